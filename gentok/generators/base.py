@@ -1,0 +1,77 @@
+"""The capabilities of generators: all that a sampler may use of one.
+
+A generator subclasses every capability that it has (and torch.nn.Module); whether a sampler fits is `issubclass`, known before anything is
+built. Ids >= V_k have logit -inf by construction. Logits may be of any floating dtype; samplers draw in float64.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from gentok.layouts import Layout
+from gentok.tokens import Condition, ConditionSpec, TokenSpec, Tokens
+
+__all__ = ["Capability", "Causal", "Masked", "capabilities"]
+
+
+class Capability(ABC):
+    """What every generator shows to every sampler."""
+
+    spec: TokenSpec
+    condition_spec: ConditionSpec
+
+
+class Causal(Capability):
+    """A model that emits the steps of a layout in order, each step's slots together.
+
+    Fed steps are numbered from 0: fed step 0 is `begin`, fed step i > 0 holds the ids of layout step i - 1, and the logits at fed
+    step i are the law of layout step i. ids are codes, ABSENT in slots that hold no cell (or a dropped one).
+    """
+
+    layout: Layout
+    exact_slots: bool
+    """Whether the slots of a step are independent given the steps before in this model's own law: then drawing them together is exact."""
+    begin: Tensor
+    """int64 [G]: the ids of fed step 0 (specials of the model, never seen inside Tokens)."""
+
+    @abstractmethod
+    def start(self, condition: Condition, batch: int, capacity: int) -> Any:
+        """A cache for `batch` rows and up to `capacity` fed steps (scratch steps of trees included); prefixes are inside and free."""
+
+    @abstractmethod
+    def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
+        """ids int64 [B, S, G], the fed steps at[b] .. at[b] + S - 1 of each row -> [B, S, G, V].
+
+        at int64 [B]: rows may stand at different steps; what a row fed before `at` must be committed, what lies at or behind `at`
+        is overwritten. parents int64 [B, S] makes S a tree: parents[b, s] < s is the index within this call of the step before s, -1 for
+        the last committed one; fed step numbers then follow depth. Commits nothing.
+        """
+
+    @abstractmethod
+    def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
+        """Keep steps of the last `logits` call, which stood at `at`, and forget its others.
+
+        path None: the steps lie in order, and how many of them count is decided by the next call's `at` (nothing is moved).
+        path int64 [B, P]: the indices s within that call to keep, in order, -1 beyond each row's end; they become the fed steps
+        at[b], at[b] + 1, ...
+        """
+
+
+class Masked(Capability):
+    """A model that predicts every UNKNOWN cell from the others at once."""
+
+    uses_time: bool
+    """Whether `t` matters; a time-free network may be called only after a change."""
+
+    @abstractmethod
+    def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+        """tokens with UNKNOWN cells, t float [B] in [0, 1] (share masked) or None -> [B, K, N, V]; rows of known cells are unspecified."""
+
+
+def capabilities(model: Any) -> tuple[str, ...]:
+    """Names of the capabilities of a generator or of its class."""
+    cls = model if isinstance(model, type) else type(model)
+    return tuple(c.__name__ for c in Capability.__subclasses__() if issubclass(cls, c))
