@@ -1,0 +1,308 @@
+"""The bundle: a trained model as a folder that describes itself and cannot run code.
+
+    bundle.json                    format number, kind, configurations, token and condition specs, versions, metrics, where it comes from
+    tokenizer/model.safetensors    always there: a generator's bundle contains its tokenizer
+    generator/model.safetensors    only where kind == "generator"
+    README.md                      a model card made from bundle.json
+
+Weights are safetensors, configurations plain JSON, targets are built under an allow-list (gentok/build.py). Written under a temporary
+name and renamed, so that a kill at any time leaves the last good bundle. Fingerprints are taken from what is stored and checked on loading.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import platform
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentok import __version__
+from gentok.build import build
+from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
+
+__all__ = ["FORMAT", "Bundle", "load", "save", "stamp", "build_tokenizer", "build_generator"]
+
+FORMAT = 1
+_TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
+
+
+@dataclass
+class Bundle:
+    """A loaded model. kind: "tokenizer" or "generator" (then with both). meta: metrics, data, command, seed, versions."""
+
+    kind: str
+    tokenizer: Any
+    generator: Any | None
+    condition_spec: ConditionSpec
+    tokenizer_config: dict[str, Any]
+    generator_config: dict[str, Any] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    @property
+    def spec(self) -> TokenSpec:
+        return self.tokenizer.spec
+
+    def to(self, device: torch.device | str) -> Bundle:
+        self.tokenizer.to(device)
+        if self.generator is not None:
+            self.generator.to(device)
+        return self
+
+    def sample(self, n: int = 16, condition: Any = None, **options: Any) -> Tensor:
+        """n new media, float [n, ...] in [-1, 1]. options: sampler, guidance, seed, known, ... of gentok.sampling.sample."""
+        from gentok.sampling import sample
+
+        return sample(self, n=n, condition=condition, **options).media
+
+    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> Path:
+        return save(
+            path, tokenizer=self.tokenizer, tokenizer_config=self.tokenizer_config, generator=self.generator,
+            generator_config=self.generator_config, condition_spec=self.condition_spec, meta=self.meta, dtype=dtype,
+        )  # fmt: skip
+
+
+# ----------------------------------------------------------------------------------------------------------------- building
+
+
+def build_tokenizer(config: Mapping[str, Any], trust: Iterable[str] = (), *, training: bool = False, **given: Any) -> nn.Module:
+    """A tokenizer from its configuration; outside training its losses and teachers, which it then does not need, are left out."""
+    if not training:
+        config = {key: None if key in _TRAINING_ONLY else value for key, value in config.items()}
+    return build(config, trust=trust, where="tokenizer", **given)
+
+
+def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: ConditionSpec, trust: Iterable[str] = ()) -> nn.Module:
+    """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook."""
+    spec = tokenizer.spec
+    return build(config, trust=trust, where="generator", spec=spec, condition_spec=condition_spec, codebook=getattr(tokenizer, "codebook", None))
+
+
+def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
+    """Puts fingerprints into tokenizer.spec and returns it: `encode` over every tensor and setting that codes depend on (all but the
+    submodules named in tokenizer.decode_only), `decode` over the rest. Tensors count as float32."""
+    decode_only = tuple(getattr(tokenizer, "decode_only", ("decoder",)))
+    encode_state, decode_state = {}, {}
+    for name, value in tokenizer.state_dict().items():
+        part = decode_state if name.split(".")[0] in decode_only else encode_state
+        part[name] = value.float() if value.is_floating_point() else value
+    settings = {key: value for key, value in config.items() if key not in _TRAINING_ONLY}
+    spec = replace(tokenizer.spec, encode_fingerprint="", decode_fingerprint="")
+    encode = fingerprint(settings, spec.to_dict(), encode_state)
+    tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))
+    return tokenizer.spec
+
+
+# ------------------------------------------------------------------------------------------------------------------- saving
+
+
+def save(
+    path: str | os.PathLike[str],
+    *,
+    tokenizer: Any,
+    tokenizer_config: Mapping[str, Any],
+    generator: Any | None = None,
+    generator_config: Mapping[str, Any] | None = None,
+    condition_spec: ConditionSpec | None = None,
+    meta: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+) -> Path:
+    """Writes a bundle folder, whole or not at all. dtype "bfloat16" halves the size; the fingerprint is that of the rounded weights.
+
+    Raises ValueError where `path` is something else than a bundle.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.exists() and not (path / "bundle.json").is_file() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError(f"{path} exists and is no bundle: choose another path, or move it away")
+    kept = tokenizer.spec
+    state = _rounded(tokenizer.state_dict(), dtype)
+    if dtype != "float32" or not kept.encode_fingerprint:
+        rounded = build_tokenizer(tokenizer_config)
+        rounded.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+        kept = stamp(rounded, tokenizer_config)
+    document = {
+        "format": FORMAT,
+        "kind": "tokenizer" if generator is None else "generator",
+        "gentok": __version__,
+        "dtype": dtype,
+        "tokenizer": {"config": _without_training(tokenizer_config), "spec": kept.to_dict()},
+        "condition_spec": (condition_spec or ConditionSpec()).to_dict(),
+        "meta": {**(meta or {}), "versions": {"python": platform.python_version(), "torch": torch.__version__}},
+    }
+    if generator is not None:
+        document["generator"] = {"config": dict(generator_config or {}), "spec": generator.spec.to_dict()}
+        if not generator.spec.same_codes(kept):
+            raise ValueError(f"the generator models {generator.spec.describe()}; the tokenizer beside it makes {kept.describe()}")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "tokenizer").mkdir(parents=True)
+    save_file(state, temporary / "tokenizer" / "model.safetensors")
+    if generator is not None:
+        (temporary / "generator").mkdir()
+        save_file(_rounded(generator.state_dict(), dtype), temporary / "generator" / "model.safetensors")
+    (temporary / "README.md").write_text(_card(document))
+    (temporary / "bundle.json").write_text(json.dumps(document, indent=1) + "\n")
+    old = _last_good(path)
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+    os.replace(temporary, path)
+    shutil.rmtree(old, ignore_errors=True)
+    return path
+
+
+def _last_good(path: Path) -> Path:
+    """Where the bundle of before lies between the two renames of `save`."""
+    return path.with_name(f".{path.name}.last_good")
+
+
+def _rounded(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    target = getattr(torch, dtype)
+    return {k: (v.detach().to("cpu", target) if v.is_floating_point() else v.detach().cpu()).contiguous().clone() for k, v in state.items()}
+
+
+def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in _TRAINING_ONLY}
+
+
+def _card(document: Mapping[str, Any]) -> str:
+    spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
+    lines = [
+        f"# A gentok {document['kind']}",
+        "",
+        f"Tokens: {spec.describe()}; {spec.bits:.0f} bits per item.",
+        "",
+        "```python",
+        "import gentok",
+        'model = gentok.load("path/to/this/folder")',
+        "images = model.sample(n=16)" if document["kind"] == "generator" else "tokens = model.tokenizer.encode(images)",
+        "```",
+        "",
+    ]
+    for key, value in document["meta"].items():
+        lines.append(f"* {key}: {json.dumps(value)}")
+    return "\n".join(lines) + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------------ loading
+
+
+def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: torch.device | str = "cpu", ema: bool = True) -> Bundle:
+    """A bundle folder, or a training checkpoint (.ckpt; averaged weights unless ema=False), in eval mode on `device`.
+
+    trust: packages beside gentok whose components may be built. Raises FileNotFoundError, FormatError or ConfigError, each in a line.
+    """
+    path = Path(path)
+    if not path.exists() and (_last_good(path) / "bundle.json").is_file():
+        path = _last_good(path)  # a kill fell between the two renames of `save`
+    if not path.exists():
+        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{_neighbours(path)}")
+    if path.is_dir() and not (path / "bundle.json").is_file():
+        found = sorted(str(p.parent) for p in path.glob("*/bundle.json"))
+        raise FileNotFoundError(f"{path} is a folder without bundle.json" + (f"; bundles inside it: {', '.join(found)}" if found else ""))
+    document, tokenizer_state, generator_state = _read_folder(path) if path.is_dir() else _read_checkpoint(path, ema)
+
+    spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
+    tokenizer = build_tokenizer(document["tokenizer"]["config"], trust)
+    _load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
+    tokenizer.spec = spec
+    if spec.encode_fingerprint:
+        made = stamp(tokenizer, document["tokenizer"]["config"])
+        if made != spec:
+            raise FormatError(f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against {spec.describe()}): it was changed or damaged")
+    condition_spec = ConditionSpec.from_dict(document["condition_spec"])
+    generator, generator_config = None, None
+    if document["kind"] == "generator":
+        generator_config = document["generator"]["config"]
+        meant = TokenSpec.from_dict(document["generator"]["spec"])
+        if not meant.same_codes(spec):
+            raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
+        generator = build_generator(generator_config, tokenizer, condition_spec, trust)
+        _load_state(generator, generator_state, f"the generator in {path}")
+        generator.eval().requires_grad_(False)
+    tokenizer.eval().requires_grad_(False)
+    bundle = Bundle(
+        document["kind"], tokenizer, generator, condition_spec, dict(document["tokenizer"]["config"]), generator_config, document["meta"], str(path)
+    )
+    return bundle.to(device)
+
+
+def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    try:
+        document = json.loads((path / "bundle.json").read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path / 'bundle.json'} is no JSON ({error}): this is not a gentok bundle, or it was cut off") from error
+    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
+        raise FormatError(f"{path / 'bundle.json'} has no format number: this is not a gentok bundle")
+    if document["format"] > FORMAT:
+        raise FormatError(f"{path} is a bundle of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok")
+    missing = [key for key in ("kind", "tokenizer", "condition_spec", "meta") if key not in document]
+    if missing:
+        raise FormatError(f"{path / 'bundle.json'} lacks {', '.join(missing)}: the bundle is damaged")
+    generator = _read_weights(path / "generator" / "model.safetensors") if document["kind"] == "generator" else {}
+    return document, _read_weights(path / "tokenizer" / "model.safetensors"), generator
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise FileNotFoundError(f"the bundle lacks {path}")
+    try:
+        return {key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()}
+    except SafetensorError as error:
+        raise FormatError(f"{path} is no safetensors file ({error}): it is damaged, cut off, or something else under that name") from error
+
+
+def _read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
+    """A Lightning checkpoint of gentok's training. Its state dict holds the averaged weights, `current_model_state` the raw ones."""
+    if path.suffix in (".safetensors", ".json"):
+        raise FormatError(f"{path} is a part of a bundle: give the folder that holds bundle.json")
+    if not zipfile.is_zipfile(path):
+        raise FormatError(f"{path} is neither a bundle folder nor a training checkpoint (a torch zip file): it is damaged, cut off, or something else")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever torch raises on a hostile or foreign pickle, the answer is the same
+        raise FormatError(f"{path} was refused: it does not load with weights_only=True, so it may run code or is damaged") from error
+    if not isinstance(checkpoint, dict) or "gentok" not in checkpoint:
+        raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training")
+    document = checkpoint["gentok"]
+    if document["format"] > FORMAT:
+        raise FormatError(f"{path} is a checkpoint of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok")
+    state = checkpoint["state_dict"] if ema else checkpoint.get("current_model_state", checkpoint["state_dict"])
+
+    def part(name: str) -> dict[str, Tensor]:
+        return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(name + ".")}
+
+    return document, checkpoint.get("tokenizer_state") or part("tokenizer"), part("generator")
+
+
+def _load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        lines = str(error).splitlines()
+        raise FormatError(f"{what} does not fit its configuration: {lines[1].strip() if len(lines) > 1 else lines[0]}") from error
+
+
+def _neighbours(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f" (nor a folder {parent})"
+    names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {parent / close[0]}?" if close else f"; {parent} holds {', '.join(names[:8]) or 'nothing'}"
