@@ -56,7 +56,7 @@ class Noise:
     def of(cls, seed: int, index: Tensor | Sequence[int], step: int = 0) -> Noise:
         """Row streams from (run seed, step, global sample index): what training and `sample.py` use."""
         index = torch.as_tensor(index, dtype=torch.int64)
-        word = _mix(_mix(torch.tensor([seed], dtype=torch.int64, device=index.device) + _GAMMA) + step * _GAMMA)
+        word = _mix(_mix(torch.tensor([seed], dtype=torch.int64, device=index.device) + _GAMMA) + _signed(step * _GAMMA % (1 << 64)))
         return cls(_mix(word + index * _M1))
 
     @property

