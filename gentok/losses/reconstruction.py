@@ -1,0 +1,36 @@
+"""How far a reconstruction lies from its media: weighted means of absolute and squared error, and a perceptual distance if one is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["Reconstruction"]
+
+
+class Reconstruction:
+    """(reconstruction, media), both float [B, C, ...] in [-1, 1] -> {name: weighted scalar}, without the terms whose weight is 0.
+
+    l1, l2: weights of the mean absolute and the mean squared error. perceptual: a distance (reconstruction, media) -> weighted scalar,
+    such as gentok.losses.perceptual.Perceptual, or None.
+    """
+
+    def __init__(self, l1: float = 1.0, l2: float = 0.0, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None):
+        if l1 < 0 or l2 < 0:
+            raise ValueError(f"weights of losses must not be negative; got l1={l1}, l2={l2}")
+        if not (l1 or l2 or perceptual):
+            raise ValueError("a reconstruction loss needs at least one term: set l1, l2 or perceptual")
+        self.l1, self.l2, self.perceptual = l1, l2, perceptual
+
+    def __call__(self, reconstruction: Tensor, media: Tensor) -> dict[str, Tensor]:
+        media = media.to(reconstruction.dtype)
+        terms: dict[str, Tensor] = {}
+        if self.l1:
+            terms["l1"] = self.l1 * F.l1_loss(reconstruction, media)
+        if self.l2:
+            terms["l2"] = self.l2 * F.mse_loss(reconstruction, media)
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(reconstruction, media)
+        return terms

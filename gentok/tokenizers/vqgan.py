@@ -1,0 +1,111 @@
+"""VQGAN (Esser et al., arXiv 2012.09841; settings of LlamaGen, arXiv 2406.06525): convolutional features, quantized cell by cell.
+
+    z = encoder(media);  vectors, codes = codebook(z);  reconstruction = decoder(vectors);  loss = reconstruction terms + codebook terms
+
+Works with any codebook whose positions are the cells of the feature map. The adversarial term of the papers belongs to the training loop,
+since a discriminator is no part of the tokenizer. Deviation: the projections between the network's features and a low-dimensional codebook
+are the codebook's own (its `in_width` and `width` are what the network sees).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentok.nn.autoencoder import Decoder, Encoder, stride_of
+from gentok.noise import Noise
+from gentok.tokenizers.base import check_images, sized_spec
+from gentok.tokens import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
+
+__all__ = ["VQGAN"]
+
+
+class VQGAN(nn.Module):
+    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a raster of H / stride x W / stride, stride = patch * 2^(len(multipliers) - 1).
+
+    codebook: any codebook. media_shape: (C, H, W) of the data; images of other sizes that the stride divides are taken as well, and
+    their tokens carry a spec of their own. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained.
+    width, multipliers, blocks, attention, patch: see gentok.nn.autoencoder. decoder_width: the decoder's width where it differs.
+    """
+
+    decode_only = ("decoder",)
+    """Prefixes of the parameters that codes do not depend on."""
+
+    def __init__(
+        self,
+        codebook: Any,
+        media_shape: Sequence[int],
+        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        attention: bool = False,
+        patch: int = 2,
+        decoder_width: int | None = None,
+    ):
+        super().__init__()
+        if len(media_shape) != 3:
+            raise ValueError(f"vqgan needs media_shape = (channels, height, width); got {tuple(media_shape)}")
+        channels, height, side = (int(n) for n in media_shape)
+        self.stride = stride_of(multipliers, patch)
+        if height % self.stride or side % self.stride:
+            raise ValueError(
+                f"vqgan with {len(multipliers)} multipliers and patch {patch} takes sizes that {self.stride} divides; "
+                f"the data has {height} x {side}: resize or pad it, or change multipliers or patch"
+            )
+        common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
+        self.encoder = Encoder(channels, codebook.in_width, width=width, **common)
+        self.codebook = codebook
+        self.decoder = Decoder(channels, codebook.width, width=decoder_width or width, **common)
+        self.losses = losses
+        self.spec = TokenSpec(
+            vocab_sizes=tuple(codebook.vocab_sizes),
+            grid=Raster(height // self.stride, side // self.stride),
+            nested_levels=codebook.nested_levels,
+            media_shape=(channels, height, side),
+        )
+
+    def _features(self, media: Tensor) -> tuple[Tensor, TokenSpec]:
+        check_images(media, self.spec.media_shape[0], self.stride)
+        z = self.encoder(media.to(self.encoder.stem.weight.dtype))
+        return z.flatten(2), sized_spec(self.spec, media, self.stride)
+
+    def _media(self, vectors: Tensor, grid: Raster) -> Tensor:
+        z = vectors.to(self.decoder.stem.weight.dtype).unflatten(2, (grid.h, grid.w))
+        media = self.decoder(z)
+        return media if media.dtype == torch.float64 else media.float()
+
+    @torch.no_grad()
+    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+        """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
+        z, spec = self._features(media)
+        training = self.codebook.training
+        self.codebook.eval()
+        try:
+            codes = self.codebook(z, noise=noise).codes
+        finally:
+            self.codebook.train(training)
+        return Tokens(codes, spec)
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+        """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1]; absent levels add nothing."""
+        grid = tokens.spec.grid
+        if not isinstance(grid, Raster) or grid.positions != tokens.codes.shape[2]:
+            raise ValueError(f"vqgan decodes codes [B, K, h * w] of a raster; got {tuple(tokens.codes.shape)} on {grid}")
+        if tokens.spec.vocab_sizes != self.spec.vocab_sizes:
+            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
+        return self._media(self.codebook.lookup(tokens.codes), grid).clamp(-1, 1)
+
+    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+        """The reconstruction is unclamped, with gradient; losses are those of `losses` and of the codebook."""
+        z, spec = self._features(batch.media)
+        quantized = self.codebook(z, noise=noise)
+        reconstruction = self._media(quantized.vectors, spec.grid)
+        losses = dict(quantized.losses)
+        if self.losses is not None:
+            losses.update(self.losses(reconstruction, batch.media))
+        return TokenizerOutput(Tokens(quantized.codes, spec), losses, reconstruction)
