@@ -1,0 +1,54 @@
+"""Classifier-free guidance: how two predictions are combined, and how strongly at which point of a generation.
+
+Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598. One convention everywhere:
+
+    l = l_u + g (l_c - l_u)          g = 1: no guidance, g = 0: unconditional, g > 1: towards the condition
+
+(papers that write l_c + s (l_c - l_u) mean g = 1 + s). Schedules move g with the progress r in [0, 1] of a generation, and all end
+at the scale:
+
+    constant   g(r) = scale
+    linear     g(r) = 1 + (scale - 1) r                            (Muse, MAR)
+    cosine     g(r) = 1 + (scale - 1) (1 - cos(pi r)) / 2          (the power-cosine schedule with power 1)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+__all__ = ["SCHEDULES", "check_guidance", "guidance_scale", "combine"]
+
+SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
+    "constant": torch.ones_like,
+    "linear": lambda r: r,
+    "cosine": lambda r: (1.0 - torch.cos(math.pi * r)) / 2.0,
+}
+"""name -> the share of (scale - 1) that is applied at progress r."""
+
+
+def check_guidance(scale: float, schedule: str) -> None:
+    """Raises ValueError for a negative scale or an unknown schedule, naming those that exist."""
+    if schedule not in SCHEDULES:
+        raise ValueError(f"there is no guidance schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    if scale < 0:
+        raise ValueError(f"the guidance scale must be >= 0 (1: no guidance); got {scale}")
+
+
+def guidance_scale(schedule: str, scale: float, progress: Tensor) -> Tensor:
+    """g at progress float [...] in [0, 1] (values outside are clamped) -> float [...]."""
+    check_guidance(scale, schedule)
+    return 1.0 + (scale - 1.0) * SCHEDULES[schedule](progress.clamp(0.0, 1.0))
+
+
+def combine(conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
+    """l_u + g (l_c - l_u) for float [..., V], at least in float32; `scale` broadcasts. An id that is -inf on either side is -inf."""
+    dtype = torch.promote_types(torch.promote_types(conditional.dtype, null.dtype), torch.float32)
+    conditional, null = conditional.to(dtype), null.to(dtype)
+    if isinstance(scale, Tensor):
+        scale = scale.to(dtype)
+    impossible = (conditional == -torch.inf) | (null == -torch.inf)
+    return torch.where(impossible, torch.full_like(null, -torch.inf), null + scale * (conditional - null))

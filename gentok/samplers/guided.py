@@ -1,0 +1,111 @@
+"""Classifier-free guidance as a generator: a wrapper that has the capability of the model inside and combines its outputs.
+
+Each call runs the rows twice in one doubled batch, first with their condition, then with the null condition; flow/guidance.py says
+how the two are combined and scheduled. Since a wrapper is a generator like any other, every sampler works with guidance without
+knowing of it, filters act after it, and its law is a law: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each
+normalised.
+
+The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the row's
+cells that are revealed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.flow.guidance import check_guidance, combine, guidance_scale
+from gentok.generators.base import Causal, Masked, capabilities
+from gentok.tokens import Condition, Tokens
+
+__all__ = ["GuidedCausal", "GuidedMasked", "guided"]
+
+
+class _Guided:
+    """What both wrappers share. branches: rows that the network computes for one row of the sampler."""
+
+    branches = 2
+
+    def __init__(self, model: Any, scale: float, schedule: str = "constant"):
+        check_guidance(scale, schedule)
+        if not model.condition_spec.parts:
+            raise ValueError(f"guidance needs a conditional generator, this {type(model).__name__} is unconditional: leave its scale at 1")
+        self.model, self.scale, self.schedule = model, float(scale), schedule
+        self.spec, self.condition_spec = model.spec, model.condition_spec
+
+    def _combine(self, logits: Tensor, progress: Tensor) -> Tensor:
+        """logits [2B, ..., V], conditional rows first; progress [B, ...] broadcast over the rest."""
+        conditional, null = logits.chunk(2)
+        scale = guidance_scale(self.schedule, self.scale, progress)
+        return combine(conditional, null, scale.reshape(*scale.shape, *(1,) * (conditional.dim() - scale.dim())))
+
+
+def _both(condition: Condition) -> Condition:
+    return Condition.concat([condition, condition.null()])
+
+
+class GuidedCausal(_Guided, Causal):
+    """A Causal generator with guidance: one cache of twice the rows."""
+
+    def __init__(self, model: Causal, scale: float, schedule: str = "constant"):
+        super().__init__(model, scale, schedule)
+        self.layout, self.exact_slots, self.begin = model.layout, model.exact_slots, model.begin
+
+    def start(self, condition: Condition, batch: int, capacity: int) -> Any:
+        return self.model.start(_both(condition), 2 * batch, capacity)
+
+    def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
+        twice = None if parents is None else parents.repeat(2, 1)
+        out = self.model.logits(ids.repeat(2, 1, 1), cache, at.repeat(2), twice)
+        return self._combine(out, self.progress(ids, at, parents))
+
+    def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
+        self.model.commit(cache, at.repeat(2), None if path is None else path.repeat(2, 1))
+
+    def progress(self, ids: Tensor, at: Tensor, parents: Tensor | None = None) -> Tensor:
+        """float64 [B, S]: the step that each fed step predicts over the last step of the layout."""
+        batch, width = ids.shape[:2]
+        depth = torch.arange(width, device=ids.device).expand(batch, width)
+        if parents is not None:
+            depth = torch.zeros_like(parents)
+            for s in range(width):
+                above = depth.gather(1, parents[:, s : s + 1].clamp(min=0))[:, 0]
+                depth[:, s] = torch.where(parents[:, s] < 0, torch.zeros_like(above), above + 1)
+        return (at[:, None] + depth).double() / max(self.layout.steps - 1, 1)
+
+
+class GuidedMasked(_Guided, Masked):
+    """A Masked generator with guidance."""
+
+    def __init__(self, model: Masked, scale: float, schedule: str = "constant"):
+        super().__init__(model, scale, schedule)
+        self.uses_time = model.uses_time
+
+    def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+        lengths = None if tokens.lengths is None else tokens.lengths.repeat(2)
+        twice = Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, lengths)
+        out = self.model.logits(twice, _both(condition), None if t is None else t.repeat(2))
+        return self._combine(out, self.progress(tokens))
+
+    def progress(self, tokens: Tokens) -> Tensor:
+        """float64 [B]: the share of each row's cells that are revealed."""
+        revealed = tokens.present.sum((1, 2)).double()
+        return revealed / (revealed + tokens.holes.sum((1, 2))).clamp(min=1)
+
+
+def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
+    """`model` with guidance, as a generator of the same capability; the model itself where the scale is 1 (every schedule is then
+    no guidance).
+
+    Raises ValueError on an unconditional model, an unknown schedule, a negative scale, or a capability that has no guided form.
+    """
+    check_guidance(scale, schedule)
+    if scale == 1:
+        return model
+    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked)):
+        if isinstance(model, capability):
+            return wrapper(model, scale, schedule)
+    able = ", ".join(capabilities(model)) or "no capability"
+    raise ValueError(f"guidance is defined for Causal and Masked generators; {type(model).__name__} has {able}: leave guidance at 1")
