@@ -78,7 +78,7 @@ def check(config: Mapping[str, Any], *, trust: Iterable[str] = (), where: str = 
         for child_where, child in _children(value, f"{where}.{key}"):
             check(child, trust=trust, where=child_where)
     for name in names:
-        if parameters[name].default is inspect.Parameter.empty and config.get(name, None) is None and name not in given:
+        if parameters[name].default is inspect.Parameter.empty and config.get(name) in (None, "???") and name not in given:
             raise ConfigError(f"{where} ({component.__name__}) needs the key {name!r}")
 
 

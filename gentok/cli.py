@@ -52,8 +52,6 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             print(f"gentok: {message}", file=sys.stderr)
             sys.exit(2)
 
-    if not any(a.startswith("hydra.searchpath") for a in sys.argv) and os.environ.get("GENTOK_CONF"):
-        sys.argv.append(f"hydra.searchpath=[file://{Path(os.environ['GENTOK_CONF']).resolve()}]")
     hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
 
 

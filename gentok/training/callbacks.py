@@ -1,0 +1,52 @@
+"""Callbacks of every run: stop on budget, pictures, and a progress bar for endless loaders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+__all__ = ["Budget", "Pictures", "Bar"]
+
+
+class Budget(L.Callback):
+    """Stops at the first step at which the task's progress (by steps or by the clock) is complete."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
+        if module.progress >= 1.0:
+            trainer.should_stop = True
+
+
+class Pictures(L.Callback):
+    """Writes what the task drew while validating, as run/pictures/NAME_STEP.png and into tensorboard."""
+
+    def __init__(self, folder: Path, name: str, columns: int):
+        self.folder, self.name, self.columns = Path(folder), name, columns
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if module.pictures is None or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        from gentok.data.pictures import grid, save_picture
+
+        if module.pictures.shape[1] not in (1, 3):
+            return
+        picture = grid(module.pictures, self.columns)
+        save_picture(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_image"):
+                logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)
+        module.pictures = None
+
+
+class Bar(TQDMProgressBar):
+    """Loaders are endless here: the bar counts steps against the run's length where that is known."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10)
+
+    @property
+    def total_train_batches(self) -> int | float:
+        steps = self.trainer.max_steps
+        return steps * self.trainer.accumulate_grad_batches if steps and steps > 0 else float("inf")

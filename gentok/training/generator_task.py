@@ -1,0 +1,82 @@
+"""task=generator: a model of the codes of a frozen tokenizer, from cached tokens or from media."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.build import build
+from gentok.bundle import Bundle, build_generator
+from gentok.noise import Noise
+from gentok.sampling import pick_sampler, sample_tokens
+from gentok.tokens import Batch, ConditionSpec, Tokens
+from gentok.training.module import GentokModule, Outside
+
+__all__ = ["GeneratorTask"]
+
+
+class GeneratorTask(GentokModule):
+    """Trains config["generator"] on the tokens of `tokenizer` (a loaded bundle), conditioned as `condition_spec` says."""
+
+    def __init__(self, config: dict[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec):
+        super().__init__(config)
+        self.frozen, self.condition_spec = Outside(tokenizer), condition_spec
+
+    def configure_model(self) -> None:
+        if hasattr(self, "generator"):
+            return
+        tokenizer = self.frozen.module.tokenizer
+        self.generator = build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"])
+        self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
+        self.augment = build(self.config["task"]["augment"], where="task.augment")
+        self.pictures: Tensor | None = None
+
+    def tokens(self, batch: Batch, augmented: bool) -> Tokens:
+        """The batch's cached tokens, or those of its media."""
+        if batch.tokens is not None:
+            return batch.tokens
+        media = self.augment(batch.media, self.noise(batch, "augment")) if augmented else batch.media
+        return self.frozen.module.to(self.device).tokenizer.encode(media)
+
+    def training_step(self, batch: Batch, step: int) -> Tensor:
+        tokens = self.tokens(batch, augmented=True)
+        output = self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))
+        self.log_step(output.loss, output.terms, tokens.codes.numel(), "tokens")
+        return output.loss
+
+    def validation_step(self, batch: Batch, step: int) -> None:
+        tokens = self.tokens(batch, augmented=False)
+        noise = Noise.of(self.config["seed"], batch.index).fork("held out")  # the same at every validation: curves are comparable
+        nats = self.generator.nll_bound(tokens, batch.condition, noise)
+        bits = nats.sum() / math.log(2) / tokens.present.sum()
+        self.log("held_out_bits_per_token", bits, batch_size=len(batch.index), prog_bar=True, sync_dist=True)
+        if step == 0 and self.config["task"]["pictures"]:
+            self._draw_pictures()
+
+    @torch.no_grad()
+    def _draw_pictures(self) -> None:
+        """The same seeds and conditions every time; here and not later, since the averaged weights are in place only while validating."""
+        n = self.config["task"]["pictures"]
+        classes = {name: list(spec.names) for name, spec in self.condition_spec.parts if spec.kind == "class"}
+        condition = self.condition_spec.parse(classes or None, n).to(self.device)
+        output = sample_tokens(
+            self.generator, condition, self.sampler, noise=Noise.of(0, torch.arange(n, device=self.device)), guidance=self.config["task"]["guidance"]
+        )
+        self.pictures = self.frozen.module.to(self.device).tokenizer.decode(output.tokens).float().cpu()
+
+    def document(self) -> dict[str, Any]:
+        bundle = self.frozen.module
+        return {
+            "kind": "generator",
+            "tokenizer": {"config": bundle.tokenizer_config, "spec": bundle.spec.to_dict()},
+            "generator": {"config": self.config["generator"], "spec": self.generator.spec.to_dict()},
+            "condition_spec": self.condition_spec.to_dict(),
+            "meta": {"step": self.global_step, "data": self.config["data"]},
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["tokenizer_state"] = {k: v.cpu() for k, v in self.frozen.module.tokenizer.state_dict().items()}

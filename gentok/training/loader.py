@@ -1,0 +1,61 @@
+"""Batches of draws: an endless, shuffled, reproducible order of a set's items, split over processes.
+
+Epoch e's order is a permutation that depends on (seed, e) alone; the stream of epochs is cut into full batches, so that no batch is short
+and every item occurs once per epoch. Draw number = epoch * len(set) + item (see gentok.data.sets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader, Sampler
+
+from gentok.data.sets import identity
+from gentok.noise import Noise
+
+__all__ = ["DrawSampler", "training_loader", "held_out_loader"]
+
+
+class DrawSampler(Sampler[list[int]]):
+    """Yields this process's share of each global batch, without end.
+
+    batch_size: over all processes, divisible by `world`. start: global batches already consumed.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world: int = 1, start: int = 0):
+        if length < 1:
+            raise ValueError("the training set is empty")
+        if batch_size > length:
+            raise ValueError(f"batch_size={batch_size} is larger than the training set of {length} items: set batch_size to at most {length}")
+        if batch_size % world:
+            raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world, self.start = rank, world, start
+
+    def _order(self, epoch: int) -> list[int]:
+        return (Noise.of(self.seed, [epoch]).permutation(self.length)[0] + epoch * self.length).tolist()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world
+        epoch, offset = divmod(self.start * self.batch_size, self.length)
+        order = self._order(epoch)
+        while True:
+            while len(order) < offset + self.batch_size:
+                epoch += 1
+                order = order[offset:] + self._order(epoch)
+                offset = 0
+            batch = order[offset : offset + self.batch_size]
+            offset += self.batch_size
+            yield batch[self.rank * share : (self.rank + 1) * share]
+
+
+def training_loader(data: Any, batch_size: int, seed: int, workers: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> DataLoader:
+    """An endless loader of Batches."""
+    sampler = DrawSampler(len(data), batch_size, seed, rank=rank, world=world, start=start)
+    return DataLoader(data, batch_sampler=sampler, collate_fn=identity, num_workers=workers, persistent_workers=workers > 0)
+
+
+def held_out_loader(data: Any, batch_size: int, workers: int = 0) -> DataLoader:
+    """Every item once, in order."""
+    return DataLoader(data, batch_size=min(batch_size, len(data)), shuffle=False, collate_fn=identity, num_workers=workers)

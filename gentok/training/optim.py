@@ -1,0 +1,68 @@
+"""Optimizers (torch's) and learning-rate schedules as plain, buildable settings.
+
+A schedule maps (progress in [0, 1], step) to a factor of the learning rate. Progress is of the run, by steps or by the clock, so that a
+run with a time budget ends at the end of its schedule.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+__all__ = ["AdamW", "Constant", "Linear", "Cosine"]
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
+
+    lr: float = 1e-3
+    betas: Sequence[float] = (0.9, 0.95)
+    weight_decay: float = 0.05
+    eps: float = 1e-8
+
+    def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
+        embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+        decayed, others = [], []
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else others).append(parameter)
+        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), eps=self.eps, fused=True)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Linear warm-up over `warmup` steps, then 1."""
+
+    warmup: int = 100
+
+    def __call__(self, progress: float, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.warmup))
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Linear warm-up, then a line to `final` at progress 1."""
+
+    warmup: int = 100
+    final: float = 0.0
+
+    def __call__(self, progress: float, step: int) -> float:
+        return min(1.0, (step + 1) / max(1, self.warmup)) * (1 - (1 - self.final) * min(progress, 1.0))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Linear warm-up, then half a cosine to `final` at progress 1 (Loshchilov and Hutter, arXiv 1608.03983)."""
+
+    warmup: int = 100
+    final: float = 0.0
+
+    def __call__(self, progress: float, step: int) -> float:
+        cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+        return min(1.0, (step + 1) / max(1, self.warmup)) * (self.final + (1 - self.final) * cosine)

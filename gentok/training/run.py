@@ -1,0 +1,205 @@
+"""One training run: checks everything that can be checked, then data, task, Trainer, and at the end a bundle and metrics.json.
+
+    RUN/config.yaml           the resolved configuration          RUN/checkpoints/last.ckpt   to resume from and to sample from
+    RUN/metrics.csv, events*  logs                                RUN/bundle                  the model, with averaged weights
+    RUN/pictures/*.png        reconstructions or samples          RUN/metrics.json            the last validation
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentok.build import ConfigError, build, check, resolve
+from gentok.bundle import Bundle, load, save, stamp
+from gentok.sampling import pick_sampler
+from gentok.tokens import ConditionSpec
+from gentok.training.module import GentokModule, seconds
+
+__all__ = ["train", "precision"]
+
+
+def precision(choice: str, accelerator: str) -> str:
+    """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
+    if choice != "auto":
+        return choice
+    if accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    cpu = torch.cpu
+    fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return "bf16-mixed" if fast else "32-true"
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raises ConfigError on what can be known to fail before anything is built, data included."""
+    kind, trust = config["task"]["name"], config["trust"]
+    if kind not in ("tokenizer", "generator"):
+        raise ConfigError(f"task={kind}: there are tokenizer and generator")
+    seconds(config["budget"])
+    if config["steps"] is not None and config["steps"] < 1:
+        raise ConfigError(f"steps={config['steps']}: at least 1")
+    check(config["optimizer"], where="optimizer")
+    check(config["schedule"], where="schedule")
+    if kind == "tokenizer":
+        if "_target_" not in config["tokenizer"]:
+            raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
+        check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
+    else:
+        check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
+        pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
+
+
+def train(config: dict[str, Any]) -> Path:
+    """Runs conf/config.yaml as a plain dict; returns the run's folder. Raises ValueError or OSError with one line for the user."""
+    check_config(config)
+    if config["describe"]:
+        from gentok.describe import describe
+
+        describe(config)
+        return Path(config["paths"]["run"])
+    if config["steps"] is None and config["budget"] is None:
+        raise ConfigError("how long? set steps=2000, or budget=6min (wall-clock time), or both")
+
+    import lightning as L
+
+    warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    run = Path(config["paths"]["run"])
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(_yaml(config))
+    except OSError as error:
+        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
+    L.seed_everything(config["seed"], verbose=False)  # parameter initialisation; all other draws are gentok.noise
+    data = build(config["data"], trust=config["trust"], where="data")
+    task, train_set, held_out = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
+    trainer = _trainer(config, run, task)
+
+    from gentok.training.loader import held_out_loader, training_loader
+
+    loader = training_loader(
+        train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], trainer.global_rank, trainer.world_size
+    )
+    validation = held_out_loader(held_out, config["task"].get("encode_batch", 250))
+    began = time.monotonic()
+    trainer.fit(task, loader, validation)
+    fitted = time.monotonic() - began
+    metrics = _last_validation(trainer, task, validation)
+    if trainer.is_global_zero:
+        _finish(config, run, task, metrics, fitted)
+    return run
+
+
+def _tokenizer_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, Any, Any]:
+    from gentok.training.tokenizer_task import TokenizerTask
+
+    if config["tokenizer"].get("media_shape") is None:
+        config["tokenizer"]["media_shape"] = list(data.media_shape)
+    return TokenizerTask(config), data.train, data.held_out
+
+
+def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, Any, Any]:
+    from gentok.data.tokens import TokenSet, cache_name, encode_set
+    from gentok.training.generator_task import GeneratorTask
+
+    tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
+    if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
+        stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
+    task = GeneratorTask(config, tokenizer, data.condition_spec)
+    settings = config["task"]
+    if not settings["views"]:
+        return task, data.train, data.held_out
+    augment = build(settings["augment"], trust=config["trust"], where="task.augment")
+    sets = []
+    for split, views in ((data.train, settings["views"]), (data.held_out, 1)):
+        how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
+        path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
+        if not path.is_file():
+            device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
+            encode_set(tokenizer.to(device).tokenizer, split, path, batch_size=settings["encode_batch"], device=device, **how)
+        sets.append(TokenSet(path, tokenizer.spec))
+    return task, *sets
+
+
+def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
+    import lightning as L
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+    from gentok.training.callbacks import Bar, Budget, Pictures
+    from gentok.training.ema import EMA
+
+    settings = config["trainer"]
+    callbacks: list[Any] = [
+        Budget(),
+        Pictures(run / "pictures", "reconstructions" if config["task"]["name"] == "tokenizer" else "samples", _columns(config)),
+        ModelCheckpoint(run / "checkpoints", save_last=True, save_top_k=0, every_n_train_steps=settings["checkpoint_every"], save_on_train_epoch_end=False),
+    ]
+    if config["callbacks"]["ema"] is not None:
+        callbacks.append(EMA(config["callbacks"]["ema"]))
+    if settings["progress_bar"]:
+        callbacks.append(Bar())
+    loggers: list[Any] = []
+    if config["logger"]["csv"]:
+        loggers.append(CSVLogger(run, name="", version=""))
+    if config["logger"]["tensorboard"]:
+        loggers.append(TensorBoardLogger(run, name="", version=""))
+    return L.Trainer(
+        accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
+        precision=precision(settings["precision"], settings["accelerator"]), gradient_clip_val=settings["clip"],
+        accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
+        logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
+        check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
+        enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
+    )  # fmt: skip
+
+
+def _columns(config: Mapping[str, Any]) -> int:
+    """A row of originals over a row of reconstructions; samples in tens, a class each where there are ten."""
+    return config["task"]["pictures"] if config["task"]["name"] == "tokenizer" else 10
+
+
+def _last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
+    results = trainer.validate(task, loader, verbose=False)
+    return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
+
+
+def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], fitted: float) -> None:
+    document = task.document()
+    meta = {
+        **document["meta"],
+        "step": task.steps_done,
+        "seconds": round(fitted, 1),
+        "seed": config["seed"],
+        "command": "python train.py " + " ".join(sys.argv[1:]),
+        "metrics": {k: round(v, 5) for k, v in metrics.items()},
+    }
+    kwargs: dict[str, Any] = {}
+    if document["kind"] == "generator":
+        frozen: Bundle = task.frozen.module
+        tokenizer, tokenizer_config = frozen.tokenizer, frozen.tokenizer_config
+        kwargs = {"generator": task.generator, "generator_config": config["generator"], "condition_spec": task.condition_spec}
+        meta["guidance"] = config["task"]["guidance"]
+    else:
+        tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
+        stamp(tokenizer, tokenizer_config)
+    bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, **kwargs)
+    (run / "metrics.json").write_text(json.dumps(meta, indent=1) + "\n")
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    print(f"{meta['step']} steps in {fitted:.0f} s: {shown}\nbundle: {bundle}")
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(dict(config)))
