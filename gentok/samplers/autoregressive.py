@@ -97,8 +97,9 @@ class AutoregressiveSampler(Sampler):
             return False
         if not self.forced:
             raise ValueError(
-                f"the {model.layout.name} order emits up to {model.layout.slots} cells in a step, and {type(model).__name__} holds them for dependent: "
-                "train it in an order of one cell per step (position_major, level_major), or set forced=true to draw them as if independent"
+                f"the {model.layout.name} order emits up to {model.layout.slots} cells in a step, and this {type(model).__name__} holds "
+                "them for dependent: train it in an order of one cell per step (position_major, level_major), or set forced=true to "
+                "draw them as if independent"
             )
         return True
 

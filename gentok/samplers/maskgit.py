@@ -123,5 +123,5 @@ class MaskGIT(Sampler):
         gumbel = noise.gumbel(*holes.shape[1:])
         score = logits.double().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
         score = score + self.choice_temperature * (1 - (i + 1) / self.steps) * gumbel
-        rank = score.masked_fill(~holes, torch.inf).flatten(1).argsort(1, stable=True).argsort(1).view_as(holes)
+        rank = score.masked_fill(~holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(holes)
         return torch.where(holes & (rank >= masked[:, None, None]), ids, tokens.codes)

@@ -1,0 +1,415 @@
+"""The exactness kit: is what a sampler draws the law that its model, filters and guidance define?
+
+How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the example):
+
+    model = TabularCausal(spec_of("k1"), "raster")             or TabularMasked, or any small generator in float64
+    cases = cases_of(model)                                    rows of different classes, lengths and known cells
+    laws = [causal_law(model, case, sampler, guidance) for case in cases]
+    codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
+    assert agreement(codes, laws) > 1e-3
+
+`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each way in which your
+sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the truth, and yet falls at p < 1e-6.
+A sampler of another capability needs a law of its own: enumerate the ids of the holes (`completions`) and score them with the model's own outputs.
+The reference reads logits from one uncached pass and filters and guides them with numpy code of its own, so it shares no line with the library's.
+
+`alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last digits of its logits.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from gentok.generators.base import Causal, Masked
+from gentok.layouts import Layout
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
+
+CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
+SPECS = {
+    "k1": TokenSpec((3,), Line(4)),
+    "k2": TokenSpec((3, 2), Line(3)),
+    "strided": TokenSpec((3, 2), Line(4), strides=(2, 1)),
+}
+LAYOUTS = {
+    "k1": ("auto", "raster", "level_major", "position_major", "delayed", "parallel"),
+    "k2": ("level_major", "position_major", "delayed", "parallel"),
+    "strided": ("level_major", "position_major", "delayed", "parallel"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------------------ models
+
+
+def _mix(state: Tensor, ids: Tensor) -> Tensor:
+    """int64 [...] histories, then one step of ids [..., G] more."""
+    for g in range(ids.shape[-1]):
+        state = state * 6364136223846793005 + (ids[..., g] + 7) * 1442695040888963407
+        state = state ^ (state >> 29)
+    return state
+
+
+@dataclass
+class _TableCache:
+    state: Tensor  # int64 [B, capacity + 1]: the history before each fed step
+    fed: Tensor  # int64 [B]: steps that were committed
+    last: tuple[Tensor, Tensor] | None = None  # (at, histories [B, S]) of the last call
+
+
+class TabularCausal(Causal):
+    """A Causal model without a network: each history (class, fed ids in order) has a law of its own, looked up by a hash.
+
+    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step draws from another table. It checks the
+    contract as it goes: ids must be codes or ABSENT, steps must be committed, capacity must be kept.
+    """
+
+    exact_slots = True
+
+    def __init__(self, spec: TokenSpec, layout: str = "auto", scale: float = 1.0, seed: int = 0):
+        self.spec, self.condition_spec, self.layout, self.scale, self.seed = spec, CLASSES, Layout.of(layout, spec), scale, seed
+        self.begin = torch.full((self.layout.slots,), spec.vocab + 1)
+
+    def start(self, condition: Condition, batch: int, capacity: int) -> _TableCache:
+        state = torch.zeros(batch, capacity + 1, dtype=torch.int64)
+        state[:, 0] = _mix(torch.full((batch,), self.seed), condition.parts["class"].ids[:, None])
+        return _TableCache(state, torch.zeros(batch, dtype=torch.int64))
+
+    def logits(self, ids: Tensor, cache: _TableCache, at: Tensor, parents: Tensor | None = None) -> Tensor:
+        batch, width, slots = ids.shape
+        assert (at >= 0).all() and (at <= cache.fed).all(), "fed at a step whose predecessors were not committed"
+        assert int(at.max()) + width <= cache.state.shape[1] - 1, "more steps fed than the cache has room for"
+        first = at[:, None].eq(0) if parents is None else at[:, None].eq(0) & parents.eq(ABSENT)
+        if parents is None:
+            first = first & (torch.arange(width) == 0)
+        assert (ids[first] == self.begin).all(), "fed step 0 must be begin"
+        assert ((ids < self.spec.vocab) & (ids >= ABSENT))[~first].all(), "fed ids must be codes or ABSENT"
+        before = cache.state.gather(1, at[:, None])[:, 0]
+        states, depths = [], []
+        for s in range(width):
+            if parents is None:
+                parent, depth = (states[-1], depths[-1] + 1) if s else (before, at)
+            else:
+                pool, known = torch.stack([*states, before], 1), torch.stack([*depths, at - 1], 1)
+                pick = torch.where(parents[:, s] < 0, torch.full_like(at, s), parents[:, s])[:, None]
+                parent, depth = pool.gather(1, pick)[:, 0], known.gather(1, pick)[:, 0] + 1
+            states.append(_mix(parent, ids[:, s]))
+            depths.append(depth)
+        history, depth = torch.stack(states, 1), torch.stack(depths, 1)
+        cache.last = (at, history)
+        out = Noise(history.reshape(-1)).normal(slots, self.spec.vocab).view(batch, width, slots, -1) * self.scale
+        vocab = self.layout.vocab[depth.clamp(max=self.layout.steps - 1)]
+        return out.masked_fill(torch.arange(self.spec.vocab) >= vocab[..., None], -torch.inf)
+
+    def commit(self, cache: _TableCache, at: Tensor, path: Tensor | None = None) -> None:
+        was, history = cache.last
+        assert (was == at).all(), "commit must name the steps of the last call"
+        if path is None:
+            path = torch.arange(history.shape[1]).expand(len(at), -1)
+        for p in range(path.shape[1]):
+            rows = (path[:, p] >= 0).nonzero()[:, 0]
+            cache.state[rows, at[rows] + p + 1] = history[rows, path[rows, p]]
+        cache.fed = at + (path >= 0).sum(1)
+
+
+class TabularMasked(Masked):
+    """A Masked model with exact conditionals: of a joint law over all cells, one per class, it gives p(cell | present cells)."""
+
+    uses_time = False
+
+    def __init__(self, spec: TokenSpec, scale: float = 1.0, seed: int = 0):
+        self.spec, self.condition_spec = spec, CLASSES
+        self.cells = spec.exists().nonzero()
+        sizes = [spec.vocab_sizes[k] for k, _ in self.cells.tolist()]
+        self.outcomes = torch.tensor(list(itertools.product(*map(range, sizes))))  # [M, C]
+        classes = len(CLASSES.parts[0][1].names) + 1  # the last row is the null class
+        self.joint = (Noise(torch.arange(classes) + 100 * seed).normal(len(self.outcomes)) * scale).softmax(1)
+
+    def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+        codes = tokens.codes[:, self.cells[:, 0], self.cells[:, 1]]  # [B, C]
+        agrees = (codes[:, None] < 0) | (codes[:, None] == self.outcomes)  # [B, M, C]
+        weight = self.joint[condition.parts["class"].ids] * agrees.all(2)
+        one_hot = torch.nn.functional.one_hot(self.outcomes, self.spec.vocab).double()  # [M, C, V]
+        marginal = torch.einsum("bm,mcv->bcv", weight, one_hot)
+        out = torch.full((*tokens.codes.shape, self.spec.vocab), torch.nan, dtype=torch.float64)
+        out[:, self.cells[:, 0], self.cells[:, 1]] = marginal.log()
+        return out
+
+
+# ------------------------------------------------------------------------------------------------------------------- cases
+
+
+@dataclass
+class Case:
+    """One kind of row: its class, its length and its codes with holes."""
+
+    class_id: int
+    codes: Tensor  # [K, N]
+    length: int
+
+
+def cases_of(model: Causal | Masked) -> list[Case]:
+    """Rows of several classes (also null), lengths and known sets; the known cells precede the holes where the model has a layout."""
+    spec, n = model.spec, model.spec.positions
+    out = []
+    for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
+        codes = Tokens.unknown(spec, 1, torch.tensor([length])).codes[0]
+        cells = spec.exists().nonzero()
+        if isinstance(model, Causal):
+            step, slot = model.layout.step[tuple(cells.T)], model.layout.slot[tuple(cells.T)]
+            cells = cells[(step * 100 + slot).argsort()]
+        else:
+            cells = cells.flip(0)  # the last cells: no prefix of any raster
+        cells = [(k, p) for k, p in cells.tolist() if p < length]
+        for i, (k, p) in enumerate(cells[:known]):
+            codes[k, p] = (i + 1) % spec.vocab_sizes[k]
+        out.append(Case(class_id, codes, length))
+    return out
+
+
+def completions(codes: Tensor, spec: TokenSpec) -> Tensor:
+    """int64 [M, K, N]: every way to fill the holes of codes [K, N]."""
+    holes = (codes == UNKNOWN).nonzero()
+    fillings = list(itertools.product(*(range(spec.vocab_sizes[k]) for k, _ in holes.tolist())))
+    out = codes.expand(len(fillings), *codes.shape).clone()
+    out[:, holes[:, 0], holes[:, 1]] = torch.tensor(fillings, dtype=torch.int64).view(len(fillings), len(holes))
+    return out
+
+
+# --------------------------------------------------------------------------------------------------------- reference laws
+
+
+def reference_filter(logits: np.ndarray, sampler: Any) -> np.ndarray:
+    """Logits of one id -> its filtered law, one step after the other in plain numpy."""
+    possible = np.isfinite(logits)
+    if sampler.temperature == 0:
+        return np.eye(len(logits))[np.argmax(logits)]
+    p = np.where(possible, np.exp((logits - logits[possible].max()) / sampler.temperature), 0.0)
+    p /= p.sum()
+
+    def keep(order: np.ndarray, mass: float) -> np.ndarray:
+        kept, total = np.zeros(len(p), bool), 0.0
+        for v in order:
+            if total >= mass - 1e-12:
+                break
+            kept[v], total = True, total + p[v]
+        return np.where(kept, p, 0.0) / p[kept].sum()
+
+    if sampler.top_k is not None:
+        kept = np.argsort(-p, kind="stable")[: sampler.top_k]
+        p = np.where(np.isin(np.arange(len(p)), kept), p, 0.0)
+        p /= p.sum()
+    if sampler.top_p is not None:
+        p = keep(np.argsort(-p, kind="stable"), sampler.top_p)
+    if sampler.min_p is not None:
+        p = np.where(p >= sampler.min_p * p.max(), p, 0.0)
+        p /= p.sum()
+    if sampler.typical is not None:
+        surprise = np.where(p > 0, -np.log(np.where(p > 0, p, 1.0)), np.inf)
+        entropy = (p[p > 0] * surprise[p > 0]).sum()
+        p = keep(np.argsort(np.abs(surprise - entropy), kind="stable"), sampler.typical)
+    return p
+
+
+def reference_scale(scale: float, schedule: str, progress: float) -> float:
+    share = {"constant": 1.0, "linear": progress, "cosine": 0.5 - 0.5 * np.cos(np.pi * progress)}[schedule]
+    return 1.0 + (scale - 1.0) * share
+
+
+@dataclass
+class Law:
+    """The law of one case: outcomes int64 [M, K, N] and their probabilities float64 [M]."""
+
+    outcomes: Tensor
+    p: np.ndarray
+    index: dict[bytes, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert abs(self.p.sum() - 1) < 1e-9, f"the law sums to {self.p.sum()}"
+        self.index = {row.numpy().tobytes(): i for i, row in enumerate(self.outcomes.contiguous())}
+
+    def counts(self, codes: Tensor) -> tuple[np.ndarray, int]:
+        """How often each outcome occurs in codes [n, K, N], and how many rows are no outcome at all."""
+        rows, n = torch.unique(codes, dim=0, return_counts=True)
+        counts, foreign = np.zeros(len(self.p)), 0
+        for row, times in zip(rows, n.tolist()):
+            at = self.index.get(row.contiguous().numpy().tobytes())
+            if at is None:
+                foreign += times
+            else:
+                counts[at] += times
+        return counts, foreign
+
+
+@torch.no_grad()
+def causal_law(model: Causal, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Law:
+    """The joint law of the holes of a case, from the model's own logits in a single uncached pass per branch."""
+    layout = model.layout
+    outcomes = completions(case.codes, model.spec)
+    ids = layout.flatten(outcomes)  # [M, S, G]
+    m, steps, slots = ids.shape
+    fed = torch.cat([model.begin.expand(m, 1, slots), ids[:, :-1]], 1)
+    scale, schedule = guidance
+
+    def branch(class_id: int) -> np.ndarray:
+        cache = model.start(Condition({"class": Class(torch.full((m,), class_id))}), m, steps)
+        return model.logits(fed, cache, torch.zeros(m, dtype=torch.int64)).double().numpy()
+
+    conditional = branch(case.class_id)
+    null = branch(NULL_CLASS) if scale != 1 else conditional
+    log_p = np.zeros(m)
+    for k, n in (case.codes == UNKNOWN).nonzero().tolist():
+        s, g = int(layout.step[k, n]), int(layout.slot[k, n])
+        strength = reference_scale(scale, schedule, s / max(steps - 1, 1))
+        vocab = model.spec.vocab_sizes[k]
+        l_c, l_u = conditional[:, s, g, :vocab], null[:, s, g, :vocab]
+        assert np.isneginf(conditional[:, s, g, vocab:]).all(), "ids beyond a level's vocabulary must have logit -inf"
+        cache: dict[bytes, np.ndarray] = {}
+        for row in range(m):
+            mixed = l_u[row] + strength * (l_c[row] - l_u[row])
+            key = mixed.tobytes()
+            if key not in cache:
+                cache[key] = reference_filter(mixed, sampler)
+            with np.errstate(divide="ignore"):
+                log_p[row] += np.log(cache[key][outcomes[row, k, n]])
+    return Law(outcomes, np.exp(log_p))
+
+
+def masked_law(model: TabularMasked, case: Case) -> Law:
+    """The joint law of the holes of a case given its known cells: what any exact sampler of a model with exact conditionals must draw."""
+    outcomes = completions(case.codes, model.spec)
+    codes = outcomes[:, model.cells[:, 0], model.cells[:, 1]]
+    joint = model.joint[case.class_id]
+    weight = torch.stack([joint[((row < 0) | (row == model.outcomes)).all(1)].sum() for row in codes])
+    return Law(outcomes, (weight / weight.sum()).numpy())
+
+
+# --------------------------------------------------------------------------------------------------- sampling and verdicts
+
+
+def batch_of(cases: Sequence[Case], n: int, seed: int = 0) -> tuple[Tensor, Condition, Tensor, Tensor]:
+    """Every case n times, shuffled: (case of each row [B], condition, codes [B, K, N], lengths [B])."""
+    which = torch.arange(len(cases)).repeat_interleave(n)[Noise([seed]).permutation(n * len(cases))[0]]
+    classes = torch.tensor([c.class_id for c in cases])[which]
+    lengths = torch.tensor([c.length for c in cases])[which]
+    return which, Condition({"class": Class(classes)}), torch.stack([c.codes for c in cases])[which], lengths
+
+
+def sample(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0, **options: Any) -> list[Tensor]:
+    """n samples of every case, drawn in one shuffled batch: a list of codes [n, K, N]."""
+    which, condition, codes, lengths = batch_of(cases, n, seed)
+    noise = Noise.of(seed, torch.arange(len(which)))
+    out = sampler(model, condition, noise=noise, known=Tokens(codes, model.spec), lengths=lengths, **options)
+    return [out.tokens.codes[which == i] for i in range(len(cases))]
+
+
+def chi_square(counts: np.ndarray, foreign: int, p: np.ndarray) -> tuple[float, int]:
+    """Pearson's statistic and its degrees of freedom; outcomes are pooled, the rarest first, until each bin expects 5 samples.
+    A sample that the law excludes makes the statistic infinite."""
+    n = counts.sum()
+    if foreign or counts[p == 0].sum():
+        return float("inf"), 1
+    order = np.argsort(p)
+    bins, seen, expected = [], 0.0, 0.0
+    for i in order:
+        seen, expected = seen + counts[i], expected + n * p[i]
+        if expected >= 5:
+            bins.append((seen, expected))
+            seen = expected = 0.0
+    if expected > 0 and bins:
+        bins[-1] = (bins[-1][0] + seen, bins[-1][1] + expected)
+    return sum((o - e) ** 2 / e for o, e in bins), max(len(bins) - 1, 0)
+
+
+def agreement(samples: Sequence[Tensor], laws: Sequence[Law]) -> float:
+    """The p-value of the hypothesis that every case was drawn from its law."""
+    pairs = [chi_square(*law.counts(codes), law.p) for codes, law in zip(samples, laws)]
+    dof = sum(d for _, d in pairs)
+    return float(stats.chi2.sf(sum(x for x, _ in pairs), dof)) if dof else float(all(x == 0 for x, _ in pairs))
+
+
+def distance(samples: Sequence[Tensor], laws: Sequence[Law]) -> float:
+    """The mean total variation distance of the samples' frequencies from the laws; biased upwards by `floor`."""
+    out = []
+    for codes, law in zip(samples, laws):
+        counts, foreign = law.counts(codes)
+        out.append(0.5 * (np.abs(counts / len(codes) - law.p).sum() + foreign / len(codes)))
+    return float(np.mean(out))
+
+
+def floor(laws: Sequence[Law], n: int) -> float:
+    """What `distance` is on average for n exact draws per case (normal approximation of each frequency)."""
+    return float(np.mean([0.5 * np.sqrt(2 / np.pi) * np.sqrt(law.p * (1 - law.p) / n).sum() for law in laws]))
+
+
+def rejects(samples: Sequence[Tensor], laws: Sequence[Law], within: float = 0.1) -> bool:
+    """Whether a mutant's samples are near the truth (total variation below `within`, sampling error included) and fall nevertheless."""
+    near, p = distance(samples, laws), agreement(samples, laws)
+    print(f"mutant: distance {near:.3f}, p {p:.1e}")
+    return near < within and p < 1e-6
+
+
+# ---------------------------------------------------------------------------------------------------------- rows by themselves
+
+
+def alone(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """(codes of the batch, codes of each of its rows sampled by itself) for a batch of every case n times."""
+    which, condition, codes, lengths = batch_of(cases, n, seed)
+    index = torch.arange(len(which))
+
+    def run(rows: Tensor) -> Tensor:
+        known = Tokens(codes[rows], model.spec)
+        return sampler(model, condition.rows(rows), noise=Noise.of(seed, index[rows]), known=known, lengths=lengths[rows]).tokens.codes
+
+    return run(index), torch.cat([run(index[i : i + 1]) for i in index])
+
+
+def near_tie(sampler: Any, model: Any, cases: Sequence[Case], n: int, row: int, seed: int = 0, tries: int = 40, size: float = 1e-5) -> bool:
+    """Whether changes of the logits by about `size` change what this row draws by itself: then rounding decides it."""
+    which, condition, codes, lengths = batch_of(cases, n, seed)
+    at = torch.tensor([row])
+    seen = set()
+    for attempt in range(tries):
+        shaken = Shaken(model, size, attempt)
+        known = Tokens(codes[at], model.spec)
+        out = sampler(shaken, condition.rows(at), noise=Noise.of(seed, at), known=known, lengths=lengths[at])
+        seen.add(out.tokens.codes.numpy().tobytes())
+    return len(seen) > 1
+
+
+def Shaken(model: Any, size: float, seed: int) -> Any:
+    """The model with normal noise of standard deviation `size` on its logits."""
+
+    def change(logits: Tensor) -> Tensor:
+        return logits + Noise([seed]).normal(*logits.shape)[0].to(logits) * size
+
+    return altered(model, lambda logits, *_: change(logits))
+
+
+def altered(model: Any, change: Any) -> Any:
+    """A generator of the same capability whose logits are change(logits, *arguments of the call): the stuff of mutants."""
+    if isinstance(model, Causal):
+
+        class AlteredCausal(Causal):
+            spec, condition_spec, layout = model.spec, model.condition_spec, model.layout
+            exact_slots, begin, start, commit = model.exact_slots, model.begin, staticmethod(model.start), staticmethod(model.commit)
+
+            def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
+                return change(model.logits(ids, cache, at, parents), ids, cache, at)
+
+        return AlteredCausal()
+
+    class AlteredMasked(Masked):
+        spec, condition_spec, uses_time = model.spec, model.condition_spec, model.uses_time
+
+        def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+            return change(model.logits(tokens, condition, t), tokens, condition, t)
+
+    return AlteredMasked()
