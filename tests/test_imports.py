@@ -1,0 +1,120 @@
+"""The directions in which rooms may import each other, read from the source; and what an import costs."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "gentok"
+
+BASE = {"tokens", "noise", "distributed"}
+MAY = {  # room or file -> what of gentok it may import (beside itself)
+    "noise": set(),
+    "distributed": set(),
+    "tokens": {"noise"},
+    "flow": BASE,
+    "layouts": {*BASE, "flow"},
+    "nn": {*BASE, "flow"},
+    "losses": {*BASE, "layouts", "nn"},
+    "metrics": {*BASE, "layouts", "nn"},
+    "data": {*BASE, "layouts", "nn"},
+    "codebooks": {*BASE, "flow", "nn"},
+    "tokenizers": {*BASE, "flow", "nn", "codebooks"},
+    "generators": {*BASE, "flow", "nn", "layouts"},
+    "samplers": {*BASE, "flow", "layouts", "generators.base"},
+    "build": set(),
+    "bundle": {*BASE, "build", "sampling"},
+}
+ANYTHING = {"training", "evaluate", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
+ONLY_IN = {  # packages that one place wraps
+    "lightning": lambda room, path: room == "training",
+    "hydra": lambda room, path: path.name == "cli.py",
+    "torchaudio": lambda room, path: "audio" in path.name or room in ("tokenizers", "metrics"),
+    "encodec": lambda room, path: room == "tokenizers",
+    "diffusers": lambda room, path: room == "tokenizers",
+    "transformers": lambda room, path: room in ("tokenizers", "nn"),
+}
+LAZY = ("torchmetrics", "torchaudio", "encodec", "diffusers", "transformers", "sklearn", "mlxtend", "matplotlib", "efficientnet_lite_pytorch")
+
+
+def _room(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def _imports(source: str) -> list[tuple[str, bool]]:
+    """(dotted name, at the top level of the file) of every import; `from a import b` gives a.b as well."""
+    tree = ast.parse(source)
+    top = {id(node) for node in tree.body}
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.append((node.module, id(node) in top))
+            found += [(f"{node.module}.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+def violations(path: Path, source: str) -> list[str]:
+    room, found = _room(path), []
+    for name, top in _imports(source):
+        parts = name.split(".")
+        if parts[0] == "gentok" and len(parts) > 1 and room not in ANYTHING:
+            allowed = MAY.get(room)
+            assert allowed is not None, f"{room} is a new room: say in MAY what it may import"
+            fits = parts[1] == room or parts[1] in allowed or any(name == f"gentok.{a}" or name.startswith(f"gentok.{a}.") for a in allowed)
+            known_room = (PACKAGE / parts[1]).is_dir() or (PACKAGE / f"{parts[1]}.py").is_file()
+            if known_room and not fits and name not in [f"gentok.{a.split('.')[0]}" for a in allowed if "." in a]:
+                found.append(f"{room} imports {name}")
+        if parts[0] in ONLY_IN and not ONLY_IN[parts[0]](room, path):
+            found.append(f"{path.relative_to(PACKAGE)} imports {parts[0]}")
+        if parts[0] in LAZY and top:
+            found.append(f"{path.relative_to(PACKAGE)} imports {parts[0]} before it is used")
+    return found
+
+
+def test_imports_follow_the_directions():
+    found = [v for path in sorted(PACKAGE.rglob("*.py")) for v in violations(path, path.read_text())]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "path, planted",
+    [
+        ("generators/x.py", "from gentok.codebooks.vq import VQ"),
+        ("generators/x.py", "import gentok.tokenizers.vqgan"),
+        ("samplers/x.py", "def f():\n    from gentok.nn.transformer import Transformer"),
+        ("samplers/x.py", "from gentok.generators.autoregressive import Autoregressive"),
+        ("tokenizers/x.py", "from gentok import samplers"),
+        ("tokens.py", "from gentok.layouts import Layout"),
+        ("nn/x.py", "import lightning as L"),
+        ("training/x.py", "import hydra"),
+        ("metrics/x.py", "import torchmetrics"),
+    ],
+)
+def test_a_planted_forbidden_import_is_found(path, planted):
+    assert violations(PACKAGE / path, planted)
+
+
+def test_importing_gentok_imports_neither_torch_nor_lightning():
+    script = "import sys, gentok; print([m for m in ('torch', 'lightning', 'torchmetrics', 'hydra') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_loading_a_model_imports_no_trainer():
+    script = "import sys, gentok.bundle, gentok.sampling; print([m for m in ('lightning', 'torchmetrics', 'hydra', 'mlxtend', 'sklearn', 'matplotlib') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_the_help_of_the_command_line_imports_no_torch():
+    """Under 4 s on two cores; here by what it loads, since a clock in a test is a coin."""
+    script = "import sys; sys.argv = ['train.py', '--help']\nimport atexit; atexit.register(lambda: print('LOADED', 'torch' in sys.modules))\nimport gentok.cli; gentok.cli.train()"
+    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, check=True)
+    assert "LOADED False" in out.stdout and "experiment" in out.stdout
