@@ -55,8 +55,8 @@ class ImageFolder:
         if channels not in (1, 3):
             raise ValueError(f"data.channels={channels}: 1 (grey) or 3 (RGB)")
         second = isinstance(held_out, (str, os.PathLike))
-        if not second and not 0 <= held_out < 1:
-            raise ValueError(f"data.held_out={held_out}: a share in [0, 1), or the path of a second folder")
+        if not second and not 0 < held_out < 1:
+            raise ValueError(f"data.held_out={held_out}: a share between 0 and 1, or the path of a second folder")
         root = Path(path).expanduser()
         files = _find(root)
         names = _class_names(root, files, classes)
@@ -71,6 +71,10 @@ class ImageFolder:
             shapes = _headers(paths, base, max_broken)
             readable[name] = (base, list(shapes))
             sizes.update(shapes.values())
+            if not shapes:
+                raise ValueError(
+                    f"no picture is left for {name} ({root} has {len(files)}): add some, or name a second folder: data.held_out=FOLDER"
+                )
         height, width = _common_size(sizes, size, resize, root)
         self.media_shape = (channels, height, width)
         self.condition_spec = ConditionSpec((("class", ClassSpec(names)),)) if names else ConditionSpec()
@@ -167,7 +171,7 @@ def _split(root: Path, files: list[Path], names: tuple[str, ...], share: float, 
     kept: set[Path] = set()
     for name in names or ("",):
         own = sorted((p for p in files if not names or p.relative_to(root).parts[0] == name), key=order)
-        count = min(len(own) - 1, max(1, round(share * len(own)))) if share > 0 else 0
+        count = min(len(own) - 1, max(1, round(share * len(own))))
         kept.update(own[:count])
     return [p for p in files if p not in kept], [p for p in files if p in kept]
 
@@ -181,7 +185,8 @@ def _headers(paths: list[Path], root: Path, max_broken: float) -> dict[Path, tup
     for path in paths:
         try:
             with Image.open(path) as image:
-                turned = image.getexif().get(0x0112, 1) >= 5  # orientation: stored on its side
+                stored = "exif" in image.info or image.format == "TIFF"  # without this, a PNG would be decoded to look for it
+                turned = stored and image.getexif().get(0x0112, 1) >= 5  # orientation: stored on its side
                 sizes[path] = (image.width, image.height) if turned else (image.height, image.width)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             broken.append(str(path))
