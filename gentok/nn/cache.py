@@ -1,0 +1,129 @@
+"""Keys and values of a causal transformer, kept between calls: pre-allocated, with rows at positions of their own.
+
+A row's slots are [prefix | step 0, step 1, ...]: fed step i lies in slot prefix + i of every layer. A call writes its S steps into the
+slots at[b] .. at[b] + S - 1 and sees what was committed before `at[b]` and its own steps' ancestors. So forgetting costs nothing (the next
+call overwrites), and keeping a path through a tree is one gather per layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["KVCache", "Window", "ancestors"]
+
+
+def ancestors(parents: Tensor) -> Tensor:
+    """parents int64 [B, S], parents[b, s] < s, -1 at a root -> bool [B, S, S]: [b, s, i] where i is s or an ancestor of s.
+
+    Raises ValueError where a parent does not come before its child.
+    """
+    steps = parents.shape[1]
+    if bool((parents >= torch.arange(steps, device=parents.device)).any()):
+        raise ValueError("parents must come before their children: parents[b, s] < s, -1 for the last committed step")
+    reach = torch.eye(steps, device=parents.device).repeat(parents.shape[0], 1, 1)
+    reach.scatter_add_(2, parents.clamp(min=0)[..., None], (parents >= 0).float()[..., None])
+    for _ in range(max(steps - 1, 1).bit_length()):  # each squaring doubles the depth that is reached
+        reach = (reach @ reach).clamp_(max=1.0)
+    return reach > 0
+
+
+@dataclass
+class Window:
+    """Where a call's steps lie and what they see; built once, used by every layer.
+
+    length: slots 0 .. length - 1 are attended. start: the first slot, where it is the same in every row, else None and `slots` int64
+    [B, S] says where. depth int64 [B, S] or None: fed step of each step less `at`; None means 0, 1, ... mask bool [B or 1, 1, S, length] or
+    None; causal: the plain triangle suffices (and mask is None).
+    """
+
+    length: int
+    start: int | None
+    slots: Tensor | None
+    depth: Tensor | None
+    mask: Tensor | None
+    causal: bool
+
+
+class KVCache:
+    """keys and values [B, H, prefix + capacity, d] per layer, allocated when a layer first writes, in the type that it writes.
+
+    prefix: slots before step 0; prefix_mask bool [B, prefix], True where there is something, or None where all are filled.
+    context: per layer (keys, values) [B, H, L, d] for cross-attention, with context_mask bool [B, 1, 1, L]; modulation: per layer what
+    adaLN needs.
+    """
+
+    def __init__(self, depth: int, batch: int, capacity: int, prefix: int = 0, prefix_mask: Tensor | None = None):
+        self.batch, self.capacity, self.prefix, self.prefix_mask = batch, capacity, prefix, prefix_mask
+        self.keys: list[Tensor | None] = [None] * depth
+        self.values: list[Tensor | None] = [None] * depth
+        self.context: list[tuple[Tensor, Tensor]] | None = None
+        self.context_mask: Tensor | None = None
+        self.modulation: list[Tensor] | None = None
+
+    def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
+        """at int64 [B] (-prefix for the prefix itself), parents int64 [B, S] or None. Raises ValueError beyond the capacity."""
+        where = at.tolist()
+        if len(where) != self.batch:
+            raise ValueError(f"this cache holds {self.batch} rows; `at` has {len(where)}")
+        if max(where) + steps > self.capacity:
+            need = max(where) + steps
+            raise ValueError(f"the cache has room for {self.capacity} steps; this call needs {need}: start it with a larger capacity")
+        length = self.prefix + max(where) + steps
+        uniform = min(where) == max(where)
+        start = self.prefix + where[0] if uniform else None
+        device = at.device
+        slots = None if uniform else (self.prefix + at)[:, None] + torch.arange(steps, device=device)
+        if uniform and parents is None and self.prefix_mask is None:
+            if steps == 1 or start == 0:
+                return Window(length, start, slots, None, None, causal=steps > 1)
+            mask = torch.ones(steps, length, dtype=torch.bool, device=device).tril(start)
+            return Window(length, start, slots, None, mask[None, None], causal=False)
+        base = (self.prefix + at)[:, None]
+        offset = torch.arange(length, device=device) - base  # [B, length]: a slot as an index into this call, < 0 before it
+        if parents is None:
+            depth = None
+            mask = offset[:, None] <= torch.arange(steps, device=device)[:, None]
+        else:
+            own = ancestors(parents)
+            depth = own.sum(2) - 1
+            inside = (offset >= 0) & (offset < steps)
+            mask = own.gather(2, offset.clamp(0, steps - 1)[:, None].expand(-1, steps, -1)) & inside[:, None]
+            mask = mask | (offset < 0)[:, None]
+        if self.prefix_mask is not None:
+            mask = mask.clone()
+            seen = min(self.prefix, length)
+            mask[..., :seen] &= self.prefix_mask[:, None, :seen]
+        return Window(length, start, slots, depth, mask[:, None], causal=False)
+
+    def write(self, layer: int, key: Tensor, value: Tensor, window: Window) -> tuple[Tensor, Tensor]:
+        """key, value [B, H, S, d] -> everything that this call attends, [B, H, length, d]."""
+        if self.keys[layer] is None:
+            # Zeros and not garbage: a masked slot still enters the softmax's product, and 0 * nan is nan.
+            shape = (self.batch, key.shape[1], self.prefix + self.capacity, key.shape[3])
+            self.keys[layer], self.values[layer] = key.new_zeros(shape), value.new_zeros(shape)
+        keys, values = self.keys[layer], self.values[layer]
+        if window.start is not None:
+            stop = window.start + key.shape[2]
+            keys[:, :, window.start : stop] = key
+            values[:, :, window.start : stop] = value
+        else:
+            rows = torch.arange(self.batch, device=key.device)[:, None]
+            keys[rows, :, window.slots] = key.transpose(1, 2)
+            values[rows, :, window.slots] = value.transpose(1, 2)
+        return keys[:, :, : window.length], values[:, :, : window.length]
+
+    def commit(self, at: Tensor, path: Tensor) -> None:
+        """path int64 [B, P], -1 beyond each row's end: step path[b, j] of the last call becomes fed step at[b] + j."""
+        order = torch.arange(path.shape[1], device=path.device)
+        target = (self.prefix + at)[:, None] + order
+        source = torch.where(path >= 0, (self.prefix + at)[:, None] + path, target)
+        rows, moved = torch.nonzero(source != target, as_tuple=True)
+        if len(rows) == 0:
+            return
+        source, target = source[rows, moved], target[rows, moved]
+        for buffer in (*self.keys, *self.values):
+            if buffer is not None:
+                buffer[rows, :, target] = buffer[rows, :, source]  # the right side is a copy: paths may overlap

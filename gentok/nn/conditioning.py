@@ -1,0 +1,118 @@
+"""From a Condition to what a transformer takes: prefix tokens, a context for cross-attention, or one vector for adaLN.
+
+Each part of the ConditionSpec has its own embedding and its own learned null, which stands for a missing class, an empty text or an
+empty set of vectors; rows with and without a condition mix freely in a batch, as classifier-free guidance needs
+(Ho and Salimans, arXiv 2207.12598).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gentok.nn.transformer import initialise
+from gentok.tokens import Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Vectors, VectorsSpec
+
+__all__ = ["Conditioner", "Conditioned", "CONDITION_BY"]
+
+CONDITION_BY = ("prefix", "cross", "adaln")
+
+
+@dataclass
+class Conditioned:
+    """tokens float [B, P, D], mask bool [B, P] or None where all are there, place int64 [P]: each token's number among `Conditioner.places`
+    (for rotation). Or, by adaLN, vector float [B, D]."""
+
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+    place: Tensor | None = None
+    vector: Tensor | None = None
+
+
+class _ClassPart(nn.Module):
+    def __init__(self, spec: ClassSpec, width: int):
+        super().__init__()
+        self.places = 1
+        self.classes = len(spec.names)
+        self.table = nn.Embedding(self.classes + 1, width)  # the last row is the null
+
+    def forward(self, part: Class) -> tuple[Tensor, Tensor | None]:
+        ids = torch.where(part.ids < 0, self.classes, part.ids)
+        return self.table(ids)[:, None], None
+
+
+class _SequencePart(nn.Module):
+    """Ids by a table, or Vectors by a linear map, plus learned positions; an empty row is the null at place 0."""
+
+    def __init__(self, spec: IdsSpec | VectorsSpec, width: int):
+        super().__init__()
+        self.places = max(spec.max_length, 1)
+        self.embed = nn.Embedding(len(spec.alphabet), width) if isinstance(spec, IdsSpec) else nn.Linear(spec.width, width)
+        self.position = nn.Embedding(self.places, width)
+        self.null = nn.Parameter(torch.empty(width).normal_(std=0.02))
+
+    def forward(self, part: Ids | Vectors) -> tuple[Tensor, Tensor]:
+        values, mask = (part.ids, part.ids >= 0) if isinstance(part, Ids) else (part.x, part.mask)
+        if values.shape[1] > self.places:
+            raise ValueError(f"a condition has {values.shape[1]} symbols or vectors; this model takes at most {self.places}")
+        if values.shape[1] == 0:  # there must be a place for the null
+            values = values.new_zeros(values.shape[0], 1, *values.shape[2:])
+            mask = torch.zeros(values.shape[:2], dtype=torch.bool, device=values.device)
+        if isinstance(part, Ids):
+            x = self.embed(values.clamp(min=0))
+        else:  # what is masked may be anything, also nan
+            x = self.embed(torch.where(mask[..., None], values, 0.0).to(self.embed.weight.dtype))
+        x = x + self.position.weight[: values.shape[1]]
+        first = torch.arange(values.shape[1], device=values.device) == 0
+        empty = ~mask.any(1, keepdim=True) & first
+        return torch.where(empty[..., None], self.null.to(x.dtype), x), mask | empty
+
+
+class Conditioner(nn.Module):
+    """spec: what the model is conditioned on (nothing: a Conditioned of Nones). by: prefix, cross (both: tokens) or adaln (a vector:
+    the mean of each part's tokens, summed over parts). Raises ValueError on another `by`."""
+
+    def __init__(self, spec: ConditionSpec, width: int, by: str = "prefix"):
+        super().__init__()
+        if by not in CONDITION_BY:
+            raise ValueError(f"condition_by must be one of {', '.join(CONDITION_BY)}; got {by!r}")
+        self.spec, self.by = spec, by
+        kinds = {"class": _ClassPart, "ids": _SequencePart, "vectors": _SequencePart}
+        self.parts = nn.ModuleDict({f"{name}_": kinds[part.kind](part, width) for name, part in spec.parts})
+        initialise(self)
+
+    @property
+    def places(self) -> int:
+        """The most tokens that a condition can have."""
+        return sum(part.places for part in self.parts.values())
+
+    def forward(self, condition: Condition, batch: int) -> Conditioned:
+        """Parts that the condition lacks are null, parts that the model does not know are ignored. Raises ValueError on a part of
+        another kind or with another number of rows."""
+        if not self.spec.parts:
+            return Conditioned()
+        device = next(self.parameters()).device
+        tokens, masks, places, offset = [], [], [], 0
+        for name, spec in self.spec.parts:
+            module = self.parts[f"{name}_"]
+            part = condition.parts.get(name)
+            part = (spec.parse([None] * batch, name) if part is None else part).to(device)
+            if not isinstance(part, {"class": Class, "ids": Ids, "vectors": Vectors}[spec.kind]):
+                raise ValueError(f"the condition {name!r} must be of kind {spec.kind}; got {type(part).__name__}")
+            x, mask = module(part)
+            if x.shape[0] != batch:
+                raise ValueError(f"the condition {name!r} has {x.shape[0]} rows; the batch has {batch}")
+            tokens.append(x)
+            masks.append(mask)
+            places.append(torch.arange(x.shape[1], device=device) + offset)
+            offset += module.places
+        if self.by == "adaln":
+            pooled = [x.mean(1) if m is None else (x * m[..., None]).sum(1) / m.sum(1, keepdim=True) for x, m in zip(tokens, masks)]
+            return Conditioned(vector=torch.stack(pooled).sum(0))
+        mask = None
+        if any(m is not None for m in masks):
+            full = [torch.ones(x.shape[:2], dtype=torch.bool, device=device) if m is None else m for x, m in zip(tokens, masks)]
+            mask = torch.cat(full, 1)
+        return Conditioned(torch.cat(tokens, 1), mask, torch.cat(places))

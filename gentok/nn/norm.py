@@ -1,0 +1,76 @@
+"""RMSNorm (Zhang and Sennrich, arXiv 1910.07467): y = w * x / sqrt(mean(x^2) + eps).
+
+torch's own backward on the CPU is a chain of a dozen full-size operations (6 ms for 4,096 x 256 on two cores, where its LayerNorm takes
+0.8), so the CPU has a backward written out here; elsewhere torch's fused kernel is used. Under autocast the result is already of the
+autocast type, which saves the next linear layer a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+__all__ = ["RMSNorm", "rms_norm"]
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    x = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().mul_(1.0 / x.shape[-1]).add_(eps).rsqrt_()
+
+
+class _RMSNorm(torch.autograd.Function):
+    """dx = r (g w - n mean(g w n)) with r = 1 / rms and n = r x; dw = sum(g n)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float, dtype: torch.dtype) -> Tensor:
+        r = _inverse_rms(x, eps).to(x.dtype)
+        ctx.save_for_backward(x, r, weight)
+        n = x * r
+        return (n if weight is None else n.mul_(weight.to(n.dtype))).to(dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, r, weight = ctx.saved_tensors
+        n = x * r
+        g = g.to(x.dtype)
+        dweight = None
+        if weight is not None:
+            if ctx.needs_input_grad[1]:
+                dweight = (g * n).sum_to_size(weight.shape).to(weight.dtype)
+            g = g * weight.to(g.dtype)
+        mean = (g * n).sum(-1, keepdim=True).mul_(-1.0 / x.shape[-1])
+        return torch.addcmul(g, n, mean).mul_(r), dweight, None, None
+
+
+def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:
+    """x float [..., D], weight broadcastable to it or None -> [..., D], of the autocast type where autocast is on, else of x's."""
+    device = x.device.type
+    if device not in ("cpu", "cuda", "meta"):
+        y = F.rms_norm(x, x.shape[-1:], eps=eps)
+        return y if weight is None else y * weight.to(y.dtype)
+    autocast = device != "meta" and torch.is_autocast_enabled(device)
+    dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+    if device != "cuda":
+        return _RMSNorm.apply(x, weight, eps, dtype)
+    if weight is not None and weight.dim() == 1:
+        return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps).to(dtype)
+    y = F.rms_norm(x, x.shape[-1:], eps=eps)
+    return (y if weight is None else y * weight.to(y.dtype)).to(dtype)
+
+
+class RMSNorm(nn.Module):
+    """Over the last dimension. affine False: without a weight, where adaLN gives one."""
+
+    def __init__(self, width: int, affine: bool = True, eps: float = 1e-6):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(width)) if affine else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)

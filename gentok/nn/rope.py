@@ -1,0 +1,41 @@
+"""Rotary position embedding in one or more axes (Su et al., arXiv 2104.09864; axial 2-D as in LlamaGen, arXiv 2406.06525).
+
+A token has integer coordinates, one per axis. A head's channels are split evenly between the axes, and channel pair i of an axis turns by
+coordinate * theta^(-2i / channels of the axis). Pairs are (i, i + d/2), LLaMA's "rotate half" order.
+
+Queries and keys have tables of their own: in a causal model the query may stand at the cell that it predicts and the key at the cell that
+it holds. In 1-D this differs from the usual by an offset of one; on a raster it means that "the cell above the next one" is (-1, 0) also
+across a line's end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["Rotation", "rotation", "rotate"]
+
+Rotation = tuple[Tensor, Tensor]
+"""(cos, sin), each float [T, 2, 1, d/2] or [B, T, 2, 1, d/2]: index 0 turns queries, 1 keys; the 1 stands for the heads."""
+
+
+def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta: float = 10000.0) -> Rotation:
+    """Coordinates int or float [..., T, A] of queries and of keys (None: the same) -> a Rotation, float32 (computed in float64).
+
+    Raises ValueError unless the head's width splits evenly: head_width % (2 A) == 0.
+    """
+    axes = query.shape[-1]
+    if head_width % (2 * axes):
+        raise ValueError(f"rotary embedding over {axes} axes needs a head width divisible by {2 * axes}; it is {head_width}")
+    pairs = head_width // (2 * axes)
+    rates = theta ** (-torch.arange(pairs, dtype=torch.float64, device=query.device) / pairs)
+    both = torch.stack((query, query if key is None else key), -2).double()  # [..., T, 2, A]
+    angles = (both[..., None] * rates).flatten(-2).unsqueeze(-2)  # [..., T, 2, 1, d/2]
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, turn: Rotation) -> Tensor:
+    """x float [..., T, 2, H, d], queries and keys side by side -> the same, turned, in x's type."""
+    cos, sin = turn
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

@@ -1,0 +1,225 @@
+"""The transformer that every token generator uses: causal or bidirectional, LLaMA-like (Touvron et al., arXiv 2302.13971).
+
+Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; optionally
+cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv 2212.09748): shift, scale and gate of both branches
+from SiLU(vector), zero at the start, so that every block begins as the identity.
+
+Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
+Dropout of the branches draws from the rows' own Noise: 16 random bits per element, so its rate is a multiple of 2^-16.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.nn.attention import CrossAttention, SelfAttention
+from gentok.nn.cache import KVCache, Window
+from gentok.nn.norm import RMSNorm
+from gentok.nn.rope import Rotation
+from gentok.noise import Noise
+
+__all__ = ["Transformer", "Block", "FeedForward", "dropout", "initialise"]
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Linear and embedding weights truncated normal (at two deviations), biases zero."""
+    for part in module.modules():
+        if isinstance(part, (nn.Linear, nn.Embedding)):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+            if isinstance(part, nn.Linear) and part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+    """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). noise None: x itself."""
+    if rate == 0.0 or noise is None:
+        return x
+    count = x[0].numel()
+    bits = noise.words(math.ceil(count / 4)).view(torch.int16)[:, :count].view(x.shape)
+    return x * (bits >= round(rate * 65536) - 32768).to(x.dtype).mul_(1.0 / (1.0 - rate))
+
+
+class FeedForward(nn.Module):
+    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; gelu: down(gelu(up x))."""
+
+    def __init__(self, width: int, hidden: int, activation: str = "swiglu"):
+        super().__init__()
+        if activation not in ("swiglu", "gelu"):
+            raise ValueError(f"activation must be swiglu or gelu; got {activation!r}")
+        self.gated = activation == "swiglu"
+        self.up = nn.Linear(width, hidden * (2 if self.gated else 1), bias=False)
+        self.out = nn.Linear(hidden, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.up(x)
+        if not self.gated:
+            return self.out(F.gelu(h))
+        gate, value = h.chunk(2, -1)
+        return self.out(F.silu(gate) * value)
+
+
+class Block(nn.Module):
+    """x + attention(norm x), x + cross(norm x), x + mlp(norm x)."""
+
+    def __init__(self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: bool, cross: bool, rate: float):
+        super().__init__()
+        self.rate = rate
+        self.norm1 = RMSNorm(width, affine=not adaln)
+        self.attention = SelfAttention(width, heads, qk_norm)
+        self.norm_cross = RMSNorm(width) if cross else None
+        self.cross = CrossAttention(width, heads, qk_norm) if cross else None
+        self.norm2 = RMSNorm(width, affine=not adaln)
+        self.mlp = FeedForward(width, hidden, activation)
+        self.modulation = nn.Linear(width, 6 * width) if adaln else None
+
+    def modulate(self, vector: Tensor) -> Tensor:
+        """vector [B, D] -> shift, scale and gate of both branches, [6, B, 1, D]."""
+        return self.modulation(F.silu(vector)).unflatten(1, (6, -1)).transpose(0, 1).unsqueeze(2)
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation | None = None,
+        mask: Tensor | None = None,
+        causal: bool = False,
+        modulation: Tensor | None = None,
+        context: tuple[Tensor, Tensor] | None = None,
+        context_mask: Tensor | None = None,
+        noise: Noise | None = None,
+        cache: KVCache | None = None,
+        layer: int = 0,
+        window: Window | None = None,
+    ) -> Tensor:
+        """x [B, T, D] -> [B, T, D]; the rest as in Transformer."""
+        h = self.norm1(x)
+        if modulation is not None:
+            shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
+            h = torch.addcmul(h + shift1, h, scale1)
+        h = self.attention(h, turn, mask, causal, cache, layer, window)
+        x = x + dropout(h if modulation is None else h * gate1, self.rate, noise)
+        if self.cross is not None:
+            x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, noise)
+        h = self.norm2(x)
+        if modulation is not None:
+            h = torch.addcmul(h + shift2, h, scale2)
+        h = self.mlp(h)
+        return x + dropout(h if modulation is None else h * gate2, self.rate, noise)
+
+
+class Transformer(nn.Module):
+    """width D, depth blocks, heads; hidden: width of the feed-forward part (default 8/3 D, up to the next multiple of 64; 4 D for gelu).
+
+    adaln: blocks are modulated by a vector [B, D]. cross: blocks attend to a context [B, L, D]. dropout: of both branches.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        hidden: int | None = None,
+        causal: bool = True,
+        activation: str = "swiglu",
+        qk_norm: bool = True,
+        adaln: bool = False,
+        cross: bool = False,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if hidden is None:
+            hidden = 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
+        self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, activation, qk_norm, adaln, cross, dropout) for _ in range(depth))
+        self.norm = RMSNorm(width)
+        initialise(self)
+        std = 0.02 / math.sqrt(2 * depth)
+        for block in self.blocks:
+            for part in (block.attention, block.mlp, block.cross):
+                if part is not None:
+                    nn.init.trunc_normal_(part.out.weight, std=std, a=-2 * std, b=2 * std)
+            if adaln:
+                nn.init.zeros_(block.modulation.weight)
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+    def forward(
+        self,
+        x: Tensor,
+        turn: Rotation | None = None,
+        *,
+        mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        vector: Tensor | None = None,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """x float [B, T, D] -> [B, T, D], normalised.
+
+        turn: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
+        causal model. context float [B, L, D], context_mask bool [B, L]; vector float [B, D]; noise: for dropout, None for none.
+        """
+        turn = self._typed(turn, x)
+        context_mask = None if context_mask is None else context_mask[:, None, None]
+        for block in self.blocks:
+            x = block(
+                x,
+                turn,
+                mask,
+                self.causal and mask is None,
+                None if vector is None else block.modulate(vector),
+                None if context is None else block.cross.project(context),
+                context_mask,
+                noise,
+            )
+        return self.norm(x)
+
+    def start(
+        self,
+        batch: int,
+        capacity: int,
+        prefix: int = 0,
+        prefix_mask: Tensor | None = None,
+        context: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        vector: Tensor | None = None,
+    ) -> KVCache:
+        """A cache for `batch` rows, `prefix` slots and `capacity` steps, with all that depends on the context and the vector computed."""
+        cache = KVCache(self.depth, batch, capacity, prefix, prefix_mask)
+        if context is not None:
+            cache.context = [block.cross.project(context) for block in self.blocks]
+            cache.context_mask = None if context_mask is None else context_mask[:, None, None]
+        if vector is not None:
+            cache.modulation = [block.modulate(vector) for block in self.blocks]
+        return cache
+
+    def extend(self, x: Tensor, turn: Rotation | None, cache: KVCache, window: Window) -> Tensor:
+        """The steps of `window`: x float [B, S, D] with their rotation -> [B, S, D], normalised; their keys go into the cache."""
+        turn = self._typed(turn, x)
+        for layer, block in enumerate(self.blocks):
+            x = block(
+                x,
+                turn,
+                modulation=None if cache.modulation is None else cache.modulation[layer],
+                context=None if cache.context is None else cache.context[layer],
+                context_mask=cache.context_mask,
+                cache=cache,
+                layer=layer,
+                window=window,
+            )
+        return self.norm(x)
+
+    @staticmethod
+    def _typed(turn: Rotation | None, x: Tensor) -> Rotation | None:
+        """In the type that queries will have: another would promote them."""
+        if turn is None:
+            return None
+        device = x.device.type
+        autocast = device != "meta" and torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
+        return turn[0].to(dtype), turn[1].to(dtype)
