@@ -1,0 +1,130 @@
+"""Short-time Fourier transform and mel spectrogram in plain torch.
+
+    X[f, t] = sum over n of  w[n] x[t hop + n - n_fft / 2] exp(-2 pi i f n / n_fft)         (centre padding, reflected)
+    mel     = filters @ |X|^power                                                          (triangles over a mel scale)
+
+Mel scales: "htk" 2595 log10(1 + f / 700); "slaney" linear below 1 kHz and logarithmic above (Auditory Toolbox). Filters of norm "slaney"
+have area 1 in Hz, those of norm None height 1. Everything is float32 (float64 for float64 waves), also under autocast.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["stft", "mel_filters", "Mel"]
+
+
+def stft(
+    wave: Tensor,
+    n_fft: int,
+    hop: int | None = None,
+    window: Tensor | None = None,
+    normalized: bool = False,
+    centre: bool = True,
+) -> Tensor:
+    """wave float [..., T] -> complex [..., n_fft / 2 + 1, frames]; frames = T // hop + 1 with centre padding, else (T - n_fft) // hop + 1.
+
+    hop: n_fft // 4 by default. window: float [w <= n_fft], zero-padded on both sides; a periodic Hann window of n_fft by default.
+    normalized: divide by the root of the window's energy. Raises ValueError on a wave too short for one frame.
+    """
+    hop = n_fft // 4 if hop is None else hop
+    shape, length = wave.shape[:-1], wave.shape[-1]
+    least = n_fft // 2 + 1 if centre else n_fft
+    if length < least:
+        raise ValueError(
+            f"an STFT with n_fft={n_fft} needs waves of at least {least} samples; got {length}: pad the wave or take a smaller n_fft"
+        )
+    wave = wave.reshape(-1, 1, length)
+    wave = wave if wave.dtype == torch.float64 else wave.float()
+    window = torch.hann_window(n_fft, dtype=wave.dtype, device=wave.device) if window is None else window.to(wave)
+    if len(window) > n_fft:
+        raise ValueError(f"the window has {len(window)} samples, more than n_fft={n_fft}")
+    left = (n_fft - len(window)) // 2
+    window = F.pad(window, (left, n_fft - len(window) - left))
+    if centre:
+        wave = F.pad(wave, (n_fft // 2, n_fft // 2), mode="reflect")
+    frames = wave[:, 0].unfold(-1, n_fft, hop) * window
+    spectrum = torch.fft.rfft(frames, dim=-1).transpose(-1, -2)
+    if normalized:
+        spectrum = spectrum / window.square().sum().sqrt()
+    return spectrum.reshape(*shape, *spectrum.shape[-2:])
+
+
+_LINEAR = 200.0 / 3  # slaney: Hz per mel below 1 kHz
+_KNEE = 1000.0 / _LINEAR
+_LOG = math.log(6.4) / 27.0  # and nepers per mel above
+
+
+def _mel(hz: float, scale: str) -> float:
+    if scale == "htk":
+        return 2595.0 * math.log10(1.0 + hz / 700.0)
+    return hz / _LINEAR if hz < 1000.0 else _KNEE + math.log(hz / 1000.0) / _LOG
+
+
+def _hz(mels: Tensor, scale: str) -> Tensor:
+    if scale == "htk":
+        return 700.0 * (10.0 ** (mels / 2595.0) - 1.0)
+    return torch.where(mels < _KNEE, mels * _LINEAR, 1000.0 * torch.exp(_LOG * (mels - _KNEE)))
+
+
+def mel_filters(
+    bins: int,
+    mels: int,
+    sample_rate: int,
+    f_min: float = 0.0,
+    f_max: float | None = None,
+    scale: str = "htk",
+    norm: str | None = None,
+) -> Tensor:
+    """float32 [mels, bins]: triangles over `bins` frequencies from 0 to sample_rate / 2; f_max is sample_rate / 2 by default.
+
+    Raises ValueError on an unknown scale or norm, and where a triangle is too narrow to touch any bin (a row of zeros).
+    """
+    f_max = sample_rate / 2 if f_max is None else f_max
+    if scale not in ("htk", "slaney") or norm not in (None, "slaney"):
+        raise ValueError(f"mel filters have scale htk or slaney and norm null or slaney; got scale={scale!r}, norm={norm!r}")
+    if not 0 <= f_min < f_max <= sample_rate / 2:
+        raise ValueError(f"mel filters need 0 <= f_min < f_max <= {sample_rate / 2:g} Hz; got f_min={f_min:g}, f_max={f_max:g}")
+    frequencies = torch.linspace(0, sample_rate / 2, bins, dtype=torch.float64)
+    edges = _hz(torch.linspace(_mel(f_min, scale), _mel(f_max, scale), mels + 2, dtype=torch.float64), scale)
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    filters = torch.minimum((frequencies - low) / (centre - low), (high - frequencies) / (high - centre)).clamp(min=0)
+    empty = (filters.sum(1) == 0).nonzero()
+    if len(empty):
+        raise ValueError(f"mel filter {int(empty[0])} of {mels} touches none of the {bins} frequencies: take fewer mels or a larger n_fft")
+    if norm == "slaney":
+        filters = filters * (2.0 / (high - low))
+    return filters.float()
+
+
+class Mel(nn.Module):
+    """wave float [..., T] -> mel spectrogram float [..., mels, frames] of |STFT|^power; its constants are in no state dict."""
+
+    def __init__(
+        self,
+        sample_rate: int,
+        n_fft: int,
+        hop: int | None = None,
+        mels: int = 80,
+        window: int | None = None,
+        f_min: float = 0.0,
+        f_max: float | None = None,
+        power: float = 1.0,
+        scale: str = "htk",
+        norm: str | None = None,
+        normalized: bool = False,
+    ):
+        super().__init__()
+        self.n_fft, self.hop, self.power, self.normalized = n_fft, n_fft // 4 if hop is None else hop, power, normalized
+        self.register_buffer("filters", mel_filters(n_fft // 2 + 1, mels, sample_rate, f_min, f_max, scale, norm), persistent=False)
+        self.register_buffer("window", torch.hann_window(n_fft if window is None else window), persistent=False)
+
+    def forward(self, wave: Tensor) -> Tensor:
+        with torch.autocast(wave.device.type, enabled=False):
+            magnitude = stft(wave, self.n_fft, self.hop, self.window, self.normalized).abs()
+            magnitude = magnitude if self.power == 1 else magnitude.pow(self.power)
+            return self.filters.to(magnitude.dtype) @ magnitude
