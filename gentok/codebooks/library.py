@@ -1,0 +1,163 @@
+"""The quantizers of vector-quantize-pytorch behind the codebook interface: VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ.
+
+Its conventions end here: channels come first, codes are int64 [B, K, N], a dropped level is ABSENT, losses are one named scalar, eval
+changes no buffer (the library's k-means start otherwise runs in the first call, whichever it is), float32 also under CPU autocast.
+
+Several processes: the library decides in its constructor whether to synchronise, and remembers the first answer for the life of the
+process. Here the answer is passed explicitly, asked for again in every training step, and where it changed the quantizer is built anew
+around the same parameters and buffers. Its LFQ divides by the number of processes a mean that it never sums, and is refused there.
+
+Random draws (k-means, dead codes, dropped levels) are the library's own, from the global generator: `noise` is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, share_used, straight_through
+from gentok.distributed import world_size
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, UNKNOWN, Quantized
+
+__all__ = ["Library"]
+
+KINDS = ("VectorQuantize", "ResidualVQ", "FSQ", "LFQ", "SimVQ")
+SYNCHRONISED = ("VectorQuantize", "ResidualVQ")
+MASKED = ("VectorQuantize", "LFQ")
+RESERVED = {"dim", "sync_codebook", "heads", "num_codebooks", "accept_image_fmap", "accept_3d_fmap", "channel_last", "channel_first"}
+
+
+class Library(BaseCodebook):
+    """kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ. width: channels in and out. options: the rest of that class's arguments
+    (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set the shape of the interface."""
+
+    def __init__(self, kind: str, width: int, options: Mapping[str, Any]):
+        if kind not in KINDS:
+            raise ValueError(f"Library wraps {', '.join(KINDS)}; got kind={kind!r}")
+        reserved = sorted(RESERVED & set(options))
+        if reserved:
+            raise ValueError(f"Library sets {reserved[0]!r} itself: leave it out of options")
+        super().__init__(width, None, ())
+        self.kind = kind
+        self.options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        self.synchronised = world_size() > 1
+        self.quantizer = self._make()
+        sizes = self.quantizer.codebook_sizes if kind == "ResidualVQ" else (self.quantizer.codebook_size,)
+        self.vocab_sizes = tuple(int(v) for v in sizes)
+        self.levels = len(self.vocab_sizes)
+        self.invertible = kind != "ResidualVQ"
+        self.nested_levels = kind == "ResidualVQ"
+
+    def _make(self) -> nn.Module:
+        import vector_quantize_pytorch
+
+        sync = {"sync_codebook": self.synchronised} if self.kind in SYNCHRONISED else {}
+        return getattr(vector_quantize_pytorch, self.kind)(dim=self.width, **sync, **self.options)
+
+    def reset_parameters(self) -> None:
+        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+        self.quantizer = self._make().to(device)
+
+    def _synchronise(self) -> None:
+        """Builds the quantizer anew where the number of processes is no longer what it was built for; its tensors stay the same objects."""
+        if self.kind == "LFQ" and world_size() > 1:
+            raise RuntimeError("the library's LFQ does not train on several processes; use the codebook lookup_free")
+        if self.synchronised == (world_size() > 1):
+            return
+        self.synchronised = world_size() > 1
+        old, self.quantizer = self.quantizer, self._make()
+        for name, tensor in [*old.named_parameters(), *old.named_buffers()]:
+            owner, _, leaf = name.rpartition(".")
+            setattr(self.quantizer.get_submodule(owner), leaf, tensor)
+        self.quantizer.train(old.training)
+
+    @contextlib.contextmanager
+    def _unstarted(self) -> Iterator[None]:
+        """Keeps the library's k-means start from running outside training."""
+        waiting = [b for n, b in self.quantizer.named_buffers() if n.endswith("initted") and not self.training and not bool(b)]
+        for flag in waiting:
+            flag.fill_(True)
+        try:
+            yield
+        finally:
+            for flag in waiting:
+                flag.fill_(False)
+
+    @float32
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized. keep int64 [B]: levels to use in each row; in training for kinds that can leave rows out.
+        In eval the vectors are lookup's to the bit; in training they may differ by the rounding of the library's gradient estimator."""
+        x = self.inward(z)
+        mask = {}
+        if self.training:
+            self._synchronise()
+            if keep is not None and self.kind in MASKED:
+                mask = {"mask": (keep > 0)[:, None].expand(x.shape[:2])}
+            elif keep is not None and self.kind != "FSQ" and bool((keep < self.levels).any()):
+                raise ValueError(f"the library's {self.kind} cannot leave rows or levels out in training: call it without keep")
+        with self._unstarted():
+            out, index, *aux = self.quantizer(x, **mask)
+        codes = index.long().reshape(x.shape[0], x.shape[1], self.levels).transpose(1, 2)
+        if keep is not None:
+            codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= keep[:, None, None], ABSENT)
+        vectors = out.transpose(1, 2)
+        if not self.training:
+            vectors = straight_through(self.lookup(codes), vectors)
+        elif keep is not None:
+            vectors = vectors.masked_fill((keep <= 0)[:, None, None], 0.0)
+        usage = torch.stack([share_used(codes[:, k], v) for k, v in enumerate(self.vocab_sizes)])
+        return Quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {}, usage)
+
+    def _outputs(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, N], all >= 0, of a kind with one level -> float32 [B, N, width]."""
+        if self.kind == "VectorQuantize":
+            return self.quantizer.get_output_from_indices(codes).float()
+        return self.quantizer.indices_to_codes(codes).float()
+
+    @float32
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, K, N] -> vectors float32 [B, width, N]; cells below 0 add nothing."""
+        self.check_codes(codes)
+        if self.levels == 1 and self.kind != "ResidualVQ":
+            out = self._outputs(codes[:, 0].clamp(min=0)).masked_fill((codes[:, 0] < 0)[..., None], 0.0)
+            return out.transpose(1, 2)
+        if self.options.get("implicit_neural_codebook"):
+            return self.quantizer.get_output_from_indices(codes.clamp(min=ABSENT).transpose(1, 2)).float().transpose(1, 2)
+        total = codes.new_zeros(codes.shape[0], codes.shape[2], self.width, dtype=torch.float32)
+        for k in range(self.levels):
+            rows = F.embedding(codes[:, k].clamp(min=0), self.table(k))
+            total = total + rows.masked_fill((codes[:, k] < 0)[..., None], 0.0)
+        return total.transpose(1, 2)
+
+    @float32
+    @torch.no_grad()
+    def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
+        """vectors float [B, width, N] -> codes int64 [B, K, N], greedily over the levels; with `given`, only its UNKNOWN cells."""
+        if given is None:
+            given = torch.full((len(vectors), self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        tables = [self.table(k) for k in range(self.levels)]
+        residual, levels = vectors.float() - self.lookup(given), []
+        for k, table in enumerate(tables):
+            found = nearest_rows(residual.transpose(1, 2).reshape(-1, self.width), table).view_as(given[:, k])
+            levels.append(fill(found, given[:, k]))
+            added = F.embedding(found, table).masked_fill((given[:, k] != UNKNOWN)[..., None], 0.0)
+            residual = residual - added.transpose(1, 2)
+        return torch.stack(levels, 1)
+
+    def table(self, level: int = 0) -> Tensor:
+        """float32 [V_k, width]: the rows as lookup adds them (the bias of a projection is in level 0's). Raises ValueError for an implicit
+        neural codebook, whose rows depend on the levels before."""
+        if self.options.get("implicit_neural_codebook"):
+            raise ValueError("an implicit neural codebook has no fixed rows: neither table nor nearest exist; choose another codebook")
+        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+        with torch.autocast(device_type=device.type, enabled=False):
+            if self.kind != "ResidualVQ":
+                return self._outputs(torch.arange(self.vocab_sizes[0], device=device)[None])[0]
+            rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
+            return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)

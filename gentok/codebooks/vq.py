@@ -1,0 +1,177 @@
+"""Vector quantization with a learnt table, by gradient or by moving averages.
+
+    van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937: code = argmin_v |x - e_v|, straight-through, and
+        gradient:  |sg x - e|^2 + commitment * |x - sg e|^2
+        ema:       N_v <- d N_v + (1 - d) n_v;   S_v <- d S_v + (1 - d) sum x;   e_v = S_v / N_v;   commitment * |x - sg e|^2 alone
+    normalize: both sides on the unit sphere, in a space of few dimensions (ViT-VQGAN, arXiv 2110.04627; LlamaGen, arXiv 2406.06525).
+
+The straight-through estimator stands in the code space, before the projection out, so that both projections learn from the decoder.
+
+Starting: with `kmeans_start` the rows are k-means centres of the first training batch, on all processes together; N are the cluster sizes
+and S = N * centre (SoundStream; an S of bare means shrinks the rows to nothing within a step). Without it N starts at uniform usage.
+
+Reviving: a row whose N falls below `revive_below` times uniform usage becomes a vector of the batch that is about to be quantized, with
+uniform usage, before that batch is looked up; S goes with it, else the next average writes the dead row back.
+
+Deviations: no Laplace smoothing (it pulls rare rows to the origin; without it a row that is never used stays where it is, exactly).
+Vectors are taken from the table before it moves: in training with ema, a later lookup sees the new rows.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.codebooks.base import SingleLevel, draw_vectors, nearest_rows, row_mean, straight_through
+from gentok.distributed import all_sum, rank
+from gentok.noise import Noise
+
+__all__ = ["VQ"]
+
+TINY = 1e-20
+"""Usage below which S / N is no longer taken: the row stays."""
+
+
+class VQ(SingleLevel):
+    """A table of vocab_size rows of dim channels.
+
+    width: channels in and out where they differ from dim (linear projections). normalize: l2-normalise both sides. update: "gradient" or
+    "ema". commitment: weight of the pull of the encoder to its row. decay: of the moving averages. kmeans_start: k-means iterations on the
+    first training batch, 0 for a random start. revive_below: see above, 0 for never; happens only where `forward` is given noise.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        dim: int,
+        width: int | None = None,
+        normalize: bool = True,
+        update: str = "gradient",
+        commitment: float = 0.25,
+        decay: float = 0.99,
+        kmeans_start: int = 0,
+        revive_below: float = 0.0,
+    ):
+        super().__init__(dim, width, (vocab_size,))
+        if update not in ("gradient", "ema"):
+            raise ValueError(f"VQ learns its table by update=gradient or update=ema; got {update!r}")
+        if not 0 <= revive_below < 1 or not 0 <= decay < 1:
+            raise ValueError(f"VQ needs revive_below and decay in [0, 1); got {revive_below} and {decay}")
+        self.normalize, self.update, self.commitment, self.decay = normalize, update, commitment, decay
+        self.kmeans_start, self.revive_below = kmeans_start, revive_below
+        if update == "ema":
+            self.register_buffer("weight", torch.empty(vocab_size, dim))
+            self.register_buffer("sums", torch.empty(vocab_size, dim))
+        else:
+            self.weight = nn.Parameter(torch.empty(vocab_size, dim))
+        self.register_buffer("usage", torch.empty(vocab_size))
+        self.register_buffer("started", torch.tensor(False))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        self.weight.normal_(std=self.dim**-0.5)
+        self.weight.copy_(self._scaled(self.weight))
+        self.usage.zero_()
+        self.started.fill_(False)
+        if self.update == "ema":
+            self.sums.zero_()
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=-1) if self.normalize else x
+
+    def _table(self) -> Tensor:
+        """float32 [V, dim], with gradient. Normalising keeps a copy for the backward pass, so that reviving a row between two forward
+        passes and their backward pass is no error."""
+        weight = self.weight.float()
+        return F.normalize(weight.clone(), dim=-1) if self.normalize else weight
+
+    def rows(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self._table().detach())
+
+    def search(self, x: Tensor) -> Tensor:
+        return nearest_rows(x, self._table().detach())
+
+    def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        x = self._scaled(x)
+        if self.training:
+            self._start(x, present, noise)
+            self._revive(x, present, noise)
+        table = self._table()
+        codes = nearest_rows(x.detach().reshape(-1, self.dim), table.detach()).view(x.shape[:2])
+        rows = F.embedding(codes, table)
+        losses = {"commitment": self.commitment * row_mean((x - rows.detach()).square(), present)}
+        if self.update == "gradient":
+            losses["codebook"] = row_mean((rows - x.detach()).square(), present)
+        if self.training:
+            self._track(x.detach(), codes, present)
+        return codes, straight_through(rows, x), losses
+
+    # ------------------------------------------------------------------------------------------------------- statistics
+
+    @torch.no_grad()
+    def _totals(self, x: Tensor, codes: Tensor, present: Tensor | None, sums: bool = True) -> tuple[Tensor, Tensor | None]:
+        """(vectors per row float [V], their sums float [V, dim] or None) over all processes, with one collective."""
+        weight = x.new_ones(x.shape[:2]) if present is None else present[:, None].to(x).expand(x.shape[:2])
+        columns = torch.cat([x * weight[..., None], weight[..., None]], 2) if sums else weight[..., None]
+        total = x.new_zeros(self.vocab_sizes[0], columns.shape[2])
+        total = all_sum(total.index_add_(0, codes.flatten(), columns.flatten(0, 1)))
+        return total[:, -1], total[:, :-1] if sums else None
+
+    @torch.no_grad()
+    def _set(self, index: Tensor | slice, rows: Tensor, usage: Tensor | float) -> None:
+        """Rows and everything that is known of them."""
+        self.weight[index] = rows.to(self.weight.dtype)
+        self.usage[index] = usage
+        if self.update == "ema":
+            self.sums[index] = self.weight[index] * self.usage[index][:, None]
+
+    @torch.no_grad()
+    def _start(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> None:
+        if self.started:
+            return
+        vectors = x.shape[0] * x.shape[1] if present is None else present.sum() * x.shape[1]
+        uniform = all_sum(torch.as_tensor(vectors, dtype=x.dtype, device=x.device)) / self.vocab_sizes[0]
+        self._set(slice(None), self.weight, uniform)
+        if self.kmeans_start > 0:
+            if noise is None:  # nothing random may happen: the choice of centres is a function of the place in the batch alone
+                noise = Noise(torch.arange(x.shape[0], device=x.device) + rank() * x.shape[0])
+            self._kmeans(x, present, noise.fork("start"))
+        self.started.fill_(True)
+
+    def _kmeans(self, x: Tensor, present: Tensor | None, noise: Noise) -> None:
+        """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep their random place
+        and count as unused."""
+        centres = draw_vectors(x, noise, self.vocab_sizes[0], present)
+        flat = x.reshape(-1, self.dim)
+        for _ in range(self.kmeans_start + 1):  # the last pass counts the clusters of the final centres
+            codes = nearest_rows(flat, centres).view(x.shape[:2])
+            count, sums = self._totals(x, codes, present)
+            count, sums = count[: len(centres)], sums[: len(centres)]
+            final, centres = centres, self._scaled(torch.where(count[:, None] > 0, sums / count[:, None].clamp(min=1), centres))
+        self._set(slice(len(final)), final, count)
+        self._set(slice(len(final), None), self.weight[len(final) :], 0.0)
+
+    @torch.no_grad()
+    def _revive(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> None:
+        if self.revive_below <= 0 or noise is None:
+            return
+        uniform = self.usage.mean()
+        dead = (self.usage < self.revive_below * uniform).nonzero()[:, 0]
+        if len(dead):
+            fresh = draw_vectors(x, noise.fork("revive"), len(dead), present)
+            self._set(dead[: len(fresh)], fresh, uniform)
+
+    @torch.no_grad()
+    def _track(self, x: Tensor, codes: Tensor, present: Tensor | None) -> None:
+        if self.update == "gradient":
+            if self.revive_below > 0:
+                self.usage.lerp_(self._totals(x, codes, present, sums=False)[0], 1 - self.decay)
+            return
+        count, sums = self._totals(x, codes, present)
+        self.usage.lerp_(count, 1 - self.decay)
+        self.sums.lerp_(sums, 1 - self.decay)
+        alive = self.usage[:, None] > TINY
+        self.weight.copy_(torch.where(alive, self._scaled(self.sums / self.usage[:, None].clamp(min=TINY)), self.weight))

@@ -1,0 +1,83 @@
+"""The health of a codebook, from the codes that it gave: how many rows are in use, how evenly, and how many bits an item really has.
+
+Of every level, and of an item:
+
+    usage = share of rows hit;   entropy = -sum_v p_v log2 p_v  (bits, of the level's marginal law);   perplexity = 2^entropy
+    bits per item = sum_k entropy_k * (codes of level k per item): what an ideal coder of single codes would spend
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gentok.distributed import all_sum
+
+__all__ = ["CodebookHealth", "Health"]
+
+
+@dataclass(frozen=True)
+class Health:
+    """One number per level, coarse to fine: usage in [0, 1], perplexity in [1, V], entropy in bits, dead = rows never hit, codes counted.
+    bits_per_item: see above. An empty level has usage 0, perplexity 1 and entropy 0."""
+
+    usage: tuple[float, ...]
+    perplexity: tuple[float, ...]
+    entropy: tuple[float, ...]
+    dead: tuple[int, ...]
+    codes: tuple[int, ...]
+    bits_per_item: float
+
+    def scalars(self, prefix: str = "codebook/") -> dict[str, float]:
+        """Named numbers for a log: 'codebook/usage' for one level, 'codebook/usage_0', ... for several, and 'codebook/bits_per_item'."""
+        out = {f"{prefix}bits_per_item": self.bits_per_item}
+        for name in ("usage", "perplexity", "entropy", "dead"):
+            values = getattr(self, name)
+            for k, value in enumerate(values):
+                out[f"{prefix}{name}" + (f"_{k}" if len(values) > 1 else "")] = float(value)
+        return out
+
+
+class CodebookHealth:
+    """Counts codes over any number of batches. vocab_sizes: V of each level.
+
+    Counts are exact integers on `device`; compute sums them over all processes, at that moment, and all must call it.
+    """
+
+    def __init__(self, vocab_sizes: Sequence[int], device: torch.device | str = "cpu"):
+        self.vocab_sizes = tuple(vocab_sizes)
+        self.counts = [torch.zeros(v, dtype=torch.int64, device=device) for v in self.vocab_sizes]
+        self.items = torch.zeros((), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def update(self, codes: Tensor) -> None:
+        """codes int64 [B, K, N]; cells below 0 are not counted. Raises ValueError on another number of levels."""
+        if codes.dim() != 3 or codes.shape[1] != len(self.counts):
+            raise ValueError(f"CodebookHealth counts codes [B, {len(self.counts)}, N]; got {tuple(codes.shape)}")
+        self.items += len(codes)
+        for k, count in enumerate(self.counts):
+            here = codes[:, k].to(count.device)
+            here = here[here >= 0]
+            count.index_add_(0, here, torch.ones_like(here))
+
+    def reset(self) -> None:
+        for count in self.counts:
+            count.zero_()
+        self.items.zero_()
+
+    @torch.no_grad()
+    def compute(self) -> Health:
+        items = max(1, int(all_sum(self.items)))
+        rows = []
+        for count in self.counts:
+            count = all_sum(count)
+            total = int(count.sum())
+            p = count.double() / max(1, total)
+            bits = float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))
+            hit = int((count > 0).sum())
+            rows.append((hit / len(count), 2.0**bits, bits, len(count) - hit, total))
+        usage, perplexity, entropy, dead, codes = zip(*rows)
+        return Health(usage, perplexity, entropy, dead, codes, sum(bits * n / items for bits, n in zip(entropy, codes)))
