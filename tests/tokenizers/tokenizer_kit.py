@@ -1,0 +1,56 @@
+"""Builds every tokenizer and codebook of conf/ for the contract tests: a new yaml is found without a word here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from gentok.build import build
+from gentok.noise import Noise
+from gentok.tokens import Batch, Condition
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+SMALL = 6_000_000
+"""Parameters above which a tokenizer is only built on the meta device."""
+PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "width": 8}
+LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
+
+
+def read(group: str, name: str) -> dict[str, Any]:
+    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+
+
+def names(group: str) -> list[str]:
+    """Configurations that name a component themselves (one that loads a bundle does not)."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if "_target_" in read(group, path.stem))
+
+
+def make(name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, **overrides: Any) -> torch.nn.Module:
+    """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration."""
+    config = {**read("tokenizer", name), "codebook": codebook or PLAIN, "losses": losses or LOSSES, **overrides}
+    torch.manual_seed(0)
+    return build(config, media_shape=shape)
+
+
+def parameters(name: str) -> int:
+    with torch.device("meta"):
+        model = make(name, shape=(3, 256, 256))
+    return sum(p.numel() for p in model.parameters())
+
+
+def media(batch: int = 4, shape=(1, 16, 16), seed: int = 0) -> torch.Tensor:
+    """Smooth pictures in [-1, 1]: low frequencies of random phase."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, shape[0], 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(coarse, shape[1:], mode="bicubic").tanh()
+
+
+def batch_of(x: torch.Tensor) -> Batch:
+    return Batch(x, torch.arange(len(x)), Condition())
+
+
+def noise_of(x: torch.Tensor, step: int = 0) -> Noise:
+    return Noise.of(0, torch.arange(len(x)), step)
