@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["to_uint8", "grid", "save_grid", "save_picture", "read_picture"]
+__all__ = ["to_uint8", "grid", "pairs", "save_grid", "save_picture", "read_picture"]
 
 WHITE_PAPER = 1.0
 """Gaps of a grid are white: digits and photographs both stand out."""
@@ -37,6 +37,15 @@ def grid(media: Tensor, columns: int, gap: int = 2, scale: int = 1) -> Tensor:
         y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
         out[:, y : y + height, x : x + width] = picture
     return out
+
+
+def pairs(above: Tensor, below: Tensor, columns: int = 10, rows: int = 4) -> Tensor:
+    """Two sets float [B, C, H, W] -> up to `rows` full rows of the first, each over the same row of the second, for a grid of
+    min(B, columns) columns."""
+    columns = min(columns, len(above))
+    count = min(len(above) // columns, rows) * columns
+    shape = (-1, 1, columns, *above.shape[1:])
+    return torch.cat([above[:count].reshape(shape), below[:count].reshape(shape)], 1).flatten(0, 2)
 
 
 def save_picture(media: Tensor, path: str | os.PathLike[str]) -> Path:

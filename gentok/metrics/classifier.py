@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,10 @@ STEPS, BATCH, RATE, SEED = 600, 128, 4e-3, 0
 
 
 class SmallCNN(nn.Module):
-    """media float [B, C, H, W] in [-1, 1], H and W >= 16 -> logits [B, classes]; `features` -> [B, 128]."""
+    """media float [B, C, H, W] in [-1, 1] -> logits [B, classes]; `features` -> [B, 128].
+
+    H and W of at least 8; where both are larger than 48 the media are scaled down to 32 x 32 first.
+    """
 
     def __init__(self, channels: int, classes: int, width: int = 24):
         super().__init__()
@@ -46,6 +50,8 @@ class SmallCNN(nn.Module):
 
     def features(self, media: Tensor) -> Tensor:
         """float32 [B, 128], non-negative."""
+        if min(media.shape[2:]) > 48:
+            media = F.interpolate(media, size=(32, 32), mode="bilinear", antialias=True)
         return F.relu(self.hidden(F.adaptive_avg_pool2d(self.trunk(media), 2).flatten(1)))
 
     def forward(self, media: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ def train_classifier(
         schedule.step()
         if advance is not None:
             advance(1)
-    return model.eval().requires_grad_(False)
+    return model.to(memory_format=torch.contiguous_format).eval().requires_grad_(False)
 
 
 @torch.inference_mode()
@@ -98,11 +104,12 @@ def predict(model: SmallCNN, media: Tensor, batch_size: int = 250) -> tuple[Tens
 
 def classifier(
     media: Tensor, labels: Tensor, classes: int, *, steps: int = STEPS, cache: str | os.PathLike[str] | None = None,
-    advance: Callable[[int], None] | None = None,
+    progress: Callable[[str, int, str], AbstractContextManager[Callable[[int], None]]] | None = None,
 ) -> tuple[SmallCNN, dict[str, Any]]:  # fmt: skip
     """The classifier of these data, from the cache where it was trained before, and its protocol in words.
 
     cache: a folder; default $XDG_CACHE_HOME/gentok (~/.cache/gentok). A cached file that cannot be read is made anew.
+    progress: (what, total, unit) -> a context that gives advance(n); opened only where there is something to train.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file
@@ -121,7 +128,8 @@ def classifier(
         return model.to(media.device).eval().requires_grad_(False), protocol
     except (OSError, SafetensorError, RuntimeError):
         begun = time.perf_counter()
-    model = train_classifier(media, labels, classes, steps=steps, advance=advance)
+    with progress("training the judge", steps, "steps") if progress else nullcontext() as advance:
+        model = train_classifier(media, labels, classes, steps=steps, advance=advance)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,320 @@
+"""`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a protocol that is written down.
+
+reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; use of the codebook; codes that survive decoding
+generation      accuracy per class by a small CNN, precision, recall and KID in its features, distance to the nearest training item, nll
+
+Each writes NAME.json (metrics, and the protocol in words) and a picture into `out`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import gentok
+from gentok.build import ConfigError, build
+from gentok.bundle import Bundle, load
+from gentok.data.pictures import pairs, save_grid
+from gentok.data.progress import progress
+from gentok.data.sets import batches, whole
+from gentok.generators.base import Causal
+from gentok.metrics.classifier import STEPS, SmallCNN, classifier, predict
+from gentok.metrics.codebook import CodebookHealth
+from gentok.metrics.generation import accuracy, copying, variety
+from gentok.metrics.image import psnr, ssim
+from gentok.noise import Noise
+from gentok.sampling import Samples, pick_sampler, sample
+from gentok.tokens import Tokens
+
+__all__ = ["evaluate", "main"]
+
+PROTOCOLS = ("auto", "reconstruction", "generation", "both")
+MEMORY = 2 << 30
+"""Bytes of float32 media that are kept at most."""
+GOOD_JUDGE = 0.97
+
+
+def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """conf/evaluate.yaml as a plain dict -> {"metrics": ..., "protocol": ...} (of "both": one such dict by name). Writes files into `out`.
+
+    Raises ValueError, OSError or ImportError with a line for the person at the keyboard.
+    """
+    if config["protocol"] not in PROTOCOLS:
+        raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
+    if config["n"] < 1 or config["batch_size"] < 1:
+        raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
+    device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
+    names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
+    names = names.get(config["protocol"], [config["protocol"]])
+    if "generation" in names:
+        if bundle.generator is None:
+            raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol=generation needs a generator's bundle or checkpoint")
+        pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
+    data = _data(config, bundle)
+    if "generation" in names and bundle.condition_spec != data.condition_spec:
+        raise ConfigError(
+            f"the generator is conditioned on {_words(bundle.condition_spec)}, these data have {_words(data.condition_spec)}: "
+            "evaluate with the data it was trained on"
+        )
+    out = Path(config["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    context = _Context(config, bundle, data, device)
+    reports = {}
+    for name in names:
+        metrics, protocol = (_reconstruction if name == "reconstruction" else _generation)(context, out)
+        report = reports[name] = {"metrics": metrics, "protocol": {**context.protocol(), **protocol}}
+        (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+        _show(name, metrics)
+    print(f"written to {out}")
+    return reports if len(reports) > 1 else reports[names[0]]
+
+
+# ------------------------------------------------------------------------------------------------------- what both share
+
+
+def _data(config: Mapping[str, Any], bundle: Bundle) -> Any:
+    chosen = config.get("data") or bundle.meta.get("data")
+    if not isinstance(chosen, Mapping):
+        raise ConfigError("the checkpoint does not say what it was trained on: choose with data=mnist5k, or data=folder data.path=FOLDER")
+    data = build(chosen, trust=config["trust"], where="data")
+    wanted = bundle.spec.media_shape
+    if wanted is not None and tuple(wanted)[0] != tuple(data.media_shape)[0]:
+        raise ConfigError(f"this model is of media {tuple(wanted)}, the data have {tuple(data.media_shape)}: set their channels and size")
+    return data
+
+
+def _words(spec: Any) -> str:
+    parts = (f"{name} ({', '.join(part.names[:12])})" if part.kind == "class" else name for name, part in spec.parts)
+    return ", ".join(parts) or "nothing"
+
+
+@dataclass
+class _Context:
+    """The model, its data, and, made when first asked for, the media in memory and the judge."""
+
+    config: Mapping[str, Any]
+    bundle: Bundle
+    data: Any
+    device: str
+
+    def __post_init__(self) -> None:
+        self._media: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._judge: tuple[SmallCNN, dict[str, Any]] | None = None
+
+    def media(self, split: str) -> tuple[Tensor, Tensor | None]:
+        """media float [n, ...] and labels (None without classes) of "train" or "held_out", up to the configured number and MEMORY."""
+        if split not in self._media:
+            data = getattr(self.data, split)
+            count = min(len(data), self.config[f"max_{split}"], max(1, MEMORY // (4 * math.prod(data.media_shape))))
+            with progress(f"reading {split}", count, shown=self.config["progress"] and count > 5000) as advance:
+                self._media[split] = whole(data, count, advance=advance)
+        return self._media[split]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return next((part.names for name, part in self.data.condition_spec.parts if name == "class"), ())
+
+    def judge(self) -> tuple[SmallCNN, dict[str, Any]]:
+        """The classifier of these data and its protocol, its accuracy on held-out items included. Only where there are classes."""
+        if self._judge is None:
+            media, labels = self.media("train")
+            steps = self.config["judge_steps"] or STEPS
+            shown = progress if self.config["progress"] else None
+            media, labels = media.to(self.device), labels.to(self.device)
+            model, protocol = classifier(media, labels, len(self.classes), steps=steps, cache=self.config["cache"], progress=shown)
+            held_out, held_labels = self.media("held_out")
+            protocol["held_out_accuracy"] = accuracy(self.predict(model, held_out)[0], held_labels, self.classes)[0]
+            if protocol["held_out_accuracy"] < GOOD_JUDGE:
+                protocol["warning"] = f"the judge reads fewer than {GOOD_JUDGE:.0%} of held-out items: its figures compare models, no more"
+                print(f"gentok: {protocol['warning']} ({protocol['held_out_accuracy']:.1%})")
+            self._judge = model, protocol
+        return self._judge
+
+    def predict(self, model: SmallCNN, media: Tensor) -> tuple[Tensor, Tensor]:
+        predicted, features = zip(*(predict(model, part.to(self.device)) for part in media.split(1000)))
+        return torch.cat(predicted).cpu(), torch.cat(features).cpu()
+
+    def protocol(self) -> dict[str, Any]:
+        return {
+            "ckpt": str(self.config["ckpt"]),
+            "tokens": self.bundle.spec.describe(),
+            "data": {split: getattr(self.data, split).description for split in ("train", "held_out")},
+            "items_used": {split: len(media) for split, (media, _) in self._media.items()},
+            "seed": self.config["seed"],
+            "dtype": "float32",
+            "averaged_weights": self.config["ema"],
+            "versions": {"gentok": gentok.__version__, "torch": torch.__version__, "python": platform.python_version()},
+        }
+
+
+def _show(name: str, metrics: Mapping[str, Any]) -> None:
+    print(f"\n{name}")
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            value = "  ".join(f"{k} {v:.3f}" if isinstance(v, float) else f"{k} {v}" for k, v in value.items())
+        elif isinstance(value, list):
+            value = "  ".join(f"{v:.4g}" for v in value)
+        print(f"  {key:34} {f'{value:.4f}' if isinstance(value, float) else value}")
+
+
+# -------------------------------------------------------------------------------------------------------- reconstruction
+
+
+def _reconstruction(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    bundle, config = context.bundle, context.config
+    tokenizer, spec = bundle.tokenizer, bundle.spec
+    media, labels = context.media("held_out")
+    health = CodebookHealth(spec.vocab_sizes) if spec.vocab_sizes else None
+    made, kept, looked_up, cells = [], 0, 0, 0
+    with progress("reconstructing", len(media), shown=config["progress"]) as advance, torch.inference_mode():
+        for part in media.split(config["batch_size"]):
+            tokens = tokenizer.encode(part.to(context.device))
+            images = tokenizer.decode(tokens).float()
+            made.append(images.cpu())
+            if isinstance(tokens, Tokens):
+                health.update(tokens.codes)
+                cells += int(tokens.present.sum())
+                kept += int(((tokenizer.encode(images.clamp(-1, 1)).codes == tokens.codes) & tokens.present).sum())
+                looked_up += _lookup_survivors(tokenizer.codebook, tokens)
+            advance(len(part))
+    reconstructed = torch.cat(made).clamp(-1, 1)
+    metrics: dict[str, Any] = {"items": len(media)}
+    metrics["psnr_db"] = psnr(reconstructed, media).mean().item()
+    metrics["ssim"] = torch.cat([ssim(a, b) for a, b in zip(reconstructed.split(256), media.split(256))]).double().mean().item()
+    if health is not None:
+        report = health.compute()
+        metrics |= {
+            "usage": list(report.usage),
+            "perplexity": list(report.perplexity),
+            "entropy_bits_per_item": report.bits_per_item,
+            "nominal_bits_per_item": spec.bits,
+            "codes_surviving_decode_and_encode": kept / cells,
+            "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
+        }
+    protocol: dict[str, Any] = {
+        "what": "each held-out item encoded and decoded once, clipped to [-1, 1]; PSNR (range 2) and SSIM (11-pixel Gaussian window) are "
+        "means over items; usage: share of rows hit by the held-out items; entropy: of each level's codes, times its codes per item",
+    }
+    if context.classes:
+        model, protocol["judge"] = context.judge()
+        metrics["recognised"], metrics["recognised_per_class"] = accuracy(context.predict(model, reconstructed)[0], labels, context.classes)
+        metrics["originals_recognised"] = protocol["judge"]["held_out_accuracy"]
+    save_grid(pairs(media, reconstructed), out / "reconstructions.png", 10, scale=_scale(media))
+    return metrics, protocol
+
+
+def _lookup_survivors(codebook: Any, tokens: Tokens) -> float:
+    """Codes that nearest finds again from the vectors that lookup gives; -inf where this codebook has no nearest."""
+    try:
+        return int(((codebook.nearest(codebook.lookup(tokens.codes)) == tokens.codes) & tokens.present).sum())
+    except (NotImplementedError, TypeError, ValueError):
+        return -math.inf
+
+
+def _scale(media: Tensor) -> int:
+    return max(1, 64 // media.shape[-1])
+
+
+# ------------------------------------------------------------------------------------------------------------ generation
+
+
+def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    bundle, config, names = context.bundle, context.config, context.classes
+    guidance = config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0)
+    sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
+    n = math.ceil(config["n"] / len(names)) * len(names) if names else config["n"]
+    condition = list(range(len(names))) if names else None  # taken in turn: row i is of class i mod classes
+    labels = torch.arange(n) % len(names) if names else None
+    train, held_out = context.media("train")[0], context.media("held_out")[0]
+
+    def draw(scale: float, what: str) -> Samples:
+        with progress(what, n, "samples", config["progress"]) as advance:
+            return sample(
+                bundle, n=n, condition=condition, sampler=sampler, guidance=scale, guidance_schedule=config["guidance_schedule"],
+                seed=config["seed"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
+            )  # fmt: skip
+
+    samples = draw(guidance, f"sampling, guidance {guidance:g}")
+    media = samples.media.clamp(-1, 1)
+    metrics: dict[str, Any] = {"samples": n, "guidance": guidance}
+    protocol: dict[str, Any] = {
+        "what": f"{n} samples, as many of every class; accuracy: the judge's class is the wanted one; precision and recall (k = 3) and "
+        "KID (cubic kernel, unbiased, all rows) in the judge's 128 features against held-out items, beside as many training items against "
+        "the same; nearest training item by Euclidean distance of pixels in [-1, 1]; nll of held-out tokens under the unguided model",
+        "sampler": {"name": type(sampler).__name__, "exact": sampler.exact, **asdict(sampler)},
+        "guidance_schedule": config["guidance_schedule"],
+        "batch_size": config["batch_size"],
+    }
+    if names:
+        model, protocol["judge"] = context.judge()
+        predicted, features = context.predict(model, media)
+        metrics["accuracy"], metrics["accuracy_per_class"] = accuracy(predicted, labels, names)
+        if guidance != 1:
+            plain = draw(1.0, "sampling, guidance 1")
+            metrics["accuracy_at_guidance_1"] = accuracy(context.predict(model, plain.media.clamp(-1, 1))[0], labels, names)[0]
+        else:
+            metrics["accuracy_at_guidance_1"] = metrics["accuracy"]
+        metrics["held_out_accuracy"] = protocol["judge"]["held_out_accuracy"]
+        try:
+            metrics |= variety(features, context.predict(model, held_out)[1], context.predict(model, train[:n])[1], few=config["few"])
+        except ValueError as error:
+            protocol["left_out"] = str(error)
+            print(f"gentok: left out: {error}")
+    else:
+        protocol["left_out"] = "accuracy, precision, recall and KID: these data have no classes to train a judge on"
+    metrics |= copying(media, held_out, train)
+    metrics |= _likelihood(context)
+    metrics["calls_per_sample"] = samples.calls.double().mean().item()
+    metrics["tokens_per_second"] = int(samples.tokens.present.sum()) / max(samples.seconds, 1e-9)
+    metrics["seconds_of_sampling"] = samples.seconds
+    protocol["network_calls"] = {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()}
+    protocol["nll"] = "exact" if isinstance(bundle.generator, Causal) else "an upper bound, one draw per item"
+    save_grid(_by_class(media, len(names)), out / "samples.png", 10, scale=_scale(media))
+    return metrics, protocol
+
+
+def _likelihood(context: _Context) -> dict[str, float]:
+    """Mean nll of the held-out items' tokens, in bits per token; None for a generator that has no likelihood."""
+    bundle = context.bundle
+    if not hasattr(bundle.generator, "nll_bound"):
+        return {"held_out_bits_per_token": None}
+    count = len(context.media("held_out")[0])
+    nats, cells = 0.0, 0
+    with progress("held-out nll", count, shown=context.config["progress"]) as advance, torch.inference_mode():
+        for batch in batches(context.data.held_out, context.config["batch_size"], count):
+            noise = Noise.of(context.config["seed"], batch.index).to(context.device)
+            batch = batch.to(context.device)
+            tokens = bundle.tokenizer.encode(batch.media)
+            nats += bundle.generator.nll_bound(tokens, batch.condition, noise).double().sum().item()
+            cells += int(tokens.present.sum())
+            advance(len(batch.index))
+    return {"held_out_bits_per_token": nats / math.log(2) / cells}
+
+
+def _by_class(media: Tensor, classes: int, columns: int = 10) -> Tensor:
+    """Up to `columns` samples of each of up to 20 classes, a row per class; the first 100 where there are none."""
+    if not classes:
+        return media[: columns * columns]
+    per_class = min(columns, len(media) // classes)
+    rows = [torch.arange(per_class) * classes + c for c in range(min(classes, 20))]
+    return media[torch.cat(rows)]
+
+
+def main() -> None:
+    """`python -m gentok.evaluate`."""
+    from gentok.cli import run
+
+    run("evaluate", evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What is measured of generated items, each figure beside the same figure of real ones: a number alone says little.
+
+Features are rows [n, D] of one network; `samples` are compared with held-out items, and so are as many training items, which is what a
+perfect model of the training set's law would reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.metrics.image import kid, nearest_distances, precision, recall
+
+__all__ = ["MINIMUM", "accuracy", "variety", "copying"]
+
+MINIMUM = 500
+"""Fewer items than this say nothing about a distribution: KID's error and the bias of recall are as large as their values."""
+
+
+def accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> tuple[float, dict[str, float]]:
+    """int64 [n] twice -> the share of rows that agree, and that share of every class that occurs."""
+    right = (predicted == labels).double()
+    per_class = {name: right[labels == c].mean().item() for c, name in enumerate(names) if bool((labels == c).any())}
+    return right.mean().item(), per_class
+
+
+def variety(samples: Tensor, held_out: Tensor, training: Tensor, k: int = 3, few: bool = False) -> dict[str, float]:
+    """Features float [n, D], [m, D], [t, D] -> precision, recall and KID of the samples against held-out items, of the first n training
+    items against the same, and recall_share, the ratio of both recalls.
+
+    Raises ValueError where n, m or t is below MINIMUM, unless `few`.
+    """
+    training = training[: len(samples)]
+    least = min(len(samples), len(held_out), len(training))
+    if least < MINIMUM and not few:
+        raise ValueError(
+            f"recall, precision and KID need {MINIMUM} samples, held-out and training items; there are {len(samples)}, {len(held_out)} and "
+            f"{len(training)} (few=true computes them all the same)"
+        )
+    out: dict[str, float] = {}
+    for name, features in (("", samples), ("training_", training)):
+        out[f"{name}precision"] = float(precision(features, held_out, k))
+        out[f"{name}recall"] = float(recall(features, held_out, k))
+        out[f"{name}kid"] = float(kid(features, held_out, size=max(len(features), len(held_out)))[0])
+    out["recall_share"] = out["recall"] / out["training_recall"] if out["training_recall"] else float("nan")
+    return out
+
+
+def copying(samples: Tensor, held_out: Tensor, training: Tensor) -> dict[str, Any]:
+    """Media float [n, ...], [m, ...], [t, ...] -> mean Euclidean distance of pixels to the nearest training item, of samples and of
+    held-out items, and their ratio: well below 1, the model repeats its training set (or its samples are blurred)."""
+    distance, real = (nearest_distances(media, training).double().mean() for media in (samples, held_out))
+    ratio = distance / real if real > 0 else torch.tensor(float("nan"))
+    return {"nearest_training": distance.item(), "held_out_nearest_training": real.item(), "nearest_training_ratio": ratio.item()}

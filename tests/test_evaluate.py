@@ -1,0 +1,183 @@
+"""Evaluation: figures that are known by construction, both protocols end to end on tiny models, and refusals in a line."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from gentok import evaluate as module
+from gentok.build import ConfigError
+from gentok.bundle import Bundle, build_generator, build_tokenizer, save, stamp
+from gentok.cli import compose
+from gentok.evaluate import evaluate
+from gentok.tokens import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
+
+CLASSES = ConditionSpec((("class", ClassSpec(("left", "right"))),))
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Two classes of 60 grey pictures: bright on the left, bright on the right."""
+    root = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for label, name in enumerate(("left", "right")):
+        (root / name).mkdir()
+        for i in range(60):
+            pixels = random.integers(0, 60, (SIDE, SIDE))
+            pixels[:, label * 8 : label * 8 + 8] += int(random.integers(80, 190))
+            Image.fromarray(pixels.astype(np.uint8)).save(root / name / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def data(path):
+    return {"_target_": "gentok.data.folder.ImageFolder", "path": str(path), "channels": 1, "held_out": 0.25}
+
+
+def models(tmp_path, path, generator=True):
+    config = {
+        "_target_": "gentok.tokenizers.vqgan.VQGAN", "media_shape": [1, SIDE, SIDE], "width": 8, "multipliers": [1, 1, 1],
+        "codebook": {"_target_": "gentok.codebooks.fsq.FSQ", "values": [3, 3], "width": 8},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(config).eval()
+    stamp(tokenizer, config)
+    wanted = {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2, "zero_init_head": True}
+    return save(
+        tmp_path / "model", tokenizer=tokenizer, tokenizer_config=config, condition_spec=CLASSES if generator else None,
+        generator=build_generator(wanted, tokenizer, CLASSES).eval() if generator else None, generator_config=wanted if generator else None,
+        meta={"data": data(path), "guidance": 1.5},
+    )  # fmt: skip
+
+
+def config(ckpt, tmp_path, cache, **overrides):
+    base = compose("evaluate", [f"ckpt={ckpt}", f"out={tmp_path / 'out'}", f"cache={cache}", "progress=false", "judge_steps=40"])
+    return {**base, "n": 40, "few": True, **overrides}
+
+
+def test_generation_end_to_end(tmp_path, pictures, cache, capsys):
+    report = evaluate(config(models(tmp_path, pictures), tmp_path, cache))
+    assert json.loads((tmp_path / "out" / "generation.json").read_text())["metrics"].keys() == report["metrics"].keys()
+    metrics, protocol = report["metrics"], report["protocol"]
+    # an untrained model's head is zero: uniform over 9 codes, whatever the class
+    assert metrics["held_out_bits_per_token"] == pytest.approx(math.log2(9), abs=1e-5) and protocol["nll"] == "exact"
+    assert metrics["samples"] == 40 and metrics["guidance"] == 1.5 and metrics["held_out_accuracy"] > 0.95
+    assert set(metrics["accuracy_per_class"]) == {"left", "right"}
+    assert metrics["accuracy"] == pytest.approx(sum(metrics["accuracy_per_class"].values()) / 2)
+    assert {"recall", "training_recall", "recall_share", "precision", "kid", "training_kid", "nearest_training_ratio"} <= metrics.keys()
+    assert metrics["calls_per_sample"] == 4 and metrics["tokens_per_second"] > 0
+    assert protocol["sampler"]["name"] == "AutoregressiveSampler" and protocol["items_used"] == {"train": 90, "held_out": 30}
+    assert protocol["judge"]["version"] and protocol["data"]["held_out"]["items"] == 30 and protocol["versions"]["torch"]
+    assert Image.open(tmp_path / "out" / "samples.png").size[1] == 2 * 64 + 2  # a row per class
+    assert "recall_share" in capsys.readouterr().out
+    again = evaluate(config(models(tmp_path, pictures), tmp_path, cache))
+    timed = ("tokens_per_second", "seconds_of_sampling")
+    assert {k: v for k, v in again["metrics"].items() if k not in timed} == {k: v for k, v in metrics.items() if k not in timed}
+    assert again["protocol"]["judge"]["seconds"] == 0  # from the cache
+
+
+def test_reconstruction_end_to_end(tmp_path, pictures, cache):
+    report = evaluate(config(models(tmp_path, pictures, generator=False), tmp_path, cache))
+    metrics = report["metrics"]
+    assert metrics["items"] == 30 and metrics["originals_recognised"] > 0.95 and 0 <= metrics["recognised"] <= 1
+    assert metrics["nominal_bits_per_item"] == pytest.approx(4 * math.log2(9)) and metrics["codes_surviving_lookup_and_nearest"] == 1
+    assert 0 <= metrics["entropy_bits_per_item"] <= metrics["nominal_bits_per_item"]
+    assert (tmp_path / "out" / "reconstructions.png").is_file()
+
+
+def test_both_protocols_of_a_generators_bundle(tmp_path, pictures, cache):
+    reports = evaluate(config(models(tmp_path, pictures), tmp_path, cache, protocol="both", guidance=1.0))
+    assert set(reports) == {"reconstruction", "generation"}
+    assert reports["generation"]["metrics"]["accuracy_at_guidance_1"] == reports["generation"]["metrics"]["accuracy"]
+
+
+class Levels(nn.Module):
+    """Pixels rounded to 4 levels: everything about its reconstructions is known."""
+
+    codebook = None
+
+    def __init__(self):
+        super().__init__()
+        self.spec = TokenSpec((8,), Raster(SIDE, SIDE), media_shape=(1, SIDE, SIDE))
+
+    def encode(self, media, lengths=None, noise=None):
+        return Tokens(((media.flatten(2) + 1) * 1.5).round().long(), self.spec)
+
+    def decode(self, tokens, noise=None):
+        return (tokens.codes / 1.5 - 1).view(-1, 1, SIDE, SIDE)
+
+
+def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeypatch):
+    bundle = Bundle("tokenizer", Levels(), None, ConditionSpec(), {}, meta={"data": data(pictures)})
+    bundle.tokenizer.codebook = type("Hashes", (), {"lookup": lambda self, codes: codes})()  # has no nearest
+    bundle.tokenizer.codebook.nearest = lambda vectors: (_ for _ in ()).throw(TypeError("no nearest"))
+    monkeypatch.setattr(module, "load", lambda *a, **k: bundle)
+    metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
+    held_out = module.whole(module.build(data(pictures)).held_out)[0].double()
+    rounded = ((held_out + 1) * 1.5).round() / 1.5 - 1
+    expected = (10 * torch.log10(4 / (held_out - rounded).square().flatten(1).mean(1))).mean()
+    assert metrics["psnr_db"] == pytest.approx(float(expected), abs=1e-4)
+    p = ((held_out + 1) * 1.5).round().long().flatten().bincount(minlength=8).double() / held_out.numel()
+    entropy = float(torch.special.entr(p).sum()) / math.log(2)
+    assert metrics["usage"] == [0.5] and metrics["perplexity"][0] == pytest.approx(2**entropy)
+    assert metrics["entropy_bits_per_item"] == pytest.approx(SIDE * SIDE * entropy) and metrics["nominal_bits_per_item"] == SIDE * SIDE * 3
+    assert metrics["codes_surviving_decode_and_encode"] == 1 and metrics["codes_surviving_lookup_and_nearest"] is None
+
+
+def test_too_few_items_leave_the_measures_of_variety_out_and_say_so(tmp_path, pictures, cache, capsys):
+    report = evaluate(config(models(tmp_path, pictures), tmp_path, cache, few=False))
+    assert "recall" not in report["metrics"] and "need 500" in report["protocol"]["left_out"] and "few=true" in capsys.readouterr().out
+    assert report["metrics"]["accuracy"] >= 0
+
+
+def test_data_without_classes_are_measured_without_a_judge(tmp_path, pictures, cache):
+    torch.manual_seed(0)
+    path = models(tmp_path, pictures)
+    flat = {**data(pictures), "classes": False}
+    with pytest.raises(ConfigError, match="conditioned on class.*left, right.*nothing"):
+        evaluate(config(path, tmp_path, cache, data=flat))
+    metrics = evaluate(config(path, tmp_path, cache, data=flat, protocol="reconstruction"))["metrics"]
+    assert "recognised" not in metrics and metrics["psnr_db"] > 0
+
+
+@pytest.mark.parametrize(
+    "overrides, message",
+    [
+        ({"protocol": "fid"}, "protocol=fid"),
+        ({"n": 0}, "n=0"),
+        ({"protocol": "generation"}, "holds a tokenizer alone"),
+        ({"data": {"_target_": "gentok.data.folder.ImageFolder", "path": "nowhere"}}, "there is no folder"),
+    ],
+)
+def test_refusals_are_one_line(tmp_path, pictures, cache, overrides, message):
+    path = models(tmp_path, pictures, generator=False)
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        evaluate(config(path, tmp_path, cache, **overrides))
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_of_other_channels_or_of_unknown_data_is_refused(tmp_path, pictures, cache):
+    path = models(tmp_path, pictures, generator=False)
+    with pytest.raises(ConfigError, match="channels and size"):
+        evaluate(config(path, tmp_path, cache, data={**data(pictures), "channels": 3}))
+    document = json.loads((path / "bundle.json").read_text())
+    document["meta"] = {}
+    (path / "bundle.json").write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="data=mnist5k"):
+        evaluate(config(path, tmp_path, cache))
+
+
+def test_every_data_yaml_names_what_it_builds():
+    for name in ("mnist5k", "folder"):
+        overrides = ["ckpt=x", f"data={name}"] + (["data.path=here"] if name == "folder" else [])
+        chosen = compose("evaluate", overrides)["data"]
+        module.build.__globals__["check"](chosen, where="data")
