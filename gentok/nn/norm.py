@@ -39,13 +39,17 @@ class _RMSNorm(torch.autograd.Function):
         x, r, weight = ctx.saved_tensors
         n = x * r
         g = g.to(x.dtype)
+        gn = g * n
         dweight = None
-        if weight is not None:
+        if weight is None:
+            mean = gn.sum(-1, keepdim=True)
+        else:
             if ctx.needs_input_grad[1]:
-                dweight = (g * n).sum_to_size(weight.shape).to(weight.dtype)
-            g = g * weight.to(g.dtype)
-        mean = (g * n).sum(-1, keepdim=True).mul_(-1.0 / x.shape[-1])
-        return torch.addcmul(g, n, mean).mul_(r), dweight, None, None
+                dweight = gn.sum_to_size(weight.shape).to(weight.dtype)
+            weight = weight.to(g.dtype)
+            mean = (gn * weight).sum(-1, keepdim=True)
+            g = g * weight
+        return torch.addcmul(g, n, mean, value=-1.0 / x.shape[-1]).mul_(r), dweight, None, None
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:

@@ -1,0 +1,236 @@
+"""Masked token modelling: MaskGIT's model (Chang et al., arXiv 2202.04200) for K levels and every modality.
+
+A bidirectional transformer reads every position at once: the sum over levels of each cell's embedding (its code, "masked" or "absent"), the
+cell's place, and the condition. It has one head per level at every position. In training a share gamma(u), u uniform, of a row's present
+cells is hidden, any cell on its own (K > 1: also single levels of a position), and the loss is the cross-entropy of the hidden ones.
+
+Deviations from MaskGIT: pre-norm, RMSNorm, rotary embedding beside the learned places, QK-norm, a plain linear head; a mask id per level.
+`loss` is no likelihood (it weighs mask sizes by gamma); `nll_bound` is.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.generators.base import Masked
+from gentok.nn.conditioning import Conditioner
+from gentok.nn.constants import Constants
+from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
+from gentok.nn.rope import rotation
+from gentok.nn.transformer import Transformer, dropout, initialise
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+
+__all__ = ["MaskedTransformer", "SCHEDULES", "hide"]
+
+SCHEDULES = {
+    "cosine": lambda u: torch.cos(0.5 * math.pi * u),
+    "arccos": lambda u: torch.arccos(u) / (0.5 * math.pi),
+    "linear": lambda u: 1.0 - u,
+}
+"""gamma: u float64 in (0, 1) -> the share of cells that is masked."""
+
+
+def hide(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
+    """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: a uniform choice of count[b] of each row's present cells."""
+    order = noise.uniform(*codes.shape[1:]).masked_fill(codes < 0, 2.0).flatten(1)
+    rank = order.argsort(1).argsort(1)
+    return (rank < count[:, None]).view(codes.shape) & (codes >= 0)
+
+
+class MaskedTransformer(nn.Module, Masked):
+    """spec, condition_spec: what is modelled, given when the model is built.
+
+    width D, depth, heads, hidden and activation (swiglu, gelu) of the feed-forward part: the transformer.
+    condition_by: prefix, cross or adaln; condition_dropout: share of training rows whose condition becomes null, for guidance.
+    rope: auto (axial on a raster), line, axial. schedule: of the masked share in training (cosine, arccos, linear).
+    uses_time: the network is told the masked share (by adaLN). label_smoothing: of the training loss. dropout: of embeddings and branches.
+    tie_embeddings: the head's weights are the input table's. zero_init_head: the first prediction is uniform.
+    """
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        condition_spec: ConditionSpec | None = None,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        hidden: int | None = None,
+        activation: str = "swiglu",
+        condition_by: str = "prefix",
+        condition_dropout: float = 0.1,
+        rope: str = "auto",
+        qk_norm: bool = True,
+        schedule: str = "cosine",
+        uses_time: bool = False,
+        label_smoothing: float = 0.0,
+        dropout: float = 0.0,
+        tie_embeddings: bool = False,
+        zero_init_head: bool = False,
+    ):
+        super().__init__()
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+        self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
+        self.schedule, self.uses_time = schedule, uses_time
+        self.condition_dropout, self.dropout, self.label_smoothing = condition_dropout, dropout, label_smoothing
+        by = condition_by if self.condition_spec.parts else "prefix"
+        self.conditioner = Conditioner(self.condition_spec, width, condition_by)
+        self.transformer = Transformer(
+            width,
+            depth,
+            heads,
+            hidden,
+            causal=False,
+            activation=activation,
+            qk_norm=qk_norm,
+            adaln=uses_time or by == "adaln",
+            cross=by == "cross",
+            dropout=dropout,
+        )
+        codes, levels = sum(spec.vocab_sizes), spec.levels
+        self.vocab = [slice(sum(spec.vocab_sizes[:k]), sum(spec.vocab_sizes[: k + 1])) for k in range(levels)]
+        self.token_table = nn.Embedding(codes + 2 * levels, width)  # codes, "masked" per level, "absent" per level
+        self.head = None if tie_embeddings else nn.Linear(width, codes, bias=False)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if uses_time else None
+        with torch.device("cpu"):
+            position, places, axes = torch.arange(spec.positions), self.conditioner.places, axes_of(spec, rope)
+            before = prefix_coordinates(torch.arange(places), axes, places)
+            cells = cell_coordinates(spec, position, axes, places)
+            cos, sin = rotation(torch.cat((before, cells)), head_width=self.transformer.head_width)
+            named, names = cell_names(spec, None, position)
+            starts = torch.tensor([part.start for part in self.vocab])
+            self._tables = Constants(
+                cos=cos, sin=sin, named=named, start=starts[:, None], masked=codes + torch.arange(levels)[:, None],
+                rates=10000.0 ** (-torch.arange(width // 2) / (width // 2)),
+            )  # fmt: skip
+        self.place_table = nn.Embedding(names, width) if names else None
+        for part in (self.token_table, self.place_table, self.head, self.time):
+            if part is not None:
+                initialise(part)
+        if zero_init_head and self.head is not None:
+            nn.init.zeros_(self.head.weight)
+
+    # ------------------------------------------------------------------------------------------------------------ network
+
+    def _time(self, t: Tensor) -> Tensor:
+        """t float [B] in [0, 1] -> [B, D]."""
+        weight = self.time[0].weight
+        angles = 1000.0 * t[:, None].to(weight.dtype) * self._tables.on(t.device).rates.to(weight.dtype)
+        waves = torch.cat((angles.cos(), angles.sin()), 1)
+        return self.time(F.pad(waves, (0, weight.shape[1] - waves.shape[1])))
+
+    def _hidden(self, codes: Tensor, condition: Condition, t: Tensor | None, noise: Noise | None) -> Tensor:
+        """codes int64 [B, K, N] with UNKNOWN cells -> [B, N, D]. noise: for dropout; None for none."""
+        if codes.shape[1:] != (self.spec.levels, self.spec.positions):
+            raise ValueError(
+                f"these tokens have {codes.shape[1]} levels x {codes.shape[2]} positions; "
+                f"this generator models {self.spec.levels} x {self.spec.positions}"
+            )
+        batch, levels, length = codes.shape
+        tables = self._tables.on(codes.device)
+        rows = torch.where(codes >= 0, codes + tables.start, tables.masked + levels * (codes == ABSENT))
+        if levels == 1:
+            x = self.token_table(rows[:, 0])
+        else:
+            rows = rows.transpose(1, 2).reshape(-1, levels)
+            x = F.embedding_bag(rows, self.token_table.weight, mode="sum").view(batch, length, -1)
+        if self.place_table is not None:
+            x = x + self.place_table(tables.named).sum(-2)
+        given = self.conditioner(condition, batch)
+        vector = given.vector
+        if self.uses_time:
+            if t is None:
+                holes = (codes == UNKNOWN).flatten(1).sum(1)
+                t = holes / (codes != ABSENT).flatten(1).sum(1).clamp(min=1)
+            told = self._time(t.to(codes.device))
+            vector = told if vector is None else vector + told
+        places = self.conditioner.places
+        cos, sin, mask, prefix = tables.cos[places:], tables.sin[places:], None, 0
+        context, context_mask = given.tokens, given.mask
+        if given.tokens is not None and self.conditioner.by == "prefix":
+            prefix, context, context_mask = given.tokens.shape[1], None, None
+            x = torch.cat((given.tokens.to(x.dtype), x), 1)
+            cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
+            if given.mask is not None:
+                mask = torch.cat((given.mask, given.mask.new_ones(batch, length)), 1)[:, None, None]
+        x = dropout(x, self.dropout, noise)
+        return self.transformer(
+            x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=vector, noise=noise
+        )[:, prefix:]  # fmt: skip
+
+    def _weights(self, level: int) -> Tensor:
+        return (self.token_table if self.head is None else self.head).weight[self.vocab[level]]
+
+    def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+        """As Masked.logits: [B, K, N, V], also at known cells. t: the masked share; None: as the tokens have it."""
+        hidden = self._hidden(tokens.codes, condition, t, None)
+        parts = [F.linear(hidden, self._weights(k)) for k in range(self.spec.levels)]
+        return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
+
+    def forward(self, tokens: Tokens, condition: Condition | None = None, t: Tensor | None = None) -> Tensor:
+        return self.logits(tokens, condition or Condition(), t)
+
+    # --------------------------------------------------------------------------------------------------------------- loss
+
+    def _nll(self, codes: Tensor, hidden: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Nats [B, K, N] of the chosen cells (bool [B, K, N]), 0 elsewhere; and the same against the uniform law, for smoothing."""
+        nats, uniform = [], []
+        for k in range(self.spec.levels):
+            logits = F.linear(hidden, self._weights(k))
+            logits = logits if logits.dtype == torch.float64 else logits.float()
+            target = codes[:, k].masked_fill(~chosen[:, k], -100)
+            nats.append(F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target))
+            if self.training and self.label_smoothing:
+                # nll + logit of the target is the logsumexp.
+                picked = logits.gather(2, codes[:, k].clamp(min=0)[..., None])[..., 0]
+                uniform.append((nats[-1] + picked - logits.mean(2)) * chosen[:, k])
+        nll = torch.stack(nats, 1)
+        return nll, torch.stack(uniform, 1) if uniform else nll
+
+    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+        """Mean nats per masked cell; ceil(gamma(u) C) of each row's C present cells are masked. noise: rows' streams for the masks, and, in
+        training mode, condition dropout and dropout. nll None; terms: nll (unsmoothed), masked (their share), nll_level{k} where K > 1."""
+        codes = tokens.codes
+        cells = (codes >= 0).flatten(1).sum(1)
+        share = SCHEDULES[self.schedule](noise.uniform())
+        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
+        if self.training and self.condition_dropout:
+            condition = condition.drop(noise.uniform() < self.condition_dropout)
+        hidden = self._hidden(codes.masked_fill(chosen, UNKNOWN), condition, None, noise if self.training else None)
+        nll, uniform = self._nll(codes, hidden, chosen)
+        count = chosen.sum()
+        plain = nll.sum() / count.clamp(min=1)
+        loss = plain
+        if uniform is not nll:
+            loss = torch.lerp(plain, uniform.sum() / count.clamp(min=1), self.label_smoothing)
+        terms = {"nll": plain.detach(), "masked": count / cells.sum().clamp(min=1)}
+        if self.spec.levels > 1:
+            means = nll.detach().sum((0, 2)) / chosen.sum((0, 2)).clamp(min=1)
+            terms |= {f"nll_level{k}": means[k] for k in range(self.spec.levels)}
+        return LossOutput(loss, count, None, terms)
+
+    @torch.no_grad()
+    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise, samples: int = 1) -> Tensor:
+        """float [B]: an unbiased estimate, in nats, of an upper bound on -log p.
+
+        The bound is that of drawing the C cells one by one in a uniformly random order (Uria et al., arXiv 1310.1757; Hoogeboom et al.,
+        arXiv 2110.02037): the mean over n = 1..C of (C / n) times the sum over n masked cells of -log p(cell | the others). `samples`
+        values of n per row, spread evenly, each with a mask of its own; every one is a network call.
+        """
+        codes = tokens.codes
+        cells = (codes >= 0).flatten(1).sum(1)
+        offset = noise.uniform()
+        total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
+        for j in range(samples):
+            u = (offset + j / samples) % 1.0
+            count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
+            chosen = hide(codes, count, noise)
+            hidden = self._hidden(codes.masked_fill(chosen, UNKNOWN), condition, None, None)
+            nats = self._nll(codes, hidden, chosen)[0].flatten(1).sum(1).double()
+            total += nats * cells / count.clamp(min=1)
+        return total / samples
