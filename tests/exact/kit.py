@@ -8,10 +8,11 @@ How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the examp
     codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
     assert agreement(codes, laws) > 1e-3
 
-`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each way in which your
-sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the truth, and yet falls at p < 1e-6.
-A sampler of another capability needs a law of its own: enumerate the ids of the holes (`completions`) and score them with the model's own outputs.
-The reference reads logits from one uncached pass and filters and guides them with numpy code of its own, so it shares no line with the library's.
+`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each
+way in which your sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the
+truth, and yet falls at p < 1e-6. A sampler of another capability needs a law of its own: enumerate the ids of the holes
+(`completions`) and score them with the model's own outputs. The reference reads logits from one uncached pass and filters and
+guides them with numpy code of its own, so it shares no line with the library's.
 
 `alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last digits of its logits.
 """
@@ -67,8 +68,8 @@ class _TableCache:
 class TabularCausal(Causal):
     """A Causal model without a network: each history (class, fed ids in order) has a law of its own, looked up by a hash.
 
-    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step draws from another table. It checks the
-    contract as it goes: ids must be codes or ABSENT, steps must be committed, capacity must be kept.
+    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step draws from another table.
+    It checks the contract as it goes: ids must be codes or ABSENT, steps must be committed, capacity must be kept.
     """
 
     exact_slots = True

@@ -1,0 +1,200 @@
+"""What samplers share: draws, capabilities, what is known, and errors in one line."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
+from scipy import stats
+
+from gentok.generators.base import Causal
+from gentok.noise import Noise
+from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.base import check_known, draw, every_sampler, fitting, initial, race, sampler_name
+from gentok.samplers.guided import guided
+from gentok.samplers.maskgit import MaskGIT
+from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
+
+CONF = Path(__file__).parents[2] / "conf" / "sampler"
+
+
+@pytest.mark.parametrize("function", [draw, race])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, dtype):
+    logits = torch.tensor([0.0, -torch.inf, 2.0, -1.0, -torch.inf], dtype=dtype)
+    ids = function(logits.expand(30_000, 2, 5), Noise(torch.arange(30_000)))
+    assert ids.shape == (30_000, 2)
+    counts = np.bincount(ids.flatten(), minlength=5)
+    p = logits.double().softmax(0).numpy()
+    assert counts[[1, 4]].sum() == 0
+    assert stats.chisquare(counts[p > 0], p[p > 0] * counts.sum()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("function", [draw, race])
+def test_ids_too_rare_for_float32_noise_are_drawn(function):
+    """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail is there, id by id."""
+    logits = torch.cat([torch.zeros(1), torch.full((2000,), -36 * np.log(2.0))])
+
+    class Rare(Noise):
+        def uniform(self, *shape):
+            u = super().uniform(*shape)
+            return 1 - u * 2.0**-26 if function is draw else torch.where(torch.arange(shape[-1]) == 0, 2.0**-53 + 0 * u, u)
+
+    ids = function(logits.expand(500, 2001), Rare(torch.arange(500)))
+    if function is draw:
+        assert len(set(ids.tolist())) > 300
+    else:
+        assert (ids == 0).all()
+        assert float(Rare([0]).exponential(2001).max()) > 36
+
+
+def test_the_extremes_of_a_uniform_give_the_first_and_last_possible_id():
+    class Fixed(Noise):
+        value = 0.0
+
+        def uniform(self, *shape):
+            return torch.full((self.batch, *shape), self.value, dtype=torch.float64)
+
+    logits = torch.tensor([[-torch.inf, 1.0, 0.3, 2.0, -torch.inf]])
+    noise = Fixed([0])
+    noise.value = 2.0**-53
+    assert draw(logits, noise).item() == 1
+    noise.value = 1 - 2.0**-53
+    assert draw(logits, noise).item() == 3
+
+
+# ------------------------------------------------------------------------------------------------------------- capabilities
+
+
+def test_samplers_are_found_by_their_files_and_each_has_a_yaml_with_every_setting():
+    import dataclasses
+
+    found = {sampler_name(cls): cls for cls in every_sampler()}
+    assert {"autoregressive", "maskgit"} <= set(found)
+    assert {path.stem for path in CONF.glob("*.yaml")} >= set(found)
+    for name, cls in found.items():
+        values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        assert values.pop("_target_") == f"{cls.__module__}.{cls.__name__}"
+        assert set(values) == {f.name for f in dataclasses.fields(cls)}
+        assert cls(**values) == cls()
+
+
+def test_fitting_goes_by_capability_also_through_guidance():
+    assert fitting(TabularCausal) == [s for s in every_sampler() if s.requires is Causal]
+    assert MaskGIT in fitting(TabularMasked) and AutoregressiveSampler not in fitting(TabularMasked)
+    assert fitting(guided(TabularMasked(SPECS["k1"]), 2.0)) == fitting(TabularMasked)
+    assert fitting(int) == []
+
+
+@pytest.mark.parametrize(
+    ("sampler", "model", "fits"), [(MaskGIT(), TabularCausal, "autoregressive"), (AutoregressiveSampler(), TabularMasked, "maskgit")]
+)
+def test_a_mismatch_is_one_line_that_lists_the_samplers_that_fit(sampler, model, fits):
+    for given in (model, model(SPECS["k1"])):
+        with pytest.raises(ValueError, match=fits) as error:
+            sampler.check_model(given)
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match=fits):
+        sampler(model(SPECS["k1"]), Condition({"class": Class(torch.zeros(2, dtype=torch.int64))}), noise=Noise([0, 1]))
+
+
+# ------------------------------------------------------------------------------------------------------------ what is known
+
+
+def test_a_start_from_lengths_and_known_cells():
+    spec, noise = SPECS["strided"], Noise([0, 1])
+    start = initial(spec, noise, lengths=torch.tensor([3, 4]))
+    U, A = UNKNOWN, ABSENT
+    assert start.codes.tolist() == [[[U, A, U, A], [U, U, U, A]], [[U, A, U, A], [U, U, U, U]]]
+    known = start.codes.clone()
+    known[0, 0, 2], known[1, 1] = 2, ABSENT
+    again = initial(spec, noise, Tokens(known, spec, start.lengths))
+    assert (again.codes == known).all() and (again.lengths == start.lengths).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda k: {"known": k, "lengths": torch.tensor([1, 4])}, "beyond that row's length 1"),
+        (lambda k: {"lengths": torch.tensor([4])}, "lengths must be 2 numbers"),
+        (lambda k: {"lengths": torch.tensor([5, 4])}, r"in 0..4 positions"),
+        (lambda k: {"known": Tokens(k.codes[:1], k.spec)}, r"\[2, 1, 4\]"),
+        (lambda k: {"known": Tokens(k.codes, TokenSpec((3,), Line(4), encode_fingerprint="other"))}, "fingerprint other"),
+        (lambda k: {"known": Tokens(k.codes + 2, k.spec)}, "ids 0..2"),
+    ],
+)
+def test_known_cells_that_do_not_fit_are_refused_with_a_line(change, words):
+    codes = torch.tensor([[[1, 2, 1, 1]], [[1, 1, 1, 1]]])
+    with pytest.raises(ValueError, match=words):
+        initial(SPECS["k1"], Noise([0, 1]), **change(Tokens(codes, SPECS["k1"])))
+
+
+def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
+    model = TabularCausal(SPECS["k2"], "delayed")
+    codes = torch.full((2, 2, 3), UNKNOWN)
+    codes[1, 0, :2] = 1  # steps 0 and 1, while level 1 of position 0 is a hole of step 1: its own step, which does no harm
+    tokens = Tokens(codes, model.spec)
+    assert check_known(tokens, model.layout) is False
+    codes[1, 0, 2] = 1
+    with pytest.raises(ValueError, match=r"delayed order.*row 1.*step 1.*level 0, position 2.*maskgit.*forced=true"):
+        check_known(tokens, model.layout)
+    condition = Condition({"class": Class(torch.tensor([0, 0]))})
+    with pytest.raises(ValueError, match="before every hole"):
+        AutoregressiveSampler()(model, condition, noise=Noise([0, 1]), known=tokens)
+    out = AutoregressiveSampler(forced=True)(model, condition, noise=Noise([0, 1]), known=tokens)
+    assert out.stats == {"forced": True}
+    assert (out.tokens.codes[1, 0] == 1).all() and out.tokens.present.all()
+
+
+def test_dependent_slots_stop_the_sampler_or_are_forced():
+    model = TabularCausal(SPECS["k2"], "parallel")
+    model.exact_slots = False
+    condition = Condition({"class": Class(torch.tensor([0]))})
+    with pytest.raises(ValueError, match="position_major"):
+        AutoregressiveSampler()(model, condition, noise=Noise([0]))
+    assert AutoregressiveSampler(forced=True)(model, condition, noise=Noise([0])).stats == {"forced": True}
+    coarse = torch.full((1, 2, 3), UNKNOWN)
+    coarse[:, 1] = ABSENT  # one cell per step: nothing is drawn together
+    assert AutoregressiveSampler()(model, condition, noise=Noise([0]), known=Tokens(coarse, model.spec)).stats == {}
+
+
+@pytest.mark.parametrize(("sampler", "model"), [(AutoregressiveSampler(), TabularCausal), (MaskGIT(), TabularMasked)])
+def test_a_draft_is_refused_and_nothing_to_draw_costs_nothing(sampler, model):
+    model = model(SPECS["k1"])
+    full = Tokens(torch.ones(2, 1, 4, dtype=torch.int64), model.spec)
+    condition = Condition({"class": Class(torch.tensor([0, 1]))})
+    with pytest.raises(ValueError, match="draft"):
+        sampler(model, condition, noise=Noise([0, 1]), draft=full)
+    out = sampler(model, condition, noise=Noise([0, 1]), known=full)
+    assert (out.tokens.codes == 1).all()
+    assert out.calls.tolist() == [0, 0] and out.network_calls == {}
+
+
+def test_autoregressive_calls_are_those_of_the_row_with_the_most_holes_and_guidance_counts_twice():
+    model = TabularCausal(SPECS["k2"], "level_major")
+    _, condition, codes, lengths = batch_of(cases_of(model), 2)
+    arguments = {"known": Tokens(codes, model.spec), "lengths": lengths}
+    noise = Noise(torch.arange(len(codes)))
+    seen = []
+    out = AutoregressiveSampler()(model, condition, noise=noise, on_step=lambda *step: seen.append(step), **arguments)
+    holes = (codes == UNKNOWN).sum((1, 2))
+    assert (out.calls == holes).all()
+    calls, positions = out.network_calls["generator"]
+    assert calls == int(holes.max()) == len(seen)
+    assert [(step, of) for _, step, of in seen] == [(i + 1, calls) for i in range(calls)]
+    left = [int(tokens.holes.sum()) for tokens, _, _ in seen]
+    assert left == sorted(left, reverse=True) and left[-1] == 0
+    twice = AutoregressiveSampler()(guided(model, 2.0), condition, noise=noise, **arguments)
+    assert twice.network_calls["generator"] == (calls, 2 * positions)
+
+
+def test_a_choice_takes_the_place_of_the_draw():
+    model = TabularCausal(SPECS["k1"])
+    condition = Condition({"class": Class(torch.tensor([0, 1]))})
+    last = AutoregressiveSampler(top_k=2)(model, condition, noise=Noise([0, 1]), choose=lambda logits, noise: logits.argmin(-1))
+    first = AutoregressiveSampler(temperature=0.0)(model, condition, noise=Noise([0, 1]))
+    greedy = AutoregressiveSampler()(model, condition, noise=Noise([0, 1]), choose=lambda logits, noise: logits.argmax(-1))
+    assert torch.equal(first.tokens.codes, greedy.tokens.codes)
+    assert not torch.equal(last.tokens.codes, first.tokens.codes)
