@@ -5,6 +5,7 @@ Every codebook computes in float32, also under autocast: in bfloat16 two near ro
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,10 +18,18 @@ from gentok.distributed import all_gather
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Quantized
 
-__all__ = ["SingleLevel", "BaseCodebook", "float32", "straight_through", "nearest_rows", "draw_vectors", "share_used", "row_mean", "fill"]
+__all__ = ["BaseCodebook", "SingleLevel", "draw_vectors", "fill", "float32", "nearest_rows", "no_autocast", "row_mean", "share_used",
+           "straight_through"]  # fmt: skip
 
 TABLE_LIMIT = 1 << 22
 """Rows above which a computed table (FSQ, bits) is not written out."""
+
+
+def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast disabled on `device`."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device.type, enabled=False)
 
 
 def float32(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,7 +37,7 @@ def float32(method: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(method)
     def guarded(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device_type=x.device.type, enabled=False):
+        with no_autocast(x.device):
             return method(self, x, *args, **kwargs)
 
     return guarded
@@ -46,15 +55,16 @@ def block_bytes(device: torch.device) -> int:
 
 @torch.no_grad()
 def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
-    """x float [n, d], table float [V, d] -> int64 [n]: the row of least Euclidean distance, the first of equal ones.
+    """x float [n, d], table float [V, d], of one dtype -> int64 [n]: the row of least Euclidean distance, the first of equal ones.
 
     argmax of x.t - |t|^2 / 2, in blocks of bounded size with a running maximum: memory grows with n + V, never with n * V. Both sides are
-    centred first, so that a common offset costs no precision.
+    centred first, so that a common offset costs no precision. float32 tells rows apart that differ by about 1e-3 of their size, enough to
+    learn; float64, at twice the time, those that differ by more than their own rounding: what undoing a lookup takes.
     """
     centre = table.mean(0)
     x, table = x - centre, table - centre
     bias = table.square().sum(1).mul_(-0.5)
-    budget = block_bytes(x.device) // 4
+    budget = block_bytes(x.device) // x.element_size()
     columns = min(len(table), max(1, budget // 64))
     rows = max(1, budget // columns)
     found = torch.empty(len(x), dtype=torch.int64, device=x.device)
@@ -150,6 +160,10 @@ class BaseCodebook(nn.Module):
             if module is not None:
                 module.reset_parameters()
 
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
+
     def inward(self, z: Tensor) -> Tensor:
         """z float [B, width, M] -> float32 [B, M, dim]. Raises ValueError on another shape."""
         if z.dim() != 3 or z.shape[1] != self.in_width:
@@ -210,7 +224,7 @@ class SingleLevel(BaseCodebook):
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
         """vectors float [B, width, N], in the space that lookup returns -> codes int64 [B, 1, N]; with `given`, only its UNKNOWN cells."""
         x = vectors.float().transpose(1, 2).reshape(-1, vectors.shape[1])
-        found = nearest_rows(x, self.table()) if self.projected else self.search(x)
+        found = nearest_rows(x.double(), self.table().double()) if self.projected else self.search(x)
         return fill(found.view(vectors.shape[0], 1, vectors.shape[2]), given)
 
     def table(self, level: int = 0) -> Tensor:
@@ -219,6 +233,6 @@ class SingleLevel(BaseCodebook):
             raise ValueError(
                 f"a table of {self.vocab_sizes[0]} rows is too large to write out; use a codebook without width, or a smaller one"
             )
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-        with torch.autocast(device_type=device.type, enabled=False):
+        device = self.device
+        with no_autocast(device):
             return self.outward(self.rows(torch.arange(self.vocab_sizes[0], device=device)))

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, share_used, straight_through
+from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, share_used, straight_through
 from gentok.distributed import world_size
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Quantized
@@ -61,8 +61,7 @@ class Library(BaseCodebook):
         return getattr(vector_quantize_pytorch, self.kind)(dim=self.width, **sync, **self.options)
 
     def reset_parameters(self) -> None:
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-        self.quantizer = self._make().to(device)
+        self.quantizer = self._make().to(self.device)
 
     def _synchronise(self) -> None:
         """Builds the quantizer anew where the number of processes is no longer what it was built for; its tensors stay the same objects."""
@@ -144,7 +143,8 @@ class Library(BaseCodebook):
         tables = [self.table(k) for k in range(self.levels)]
         residual, levels = vectors.float() - self.lookup(given), []
         for k, table in enumerate(tables):
-            found = nearest_rows(residual.transpose(1, 2).reshape(-1, self.width), table).view_as(given[:, k])
+            x = residual.transpose(1, 2).reshape(-1, self.width)
+            found = nearest_rows(x.double(), table.double()).view_as(given[:, k])
             levels.append(fill(found, given[:, k]))
             added = F.embedding(found, table).masked_fill((given[:, k] != UNKNOWN)[..., None], 0.0)
             residual = residual - added.transpose(1, 2)
@@ -155,9 +155,8 @@ class Library(BaseCodebook):
         neural codebook, whose rows depend on the levels before."""
         if self.options.get("implicit_neural_codebook"):
             raise ValueError("an implicit neural codebook has no fixed rows: neither table nor nearest exist; choose another codebook")
-        device = next((t.device for t in [*self.parameters(), *self.buffers()]), torch.device("cpu"))
-        with torch.autocast(device_type=device.type, enabled=False):
+        with no_autocast(self.device):
             if self.kind != "ResidualVQ":
-                return self._outputs(torch.arange(self.vocab_sizes[0], device=device)[None])[0]
+                return self._outputs(torch.arange(self.vocab_sizes[0], device=self.device)[None])[0]
             rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
             return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)

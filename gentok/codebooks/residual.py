@@ -22,7 +22,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, straight_through
+from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, straight_through
 from gentok.distributed import all_sum
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Codebook, Quantized
@@ -128,7 +128,7 @@ class Residual(BaseCodebook):
             here = given[:, k : k + 1]
             if self.projected:
                 x = residual.transpose(1, 2).reshape(-1, self.width)
-                found = nearest_rows(x, self.table(k)).view_as(here)
+                found = nearest_rows(x.double(), self.table(k).double()).view_as(here)
             else:
                 found = self.book(k).nearest(residual)
             levels.append(fill(found, here))
@@ -140,5 +140,5 @@ class Residual(BaseCodebook):
     def table(self, level: int = 0) -> Tensor:
         """float32 [V, width]: the rows as lookup adds them."""
         rows = self.book(level).table()
-        with torch.autocast(device_type=rows.device.type, enabled=False):
+        with no_autocast(rows.device):
             return self.outward(rows)

@@ -92,7 +92,7 @@ class VQ(SingleLevel):
         return F.embedding(codes, self._table().detach())
 
     def search(self, x: Tensor) -> Tensor:
-        return nearest_rows(x, self._table().detach())
+        return nearest_rows(x.double(), self._table().detach().double())
 
     def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x = self._scaled(x)

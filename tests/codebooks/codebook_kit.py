@@ -1,0 +1,77 @@
+"""What the codebook tests share: every configured codebook, inputs, training steps, and mutants made by editing a class's source."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from gentok.build import build
+from gentok.noise import Noise
+
+CONF = Path(__file__).parents[2] / "conf" / "codebook"
+CONFIGS = sorted(path.stem for path in CONF.glob("*.yaml"))
+
+
+def make(name: str, **changes: Any) -> Any:
+    """The codebook of conf/codebook/NAME.yaml, with parameters from a fixed seed."""
+    torch.manual_seed(0)
+    return build({**yaml.safe_load((CONF / f"{name}.yaml").read_text()), **changes})
+
+
+def inputs(book: Any, batch: int = 16, positions: int = 16, seed: int = 0) -> Tensor:
+    """float [B, in_width, M], a few clusters and noise around them."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(40, book.in_width, generator=torch.Generator().manual_seed(99))
+    which = torch.randint(40, (batch, positions), generator=generator)
+    return (centres[which] + 0.5 * torch.randn(batch, positions, book.in_width, generator=generator)).transpose(1, 2)
+
+
+def noise(batch: int = 16, step: int = 0) -> Noise:
+    return Noise.of(0, torch.arange(batch), step)
+
+
+def trained(name: str, steps: int = 6) -> Any:
+    """The configured codebook after a few training steps (statistics and gradients), in eval."""
+    book = make(name).train()
+    optimizer = torch.optim.Adam(book.parameters(), 1e-2) if list(book.parameters()) else None
+    for step in range(steps):
+        z = inputs(book, seed=step)
+        q = book(z, noise=noise(step=step))
+        if optimizer:
+            optimizer.zero_grad()
+            ((q.vectors - z).square().mean() + sum(q.losses.values())).backward()
+            optimizer.step()
+    return book.eval()
+
+
+def state(book: nn.Module) -> dict[str, Tensor]:
+    """Copies of all parameters and buffers, those that are not saved included."""
+    return {name: tensor.detach().clone() for name, tensor in [*book.named_parameters(), *book.named_buffers()]}
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def mutant(cls: type, right: str, wrong: str) -> type:
+    """cls with one piece of its source replaced."""
+    source = textwrap.dedent(inspect.getsource(cls))
+    assert source.count(right) == 1, f"{right!r} must occur once in {cls.__name__}"
+    scope = dict(vars(sys.modules[cls.__module__]))
+    exec(compile(source.replace(right, wrong), f"<mutant of {cls.__name__}>", "exec"), scope)
+    return scope[cls.__name__]
+
+
+def with_state(cls: type, book: Any) -> Any:
+    """An instance of a mutant class with the state of `book`."""
+    other = copy.deepcopy(book)
+    other.__class__ = cls
+    return other

@@ -1,0 +1,181 @@
+"""The laws of every codebook that conf/codebook names."""
+
+from __future__ import annotations
+
+import copy
+import functools
+
+import pytest
+import torch
+from codebook_kit import CONFIGS, inputs, make, noise, same, state, trained
+
+from gentok.codebooks.library import Library
+from gentok.tokens import ABSENT, UNKNOWN, Codebook
+
+
+@functools.cache
+def _trained(name: str):
+    return trained(name)
+
+
+@pytest.fixture(params=CONFIGS)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def book(name):
+    return copy.deepcopy(_trained(name))
+
+
+def test_shapes_dtypes_and_attributes(book):
+    assert isinstance(book, Codebook)
+    z = inputs(book)
+    q = book(z)
+    assert q.vectors.shape == (16, book.width, 16) and q.vectors.dtype == torch.float32
+    assert q.codes.shape == (16, book.levels, 16) and q.codes.dtype == torch.int64
+    assert len(book.vocab_sizes) == book.levels and q.usage.shape == (book.levels,)
+    assert ((q.codes >= 0) & (q.codes < torch.tensor(book.vocab_sizes)[:, None])).all()
+    assert book.parts == {} and isinstance(book.invertible, bool) and isinstance(book.nested_levels, bool)
+    share = torch.tensor([len(q.codes[:, k].unique()) / v for k, v in enumerate(book.vocab_sizes)])
+    assert torch.allclose(q.usage, share)
+
+
+def test_eval_changes_nothing_before_and_after_training(name, book):
+    for b in (make(name).eval(), book):
+        before, rng = state(b), torch.get_rng_state()
+        q = b(inputs(b), noise=noise())
+        b.nearest(b.lookup(q.codes))
+        assert same(before, state(b)) and torch.equal(rng, torch.get_rng_state())
+
+
+def test_lookup_of_the_codes_is_the_vectors_to_the_bit(name, book):
+    for b in (make(name).eval(), book):
+        q = b(inputs(b))
+        assert torch.equal(b.lookup(q.codes), q.vectors)
+
+
+def test_nearest_undoes_lookup_or_errs_less_with_every_level(book):
+    if book.invertible:
+        codes = torch.stack([torch.randint(v, (8, 32), generator=torch.Generator().manual_seed(1)) for v in book.vocab_sizes], 1)
+        vectors = book.lookup(codes)
+        found = book.nearest(vectors)
+        differ = (book.lookup(found) - vectors).norm(dim=1, keepdim=True) > 1e-5 * vectors.norm(dim=1, keepdim=True)
+        assert not differ[found != codes].any()
+        rows = book.table()
+        assert len(rows.unique(dim=0)) > 0.9 * len(rows)  # the check above is not about one row
+        return
+    v = inputs(book, seed=50)
+    codes = book.nearest(v)
+    errors = []
+    for k in range(book.levels + 1):
+        cut = codes.clone()
+        cut[:, k:] = ABSENT
+        errors.append((book.lookup(cut) - v).square().sum(1).mean().item())
+    assert all(b < a for a, b in zip(errors, errors[1:])), errors
+
+
+def test_nearest_fills_only_the_holes(book):
+    v = book.lookup(book(inputs(book)).codes)
+    generator = torch.Generator().manual_seed(2)
+    given = torch.stack([torch.randint(n, (16, 16), generator=generator) for n in book.vocab_sizes], 1)
+    kind = torch.randint(3, given.shape, generator=generator)
+    given = torch.where(kind == 0, ABSENT, torch.where(kind == 1, UNKNOWN, given))
+    out = book.nearest(v, given)
+    assert torch.equal(out[given != UNKNOWN], given[given != UNKNOWN]) and (out[given == UNKNOWN] >= 0).all()
+    if book.levels > 1:  # what is given is subtracted before the rest is found
+        known = book.lookup(given.masked_fill(given == UNKNOWN, ABSENT))
+        rest = torch.where(given == UNKNOWN, UNKNOWN, ABSENT)
+        holes = given == UNKNOWN
+        assert torch.equal(out[holes], book.nearest(v - known, rest)[holes])
+
+
+def test_table_holds_the_rows_that_lookup_adds(book):
+    codes = book(inputs(book)).codes
+    total = sum(book.table(k)[codes[:, k]] for k in range(book.levels))
+    assert torch.allclose(total.transpose(1, 2), book.lookup(codes), atol=1e-5)
+
+
+def test_absent_cells_add_nothing(book):
+    codes = book(inputs(book)).codes
+    assert not book.lookup(torch.full_like(codes, ABSENT)).any()
+    half = codes.clone()
+    half[:, :, ::2] = ABSENT
+    assert torch.allclose(book.lookup(half)[:, :, 1::2], book.lookup(codes)[:, :, 1::2]) and not book.lookup(half)[:, :, ::2].any()
+
+
+def test_keep_leaves_levels_out_row_by_row(book):
+    z = inputs(book)
+    keep = torch.arange(16) % (book.levels + 1)
+    q, full = book(z, keep=keep), book(z)
+    present = torch.arange(book.levels)[:, None] < keep[:, None, None]
+    assert torch.equal(q.codes, torch.where(present, full.codes, ABSENT))
+    assert torch.equal(q.vectors, book.lookup(q.codes)) and not q.vectors[keep == 0].any()
+
+
+def test_bf16_autocast_uses_as_many_codes_as_float32(name, book):
+    z = inputs(book)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        q = book(z)
+        assert q.vectors.dtype == torch.float32 and torch.equal(book.lookup(q.codes), q.vectors)
+        rounded = book(z.bfloat16())
+        nearest, table = book.nearest(q.vectors), book.table()
+    assert torch.equal(q.codes, book(z).codes)
+    assert (rounded.usage >= 0.97 * q.usage).all()
+    assert torch.equal(nearest, book.nearest(q.vectors)) and table.dtype == torch.float32 and torch.equal(table, book.table())
+
+
+def test_the_encoder_and_every_parameter_learn(name):
+    book = make(name).train()
+    z = inputs(book).requires_grad_()
+    target = inputs(book, seed=9)[:, :1].expand(-1, book.width, -1)
+    book(z, noise=noise())
+    q = book(z, noise=noise())
+    ((q.vectors - target).square().mean() + sum(q.losses.values())).backward()
+    assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
+    for parameter_name, parameter in book.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
+
+
+def test_training_draws_from_noise_alone(name):
+    book = make(name).train()
+    if isinstance(book, Library):
+        pytest.skip("the library draws from the global generator")
+    twin = copy.deepcopy(book)
+    rng = torch.get_rng_state()
+    for step in range(3):
+        a = book(inputs(book, seed=step), noise=noise(step=step))
+        b = twin(inputs(book, seed=step), noise=noise(step=step))
+        assert torch.equal(a.codes, b.codes)
+    book(inputs(book)), twin(inputs(book))
+    assert same(state(book), state(twin)) and torch.equal(rng, torch.get_rng_state())
+
+
+def test_a_row_alone_gets_the_codes_that_it_gets_in_a_batch(book):
+    z = inputs(book)
+    assert (torch.cat([book(z[b : b + 1]).codes for b in range(16)]) == book(z).codes).float().mean() > 0.99
+
+
+def test_the_state_is_all_there_is_to_know(name, book):
+    fresh = make(name)
+    fresh.load_state_dict(book.state_dict())
+    z = inputs(book)
+    assert torch.equal(fresh.eval()(z).codes, book(z).codes)
+
+
+def test_wrong_inputs_and_missing_scales_are_refused_in_a_line(book):
+    with pytest.raises(ValueError, match="takes float"):
+        book(torch.zeros(2, book.in_width + 1, 4))
+    with pytest.raises(ValueError, match="takes codes"):
+        book.lookup(torch.zeros(2, book.levels + 1, 4, dtype=torch.int64))
+    with pytest.raises(TypeError, match="pyramid"):
+        book.accumulate(torch.zeros(2, book.levels, 4, dtype=torch.int64), (1, 2))
+
+
+def test_it_is_built_and_run_without_data_on_the_meta_device(name, book):
+    if isinstance(book, Library):
+        pytest.skip("the library fills its tables with numbers that depend on data")
+    with torch.device("meta"):
+        book = make(name).eval()
+        q = book(torch.empty(2, book.in_width, 4))
+        assert book.lookup(q.codes).shape == (2, book.width, 4)
