@@ -39,7 +39,7 @@ class VQGAN(nn.Module):
         codebook: Any,
         media_shape: Sequence[int],
         losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
-        width: int = 64,
+        width: int = 32,
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
         attention: bool = False,

@@ -12,7 +12,9 @@ def waves(samples: int = 4000) -> torch.Tensor:
     return torch.randn(2, 1, samples, generator=torch.Generator().manual_seed(0)).mul(0.3)
 
 
-@pytest.mark.parametrize(("n_fft", "hop", "window", "normalized"), [(512, None, None, False), (400, 100, 300, True), (512, 160, 401, False)])
+@pytest.mark.parametrize(
+    ("n_fft", "hop", "window", "normalized"), [(512, None, None, False), (400, 100, 300, True), (512, 160, 401, False)]
+)
 def test_stft_equals_torchaudio(n_fft, hop, window, normalized):
     hann = None if window is None else torch.hann_window(window)
     ours = stft(waves(), n_fft, hop, hann, normalized)
