@@ -30,6 +30,8 @@ __all__ = ["train", "precision"]
 def precision(choice: str, accelerator: str) -> str:
     """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
     if choice != "auto":
+        if choice not in ("bf16-mixed", "32-true", "64-true"):
+            raise ConfigError(f"trainer.precision={choice}: choose auto, bf16-mixed, 32-true or 64-true (float16 needs loss scaling, which gentok does not do)")
         return choice
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -156,7 +158,7 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
         loggers.append(TensorBoardLogger(run, name="", version=""))
     return L.Trainer(
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
-        precision=precision(settings["precision"], settings["accelerator"]), gradient_clip_val=settings["clip"],
+        precision=precision(settings["precision"], settings["accelerator"]), 
         accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
         check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,

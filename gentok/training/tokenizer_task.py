@@ -55,10 +55,8 @@ class TokenizerTask(GentokModule):
         self._log_health("held_out")
 
     def _log_health(self, part: str) -> None:
-        report = self.health[part].compute()
-        for name in ("usage", "perplexity", "dead"):
-            for level, value in enumerate(report[name]):
-                self.log(f"codebook/{part}_{name}_{level}", float(value), prog_bar=part == "held_out" and name == "usage" and level == 0)
+        for name, value in self.health[part].compute().scalars(f"codebook/{part}_").items():
+            self.log(name, value)
         if part == "train":
             self.health[part].reset()
 
