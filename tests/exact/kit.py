@@ -2,7 +2,7 @@
 
 How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the example):
 
-    model = TabularCausal(spec_of("k1"), "raster")             or TabularMasked, or any small generator in float64
+    model = TabularCausal(SPECS["k1"], "raster")              or TabularMasked, or any small generator in float64
     cases = cases_of(model)                                    rows of different classes, lengths and known cells
     laws = [causal_law(model, case, sampler, guidance) for case in cases]
     codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
@@ -10,9 +10,12 @@ How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the examp
 
 `agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each
 way in which your sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the
-truth, and yet falls at p < 1e-6. A sampler of another capability needs a law of its own: enumerate the ids of the holes
-(`completions`) and score them with the model's own outputs. The reference reads logits from one uncached pass and filters and
-guides them with numpy code of its own, so it shares no line with the library's.
+truth, and yet falls at p < 1e-6.
+
+`causal_law` is for Causal models; `random_order_law` for Masked ones whose cells are drawn one at a time, each order as likely;
+`masked_law` for the table whose conditionals agree, so that every order has the same law. A sampler of another capability needs one
+of its own: enumerate the ids of the holes (`completions`) and score them with the model's own outputs. The reference reads logits
+from uncached passes and filters and guides them with numpy code of its own, so it shares no line with the library's.
 
 `alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last digits of its logits.
 """
@@ -290,6 +293,50 @@ def masked_law(model: TabularMasked, case: Case) -> Law:
     joint = model.joint[case.class_id]
     weight = torch.stack([joint[((row < 0) | (row == model.outcomes)).all(1)].sum() for row in codes])
     return Law(outcomes, (weight / weight.sum()).numpy())
+
+
+@torch.no_grad()
+def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Law:
+    """The joint law of the holes where one cell at a time is drawn, in an order that is uniform over the cells: the any-order law
+    of a Masked model.
+
+    With f(S) the probability that exactly the cells of S, with their ids of an outcome, were drawn in the first |S| steps:
+    f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (holes - |S| + 1).
+    """
+    outcomes, spec = completions(case.codes, model.spec), model.spec
+    holes = (case.codes == UNKNOWN).nonzero().tolist()
+    m, count = len(outcomes), len(holes)
+    cells = count + int((case.codes >= 0).sum())
+    scale, schedule = guidance
+
+    def branch(codes: Tensor, class_id: int, t: Tensor) -> np.ndarray:
+        condition = Condition({"class": Class(torch.full((m,), class_id))})
+        return model.logits(Tokens(codes, spec, torch.full((m,), case.length)), condition, t).double().numpy()
+
+    f = {0: np.ones(m)}
+    for size in range(count):
+        for done in [s for s in range(2**count) if bin(s).count("1") == size]:
+            codes = outcomes.clone()
+            left = [j for j in range(count) if not done >> j & 1]
+            for j in left:
+                codes[:, holes[j][0], holes[j][1]] = UNKNOWN
+            t = torch.full((m,), len(left) / cells)
+            strength = reference_scale(scale, schedule, 1 - len(left) / cells)
+            conditional = branch(codes, case.class_id, t)
+            null = branch(codes, NULL_CLASS, t) if scale != 1 else conditional
+            cache: dict[bytes, np.ndarray] = {}
+            for j in left:
+                k, n = holes[j]
+                step = np.zeros(m)
+                for row in range(m):
+                    l_c, l_u = (x[row, k, n, : spec.vocab_sizes[k]] for x in (conditional, null))
+                    mixed = l_u + strength * (l_c - l_u)
+                    key = mixed.tobytes()
+                    if key not in cache:
+                        cache[key] = reference_filter(mixed, sampler)
+                    step[row] = cache[key][outcomes[row, k, n]]
+                f[done | 1 << j] = f.get(done | 1 << j, 0) + f[done] * step / len(left)
+    return Law(outcomes, f[2**count - 1])
 
 
 # --------------------------------------------------------------------------------------------------- sampling and verdicts

@@ -1,0 +1,171 @@
+"""The exactness kit on real two-layer networks in float64: caches, conditioning and heads are part of what is drawn from."""
+
+import itertools
+
+import pytest
+import torch
+from kit import (
+    CLASSES,
+    LAYOUTS,
+    SPECS,
+    agreement,
+    alone,
+    altered,
+    cases_of,
+    causal_law,
+    near_tie,
+    random_order_law,
+    rejects,
+    sample,
+)  # fmt: skip
+
+from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.masked import MaskedTransformer
+from gentok.noise import Noise
+from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.guided import guided
+from gentok.samplers.maskgit import MaskGIT
+from gentok.tokens import Class, Condition, Tokens
+
+PLAIN = (1.0, "constant")
+SETTINGS = {
+    "plain": ({}, PLAIN),
+    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
+    "top-k 2": ({"top_k": 2}, PLAIN),
+    "guidance 2": ({}, (2.0, "constant")),
+    "linear guidance": ({"top_p": 0.9}, (2.0, "linear")),
+}
+RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
+ORDERS = [(spec, layout) for spec in SPECS for layout in LAYOUTS[spec] if layout != "auto"]
+EVERY = list(itertools.product(ORDERS, SETTINGS))
+QUICK = [(order, list(SETTINGS)[i % len(SETTINGS)]) for i, order in enumerate(ORDERS)] + [(("k1", "raster"), s) for s in list(SETTINGS)[1:]]
+
+
+def network(cls, spec, dtype=torch.float64, **settings):
+    """Two layers of width 16 with random weights, large enough that the law depends on everything and is far from uniform."""
+    model = cls(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
+    noise = Noise([len(spec)])
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.copy_(noise.normal(*parameter.shape)[0] * 0.35)
+    return model
+
+
+def run(spec, layout, setting, n):
+    arguments, guidance = SETTINGS[setting]
+    model, sampler = network(Autoregressive, spec, layout=layout), AutoregressiveSampler(**arguments)
+    cases = cases_of(model)
+    return sample(sampler, guided(model, *guidance), cases, n, seed=3), [causal_law(model, case, sampler, guidance) for case in cases]
+
+
+@pytest.mark.parametrize(("order", "setting"), QUICK, ids=[f"{'-'.join(order)}-{setting}" for order, setting in QUICK])
+def test_a_causal_network_draws_its_enumerated_law(order, setting):
+    assert agreement(*run(*order, setting, n=1200)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("order", "setting"), EVERY, ids=[f"{'-'.join(order)}-{setting}" for order, setting in EVERY])
+def test_a_causal_network_draws_its_enumerated_law_in_the_full_product(order, setting):
+    assert agreement(*run(*order, setting, n=8000)) > 1e-3
+
+
+@pytest.mark.parametrize("by", ["cross", "adaln"])
+def test_every_way_of_conditioning_draws_its_law(by):
+    model = network(Autoregressive, "k2", layout="delayed", condition_by=by)
+    cases = cases_of(model)
+    sampler = AutoregressiveSampler(temperature=0.7)
+    laws = [causal_law(model, case, sampler, (2.0, "constant")) for case in cases]
+    assert agreement(sample(sampler, guided(model, 2.0), cases, 1000), laws) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("setting", "uses_time"),
+    [("plain", False), ("plain", True), ("temperature 0.7", False), ("top-k 2", False), ("guidance 2", False), ("linear guidance", True)],
+)
+def test_a_masked_network_in_random_order_draws_its_any_order_law(setting, uses_time):
+    arguments, guidance = SETTINGS[setting]
+    model, sampler = network(MaskedTransformer, "k1", uses_time=uses_time), MaskGIT(**arguments, **RANDOM_ORDER)
+    cases = cases_of(model)
+    laws = [random_order_law(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), laws) > 1e-3
+
+
+# ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def test_mutant_temperature_slightly_off():
+    _, laws = run("k2", "delayed", "temperature 0.7", n=10)
+    model = network(Autoregressive, "k2", layout="delayed")
+    assert rejects(sample(AutoregressiveSampler(temperature=0.77), model, cases_of(model), 4000), laws)
+
+
+def test_mutant_that_forgets_guidance_in_the_last_step():
+    model = network(Autoregressive, "k1", layout="raster")
+    cases = cases_of(model)
+    laws = [causal_law(model, case, AutoregressiveSampler(), (1.5, "constant")) for case in cases]
+
+    def undo(logits, ids, cache, at):
+        plain = model.logits(ids.repeat(2, 1, 1), cache, at.repeat(2)).chunk(2)[0]
+        last = at[:, None] + torch.arange(ids.shape[1]) == model.layout.steps - 1
+        return torch.where(last[:, :, None, None], plain, logits)
+
+    assert rejects(sample(AutoregressiveSampler(), altered(guided(model, 1.5), undo), cases, 2500), laws)
+
+
+def test_mutant_order_that_is_not_random():
+    model, sampler = network(MaskedTransformer, "k1"), MaskGIT(**{**RANDOM_ORDER, "choice_temperature": 4.0})
+    cases = cases_of(model)
+    laws = [random_order_law(model, case, sampler) for case in cases]
+    assert rejects(sample(sampler, model, cases, 4000), laws)
+
+
+# -------------------------------------------------------------------------------------------------------------- rows alone
+
+
+GENERATORS = {
+    "autoregressive": (Autoregressive, {"layout": "delayed"}, AutoregressiveSampler()),
+    "maskgit": (MaskedTransformer, {}, MaskGIT(steps=3)),
+}
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_row_of_a_float64_batch_equals_that_row_alone(name):
+    cls, settings, sampler = GENERATORS[name]
+    model = guided(network(cls, "k2", **settings), 2.0, "linear")
+    together, by_itself = alone(sampler, model, cases_of(model), n=12)
+    assert (together == by_itself).all()
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_row_of_a_float32_batch_equals_that_row_alone_but_for_near_ties(name):
+    cls, settings, sampler = GENERATORS[name]
+    model = network(cls, "k2", torch.float32, **settings)
+    cases, n = cases_of(model), 40
+    together, by_itself = alone(sampler, model, cases, n)
+    differ = (together != by_itself).flatten(1).any(1)
+    assert differ.double().mean() <= 0.01
+    for row in differ.nonzero()[:, 0].tolist():
+        assert near_tie(sampler, model, cases, n, row)
+
+
+def test_near_ties_are_told_from_other_rows():
+    """A row whose uniform lies within rounding of a boundary is a near-tie; ordinary rows are none."""
+    model = network(Autoregressive, "k1", torch.float32)
+    cases = cases_of(model)
+    assert not any(near_tie(AutoregressiveSampler(), model, cases, 4, row, tries=8) for row in range(8))
+
+    class Edge(Noise):
+        def uniform(self, *shape):
+            return torch.full((self.batch, *shape), edge, dtype=torch.float64)
+
+    blank = Tokens.unknown(model.spec, 1)
+    condition = Condition({"class": Class(torch.tensor([0]))})
+    cache = model.start(condition, 1, 1)
+    with torch.no_grad():
+        edge = float(model.logits(model.begin.expand(1, 1, 1), cache, torch.tensor([0]))[0, 0, 0].double().softmax(0)[0])
+    seen = set()
+    for attempt in range(10):
+        shaken = altered(model, lambda logits, *_, a=attempt: logits + 1e-5 * Noise([a]).normal(*logits.shape)[0].float())
+        seen.add(AutoregressiveSampler()(shaken, condition, noise=Edge([0]), known=blank).tokens.codes.numpy().tobytes())
+    assert len(seen) > 1
