@@ -61,7 +61,10 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:
     autocast = device != "meta" and torch.is_autocast_enabled(device)
     dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
     if device != "cuda":
-        return _RMSNorm.apply(x, weight, eps, dtype)
+        if torch.is_grad_enabled():
+            return _RMSNorm.apply(x, weight, eps, dtype)
+        y = x * _inverse_rms(x, eps).to(x.dtype)
+        return (y if weight is None else y.mul_(weight.to(y.dtype))).to(dtype)
     if weight is not None and weight.dim() == 1:
         return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), eps).to(dtype)
     y = F.rms_norm(x, x.shape[-1:], eps=eps)
