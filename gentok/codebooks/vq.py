@@ -134,6 +134,8 @@ class VQ(SingleLevel):
             return
         vectors = x.shape[0] * x.shape[1] if present is None else present.sum() * x.shape[1]
         uniform = all_sum(torch.as_tensor(vectors, dtype=x.dtype, device=x.device)) / self.vocab_sizes[0]
+        if uniform == 0:  # a level that the whole batch has dropped
+            return
         self._set(slice(None), self.weight, uniform)
         if self.kmeans_start > 0:
             if noise is None:  # nothing random may happen: the choice of centres is a function of the place in the batch alone

@@ -61,12 +61,14 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def mutant(cls: type, right: str, wrong: str) -> type:
-    """cls with one piece of its source replaced."""
+def mutant(cls: type, *edits: tuple[str, str]) -> type:
+    """cls with pieces of its source replaced: (right, wrong) pairs."""
     source = textwrap.dedent(inspect.getsource(cls))
-    assert source.count(right) == 1, f"{right!r} must occur once in {cls.__name__}"
+    for right, wrong in edits:
+        assert source.count(right) == 1, f"{right!r} must occur once in {cls.__name__}"
+        source = source.replace(right, wrong)
     scope = dict(vars(sys.modules[cls.__module__]))
-    exec(compile(source.replace(right, wrong), f"<mutant of {cls.__name__}>", "exec"), scope)
+    exec(compile(source, f"<mutant of {cls.__name__}>", "exec"), scope)
     return scope[cls.__name__]
 
 

@@ -1,0 +1,99 @@
+"""One of two gloo processes, each with half of every batch; run by test_codebook_processes.py as a script.
+
+    python codebook_processes.py RANK FOLDER
+
+A throw-away library quantizer is built before the process group exists: what a part remembers from then must not matter later.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from codebook_kit import state
+from torch import Tensor
+
+from gentok.codebooks.library import Library
+from gentok.codebooks.lookup_free import LookupFree
+from gentok.codebooks.residual import Residual
+from gentok.codebooks.vq import VQ
+from gentok.metrics.codebook import CodebookHealth
+from gentok.noise import Noise
+
+STEPS, BATCH, POSITIONS = 8, 16, 8
+LEARNT = {"vocab_size": 24, "dim": 4, "kmeans_start": 3, "revive_below": 0.3, "decay": 0.6}
+BOOKS = {
+    "vq_ema": lambda: VQ(**LEARNT, update="ema", normalize=False),
+    "vq_gradient": lambda: VQ(**LEARNT, width=6),
+    "residual": lambda: Residual(VQ(**LEARNT, update="ema", normalize=False), 3, level_dropout=0.4, batch_dropout=0.3),
+    "residual_shared": lambda: Residual(VQ(**LEARNT, update="ema"), 2, shared=True),
+    "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
+    "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
+}
+
+
+def batch(width: int, step: int) -> Tensor:
+    """float [BATCH, width, POSITIONS]; the data drift, so that rows die."""
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(BATCH, width, POSITIONS, generator=generator) + 1.5 * step
+
+
+def train(name: str, half: slice, after_step=lambda book: None) -> dict:
+    """STEPS training steps on `half` of every batch -> the last state, the codes of the last step, and what the rows' health says."""
+    torch.manual_seed(0)
+    book = early.pop(name, None) or BOOKS[name]()
+    book.train()
+    health = CodebookHealth(book.vocab_sizes)
+    parameters = list(book.parameters())
+    optimizer = torch.optim.SGD(parameters, 0.3) if parameters else None
+    for step in range(STEPS):
+        z = batch(book.in_width, step)[half]
+        q = book(z, noise=Noise.of(5, torch.arange(BATCH)[half], step))
+        if optimizer:
+            optimizer.zero_grad()
+            ((q.vectors - z).square().mean() + sum(q.losses.values())).backward()
+            for p in parameters:  # what DistributedDataParallel does
+                if dist.is_initialized():
+                    dist.all_reduce(p.grad)
+                    p.grad /= dist.get_world_size()
+            optimizer.step()
+        health.update(q.codes)
+        after_step(book)
+    return {"state": state(book), "codes": q.codes, "health": health.compute().scalars()}
+
+
+early: dict = {}
+"""Books that were built before the process group."""
+
+
+def agree(book: torch.nn.Module) -> None:
+    """Stops unless both processes have the same numbers, to the bit."""
+    for name, tensor in state(book).items():
+        both = [torch.empty_like(tensor) for _ in range(2)]
+        dist.all_gather(both, tensor.contiguous())
+        assert torch.equal(*both), f"{name} differs between the processes"
+
+
+def main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    BOOKS["library"]()
+    torch.manual_seed(0)
+    early["library"] = BOOKS["library"]()
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    half = slice(rank * BATCH // 2, (rank + 1) * BATCH // 2)
+    out = {}
+    for name in BOOKS:
+        torch.manual_seed(rank)  # the library's own draws may differ from process to process
+        out[name] = train(name, half, agree)
+    try:
+        Library("LFQ", 4, {"codebook_size": 16}).train()(torch.zeros(1, 4, 1))
+    except RuntimeError as error:
+        out["refused"] = str(error)
+    torch.save(out, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), Path(sys.argv[2]))
