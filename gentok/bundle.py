@@ -84,7 +84,9 @@ def build_tokenizer(config: Mapping[str, Any], trust: Iterable[str] = (), *, tra
 def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: ConditionSpec, trust: Iterable[str] = ()) -> nn.Module:
     """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook."""
     spec = tokenizer.spec
-    return build(config, trust=trust, where="generator", spec=spec, condition_spec=condition_spec, codebook=getattr(tokenizer, "codebook", None))
+    return build(
+        config, trust=trust, where="generator", spec=spec, condition_spec=condition_spec, codebook=getattr(tokenizer, "codebook", None)
+    )
 
 
 def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
@@ -222,7 +224,10 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     if spec.encode_fingerprint:
         made = stamp(tokenizer, document["tokenizer"]["config"])
         if made != spec:
-            raise FormatError(f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against {spec.describe()}): it was changed or damaged")
+            raise FormatError(
+                f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
+                f"{spec.describe()}): it was changed or damaged"
+            )
     condition_spec = ConditionSpec.from_dict(document["condition_spec"])
     generator, generator_config = None, None
     if document["kind"] == "generator":
@@ -235,7 +240,14 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
     bundle = Bundle(
-        document["kind"], tokenizer, generator, condition_spec, dict(document["tokenizer"]["config"]), generator_config, document["meta"], str(path)
+        document["kind"],
+        tokenizer,
+        generator,
+        condition_spec,
+        dict(document["tokenizer"]["config"]),
+        generator_config,
+        document["meta"],
+        str(path),
     )
     return bundle.to(device)
 
@@ -248,7 +260,9 @@ def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[st
     if not isinstance(document, dict) or not isinstance(document.get("format"), int):
         raise FormatError(f"{path / 'bundle.json'} has no format number: this is not a gentok bundle")
     if document["format"] > FORMAT:
-        raise FormatError(f"{path} is a bundle of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok")
+        raise FormatError(
+            f"{path} is a bundle of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok"
+        )
     missing = [key for key in ("kind", "tokenizer", "condition_spec", "meta") if key not in document]
     if missing:
         raise FormatError(f"{path / 'bundle.json'} lacks {', '.join(missing)}: the bundle is damaged")
@@ -273,7 +287,9 @@ def _read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], dict[str, T
     if path.suffix in (".safetensors", ".json"):
         raise FormatError(f"{path} is a part of a bundle: give the folder that holds bundle.json")
     if not zipfile.is_zipfile(path):
-        raise FormatError(f"{path} is neither a bundle folder nor a training checkpoint (a torch zip file): it is damaged, cut off, or something else")
+        raise FormatError(
+            f"{path} is neither a bundle folder nor a training checkpoint (a torch zip file): it is damaged, cut off, or something else"
+        )
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever torch raises on a hostile or foreign pickle, the answer is the same
@@ -282,7 +298,9 @@ def _read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], dict[str, T
         raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training")
     document = checkpoint["gentok"]
     if document["format"] > FORMAT:
-        raise FormatError(f"{path} is a checkpoint of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok")
+        raise FormatError(
+            f"{path} is a checkpoint of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok"
+        )
     state = checkpoint["state_dict"] if ema else checkpoint.get("current_model_state", checkpoint["state_dict"])
 
     def part(name: str) -> dict[str, Tensor]:

@@ -106,10 +106,15 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     step = 3 * (encode + decode) * config["batch_size"]
     parts, table = _parts(tokenizer), []
     _common(table, {**parts, "tokenizer": total}, spec, total, config["callbacks"]["ema"] is not None)
-    table += [("FLOPs per training step", f"{step:.3e}"), ("FLOPs to encode one item", f"{encode:.3e}"), ("FLOPs to decode one item", f"{decode:.3e}")]
+    table += [
+        ("FLOPs per training step", f"{step:.3e}"),
+        ("FLOPs to encode one item", f"{encode:.3e}"),
+        ("FLOPs to decode one item", f"{decode:.3e}"),
+    ]
     tokens, bits = _sizes(spec)
     report = {
-        "parts": parts, "generator": 0, "tokenizer": total, "tokens": tokens, "bits": bits, "flops_train_step": step, "flops_sample": decode,
+        "parts": parts, "generator": 0, "tokenizer": total, "tokens": tokens, "bits": bits,
+        "flops_train_step": step, "flops_sample": decode,
     }  # fmt: skip
     return report, table
 
@@ -121,7 +126,10 @@ def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     else:
         document = Path(str(config["tokenizer"].get("ckpt"))) / "bundle.json"
         if not document.is_file():
-            raise ConfigError(f"there is no bundle at tokenizer.ckpt={document.parent}: give one, or describe with a tokenizer's configuration (tokenizer=vqgan)")
+            raise ConfigError(
+                f"there is no bundle at tokenizer.ckpt={document.parent}: give one, "
+                "or describe with a tokenizer's configuration (tokenizer=vqgan)"
+            )
         tokenizer = build_tokenizer(json.loads(document.read_text())["tokenizer"]["config"], config["trust"]).eval()
     tokenizer_parts, tokenizer_total = _parts(tokenizer), _count(tokenizer)
     spec: TokenSpec = tokenizer.spec
@@ -146,4 +154,3 @@ def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
         "tokens": tokens, "bits": bits, "flops_train_step": step, "flops_sample": sample,
     }  # fmt: skip
     return report, table
-

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
-import pkgutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,17 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import gentok.samplers
 from gentok.build import ConfigError, build, resolve
 from gentok.bundle import Bundle, load
 from gentok.data.pictures import read_picture, save_grid, save_picture
 from gentok.generators.base import capabilities
 from gentok.noise import Noise
-from gentok.samplers.base import SampleOutput, Sampler
+from gentok.samplers.base import SampleOutput, Sampler, fitting, sampler_name
 from gentok.samplers.guided import guided
 from gentok.tokens import UNKNOWN, Condition, Raster, Tokens
 
-__all__ = ["Samples", "sampler_classes", "check_pair", "pick_sampler", "sample", "sample_tokens", "sample_to_folder", "keep_mask"]
+__all__ = ["Samples", "pick_sampler", "sample", "sample_tokens", "sample_to_folder", "keep_mask"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -45,42 +42,32 @@ class Samples:
 # ------------------------------------------------------------------------------------------------------------------ samplers
 
 
-def sampler_classes() -> list[type[Sampler]]:
-    """Every sampler in gentok.samplers."""
-    for module in pkgutil.iter_modules(gentok.samplers.__path__):
-        importlib.import_module(f"gentok.samplers.{module.name}")
-    return sorted(Sampler.__subclasses__(), key=lambda cls: (not cls.exact, cls.__name__))
-
-
-def check_pair(generator: type, sampler: type[Sampler]) -> None:
-    """Raises ConfigError, in a line that lists the samplers that fit, unless `sampler` fits the generator's class."""
-    if not issubclass(generator, sampler.requires):
-        fitting = [cls.__module__.rsplit(".", 1)[1] for cls in sampler_classes() if issubclass(generator, cls.requires)]
-        raise ConfigError(
-            f"{sampler.__name__} needs a {sampler.requires.__name__} generator; {generator.__name__} is {', '.join(capabilities(generator))}. "
-            f"Samplers that fit it: {', '.join(fitting) or 'none'}"
-        )
-
-
 def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, trust: Any = ()) -> Sampler:
     """A sampler from its configuration, checked against the generator's class before it is built; without `_target_`, the first that
     fits (exact ones come first)."""
     if isinstance(config, Sampler):
-        check_pair(generator, type(config))
+        config.check_model(generator)
         return config
     config = dict(config or {})
     if config.get("_target_") is None:
-        fitting = [cls for cls in sampler_classes() if issubclass(generator, cls.requires)]
-        if not fitting:
+        able = fitting(generator)
+        if not able:
             raise ConfigError(f"no sampler of gentok fits {generator.__name__} ({', '.join(capabilities(generator)) or 'no capability'})")
-        config["_target_"] = f"{fitting[0].__module__}.{fitting[0].__name__}"
+        config["_target_"] = f"{able[0].__module__}.{able[0].__name__}"
     else:
-        check_pair(generator, resolve(config["_target_"], trust))
+        resolve(config["_target_"], trust).check_model(generator)
     return build(config, trust=trust, where="sampler")
 
 
 def sample_tokens(
-    generator: Any, condition: Condition, sampler: Sampler, *, noise: Noise, guidance: float = 1.0, schedule: str = "constant", **options: Any
+    generator: Any,
+    condition: Condition,
+    sampler: Sampler,
+    *,
+    noise: Noise,
+    guidance: float = 1.0,
+    schedule: str = "constant",
+    **options: Any,
 ) -> SampleOutput:
     """One batch: `sampler` on the guided generator, without gradients."""
     with torch.no_grad():
@@ -200,7 +187,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         "n": config["n"],
         "condition": config["condition"],
         "seed": config["seed"],
-        "sampler": {"name": type(sampler).__name__, "exact": sampler.exact, **vars(sampler)},
+        "sampler": {"name": sampler_name(type(sampler)), "exact": sampler.exact, **vars(sampler)},
         "guidance": config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0),
         "guidance_schedule": config["guidance_schedule"],
         "calls_per_sample": samples.calls.double().mean().item(),
@@ -211,5 +198,8 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         **samples.stats,
     }
     (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
-    print(f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, {report['tokens_per_second']:.0f} tokens/s")
+    print(
+        f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
+        f"{report['tokens_per_second']:.0f} tokens/s"
+    )
     return out

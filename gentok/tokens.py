@@ -412,7 +412,9 @@ class ClassSpec:
         if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
             return int(value)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
-        raise ValueError(f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)")
+        raise ValueError(
+            f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
+        )
 
 
 @dataclass(frozen=True)
@@ -429,7 +431,9 @@ class IdsSpec:
             text = "" if value is None else str(value)
             foreign = sorted({c for c in text if c not in self.alphabet})
             if foreign:
-                raise ValueError(f"{name}={text!r} has symbols that the model never saw: {foreign}; its alphabet is {''.join(self.alphabet)!r}")
+                raise ValueError(
+                    f"{name}={text!r} has symbols that the model never saw: {foreign}; its alphabet is {''.join(self.alphabet)!r}"
+                )
             if len(text) > self.max_length:
                 raise ValueError(f"{name}={text!r} has {len(text)} symbols; this model takes at most {self.max_length}")
             out[row, : len(text)] = torch.tensor([self.alphabet.index(c) for c in text], dtype=torch.int64)
@@ -453,7 +457,10 @@ class VectorsSpec:
                 continue
             if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[1] != self.width or len(value) > self.max_length:
                 came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-                raise ValueError(f"{name} must be a float tensor [L <= {self.max_length}, {self.width}] made by {self.encoder or 'its encoder'}; got {came}")
+                raise ValueError(
+                    f"{name} must be a float tensor [L <= {self.max_length}, {self.width}] made by "
+                    f"{self.encoder or 'its encoder'}; got {came}"
+                )
             x[row, : len(value)], mask[row, : len(value)] = value.float(), True
         return Vectors(x, mask)
 
@@ -479,7 +486,9 @@ class ConditionSpec:
         if not isinstance(value, Mapping):
             target = "class" if "class" in names else names[0] if len(names) == 1 else None
             if target is None:
-                raise ValueError(f"condition={value}: this model is {'unconditional' if not names else 'conditioned on ' + ', '.join(names)}")
+                raise ValueError(
+                    f"condition={value}: this model is {'unconditional' if not names else 'conditioned on ' + ', '.join(names)}"
+                )
             value = {target: value}
         for name in value:
             if name not in names:

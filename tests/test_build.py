@@ -12,8 +12,8 @@ COSINE = "gentok.training.optim.Cosine"
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "subprocess.run", "torch.load", "gentok.bundle.os.system", "gentok.bundle.shutil", "gentok.bundle.torch.load", "gentok", "",
-     "gentok.build.importlib.import_module", "gentok.bundle.nn"],
+    ["os.system", "builtins.eval", "subprocess.run", "torch.load", "gentok.bundle.os.system", "gentok.bundle.shutil", "gentok.bundle.torch.load", "gentok",
+     "",      "gentok.build.importlib.import_module", "gentok.bundle.nn"],
 )  # fmt: skip
 def test_targets_outside_the_allow_list_are_refused(target):
     with pytest.raises(ConfigError) as error:

@@ -43,8 +43,8 @@ def bundle(tmp_path):
     tokenizer, config = make_tokenizer()
     generator = build_generator(GENERATOR, tokenizer, CLASSES).eval()
     path = save(
-        tmp_path / "model", tokenizer=tokenizer, tokenizer_config=config, generator=generator, generator_config=GENERATOR, condition_spec=CLASSES,
-        meta={"seed": 0},
+        tmp_path / "model", tokenizer=tokenizer, tokenizer_config=config, generator=generator, generator_config=GENERATOR,
+        condition_spec=CLASSES, meta={"seed": 0},
     )  # fmt: skip
     return path, tokenizer, generator
 

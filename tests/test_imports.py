@@ -38,7 +38,17 @@ ONLY_IN = {  # packages that one place wraps
     "diffusers": lambda room, path: room == "tokenizers",
     "transformers": lambda room, path: room in ("tokenizers", "nn"),
 }
-LAZY = ("torchmetrics", "torchaudio", "encodec", "diffusers", "transformers", "sklearn", "mlxtend", "matplotlib", "efficientnet_lite_pytorch")
+LAZY = (
+    "torchmetrics",
+    "torchaudio",
+    "encodec",
+    "diffusers",
+    "transformers",
+    "sklearn",
+    "mlxtend",
+    "matplotlib",
+    "efficientnet_lite_pytorch",
+)
 
 
 def _room(path: Path) -> str:
@@ -101,20 +111,28 @@ def test_a_planted_forbidden_import_is_found(path, planted):
     assert violations(PACKAGE / path, planted)
 
 
+def fresh(script: str) -> str:
+    """What a new interpreter prints."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, cwd=ROOT, check=True).stdout
+
+
+def loaded_by(statement: str, *names: str) -> list[str]:
+    """Which of `names` are in sys.modules after `statement`, in a new interpreter."""
+    return ast.literal_eval(fresh(f"import sys\n{statement}\nprint([m for m in {names} if m in sys.modules])").splitlines()[-1])
+
+
 def test_importing_gentok_imports_neither_torch_nor_lightning():
-    script = "import sys, gentok; print([m for m in ('torch', 'lightning', 'torchmetrics', 'hydra') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    assert out.stdout.strip() == "[]"
+    assert loaded_by("import gentok", "torch", "lightning", "torchmetrics", "hydra") == []
 
 
 def test_loading_a_model_imports_no_trainer():
-    script = "import sys, gentok.bundle, gentok.sampling; print([m for m in ('lightning', 'torchmetrics', 'hydra', 'mlxtend', 'sklearn', 'matplotlib') if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-    assert out.stdout.strip() == "[]"
+    heavy = ("lightning", "torchmetrics", "hydra", "mlxtend", "sklearn", "matplotlib")
+    assert loaded_by("import gentok.bundle, gentok.sampling", *heavy) == []
 
 
 def test_the_help_of_the_command_line_imports_no_torch():
     """Under 4 s on two cores; here by what it loads, since a clock in a test is a coin."""
-    script = "import sys; sys.argv = ['train.py', '--help']\nimport atexit; atexit.register(lambda: print('LOADED', 'torch' in sys.modules))\nimport gentok.cli; gentok.cli.train()"
-    out = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, check=True)
-    assert "LOADED False" in out.stdout and "experiment" in out.stdout
+    script = "import atexit, sys, gentok.cli; sys.argv = ['train.py', '--help']; atexit.register(lambda: print('torch' in sys.modules))"
+    out = fresh(script + "; gentok.cli.train()")
+    assert out.splitlines()[-1] == "False" and "experiment" in out

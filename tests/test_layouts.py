@@ -55,7 +55,11 @@ def test_orders_are_the_field_s():
     assert level["parallel"] == [[0, 1, 2]] * 4
     delayed = Layout.of("delayed", spec)
     assert delayed.steps == 4 + 3 - 1
-    assert delayed.position.tolist()[0] == [0, -1, -1] and delayed.position.tolist()[2] == [2, 1, 0] and delayed.position.tolist()[5] == [-1, -1, 3]
+    assert (
+        delayed.position.tolist()[0] == [0, -1, -1]
+        and delayed.position.tolist()[2] == [2, 1, 0]
+        and delayed.position.tolist()[5] == [-1, -1, 3]
+    )
 
 
 def test_what_is_no_order_is_refused():

@@ -77,7 +77,9 @@ def test_same_codes_ignores_the_decoder_alone():
     assert not spec.same_codes(dataclasses.replace(spec, encode_fingerprint="other"))
 
 
-CONDITIONS = ConditionSpec((("class", ClassSpec(("cat", "dog", "7"))), ("text", IdsSpec(tuple("abc "), 6)), ("voice", VectorsSpec(4, 2, "toy"))))
+CONDITIONS = ConditionSpec(
+    (("class", ClassSpec(("cat", "dog", "7"))), ("text", IdsSpec(tuple("abc "), 6)), ("voice", VectorsSpec(4, 2, "toy")))
+)
 
 
 def test_conditions_are_understood_by_name_id_list_and_null():
@@ -92,8 +94,8 @@ def test_conditions_are_understood_by_name_id_list_and_null():
 
 @pytest.mark.parametrize(
     "value, message",
-    [("horse", "cat, dog"), (3, "no class"), (-1, "no class"), ({"text": "xyz"}, "alphabet"), ({"text": "a" * 7}, "at most 6"), ({"colour": 1}, "conditioned on"),
-     ({"voice": [torch.zeros(1, 5)]}, "float tensor")],
+    [("horse", "cat, dog"), (3, "no class"), (-1, "no class"), ({"text": "xyz"}, "alphabet"), ({"text": "a" * 7}, "at most 6"), 
+     ({"colour": 1}, "conditioned on"), ({"voice": [torch.zeros(1, 5)]}, "float tensor")],
 )  # fmt: skip
 def test_conditions_that_cannot_be_meant_are_refused(value, message):
     with pytest.raises(ValueError, match=message):
@@ -107,7 +109,13 @@ def test_an_unconditional_model_takes_no_condition():
 
 
 def test_dropping_rows_equals_null_in_those_rows():
-    condition = Condition({"class": Class(torch.tensor([0, 1])), "text": Ids(torch.tensor([[0, 1], [2, -1]])), "v": Vectors(torch.ones(2, 1, 3), torch.ones(2, 1, dtype=torch.bool))})
+    condition = Condition(
+        {
+            "class": Class(torch.tensor([0, 1])),
+            "text": Ids(torch.tensor([[0, 1], [2, -1]])),
+            "v": Vectors(torch.ones(2, 1, 3), torch.ones(2, 1, dtype=torch.bool)),
+        }
+    )
     dropped = condition.drop(torch.tensor([True, False]))
     null = condition.null()
     for name in condition.parts:

@@ -122,14 +122,15 @@ class Sampler(ABC):
         """The law that ids are drawn from: logits [..., V] -> float64 [..., V]."""
         return filters.apply(logits, **self._filters)
 
-    def check_model(self, model: Any) -> None:
+    @classmethod
+    def check_model(cls, model: Any) -> None:
         """Raises ValueError, with the samplers that fit, unless `model` (a generator or its class) has the required capability."""
-        cls = model if isinstance(model, type) else type(model)
-        if not issubclass(cls, self.requires):
-            able = ", ".join(capabilities(cls)) or "without capability"
-            names = ", ".join(sampler_name(s) for s in fitting(cls)) or "none"
+        kind = model if isinstance(model, type) else type(model)
+        if not issubclass(kind, cls.requires):
+            able = ", ".join(capabilities(kind)) or "without capability"
+            names = ", ".join(sampler_name(s) for s in fitting(kind)) or "none"
             raise ValueError(
-                f"the sampler {sampler_name(type(self))} needs a {self.requires.__name__} generator, {cls.__name__} is {able}; "
+                f"the sampler {sampler_name(cls)} needs a {cls.requires.__name__} generator, {kind.__name__} is {able}; "
                 f"samplers that fit it: {names}"
             )
 
@@ -163,9 +164,9 @@ def every_sampler() -> list[type[Sampler]]:
 
 
 def fitting(model: Any) -> list[type[Sampler]]:
-    """The samplers of this package whose capability `model` (a generator or its class) has."""
+    """The samplers of this package whose capability `model` (a generator or its class) has, exact ones first."""
     cls = model if isinstance(model, type) else type(model)
-    return [sampler for sampler in every_sampler() if issubclass(cls, sampler.requires)]
+    return sorted((s for s in every_sampler() if issubclass(cls, s.requires)), key=lambda s: not s.exact)
 
 
 # ---------------------------------------------------------------------------------------------------------- what is known

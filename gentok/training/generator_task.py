@@ -63,7 +63,11 @@ class GeneratorTask(GentokModule):
         classes = {name: list(spec.names) for name, spec in self.condition_spec.parts if spec.kind == "class"}
         condition = self.condition_spec.parse(classes or None, n).to(self.device)
         output = sample_tokens(
-            self.generator, condition, self.sampler, noise=Noise.of(0, torch.arange(n, device=self.device)), guidance=self.config["task"]["guidance"]
+            self.generator,
+            condition,
+            self.sampler,
+            noise=Noise.of(0, torch.arange(n, device=self.device)),
+            guidance=self.config["task"]["guidance"],
         )
         self.pictures = self.frozen.module.to(self.device).tokenizer.decode(output.tokens).float().cpu()
 

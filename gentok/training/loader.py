@@ -27,7 +27,9 @@ class DrawSampler(Sampler[list[int]]):
         if length < 1:
             raise ValueError("the training set is empty")
         if batch_size > length:
-            raise ValueError(f"batch_size={batch_size} is larger than the training set of {length} items: set batch_size to at most {length}")
+            raise ValueError(
+                f"batch_size={batch_size} is larger than the training set of {length} items: set batch_size to at most {length}"
+            )
         if batch_size % world:
             raise ValueError(f"batch_size={batch_size} must be a multiple of the {world} processes")
         self.length, self.batch_size, self.seed = length, batch_size, seed

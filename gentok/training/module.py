@@ -105,7 +105,9 @@ class GentokModule(L.LightningModule):
         if self.global_step % self.config["trainer"]["log_every"]:
             return
         if not torch.isfinite(loss):
-            raise ValueError(f"the loss became {loss.item()} at step {self.global_step}: lower optimizer.lr, or set trainer.precision=32-true")
+            raise ValueError(
+                f"the loss became {loss.item()} at step {self.global_step}: lower optimizer.lr, or set trainer.precision=32-true"
+            )
         now = time.perf_counter()
         speed = self._seen / max(now - self._clock, 1e-9)
         self._seen, self._clock = 0, now

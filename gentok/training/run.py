@@ -1,8 +1,8 @@
 """One training run: checks everything that can be checked, then data, task, Trainer, and at the end a bundle and metrics.json.
 
-    RUN/config.yaml           the resolved configuration          RUN/checkpoints/last.ckpt   to resume from and to sample from
-    RUN/metrics.csv, events*  logs                                RUN/bundle                  the model, with averaged weights
-    RUN/pictures/*.png        reconstructions or samples          RUN/metrics.json            the last validation
+RUN/config.yaml           the resolved configuration          RUN/checkpoints/last.ckpt   to resume from and to sample from
+RUN/metrics.csv, events*  logs                                RUN/bundle                  the model, with averaged weights
+RUN/pictures/*.png        reconstructions or samples          RUN/metrics.json            the last validation
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from typing import Any
 import torch
 
 from gentok.build import ConfigError, build, check, resolve
-from gentok.bundle import Bundle, load, save, stamp
+from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
-from gentok.tokens import ConditionSpec
 from gentok.training.module import GentokModule, seconds
 
 __all__ = ["train", "precision"]
@@ -31,7 +30,10 @@ def precision(choice: str, accelerator: str) -> str:
     """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
     if choice != "auto":
         if choice not in ("bf16-mixed", "32-true", "64-true"):
-            raise ConfigError(f"trainer.precision={choice}: choose auto, bf16-mixed, 32-true or 64-true (float16 needs loss scaling, which gentok does not do)")
+            raise ConfigError(
+                f"trainer.precision={choice}: choose auto, bf16-mixed, 32-true or 64-true "
+                "(float16 needs loss scaling, which gentok does not do)"
+            )
         return choice
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -117,6 +119,8 @@ def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
     tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
     if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
+    with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
+        build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
     task = GeneratorTask(config, tokenizer, data.condition_spec)
     settings = config["task"]
     if not settings["views"]:
@@ -145,7 +149,13 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
     callbacks: list[Any] = [
         Budget(),
         Pictures(run / "pictures", "reconstructions" if config["task"]["name"] == "tokenizer" else "samples", _columns(config)),
-        ModelCheckpoint(run / "checkpoints", save_last=True, save_top_k=0, every_n_train_steps=settings["checkpoint_every"], save_on_train_epoch_end=False),
+        ModelCheckpoint(
+            run / "checkpoints",
+            save_last=True,
+            save_top_k=0,
+            every_n_train_steps=settings["checkpoint_every"],
+            save_on_train_epoch_end=False,
+        ),
     ]
     if config["callbacks"]["ema"] is not None:
         callbacks.append(EMA(config["callbacks"]["ema"]))
@@ -158,7 +168,7 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
         loggers.append(TensorBoardLogger(run, name="", version=""))
     return L.Trainer(
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
-        precision=precision(settings["precision"], settings["accelerator"]), 
+        precision=precision(settings["precision"], settings["accelerator"]),
         accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
         check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,

@@ -1,0 +1,115 @@
+"""Any tokenizer with any generator and any sampler that fits: each pairing learns sixteen pictures by heart and gives them back.
+
+The pictures are conditioned on their number, so that a confident sampler has one right answer per row.
+"""
+
+import math
+
+import pytest
+import torch
+
+from gentok.bundle import build_generator, build_tokenizer
+from gentok.cli import compose
+from gentok.metrics.image import psnr
+from gentok.noise import Noise
+from gentok.samplers.base import fitting, sampler_name
+from gentok.sampling import pick_sampler, sample_tokens
+from gentok.tokens import Batch, Class, ClassSpec, Condition, ConditionSpec
+from gentok.training.run import check_config
+
+ITEMS = 16
+CLASSES = ConditionSpec((("class", ClassSpec(tuple(map(str, range(ITEMS))))),))
+CODEBOOKS = {
+    "vq": {"vocab_size": 64, "dim": 8, "width": 16},
+    "residual": {"levels": 2, "level_dropout": 0.0, "width": 16},
+    "fsq": {"values": [5, 5, 5], "width": 16},
+    "lookup_free": {"bits": 7, "width": 16},
+    "library": {"width": 16},
+}
+GENERATORS = {"autoregressive": {"width": 64, "depth": 2, "heads": 2}, "masked": {"width": 64, "depth": 2, "heads": 2}}
+
+
+def pictures() -> torch.Tensor:
+    """Sixteen smooth pictures, float [16, 1, 16, 16]."""
+    coarse = torch.rand(ITEMS, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
+
+
+def fit(module, loss, steps, lr):
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    module.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, 2 * (1 - step / steps))
+        optimizer.zero_grad()
+        loss(step).backward()
+        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        optimizer.step()
+    return module.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    """name -> a tokenizer of the codebook of that name, trained on the pictures; made once, when first asked for."""
+    made = {}
+
+    def get(name):
+        if name not in made:
+            torch.manual_seed(0)
+            config = compose("config", [f"codebook={name}"])["tokenizer"]
+            config.update(media_shape=[1, 16, 16], width=16)
+            config["codebook"].update(CODEBOOKS[name])
+            if name == "residual":
+                config["codebook"]["codebook"]["vocab_size"] = 64
+            tokenizer = build_tokenizer(config, training=True)
+            media, index = pictures(), torch.arange(ITEMS)
+            fit(tokenizer, lambda step: sum(tokenizer(Batch(media, index), Noise.of(0, index, step)).losses.values()), 150, 4e-3)
+            made[name] = tokenizer
+        return made[name]
+
+    return get
+
+
+@pytest.mark.parametrize("generator_name", GENERATORS)
+@pytest.mark.parametrize("codebook", CODEBOOKS)
+def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
+    tokenizer = tokenizers(codebook)
+    media, index = pictures(), torch.arange(ITEMS)
+    tokens, condition = tokenizer.encode(media), Condition({"class": Class(index)})
+    own = psnr(tokenizer.decode(tokens), media)
+
+    torch.manual_seed(1)
+    config = {**compose("config", [f"generator={generator_name}"])["generator"], **GENERATORS[generator_name]}
+    generator = build_generator(config, tokenizer, CLASSES)
+    fit(generator, lambda step: generator.loss(tokens, condition, Noise.of(1, index, step)).loss, 160, 5e-3)
+
+    nats = generator.nll_bound(tokens, condition, Noise.of(2, index)).sum() / tokens.present.sum()
+    assert nats < 0.3 * math.log(tokenizer.spec.vocab)
+
+    samplers = fitting(generator)
+    assert samplers
+    for cls in samplers:
+        sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1}, type(generator))
+        output = sample_tokens(generator, condition, sampler, noise=Noise.of(3, index))
+        drawn = tokenizer.decode(output.tokens)
+        close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own - 1.0 for i in range(ITEMS)]).any(1)
+        assert close.double().mean() >= 0.9, f"{sampler_name(cls)}: {int(close.sum())} of {ITEMS}"
+
+
+@pytest.mark.parametrize(
+    "overrides, words",
+    [
+        (["generator=autoregressive", "sampler=maskgit"], ["maskgit", "Masked", "fit it: autoregressive"]),
+        (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
+    ],
+)
+def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, words):
+    config = compose("config", ["task=generator", "tokenizer=from_bundle", "tokenizer.ckpt=nowhere", "steps=1", *overrides])
+    with pytest.raises(ValueError) as error:
+        check_config(config)
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_a_layout_that_does_not_fit_is_refused_with_those_that_do(tokenizers):
+    with torch.device("meta"), pytest.raises(ValueError, match="position_major"):
+        build_generator({**compose("config", [])["generator"], "layout": "raster"}, tokenizers("residual"), CLASSES)
