@@ -89,8 +89,7 @@ class KVCache:
         else:
             own = ancestors(parents)
             depth = own.sum(2) - 1
-            inside = (offset >= 0) & (offset < steps)
-            mask = own.gather(2, offset.clamp(0, steps - 1)[:, None].expand(-1, steps, -1)) & inside[:, None]
+            mask = own.gather(2, offset.clamp(0, steps - 1)[:, None].expand(-1, steps, -1)) & (offset < steps)[:, None]
             mask = mask | (offset < 0)[:, None]
         if self.prefix_mask is not None:
             mask = mask.clone()

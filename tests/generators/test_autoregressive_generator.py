@@ -181,6 +181,32 @@ def test_nll_is_the_sum_over_present_cells_and_absent_cells_cost_nothing(layout,
         assert torch.allclose((means * counts).sum() / counts.sum(), out.terms["nll"])
 
 
+@pytest.mark.parametrize("layout,spec", CASES)
+def test_every_code_reads_its_own_row_of_its_levels_table(layout, spec):
+    model = autoregressive(spec, layout=layout)
+    tokens = codes(spec, 1)
+    tokens.codes[0, -1, 1] = ABSENT
+    model.loss(tokens, Condition(), Noise([0])).loss.backward()
+    total, first = sum(spec.vocab_sizes), model.layout.level[:-1]
+    want = {total + spec.levels}  # begin
+    want |= {total + spec.levels + 1} if model.layout.slots > 1 else set()  # begin's and others' empty slots
+    for step, slot in (first >= 0).nonzero().tolist():
+        level, position = int(model.layout.level[step, slot]), int(model.layout.position[step, slot])
+        code = int(tokens.codes[0, level, position])
+        want.add(total + level if code < 0 else sum(spec.vocab_sizes[:level]) + code)
+    assert set(model.token_table.weight.grad.abs().amax(1).nonzero()[:, 0].tolist()) == want
+
+
+@pytest.mark.parametrize("by", BY)
+def test_an_empty_part_reads_its_learned_null_and_nothing_else(by):
+    model = autoregressive(RASTER, EVERYTHING, condition_by=by)
+    model.loss(codes(RASTER, 2), everything(2).null(), Noise([0, 1])).loss.backward()
+    parts = model.conditioner.parts
+    assert float(parts["text_"].null.grad.abs().max()) > 0 and float(parts["voice_"].null.grad.abs().max()) > 0
+    assert float(parts["text_"].embed.weight.grad.abs().max()) == 0
+    assert parts["class_"].table.weight.grad.abs().amax(1).nonzero()[:, 0].tolist() == [3]
+
+
 def test_absent_cells_get_no_gradient():
     model = autoregressive(LEVELS, layout="delayed")
     tokens = codes(LEVELS, 2)
@@ -193,7 +219,7 @@ def test_absent_cells_get_no_gradient():
 def test_a_batch_without_cells_has_loss_zero():
     tokens = Tokens(torch.full((2, 1, 12), ABSENT), RASTER)
     out = autoregressive(RASTER).loss(tokens, Condition(), Noise([0, 1]))
-    assert float(out.loss) == 0.0 and int(out.count) == 0
+    assert float(out.loss.detach()) == 0.0 and int(out.count) == 0
 
 
 @pytest.mark.parametrize("by", BY)

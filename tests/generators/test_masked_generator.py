@@ -127,7 +127,7 @@ def test_the_bound_is_the_mean_over_all_orders():
         state = torch.full((1, 1, 3), UNKNOWN)
         total = 0.0
         for n in order:
-            total -= float(model.logits(Tokens(state.clone(), spec), Condition())[0, 0, n].log_softmax(0)[code[n]])
+            total -= float(model.logits(Tokens(state.clone(), spec), Condition())[0, 0, n].log_softmax(0)[code[n]].detach())
             state[0, 0, n] = code[n]
         nats.append(total)
     many = Tokens(tokens.codes.expand(4000, -1, -1).contiguous(), spec)
