@@ -40,6 +40,8 @@ PROTOCOLS = ("auto", "reconstruction", "generation", "both")
 MEMORY = 2 << 30
 """Bytes of float32 media that are kept at most."""
 GOOD_JUDGE = 0.97
+NLL_SAMPLES = 4
+"""Masks per item where the likelihood is a bound; a causal model's is exact and takes none."""
 
 
 def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,6 +49,8 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError, OSError or ImportError with a line for the person at the keyboard.
     """
+    if config["ckpt"] in (None, "???"):
+        raise ConfigError("which model? give a bundle folder or a training checkpoint: ckpt=PATH")
     if config["protocol"] not in PROTOCOLS:
         raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
     if config["n"] < 1 or config["batch_size"] < 1:
@@ -277,7 +281,7 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
     metrics["tokens_per_second"] = int(samples.tokens.present.sum()) / max(samples.seconds, 1e-9)
     metrics["seconds_of_sampling"] = samples.seconds
     protocol["network_calls"] = {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()}
-    protocol["nll"] = "exact" if isinstance(bundle.generator, Causal) else "an upper bound, one draw per item"
+    protocol["nll"] = "exact" if isinstance(bundle.generator, Causal) else f"an upper bound, {NLL_SAMPLES} masks per item"
     save_grid(_by_class(media, len(names)), out / "samples.png", 10, scale=_scale(media))
     return metrics, protocol
 
@@ -294,7 +298,7 @@ def _likelihood(context: _Context) -> dict[str, float]:
             noise = Noise.of(context.config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
             tokens = bundle.tokenizer.encode(batch.media)
-            nats += bundle.generator.nll_bound(tokens, batch.condition, noise).double().sum().item()
+            nats += bundle.generator.nll_bound(tokens, batch.condition, noise, samples=NLL_SAMPLES).double().sum().item()
             cells += int(tokens.present.sum())
             advance(len(batch.index))
     return {"held_out_bits_per_token": nats / math.log(2) / cells}

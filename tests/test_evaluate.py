@@ -154,6 +154,7 @@ def test_data_without_classes_are_measured_without_a_judge(tmp_path, pictures, c
     [
         ({"protocol": "fid"}, "protocol=fid"),
         ({"n": 0}, "n=0"),
+        ({"ckpt": "???"}, "ckpt=PATH"),
         ({"protocol": "generation"}, "holds a tokenizer alone"),
         ({"data": {"_target_": "gentok.data.folder.ImageFolder", "path": "nowhere"}}, "there is no folder"),
     ],

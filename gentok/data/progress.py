@@ -20,8 +20,10 @@ def progress(what: str, total: int, unit: str = "items", shown: bool = True) -> 
 
     class Speed(ProgressColumn):
         def render(self, task):  # noqa: ANN001, ANN202 - rich's own types
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2f} {unit}/s")
+            if not task.completed or not task.elapsed:
+                return Text("")
+            speed = task.completed / (task.finished_time or task.elapsed)
+            return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2f} {unit}/s")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:

