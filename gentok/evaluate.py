@@ -27,12 +27,10 @@ from gentok.data.progress import progress
 from gentok.data.sets import batches, whole
 from gentok.generators.base import Causal
 from gentok.metrics.classifier import STEPS, SmallCNN, classifier, predict
-from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.generation import accuracy, copying, variety
-from gentok.metrics.image import psnr, ssim
+from gentok.metrics.reconstruction import reconstruction
 from gentok.noise import Noise
 from gentok.sampling import Samples, pick_sampler, sample
-from gentok.tokens import Tokens
 
 __all__ = ["evaluate", "main"]
 
@@ -174,36 +172,13 @@ def _show(name: str, metrics: Mapping[str, Any]) -> None:
 
 
 def _reconstruction(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    bundle, config = context.bundle, context.config
-    tokenizer, spec = bundle.tokenizer, bundle.spec
+    config = context.config
     media, labels = context.media("held_out")
-    health = CodebookHealth(spec.vocab_sizes) if spec.vocab_sizes else None
-    made, kept, looked_up, cells = [], 0, 0, 0
-    with progress("reconstructing", len(media), shown=config["progress"]) as advance, torch.inference_mode():
-        for part in media.split(config["batch_size"]):
-            tokens = tokenizer.encode(part.to(context.device))
-            images = tokenizer.decode(tokens).float()
-            made.append(images.cpu())
-            if isinstance(tokens, Tokens):
-                health.update(tokens.codes)
-                cells += int(tokens.present.sum())
-                kept += int(((tokenizer.encode(images.clamp(-1, 1)).codes == tokens.codes) & tokens.present).sum())
-                looked_up += _lookup_survivors(tokenizer.codebook, tokens)
-            advance(len(part))
-    reconstructed = torch.cat(made).clamp(-1, 1)
-    metrics: dict[str, Any] = {"items": len(media)}
-    metrics["psnr_db"] = psnr(reconstructed, media).mean().item()
-    metrics["ssim"] = torch.cat([ssim(a, b) for a, b in zip(reconstructed.split(256), media.split(256))]).double().mean().item()
-    if health is not None:
-        report = health.compute()
-        metrics |= {
-            "usage": list(report.usage),
-            "perplexity": list(report.perplexity),
-            "entropy_bits_per_item": report.bits_per_item,
-            "nominal_bits_per_item": spec.bits,
-            "codes_surviving_decode_and_encode": kept / cells,
-            "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
-        }
+    with progress("reconstructing", len(media), shown=config["progress"]) as advance:
+        reconstructed, metrics = reconstruction(
+            context.bundle.tokenizer, media, batch_size=config["batch_size"], device=context.device, advance=advance
+        )
+    metrics = {"items": len(media), **metrics}
     protocol: dict[str, Any] = {
         "what": "each held-out item encoded and decoded once, clipped to [-1, 1]; PSNR (range 2) and SSIM (11-pixel Gaussian window) are "
         "means over items; usage: share of rows hit by the held-out items; entropy: of each level's codes, times its codes per item",
@@ -214,14 +189,6 @@ def _reconstruction(context: _Context, out: Path) -> tuple[dict[str, Any], dict[
         metrics["originals_recognised"] = protocol["judge"]["held_out_accuracy"]
     save_grid(pairs(media, reconstructed), out / "reconstructions.png", 10, scale=_scale(media))
     return metrics, protocol
-
-
-def _lookup_survivors(codebook: Any, tokens: Tokens) -> float:
-    """Codes that nearest finds again from the vectors that lookup gives; -inf where this codebook has no nearest."""
-    try:
-        return int(((codebook.nearest(codebook.lookup(tokens.codes)) == tokens.codes) & tokens.present).sum())
-    except (NotImplementedError, TypeError, ValueError):
-        return -math.inf
 
 
 def _scale(media: Tensor) -> int:

@@ -162,7 +162,7 @@ def test_data_without_classes_are_measured_without_a_judge(tmp_path, pictures, c
 def test_refusals_are_one_line(tmp_path, pictures, cache, overrides, message):
     path = models(tmp_path, pictures, generator=False)
     with pytest.raises((ValueError, OSError), match=message) as error:
-        evaluate(config(path, tmp_path, cache, **overrides))
+        evaluate({**config(path, tmp_path, cache), **overrides})
     assert "\n" not in str(error.value)
 
 
