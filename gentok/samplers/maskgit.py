@@ -9,7 +9,8 @@ Chang et al., "MaskGIT: Masked Generative Image Transformer", arXiv 2202.04200, 
 
 NOT a sampler of the model's law, even with one cell per step: cells are chosen after their ids were drawn, and choosing confident
 ids sharpens the law. With c -> infinity the choice is random; one cell per step is then random-order sampling, which is exact for a
-model with consistent conditionals. `python tests/exact/distances.py` measures the distance on a model whose law is known.
+model with consistent conditionals. On a table of 4 cells with exact conditionals and one cell per call, the total variation distance
+is 0.49 at c = 0 and 0.11 at c = 4.5 (`python tests/exact/distances.py`).
 
 Deviations and choices: counts follow the released code (floor, at least one), not the paper's ceil. The score uses log p before
 temperature and filters, so that confidence means the same whatever ids are drawn with. Each row counts its own holes; a row without

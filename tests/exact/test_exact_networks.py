@@ -67,7 +67,7 @@ def test_a_causal_network_draws_its_enumerated_law(order, setting):
 @pytest.mark.slow
 @pytest.mark.parametrize(("order", "setting"), EVERY, ids=[f"{'-'.join(order)}-{setting}" for order, setting in EVERY])
 def test_a_causal_network_draws_its_enumerated_law_in_the_full_product(order, setting):
-    assert agreement(*run(*order, setting, n=8000)) > 1e-3
+    assert agreement(*run(*order, setting, n=3000)) > 1e-3
 
 
 @pytest.mark.parametrize("by", ["cross", "adaln"])
