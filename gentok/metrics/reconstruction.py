@@ -23,8 +23,9 @@ def reconstruction(
     """Images float [n, C, H, W] in [-1, 1] -> their reconstructions, clipped, on the CPU, and
 
     psnr_db, ssim: means over items. For tokens (not for latents) also usage and perplexity per level, entropy_bits_per_item (of each
-    level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode, and codes_surviving_lookup_and_nearest
-    (None where the codebook has no nearest). tokenizer: on `device`, in eval mode. advance(items) is called after every batch.
+    level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode, and
+    codes_surviving_lookup_and_nearest (None where the codebook has no nearest). tokenizer: on `device`, in eval mode. advance(items) is
+    called after every batch.
     """
     spec = tokenizer.spec
     health = CodebookHealth(spec.vocab_sizes)
