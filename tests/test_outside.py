@@ -1,4 +1,4 @@
-"""A component outside the package is one file and one yaml: the ones that docs/add_a_tokenizer.md prints are found, built, tested and trained."""
+"""A component outside the package is one file and one yaml: those of docs/add_a_tokenizer.md are found, built, tested and trained."""
 
 import os
 import re

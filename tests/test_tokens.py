@@ -94,7 +94,7 @@ def test_conditions_are_understood_by_name_id_list_and_null():
 
 @pytest.mark.parametrize(
     "value, message",
-    [("horse", "cat, dog"), (3, "no class"), (-1, "no class"), ({"text": "xyz"}, "alphabet"), ({"text": "a" * 7}, "at most 6"), 
+    [("horse", "cat, dog"), (3, "no class"), (-1, "no class"), ({"text": "xyz"}, "alphabet"), ({"text": "a" * 7}, "at most 6"),
      ({"colour": 1}, "conditioned on"), ({"voice": [torch.zeros(1, 5)]}, "float tensor")],
 )  # fmt: skip
 def test_conditions_that_cannot_be_meant_are_refused(value, message):

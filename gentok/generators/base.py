@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from gentok.layouts import Layout
-from gentok.tokens import Condition, ConditionSpec, TokenSpec, Tokens
+from gentok.tokens import Condition, ConditionSpec, Tokens, TokenSpec
 
 __all__ = ["Capability", "Causal", "Masked", "capabilities"]
 

@@ -133,7 +133,7 @@ def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
         if not path.is_file():
             device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
             encode_set(tokenizer.to(device).tokenizer, split, path, batch_size=settings["encode_batch"], device=device, **how)
-        sets.append(TokenSet(path, tokenizer.spec))
+        sets.append(TokenSet(path, tokenizer.spec, seed=config["seed"]))
     return task, *sets
 
 
@@ -205,7 +205,9 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
     else:
         tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
         stamp(tokenizer, tokenizer_config)
-    bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, **kwargs)
+    bundle = save(
+        run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=config["bundle_dtype"], **kwargs
+    )
     (run / "metrics.json").write_text(json.dumps(meta, indent=1) + "\n")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     print(f"{meta['step']} steps in {fitted:.0f} s: {shown}\nbundle: {bundle}")
