@@ -12,9 +12,20 @@ COSINE = "gentok.training.optim.Cosine"
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "builtins.eval", "subprocess.run", "torch.load", "gentok.bundle.os.system", "gentok.bundle.shutil", "gentok.bundle.torch.load", "gentok",
-     "",      "gentok.build.importlib.import_module", "gentok.bundle.nn"],
-)  # fmt: skip
+    [
+        "os.system",
+        "builtins.eval",
+        "subprocess.run",
+        "torch.load",
+        "gentok.bundle.os.system",
+        "gentok.bundle.shutil",
+        "gentok.bundle.torch.load",
+        "gentok.build.importlib.import_module",
+        "gentok.bundle.nn",
+        "gentok",
+        "",
+    ],
+)
 def test_targets_outside_the_allow_list_are_refused(target):
     with pytest.raises(ConfigError) as error:
         build({"_target_": target, "command": "true"})
@@ -30,7 +41,8 @@ def test_nested_components_are_checked_first(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(
         "BUILT = []\n"
         "class Inner:\n    def __init__(self, size):\n        BUILT.append('inner')\n        self.size = size\n"
-        "class Outer:\n    def __init__(self, inner, parts=(), spec=None):\n        self.inner, self.parts, self.spec = inner, parts, spec\n"
+        "class Outer:\n    def __init__(self, inner, parts=(), spec=None):\n"
+        "        self.inner, self.parts, self.spec = inner, parts, spec\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     inner = {"_target_": "mine.Inner", "size": 2}

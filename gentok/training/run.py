@@ -205,9 +205,8 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
     else:
         tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
         stamp(tokenizer, tokenizer_config)
-    bundle = save(
-        run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=config["bundle_dtype"], **kwargs
-    )
+    dtype = config["bundle_dtype"]
+    bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
     (run / "metrics.json").write_text(json.dumps(meta, indent=1) + "\n")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     print(f"{meta['step']} steps in {fitted:.0f} s: {shown}\nbundle: {bundle}")

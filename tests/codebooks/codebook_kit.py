@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import os
 import sys
 import textwrap
 from pathlib import Path
@@ -16,14 +17,17 @@ from torch import Tensor, nn
 from gentok.build import build
 from gentok.noise import Noise
 
-CONF = Path(__file__).parents[2] / "conf" / "codebook"
-CONFIGS = sorted(path.stem for path in CONF.glob("*.yaml"))
+OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
+"""A conf folder of components outside gentok, tested like its own; GENTOK_TEST_TRUST names their packages, comma-separated."""
+TRUST = tuple(filter(None, os.environ.get("GENTOK_TEST_TRUST", "").split(",")))
+FILES = {p.stem: p for conf in (Path(__file__).parents[2] / "conf", OUTSIDE) for p in sorted((conf / "codebook").glob("*.yaml"))}
+CONFIGS = sorted(FILES)
 
 
 def make(name: str, **changes: Any) -> Any:
     """The codebook of conf/codebook/NAME.yaml, with parameters from a fixed seed."""
     torch.manual_seed(0)
-    return build({**yaml.safe_load((CONF / f"{name}.yaml").read_text()), **changes})
+    return build({**yaml.safe_load(FILES[name].read_text()), **changes}, trust=TRUST)
 
 
 def inputs(book: Any, batch: int = 16, positions: int = 16, seed: int = 0) -> Tensor:

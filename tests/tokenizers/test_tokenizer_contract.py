@@ -68,9 +68,9 @@ def test_dropped_levels_and_cells_decode(pair):
 def test_training_steps_reduce_the_loss(pair, precision):
     pair.train()
     x = media(8)
-    optimizer = torch.optim.Adam([p for p in pair.parameters() if p.requires_grad], lr=2e-3)
+    optimizer = torch.optim.Adam([p for p in pair.parameters() if p.requires_grad], lr=4e-3)
     errors = []
-    for step in range(12):
+    for step in range(20):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             out = pair(batch_of(x), noise_of(x, step))
         assert out.reconstruction.dtype == torch.float32
@@ -124,7 +124,9 @@ def test_codes_depend_on_no_parameter_that_is_named_decode_only(name):
                 value.normal_()
     assert torch.equal(codes, model.encode(media()).codes)
     with torch.no_grad():
-        model.encoder.head.weight.normal_()
+        for key, value in model.named_parameters():
+            if not key.startswith(tuple(f"{prefix}." for prefix in model.decode_only)):
+                value.normal_()
     assert not torch.equal(codes, model.encode(media()).codes)
 
 
@@ -138,4 +140,4 @@ def test_no_teacher_in_the_state_dict(name):
     assert out.losses["perceptual"].requires_grad
     assert list(model.state_dict()) == before == list(make(name, shape=(1, 32, 32)).state_dict())
     out.losses["perceptual"].backward()
-    assert model.encoder.stem.weight.grad.abs().sum() > 0
+    assert next(model.encoder.parameters()).grad.abs().sum() > 0

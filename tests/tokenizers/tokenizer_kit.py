@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +14,33 @@ from gentok.noise import Noise
 from gentok.tokens import Batch, Condition
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
+"""A conf folder of components outside gentok, tested like its own; GENTOK_TEST_TRUST names their packages, comma-separated."""
+TRUST = tuple(filter(None, os.environ.get("GENTOK_TEST_TRUST", "").split(",")))
 SMALL = 6_000_000
 """Parameters above which a tokenizer is only built on the meta device."""
 PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "width": 8}
 LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
 
 
+def _files(group: str) -> dict[str, Path]:
+    return {path.stem: path for conf in (CONF, OUTSIDE) for path in (conf / group).glob("*.yaml")}
+
+
 def read(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    return yaml.safe_load(_files(group)[name].read_text())
 
 
 def names(group: str) -> list[str]:
     """Configurations that name a component themselves (one that loads a bundle does not)."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml") if "_target_" in read(group, path.stem))
+    return sorted(name for name in _files(group) if "_target_" in read(group, name))
 
 
 def make(name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, **overrides: Any) -> torch.nn.Module:
     """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration."""
     config = {**read("tokenizer", name), "codebook": codebook or PLAIN, "losses": losses or LOSSES, **overrides}
     torch.manual_seed(0)
-    return build(config, media_shape=shape)
+    return build(config, trust=TRUST, media_shape=shape)
 
 
 def parameters(name: str) -> int:
