@@ -6,6 +6,8 @@ out, drawn by a fixed seed. Items lie in the order 0, 1, ..., 9, 0, 1, ...: the 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,7 @@ class MNIST5k:
         self.train, self.held_out = sets["train"], sets["held_out"]
 
 
+@functools.cache  # the package parses them from text, which takes seconds
 def _digits() -> tuple[Tensor, Tensor]:
     """uint8 [5000, 1, 32, 32] and int64 [5000]."""
     try:

@@ -76,6 +76,7 @@ def train(config: dict[str, Any]) -> Path:
 
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     run = Path(config["paths"]["run"])
