@@ -1,0 +1,158 @@
+"""sample.py: one path is enough, files are what they say, pictures are completed, and mistakes are answered in a line."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
+from gentok.cli import compose
+from gentok.data.pictures import read_picture, save_picture
+from gentok.sampling import keep_mask, sample, sample_to_folder
+from gentok.tokens import ClassSpec, ConditionSpec, Line, Raster
+
+ROOT = Path(__file__).resolve().parent.parent
+CLASSES = ConditionSpec((("class", ClassSpec(("cat", "dog", "horse"))),))
+GENERATORS = {
+    "ar": {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2, "condition_dropout": 0.1},
+    "masked": {"_target_": "gentok.generators.masked.MaskedTransformer", "width": 16, "depth": 1, "heads": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory):
+    """name -> a bundle of random weights: vq alone, ar and masked."""
+    root = tmp_path_factory.mktemp("bundles")
+    torch.manual_seed(0)
+    config = {
+        "_target_": "gentok.tokenizers.vqgan.VQGAN",
+        "media_shape": [1, 16, 16],
+        "width": 8,
+        "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "width": 8},
+    }
+    tokenizer = build_tokenizer(config).eval()
+    stamp(tokenizer, config)
+    made = {"vq": save(root / "vq", tokenizer=tokenizer, tokenizer_config=config)}
+    for name, settings in GENERATORS.items():
+        generator = build_generator(settings, tokenizer, CLASSES).eval()
+        with torch.no_grad():  # far from uniform, and different for each class
+            for parameter in generator.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+        made[name] = save(
+            root / name, tokenizer=tokenizer, tokenizer_config=config, generator=generator, generator_config=settings, condition_spec=CLASSES
+        )
+    return made
+
+
+def run(bundles, tmp_path, name, *overrides):
+    config = compose("sample", [f"ckpt={bundles[name]}", f"out={tmp_path / 'out'}", "n=5", *overrides])
+    return sample_to_folder(config)
+
+
+@pytest.mark.parametrize("name, sampler", [("ar", "autoregressive"), ("masked", "maskgit")])
+def test_a_path_is_enough(bundles, tmp_path, name, sampler):
+    out = run(bundles, tmp_path, name, "condition=horse")
+    assert {p.name for p in out.iterdir()} == {"grid.png", "codes.safetensors", "samples.json", *(f"{i:04d}.png" for i in range(5))}
+    report = json.loads((out / "samples.json").read_text())
+    assert report["sampler"]["name"] == sampler and report["seed"] == 0 and report["tokens_per_second"] > 0
+    assert report["calls_per_sample"] == (16 if name == "ar" else 12)
+    bundle = load(bundles[name])
+    codes = load_file(out / "codes.safetensors")["codes"]
+    from gentok.tokens import Tokens
+
+    decoded = bundle.tokenizer.decode(Tokens(codes, bundle.spec))
+    for i in range(5):
+        assert (read_picture(out / f"{i:04d}.png", channels=1) - decoded[i]).abs().max() <= 1 / 127.5
+    assert read_picture(out / "grid.png", channels=1).shape == (1, 2 * 16 + 2, 3 * 16 + 4)
+
+
+def test_keys_of_a_sampler_reach_it(bundles, tmp_path):
+    out = run(bundles, tmp_path, "masked", "sampler=maskgit", "sampler.steps=3", "sampler.temperature=0.5", "guidance=2")
+    report = json.loads((out / "samples.json").read_text())
+    assert report["calls_per_sample"] == 3 and report["sampler"]["temperature"] == 0.5 and report["guidance"] == 2
+    assert report["network_calls"]["generator"] == {"calls": 3, "positions": 3 * 5 * 16 * 2}
+
+
+def test_item_i_depends_on_seed_and_i_alone(bundles):
+    bundle = load(bundles["ar"])
+    whole = sample(bundle, n=6, condition=["cat", "dog"], seed=4).tokens.codes
+    parts = sample(bundle, n=6, condition=["cat", "dog"], seed=4, batch_size=4).tokens.codes
+    assert torch.equal(whole, parts)
+    assert not torch.equal(whole, sample(bundle, n=6, condition=["cat", "dog"], seed=5).tokens.codes)
+    assert not torch.equal(whole[::2], sample(bundle, n=6, condition="dog", seed=4).tokens.codes[::2])
+
+
+def test_the_guidance_that_a_bundle_recommends_is_taken(bundles):
+    bundle = load(bundles["ar"])
+    plain = sample(bundle, n=8, condition=0, guidance=1.0).tokens.codes
+    bundle.meta["guidance"] = 3.0
+    assert torch.equal(sample(bundle, n=8, condition=0).tokens.codes, sample(bundle, n=8, condition=0, guidance=3.0).tokens.codes)
+    assert not torch.equal(sample(bundle, n=8, condition=0).tokens.codes, plain)
+
+
+@pytest.mark.parametrize("keep", ["left-half", "bottom-half", "center", "border"])
+def test_a_picture_is_completed_around_what_is_kept(bundles, tmp_path, keep):
+    known = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    save_picture(known, tmp_path / "known.png")
+    out = run(bundles, tmp_path, "masked", f"known={tmp_path / 'known.png'}", f"keep={keep}")
+    bundle = load(bundles["masked"])
+    own = bundle.tokenizer.encode(read_picture(tmp_path / "known.png", channels=1)[None]).codes
+    codes = load_file(out / "codes.safetensors")["codes"]
+    kept = keep_mask(keep, Raster(4, 4))
+    assert torch.equal(codes[:, :, kept], own[:, :, kept].expand(5, -1, -1))
+    assert (codes[:, :, ~kept] != codes[:1, :, ~kept]).any()
+
+
+def test_a_causal_model_completes_what_its_order_allows_and_refuses_the_rest(bundles, tmp_path):
+    save_picture(torch.zeros(1, 16, 16), tmp_path / "known.png")
+    known = f"known={tmp_path / 'known.png'}"
+    run(bundles, tmp_path, "ar", known, "keep=top-half")
+    with pytest.raises(ValueError, match="maskgit") as error:
+        run(bundles, tmp_path, "ar", known, "keep=left-half")
+    assert "\n" not in str(error.value) and "forced=true" in str(error.value)
+    out = run(bundles, tmp_path, "ar", known, "keep=left-half", "sampler=autoregressive", "sampler.forced=true")
+    assert json.loads((out / "samples.json").read_text())["forced"] is True
+
+
+@pytest.mark.parametrize(
+    "name, overrides, words",
+    [
+        ("ar", ["n=0"], ["n=0"]),
+        ("ar", ["condition=cow"], ["cat, dog, horse"]),
+        ("ar", ["condition=7"], ["0..2"]),
+        ("ar", ["sampler=maskgit"], ["autoregressive"]),
+        ("vq", [], ["tokenizer alone"]),
+        ("ar", ["ckpt=nowhere"], ["nowhere"]),
+        ("ar", ["known=nowhere.png"], ["nowhere.png"]),
+        ("ar", ["sampler.top_k=0"], ["top_k"]),
+        ("ar", ["guidance=2", "guidance_schedule=square"], ["constant, linear, cosine"]),
+        ("masked", ["known={picture}", "keep=most"], ["left-half"]),
+    ],
+)
+def test_a_mistake_is_answered_in_a_line(bundles, tmp_path, name, overrides, words):
+    save_picture(torch.zeros(1, 16, 16), tmp_path / "known.png")
+    with pytest.raises((ValueError, OSError)) as error:
+        run(bundles, tmp_path, name, *(o.format(picture=tmp_path / "known.png") for o in overrides))
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
+
+
+def test_regions_belong_to_rasters():
+    with pytest.raises(ValueError, match="line"):
+        keep_mask("left-half", Line(4))
+
+
+def command(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True, cwd=cwd, env={**os.environ})
+
+
+def test_the_command_line_answers_without_a_traceback(bundles, tmp_path):
+    done = command("sample.py", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "here" / "grid.png").is_file() and "here/grid.png" in done.stdout
+    for words in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
+        done = command("sample.py", *words, cwd=tmp_path)
+        assert done.returncode != 0 and "Traceback" not in done.stderr and done.stderr.strip()
