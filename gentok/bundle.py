@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.build import build
+from gentok.build import ConfigError, build
 from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "save", "stamp", "build_tokenizer", "build_generator"]
@@ -207,6 +207,8 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
 
     trust: packages beside gentok whose components may be built. Raises FileNotFoundError, FormatError or ConfigError, each in a line.
     """
+    if str(path) == "???":
+        raise ConfigError("which model? Give a bundle folder or a training checkpoint: ckpt=PATH")
     path = Path(path)
     if not path.exists() and (_last_good(path) / "bundle.json").is_file():
         path = _last_good(path)  # a kill fell between the two renames of `save`

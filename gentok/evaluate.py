@@ -47,8 +47,6 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError, OSError or ImportError with a line for the person at the keyboard.
     """
-    if config["ckpt"] in (None, "???"):
-        raise ConfigError("which model? give a bundle folder or a training checkpoint: ckpt=PATH")
     if config["protocol"] not in PROTOCOLS:
         raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
     if config["n"] < 1 or config["batch_size"] < 1:

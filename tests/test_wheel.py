@@ -1,0 +1,47 @@
+"""The wheel ships conf/ and the console scripts, and works outside the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+pytest.importorskip("hatchling")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The wheel, built from the checkout and unpacked into a folder of its own."""
+    root = tmp_path_factory.mktemp("wheel")
+    done = subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(root)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (wheel,) = root.glob("*.whl")
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(root / "site")
+    return root
+
+
+def run(installed: Path, code: str, *words: str) -> subprocess.CompletedProcess:
+    """`code` with the unpacked wheel first on the path, in an empty folder."""
+    cwd = installed / "elsewhere"
+    cwd.mkdir(exist_ok=True)
+    env = {**os.environ, "PYTHONPATH": str(installed / "site")}
+    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=cwd, env=env)
+
+
+def test_it_holds_every_configuration_and_no_tests(installed):
+    shipped = {str(p.relative_to(installed / "site" / "gentok" / "conf")) for p in (installed / "site" / "gentok" / "conf").rglob("*.yaml")}
+    assert shipped == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
+    assert not (installed / "site" / "tests").exists() and not (installed / "site" / "docs").exists()
+    scripts = next((installed / "site").glob("*.dist-info/entry_points.txt")).read_text()
+    assert "gentok-train = gentok.cli:train" in scripts and "gentok-sample = gentok.cli:sample" in scripts
+
+
+def test_it_works_from_outside_the_checkout(installed):
+    where = run(installed, "import gentok.cli; print(gentok.cli.conf_dir())")
+    assert where.stdout.strip() == str(installed / "site" / "gentok" / "conf"), where.stderr
+    done = run(installed, "from gentok.cli import train; train()", "experiment=mnist5k/vq", "describe=true")
+    assert done.returncode == 0 and '"tokens": 64' in done.stdout.splitlines()[-1], done.stderr
