@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/python -m gentok.demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -8,6 +8,7 @@ RUN/pictures/*.png        reconstructions or samples          RUN/metrics.json  
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
 import time
@@ -75,6 +76,7 @@ def train(config: dict[str, Any]) -> Path:
     import lightning as L
 
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")

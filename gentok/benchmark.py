@@ -1,0 +1,332 @@
+"""How fast gentok is, on this machine's CPU: every figure is a ratio against a named peer that does the same work.
+
+    python -m gentok.benchmark [only=codebook,train,sample] [rounds=5] [threads=N] [out=outputs/benchmark]
+
+All contenders of a comparison run in one process, in turn, A B C A B C ...; the first turn warms up and does not count. A ratio is taken
+within each round, so that a machine that slows down slows both sides; the figure is the median of the rounds, with the least and the
+greatest. Above 1, gentok is faster. Ratios travel from machine to machine better than seconds, which are given beside them.
+
+Prints a table and writes OUT/benchmark.json: figure -> value, min, max, unit, peer, seconds, peer_seconds, rounds, threads, dtype, setting,
+machine; where tokens are drawn also tokens_per_second and peer_tokens_per_second; where a peer is not installed value = null and a note.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["benchmark", "interleaved", "figure", "timed", "codebook", "train", "sample", "main"]
+
+Contender = Callable[[], float]
+"""Runs once and returns its seconds."""
+Figures = dict[str, dict[str, Any]]
+ZOO = Path(__file__).resolve().parent.parent / "docs" / "zoo" / "mnist5k_ar"
+
+
+def timed(work: Callable[..., Any], *args: Any) -> Contender:
+    """A contender whose seconds are those of work(*args)."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        work(*args)
+        return time.perf_counter() - began
+
+    return run
+
+
+def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each contender in each round, A B A B ..., after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, run in contenders.items():
+            took = run()
+            if turn:
+                seconds[name].append(took)
+    return seconds
+
+
+def figure(own: list[float], peer_seconds: list[float], *, tokens: int = 0, overhead: bool = False, **about: Any) -> dict[str, Any]:
+    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is or, as
+    `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: peer, dtype, setting."""
+    values = [100 * (a / b - 1) if overhead else b / a for a, b in zip(own, peer_seconds)]
+    seconds, theirs = statistics.median(own), statistics.median(peer_seconds)
+    unit = "% more time" if overhead else "times as fast"
+    spread = {"value": statistics.median(values), "min": min(values), "max": max(values), "unit": unit}
+    rates = {"tokens_per_second": tokens / seconds, "peer_tokens_per_second": tokens / theirs} if tokens else {}
+    return {**spread, **about, "seconds": seconds, "peer_seconds": theirs, "rounds": len(own), **rates}
+
+
+def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Figures:
+    """Codebooks against vector-quantize-pytorch with the same arithmetic (Euclidean distance, moving averages, straight-through), as an
+    encoder's evaluation and as its training step (forward, backward, update of the table); vq also against the bare product of all vectors
+    with all rows, without which no exact search can do."""
+    import torch
+    import vector_quantize_pytorch as library
+
+    from gentok.codebooks.fsq import FSQ
+    from gentok.codebooks.residual import Residual
+    from gentok.codebooks.vq import VQ
+
+    ema = {"commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
+    values = (8, 8, 8, 5, 5, 5)
+
+    def learnt(rows: int, dim: int) -> VQ:
+        return VQ(rows, dim, normalize=False, update="ema", commitment=0.25, decay=0.99)
+
+    pairs = {
+        "vq": (learnt(vocab, 8), library.VectorQuantize(dim=8, codebook_size=vocab, **ema), 8, f"V = {vocab:,}, D = 8"),
+        "fsq": (FSQ(values), library.FSQ(levels=list(values)), 6, f"values {'x'.join(map(str, values))}"),
+        "residual": (
+            Residual(learnt(residual_vocab, 128), levels=8),
+            library.ResidualVQ(dim=128, num_quantizers=8, codebook_size=residual_vocab, **ema),
+            128,
+            f"8 levels of V = {residual_vocab:,}, D = 128",
+        ),
+    }
+
+    def step(book: torch.nn.Module, z: torch.Tensor, training: bool) -> None:
+        book.train(training)
+        with torch.set_grad_enabled(training):
+            out = book(z.detach().requires_grad_(training))
+            if training:
+                whole, losses = (out.vectors, out.losses.values()) if hasattr(out, "losses") else (out[0], out[2:])
+                (whole.square().mean() + sum(part.sum() for part in losses)).backward()
+
+    figures = {}
+    for name, (own, theirs, dim, setting) in pairs.items():
+        z = torch.randn(16, vectors // 16, dim)
+        for mode in ("eval", "train"):
+            contenders = {
+                "gentok": timed(step, own, z.transpose(1, 2).contiguous(), mode == "train"),
+                f"vector-quantize-pytorch {type(theirs).__name__}": timed(step, theirs, z, mode == "train"),
+            }
+            if name == "vq":
+                contenders["bare matrix product"] = timed(torch.mm, z.view(-1, dim), torch.randn(dim, vocab))
+            seconds = interleaved(contenders, rounds)
+            for peer in list(seconds)[1:]:
+                key = f"codebook/{name}/{mode}/{'product' if peer.startswith('bare') else 'library'}"
+                about = f"{setting}, {vectors:,} vectors, {'forward' if mode == 'eval' else 'training step'}"
+                figures[key] = figure(seconds["gentok"], seconds[peer], peer=peer, dtype="float32", setting=about)
+    return figures
+
+
+def _model(ckpt: Path | None, overrides: tuple[str, ...] = ()) -> tuple[Any, dict[str, Any], Any, str]:
+    """(a bundle with the tokens' spec, the configuration of its training, a generator, what it is): the generator of `ckpt` where there is
+    such a bundle, else an untrained one of conf/generator/autoregressive.yaml on 8 x 8 tokens of 512 with ten classes."""
+    from torch import nn
+
+    from gentok.bundle import Bundle, build_generator, load
+    from gentok.cli import compose
+    from gentok.tokens import ClassSpec, ConditionSpec, Raster, TokenSpec
+
+    config = compose("config", ["experiment=mnist5k/ar", "tokenizer.ckpt=none", "paths.run=none", "trainer.accelerator=cpu", *overrides])
+    if ckpt is not None and (ckpt / "bundle.json").is_file():
+        bundle = load(ckpt)
+        return bundle, config, bundle.generator.eval(), f"{ckpt.name}"
+    tokenizer = nn.Module()
+    tokenizer.spec = TokenSpec((512,), Raster(8, 8))
+    classes = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
+    generator = build_generator(config["generator"], tokenizer, classes).eval()
+    return Bundle("tokenizer", tokenizer, None, classes, {}), config, generator, "an untrained model"
+
+
+def _sizes(model: Any) -> str:
+    network = model.transformer
+    return f"width {network.width}, depth {network.depth}, heads {network.heads}, {model.spec.positions} tokens of {model.spec.vocab}"
+
+
+def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Figures:
+    """What Lightning, its callbacks and its logs add to a training step of conf/experiment/mnist5k/ar.yaml on tokens in memory."""
+    import torch
+
+    from gentok.tokens import Batch, Tokens
+    from gentok.training.overhead import by_loop, by_trainer
+    from gentok.training.run import precision
+
+    bundle, config, generator, _ = _model(None, overrides)
+    size = config["batch_size"]
+    codes = torch.randint(bundle.spec.vocab, (size, 1, bundle.spec.positions))
+    condition = bundle.condition_spec.parse(list(range(10)), size)
+    batch = Batch(None, torch.arange(size), condition, tokens=Tokens(codes, bundle.spec))
+    setting = f"{steps} steps of {size} items, {_sizes(generator)}; both with clipping and averaged weights"
+
+    def contender(run: Callable[..., tuple[float, Any]]) -> Contender:
+        return lambda: run(config, bundle, bundle.condition_spec, batch, steps)[0]
+
+    seconds = interleaved({"trainer": contender(by_trainer), "loop": contender(by_loop)}, rounds)
+    about = {"peer": "bare PyTorch loop", "dtype": precision(config["trainer"]["precision"], "cpu"), "setting": setting}
+    return {"train/step/loop": figure(seconds["trainer"], seconds["loop"], overhead=True, **about)}
+
+
+def without_cache(model: Any) -> Any:
+    """`model` (Causal) as a generator of the same law that keeps nothing of the steps before but their ids: each call computes all of them
+    anew, in one pass. What the condition's prefix gives is kept."""
+    import torch
+
+    from gentok.generators.base import Causal
+
+    class WithoutCache(Causal):
+        def __init__(self) -> None:
+            for name in ("spec", "condition_spec", "layout", "exact_slots", "begin"):
+                setattr(self, name, getattr(model, name))
+
+        def start(self, condition: Any, batch: int, capacity: int) -> dict[str, Any]:
+            return {"inner": model.start(condition, batch, capacity), "ids": self.begin.new_empty(batch, 0, len(self.begin))}
+
+        def logits(self, ids: Any, cache: dict[str, Any], at: Any, parents: Any = None) -> Any:
+            cache["ids"] = torch.cat((cache["ids"], ids), 1)
+            return model.logits(cache["ids"], cache["inner"], torch.zeros_like(at))[:, -ids.shape[1] :]
+
+        def commit(self, cache: dict[str, Any], at: Any, path: Any = None) -> None:
+            """Nothing is kept."""
+
+    return WithoutCache()
+
+
+def llama(model: Any, batch: int) -> Callable[[], Any] | None:
+    """Draws `batch` items with transformers' Llama of the sizes of `model`, untrained; None where transformers is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        return None
+    import torch
+
+    network, vocab = model.transformer, model.spec.vocab
+    steps, prompt = model.layout.steps, torch.zeros(batch, 1 + model.conditioner.places, dtype=torch.int64)
+    config = transformers.LlamaConfig(
+        vocab_size=vocab, hidden_size=network.width, intermediate_size=network.blocks[0].mlp.out.in_features,
+        num_hidden_layers=network.depth, num_attention_heads=network.heads, max_position_embeddings=steps + prompt.shape[1],
+        bos_token_id=None, eos_token_id=None,
+    )  # fmt: skip
+    peer = transformers.LlamaForCausalLM(config).eval()
+    options = {"do_sample": True, "top_k": 0, "min_new_tokens": steps, "max_new_tokens": steps, "pad_token_id": 0}
+    return functools.partial(peer.generate, prompt, attention_mask=torch.ones_like(prompt), **options)
+
+
+def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, overrides: tuple[str, ...] = ()) -> Figures:
+    """Drawing items token by token with the static cache, against the same model without a cache and against transformers' Llama of the
+    same width, depth, heads and vocabulary; and MaskGIT's 12 steps of a masked model of these sizes against token by token."""
+    import torch
+
+    from gentok.generators.masked import MaskedTransformer
+    from gentok.noise import Noise
+    from gentok.samplers.autoregressive import AutoregressiveSampler
+    from gentok.samplers.maskgit import MaskGIT
+
+    bundle, _, model, what = _model(ckpt, overrides)
+    network = model.transformer
+    masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads).eval()
+    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    figures: Figures = {}
+    for batch in batches:
+        condition = bundle.condition_spec.parse(None, batch)
+
+        def draw(sampler: Any, generator: Any, batch: int = batch, condition: Any = condition) -> None:
+            sampler(generator, condition, noise=Noise.of(0, torch.arange(batch)))
+
+        contenders = {
+            "static cache": timed(draw, AutoregressiveSampler(), model),
+            "no cache": timed(draw, AutoregressiveSampler(), without_cache(model)),
+            "maskgit": timed(draw, MaskGIT(steps=12), masked),
+        }
+        peer = "transformers LlamaForCausalLM.generate"
+        generate = llama(model, batch)
+        if generate is not None:
+            contenders[peer] = timed(generate)
+        seconds = interleaved(contenders, rounds)
+        about = {"dtype": dtype, "setting": f"batch {batch}, {what}, {_sizes(model)}", "tokens": batch * model.spec.positions}
+        ours, name = seconds["static cache"], f"sample/autoregressive/batch{batch}"
+        figures[f"{name}/no_cache"] = figure(ours, seconds["no cache"], peer="no cache", **about)
+        figures[f"{name}/transformers"] = (
+            {"value": None, "peer": peer, "note": "not installed (pip install transformers)"}
+            if generate is None
+            else figure(ours, seconds[peer], peer=peer, **about)
+        )
+        figures[f"sample/maskgit12/batch{batch}/autoregressive"] = figure(
+            seconds["maskgit"], ours, peer="token by token, static cache", **about
+        )
+    return figures
+
+
+ITEMS: dict[str, Callable[[int], Figures]] = {"codebook": codebook, "train": train, "sample": sample}
+
+
+def machine() -> dict[str, Any]:
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    cpu = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per figure: value with the least and greatest, seconds of both sides, the peer."""
+    lines = [f"{'figure':<44}{'value':>10}{'min .. max':>20}  {'unit':<14}{'gentok s':>10}{'peer s':>10}  peer"]
+    for name, f in figures.items():
+        if f["value"] is None:
+            lines.append(f"{name:<44}{'-':>10}{'':>20}  {'':<34}  {f['peer']}: {f['note']}")
+            continue
+        spread = f"{f['min']:.2f} .. {f['max']:.2f}"
+        line = f"{name:<44}{f['value']:>10.2f}{spread:>20}  {f['unit']:<14}{f['seconds']:>10.4f}{f['peer_seconds']:>10.4f}  {f['peer']}"
+        rates = f", {f['tokens_per_second']:.0f} against {f['peer_tokens_per_second']:.0f} tokens/s" if "tokens_per_second" in f else ""
+        lines.append(line + rates)
+    return "\n".join(lines)
+
+
+def _count(name: str, value: Any) -> int:
+    if not str(value).isdigit() or int(value) < 1:
+        raise ValueError(f"{name}={value}: a number of at least 1")
+    return int(value)
+
+
+def benchmark(
+    only: str = ",".join(ITEMS), rounds: str | int = 5, threads: str | int | None = None, out: str | Path = "outputs/benchmark"
+) -> Figures:
+    """Runs the items named in `only`, prints the table, writes out/benchmark.json after every item, and returns the figures. Raises
+    ValueError on an unknown item or number."""
+    items = only.split(",")
+    for item in items:
+        if item not in ITEMS:
+            raise ValueError(f"only={only}: there is no item {item!r}; choose from {', '.join(ITEMS)}")
+    rounds, threads = _count("rounds", rounds), None if threads is None else _count("threads", threads)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    common = {"threads": torch.get_num_threads(), "machine": machine()}
+    figures: Figures = {}
+    for item in items:
+        print(f"{item}: {rounds} rounds and one to warm up ...", file=sys.stderr, flush=True)
+        torch.manual_seed(0)
+        figures |= {name: {**values, **common} for name, values in ITEMS[item](rounds).items()}
+        (out / "benchmark.json").write_text(json.dumps(figures, indent=1) + "\n")
+    print(f"{table(figures)}\n{out / 'benchmark.json'}: {common['machine']['cpu']}, {common['threads']} threads")
+    return figures
+
+
+def main() -> None:
+    arguments = dict(word.split("=", 1) if "=" in word else (word, None) for word in sys.argv[1:])
+    unknown = set(arguments) - {"only", "rounds", "threads", "out"}
+    if unknown or None in arguments.values():
+        sys.exit(f"gentok: the benchmark takes only=ITEMS rounds=N threads=N out=FOLDER; got {' '.join(sys.argv[1:])}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is loaded, as on gentok's command line
+    try:
+        benchmark(**arguments)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"gentok: {error}")
+
+
+if __name__ == "__main__":
+    main()
