@@ -2,12 +2,9 @@
 
     python -m gentok.benchmark [only=codebook,train,sample] [rounds=5] [threads=N] [out=outputs/benchmark]
 
-All contenders of a comparison run in one process, in turn, A B C A B C ...; the first turn warms up and does not count. A ratio is taken
-within each round, so that a machine that slows down slows both sides; the figure is the median of the rounds, with the least and the
-greatest. Above 1, gentok is faster. Ratios travel from machine to machine better than seconds, which are given beside them.
-
-Prints a table and writes OUT/benchmark.json: figure -> value, min, max, unit, peer, seconds, peer_seconds, rounds, threads, dtype, setting,
-machine; where tokens are drawn also tokens_per_second and peer_tokens_per_second; where a peer is not installed value = null and a note.
+How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Prints a table and writes OUT/benchmark.json: figure ->
+value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine; where tokens are drawn also tokens_per_second
+and peer_tokens_per_second; where a peer is not installed value = null and a note.
 """
 
 from __future__ import annotations
@@ -15,53 +12,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
-import statistics
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["benchmark", "interleaved", "figure", "timed", "codebook", "train", "sample", "main"]
+from gentok.metrics.speed import Contender, Figures, figure, interleaved, machine, missing, table, timed
 
-Contender = Callable[[], float]
-"""Runs once and returns its seconds."""
-Figures = dict[str, dict[str, Any]]
+__all__ = ["benchmark", "codebook", "train", "sample", "without_cache", "llama", "main"]
+
 ZOO = Path(__file__).resolve().parent.parent / "docs" / "zoo" / "mnist5k_ar"
-
-
-def timed(work: Callable[..., Any], *args: Any) -> Contender:
-    """A contender whose seconds are those of work(*args)."""
-
-    def run() -> float:
-        began = time.perf_counter()
-        work(*args)
-        return time.perf_counter() - began
-
-    return run
-
-
-def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each contender in each round, A B A B ..., after one round that is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
-        for name, run in contenders.items():
-            took = run()
-            if turn:
-                seconds[name].append(took)
-    return seconds
-
-
-def figure(own: list[float], peer_seconds: list[float], *, tokens: int = 0, overhead: bool = False, **about: Any) -> dict[str, Any]:
-    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is or, as
-    `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: peer, dtype, setting."""
-    values = [100 * (a / b - 1) if overhead else b / a for a, b in zip(own, peer_seconds)]
-    seconds, theirs = statistics.median(own), statistics.median(peer_seconds)
-    unit = "% more time" if overhead else "times as fast"
-    spread = {"value": statistics.median(values), "min": min(values), "max": max(values), "unit": unit}
-    rates = {"tokens_per_second": tokens / seconds, "peer_tokens_per_second": tokens / theirs} if tokens else {}
-    return {**spread, **about, "seconds": seconds, "peer_seconds": theirs, "rounds": len(own), **rates}
 
 
 def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Figures:
@@ -130,7 +90,7 @@ def _model(ckpt: Path | None, overrides: tuple[str, ...] = ()) -> tuple[Any, dic
     config = compose("config", ["experiment=mnist5k/ar", "tokenizer.ckpt=none", "paths.run=none", "trainer.accelerator=cpu", *overrides])
     if ckpt is not None and (ckpt / "bundle.json").is_file():
         bundle = load(ckpt)
-        return bundle, config, bundle.generator.eval(), f"{ckpt.name}"
+        return bundle, config, bundle.generator.eval(), ckpt.name
     tokenizer = nn.Module()
     tokenizer.spec = TokenSpec((512,), Raster(8, 8))
     classes = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
@@ -141,6 +101,10 @@ def _model(ckpt: Path | None, overrides: tuple[str, ...] = ()) -> tuple[Any, dic
 def _sizes(model: Any) -> str:
     network = model.transformer
     return f"width {network.width}, depth {network.depth}, heads {network.heads}, {model.spec.positions} tokens of {model.spec.vocab}"
+
+
+def _hidden(network: Any) -> int:
+    return network.blocks[0].mlp.out.in_features
 
 
 def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Figures:
@@ -202,7 +166,7 @@ def llama(model: Any, batch: int) -> Callable[[], Any] | None:
     network, vocab = model.transformer, model.spec.vocab
     steps, prompt = model.layout.steps, torch.zeros(batch, 1 + model.conditioner.places, dtype=torch.int64)
     config = transformers.LlamaConfig(
-        vocab_size=vocab, hidden_size=network.width, intermediate_size=network.blocks[0].mlp.out.in_features,
+        vocab_size=vocab, hidden_size=network.width, intermediate_size=_hidden(network),
         num_hidden_layers=network.depth, num_attention_heads=network.heads, max_position_embeddings=steps + prompt.shape[1],
         bos_token_id=None, eos_token_id=None,
     )  # fmt: skip
@@ -223,7 +187,7 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
 
     bundle, _, model, what = _model(ckpt, overrides)
     network = model.transformer
-    masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads).eval()
+    masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads, _hidden(network)).eval()
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     figures: Figures = {}
     for batch in batches:
@@ -245,41 +209,14 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
         about = {"dtype": dtype, "setting": f"batch {batch}, {what}, {_sizes(model)}", "tokens": batch * model.spec.positions}
         ours, name = seconds["static cache"], f"sample/autoregressive/batch{batch}"
         figures[f"{name}/no_cache"] = figure(ours, seconds["no cache"], peer="no cache", **about)
-        figures[f"{name}/transformers"] = (
-            {"value": None, "peer": peer, "note": "not installed (pip install transformers)"}
-            if generate is None
-            else figure(ours, seconds[peer], peer=peer, **about)
-        )
-        figures[f"sample/maskgit12/batch{batch}/autoregressive"] = figure(
-            seconds["maskgit"], ours, peer="token by token, static cache", **about
-        )
+        fast = missing(peer, "transformers") if generate is None else figure(ours, seconds[peer], peer=peer, **about)
+        figures[f"{name}/transformers"] = fast
+        beside = figure(seconds["maskgit"], ours, peer="token by token, static cache", **about)
+        figures[f"sample/maskgit12/batch{batch}/autoregressive"] = beside
     return figures
 
 
 ITEMS: dict[str, Callable[[int], Figures]] = {"codebook": codebook, "train": train, "sample": sample}
-
-
-def machine() -> dict[str, Any]:
-    import torch
-
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
-    cpu = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
-
-
-def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line per figure: value with the least and greatest, seconds of both sides, the peer."""
-    lines = [f"{'figure':<44}{'value':>10}{'min .. max':>20}  {'unit':<14}{'gentok s':>10}{'peer s':>10}  peer"]
-    for name, f in figures.items():
-        if f["value"] is None:
-            lines.append(f"{name:<44}{'-':>10}{'':>20}  {'':<34}  {f['peer']}: {f['note']}")
-            continue
-        spread = f"{f['min']:.2f} .. {f['max']:.2f}"
-        line = f"{name:<44}{f['value']:>10.2f}{spread:>20}  {f['unit']:<14}{f['seconds']:>10.4f}{f['peer_seconds']:>10.4f}  {f['peer']}"
-        rates = f", {f['tokens_per_second']:.0f} against {f['peer_tokens_per_second']:.0f} tokens/s" if "tokens_per_second" in f else ""
-        lines.append(line + rates)
-    return "\n".join(lines)
 
 
 def _count(name: str, value: Any) -> int:

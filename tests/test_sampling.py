@@ -43,9 +43,8 @@ def bundles(tmp_path_factory):
         with torch.no_grad():  # far from uniform, and different for each class
             for parameter in generator.parameters():
                 parameter.add_(torch.randn_like(parameter), alpha=0.3)
-        made[name] = save(
-            root / name, tokenizer=tokenizer, tokenizer_config=config, generator=generator, generator_config=settings, condition_spec=CLASSES
-        )
+        parts = {"tokenizer": tokenizer, "tokenizer_config": config, "generator": generator, "generator_config": settings}
+        made[name] = save(root / name, **parts, condition_spec=CLASSES)
     return made
 
 

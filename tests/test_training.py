@@ -19,7 +19,8 @@ from gentok.training.run import train
 
 pytest.importorskip("mlxtend")
 
-QUIET = ["trainer.progress_bar=false", "trainer.log_every=2", "trainer.validate_every=3", "trainer.checkpoint_every=3", "steps=6", "batch_size=16"]
+EVERY = [f"trainer.{what}_every={n}" for what, n in (("log", 2), ("validate", 3), ("checkpoint", 3))]
+QUIET = ["trainer.progress_bar=false", *EVERY, "steps=6", "batch_size=16"]
 SMALL = ["tokenizer.width=8", "codebook.vocab_size=32"]
 TINY = ["generator.width=32", "generator.depth=1", "generator.heads=2", "task.pictures=10"]
 

@@ -16,7 +16,8 @@ pytest.importorskip("hatchling")
 def installed(tmp_path_factory):
     """The wheel, built from the checkout and unpacked into a folder of its own."""
     root = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(root)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (wheel,) = root.glob("*.whl")
     with zipfile.ZipFile(wheel) as z:

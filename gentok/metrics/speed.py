@@ -1,0 +1,87 @@
+"""Speed as a ratio between contenders that do the same work, run in one process, in turn.
+
+A B C A B C ...; the first turn warms up and does not count. A ratio is taken within each round, so that a machine that slows down slows
+both sides; a figure is the median of the rounds, with the least and the greatest. Ratios travel from machine to machine better than
+seconds, which are given beside them. Nothing here needs torch before it measures.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Contender", "Figures", "figure", "interleaved", "machine", "missing", "table", "timed"]
+
+Contender = Callable[[], float]
+"""Runs once and returns its seconds."""
+Figures = dict[str, dict[str, Any]]
+"""Name of a figure -> its fields, all plain JSON."""
+
+
+def timed(work: Callable[..., Any], *args: Any) -> Contender:
+    """A contender whose seconds are those of work(*args)."""
+
+    def run() -> float:
+        began = time.perf_counter()
+        work(*args)
+        return time.perf_counter() - began
+
+    return run
+
+
+def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
+    """The seconds of each contender in each of `rounds` rounds, A B A B ..., after one round that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for turn in range(rounds + 1):
+        for name, run in contenders.items():
+            took = run()
+            if turn:
+                seconds[name].append(took)
+    return seconds
+
+
+def figure(
+    own: Sequence[float], other: Sequence[float], *, peer: str, tokens: int = 0, overhead: bool = False, **about: Any
+) -> dict[str, Any]:
+    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is (above 1:
+    faster) or, as `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: more fields (dtype, setting)."""
+    values = [100 * (a / b - 1) if overhead else b / a for a, b in zip(own, other, strict=True)]
+    seconds, theirs = statistics.median(own), statistics.median(other)
+    unit = "% more time" if overhead else "times as fast"
+    out = {"value": statistics.median(values), "min": min(values), "max": max(values), "unit": unit, "peer": peer}
+    rates = {"tokens_per_second": tokens / seconds, "peer_tokens_per_second": tokens / theirs} if tokens else {}
+    return {**out, "seconds": seconds, "peer_seconds": theirs, **rates, "rounds": len(own), **about}
+
+
+def missing(peer: str, package: str) -> dict[str, Any]:
+    """In place of a figure whose peer is not installed."""
+    return {"value": None, "peer": peer, "note": f"not installed (pip install {package})"}
+
+
+def machine() -> dict[str, Any]:
+    """The CPU's model, its cores, and versions."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
+    cpu = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
+    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+
+
+def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line per figure: value with the least and the greatest, seconds of both sides, the peer."""
+    lines = [f"{'figure':<42}{'value':>8}{'min .. max':>20}  {'unit':<14}{'gentok s':>10}{'peer s':>10}  peer"]
+    for name, f in figures.items():
+        if f["value"] is None:
+            lines.append(f"{name:<42}{'-':>8}{'':>20}  {'':<34}  {f['peer']}: {f['note']}")
+            continue
+        spread = f"{f['min']:.2f} .. {f['max']:.2f}"
+        line = f"{name:<42}{f['value']:>8.2f}{spread:>20}  {f['unit']:<14}{f['seconds']:>10.4f}{f['peer_seconds']:>10.4f}  {f['peer']}"
+        rates = f", {f['tokens_per_second']:,.0f} against {f['peer_tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in f else ""
+        lines.append(line + rates)
+    return "\n".join(lines)
