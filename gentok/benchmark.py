@@ -27,7 +27,7 @@ ZOO = Path(__file__).resolve().parent.parent / "docs" / "zoo" / "mnist5k_ar"
 def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Figures:
     """Codebooks against vector-quantize-pytorch with the same arithmetic (Euclidean distance, moving averages, straight-through), as an
     encoder's evaluation and as its training step (forward, backward, update of the table); vq also against the bare product of all vectors
-    with all rows, without which no exact search can do."""
+    with all rows (torch.mm), the floor of a search that writes out all distances."""
     import torch
     import vector_quantize_pytorch as library
 

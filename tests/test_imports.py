@@ -36,7 +36,7 @@ ONLY_IN = {  # packages that one place wraps
     "torchaudio": lambda room, path: "audio" in path.name or room in ("tokenizers", "metrics"),
     "encodec": lambda room, path: room == "tokenizers",
     "diffusers": lambda room, path: room == "tokenizers",
-    "transformers": lambda room, path: room in ("tokenizers", "nn"),
+    "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmark"),
 }
 LAZY = (
     "torchmetrics",

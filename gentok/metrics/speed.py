@@ -7,6 +7,7 @@ seconds, which are given beside them. Nothing here needs torch before it measure
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
@@ -48,8 +49,8 @@ def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, l
 def figure(
     own: Sequence[float], other: Sequence[float], *, peer: str, tokens: int = 0, overhead: bool = False, **about: Any
 ) -> dict[str, Any]:
-    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is (above 1:
-    faster) or, as `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: more fields (dtype, setting)."""
+    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is (above
+    1: faster) or, as `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: more fields."""
     values = [100 * (a / b - 1) if overhead else b / a for a, b in zip(own, other, strict=True)]
     seconds, theirs = statistics.median(own), statistics.median(other)
     unit = "% more time" if overhead else "times as fast"
@@ -64,13 +65,18 @@ def missing(peer: str, package: str) -> dict[str, Any]:
 
 
 def machine() -> dict[str, Any]:
-    """The CPU's model, its cores, and versions."""
-    import torch
+    """The CPU's model, its cores, and the versions of what is installed of gentok's peers and foundations."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for package in ("torch", "lightning", "vector-quantize-pytorch", "transformers"):
+        with contextlib.suppress(PackageNotFoundError):
+            versions[package] = version(package)
 
     cpuinfo = Path("/proc/cpuinfo")
     models = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.is_file() else []
     cpu = models[0].split(":", 1)[1].strip() if models else platform.processor() or platform.machine()
-    return {"cpu": cpu, "cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+    return {"cpu": cpu, "cores": os.cpu_count(), "versions": versions}
 
 
 def table(figures: Mapping[str, Mapping[str, Any]]) -> str:

@@ -19,9 +19,11 @@ from typing import Any
 import lightning as L
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator
+from gentok.data.sets import identity
 from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec
 from gentok.training.generator_task import GeneratorTask
@@ -45,7 +47,8 @@ class _Stopwatch(L.Callback):
 def by_trainer(
     config: Mapping[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec, batch: Batch, steps: int, warm: int = 4
 ) -> tuple[float, nn.Module]:
-    """(seconds of `steps` steps, the trained generator) of config, a resolved conf/config.yaml, by Lightning; batch: cached tokens."""
+    """(seconds of `steps` steps, the generator with averaged weights) by Lightning. config: a resolved conf/config.yaml; batch: cached
+    tokens."""
     torch.manual_seed(config["seed"])
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
@@ -57,7 +60,7 @@ def by_trainer(
             trainer = _trainer({**task.config, "trainer": {**config["trainer"], "progress_bar": False}}, Path(folder), task)
             watch = _Stopwatch(warm)
             trainer.callbacks.append(watch)
-            trainer.fit(task, [batch] * (warm + steps))
+            trainer.fit(task, DataLoader([batch] * (warm + steps), batch_size=None, collate_fn=identity))
         finally:
             quiet.setLevel(level)
     return watch.ended - watch.began, task.generator
@@ -90,5 +93,9 @@ def by_loop(
         scheduler.step()
         if decay is not None:
             with torch.no_grad():
-                torch._foreach_lerp_(average, parameters, 1 - min(decay, (1 + step) / (10 + step)))
-    return time.perf_counter() - began, model
+                torch._foreach_lerp_(average, parameters, 1 - min(decay, (1 + step) / (10 + step)) if step else 1.0)
+    took = time.perf_counter() - began
+    if decay is not None:
+        with torch.no_grad():
+            torch._foreach_copy_(parameters, average)
+    return took, model

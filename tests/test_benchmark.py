@@ -1,0 +1,145 @@
+"""The benchmark: contenders run in turn, figures say what they should, peers do the same work. No clock decides whether a test passes."""
+
+import json
+import math
+import sys
+
+import pytest
+import torch
+
+from gentok import benchmark
+from gentok.benchmark import ITEMS, _model, codebook, sample, train, without_cache
+from gentok.metrics import speed
+from gentok.metrics.speed import figure, interleaved, missing, table, timed
+from gentok.noise import Noise
+from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.tokens import Batch, Tokens
+
+TINY = ("generator.width=16", "generator.depth=1", "generator.heads=2", "batch_size=2", "generator.zero_init_head=false")
+FIELDS = {"value", "min", "max", "unit", "peer", "seconds", "peer_seconds", "rounds", "dtype", "setting"}
+
+
+def test_contenders_run_in_turn_and_the_first_round_does_not_count():
+    log = []
+
+    def contender(name):
+        return lambda: log.append(name) or float(len(log))
+
+    seconds = interleaved({"a": contender("a"), "b": contender("b")}, rounds=3)
+    assert "".join(log) == "abababab"
+    assert seconds == {"a": [3.0, 5.0, 7.0], "b": [4.0, 6.0, 8.0]}
+
+
+def test_timed_measures_its_work_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now[0])
+
+    def work(seconds):
+        now[0] += seconds
+
+    runs = {"a": timed(work, 2.0), "b": timed(work, 5.0)}
+    assert interleaved(runs, rounds=2) == {"a": [2.0, 2.0], "b": [5.0, 5.0]}
+
+
+def test_ratios_are_taken_within_a_round_so_that_drift_cancels():
+    own = [1.0, 4.0, 2.0]  # the machine gets slower and recovers
+    out = figure(own, [3 * s for s in own], peer="p", tokens=8, dtype="float32")
+    assert (out["value"], out["min"], out["max"]) == (3.0, 3.0, 3.0)
+    assert (out["seconds"], out["peer_seconds"], out["rounds"], out["peer"]) == (2.0, 6.0, 3, "p")
+    assert (out["tokens_per_second"], out["peer_tokens_per_second"]) == (4.0, 8 / 6)
+    own, peer = [1.0, 2.0, 9.0], [2.0, 2.0, 2.0]
+    assert figure(own, peer, peer="p")["value"] == 1.0
+    assert (figure(own, peer, peer="p")["min"], figure(own, peer, peer="p")["max"]) == (2 / 9, 2.0)
+
+
+def test_overhead_is_percent_more_time():
+    out = figure([1.1, 1.3, 1.2], [1.0, 1.0, 1.0], peer="loop", overhead=True)
+    assert math.isclose(out["value"], 20, rel_tol=1e-9) and math.isclose(out["min"], 10, rel_tol=1e-9)
+    assert out["unit"] == "% more time" and "tokens_per_second" not in out
+
+
+def check(figures, names):
+    assert set(figures) == set(names)
+    for values in figures.values():
+        assert set(values) - {"tokens_per_second", "peer_tokens_per_second"} == FIELDS
+        assert math.isfinite(values["value"]) and values["min"] <= values["value"] <= values["max"]
+        assert values["seconds"] > 0 and values["peer_seconds"] > 0
+
+
+def test_codebook_names_each_peer():
+    figures = codebook(2, vectors=32, vocab=16, residual_vocab=8)
+    names = [f"codebook/{book}/{mode}/library" for book in ("vq", "fsq", "residual") for mode in ("eval", "train")]
+    check(figures, [*names, "codebook/vq/eval/product", "codebook/vq/train/product"])
+    assert "ResidualVQ" in figures["codebook/residual/train/library"]["peer"]
+
+
+def test_train_measures_the_trainer():
+    figures = train(1, steps=2, overrides=TINY)
+    check(figures, ["train/step/loop"])
+    assert figures["train/step/loop"]["unit"] == "% more time"
+
+
+def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    figures = sample(1, batches=(2,), ckpt=tmp_path, overrides=TINY)
+    assert figures.pop("sample/autoregressive/batch2/transformers")["value"] is None
+    check(figures, ["sample/autoregressive/batch2/no_cache", "sample/maskgit12/batch2/autoregressive"])
+    one = figures["sample/autoregressive/batch2/no_cache"]
+    assert math.isclose(one["tokens_per_second"] * one["seconds"], 2 * 64)
+
+
+def test_trainer_and_loop_do_the_same_work():
+    """From the same start both end in the same weights: the difference in time is the trainer's, and no step is left out."""
+    from gentok.training.overhead import by_loop, by_trainer
+
+    bundle, config, _, _ = _model(None, (*TINY, "trainer.precision=32-true", "schedule.warmup=2"))
+    codes = torch.randint(512, (2, 1, 64))
+    batch = Batch(None, torch.arange(2), bundle.condition_spec.parse([3, 7], 2), tokens=Tokens(codes, bundle.spec))
+    ends = [run(config, bundle, bundle.condition_spec, batch, 3, 2)[1].state_dict() for run in (by_trainer, by_loop)]
+    shorter = by_loop(config, bundle, bundle.condition_spec, batch, 2, 2)[1].state_dict()
+    key = "head.weight"
+    torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
+    assert (ends[0][key] - shorter[key]).abs().max() > 1e-4
+
+
+def test_the_model_without_a_cache_draws_the_same_ids():
+    bundle, _, model, _ = _model(None, TINY)
+    model = model.double()
+    condition = bundle.condition_spec.parse([1, 2, 3], 3)
+    noise = [Noise.of(0, torch.arange(3)) for _ in range(2)]
+    cached = AutoregressiveSampler()(model, condition, noise=noise[0])
+    plain = AutoregressiveSampler()(without_cache(model), condition, noise=noise[1])
+    assert torch.equal(cached.tokens.codes, plain.tokens.codes)
+
+
+def test_the_report_holds_every_figure(monkeypatch, tmp_path, capsys):
+    made = figure([1.0, 1.0], [2.0, 2.0], peer="p", dtype="float32", setting="s")
+    monkeypatch.setitem(ITEMS, "codebook", lambda rounds: {"codebook/x": {**made, "rounds": rounds}})
+    monkeypatch.setitem(ITEMS, "sample", lambda rounds: {"sample/y": missing("q", "quux")})
+    benchmark.benchmark(only="codebook,sample", rounds="2", out=tmp_path)
+    report = json.loads((tmp_path / "benchmark.json").read_text())
+    assert list(report) == ["codebook/x", "sample/y"]
+    assert report["codebook/x"]["value"] == 2.0 and report["codebook/x"]["rounds"] == 2
+    assert report["codebook/x"]["threads"] == torch.get_num_threads()
+    assert report["codebook/x"]["machine"]["cores"] >= 1 and "torch" in report["codebook/x"]["machine"]["versions"]
+    assert report["sample/y"]["value"] is None
+    printed = capsys.readouterr().out
+    assert "times as fast" in printed and "q: not installed (pip install quux)" in printed
+    assert len(table(report).splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["only=codebok"], "there is no item 'codebok'"),
+        (["rounds=0"], "rounds=0: a number of at least 1"),
+        (["threads=two"], "threads=two"),
+        (["round=3"], "takes only=ITEMS rounds=N threads=N out=FOLDER"),
+        (["quick"], "takes only=ITEMS rounds=N threads=N out=FOLDER"),
+    ],
+)
+def test_errors_are_one_line(monkeypatch, words, says):
+    monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main()
+    assert str(stop.value.code).startswith("gentok: ") and says in str(stop.value.code) and "\n" not in str(stop.value.code)
