@@ -57,6 +57,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         if "_target_" not in config["tokenizer"]:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
+        if config.get("discriminator"):
+            check(config["discriminator"], trust=trust, where="discriminator")
     else:
         check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
@@ -112,6 +114,10 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
 
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
+    if config.get("discriminator"):
+        from gentok.training.adversarial_task import AdversarialTokenizerTask
+
+        return AdversarialTokenizerTask(config), data.train, data.held_out
     return TokenizerTask(config), data.train, data.held_out
 
 
@@ -172,7 +178,8 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
     return L.Trainer(
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
         precision=precision(settings["precision"], settings["accelerator"]),
-        accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
+        accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
+        max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
         check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
