@@ -80,6 +80,7 @@ def train(config: dict[str, Any]) -> Path:
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")  # after the update is what is wanted
     warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
