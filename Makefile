@@ -1,18 +1,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
 
 .PHONY: setup demo test test-slow lint benchmark
 
-setup: $(INSTALLED)
+setup: $(VENV)/.dev
 
-$(INSTALLED): pyproject.toml
+# One stamp per set of extras, renewed when pyproject.toml changes: the demo needs less than development.
+$(VENV)/.%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -e '.[dev]'
+	$(BIN)/python -m pip install -q -e '.[$*]'
 	touch $@
 
-demo: setup
+demo: $(VENV)/.demo
 	$(BIN)/python -m gentok.demo
 
 test: setup

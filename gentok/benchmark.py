@@ -62,11 +62,11 @@ def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_v
 
     figures = {}
     for name, (own, theirs, dim, setting) in pairs.items():
-        z = torch.randn(16, vectors // 16, dim)
+        z, repeat = torch.randn(16, vectors // 16, dim), 20 if name == "fsq" else 1
         for mode in ("eval", "train"):
             contenders = {
-                "gentok": timed(step, own, z.transpose(1, 2).contiguous(), mode == "train"),
-                f"vector-quantize-pytorch {type(theirs).__name__}": timed(step, theirs, z, mode == "train"),
+                "gentok": timed(step, own, z.transpose(1, 2).contiguous(), mode == "train", repeat=repeat),
+                f"vector-quantize-pytorch {type(theirs).__name__}": timed(step, theirs, z, mode == "train", repeat=repeat),
             }
             if name == "vq":
                 contenders["bare matrix product"] = timed(torch.mm, z.view(-1, dim), torch.randn(dim, vocab))

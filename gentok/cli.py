@@ -12,7 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conf_dir", "run", "train", "sample", "compose"]
+__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads"]
+
+
+def patient_threads() -> None:
+    """To be called before torch is loaded: threads that spin while they wait cost a factor of ten as soon as anything else runs on the
+    same cores. The environment's own OMP_WAIT_POLICY wins."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def conf_dir() -> Path:
@@ -42,8 +48,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     import hydra
     from omegaconf import OmegaConf
 
-    # Before torch is loaded: threads that spin while they wait cost a factor of ten as soon as anything else runs on the same cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    patient_threads()
 
     def job(config: Any) -> None:
         try:

@@ -4,7 +4,7 @@ Trains the tokenizer mnist5k/vq and the generator mnist5k/ar on it, evaluates bo
     reconstructions.png   held-out digits over their reconstructions      tokenizer/   the tokenizer's bundle
     samples.png           new digits, a row per class                     generator/   the generator's bundle, tokenizer inside
     metrics.json          everything that was measured
-Times are arguments: python -m gentok.demo tokenizer=150s generator=6min out=outputs/demo
+Times are arguments: python -m gentok.demo tokenizer=100s generator=5min out=outputs/demo
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from gentok.cli import compose
+from gentok.cli import compose, patient_threads
 
 __all__ = ["demo", "main"]
 
 
-def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: str = "6min") -> dict[str, Path]:
+def demo(out: str | Path = "outputs/demo", tokenizer: str = "100s", generator: str = "5min") -> dict[str, Path]:
     """Trains, evaluates and returns the paths of what it made. tokenizer, generator: budgets of the two trainings."""
     from gentok.evaluate import evaluate
     from gentok.training.run import train
@@ -44,7 +44,7 @@ def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: s
     def judge(name: str, picture: str, *overrides: str) -> dict:
         print(f"\n== evaluating the {name}", flush=True)
         folder = out / "evaluation" / name
-        report = evaluate(compose("evaluate", [f"ckpt={paths[name]}", f"out={folder}", *overrides]))
+        report = evaluate(compose("evaluate", [f"ckpt={paths[name]}", f"out={folder}", f"cache={out / 'cache'}", *overrides]))
         shutil.copy(next(folder.glob("*.png")), paths[picture])
         return report
 
@@ -65,6 +65,7 @@ def main() -> None:
     unknown = set(arguments) - {"out", "tokenizer", "generator"}
     if unknown or None in arguments.values():
         sys.exit(f"gentok: the demo takes out=FOLDER tokenizer=TIME generator=TIME; got {' '.join(sys.argv[1:])}")
+    patient_threads()
     try:
         demo(**arguments)
     except (ValueError, OSError, ImportError) as error:

@@ -37,7 +37,7 @@ def test_timed_measures_its_work_alone(monkeypatch):
     def work(seconds):
         now[0] += seconds
 
-    runs = {"a": timed(work, 2.0), "b": timed(work, 5.0)}
+    runs = {"a": timed(work, 2.0), "b": timed(work, 5.0, repeat=3)}
     assert interleaved(runs, rounds=2) == {"a": [2.0, 2.0], "b": [5.0, 5.0]}
 
 

@@ -24,13 +24,14 @@ Figures = dict[str, dict[str, Any]]
 """Name of a figure -> its fields, all plain JSON."""
 
 
-def timed(work: Callable[..., Any], *args: Any) -> Contender:
-    """A contender whose seconds are those of work(*args)."""
+def timed(work: Callable[..., Any], *args: Any, repeat: int = 1) -> Contender:
+    """A contender whose seconds are those of work(*args). repeat: calls to average over, for work of less than some milliseconds."""
 
     def run() -> float:
         began = time.perf_counter()
-        work(*args)
-        return time.perf_counter() - began
+        for _ in range(repeat):
+            work(*args)
+        return (time.perf_counter() - began) / repeat
 
     return run
 
