@@ -42,10 +42,10 @@ def pictures(count: int = 40) -> MemorySet:
     return MemorySet(media, None, ConditionSpec(), {"data": "made up"})
 
 
-def fit(settings: dict, *, stop: int | None = None, ckpt: Path | None = None, start: int = 0, processes: int = 1):
+def fit(settings: dict, *, stop: int | None = None, ckpt: Path | None = None, start: int = 0, processes: int = 1, task=None):
     """(task, trainer) after the run. stop: steps to take where they are fewer than settings["steps"]. start: batches already consumed."""
     torch.manual_seed(settings["seed"])
-    task = (AdversarialTokenizerTask if settings["discriminator"] else TokenizerTask)(settings)
+    task = task or (AdversarialTokenizerTask if settings["discriminator"] else TokenizerTask)(settings)
     of_trainer = {**settings["trainer"], **({"devices": processes, "strategy": "ddp"} if processes > 1 else {})}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

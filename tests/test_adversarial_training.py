@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning
 import pytest
 import torch
 from adversarial_kit import PATCH, by_hand, config, fit, run_and_save
@@ -14,6 +15,7 @@ from adversarial_kit import PATCH, by_hand, config, fit, run_and_save
 import gentok
 from gentok.build import ConfigError
 from gentok.cli import compose
+from gentok.training.adversarial_task import AdversarialTokenizerTask
 from gentok.training.run import train
 
 HERE = Path(__file__).parent
@@ -109,23 +111,44 @@ def test_an_adaptive_weight_needs_a_last_layer(tmp_path, monkeypatch):
     fit(config(tmp_path, f"{PATCH}.adaptive=null", f"{PATCH}.start=0"), stop=1)
 
 
+def test_a_discriminator_that_breaks_stops_the_run_before_weights_take_it(tmp_path):
+    settings = config(tmp_path, f"{PATCH}.start=0", f"{PATCH}.ramp=0", f"{PATCH}.lecam=0", f"{PATCH}.weight=0", f"{PATCH}.adaptive=null")
+
+    class Broken(AdversarialTokenizerTask):
+        def configure_model(self):
+            super().configure_model()
+            self.tokenizer_before = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
+            self.adversaries.parts["patch"].judge = lambda *_: {"loss": self.adversaries.parts["patch"].network.head.bias.sum() * torch.nan}
+
+    with pytest.raises(ValueError, match="discriminator.optimizer.lr") as error:
+        fit(settings, task=(task := Broken(settings)))
+    assert "\n" not in str(error.value)
+    assert all(torch.equal(p, task.tokenizer_before[k]) for k, p in task.tokenizer.named_parameters())
+    assert all(p.isfinite().all() for p in task.adversaries.parameters())
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
-    """A run of 7 steps through train(), accumulating two batches, with everything at intervals of steps."""
+def finished(tmp_path_factory) -> tuple[Path, list[int]]:
+    """A run of 7 steps through train(), accumulating two batches; `saves` lists the steps at which checkpoints were written."""
     pytest.importorskip("mlxtend")
     folder = tmp_path_factory.mktemp("adversarial")
     words = [f"trainer.{name}_every={n}" for name, n in (("log", 1), ("validate", 4), ("checkpoint", 3))]
     words += ["experiment=mnist5k/vqgan", "budget=null", "steps=7", "batch_size=8", "tokenizer.width=8", "trainer.accumulate=2"]
     words += ["trainer.progress_bar=false", f"{PATCH}.start=3", f"{PATCH}.network.width=4", f"{PATCH}.ramp=0"]
-    return train(compose("config", [*words, f"paths.root={folder}", f"paths.run={folder / 'run'}"]))
+    save, saves = lightning.Trainer.save_checkpoint, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lightning.Trainer, "save_checkpoint", lambda self, *a, **k: (saves.append(self.global_step), save(self, *a, **k)))
+        train(compose("config", [*words, f"paths.root={folder}", f"paths.run={folder / 'run'}"]))
+    return folder / "run", saves
 
 
-def test_steps_are_counted_as_without_discriminator(run):
+def test_steps_are_counted_as_without_discriminator(finished):
     """validate_every counts batches, as in every task: 4, 8 and 12 of 14 batches end the steps 2, 4 and 6; the last one follows the
     training."""
+    run, saves = finished
     assert json.loads((run / "metrics.json").read_text())["step"] == 7
     assert [p.stem for p in sorted((run / "pictures").iterdir())] == [f"reconstructions_000000{n}" for n in (2, 4, 6, 7)]
-    assert saved(run / "checkpoints" / "last.ckpt")["global_step"] == 6
+    assert saves[:2] == [3, 6] and saved(run / "checkpoints" / "last.ckpt")["global_step"] == saves[-1]
     with open(run / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     assert max(int(r["step"]) for r in rows if r["loss"]) == 6  # numbered from 0
@@ -134,9 +157,10 @@ def test_steps_are_counted_as_without_discriminator(run):
     assert {"adversarial/patch_weight", "adversarial/patch_real", "adversarial/gradient_norm", "train/adversarial_patch"} <= set(rows[0])
 
 
-def test_the_checkpoint_holds_the_discriminator_and_the_bundle_does_not(run):
+def test_the_checkpoint_holds_the_discriminator_and_the_bundle_does_not(finished):
     from safetensors.torch import load_file
 
+    run = finished[0]
     bundle, path = gentok.load(run / "bundle"), run / "checkpoints" / "last.ckpt"
     expected = set(bundle.tokenizer.state_dict())
     assert set(load_file(run / "bundle" / "tokenizer" / "model.safetensors")) == expected
@@ -154,6 +178,7 @@ def test_the_checkpoint_holds_the_discriminator_and_the_bundle_does_not(run):
         (["discriminator=patchgan", f"+{PATCH}.wieght=1"], "weight"),
         (["discriminator=patchgan", f"+{PATCH}.network.norm=batch"], "norm"),
         (["discriminator=patchgan", f"{PATCH}.loss=wgan"], "non_saturating"),
+        (["discriminator=patchgan", "task=generator", "tokenizer=from_bundle", "tokenizer.ckpt=x"], "discriminator=none"),
     ],
 )
 def test_a_mistake_is_answered_in_a_line(tmp_path, words, answer):

@@ -54,10 +54,11 @@ class AdversarialTokenizerTask(TokenizerTask):
         self.judges = Outside(build_adversaries(self.config["discriminator"], channels, self.config["trust"]))
         self._judged: Tensor | None = None
         adaptive = [name for name, part in self.adversaries.parts.items() if part.adaptive is not None]
-        if adaptive and getattr(self.tokenizer, "last_layer", None) is None:
+        last_layer = getattr(self.tokenizer, "last_layer", None)
+        if adaptive and (last_layer is None or not last_layer.requires_grad):
             raise ConfigError(
-                f"discriminator.adversaries.{adaptive[0]}.adaptive needs a tokenizer with a `last_layer`, which "
-                f"{type(self.tokenizer).__name__} does not name: set adaptive=null"
+                f"discriminator.adversaries.{adaptive[0]}.adaptive needs a tokenizer with a `last_layer` that is trained; "
+                f"{type(self.tokenizer).__name__} {'does not name one' if last_layer is None else 'has it frozen'}: set adaptive=null"
             )
 
     @property
@@ -123,8 +124,8 @@ class AdversarialTokenizerTask(TokenizerTask):
 
     def _update(self) -> None:
         own, theirs = self.optimizers()
+        self.configure_gradient_clipping(own.optimizer)  # first: what stops the run there leaves both networks as they were
         self._update_adversaries(theirs.optimizer)
-        self.configure_gradient_clipping(own.optimizer)
         own.step()  # counted: global_step is one further from here on
         own.zero_grad()
         self.lr_schedulers().step()
@@ -140,6 +141,12 @@ class AdversarialTokenizerTask(TokenizerTask):
                 p.grad.copy_(gradient.view_as(p))
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.adversaries.clip or float("inf"))
         self._log_at_interval({"adversarial/gradient_norm": norm})
+        logged = self.global_step % self.config["trainer"]["log_every"] == 0
+        if (logged or norm.device.type == "cpu") and not norm.isfinite():  # elsewhere, to ask is to wait
+            raise ValueError(
+                f"the discriminators' gradient is no number at step {self.global_step}: lower discriminator.optimizer.lr, or set "
+                "trainer.precision=32-true"
+            )
         factor = self._schedule(self.progress, self.global_step - min(part.start for part in active))
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
@@ -149,7 +156,7 @@ class AdversarialTokenizerTask(TokenizerTask):
     def _log_at_interval(self, values: Mapping[str, Any]) -> None:
         if self.global_step % self.config["trainer"]["log_every"] == 0:
             for name, value in values.items():
-                self.log(name, value)
+                self.log(name, value, sync_dist=True)
 
     # ------------------------------------------------------------------------------------------------------- checkpoint
 

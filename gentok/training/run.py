@@ -61,6 +61,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             check(config["discriminator"], trust=trust, where="discriminator")
     else:
         check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
+        if config.get("discriminator"):
+            raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
 
 
