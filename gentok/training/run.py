@@ -57,8 +57,12 @@ def check_config(config: Mapping[str, Any]) -> None:
         if "_target_" not in config["tokenizer"]:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
+        if config.get("discriminator"):
+            check(config["discriminator"], trust=trust, where="discriminator")
     else:
         check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
+        if config.get("discriminator"):
+            raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
 
 
@@ -78,6 +82,7 @@ def train(config: dict[str, Any]) -> Path:
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")  # after the update is what is wanted
     warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
@@ -112,6 +117,10 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
 
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
+    if config.get("discriminator"):
+        from gentok.training.adversarial_task import AdversarialTokenizerTask
+
+        return AdversarialTokenizerTask(config), data.train, data.held_out
     return TokenizerTask(config), data.train, data.held_out
 
 
@@ -172,7 +181,8 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
     return L.Trainer(
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
         precision=precision(settings["precision"], settings["accelerator"]),
-        accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
+        accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
+        max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
         check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,

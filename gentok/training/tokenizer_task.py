@@ -11,7 +11,7 @@ from gentok.build import build
 from gentok.bundle import build_tokenizer
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr
-from gentok.tokens import Batch, ConditionSpec
+from gentok.tokens import Batch, ConditionSpec, TokenizerOutput
 from gentok.training.module import GentokModule
 
 __all__ = ["TokenizerTask"]
@@ -31,12 +31,17 @@ class TokenizerTask(GentokModule):
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.noise(batch, "augment"))
         output = self.tokenizer(batch, self.noise(batch, "tokenizer"))
-        loss = torch.stack(list(output.losses.values())).sum()
+        terms = self.terms(batch, output)
+        loss = torch.stack(list(terms.values())).sum()
         self.health["train"].update(output.tokens.codes)
-        self.log_step(loss, output.losses, len(batch.media), "images")
+        self.log_step(loss, terms, len(batch.media), "images")
         if self.global_step % self.config["trainer"]["log_every"] == 0 and self.global_step:
             self._log_health("train")
         return loss
+
+    def terms(self, batch: Batch, output: TokenizerOutput) -> dict[str, Tensor]:
+        """What the loss is the sum of, {name: weighted scalar}."""
+        return output.losses
 
     def on_validation_epoch_start(self) -> None:
         self.health["held_out"].reset()
