@@ -187,6 +187,8 @@ const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
 svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 20 }));
 const out = { lines: [...document.querySelectorAll("polyline.line")].map((p) => p.points.numberOfItems),
   tall: [...document.querySelectorAll("polyline.line")].filter((p) => p.getBBox().width > 0).length,
+  inside: (() => { const t = document.querySelector(".tip").getBoundingClientRect();
+    return t.top >= box.top && t.bottom <= box.bottom && t.left >= 0 && t.right <= window.innerWidth; })(),
   tip: document.querySelector(".tip").textContent, shown: !document.querySelector(".tip").hidden,
   images: [...document.images].every((i) => i.complete && i.naturalWidth > 0),
   wide: document.documentElement.scrollWidth <= window.innerWidth,
@@ -201,12 +203,12 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width):
     out = write_report(make_run(tmp_path / "run", levels), tmp_path / "page.html")
     out.write_text(out.read_text().replace("</body>", PROBE))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom", out.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run([*command, out.as_uri()], capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert probe, "the page's script did not run to its end"
     seen = json.loads(probe[1].replace("&quot;", '"'))
     assert len(seen["lines"]) >= 5 and min(seen["lines"]) >= 4 and seen["tall"] == len(seen["lines"])
-    assert seen["shown"] and "step" in seen["tip"] and "train" in seen["tip"]
+    assert seen["shown"] and seen["inside"] and "step" in seen["tip"] and "train" in seen["tip"]
     assert seen["images"] and seen["wide"] and seen["requests"] == 0

@@ -144,7 +144,7 @@ def chart(
         if noisy:
             mean = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in thin(smooth(line.points)))
             parts.append(f'<polyline {line.look("line")} points="{mean}"/>')
-        if len(points) <= 40:
+        if len(points) <= (40 if line.level is None else 12):
             dots = "".join(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.4"/>' for s, v in points)
             parts.append(f"<g {line.look('dots')}>{dots}</g>")
         shown = [[round(x(s), 1), round(y(v), 1), number(s), number(v, percent)] for s, v in points]
@@ -154,7 +154,7 @@ def chart(
         f"to {number(line.points[-1][1], percent)} at step {number(line.points[-1][0])}"
         for line in lines
     )
-    some = lines if len(lines) <= 8 else [lines[0], lines[len(lines) // 2], lines[-1]]
+    some = lines if len(lines) <= 4 else [lines[0], lines[-1]]
     legend = "".join(
         f'<li {line.look()}><i></i>{escape(line.label)} <b>{number(line.points[-1][1], percent)}</b></li>' for line in some
     )

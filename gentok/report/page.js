@@ -32,8 +32,9 @@ for (const figure of document.querySelectorAll("figure.chart")) {
       if (here[i][0] !== x) row.append(" at step " + here[i][2]);
     });
     tip.hidden = false;
-    const scale = svg.clientWidth / width, left = svg.offsetLeft + x * scale, room = figure.clientWidth - tip.offsetWidth - 8;
-    tip.style.top = svg.offsetTop + 8 + "px";
+    const box = svg.getBoundingClientRect(), around = figure.getBoundingClientRect();
+    const left = box.left - around.left + (x * box.width) / width, room = figure.clientWidth - tip.offsetWidth - 8;
+    tip.style.top = box.top - around.top + 8 + "px";
     tip.style.left = Math.max(8, left + 12 > room ? Math.min(room, left - tip.offsetWidth - 12) : left + 12) + "px";
   }
 

@@ -100,10 +100,8 @@ def _facts(run: Run) -> str:
             facts.append((_title(name), number(run.series[name][-1][1], name.endswith("usage"))))
     speeds = [name for name in run.series if name.endswith("_per_second")]
     facts += [(_title(name), f"{_typical(run, name):,.0f}") for name in speeds[:1]]
-    for part in ("tokenizer", "generator"):
-        total = sum(n for key, n in run.sizes.items() if key.startswith(part))
-        if total:
-            facts.append((f"Numbers in the {part}", _short(total)))
+    totals = {part: sum(n for key, n in run.sizes.items() if key.startswith(part)) for part in ("tokenizer", "generator")}
+    facts += [(f"{part.capitalize()}, numbers", _short(total)) for part, total in totals.items() if total]
     rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{value}</dd></div>" for name, value in facts)
     spec = _spec(run)
     command = run.result.get("command")
@@ -216,7 +214,7 @@ def _pictures(run: Run) -> str:
         if kind == "reconstructions":
             what = "Held-out items, and below each its reconstruction"
         for picture in reversed(pictures):
-            small = ' class="small"' if picture.width < 700 else ""
+            small = f' class="small" style="max-width:min(100%,{2 * picture.width}px)"' if picture.width < 700 else ""
             rows.append(
                 f'<figure><figcaption>step {picture.step:,}</figcaption><img{small} src="{picture.url}" width="{picture.width}" '
                 f'height="{picture.height}" alt="{escape(what)}, at step {picture.step:,}"></figure>'

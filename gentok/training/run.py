@@ -182,7 +182,8 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
         precision=precision(settings["precision"], settings["accelerator"]),
         accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers(config["logger"], run) or False, log_every_n_steps=settings["log_every"],
-        val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
+        val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
     )  # fmt: skip
 
