@@ -20,11 +20,10 @@ trap 'stopped=yes; [ -z "$step" ] || kill -TERM "$step"' USR1
 srun --kill-on-bad-exit=1 "${PYTHON:-python}" "${TRAIN:-train.py}" cluster=slurm "$@" &
 step=$!
 
-wait "$step"
-while kill -0 "$step" 2>/dev/null; do # the trap ended the first wait, the run is still saving
-    wait "$step"
+while kill -0 "$step" 2>/dev/null; do # not one long wait: a signal that comes just before it would be heard when it is over
+    sleep 1
 done
-wait "$step" # bash keeps it
+wait "$step"
 status=$?
 
 if [ -n "$stopped" ] && [ "$status" -ne 0 ]; then
