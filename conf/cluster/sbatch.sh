@@ -14,13 +14,17 @@
 # this shell alone, which has the run save itself and puts the job back into the queue; its next start goes on from there.
 set -u
 
-step=
 stopped=
-trap 'stopped=yes; [ -z "$step" ] || kill -TERM "$step"' USR1
+trap 'stopped=yes' USR1
 srun --kill-on-bad-exit=1 "${PYTHON:-python}" "${TRAIN:-train.py}" cluster=slurm "$@" &
 step=$!
 
-while kill -0 "$step" 2>/dev/null; do # not one long wait: a signal that comes just before it would be heard when it is over
+told=
+while kill -0 "$step" 2>/dev/null; do # looked at every second, so that a signal is heard whenever it comes
+    if [ -n "$stopped" ] && [ -z "$told" ]; then
+        kill -TERM "$step"
+        told=yes
+    fi
     sleep 1
 done
 wait "$step"
