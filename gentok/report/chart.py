@@ -155,9 +155,7 @@ def chart(
         for line in lines
     )
     some = lines if len(lines) <= 4 else [lines[0], lines[-1]]
-    legend = "".join(
-        f'<li {line.look()}><i></i>{escape(line.label)} <b>{number(line.points[-1][1], percent)}</b></li>' for line in some
-    )
+    legend = "".join(f"<li {line.look()}><i></i>{escape(line.label)} <b>{number(line.points[-1][1], percent)}</b></li>" for line in some)
     payload = escape(json.dumps(data, separators=(",", ":")), quote=True)
     return (
         f'<figure class="chart" data-lines="{payload}"><figcaption><h3>{escape(title)}</h3><ul class="legend">{legend}</ul></figcaption>'
