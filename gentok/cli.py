@@ -44,13 +44,15 @@ def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     """Run `function` on conf/NAME.yaml and the command line. A ValueError or OSError becomes one line and exit status 2;
-    GENTOK_TRACEBACK=1 shows where it came from."""
+    GENTOK_TRACEBACK=1 shows where it came from. With -m: every combination, each in a folder of its own; one that fails is noted in the
+    sweep's table and does not keep the others from running."""
     import hydra
     from omegaconf import OmegaConf
 
     patient_threads()
+    jobs: list[tuple[Path, bool]] = []
 
-    def job(config: Any) -> None:
+    def attempt(config: Any) -> str | None:
         try:
             function(OmegaConf.to_container(config, resolve=True))
         except (ValueError, OSError, ImportError) as error:
@@ -58,9 +60,69 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
             print(f"gentok: {message}", file=sys.stderr)
-            sys.exit(2)
+            return message
+        return None
 
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    def job(config: Any) -> None:
+        folder = _own_folder(config)
+        if folder is None:
+            if attempt(config):
+                sys.exit(2)
+            return
+        from gentok.sweep import note
+
+        overrides = [word for word in _hydra().overrides.task if "=" in word]
+        print(f"\n== job {_hydra().job.num}: {' '.join(overrides)}", flush=True)
+        jobs.append((folder, False))
+        note(folder, overrides, "running")
+        try:
+            error = attempt(config)
+        except BaseException:
+            note(folder, overrides, "stopped")
+            raise
+        jobs[-1] = (folder, error is None)
+        note(folder, overrides, "failed" if error else "done", error)
+
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
+    finally:
+        if jobs:
+            from gentok.sweep import summarize
+
+            sweep = jobs[0][0].parent
+            print(f"\n{summarize(sweep)}\nsweep: {sweep}")
+    if not all(done for _, done in jobs):
+        sys.exit(2)
+
+
+def _hydra() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get()
+
+
+def _own_folder(config: Any) -> Path | None:
+    """In a sweep, the job's folder, set as paths.run; None outside of one. What cannot be swept ends the sweep with a line."""
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    if _hydra().mode is not RunMode.MULTIRUN or OmegaConf.select(config, "paths.run") is None:
+        return None
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    wrong = None
+    if any(word.startswith("paths.run=") for word in _hydra().overrides.task):
+        wrong = "with -m every job has a folder of its own: set hydra.sweep.dir=FOLDER instead of paths.run"
+    elif nodes > 1 or (isinstance(devices, int) and devices > 1):
+        wrong = f"with -m every job is one process: set trainer.devices=1, or start the runs of {devices} devices one by one"
+    if wrong:
+        print(f"gentok: {wrong}", file=sys.stderr)
+        sys.exit(2)
+    folder = Path(_hydra().runtime.output_dir)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    OmegaConf.update(config, "paths.run", str(folder))
+    OmegaConf.update(config, "print_config", config.print_config and _hydra().job.num == 0)
+    return folder
 
 
 def train() -> None:

@@ -22,6 +22,7 @@ import torch
 from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
+from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
 
 __all__ = ["train", "precision"]
@@ -53,6 +54,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise ConfigError(f"steps={config['steps']}: at least 1")
     check(config["optimizer"], where="optimizer")
     check(config["schedule"], where="schedule")
+    check_loggers(config["logger"])
     if kind == "tokenizer":
         if "_target_" not in config["tokenizer"]:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
@@ -79,6 +81,10 @@ def train(config: dict[str, Any]) -> Path:
 
     import lightning as L
 
+    if config["print_config"]:
+        from gentok.training.show import show_config
+
+        show_config(config)
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -94,6 +100,10 @@ def train(config: dict[str, Any]) -> Path:
         raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
     L.seed_everything(config["seed"], verbose=False)  # parameter initialisation; all other draws are gentok.noise
     data = build(config["data"], trust=config["trust"], where="data")
+    if config["overfit"] or config["limit_items"] is not None:
+        from gentok.data.limited import Limited
+
+        data = Limited(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
     task, train_set, held_out = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
     trainer = _trainer(config, run, task)
 
@@ -152,7 +162,6 @@ def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
 def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
     import lightning as L
     from lightning.pytorch.callbacks import ModelCheckpoint
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     from gentok.training.callbacks import Bar, Budget, Pictures
     from gentok.training.ema import EMA
@@ -173,18 +182,18 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
         callbacks.append(EMA(config["callbacks"]["ema"]))
     if settings["progress_bar"]:
         callbacks.append(Bar())
-    loggers: list[Any] = []
-    if config["logger"]["csv"]:
-        loggers.append(CSVLogger(run, name="", version=""))
-    if config["logger"]["tensorboard"]:
-        loggers.append(TensorBoardLogger(run, name="", version=""))
+    if config["profile"] is not None:
+        from gentok.training.profile import Profile
+
+        callbacks.append(Profile(run, config["profile"]))
     return L.Trainer(
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
         precision=precision(settings["precision"], settings["accelerator"]),
         accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
         max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
-        logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
-        check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
+        logger=loggers(config["logger"], run) or False, log_every_n_steps=settings["log_every"],
+        val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
     )  # fmt: skip
 
