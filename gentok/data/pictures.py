@@ -139,7 +139,8 @@ def _plain(image: Any, channels: int) -> Any:
     import numpy as np
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # where else an orientation could stand takes long to say
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; kept as float, so that no level is lost
         values = np.asarray(image, dtype=np.float32)
         top = 1.0 if image.mode == "F" else 65535.0

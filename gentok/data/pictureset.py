@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from gentok.data.pictures import picture_size, read_pixels, to_media, to_uint8
+from gentok.data.pictures import picture_size, read_pixels, to_media
 from gentok.data.progress import progress
 from gentok.data.sets import locate
 from gentok.tokens import ABSENT, Batch, Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, fingerprint
@@ -231,16 +231,17 @@ class PictureSet:
                 for i in rows:
                     pixels = self._decode(i)
                     if pixels is not None:
-                        memory[i] = to_uint8(to_media(pixels)) if pixels.dtype != torch.uint8 else pixels
+                        memory[i] = torch.from_numpy(pixels if pixels.dtype == "uint8" else pixels.round())
                 advance(len(rows))
         self._memory = memory
 
-    def _decode(self, i: int) -> Tensor | None:
-        """uint8, or float on the scale 0..255 [C, H, W]; None where it cannot be read, which is then known, counted and said."""
+    def _decode(self, i: int) -> Any:
+        """Array [C, H, W], uint8 or float on the scale 0..255; None where it cannot be read, which is then known, counted and said."""
+        if self._broken.numpy()[i]:
+            return None
         channels, height, width = self.media_shape
-        name = self.source.name(i)
         try:
-            return torch.from_numpy(read_pixels(self.source.open(i), channels, (height, width), name))
+            return read_pixels(self.source.open(i), channels, (height, width), self.source.name(i))
         except (ValueError, OSError) as error:
             self._broken[i] = 1
             _log.warning("skipped: %s", error)
@@ -248,26 +249,27 @@ class PictureSet:
             _stop_if_too_many(self.broken, count, len(self) + self._lost_count, self.max_broken)
             return None
 
-    def _read(self, i: int) -> tuple[int, Tensor]:
+    def _read(self, i: int) -> tuple[int, Any]:
         """The first readable picture at or behind i."""
         for j in range(i, i + len(self)):
             j %= len(self)
-            if self._broken[j]:
+            if self._memory is not None and self._broken[j]:
                 continue
-            pixels = self._decode(j) if self._memory is None else self._memory[j]
+            pixels = self._decode(j) if self._memory is None else self._memory[j].numpy()
             if pixels is not None:
                 return j, pixels
         raise DataError(f"none of the {len(self)} pictures beside {self.source.name(i)} can be read")
 
     def __getitems__(self, draws: Sequence[int]) -> Batch:
+        import numpy as np
+
         index, _ = locate(draws, len(self))
         if self._memory is not None and not self._broken[index].any():
             media = self._memory[index]
         else:
             rows = [self._read(i) for i in index.tolist()]
             index = torch.tensor([j for j, _ in rows], dtype=torch.int64)
-            same = all(pixels.dtype == torch.uint8 for _, pixels in rows)
-            media = torch.stack([pixels if same else pixels.float() for _, pixels in rows])
+            media = torch.from_numpy(np.stack([pixels for _, pixels in rows]))  # float where one of them is
         parts = {name: type(part)(part.ids[index].long()) for name, part in self._parts.items()}
         return Batch(to_media(media), index, Condition(parts))
 
