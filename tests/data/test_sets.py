@@ -4,6 +4,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from data_kit import folder, paint
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -14,22 +15,6 @@ from gentok.data.pictures import grid, read_picture, save_grid, save_picture, to
 from gentok.data.sets import MemorySet, batches, identity, locate, whole
 from gentok.noise import Noise
 from gentok.tokens import ConditionSpec
-
-
-def paint(path, size=(12, 12), value=None, mode="RGB", seed=0):
-    """An image file of noise, or of one value. size: (width, height)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    shape = (size[1], size[0], len(mode)) if len(mode) > 1 else (size[1], size[0])
-    pixels = np.random.default_rng(seed).integers(0, 256, shape) if value is None else np.full(shape, value)
-    Image.fromarray(pixels.astype(np.uint8), mode).save(path)
-    return path
-
-
-def folder(path, count=20, classes=("cat", "dog"), size=(12, 12)):
-    for name in classes:
-        for i in range(count):
-            paint(path / name / f"{i:03d}.png", size, seed=i + 100 * classes.index(name))
-    return path
 
 
 # ------------------------------------------------------------------------------------------------------------------ draws

@@ -5,6 +5,7 @@ import resource
 
 import pytest
 import torch
+from data_kit import CLASSES, PixelTokenizer, pictures
 from safetensors.torch import load_file, save_file
 
 from gentok.data.augment import Augment
@@ -12,27 +13,6 @@ from gentok.data.sets import MemorySet
 from gentok.data.tokens import FORMAT, TokenSet, cache_name, encode_set
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Batch, Class, ClassSpec, Condition, ConditionSpec, FormatError, Raster, Tokens, TokenSpec
-
-CLASSES = ConditionSpec((("class", ClassSpec(("even", "odd"))),))
-
-
-class PixelTokenizer:
-    """A pixel's level is its code; level 1 holds the row's class of evenness, ABSENT on odd positions."""
-
-    def __init__(self, vocab=16, fingerprint="aaaa", levels=1):
-        strides = (1, 2)[:levels]
-        self.spec = TokenSpec((vocab,) * levels, Raster(4, 4), strides=strides, media_shape=(1, 4, 4), encode_fingerprint=fingerprint)
-
-    def encode(self, media, lengths=None, noise=None):
-        codes = ((media.flatten(2) + 1) / 2 * (self.spec.vocab - 1)).round().long().repeat(1, self.spec.levels, 1)
-        codes[:, ~self.spec.exists()] = ABSENT
-        return Tokens(codes, self.spec)
-
-
-def pictures(count=11):
-    media = torch.from_numpy(Noise.of(0, range(count)).uniform(1, 4, 4).numpy()).float() * 2 - 1
-    return MemorySet(media, torch.arange(count) % 2, CLASSES, {"data": "toy", "split": "train"})
-
 
 def encoded(path, data=None, tokenizer=None, **options):
     return encode_set(tokenizer or PixelTokenizer(), data or pictures(), path / "t.safetensors", batch_size=4, progress=False, **options)
