@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +92,7 @@ def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size:
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: 1 (grey) or 3 (RGB)")
     try:
-        with _open(source) as opened:
+        with _judged(), _open(source) as opened:
             image = _plain(opened, channels)
         if size is not None:
             image = _cover(image, *((size, size) if isinstance(size, int) else size))
@@ -102,7 +105,7 @@ def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size:
 def picture_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
     """(height, width) of the picture when upright, from its header alone. Raises ValueError with a line."""
     try:
-        with _open(source) as image:
+        with _judged(), _open(source) as image:
             stored = "exif" in image.info or image.format == "TIFF"  # without this, a PNG would be decoded to look for it
             turned = stored and image.getexif().get(0x0112, 1) >= 5  # orientation: stored on its side
             return (image.width, image.height) if turned else (image.height, image.width)
@@ -115,16 +118,23 @@ def to_media(pixels: Tensor) -> Tensor:
     return (pixels.float() / 127.5 - 1.0).clamp(-1.0, 1.0).contiguous()
 
 
-def _open(source: Any) -> Any:
-    """PIL's lazy image. Above the limit of pixels PIL warns, and raises only at twice that; here the limit is the limit."""
-    import io
-    import warnings
-
+@contextlib.contextmanager
+def _judged() -> Iterator[None]:
+    """PIL only warns of more pixels than its limit, and raises at twice that; here the limit is the limit. Its other warnings, of odd tags,
+    say nothing that the outcome does not."""
     from PIL import Image
 
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        yield
+
+
+def _open(source: Any) -> Any:
+    """PIL's lazy image."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 def _unreadable(source: Any, name: str, error: Exception) -> ValueError:

@@ -164,7 +164,7 @@ def _list(
         if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
             gone = max(0, usual - len(index["items"]) - len(index["lost"]))
             lost.append(f"{url} ({index['damage']}; {len(index['items'])} items of it can be read)")
-            lost_count += max(gone, 0 if index["lost"] else 1)
+            lost_count += gone if full or index["lost"] else 1
     labels = None
     if classes is not False:
         labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None)

@@ -16,7 +16,6 @@ from gentok.data.sets import MemorySet, batches, identity, locate, whole
 from gentok.noise import Noise
 from gentok.tokens import ConditionSpec
 
-
 # ------------------------------------------------------------------------------------------------------------------ draws
 
 

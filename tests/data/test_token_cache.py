@@ -12,7 +12,8 @@ from gentok.data.augment import Augment
 from gentok.data.sets import MemorySet
 from gentok.data.tokens import FORMAT, TokenSet, cache_name, encode_set
 from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Batch, Class, ClassSpec, Condition, ConditionSpec, FormatError, Raster, Tokens, TokenSpec
+from gentok.tokens import ABSENT, UNKNOWN, Batch, Class, Condition, ConditionSpec, FormatError, Tokens
+
 
 def encoded(path, data=None, tokenizer=None, **options):
     return encode_set(tokenizer or PixelTokenizer(), data or pictures(), path / "t.safetensors", batch_size=4, progress=False, **options)
