@@ -42,7 +42,9 @@ class ImageFolder(PictureData):
             held_out, own = _list(Path(held_out).expanduser(), bool(names))
             foreign = [name for name in own if name not in names]
             if foreign:
-                raise ValueError(f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}")
+                raise ValueError(
+                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}"
+                )
         super().__init__(
             "folder", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
             classes=names, in_memory=in_memory,

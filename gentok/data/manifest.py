@@ -1,7 +1,7 @@
 """Manifest: pictures that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
 
-MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to the
-manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.pictureset.
+MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to
+the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.pictureset.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     files = [path.parent / Path(name).expanduser() for name in names]
     foreign = [name for name in names if not name.lower().endswith(SUFFIXES)]
     if len(foreign) == len(names):
-        raise ValueError(f"{path} lists no pictures: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(SUFFIXES)} are read")
+        raise ValueError(
+            f"{path} lists no pictures: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(SUFFIXES)} are read"
+        )
     return Listing(
         str(path),
         names,
@@ -103,7 +105,9 @@ def _stamp(file: Path) -> list[int]:
 def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows and the names of the columns."""
     if path.suffix.lower() not in _KINDS:
-        raise ValueError(f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder reads a folder of pictures)")
+        raise ValueError(
+            f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder reads a folder of pictures)"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your pictures: data.path=FILE")
     try:

@@ -2,7 +2,7 @@
 
 At the start only headers are read (cheap); pictures are decoded batch by batch, in the loader's workers, or all at once into memory. One
 that cannot be read is skipped, counted and listed; in a batch its place is taken by the next readable one (`Batch.index` says which), so
-that every process keeps its batch size. More than a share `max_broken` of them stops the run; a single one never does, unless the share is 0.
+that every process keeps its batch size. More than a share `max_broken` of them stops the run; a single one does so only where that is 0.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class PictureData:
             listing, held_out = listing.without_broken(max_broken), held_out.without_broken(max_broken)
             parts = {"train": listing, "held_out": held_out}
         else:
-            kept = _held_out(listing.names, listing.labels, held_out, split_seed)  # of all: a file that breaks leaves the others where they are
-            kept_names = {listing.names[i] for i in kept}
+            # of all that are listed: a file that breaks leaves the others where they are
+            kept_names = {listing.names[i] for i in _held_out(listing.names, listing.labels, held_out, split_seed)}
             listing = listing.without_broken(max_broken)
             rows = {"train": [], "held_out": []}
             for i, name in enumerate(listing.names):
@@ -166,7 +166,7 @@ class PictureData:
         for split, part in parts.items():
             if not part.names:
                 raise ValueError(
-                    f"no picture is left for {split} ({part.where} has {found}): add some, or name other pictures to hold out (data.held_out)"
+                    f"no picture is left for {split} ({part.where} has {found}): add some, or name others to hold out with data.held_out"
                 )
         height, width = _common_size(Counter(s for part in parts.values() for s in part.sizes or ()), size, resize, listing.where)
         self.media_shape = (channels, height, width)

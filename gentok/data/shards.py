@@ -92,7 +92,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
 
 
 class ShardSource:
-    """Pictures by shard, offset and size. Arrays and no lists of objects, so that forked workers do not copy them by counting references."""
+    """Pictures by shard, offset and size. Arrays and no lists of objects: forked workers would copy those by counting references."""
 
     def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
         self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member

@@ -97,7 +97,7 @@ def _read(file: Any, url: str) -> dict[str, Any]:
     length = file.seek(0, 2)
     file.seek(0)
     try:
-        archive = tarfile.open(fileobj=file, mode="r:", errorlevel=1)
+        archive = tarfile.TarFile(fileobj=file, errorlevel=1)
     except tarfile.TarError as error:
         reason = "it is compressed, unpack it once with gunzip" if _compressed(file) else f"{error}"
         raise ValueError(f"the shard {url} is no tar file ({reason})") from error

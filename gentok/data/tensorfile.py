@@ -42,12 +42,13 @@ class Layout:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, list[Any]], header: Mapping[str, Any]) -> Path:
-    """arrays: name -> numpy arrays of one type, to be joined along their first axis. Raises OSError with a line where it cannot be written."""
+    """arrays: name -> numpy arrays of one type, to be joined along their first axis. Raises OSError with a line where that fails."""
     import math
 
     table: dict[str, Any] = {"__metadata__": {"gentok": json.dumps(header)}}
     offset = 0
-    arrays = dict(sorted(arrays.items(), key=lambda pair: (-pair[1][0].dtype.itemsize, pair[0])))  # so that each lies at a multiple of its size
+    # the widest types first, so that each array lies at a multiple of its item's size
+    arrays = dict(sorted(arrays.items(), key=lambda pair: (-pair[1][0].dtype.itemsize, pair[0])))
     for name, pieces in arrays.items():
         shape = [sum(len(p) for p in pieces), *pieces[0].shape[1:]]
         size = math.prod(shape) * pieces[0].dtype.itemsize

@@ -7,7 +7,9 @@ from data_kit import paint
 from gentok.data.manifest import Manifest
 from gentok.data.pictures import read_picture
 
-ROWS = [{"path": f"pictures/{i:02d}.png", "label": ("cat", "dog")[i % 2], "caption": ("a cat", "dogs!")[i % 2] * (i > 1)} for i in range(20)]
+ROWS = [
+    {"path": f"pictures/{i:02d}.png", "label": ("cat", "dog")[i % 2], "caption": ("a cat", "dogs!")[i % 2] * (i > 1)} for i in range(20)
+]
 
 
 def manifest(folder, kind="csv", rows=ROWS, columns=None, draw=True):
@@ -82,11 +84,15 @@ def test_a_second_manifest_is_held_out(tmp_path):
 
 def test_changed_labels_and_captions_are_other_data(tmp_path):
     """Else the cached tokens of the old ones would be used."""
-    words = [Manifest(manifest(tmp_path), held_out=0.2, captions="ids").train.description["content"]]
-    words.append(Manifest(manifest(tmp_path, rows=[{**r, "caption": "x"} for r in ROWS]), held_out=0.2, captions="ids").train.description["content"])
-    swapped = [{**r, "label": {"cat": "dog", "dog": "cat"}[r["label"]]} for r in ROWS]
-    words.append(Manifest(manifest(tmp_path, rows=swapped), held_out=0.2, captions="ids").train.description["content"])
-    assert len(set(words)) == 3
+
+    def content(rows):
+        return Manifest(manifest(tmp_path, rows=rows), held_out=0.2, captions="ids").train.description["content"]
+
+    swapped = {"cat": "dog", "dog": "cat"}
+    assert (
+        len({content(ROWS), content([{**r, "caption": "x"} for r in ROWS]), content([{**r, "label": swapped[r["label"]]} for r in ROWS])})
+        == 3
+    )
 
 
 def test_rows_without_file_or_label_are_skipped_and_listed(tmp_path, caplog):

@@ -6,6 +6,7 @@ import logging
 import pickle
 import tarfile
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ class _Ranges(http.server.SimpleHTTPRequestHandler):
     """A file server that knows byte ranges."""
 
     def do_GET(self):
-        data = open(self.translate_path(self.path), "rb").read()
+        data = Path(self.translate_path(self.path)).read_bytes()
         first, last = self.headers.get("Range", f"bytes=0-{len(data) - 1}").removeprefix("bytes=").split("-")
         part = data[int(first) : int(last or len(data) - 1) + 1]
         self.send_response(206 if "Range" in self.headers else 200)

@@ -29,7 +29,9 @@ def main(folder: Path, rank: int = 0, world: int = 1) -> None:
     torch.set_num_threads(1)
     data = pictures(ITEMS)
     if world > 1:
-        path = encode_together(Marked(1), data, folder / "t.safetensors", rank=rank, world=world, batch_size=500, progress=False, patience=60)
+        path = encode_together(
+            Marked(1), data, folder / "t.safetensors", rank=rank, world=world, batch_size=500, progress=False, patience=60
+        )
         print(path, flush=True)
         return
     print("ready", flush=True)
