@@ -12,7 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads"]
+__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads", "shell_words"]
+
+BRACED = ("data.shards", "data.held_out")
+"""Keys whose values are paths with braces."""
 
 
 def patient_threads() -> None:
@@ -28,6 +31,26 @@ def conf_dir() -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     raise FileNotFoundError(f"gentok's configurations are missing: expected conf/config.yaml beside or inside {here}")
+
+
+def shell_words(words: list[str]) -> list[str]:
+    """Braces of paths, as a person types them: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes
+    five words of it, of which Hydra would take the last. -> quoted for Hydra, or gathered in a list."""
+    joined: dict[str, list[str]] = {}
+    out = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in BRACED:
+            out.append(word)
+            continue
+        if key not in joined:
+            out.append(key)
+        joined.setdefault(key, []).append(value if value[:1] in ("'", '"', "[") or "{" not in value else f"'{value}'")
+    for i, key in enumerate(out):
+        if key in joined:
+            values = joined[key]
+            out[i] = f"{key}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
+    return out
 
 
 def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -51,6 +74,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
 
     patient_threads()
     jobs: list[tuple[Path, bool]] = []
+    sys.argv[1:] = shell_words(sys.argv[1:])
 
     def attempt(config: Any) -> str | None:
         try:
