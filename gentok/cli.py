@@ -34,12 +34,19 @@ def conf_dir() -> Path:
 
 
 def shell_words(words: list[str]) -> list[str]:
-    """Braces of paths, as a person types them: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes
-    five words of it, of which Hydra would take the last. -> quoted for Hydra, or gathered in a list."""
+    """What a person types -> what Hydra understands.
+
+    Braces of paths: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes five words of it, of which
+    Hydra would take the last. -> quoted for Hydra, or gathered in a list. Parts of a condition: condition.text=... adds a key to what is
+    null by default.
+    """
     joined: dict[str, list[str]] = {}
     out = []
     for word in words:
         key, equals, value = word.partition("=")
+        if key.startswith("condition."):
+            out.append(f"++{word}")
+            continue
         if not equals or key not in BRACED:
             out.append(word)
             continue
