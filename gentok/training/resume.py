@@ -81,7 +81,7 @@ def check_same_run(checkpoint: Mapping[str, Any], config: Mapping[str, Any], ite
     """
     before = checkpoint["hyper_parameters"]["config"]
     kind = config["task"]["name"]
-    names = (*_SAME["both"], *(_SAME[kind] if before["task"]["name"] == kind else ()))
+    names = (*(_SAME[kind] if before["task"]["name"] == kind else ()), *_SAME["both"])
     changed = []
     for name in names:
         old, new = _get(before, name), _get(config, name)
