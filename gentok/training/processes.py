@@ -6,6 +6,7 @@ first kind is handed its parent's, the second kind names it after the job (see `
 
 from __future__ import annotations
 
+import inspect
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -63,7 +64,9 @@ def strategy(settings: Mapping[str, Any]) -> Any:
     from lightning.pytorch.strategies import DDPStrategy
 
     # Buffers are the same everywhere by construction (statistics are reduced when they are taken): nothing to broadcast.
-    return DDPStrategy(broadcast_buffers=False, find_unused_parameters=settings["find_unused"])
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    silent = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}  # renamed by torch
+    return DDPStrategy(find_unused_parameters=settings["find_unused"], **silent)
 
 
 def made_by_first(path: Path, make: Callable[[], Any], patience: float = 1.0) -> None:

@@ -92,7 +92,8 @@ def train(config: dict[str, Any]) -> Path:
 
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")  # frozen parts are
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
@@ -100,7 +101,7 @@ def train(config: dict[str, Any]) -> Path:
     run = Path(run)
     ckpt = find(config["resume"], run)
     _open_folder(run, config, ckpt)
-    L.seed_everything(config["seed"], verbose=False)  # parameter initialisation; all other draws are gentok.noise
+    L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.noise
     data = build(config["data"], trust=config["trust"], where="data")
     task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
     task.items, start = len(data.train), 0
@@ -118,6 +119,7 @@ def train(config: dict[str, Any]) -> Path:
     loader = training_loader(train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], **place, start=consumed)
     validation = held_out_loader(held_out, config["task"].get("encode_batch", 250), **place)
     os.environ[FOLDER] = str(run)  # for the processes that `fit` starts
+    L.seed_everything(config["seed"], verbose=False)  # the same start of the weights, whatever was built, encoded or launched before
     try:
         trainer.fit(task, loader, validation, ckpt_path=ckpt, weights_only=True)
     except Stopped as stopped:
