@@ -4,7 +4,7 @@ Trains the tokenizer mnist5k/vq and the generator mnist5k/ar on it, evaluates bo
     reconstructions.png   held-out digits over their reconstructions      tokenizer/   the tokenizer's bundle
     samples.png           new digits, a row per class                     generator/   the generator's bundle, tokenizer inside
     metrics.json          everything that was measured
-Times are arguments: python -m gentok.demo tokenizer=100s generator=5min out=outputs/demo
+Times are arguments: python -m gentok.demo tokenizer=150s generator=5min out=outputs/demo
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from gentok.cli import compose, patient_threads
 __all__ = ["demo", "main"]
 
 
-def demo(out: str | Path = "outputs/demo", tokenizer: str = "100s", generator: str = "5min") -> dict[str, Path]:
+def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: str = "5min") -> dict[str, Path]:
     """Trains, evaluates and returns the paths of what it made. tokenizer, generator: budgets of the two trainings."""
     from gentok.evaluate import evaluate
     from gentok.training.run import train
