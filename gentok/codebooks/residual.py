@@ -10,9 +10,9 @@ Dropout of levels, so that any number of them is a valid code: `level_dropout` i
 levels, n uniform on 1..K; `batch_dropout` the same for the whole batch at once. The draw of a batch comes from the sum, over the rows of
 all processes, of one 64-bit word each: uniform, the same everywhere, and the same however the batch is spread.
 
-Losses are means over the cells that were kept: of the whole batch, in the mean over processes. Books that discard the size of what they code (VQ with normalize) lose that
-of the residual: give them normalize=false. The projections stand around all levels; the one behind has no bias, since a bias would be
-added although no level is present.
+Losses are means over the cells that were kept: of the whole batch, in the mean over processes. Books that discard the size of what they
+code (VQ with normalize) lose that of the residual: give them normalize=false. The projections stand around all levels; the one behind has
+no bias, since a bias would be added although no level is present.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """RUN/metrics.csv: what was logged, a row per step and occasion, empty where a measure was not taken.
 
-Lightning's CSVLogger deletes the file of a run that is resumed. This one goes on behind the rows of the steps that the checkpoint holds, and drops
-the rows of steps that are done again. A new measure adds a column: the file is then written anew under a temporary name and renamed.
+Lightning's CSVLogger deletes the file of a run that is resumed. This one goes on behind the rows of the steps that the checkpoint holds,
+and drops the rows of steps that are done again. A new measure adds a column: the file is then written anew under a temporary name and
+renamed.
 """
 
 from __future__ import annotations

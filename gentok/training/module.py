@@ -135,8 +135,8 @@ class GentokModule(L.LightningModule):
         self._restart_clock()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # Noise is by row and step. What still draws from the global streams (quantizers of the library, components of your own) draws what it
-        # would have drawn without a resume, and whatever was validated in between.
+        # Noise is by row and step. What still draws from the global streams (quantizers of the library, components of your own) draws what
+        # it would have drawn without a resume, and whatever was validated in between.
         word = (int(self.config["seed"]) << 40) ^ (batch_idx << 12) ^ rank()
         torch.manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)
         random.seed(word)
@@ -185,10 +185,12 @@ class GentokModule(L.LightningModule):
             total, self._count = all_sum(self._count), None
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             torch._foreach_mul_(gradients, world_size() / total.clamp(min=1))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["clip"] or float("inf"))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
         logged = self.global_step % self.config["trainer"]["log_every"] == 0
         if (logged or norm.device.type == "cpu") and not norm.isfinite():  # elsewhere, to ask is to wait
             self._stop_with_the_reason()
+        if self.config["trainer"]["clip"]:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config["trainer"]["clip"], norm)
         self._last = None
         if logged:
             self.log("gradient_norm", norm)

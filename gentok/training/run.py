@@ -55,11 +55,12 @@ def check_config(config: Mapping[str, Any]) -> None:
     if kind not in ("tokenizer", "generator"):
         raise ConfigError(f"task={kind}: there are tokenizer and generator")
     seconds(config["budget"])
-    if config["steps"] is not None and config["steps"] < 1:
-        raise ConfigError(f"steps={config['steps']}: at least 1")
+    counts = {"steps": 1 if config["steps"] is None else config["steps"], "batch_size": config["batch_size"]}
     for key in ("log_every", "validate_every", "checkpoint_every", "accumulate"):
-        if config["trainer"][key] < 1:
-            raise ConfigError(f"trainer.{key}={config['trainer'][key]}: a number of steps, at least 1")
+        counts[f"trainer.{key}"] = config["trainer"][key]
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key}={value}: a whole number, at least 1")
     if isinstance(config["freeze"], str):
         raise ConfigError(f"freeze={config['freeze']}: a list of parts, such as freeze=[{config['freeze']}]")
     check_devices(config["trainer"], config["batch_size"])

@@ -61,7 +61,9 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any("mnist5k/ar" in w or "mnist5k/masked" in w for w in words) else []
+    tokenizer = (
+        [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any("mnist5k/ar" in w or "mnist5k/masked" in w for w in words) else []
+    )
     return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
 
 

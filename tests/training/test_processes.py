@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -55,14 +56,16 @@ def test_two_processes_train_what_one_does(root, two, name):
         assert torch.allclose(both["optimizer_states"][0]["state"][k]["exp_avg"], value["exp_avg"], atol=1e-4, rtol=1e-2)
         moved += float(value["exp_avg"].abs().sum())
     assert moved > 0
-    measures = [{k: float(v) for k, v in row.items() if "psnr" in k or "held_out" in k} for row in (curves(two / name)[-1], curves(root / f"{name}_one")[-1])]
+    rows = (curves(two / name)[-1], curves(root / f"{name}_one")[-1])
+    measures = [{k: float(v) for k, v in row.items() if "psnr" in k or "held_out" in k} for row in rows]
     assert measures[0].keys() == measures[1].keys() and measures[0]
     assert all(abs(measures[0][k] - v) <= 1e-3 + 0.02 * abs(v) for k, v in measures[1].items()), measures
 
 
 def test_only_the_first_process_writes_and_the_set_is_encoded_once(two):
+    made = {"bundle", "checkpoints", "config.yaml", "metrics.csv", "metrics.json", "pictures"}
     for name in RUNS:
-        assert {p.name for p in (two / name).iterdir()} == {"bundle", "checkpoints", "config.yaml", "metrics.csv", "metrics.json", "pictures"}
+        assert {p.name for p in (two / name).iterdir()} == made
         assert {p.name for p in (two / name / "checkpoints").iterdir()} == {"last.ckpt"}
         load(two / name / "bundle")
     rows = [row["step"] for row in curves(two / "masked") if "loss" in row]
@@ -133,9 +136,7 @@ def test_devices_that_are_not_there_are_said(tmp_path, monkeypatch, words, answe
 def test_more_gpus_than_there_are_is_said(monkeypatch, devices, answer):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     settings = {"accelerator": "gpu", "devices": devices, "num_nodes": 1}
-    if answer is None:
-        return check_devices(settings, 16)
-    with pytest.raises(ValueError, match=answer):
+    with pytest.raises(ValueError, match=answer) if answer else contextlib.nullcontext():
         check_devices(settings, 16)
 
 

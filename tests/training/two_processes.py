@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from resume_kit import CASES, GENERATOR, SMALL, TOKENIZER, configured
+from resume_kit import CASES, GENERATOR, TOKENIZER, configured
 
 from gentok.codebooks.library import Library
 from gentok.training.run import train
