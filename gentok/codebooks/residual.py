@@ -10,9 +10,9 @@ Dropout of levels, so that any number of them is a valid code: `level_dropout` i
 levels, n uniform on 1..K; `batch_dropout` the same for the whole batch at once. The draw of a batch comes from the sum, over the rows of
 all processes, of one 64-bit word each: uniform, the same everywhere, and the same however the batch is spread.
 
-Losses are means over the cells that were kept, on this process. Books that discard the size of what they code (VQ with normalize) lose that
-of the residual: give them normalize=false. The projections stand around all levels; the one behind has no bias, since a bias would be
-added although no level is present.
+Losses are means over the cells that were kept: of the whole batch, in the mean over processes. Books that discard the size of what they
+code (VQ with normalize) lose that of the residual: give them normalize=false. The projections stand around all levels; the one behind has
+no bias, since a bias would be added although no level is present.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, straight_through
-from gentok.distributed import all_sum
+from gentok.distributed import all_sum, world_size
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Codebook, Quantized
 
@@ -102,7 +102,9 @@ class Residual(BaseCodebook):
             weights = weights + weight
             for name, loss in q.losses.items():
                 losses[name] = losses.get(name, 0.0) + loss * weight
-        losses = {name: loss / weights.clamp(min=1) for name, loss in losses.items()}
+        if self.training and keep is not None:  # processes that kept fewer cells count less: their mean is that of the whole batch
+            weights = all_sum(weights) / world_size()
+        losses = {name: loss / weights.clamp(min=1 / world_size()) for name, loss in losses.items()}
         vectors = self.outward(straight_through(total, x).transpose(1, 2)).transpose(1, 2)
         return Quantized(vectors, torch.cat(codes, 1), losses, torch.cat(usage))
 

@@ -8,7 +8,7 @@ Of every level, and of an item:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -62,6 +62,18 @@ class CodebookHealth:
             here = codes[:, k].to(count.device)
             here = here[here >= 0]
             count.index_add_(0, here, torch.ones_like(here))
+
+    def to(self, device: torch.device | str) -> CodebookHealth:
+        self.counts, self.items = [count.to(device) for count in self.counts], self.items.to(device)
+        return self
+
+    def state_dict(self) -> dict[str, list[Tensor]]:
+        """This process's counts."""
+        return {"counts": [count.clone() for count in self.counts], "items": [self.items.clone()]}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[Tensor]]) -> None:
+        for count, stored in zip((*self.counts, self.items), (*state["counts"], *state["items"]), strict=True):
+            count.copy_(stored)
 
     def reset(self) -> None:
         for count in self.counts:

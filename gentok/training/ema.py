@@ -6,6 +6,8 @@ codebooks, which are averages already) are taken as they are. Averaged weights a
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 
@@ -24,3 +26,10 @@ class EMA(WeightAveraging):
             torch._foreach_lerp_(averaged, current, 1.0 - min(decay, (1 + n) / (10 + n)))
 
         super().__init__(use_buffers=False, multi_avg_fn=average)
+
+    def on_train_end(self, trainer: Any, module: Any) -> None:
+        """Nothing yet: the last checkpoint, from which a longer run may go on, needs the raw weights too."""
+
+    def on_fit_end(self, trainer: Any, module: Any) -> None:
+        """The model takes the averaged weights; also where the run that was resumed had ended already."""
+        self._copy_average_to_current(module)

@@ -12,7 +12,7 @@ from gentok.build import build
 from gentok.bundle import Bundle, build_generator
 from gentok.noise import Noise
 from gentok.sampling import pick_sampler, sample_tokens
-from gentok.tokens import Batch, ConditionSpec, Tokens
+from gentok.tokens import Batch, ConditionSpec, LossOutput, Tokens
 from gentok.training.module import GentokModule, Outside
 
 __all__ = ["GeneratorTask"]
@@ -21,15 +21,21 @@ __all__ = ["GeneratorTask"]
 class GeneratorTask(GentokModule):
     """Trains config["generator"] on the tokens of `tokenizer` (a loaded bundle), conditioned as `condition_spec` says."""
 
+    part = "generator"
+
     def __init__(self, config: dict[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec):
         super().__init__(config)
         self.frozen, self.condition_spec = Outside(tokenizer), condition_spec
+
+    @property
+    def fingerprint(self) -> str:
+        return self.frozen.module.spec.encode_fingerprint
 
     def configure_model(self) -> None:
         if hasattr(self, "generator"):
             return
         tokenizer = self.frozen.module.tokenizer
-        self.generator = build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"])
+        self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.pictures: Tensor | None = None
@@ -43,17 +49,21 @@ class GeneratorTask(GentokModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
-        output = self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))
-        self.log_step(output.loss, output.terms, tokens.codes.numel(), "tokens")
-        return output.loss
+
+        def loss() -> LossOutput:
+            return self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))
+
+        output = loss()
+        self.log_step(output.loss, output.terms, tokens.codes.numel(), "tokens", again=loss)
+        return self.by_count(output.loss, output.count)
 
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokens(batch, augmented=False)
         noise = Noise.of(self.config["seed"], batch.index).fork("held out")  # the same at every validation: curves are comparable
         nats = self.generator.nll_bound(tokens, batch.condition, noise)
-        bits = nats.sum() / math.log(2) / tokens.present.sum()
-        self.log("held_out_bits_per_token", bits, batch_size=len(batch.index), prog_bar=True, sync_dist=True)
-        if step == 0 and self.config["task"]["pictures"]:
+        cells = int(tokens.present.sum())
+        self.log("held_out_bits_per_token", nats.sum() / math.log(2) / cells, batch_size=cells, prog_bar=True, sync_dist=True)
+        if step == 0 and self.config["task"]["pictures"] and self.trainer.is_global_zero:
             self._draw_pictures()
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ and every item occurs once per epoch. Draw number = epoch * len(set) + item (see
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from gentok.data.sets import identity
 from gentok.noise import Noise
 
-__all__ = ["DrawSampler", "training_loader", "held_out_loader"]
+__all__ = ["DrawSampler", "TimedLoader", "training_loader", "held_out_loader"]
 
 
 class DrawSampler(Sampler[list[int]]):
@@ -52,12 +53,35 @@ class DrawSampler(Sampler[list[int]]):
             yield batch[self.rank * share : (self.rank + 1) * share]
 
 
+class TimedLoader(DataLoader):
+    """A DataLoader that knows for how long its reader has waited: `waited`, in seconds."""
+
+    waited = 0.0
+
+    def __iter__(self) -> Iterator[Any]:
+        batches = super().__iter__()
+        while True:
+            began = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - began
+            yield batch
+
+
 def training_loader(data: Any, batch_size: int, seed: int, workers: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> DataLoader:
-    """An endless loader of Batches."""
+    """An endless loader of Batches, from global batch `start` on."""
+    if workers < 0:
+        raise ValueError(f"trainer.workers={workers}: 0 (load in the training process) or more")
     sampler = DrawSampler(len(data), batch_size, seed, rank=rank, world=world, start=start)
-    return DataLoader(data, batch_sampler=sampler, collate_fn=identity, num_workers=workers, persistent_workers=workers > 0)
+    return TimedLoader(data, batch_sampler=sampler, collate_fn=identity, num_workers=workers, persistent_workers=workers > 0)
 
 
-def held_out_loader(data: Any, batch_size: int, workers: int = 0) -> DataLoader:
-    """Every item once, in order."""
-    return DataLoader(data, batch_size=min(batch_size, len(data)), shuffle=False, collate_fn=identity, num_workers=workers)
+def held_out_loader(data: Any, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
+    """Every item once, in order; process r of w takes the batches r, r + w, ... With fewer items than processes each takes all."""
+    size = max(1, min(batch_size, len(data) // world))
+    batches = [list(range(i, min(i + size, len(data)))) for i in range(0, len(data), size)]
+    own = batches[rank::world] if len(data) >= world else batches
+    return DataLoader(data, batch_sampler=own, collate_fn=identity, num_workers=workers)

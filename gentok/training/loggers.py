@@ -18,15 +18,17 @@ def check_loggers(settings: Mapping[str, Any]) -> None:
         raise ConfigError("logger=wandb needs the package wandb: pip install wandb, or choose logger=tensorboard or logger=csv")
 
 
-def loggers(settings: Mapping[str, Any], run: Path) -> list[Any]:
-    """Lightning's loggers as config["logger"] chooses them, writing into `run`."""
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+def loggers(settings: Mapping[str, Any], run: Path, start: int = 0) -> list[Any]:
+    """Lightning's loggers as config["logger"] chooses them, writing into `run`. start: the step that a resumed run goes on from."""
+    from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+    from gentok.training.metrics_file import MetricsFile
 
     made: list[Any] = []
     if settings["csv"]:
-        made.append(CSVLogger(run, name="", version=""))
+        made.append(MetricsFile(run, start))
     if settings["tensorboard"]:
-        made.append(TensorBoardLogger(run, name="", version=""))
+        made.append(TensorBoardLogger(run, name="", version="", purge_step=start or None))
     if settings["wandb"]:
         made.append(WandbLogger(name=run.name, save_dir=run, **settings["wandb"]))
     return made

@@ -1,4 +1,5 @@
-"""What both training tasks share: progress by steps or by the clock, optimizer and schedule, logs, and a checkpoint that loads by itself.
+"""What both training tasks share: progress by steps or by the clock, optimizer and schedule, logs, health, and a checkpoint that loads by
+itself and goes on exactly.
 
 A task holds its configuration as a plain dict (so that checkpoints load with weights_only) and builds its parts in `configure_model`,
 after the process group exists. Frozen parts lie in `Outside`: no child of the module, so neither optimised, averaged nor saved with it.
@@ -6,19 +7,23 @@ after the process group exists. Frozen parts lie in `Outside`: no child of the m
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.build import build
-from gentok.bundle import FORMAT
+from gentok.build import ConfigError, build, nearest_name
+from gentok.bundle import FORMAT, load
+from gentok.distributed import all_sum, rank, world_size
 from gentok.noise import Noise
 from gentok.tokens import Batch
+from gentok.training.watch import bad_gradient, find_first
 
 __all__ = ["Outside", "GentokModule", "seconds"]
 
@@ -51,31 +56,103 @@ class Outside:
 
 
 class GentokModule(L.LightningModule):
-    """config: the resolved configuration of the run, a plain dict. Subclasses build in `configure_model`, idempotently."""
+    """config: the resolved configuration of the run, a plain dict. Subclasses build in `configure_model`, idempotently, and pass the
+    model that is trained through `prepared`."""
+
+    part: str
+    """The attribute that holds the model that is trained, and its part of a bundle: "tokenizer" or "generator"."""
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
         self.config = dict(config)
         self.save_hyperparameters({"config": self.config})
         self.budget, self.steps = seconds(config["budget"]), config["steps"]
+        self.items = 0  # of the training set
+        self.steps_done, self.seconds_done = 0, 0.0
         self._started: float | None = None
-        self.steps_done = 0
-        self._seen, self._clock = 0, time.perf_counter()
+        self._before = 0.0  # seconds of training before a resume
+        self._shared: float | None = None  # the first process's elapsed time, where there are several
+        self._seen, self._clock, self._waited = 0, time.perf_counter(), 0.0
+        self._count: Tensor | None = None
+        self._last: tuple[bool, Callable[[], Any]] | None = None
+
+    # ----------------------------------------------------------------------------------------------------- the model
+
+    def prepared(self, model: nn.Module) -> nn.Module:
+        """The new model with the weights of init_from and the parts named in freeze held fast: no gradient, and in eval mode, so that
+        statistics do not move either. Raises ConfigError or ValueError with a line."""
+        if self.config["init_from"] is not None:
+            self._take_weights(model, self.config["init_from"])
+        for name in self.config["freeze"]:
+            try:
+                part = model.get_submodule(name)
+            except AttributeError:
+                names = [n for n, m in model.named_modules() if n and n.count(".") == name.count(".") and any(True for _ in m.parameters())]
+                raise ConfigError(f"freeze: the {self.part} has no part {name!r}{nearest_name(name, names)}") from None
+            part.requires_grad_(False).eval()
+        if not any(p.requires_grad for p in model.parameters()):
+            raise ConfigError(f"freeze={list(self.config['freeze'])} leaves nothing of the {self.part} to train")
+        return model
+
+    def _take_weights(self, model: nn.Module, path: str) -> None:
+        bundle = load(path, trust=self.config["trust"])
+        source = getattr(bundle, self.part)
+        if source is None:
+            raise ConfigError(f"init_from={path} is a {bundle.kind}: it has no {self.part} to start from")
+        theirs, ours = source.state_dict(), model.state_dict()
+        for name in dict.fromkeys((*ours, *theirs)):
+            had, has = (tuple(state[name].shape) if name in state else "nothing" for state in (theirs, ours))
+            if had != has:
+                raise ValueError(f"init_from={path} does not fit this {self.part}: {name} is {had} there and {has} here")
+        model.load_state_dict(theirs)
+
+    def train(self, mode: bool = True) -> GentokModule:
+        super().train(mode)
+        model = getattr(self, self.part, None)
+        if model is not None:
+            for name in self.config["freeze"]:
+                model.get_submodule(name).eval()
+        return self
 
     # ------------------------------------------------------------------------------------------------------ progress
 
     @property
+    def elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+
+    @property
     def progress(self) -> float:
-        """Share of the run that is over, in [0, 1], by whichever of steps and budget is further on."""
+        """Share of the run that is over, in [0, 1], by whichever of steps and budget is further on; the same on all processes."""
         by_steps = self.global_step / self.steps if self.steps else 0.0
-        by_clock = (time.monotonic() - self._started) / self.budget if self.budget and self._started else 0.0
+        by_clock = 0.0
+        if self.budget:
+            by_clock = (self.elapsed if self._shared is None else self._shared) / self.budget
         return min(1.0, max(by_steps, by_clock))
 
     def on_train_start(self) -> None:
         self._started = time.monotonic()
+        self._restart_clock()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        # Noise is by row and step. What still draws from the global streams (quantizers of the library, components of your own) draws what
+        # it would have drawn without a resume, and whatever was validated in between.
+        word = (int(self.config["seed"]) << 40) ^ (batch_idx << 12) ^ rank()
+        torch.manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)
+        random.seed(word)
+        if self.budget and world_size() > 1:
+            self._shared = float(all_sum(torch.tensor(0.0 if rank() else self.elapsed, dtype=torch.float64, device=self.device)))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the frozen tokenizer whose codes are modelled, where there is one."""
+        return ""
 
     def on_train_end(self) -> None:
-        self.steps_done = self.global_step
+        self._before, self._started = self.elapsed, None
+
+    def on_fit_end(self) -> None:  # also where the run that was resumed had ended already
+        self.steps_done, self.seconds_done = self.global_step, self.elapsed
 
     def noise(self, batch: Batch, purpose: str) -> Noise:
         """Row streams by (run seed, step, global index): the same for any split over processes."""
@@ -89,35 +166,77 @@ class GentokModule(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(self.progress, step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def by_count(self, loss: Tensor, count: Tensor) -> Tensor:
+        """A mean over `count` things as it enters the backward pass: every thing weighs the same in an update, however they are spread over
+        processes and accumulated batches. Where there is only one batch, the loss itself; else a sum, and gradients are divided by the
+        number of all things when they are complete."""
+        if world_size() == 1 and self.config["trainer"]["accumulate"] == 1:
+            return loss
+        count = count.detach().to(loss)
+        self._count = count if self._count is None else self._count + count
+        return loss * count * self.config["trainer"]["accumulate"]  # which Lightning divides by
+
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips the global norm to trainer.clip (null: not at all) and logs what it was. Here and not in Lightning, which under mixed
         precision refuses fused optimizers for the sake of float16 scaling, which gentok does not use."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters(), self.config["trainer"]["clip"] or float("inf"))
-        if self.global_step % self.config["trainer"]["log_every"] == 0:
+        if self._count is not None:
+            total, self._count = all_sum(self._count), None
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            torch._foreach_mul_(gradients, world_size() / total.clamp(min=1))
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        logged = self.global_step % self.config["trainer"]["log_every"] == 0
+        if (logged or norm.device.type == "cpu") and not norm.isfinite():  # elsewhere, to ask is to wait
+            self._stop_with_the_reason()
+        if self.config["trainer"]["clip"]:
+            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config["trainer"]["clip"], norm)
+        self._last = None
+        if logged:
             self.log("gradient_norm", norm)
             self.log("lr", optimizer.param_groups[0]["lr"])
 
-    def log_step(self, loss: Tensor, terms: Mapping[str, Tensor], items: int, unit: str) -> None:
-        """The training curves; stops the run with a line where the loss is no number any more."""
+    def log_step(self, loss: Tensor, terms: Mapping[str, Tensor], items: int, unit: str, again: Callable[[], Any]) -> None:
+        """The training curves. again: the forward pass once more, for finding out where a loss that is no number comes from."""
+        good = self._last is None or self._last[0]
+        if good:
+            self._last = (loss.device.type != "cpu" or bool(loss.isfinite()), again)
         self._seen += items
         if self.global_step % self.config["trainer"]["log_every"]:
             return
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss.item()} at step {self.global_step}: lower optimizer.lr, or set trainer.precision=32-true"
-            )
         now = time.perf_counter()
-        speed = self._seen / max(now - self._clock, 1e-9)
-        self._seen, self._clock = 0, now
-        self.log("loss", loss.detach(), prog_bar=True)
-        self.log(f"{unit}_per_second", speed, prog_bar=True)
+        passed = max(now - self._clock, 1e-9)
+        self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
+        self.log(f"{unit}_per_second", self._seen * world_size() / passed, prog_bar=True)
+        waited = getattr(self.trainer.train_dataloader, "waited", None)
+        if waited is not None:
+            self.log("data_wait", (waited - self._waited) / passed)
         for name, value in terms.items():
-            self.log(f"train/{name}", value.detach())
+            self.log(f"train/{name}", value.detach(), sync_dist=True)
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
+        self._seen, self._clock = 0, time.perf_counter()
+        self._waited = getattr(self.trainer.train_dataloader, "waited", 0.0)
 
     def on_validation_end(self) -> None:
-        self._seen, self._clock = 0, time.perf_counter()  # validation is not training speed
+        self._restart_clock()  # validation is not training speed
+
+    def _stop_with_the_reason(self) -> None:
+        """Raises ValueError: where the first number that is none came from. On all processes, which all see a gradient that is none."""
+        with self.trainer.precision_plugin.forward_context():
+            found = find_first(self, self._last[1]) if self._last else None
+        found = found or bad_gradient(self.named_parameters()) or "the loss itself"
+        if world_size() > 1:
+            everyone: list[Any] = [None] * world_size()
+            dist.all_gather_object(everyone, found)
+            found = next((f for f in everyone if not f.startswith("the gradient")), found)
+        saver = self.trainer.checkpoint_callback
+        kept = f"; {saver.last_good()}" if hasattr(saver, "last_good") else ""
+        raise ValueError(
+            f"training broke at step {self.global_step}: the first that is no number any more is {found}; lower optimizer.lr or "
+            f"trainer.clip, or set trainer.precision=32-true{kept}"
+        )
 
     # ---------------------------------------------------------------------------------------------------- checkpoint
 
@@ -127,3 +246,7 @@ class GentokModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gentok"] = {"format": FORMAT, "gentok": __version__, **self.document()}
+        checkpoint["training"] = {"elapsed": self.elapsed, "items": self.items}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._before = float(checkpoint["training"]["elapsed"])

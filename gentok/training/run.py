@@ -1,4 +1,4 @@
-"""One training run: checks everything that can be checked, then data, task, Trainer, and at the end a bundle and metrics.json.
+"""One training run: checks everything that can be checked, then task, Trainer, data, and at the end a bundle and metrics.json.
 
 RUN/config.yaml           the resolved configuration          RUN/checkpoints/last.ckpt   to resume from and to sample from
 RUN/metrics.csv, events*  logs                                RUN/bundle                  the model, with averaged weights
@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import shlex
 import sys
-import time
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,17 +25,21 @@ from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
+from gentok.training.processes import check_devices, is_first, made_by_first, strategy
 
 __all__ = ["train", "precision"]
+
+FOLDER = "GENTOK_RUN_FOLDER"
+"""The environment variable by which a run tells the processes that it starts where it is."""
+_log = logging.getLogger("gentok.training")
 
 
 def precision(choice: str, accelerator: str) -> str:
     """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
     if choice != "auto":
-        if choice not in ("bf16-mixed", "32-true", "64-true"):
+        if choice not in ("bf16-mixed", "32-true"):
             raise ConfigError(
-                f"trainer.precision={choice}: choose auto, bf16-mixed, 32-true or 64-true "
-                "(float16 needs loss scaling, which gentok does not do)"
+                f"trainer.precision={choice}: choose auto, bf16-mixed or 32-true (float16 needs loss scaling, which gentok does not do)"
             )
         return choice
     if accelerator != "cpu" and torch.cuda.is_available():
@@ -50,8 +55,15 @@ def check_config(config: Mapping[str, Any]) -> None:
     if kind not in ("tokenizer", "generator"):
         raise ConfigError(f"task={kind}: there are tokenizer and generator")
     seconds(config["budget"])
-    if config["steps"] is not None and config["steps"] < 1:
-        raise ConfigError(f"steps={config['steps']}: at least 1")
+    counts = {"steps": 1 if config["steps"] is None else config["steps"], "batch_size": config["batch_size"]}
+    for key in ("log_every", "validate_every", "checkpoint_every", "accumulate"):
+        counts[f"trainer.{key}"] = config["trainer"][key]
+    for key, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{key}={value}: a whole number, at least 1")
+    if isinstance(config["freeze"], str):
+        raise ConfigError(f"freeze={config['freeze']}: a list of parts, such as freeze=[{config['freeze']}]")
+    check_devices(config["trainer"], config["batch_size"])
     check(config["optimizer"], where="optimizer")
     check(config["schedule"], where="schedule")
     check_loggers(config["logger"])
@@ -81,48 +93,85 @@ def train(config: dict[str, Any]) -> Path:
 
     import lightning as L
 
-    if config["print_config"]:
+    if config["print_config"] and is_first():
         from gentok.training.show import show_config
 
         show_config(config)
+    from gentok.training.checkpoint import Stopped
+    from gentok.training.resume import check_same_run, find, read
+
+    warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")  # frozen parts are
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its greetings and tips are not ours
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")  # after the update is what is wanted
-    warnings.filterwarnings("ignore", message=".*exists and is not empty. Previous log files.*")
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    run = Path(config["paths"]["run"])
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(_yaml(config))
-    except OSError as error:
-        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
-    L.seed_everything(config["seed"], verbose=False)  # parameter initialisation; all other draws are gentok.noise
+    run = config["paths"]["run"] = os.environ.pop(FOLDER, config["paths"]["run"])
+    run = Path(run)
+    ckpt = find(config["resume"], run)
+    _open_folder(run, config, ckpt)
+    L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.noise
     data = build(config["data"], trust=config["trust"], where="data")
     if config["overfit"] or config["limit_items"] is not None:
         from gentok.data.limited import Limited
 
         data = Limited(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
-    task, train_set, held_out = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
-    trainer = _trainer(config, run, task)
+    task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
+    task.items, start = len(data.train), 0
+    if ckpt is not None:
+        checkpoint = read(ckpt)
+        check_same_run(checkpoint, config, task.items, ckpt, task.fingerprint)
+        start = int(checkpoint["global_step"])
+    trainer = _trainer(config, run, task, start)
+    train_set, held_out = _sets(config, data, task)
 
     from gentok.training.loader import held_out_loader, training_loader
 
-    loader = training_loader(
-        train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], trainer.global_rank, trainer.world_size
-    )
-    validation = held_out_loader(held_out, config["task"].get("encode_batch", 250))
-    began = time.monotonic()
-    trainer.fit(task, loader, validation)
-    fitted = time.monotonic() - began
+    place = {"rank": trainer.global_rank, "world": trainer.world_size}
+    consumed = start * config["trainer"]["accumulate"]
+    loader = training_loader(train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], **place, start=consumed)
+    validation = held_out_loader(held_out, config["task"].get("encode_batch", 250), **place)
+    os.environ[FOLDER] = str(run)  # for the processes that `fit` starts
+    L.seed_everything(config["seed"], verbose=False)  # the same start of the weights, whatever was built, encoded or launched before
+    try:
+        trainer.fit(task, loader, validation, ckpt_path=ckpt, weights_only=True)
+    except Stopped as stopped:
+        if trainer.is_global_zero:
+            print(f"{stopped}, saved. To go on: {_command(run)}", flush=True)
+            raise SystemExit(stopped.status) from None
+        return run
+    finally:
+        os.environ.pop(FOLDER, None)
     metrics = _last_validation(trainer, task, validation)
     if trainer.is_global_zero:
-        _finish(config, run, task, metrics, fitted)
+        _finish(config, run, task, metrics)
     return run
 
 
-def _tokenizer_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, Any, Any]:
+def _open_folder(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None:
+    """Raises OSError with a line where the folder cannot be written. config.yaml is of the last start."""
+    if not is_first():
+        return
+    if ckpt is None and (run / "checkpoints" / "last.ckpt").is_file():
+        _log.warning("%s holds a run already, which is overwritten; resume=auto would have gone on with it", run)
+    if ckpt is None and config["resume"] == "auto":
+        print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(_yaml(config))
+    except OSError as error:
+        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
+
+
+def _command(run: Path) -> str:
+    """The command line that goes on with this run."""
+    words = [w for w in sys.argv[1:] if not w.startswith(("resume=", "paths.run="))]
+    return shlex.join(["python", "train.py", *words, f"paths.run={run}", "resume=auto"])
+
+
+def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.tokenizer_task import TokenizerTask
 
     if config["tokenizer"].get("media_shape") is None:
@@ -130,12 +179,11 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
     if config.get("discriminator"):
         from gentok.training.adversarial_task import AdversarialTokenizerTask
 
-        return AdversarialTokenizerTask(config), data.train, data.held_out
-    return TokenizerTask(config), data.train, data.held_out
+        return AdversarialTokenizerTask(config)
+    return TokenizerTask(config)
 
 
-def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, Any, Any]:
-    from gentok.data.tokens import TokenSet, cache_name, encode_set
+def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.generator_task import GeneratorTask
 
     tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
@@ -143,40 +191,46 @@ def _generator_task(config: dict[str, Any], data: Any) -> tuple[GentokModule, An
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
         build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
-    task = GeneratorTask(config, tokenizer, data.condition_spec)
+    return GeneratorTask(config, tokenizer, data.condition_spec)
+
+
+def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any, Any]:
+    """(train, held out): media, or for a generator that trains from cached tokens these, encoded where they are not there yet."""
     settings = config["task"]
-    if not settings["views"]:
-        return task, data.train, data.held_out
+    if settings["name"] == "tokenizer" or not settings["views"]:
+        return data.train, data.held_out
+    from gentok.data.tokens import TokenSet, cache_name, encode_set
+
+    tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")
     sets = []
     for split, views in ((data.train, settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
         path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
-        if not path.is_file():
-            device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
+        device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
+
+        def encode(split: Any = split, path: Path = path, device: str = device, how: dict[str, Any] = how) -> None:
             encode_set(tokenizer.to(device).tokenizer, split, path, batch_size=settings["encode_batch"], device=device, **how)
+
+        made_by_first(path, encode)
         sets.append(TokenSet(path, tokenizer.spec, seed=config["seed"]))
-    return task, *sets
+    return sets[0], sets[1]
 
 
-def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
+def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0) -> Any:
+    """start: the step that a resumed run goes on from."""
     import lightning as L
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     from gentok.training.callbacks import Bar, Budget, Pictures
+    from gentok.training.checkpoint import Saver, WholeFiles
     from gentok.training.ema import EMA
 
     settings = config["trainer"]
     callbacks: list[Any] = [
         Budget(),
         Pictures(run / "pictures", "reconstructions" if config["task"]["name"] == "tokenizer" else "samples", _columns(config)),
-        ModelCheckpoint(
-            run / "checkpoints",
-            save_last=True,
-            save_top_k=0,
-            every_n_train_steps=settings["checkpoint_every"],
-            save_on_train_epoch_end=False,
-        ),
+        Saver(run / "checkpoints", settings["checkpoint_every"]),
     ]
     if config["callbacks"]["ema"] is not None:
         callbacks.append(EMA(config["callbacks"]["ema"]))
@@ -186,12 +240,16 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule) -> Any:
         from gentok.training.profile import Profile
 
         callbacks.append(Profile(run, config["profile"]))
+    plugins: list[Any] = [WholeFiles()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # signals are the Saver's
     return L.Trainer(
-        accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=settings["strategy"],
+        accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=strategy(settings),
+        plugins=plugins,
         precision=precision(settings["precision"], settings["accelerator"]),
         accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
         max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
-        logger=loggers(config["logger"], run) or False, log_every_n_steps=settings["log_every"],
+        logger=loggers(config["logger"], run, start) or False, log_every_n_steps=settings["log_every"],
         val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
@@ -208,12 +266,12 @@ def _last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str,
     return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
 
 
-def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], fitted: float) -> None:
+def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float]) -> None:
     document = task.document()
     meta = {
         **document["meta"],
         "step": task.steps_done,
-        "seconds": round(fitted, 1),
+        "seconds": round(task.seconds_done, 1),
         "seed": config["seed"],
         "command": "python train.py " + " ".join(sys.argv[1:]),
         "metrics": {k: round(v, 5) for k, v in metrics.items()},
@@ -231,7 +289,7 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
     bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
     (run / "metrics.json").write_text(json.dumps(meta, indent=1) + "\n")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-    print(f"{meta['step']} steps in {fitted:.0f} s: {shown}\nbundle: {bundle}")
+    print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

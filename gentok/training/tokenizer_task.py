@@ -7,12 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import build
+from gentok.build import ConfigError, build
 from gentok.bundle import build_tokenizer
+from gentok.codebooks.library import Library
+from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr
 from gentok.tokens import Batch, ConditionSpec, TokenizerOutput
 from gentok.training.module import GentokModule
+from gentok.training.watch import Collapse
 
 __all__ = ["TokenizerTask"]
 
@@ -20,21 +23,38 @@ __all__ = ["TokenizerTask"]
 class TokenizerTask(GentokModule):
     """Trains config["tokenizer"], whose `media_shape` is filled in."""
 
+    part = "tokenizer"
+
     def configure_model(self) -> None:
         if hasattr(self, "tokenizer"):
             return
-        self.tokenizer = build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True)
+        self.tokenizer = self.prepared(build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True))
+        self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
+        self.collapse = Collapse(self.config["callbacks"]["collapse_below"], self.config["callbacks"]["collapse_steps"])
         self.health = {part: CodebookHealth(self.tokenizer.spec.vocab_sizes) for part in ("train", "held_out")}
         self.pictures: Tensor | None = None
 
+    def _check_frozen(self) -> None:
+        frozen = set(self.config["freeze"])
+        if "codebook" in frozen and "encoder" not in frozen and isinstance(getattr(self.tokenizer, "codebook", None), Library):
+            raise ConfigError("freeze=[codebook]: the library's quantizers hand no gradient to the encoder when frozen; freeze it too")
+
+    def on_fit_start(self) -> None:
+        for health in self.health.values():
+            health.to(self.device)
+
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.noise(batch, "augment"))
-        output = self.tokenizer(batch, self.noise(batch, "tokenizer"))
+
+        def forward() -> TokenizerOutput:
+            return self.tokenizer(batch, self.noise(batch, "tokenizer"))
+
+        output = forward()
         terms = self.terms(batch, output)
         loss = torch.stack(list(terms.values())).sum()
         self.health["train"].update(output.tokens.codes)
-        self.log_step(loss, terms, len(batch.media), "images")
+        self.log_step(loss, terms, len(batch.media), "images", again=forward)
         if self.global_step % self.config["trainer"]["log_every"] == 0 and self.global_step:
             self._log_health("train")
         return loss
@@ -60,10 +80,23 @@ class TokenizerTask(GentokModule):
         self._log_health("held_out")
 
     def _log_health(self, part: str) -> None:
-        for name, value in self.health[part].compute().scalars(f"codebook/{part}_").items():
+        health = self.health[part].compute()
+        for name, value in health.scalars(f"codebook/{part}_").items():
             self.log(name, value)
         if part == "train":
+            self.collapse.update(health, self.global_step)
             self.health[part].reset()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        counts = {key: [all_sum(c) for c in value] for key, value in self.health["train"].state_dict().items()}  # of all processes
+        checkpoint["training"] |= {"health": counts, "collapse": self.collapse.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if rank() == 0:  # which then counts for all
+            self.health["train"].load_state_dict(checkpoint["training"]["health"])
+        self.collapse.load_state_dict(checkpoint["training"]["collapse"])
 
     def document(self) -> dict[str, Any]:
         return {

@@ -1,0 +1,81 @@
+"""Several processes: which one this is before they meet, how they are started, and what must fit.
+
+`trainer=ddp trainer.devices=2` starts the others by itself (they run the same command); torchrun and srun start all at once. Either way
+one folder: the first kind is handed its parent's, the second kind names it after the job (see `run_id` in gentok/cli.py). Only the first
+process writes.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentok.build import ConfigError
+
+__all__ = ["is_first", "check_devices", "strategy", "made_by_first"]
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes; known from the environment, before the process group exists."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        if name == "SLURM_PROCID" and os.environ.get("SLURM_NTASKS", "1") == "1":
+            continue
+        if name in os.environ:
+            return os.environ[name] == "0" and os.environ.get("NODE_RANK", "0") == "0"
+    return os.environ.get("NODE_RANK", "0") == "0"
+
+
+def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:
+    """Raises ConfigError where config["trainer"] asks for devices that are not there, or a batch cannot be split over them."""
+    accelerator, devices, nodes = settings["accelerator"], settings["devices"], settings["num_nodes"]
+    if isinstance(devices, (list, tuple)):
+        count: int | None = len(devices)
+    else:
+        try:
+            count = None if str(devices) in ("auto", "-1") else int(devices)
+        except ValueError:
+            raise ConfigError(f"trainer.devices={devices}: a number of devices, a list of their numbers, or auto") from None
+    if (count is not None and count < 1) or nodes < 1:
+        raise ConfigError(f"trainer.devices={devices} trainer.num_nodes={nodes}: at least one of each")
+    found = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not found and not (hasattr(torch.backends, "mps") and torch.backends.mps.is_available()):
+        raise ConfigError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; choose trainer=cpu")
+    on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and found > 0)
+    if on_gpu and count is not None and count > max(1, found):
+        raise ConfigError(f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}")
+    if on_gpu and isinstance(devices, (list, tuple)) and max(devices) >= found:
+        raise ConfigError(f"trainer.devices={list(devices)}: this machine's GPUs are 0..{found - 1}")
+    count = count if count is not None else found if on_gpu else 1
+    if batch_size % (count * nodes):
+        raise ConfigError(f"batch_size={batch_size} is over all processes and must be a multiple of their number, {count * nodes}")
+
+
+def strategy(settings: Mapping[str, Any]) -> Any:
+    """Lightning's strategy: data-parallel copies for more than one device, unless trainer.strategy names another."""
+    devices = settings["devices"]
+    several = settings["num_nodes"] > 1 or (len(devices) if isinstance(devices, (list, tuple)) else devices) not in (1, "1")
+    if settings["strategy"] != "ddp" and not (settings["strategy"] == "auto" and several and settings["accelerator"] == "cpu"):
+        return settings["strategy"]
+    from lightning.pytorch.strategies import DDPStrategy
+
+    # Buffers are the same everywhere by construction (statistics are reduced when they are taken): nothing to broadcast.
+    known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
+    silent = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}  # renamed by torch
+    return DDPStrategy(find_unused_parameters=settings["find_unused"], **silent)
+
+
+def made_by_first(path: Path, make: Callable[[], Any], patience: float = 1.0) -> None:
+    """Has the first process make the file `path`, whole or not at all; the others wait until it is there."""
+    if path.is_file():
+        return
+    if is_first():
+        make()
+        return
+    while not path.is_file():
+        time.sleep(patience)

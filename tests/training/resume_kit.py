@@ -1,0 +1,100 @@
+"""Short runs, runs that die, and a comparison that forgives nothing."""
+
+from __future__ import annotations
+
+import csv
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentok.cli import compose
+from gentok.training.module import GentokModule
+from gentok.training.run import train
+
+STEPS, HALF = 6, 3
+QUIET = ["trainer.progress_bar=false", "logger.tensorboard=false", "trainer.log_every=1", "trainer.validate_every=2", f"steps={STEPS}",
+         f"trainer.checkpoint_every={HALF}", "budget=null", "batch_size=16", "data.held_out=2", "task.augment.shift=1"]  # fmt: skip
+TOKENIZER = ["tokenizer.width=8", "task.pictures=2"]
+SMALL = [*TOKENIZER, "experiment=mnist5k/vq", "codebook.vocab_size=32"]
+GENERATOR = ["generator.width=32", "generator.depth=1", "generator.heads=2", "task.pictures=10", "generator.dropout=0.1"]
+CASES: dict[str, list[str]] = {
+    "vq by gradient": [*SMALL, "codebook=vq", "codebook.revive_below=0.5"],
+    "vq by averages": [*SMALL, "codebook.revive_below=0.5", "codebook.kmeans_start=2"],
+    "residual with dropout": [*TOKENIZER, "codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32"],
+    "residual of the library": [*TOKENIZER, "codebook=library_residual", "codebook.options.codebook_size=32",
+                                "codebook.options.quantize_dropout=true"],
+    "accumulated": [*SMALL, "trainer.accumulate=2"],
+    "workers": [*SMALL, "trainer.workers=2"],
+    "without averages": [*SMALL, "callbacks.ema=null"],
+    "autoregressive from tokens": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2"],
+    "autoregressive from media": ["experiment=mnist5k/ar", *GENERATOR, "task.views=0", "trainer.accumulate=2"],
+    "masked from tokens": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.workers=2"],
+    "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
+}  # fmt: skip
+CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
+
+
+class Killed(BaseException):
+    """What the process does not survive."""
+
+
+@contextmanager
+def killed_at(step: int):
+    """Training that begins this step dies of it."""
+    begin = GentokModule.on_train_batch_start
+
+    def deadly(self: GentokModule, batch: Any, batch_idx: int) -> None:
+        if self.global_step == step:
+            raise Killed
+        begin(self, batch, batch_idx)
+
+    GentokModule.on_train_batch_start = deadly
+    try:
+        yield
+    except Killed:
+        pass
+    finally:
+        GentokModule.on_train_batch_start = begin
+
+
+def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
+    paths = [f"paths.root={root}", f"paths.run={root / folder}"]
+    tokenizer = (
+        [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any("mnist5k/ar" in w or "mnist5k/masked" in w for w in words) else []
+    )
+    return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
+
+
+def run(root: Path, folder: str, words: list[str], *more: str) -> Path:
+    return train(configured(root, folder, words, *more))
+
+
+def last(folder: Path) -> dict:
+    return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def different(a: Any, b: Any, where: str = "") -> list[str]:
+    """The places where two checkpoints differ by a bit."""
+    if isinstance(a, torch.Tensor):
+        same = isinstance(b, torch.Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        return [] if same else [where]
+    if isinstance(a, dict):
+        missing = [f"{where}.{k}" for k in a.keys() ^ b.keys()]
+        return missing + [place for k in a.keys() & b.keys() for place in different(a[k], b[k], f"{where}.{k}")]
+    if isinstance(a, (list, tuple)):
+        return [where] if len(a) != len(b) else [p for i, (x, y) in enumerate(zip(a, b)) for p in different(x, y, f"{where}.{i}")]
+    return [] if a == b else [where]
+
+
+def state(folder: Path) -> dict:
+    """All of a checkpoint but the folder's name and the time that it took."""
+    checkpoint = last(folder)
+    checkpoint["training"].pop("elapsed")
+    return {key: value for key, value in checkpoint.items() if key not in ("hyper_parameters", "gentok")}
+
+
+def curves(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{k: v for k, v in row.items() if v and k not in CLOCKED} for row in csv.DictReader(file)]

@@ -1,0 +1,161 @@
+"""Two processes with halves of every batch are one process with the whole; one folder; and what cannot be split is said."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from resume_kit import SMALL, curves, last, run
+from two_processes import RUNS
+
+from gentok.bundle import load
+from gentok.cli import compose
+from gentok.training.loader import held_out_loader
+from gentok.training.processes import check_devices, is_first, made_by_first
+from gentok.training.run import train
+
+pytest.importorskip("mlxtend")
+HERE = Path(__file__).parent
+
+
+def python(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
+    return subprocess.run([sys.executable, *words], env=environment, text=True, capture_output=True, timeout=600, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("processes")
+    run(root, "tokenizer", SMALL)
+    return root
+
+
+@pytest.fixture(scope="module")
+def two(root) -> Path:
+    done = python(str(HERE / "two_processes.py"), str(root))
+    assert done.returncode == 0, done.stderr[-3000:]
+    return root
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_train_what_one_does(root, two, name):
+    if name == "library":  # its own draws differ; that its rows are the same everywhere was checked after every step
+        return
+    one = last(run(root, f"{name}_one", RUNS[name]))
+    both = last(two / name)
+    moved = 0.0
+    for key in ("state_dict", "current_model_state"):
+        for k, value in one[key].items():
+            assert torch.allclose(both[key][k].double(), value.double(), atol=2e-4, rtol=1e-3), (key, k)
+    for k, value in one["optimizer_states"][0]["state"].items():
+        assert torch.allclose(both["optimizer_states"][0]["state"][k]["exp_avg"], value["exp_avg"], atol=1e-4, rtol=1e-2)
+        moved += float(value["exp_avg"].abs().sum())
+    assert moved > 0
+    rows = (curves(two / name)[-1], curves(root / f"{name}_one")[-1])
+    measures = [{k: float(v) for k, v in row.items() if "psnr" in k or "held_out" in k} for row in rows]
+    assert measures[0].keys() == measures[1].keys() and measures[0]
+    assert all(abs(measures[0][k] - v) <= 1e-3 + 0.02 * abs(v) for k, v in measures[1].items()), measures
+
+
+def test_only_the_first_process_writes_and_the_set_is_encoded_once(two):
+    made = {"bundle", "checkpoints", "config.yaml", "metrics.csv", "metrics.json", "pictures"}
+    for name in RUNS:
+        assert {p.name for p in (two / name).iterdir()} == made
+        assert {p.name for p in (two / name / "checkpoints").iterdir()} == {"last.ckpt"}
+        load(two / name / "bundle")
+    rows = [row["step"] for row in curves(two / "masked") if "loss" in row]
+    assert rows == sorted(set(rows), key=int)
+
+
+@pytest.mark.slow
+def test_the_command_starts_the_other_process_in_one_folder(tmp_path):
+    words = [*SMALL, "steps=4", "trainer.progress_bar=false", "batch_size=16"]
+    done = python(str(HERE.parents[1] / "train.py"), "trainer=ddp_sim", *words, "name=pair", "budget=null", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = list((tmp_path / "outputs" / "pair").iterdir())
+    assert len(folders) == 1 and (folders[0] / "bundle").is_dir(), folders
+    assert done.stdout.count("4 steps in") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_torchrun_makes_one_folder(tmp_path, rank):
+    words = [*SMALL, "steps=2", "trainer.progress_bar=false", "batch_size=16", "trainer=ddp_sim", "name=pair", "budget=null"]
+    given = ["--rdzv-id", "job7", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"] if rank else ["--standalone"]
+    done = python("-m", "torch.distributed.run", *given, "--nproc-per-node", "2", str(HERE.parents[1] / "train.py"), *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    folders = list((tmp_path / "outputs" / "pair").iterdir())
+    assert len(folders) == 1 and (folders[0] / "bundle").is_dir(), folders
+    assert not rank or folders[0].name == "job7"
+
+
+@pytest.mark.parametrize("items, size, world", [(10, 4, 2), (5, 4, 4), (7, 3, 1), (3, 2, 3)])
+def test_every_held_out_item_once_over_all_processes(items, size, world):
+    class Numbers:
+        def __len__(self):
+            return items
+
+        def __getitems__(self, draws):
+            return list(draws)
+
+    batches = [list(held_out_loader(Numbers(), size, rank=r, world=world)) for r in range(world)]
+    assert sorted(i for own in batches for batch in own for i in batch) == list(range(items))
+    assert all(own for own in batches)
+    assert batches[0][0][0] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ what is said
+
+
+@pytest.mark.parametrize(
+    "words, answer",
+    [
+        (["trainer.devices=0"], "trainer.devices=0.*at least one"),
+        (["trainer.devices=few"], "trainer.devices=few.*a number"),
+        (["trainer=gpu"], "no GPU.*trainer=cpu"),
+        (["trainer=ddp_sim", "trainer.devices=3", "batch_size=16"], "batch_size=16.*multiple.*3"),
+        (["trainer.checkpoint_every=0"], "trainer.checkpoint_every=0"),
+        (["trainer.log_every=0"], "trainer.log_every=0"),
+        (["trainer.accumulate=0"], "trainer.accumulate=0"),
+        (["trainer.workers=-1"], "trainer.workers=-1"),
+    ],
+)
+def test_devices_that_are_not_there_are_said(tmp_path, monkeypatch, words, answer):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ValueError, match=answer) as error:
+        train(compose("config", ["steps=1", f"paths.run={tmp_path / 'run'}", "trainer.progress_bar=false", *words]))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("devices, answer", [(4, "this machine has 2 GPUs"), ([0, 2], "0..1"), (2, None), ("auto", None)])
+def test_more_gpus_than_there_are_is_said(monkeypatch, devices, answer):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    settings = {"accelerator": "gpu", "devices": devices, "num_nodes": 1}
+    with pytest.raises(ValueError, match=answer) if answer else contextlib.nullcontext():
+        check_devices(settings, 16)
+
+
+def test_who_is_first_is_read_from_the_environment(monkeypatch):
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    assert is_first()
+    for name, value, first in (("LOCAL_RANK", "1", False), ("LOCAL_RANK", "0", True), ("RANK", "3", False), ("RANK", "0", True)):
+        monkeypatch.setenv(name, value)
+        assert is_first() is first
+    monkeypatch.delenv("RANK"), monkeypatch.setenv("NODE_RANK", "1")
+    assert not is_first()
+
+
+def test_the_others_wait_for_the_first(monkeypatch, tmp_path):
+    import gentok.training.processes as processes
+
+    made, naps = tmp_path / "made", []
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: naps.append(seconds) or (len(naps) == 3 and made.write_text("")))
+    made_by_first(made, lambda: pytest.fail("made by another process"))
+    assert len(naps) == 3

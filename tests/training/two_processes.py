@@ -1,0 +1,67 @@
+"""Runs on two gloo processes with halves of every batch; run by test_processes.py as a script.
+
+    python two_processes.py FOLDER
+
+A throw-away quantizer of the library is built before the process group exists: what it remembers from then must not matter later.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from resume_kit import CASES, GENERATOR, TOKENIZER, configured
+
+from gentok.codebooks.library import Library
+from gentok.training.run import train
+from gentok.training.tokenizer_task import TokenizerTask
+
+EXACT = ["trainer.precision=32-true", "steps=4", "trainer.checkpoint_every=4"]
+RUNS: dict[str, list[str]] = {
+    "vq_gradient": [*CASES["vq by gradient"], *EXACT],
+    "vq_ema": [*CASES["vq by averages"], *EXACT],
+    "residual": [*CASES["residual with dropout"], *EXACT],
+    "library": [*TOKENIZER, "codebook=library", "codebook.options.codebook_size=32", *EXACT],
+    "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
+    "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
+    "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
+}
+compared: list[int] = []
+
+
+def agree(self: TokenizerTask, *args: object) -> None:
+    """Stops unless both processes have the same codebook, to the bit."""
+    for name, tensor in self.tokenizer.codebook.state_dict().items():
+        both = [torch.empty_like(tensor) for _ in range(2)]
+        dist.all_gather(both, tensor.contiguous())
+        assert torch.equal(*both), f"{name} differs between the processes at step {self.global_step}"
+    compared.append(self.global_step)
+
+
+def main(root: Path) -> None:
+    torch.set_num_threads(1)
+    Library("VectorQuantize", 4, {"codebook_size": 16})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
+    child = os.fork()
+    os.environ["LOCAL_RANK"] = str(int(child == 0))
+    TokenizerTask.on_train_batch_end = agree
+    try:
+        for name, words in RUNS.items():
+            train(configured(root, name, words, "trainer=ddp_sim"))
+        assert len(compared) == 4 * 4, compared
+    except BaseException as error:
+        print(f"process {os.environ['LOCAL_RANK']}: {error!r}", file=sys.stderr, flush=True)
+        os._exit(1)
+    if child == 0:
+        os._exit(0)
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
