@@ -138,7 +138,8 @@ class GentokModule(L.LightningModule):
         # Noise is by row and step. What still draws from the global streams (quantizers of the library, components of your own) draws what
         # it would have drawn without a resume, and whatever was validated in between.
         word = (int(self.config["seed"]) << 40) ^ (batch_idx << 12) ^ rank()
-        torch.manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)
+        seed = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed  # the latter asks every backend
+        seed(word & 0x7FFF_FFFF_FFFF_FFFF)
         random.seed(word)
         if self.budget and world_size() > 1:
             self._shared = float(all_sum(torch.tensor(0.0 if rank() else self.elapsed, dtype=torch.float64, device=self.device)))

@@ -72,6 +72,15 @@ def test_only_the_first_process_writes_and_the_set_is_encoded_once(two):
     assert rows == sorted(set(rows), key=int)
 
 
+def test_processes_on_the_clock_end_at_one_step(two):
+    assert last(two / "clock")["global_step"] > 1 and last(two / "clock")["training"]["elapsed"] >= 2
+
+
+def test_what_breaks_on_one_process_is_named_on_all(two):
+    first, second = ((two / f"broken_{rank}.txt").read_text() for rank in range(2))
+    assert first == second and "the output of tokenizer.decoder.stem (Conv2d)" in first
+
+
 @pytest.mark.slow
 def test_the_command_starts_the_other_process_in_one_folder(tmp_path):
     words = [*SMALL, "steps=4", "trainer.progress_bar=false", "batch_size=16"]

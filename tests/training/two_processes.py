@@ -42,6 +42,20 @@ def agree(self: TokenizerTask, *args: object) -> None:
     compared.append(self.global_step)
 
 
+def broken() -> None:
+    """From now on the decoder's first layer gives what is no number, in training, on this process."""
+    prepared = TokenizerTask.prepared
+
+    def spoil(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
+        return output * torch.nan if module.training else output
+
+    def with_fault(self: TokenizerTask, model: torch.nn.Module) -> torch.nn.Module:
+        prepared(self, model).decoder.stem.register_forward_hook(spoil)
+        return model
+
+    TokenizerTask.prepared = with_fault
+
+
 def main(root: Path) -> None:
     torch.set_num_threads(1)
     Library("VectorQuantize", 4, {"codebook_size": 16})
@@ -55,6 +69,14 @@ def main(root: Path) -> None:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
         assert len(compared) == 4 * 4, compared
+        # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
+        train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
+        if child == 0:
+            broken()
+        try:
+            train(configured(root, "broken", RUNS["vq_ema"], "trainer=ddp_sim"))
+        except ValueError as error:
+            (root / f"broken_{os.environ['LOCAL_RANK']}.txt").write_text(str(error))
     except BaseException as error:
         print(f"process {os.environ['LOCAL_RANK']}: {error!r}", file=sys.stderr, flush=True)
         os._exit(1)
