@@ -1,6 +1,7 @@
 """Measures the reference bundles of mnist5k: `python docs/results/mnist5k.py` writes mnist5k.json, mnist5k.md and the pictures beside it.
 
 Every figure is one of `python -m gentok.evaluate`, whose protocol goes into the JSON with it. Takes about ten minutes on two cores.
+`python docs/results/mnist5k.py demo=outputs/demo/metrics.json` adds what `make demo` measured, and measures nothing again.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -62,7 +64,7 @@ def table(rows: list[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, tuple("---" for _ in head), *body))
 
 
-def page(figures: dict, reports: dict) -> str:
+def page(figures: dict, protocols: dict) -> str:
     def value(key: str, form: str = ".3f", scale: float = 1.0) -> str:
         v = figures[key]["value"]
         return "–" if v is None else format(v * scale, form)
@@ -102,6 +104,16 @@ def page(figures: dict, reports: dict) -> str:
         part = model.generator if model.generator is not None else model.tokenizer
         millions = sum(p.numel() for p in part.parameters()) / 1e6
         made.append((f"`{bundle}`", f"{millions:.2f} M", f"{model.meta['seconds']:.0f} s", f"`{model.meta['command']}`"))
+    demo = ""
+    if "demo/seconds" in figures:
+        demo = f"""
+## What `make demo` gives
+
+{value("demo/seconds", ".0f")} s after the installation, {figures["demo/seconds"]["machine"]}: a tokenizer of {value("demo/reconstruction/psnr_db", ".1f")} dB (usage {percent("demo/reconstruction/usage")}, perplexity
+{value("demo/reconstruction/perplexity", ".0f")}, {percent("demo/reconstruction/recognised")} of reconstructions recognised) and a generator of which {percent("demo/generation/accuracy")} of 1,000 samples are recognised at
+guidance {value("demo/generation/guidance", "g")} and {percent("demo/generation/accuracy_at_guidance_1")} at guidance 1; recall {value("demo/generation/recall_share", ".2f")} of that of training digits, distance to the nearest training digit
+{value("demo/generation/nearest_training_ratio", ".2f")} of that of held-out digits.
+"""
     return f"""# Real digits: mnist5k
 
 4,000 training and 1,000 held-out MNIST digits, 32×32, from pixels to new pixels. This page is made by `python docs/results/mnist5k.py`; every
@@ -117,7 +129,7 @@ figure, with its command, seed, seconds and machine, lies in [mnist5k.json](mnis
 
 {table(rows)}
 
-The masked model's nll is an upper bound ({reports["masked"]["protocol"]["nll"].split(", ")[-1]}); the autoregressive one's is exact. "Recognised" by a CNN
+The masked model's nll is an upper bound ({protocols["masked"]["nll"].split(", ")[-1]}); the autoregressive one's is exact. "Recognised" by a CNN
 that reads {percent("ar/held_out_accuracy")} of held-out digits; precision and recall (k = 3) in its features, against the held-out digits, beside
 1,000 training digits against the same.
 
@@ -129,6 +141,7 @@ Masked, a row per class:
 
 ![Masked samples](mnist5k_masked_samples.png)
 
+{demo.lstrip()}
 ## How they were trained
 
 {table([("bundle", "parameters", "training", "command"), *made])}
@@ -137,11 +150,32 @@ Bundles are stored in bfloat16; the figures above are of the stored weights.
 """
 
 
+def demo_figures(path: Path) -> dict:
+    """outputs/demo/metrics.json as figures."""
+    measured = json.loads(path.read_text())
+    values = {"seconds": measured["seconds"]}
+    for part in ("reconstruction", "generation"):
+        values |= {f"{part}/{k}": v[0] if isinstance(v, list) else v for k, v in measured[part]["metrics"].items()}
+    same = {"command": "make demo", "seed": 0, "seconds": measured["seconds"], "machine": machine()}
+    return {
+        f"demo/{k}": {"value": v, "unit": UNITS.get(k.split("/")[-1], "s" if k == "seconds" else ""), **same} for k, v in values.items()
+    }
+
+
 def main() -> None:
-    figures, reports = measure()
-    protocols = {name: report["protocol"] for name, report in reports.items()}
-    (HERE / "mnist5k.json").write_text(json.dumps({"figures": figures, "protocols": protocols}, indent=1, default=str) + "\n")
-    (HERE / "mnist5k.md").write_text(page(figures, reports))
+    words = dict(word.partition("=")[::2] for word in sys.argv[1:])
+    if set(words) - {"demo"}:
+        sys.exit(f"mnist5k.py takes demo=PATH or nothing; got {' '.join(sys.argv[1:])}")
+    store = HERE / "mnist5k.json"
+    before = json.loads(store.read_text()) if store.is_file() else {"figures": {}, "protocols": {}}
+    if "demo" in words:
+        figures, protocols = {**before["figures"], **demo_figures(Path(words["demo"]))}, before["protocols"]
+    else:
+        figures, reports = measure()
+        figures |= {name: figure for name, figure in before["figures"].items() if name.startswith("demo/")}
+        protocols = {name: report["protocol"] for name, report in reports.items()}
+    store.write_text(json.dumps({"figures": figures, "protocols": protocols}, indent=1, default=str) + "\n")
+    (HERE / "mnist5k.md").write_text(page(figures, protocols))
     print(f"written to {HERE / 'mnist5k.md'}")
 
 
