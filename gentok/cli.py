@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -15,7 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads"]
+__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads", "shell_words"]
+
+BRACED = ("data.shards", "data.held_out")
+"""Keys whose values are paths with braces."""
 
 
 def patient_threads() -> None:
@@ -33,6 +35,33 @@ def conf_dir() -> Path:
     raise FileNotFoundError(f"gentok's configurations are missing: expected conf/config.yaml beside or inside {here}")
 
 
+def shell_words(words: list[str]) -> list[str]:
+    """What a person types -> what Hydra understands.
+
+    Braces of paths: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes five words of it, of which
+    Hydra would take the last. -> quoted for Hydra, or gathered in a list. Parts of a condition: condition.text=... adds a key to what is
+    null by default.
+    """
+    joined: dict[str, list[str]] = {}
+    out = []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key.startswith("condition."):
+            out.append(f"++{word}")
+            continue
+        if not equals or key not in BRACED:
+            out.append(word)
+            continue
+        if key not in joined:
+            out.append(key)
+        joined.setdefault(key, []).append(value if value[:1] in ("'", '"', "[") or "{" not in value else f"'{value}'")
+    for i, key in enumerate(out):
+        if key in joined:
+            values = joined[key]
+            out[i] = f"{key}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
+    return out
+
+
 def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """conf/NAME.yaml with `overrides`, as a plain dict: what `run` would hand over. For tests and notebooks."""
     import hydra
@@ -48,7 +77,8 @@ def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
 
 def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     """Run `function` on conf/NAME.yaml and the command line. A ValueError or OSError becomes one line and exit status 2;
-    GENTOK_TRACEBACK=1 shows where it came from."""
+    GENTOK_TRACEBACK=1 shows where it came from. With -m: every combination, each in a folder of its own; one that fails is noted in the
+    sweep's table and does not keep the others from running."""
     import hydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
@@ -57,8 +87,10 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     patient_threads()
     _resolvers()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # its errors come here, instead of out in many lines
+    jobs: list[tuple[Path, bool]] = []
+    sys.argv[1:] = shell_words(sys.argv[1:])
 
-    def job(config: Any) -> None:
+    def attempt(config: Any) -> str | None:
         try:
             function(OmegaConf.to_container(config, resolve=True))
         except (ValueError, OSError, ImportError) as error:
@@ -66,16 +98,98 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
             print(f"gentok: {message}", file=sys.stderr)
-            sys.exit(2)
+            return message
+        return None
+
+    def job(config: Any) -> None:
+        folder = _own_folder(config)
+        if folder is None:
+            if attempt(config):
+                sys.exit(2)
+            return
+        from gentok.sweep import note
+
+        overrides = [word for word in _hydra().overrides.task if "=" in word]
+        print(f"\n== job {_hydra().job.num}: {' '.join(overrides)}", flush=True)
+        jobs.append((folder, False))
+        note(folder, overrides, "running")
+        try:
+            error = attempt(config)
+        except BaseException:
+            note(folder, overrides, "stopped")
+            raise
+        jobs[-1] = (folder, error is None)
+        note(folder, overrides, "failed" if error else "done", error)
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"gentok: {_explained(error, name, sys.argv[1:])}", file=sys.stderr)
+        from gentok.mistakes import explained
+
+        print(f"gentok: {explained(error, sys.argv[1:], conf_dir(), lambda rest: _keys(name, rest))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("gentok: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        if jobs:
+            from gentok.sweep import summarize
+
+            sweep = jobs[0][0].parent
+            print(f"\n{summarize(sweep)}\nsweep: {sweep}")
+    if not all(done for _, done in jobs):
+        sys.exit(2)
+
+
+def _hydra() -> Any:
+    from hydra.core.hydra_config import HydraConfig
+
+    return HydraConfig.get()
+
+
+def _own_folder(config: Any) -> Path | None:
+    """In a sweep, the job's folder, set as paths.run; None outside of one. What cannot be swept ends the sweep with a line."""
+    from hydra.types import RunMode
+    from omegaconf import OmegaConf
+
+    if _hydra().mode is not RunMode.MULTIRUN or OmegaConf.select(config, "paths.run") is None:
+        return None
+    devices, nodes = config.trainer.devices, config.trainer.num_nodes
+    wrong = None
+    if any(word.startswith("paths.run=") for word in _hydra().overrides.task):
+        wrong = "with -m every job has a folder of its own: set hydra.sweep.dir=FOLDER instead of paths.run"
+    elif nodes > 1 or (isinstance(devices, int) and devices > 1):
+        wrong = f"with -m every job is one process: set trainer.devices=1, or start the runs of {devices} devices one by one"
+    if wrong:
+        print(f"gentok: {wrong}", file=sys.stderr)
+        sys.exit(2)
+    folder = Path(_hydra().runtime.output_dir)
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    OmegaConf.update(config, "paths.run", str(folder))
+    OmegaConf.update(config, "print_config", config.print_config and _hydra().job.num == 0)
+    return folder
+
+
+def _keys(name: str, words: list[str]) -> list[str]:
+    """All keys of the configuration as these words of the command line compose it, or as it is where they cannot."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    def flat(tree: Any, above: str = "") -> list[str]:
+        below = [(f"{above}{key}", value) for key, value in tree.items()] if isinstance(tree, dict) else []
+        return [key for path, value in below for key in (path, *flat(value, path + "."))]
+
+    for overrides in (words, []):
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                return flat(OmegaConf.to_container(hydra.compose(name, overrides), resolve=False))
+        except HydraException:  # another mistake beside this one
+            continue
+    return []
 
 
 def _resolvers() -> None:
@@ -90,7 +204,7 @@ def _run_id() -> str:
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     if job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # not a shell, in which there may be many runs
         task = os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"slurm-{job}" + (f"_{task}" if task else "")
+        return f"slurm_{job}" + (f"_{task}" if task else "")
     elastic = os.environ.get("TORCHELASTIC_RUN_ID")
     if elastic and elastic != "none":
         return elastic
@@ -108,68 +222,6 @@ def _run_id() -> str:
             return f"torchrun-{parent}"
         moment = booted + ticks / os.sysconf("SC_CLK_TCK")  # when torchrun was started
     return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(moment))
-
-
-# ------------------------------------------------------------------------------------------------- mistakes on the command line
-
-
-def _explained(error: Exception, name: str, words: list[str]) -> str:
-    """One line for what Hydra found wrong with the command line."""
-    text = str(error)
-    if found := re.search(r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']*)'", text):
-        key = found[1]
-        if "already at" in text:
-            return f"the key {key!r} exists: write {key}=..., without the plus"
-        return f"there is no key {key!r}{_near(key, _keys(name, words, key))}"
-    if found := re.search(r"Could not find '([^']*)'", text):
-        group, _, choice = found[1].partition("/")
-        folder = conf_dir() / group
-        there = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
-        shown = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)  # those of a user's own folders too
-        there = list(dict.fromkeys([*there, *(shown[1].split() if shown else [])]))
-        if there:
-            return f"there is no {group} {choice!r}{_near(choice, there)}"
-        return f"there is no configuration {found[1]!r}"
-    if type(error).__name__ == "OverrideParseException":
-        word = getattr(error, "override", None) or next((w for w in words if "=" not in w and not w.startswith("-")), "")
-        return f"cannot read {word!r}: expected key=value, with quotes around values that hold spaces, commas, = or brackets"
-    if found := re.search(r"^(\S+) appears more than once", text):
-        return f"{found[1]} is chosen already: write {found[1]}=..., without the plus"
-    if found := re.search(r"Interpolation key '([^']*)' not found", text):
-        return f"the value of {getattr(error, 'full_key', None) or 'a key'} refers to {found[1]!r}, which does not exist"
-    return " ".join(text.splitlines()[0].split())
-
-
-def _near(word: str, names: list[str]) -> str:
-    from gentok.build import nearest_name
-
-    ends = [n for n in names if n.replace("/", ".").rsplit(".", 1)[-1] == word.replace("/", ".").rsplit(".", 1)[-1]]
-    close = difflib.get_close_matches(word, ends, n=1, cutoff=0.3) or ends[:1]
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return nearest_name(word, names if len(names) < 40 or difflib.get_close_matches(word, names) else [])
-
-
-def _keys(name: str, words: list[str], wrong: str) -> list[str]:
-    """All keys of the configuration as the other words of the command line compose it."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    def flat(tree: Any, above: str = "") -> list[str]:
-        below = [(f"{above}{key}", value) for key, value in tree.items()] if isinstance(tree, dict) else []
-        return [key for path, value in below for key in (path, *flat(value, path + "."))]
-
-    rest = [w for w in words if "=" in w and not w.startswith(("-", "hydra.", wrong + "="))]
-    for overrides in (rest, []):
-        GlobalHydra.instance().clear()
-        try:
-            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                return flat(OmegaConf.to_container(hydra.compose(name, overrides), resolve=False))
-        except HydraException:  # another mistake beside this one
-            continue
-    return []
 
 
 def train() -> None:

@@ -33,9 +33,8 @@ def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: s
         print(f"\n== {name}, {budget}", flush=True)
         folder = out / "runs" / name.replace("/", "_")
         shutil.rmtree(folder, ignore_errors=True)
-        config = compose(
-            "config", [f"experiment={name}", f"budget={budget}", f"paths.run={folder}", f"paths.cache={out / 'cache'}", *overrides]
-        )
+        words = [f"experiment={name}", f"budget={budget}", f"paths.run={folder}", f"paths.cache={out / 'cache'}", "print_config=false"]
+        config = compose("config", [*words, *overrides])
         train(config)
         target = paths["generator" if "tokenizer.ckpt" in " ".join(overrides) else "tokenizer"]
         shutil.rmtree(target, ignore_errors=True)

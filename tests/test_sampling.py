@@ -145,6 +145,15 @@ def test_regions_belong_to_rasters():
         keep_mask("left-half", Line(4))
 
 
+def test_parts_of_a_condition_have_keys_of_their_own(bundles, tmp_path, monkeypatch):
+    from gentok.cli import shell_words
+
+    words = shell_words([f"ckpt={bundles['ar']}", "condition.class=dog"])
+    assert compose("sample", words)["condition"] == {"class": "dog"}
+    out = run(bundles, tmp_path, "ar", *words)
+    assert json.loads((out / "samples.json").read_text())["condition"] == {"class": "dog"}
+
+
 def command(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True, cwd=cwd, env={**os.environ})
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["to_uint8", "grid", "pairs", "save_grid", "save_picture", "read_picture"]
+__all__ = ["to_uint8", "to_media", "grid", "pairs", "save_grid", "save_picture", "read_picture", "read_pixels", "picture_size"]
 
 WHITE_PAPER = 1.0
 """Gaps of a grid are white: digits and photographs both stand out."""
@@ -70,27 +73,75 @@ def save_grid(media: Tensor, path: str | os.PathLike[str], columns: int, gap: in
 
 
 def read_picture(path: str | os.PathLike[str], channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
-    """An image file of any kind -> float [channels, H, W] in [-1, 1].
+    """An image file of any kind -> float [channels, H, W] in [-1, 1]; see `read_pixels`, of which it is the scaled form."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no image file {path}")
+    return to_media(torch.from_numpy(read_pixels(path, channels, size)))
+
+
+def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size: int | Sequence[int] | None = None, name: str = "") -> Any:
+    """An image file, or the bytes of one -> array [channels, H, W]: uint8, or float32 on the scale 0..255 for 16-bit grey.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled, animations give their first frame.
     channels: 1 (grey) or 3 (RGB). size: side or (height, width): the picture is scaled (bicubic) until it covers that, then cut around
-    its centre.
-    Raises FileNotFoundError, or ValueError with a line where the file cannot be read.
+    its centre. name: what errors call the picture; by default its path.
+    Raises ValueError with a line where the picture cannot be read, is cut short, or has more pixels than PIL's limit.
     """
-    from PIL import Image
+    import numpy as np
 
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: 1 (grey) or 3 (RGB)")
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no image file {path}")
     try:
-        with Image.open(path) as opened:
+        with _judged(), _open(source) as opened:
             image = _plain(opened, channels)
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {' '.join(str(error).split())}") from error
-    if size is not None:
-        image = _cover(image, *((size, size) if isinstance(size, int) else size))
-    return _to_media(image)
+        if size is not None:
+            image = _cover(image, *((size, size) if isinstance(size, int) else size))
+        pixels = np.array(image)
+    except Exception as error:  # PIL's readers raise whatever a damaged file leads them to
+        raise _unreadable(source, name, error) from error
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
+def picture_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
+    """(height, width) of the picture when upright, from its header alone. Raises ValueError with a line."""
+    try:
+        with _judged(), _open(source) as image:
+            stored = "exif" in image.info or image.format == "TIFF"  # without this, a PNG would be decoded to look for it
+            turned = stored and image.getexif().get(0x0112, 1) >= 5  # orientation: stored on its side
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except Exception as error:
+        raise _unreadable(source, name, error) from error
+
+
+def to_media(pixels: Tensor) -> Tensor:
+    """uint8 or float [..., C, H, W] on the scale 0..255 -> float32 in [-1, 1], clipped."""
+    return (pixels.float() / 127.5 - 1.0).clamp(-1.0, 1.0).contiguous()
+
+
+@contextlib.contextmanager
+def _judged() -> Iterator[None]:
+    """PIL only warns of more pixels than its limit, and raises at twice that; here the limit is the limit. Its other warnings, of odd tags,
+    say nothing that the outcome does not."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def _open(source: Any) -> Any:
+    """PIL's lazy image."""
+    from PIL import Image
+
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+def _unreadable(source: Any, name: str, error: Exception) -> ValueError:
+    shown = name or ("the picture" if isinstance(source, bytes) else source)
+    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = reason.split(", could be decompression bomb")[0].replace("cannot identify image file <_io.BytesIO object", "no known format <")
+    return ValueError(f"{shown} cannot be read as an image: {reason}")
 
 
 def _plain(image: Any, channels: int) -> Any:
@@ -98,7 +149,8 @@ def _plain(image: Any, channels: int) -> Any:
     import numpy as np
     from PIL import Image, ImageOps
 
-    image = ImageOps.exif_transpose(image)
+    if image.format != "JPEG" or "exif" in image.info or "xmp" in image.info:  # where else an orientation could stand takes long to say
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":  # 16-bit grey; kept as float, so that no level is lost
         values = np.asarray(image, dtype=np.float32)
         top = 1.0 if image.mode == "F" else 65535.0
@@ -124,11 +176,3 @@ def _cover(image: Any, height: int, width: int) -> Any:
         image = image.resize(scaled, Image.Resampling.BICUBIC)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
-
-
-def _to_media(image: Any) -> Tensor:
-    import numpy as np
-
-    values = torch.from_numpy(np.array(image, dtype=np.float32))
-    values = values[None] if values.dim() == 2 else values.movedim(-1, 0)
-    return (values / 127.5 - 1.0).clamp(-1.0, 1.0).contiguous()

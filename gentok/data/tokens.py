@@ -8,29 +8,35 @@ The file holds
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
 seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v). The file is
 written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
+
+Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`); gentok.data.together does
+both. The joined file is byte for byte what one process would have written, whatever their number.
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from gentok.data.atomic import writable_folder
 from gentok.data.progress import progress as progress_bar
 from gentok.data.sets import locate
+from gentok.data.tensorfile import Layout, read_layout, write_arrays
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, Batch, Class, Condition, ConditionSpec, FormatError, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["FORMAT", "encode_set", "cache_name", "TokenSet"]
+__all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenSet"]
 
 FORMAT = 1
-_HEADER_LIMIT = 100_000_000
-_TYPES = {"U8": "uint8", "U16": "uint16", "I32": "int32", "I64": "int64", "F32": "float32", "BOOL": "bool"}
+_HEARTBEAT = 2.0
+"""Seconds between two signs of life of a process that encodes its share."""
 
 
 def _augment_dict(augment: Any) -> Any:
@@ -44,6 +50,17 @@ def cache_name(data: Any, spec: TokenSpec, *, views: int = 1, augment: Any = Non
     return f"{data.description.get('split', 'set')}-{word}.safetensors"
 
 
+def share_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
+    """Where process `rank` of `world` puts its share of the file `path`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.{rank}-of-{world}{path.suffix}")
+
+
+def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
+    """The file that process `rank` touches while it encodes its share."""
+    return Path(path).with_name(f".{share_path(path, rank, world).name}.alive")
+
+
 def encode_set(
     tokenizer: Any,
     data: Any,
@@ -55,59 +72,123 @@ def encode_set(
     batch_size: int = 64,
     progress: bool = True,
     device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
 ) -> Path:
     """Encodes every item of a set `views` times into the file `path`, and returns it.
 
-    The tokenizer must be on `device`, in eval mode; its `spec` goes into the header. Items that the set skips (unreadable files) are
-    left out. Raises ValueError where views are asked for without an augmentation, and where there are no tokens to store (latents).
+    world > 1: only the rank-th of `world` equal, consecutive ranges of items, into share_path(path, rank, world), which is returned;
+    `join` makes `path` of the shares. The tokenizer must be on `device`, in eval mode; its `spec` goes into the header. Items that the
+    set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
+    tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
     """
     if views < 1 or (views > 1 and augment is None):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank={rank} of world={world}: ranks are 0..{world - 1}")
     if not len(data):
         raise ValueError("there is nothing to encode: the set is empty")
     spec: TokenSpec = tokenizer.spec
-    store: dict[str, list[Tensor]] = {}
-    with progress_bar("encoding", views * len(data), "items", progress) as advance, torch.inference_mode():
-        for start in range(0, len(data), batch_size):
-            wanted = torch.arange(start, min(start + batch_size, len(data)))
-            batch = data.__getitems__(wanted.tolist())
-            rows = (batch.index == wanted).nonzero()[:, 0]  # a set puts another item in the place of one that it cannot read
-            advance(views * (len(wanted) - len(rows)))
-            if not len(rows):
-                continue
-            index, media = batch.index[rows], batch.media[rows]
-            given = None if batch.lengths is None else batch.lengths[rows].to(device)
-            codes, lengths = [], []
-            for view in range(views):
-                seen = media if view == 0 else augment(media, Noise.of(seed, index, step=view))
-                tokens = tokenizer.encode(seen.to(device), given)
-                if isinstance(tokens, Latents):
-                    raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
-                codes.append(_pack(tokens.validate(), spec))
-                lengths.append(tokens.lengths)
-                advance(len(rows))
-            _append(store, "codes", torch.stack(codes, 1))
-            _append(store, "index", index)
-            if lengths[0] is not None:
-                _append(store, "lengths", torch.stack([n.cpu() for n in lengths], 1))
-            for key, value in _flatten_condition(batch.condition.rows(rows)).items():
-                _append(store, key, value)
-    header = {
-        "format": FORMAT,
-        "kind": "tokens",
-        "spec": spec.to_dict(),
-        "condition_spec": data.condition_spec.to_dict(),
-        "views": views,
-        "augment": _augment_dict(augment) if views > 1 else None,
-        "seed": seed,
-        "data": data.description,
-        "items": sum(len(part) for part in store["codes"]),
-    }
-    return _write({key: torch.cat(parts) for key, parts in store.items()}, header, Path(path))
+    _check_space(Path(path), len(data) * views * spec.levels * spec.positions * _stored(spec).itemsize * (2 if world > 1 else 1))
+    target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
+    first, last = len(data) * rank // world, len(data) * (rank + 1) // world
+    what = "encoding" if world == 1 else f"encoding, process {rank} of {world}"
+    store: dict[str, list[Any]] = {}
+    beat = -_HEARTBEAT
+    try:
+        with progress_bar(what, views * (last - first), "items", progress and rank == 0) as advance, torch.inference_mode():
+            for start in range(first, last, batch_size):
+                if alive is not None and time.monotonic() - beat >= _HEARTBEAT:
+                    alive.touch()
+                    beat = time.monotonic()
+                wanted = torch.arange(start, min(start + batch_size, last))
+                for key, value in _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance).items():
+                    store.setdefault(key, []).append(value.cpu().clone().numpy())
+        items = sum(len(part) for part in store.get("codes", ()))
+        if not items:
+            if world == 1:
+                raise ValueError(f"there is nothing to encode: none of the {len(data)} items can be read")
+            store = {"index": [torch.zeros(0, dtype=torch.int64).numpy()]}
+        header = {
+            "format": FORMAT,
+            "kind": "tokens",
+            "spec": spec.to_dict(),
+            "condition_spec": data.condition_spec.to_dict(),
+            "views": views,
+            "augment": _augment_dict(augment) if views > 1 else None,
+            "seed": seed,
+            "data": data.description,
+            "items": items,
+        }
+        return write_arrays(target, store, header)
+    finally:
+        if alive is not None:
+            alive.unlink(missing_ok=True)
 
 
-def _append(store: dict[str, list[Tensor]], key: str, value: Tensor) -> None:
-    store.setdefault(key, []).append(value.cpu().clone())
+def _encode_batch(
+    tokenizer: Any, data: Any, wanted: Tensor, views: int, augment: Any, seed: int, device: Any, advance: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """What the file holds of the items `wanted`; {} where none of them can be read."""
+    batch = data.__getitems__(wanted.tolist())
+    rows = (batch.index == wanted).nonzero()[:, 0]  # a set puts another item in the place of one that it cannot read
+    advance(views * (len(wanted) - len(rows)))
+    if not len(rows):
+        return {}
+    index, media = batch.index[rows], batch.media[rows]
+    given = None if batch.lengths is None else batch.lengths[rows].to(device)
+    codes, lengths = [], []
+    for view in range(views):
+        seen = media if view == 0 else augment(media, Noise.of(seed, index, step=view))
+        tokens = tokenizer.encode(seen.to(device), given)
+        if isinstance(tokens, Latents):
+            raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
+        codes.append(_pack(tokens.validate(), tokenizer.spec))
+        lengths.append(tokens.lengths)
+        advance(len(rows))
+    out = {"codes": torch.stack(codes, 1), "index": index, **_flatten_condition(batch.condition.rows(rows))}
+    if lengths[0] is not None:
+        out["lengths"] = torch.stack([n.cpu() for n in lengths], 1)
+    return out
+
+
+def join(path: str | os.PathLike[str], world: int) -> Path:
+    """The shares of all `world` processes -> the file `path`, whole or not at all; then the shares are removed.
+
+    Raises FileNotFoundError where a share is missing, FormatError where the shares are not of one set, tokenizer and settings.
+    """
+    path = Path(path)
+    shares = [_layout(share_path(path, rank, world)) for rank in range(world)]
+    common = [{key: value for key, value in share.header.items() if key != "items"} for share in shares]
+    for share, its in zip(shares, common):
+        if its != common[0]:
+            raise FormatError(f"{share.path} and {shares[0].path} are not shares of one file; delete them, and the set is encoded anew")
+    full = [share for share in shares if share.header["items"]]
+    if not full:
+        raise ValueError("there is nothing to encode: no item of the set can be read")
+    maps = [share.maps() for share in full]
+    header = {**shares[0].header, "items": sum(share.header["items"] for share in full)}
+    write_arrays(path, {key: [m[key] for m in maps] for key in maps[0]}, header)
+    del maps
+    for share in shares:
+        share.path.unlink(missing_ok=True)
+    return path
+
+
+def _stored(spec: TokenSpec) -> torch.dtype:
+    if not spec.vocab_sizes:
+        return torch.uint8
+    return torch.uint8 if spec.vocab <= 255 else torch.uint16 if spec.vocab <= 65535 else torch.int32
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """An hour of encoding should not end at a full disk or a folder of somebody else."""
+    free = shutil.disk_usage(writable_folder(path.parent)).free
+    if needed > free:
+        raise OSError(
+            f"the encoded set needs {needed / 1e6:,.0f} MB, {path.parent} has {free / 1e6:,.0f} MB left: "
+            "free some space, or choose another disk with paths.cache"
+        )
 
 
 def _pack(tokens: Tokens, spec: TokenSpec) -> Tensor:
@@ -116,7 +197,7 @@ def _pack(tokens: Tokens, spec: TokenSpec) -> Tensor:
         raise ValueError("the tokenizer's codes have UNKNOWN cells; only whole items are cached")
     packed = torch.zeros(tokens.batch, spec.levels, spec.positions, dtype=torch.int32)
     packed[:, :, : tokens.codes.shape[2]] = (tokens.codes + 1).cpu()
-    return packed.to(torch.uint8 if spec.vocab <= 255 else torch.uint16 if spec.vocab <= 65535 else torch.int32)
+    return packed.to(_stored(spec))
 
 
 def _flatten_condition(condition: Condition) -> dict[str, Tensor]:
@@ -129,48 +210,14 @@ def _flatten_condition(condition: Condition) -> dict[str, Tensor]:
     return out
 
 
-def _write(tensors: dict[str, Tensor], header: Mapping[str, Any], path: Path) -> Path:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        save_file({key: value.contiguous() for key, value in tensors.items()}, temporary, metadata={"gentok": json.dumps(header)})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
-
-
 # ---------------------------------------------------------------------------------------------------------------- reading
 
 
-def _read_layout(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
-    """(gentok's header, safetensors' table of tensors, where the data begins). Raises FormatError with a line on any other file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no token file {path}; train with a tokenizer (tokenizer.ckpt=PATH) to have it encoded")
-    size = path.stat().st_size
-    foreign = FormatError(f"{path} is no token file of gentok; delete it, and it is encoded anew")
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= _HEADER_LIMIT:
-            raise foreign
-        raw = file.read(length)
-    try:
-        table = json.loads(raw)
-        header = json.loads(table.pop("__metadata__")["gentok"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise foreign from error
-    if header.get("format", 0) > FORMAT:
-        raise FormatError(f"{path} has the token format {header['format']}, this gentok reads up to {FORMAT}; upgrade gentok")
-    if header.get("kind") != "tokens" or "codes" not in table:
-        raise foreign
-    expected = 8 + length + max(entry["data_offsets"][1] for entry in table.values())
-    if size != expected:
-        raise FormatError(f"{path} is cut short or damaged: {expected:,} bytes expected, {size:,} there; delete it, and it is encoded anew")
-    return header, table, 8 + length
+def _layout(path: Path) -> Layout:
+    layout = read_layout(path, "tokens", FORMAT, "token file")
+    if "codes" not in layout.table and layout.header["items"]:
+        raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
+    return layout
 
 
 class TokenSet:
@@ -183,7 +230,8 @@ class TokenSet:
 
     def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
         self.path, self.seed = Path(path), seed
-        self.header, self._table, self._start = _read_layout(self.path)
+        self._layout = _layout(self.path)
+        self.header = self._layout.header
         self.spec = TokenSpec.from_dict(self.header["spec"])
         self.condition_spec = ConditionSpec.from_dict(self.header["condition_spec"])
         if spec is not None and not self.spec.same_codes(spec):
@@ -206,10 +254,7 @@ class TokenSet:
         import numpy as np
 
         if self._arrays is None:
-            self._arrays = {
-                name: np.memmap(self.path, _TYPES[entry["dtype"]], "r", self._start + entry["data_offsets"][0], tuple(entry["shape"]))
-                for name, entry in self._table.items()
-            }
+            self._arrays = self._layout.maps()
         out = self._arrays[key][rows]
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
 
@@ -226,7 +271,7 @@ class TokenSet:
     def __getitems__(self, draws: Sequence[int]) -> Batch:
         index, epoch = locate(draws, len(self))
         rows, view = index.numpy(), self.view_of(index, epoch).numpy()
-        lengths = self._rows("lengths", (rows, view)) if "lengths" in self._table else None
+        lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
         tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
         return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
 

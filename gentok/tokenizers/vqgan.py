@@ -68,6 +68,11 @@ class VQGAN(nn.Module):
             media_shape=(channels, height, side),
         )
 
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+        return self.decoder.head.weight
+
     def _features(self, media: Tensor) -> tuple[Tensor, TokenSpec]:
         check_images(media, self.spec.media_shape[0], self.stride)
         z = self.encoder(media.to(self.encoder.stem.weight.dtype))

@@ -28,7 +28,7 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if module.pictures is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        from gentok.data.pictures import grid, save_picture
+        from gentok.data.pictures import grid, save_picture, to_uint8
 
         if module.pictures.shape[1] not in (1, 3):
             return
@@ -37,6 +37,8 @@ class Pictures(L.Callback):
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)
+            elif hasattr(logger, "log_image"):
+                logger.log_image(self.name, [to_uint8(picture).movedim(0, -1).numpy()], step=trainer.global_step)
         module.pictures = None
 
 

@@ -23,8 +23,9 @@ import torch
 from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
+from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
-from gentok.training.processes import check_devices, is_first, made_by_first, strategy
+from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]
 
@@ -66,12 +67,17 @@ def check_config(config: Mapping[str, Any]) -> None:
     check_devices(config["trainer"], config["batch_size"])
     check(config["optimizer"], where="optimizer")
     check(config["schedule"], where="schedule")
+    check_loggers(config["logger"])
     if kind == "tokenizer":
         if "_target_" not in config["tokenizer"]:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
+        if config.get("discriminator"):
+            check(config["discriminator"], trust=trust, where="discriminator")
     else:
         check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
+        if config.get("discriminator"):
+            raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
 
 
@@ -91,6 +97,10 @@ def train(config: dict[str, Any]) -> Path:
     from gentok.training.checkpoint import Stopped
     from gentok.training.resume import check_same_run, find, read
 
+    if config["print_config"]:
+        from gentok.training.show import show_config
+
+        show_config(config)
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")  # frozen parts are
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     for name in ("lightning.pytorch", "lightning.fabric"):
@@ -104,6 +114,10 @@ def train(config: dict[str, Any]) -> Path:
     _open_folder(run, config, ckpt)
     L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.noise
     data = build(config["data"], trust=config["trust"], where="data")
+    if config["overfit"] or config["limit_items"] is not None:
+        from gentok.data.limited import Limited
+
+        data = Limited(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
     task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
     task.items, start = len(data.train), 0
     if ckpt is not None:
@@ -162,6 +176,10 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
 
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
+    if config.get("discriminator"):
+        from gentok.training.adversarial_task import AdversarialTokenizerTask
+
+        return AdversarialTokenizerTask(config)
     return TokenizerTask(config)
 
 
@@ -181,20 +199,21 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
-    from gentok.data.tokens import TokenSet, cache_name, encode_set
+    from gentok.data.together import encode_together
+    from gentok.data.tokens import TokenSet, cache_name
 
     tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")
+    rank, world, device = running()
+    if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
+        device = "cpu"
     sets = []
     for split, views in ((data.train, settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
         path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
-        device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
-
-        def encode(split: Any = split, path: Path = path, device: str = device, how: dict[str, Any] = how) -> None:
-            encode_set(tokenizer.to(device).tokenizer, split, path, batch_size=settings["encode_batch"], device=device, **how)
-
-        made_by_first(path, encode)
+        if not path.is_file():
+            model = tokenizer.to(device).tokenizer
+            encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
         sets.append(TokenSet(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
 
@@ -202,13 +221,11 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
 def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0) -> Any:
     """start: the step that a resumed run goes on from."""
     import lightning as L
-    from lightning.pytorch.loggers import TensorBoardLogger
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
     from gentok.training.callbacks import Bar, Budget, Pictures
     from gentok.training.checkpoint import Saver, WholeFiles
     from gentok.training.ema import EMA
-    from gentok.training.metrics_file import MetricsFile
 
     settings = config["trainer"]
     callbacks: list[Any] = [
@@ -220,11 +237,10 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: in
         callbacks.append(EMA(config["callbacks"]["ema"]))
     if settings["progress_bar"]:
         callbacks.append(Bar())
-    loggers: list[Any] = []
-    if config["logger"]["csv"]:
-        loggers.append(MetricsFile(run, start))
-    if config["logger"]["tensorboard"]:
-        loggers.append(TensorBoardLogger(run, name="", version="", purge_step=start or None))
+    if config["profile"] is not None:
+        from gentok.training.profile import Profile
+
+        callbacks.append(Profile(run, config["profile"]))
     plugins: list[Any] = [WholeFiles()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # signals are the Saver's
@@ -232,9 +248,11 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: in
         accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=strategy(settings),
         plugins=plugins,
         precision=precision(settings["precision"], settings["accelerator"]),
-        accumulate_grad_batches=settings["accumulate"], max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
-        logger=loggers or False, log_every_n_steps=settings["log_every"], val_check_interval=settings["validate_every"],
-        check_val_every_n_epoch=None, num_sanity_val_steps=0, default_root_dir=run, use_distributed_sampler=False,
+        accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
+        max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
+        logger=loggers(config["logger"], run, start) or False, log_every_n_steps=settings["log_every"],
+        val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
+        default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
     )  # fmt: skip
 

@@ -1,0 +1,34 @@
+"""CIFAR-10 (Krizhevsky 2009): 50,000 + 10,000 photographs of 32x32 in ten classes, from webdataset shards of your own.
+
+Members KEY.jpg or KEY.png and KEY.cls, the class as a number 0..9 or by name. Kept in memory as 184 MB of uint8, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gentok.data.shards import Shards
+from gentok.tokens import ClassSpec, ConditionSpec
+
+__all__ = ["CIFAR10"]
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+class CIFAR10(Shards):
+    """shards, held_out, in_memory, max_broken, index: see Shards; `held_out` is usually the test set's shard."""
+
+    media_shape = (3, 32, 32)
+    condition_spec = ConditionSpec((("class", ClassSpec(CLASSES)),))
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        held_out: float | str | Sequence[str],
+        in_memory: bool = True,
+        max_broken: float = 0.01,
+        index: str | None = None,
+    ):
+        super().__init__(
+            shards, held_out, size=32, resize="none", label="cls", classes=CLASSES, in_memory=in_memory, max_broken=max_broken, index=index
+        )

@@ -1,0 +1,213 @@
+"""Shards: pictures in tar files of the webdataset convention, read map-style: any item at any time, by its place in the file.
+
+Members of one item share a key, what stands before the first dot: KEY.jpg, with KEY.cls (a class, by number or name), KEY.json (fields) and
+KEY.txt (a caption). One pass over a shard's headers makes its index (gentok.data.tarindex), which is kept. From then on items are
+read by offset, so that shuffling, shares of processes and workers, and a resumed position are those of every other set.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+from gentok.data.pictureset import Listing, PictureData, some
+from gentok.data.tarindex import index_shard, is_url, open_shard
+
+__all__ = ["Shards", "ShardSource", "expand_braces"]
+
+_OPEN = 32
+"""Shards that a process keeps open."""
+
+
+class Shards(PictureData):
+    """media_shape (channels, H, W); train and held_out over the items of tar files.
+
+    shards: a path, an fsspec url (s3://..., https://...; filecache::s3://... keeps a copy), or a list of such, braces expanded:
+    {000..004}, {a,b}. held_out: the share of the items that is held out (of each class; chosen by key), or other shards.
+    label: which member, or field of KEY.json, is the class: cls, json.NAME; null: cls where there is one. caption: txt, json.NAME.
+    classes: null: the labels that occur, if any; false: none; true demands them; a list: their names, in the order of their ids.
+    An item without its label counts as broken, and so does what lies behind the end of a shard that is cut short.
+    captions, caption_length, size, channels, resize, max_broken, split_seed, in_memory: as of Manifest.
+    index: the folder where indices are kept; null: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
+    Raises FileNotFoundError, OSError or ValueError with a line.
+    """
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        held_out: float | str | Sequence[str] = 0.05,
+        size: int | Sequence[int] | None = None,
+        channels: int = 3,
+        resize: str = "crop",
+        label: str | None = None,
+        caption: str = "txt",
+        classes: bool | Sequence[str] | None = None,
+        captions: str | None = None,
+        caption_length: int = 128,
+        max_broken: float = 0.01,
+        split_seed: int = 0,
+        in_memory: bool = False,
+        index: str | None = None,
+    ):
+        if captions not in (None, "ids"):
+            raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
+        taken = {"label": label, "classes": classes, "caption": caption if captions else None, "folder": index}
+        listing = _list(shards, **taken)
+        if not isinstance(held_out, (int, float)):
+            wanted = False if listing.labels is None else True if classes in (None, True) else classes
+            held_out = _list(held_out, **{**taken, "classes": wanted})
+        super().__init__(
+            "shards", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
+            classes=None if classes is None or isinstance(classes, bool) else [str(name) for name in classes],
+            captions=captions is not None, caption_length=caption_length, in_memory=in_memory,
+        )  # fmt: skip
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """'a-{000..002}.tar' -> a-000.tar, a-001.tar, a-002.tar; '{x,y}' -> x, y; several braces: all combinations, the last one fastest.
+
+    Numbers keep their zeros. Raises ValueError on a brace that is neither a range nor a list.
+    """
+    pieces = re.split(r"\{([^{}]*)\}", pattern)
+    choices = [[piece] if i % 2 == 0 else _choices(piece, pattern) for i, piece in enumerate(pieces)]
+    if any("{" in piece or "}" in piece for piece in pieces):
+        raise ValueError(f"data.shards={pattern}: the braces do not pair; expected such as train-{{000..004}}.tar or {{a,b}}.tar")
+    return ["".join(words) for words in itertools.product(*choices)]
+
+
+def _choices(inside: str, pattern: str) -> list[str]:
+    bounds = re.fullmatch(r"(\d+)\.\.(\d+)", inside)
+    if bounds:
+        first, last = int(bounds[1]), int(bounds[2])
+        if last < first:
+            raise ValueError(f"data.shards={pattern}: {{{inside}}} counts downwards; the smaller number comes first")
+        return [str(n).zfill(len(bounds[1])) for n in range(first, last + 1)]
+    if "," not in inside:
+        raise ValueError(f"data.shards={pattern}: {{{inside}}} is neither a range such as {{000..004}} nor a list such as {{a,b}}")
+    return inside.split(",")
+
+
+class ShardSource:
+    """Pictures by shard, offset and size. Arrays and no lists of objects: forked workers would copy those by counting references."""
+
+    def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
+        self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member
+        self._files: OrderedDict[int, Any] = OrderedDict()
+        self._process = os.getpid()
+
+    def __len__(self) -> int:
+        return len(self.shard)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict()}
+
+    def name(self, i: int) -> str:
+        return f"{self.urls[self.shard[i]]}:{self.member[i].decode(errors='replace')}"
+
+    def open(self, i: int) -> bytes:
+        file = self._file(int(self.shard[i]))
+        try:
+            file.seek(int(self.offset[i]))
+            data = file.read(int(self.size[i]))
+        except OSError:
+            raise
+        except Exception as error:  # remote file systems have errors of their own
+            raise OSError(f"{self.name(i)} cannot be fetched: {' '.join(str(error).split())}") from error
+        if len(data) < self.size[i]:
+            raise OSError(f"{self.name(i)}: its shard is cut short")
+        return data
+
+    def _file(self, shard: int) -> Any:
+        """This process's own open file: a descriptor that is shared with a forked worker would share its position."""
+        if self._process != os.getpid():
+            self._files, self._process = OrderedDict(), os.getpid()
+        if shard not in self._files:
+            while len(self._files) >= _OPEN:
+                self._files.popitem(last=False)[1].close()
+            self._files[shard] = open_shard(self.urls[shard])
+        self._files.move_to_end(shard)
+        return self._files[shard]
+
+    def select(self, rows: Sequence[int]) -> ShardSource:
+        import numpy as np
+
+        rows = np.asarray(rows, dtype=np.int64)
+        return ShardSource(self.urls, self.shard[rows], self.offset[rows], self.size[rows], self.member[rows])
+
+
+def _list(
+    shards: str | Sequence[str], label: str | None, classes: bool | Sequence[str] | None, caption: str | None, folder: str | None
+) -> Listing:
+    import numpy as np
+
+    given = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
+    urls = [url for word in given for url in expand_braces(os.fspath(word))]
+    if not urls:
+        raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
+    urls = [url if is_url(url) else os.path.expanduser(url) for url in urls]
+    where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
+    indices = index_shards(urls, folder)
+    items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
+    if not items:
+        found = sorted({word for index in indices for word in index["other"]})
+        raise ValueError(f"{where} holds no pictures (KEY.jpg, KEY.png, ...); its members end in {', '.join(found) or 'nothing'}")
+    full = [len(index["items"]) for index in indices if not index["damage"]]
+    usual = sorted(full)[len(full) // 2] if full else 0
+    lost, lost_count = [], 0
+    for url, index in zip(urls, indices):
+        lost += [f"{url}:{name}" for name in index["lost"]]
+        lost_count += len(index["lost"])
+        if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
+            gone = max(0, usual - len(index["items"]) - len(index["lost"]))
+            lost.append(f"{url} ({index['damage']}; {len(index['items'])} items of it can be read)")
+            lost_count += gone if full or index["lost"] else 1
+    labels = None
+    if classes is not False:
+        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None)
+    captions = _values(items, caption, where, "caption", demanded=True) if caption else None
+    stamps = [":".join(map(str, index["stamp"])) for index in indices]
+    source = ShardSource(
+        urls,
+        np.array([n for n, _ in items], np.int32),
+        np.array([item["offset"] for _, item in items], np.int64),
+        np.array([item["size"] for _, item in items], np.int64),
+        np.array([(item["key"] + item["suffix"]).encode() for _, item in items]),
+    )
+    names = [f"{os.path.basename(urls[n])}/{item['key']}" for n, item in items]
+    sizes = [tuple(item["picture"]) if item["picture"] else None for _, item in items]
+    return Listing(
+        where, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
+        None if captions is None else [text or "" for text in captions], sizes, lost, lost_count,
+    )  # fmt: skip
+
+
+def index_shards(urls: Sequence[str], folder: str | None) -> list[dict[str, Any]]:
+    """The index of each shard; with a bar where they have to be made."""
+    from gentok.data.progress import progress
+
+    kept = [index_shard(url, folder, make=False) for url in urls]
+    missing = [i for i, index in enumerate(kept) if index is None]
+    with progress("indexing", len(missing), "shards", bool(missing)) as advance:
+        for i in missing:
+            kept[i] = index_shard(urls[i], folder)
+            advance(1)
+    return [index for index in kept if index is not None]
+
+
+def _values(items: list[tuple[int, dict[str, Any]]], field: str, where: str, what: str, demanded: bool) -> list[str | None] | None:
+    """Each item's `field`, None where it has none; None where no item has it and it is not demanded."""
+    member, _, key = field.partition(".")
+    if (member == "json") != bool(key) or member not in ("cls", "txt", "json"):
+        raise ValueError(f"data.{what}={field}: cls, txt, or a field of the json member such as json.label")
+    values = [item["json"].get(key) if key else item.get(member) for _, item in items]
+    if any(value is not None for value in values):
+        return [None if value is None else str(value).strip() or None for value in values]
+    if not demanded:
+        return None
+    there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}
+    there |= {f"json.{name}" for _, item in items for name in item["json"]}
+    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {some(sorted(there)) or 'pictures alone'}")

@@ -1,0 +1,179 @@
+"""Adversarial terms for any tokenizer: hinge or non-saturating, LeCam regularisation, adaptive weight, start step and ramp.
+
+    hinge (Lim and Ye, arXiv 1705.02894):                   discriminator: 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(x'))
+                                                            tokenizer: -mean D(x')
+    non_saturating (Goodfellow et al., arXiv 1406.2661):    discriminator: 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(x'))
+                                                            tokenizer: mean softplus(-D(x'))
+    lecam (Tseng et al., arXiv 2104.03310):                 mean relu(D(x) - a_fake)² + mean relu(a_real - D(x'))²
+                                                            a_fake, a_real: moving averages of mean logits
+    adaptive (VQGAN, arXiv 2012.09841, equation 7):         min(max, |grad L_rec| / (|grad L_adv| + 1e-6))
+                                                            gradients at the decoder's last layer
+
+Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken over all ranks, and of the
+adaptive weight the gradients are averaged over ranks before their norms are taken.
+
+Deviations: LeCam's differences are rectified, as in its released code (its equation squares them on both sides), and its averages start
+at the first batch instead of at a constant. VQGAN's weight is bounded by 1e4; here by what `adaptive` says, commonly 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.distributed import all_sum, world_size
+
+__all__ = ["LOSSES", "Adversary", "Adversaries", "hinge", "non_saturating", "lecam", "gradient_at", "adaptive_weight", "frozen"]
+
+
+def hinge(real: Tensor | None, fake: Tensor) -> Tensor:
+    """Logits of any shape -> the discriminator's loss, or the tokenizer's where `real` is None; a float32 scalar."""
+    if real is None:
+        return -fake.float().mean()
+    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+
+
+def non_saturating(real: Tensor | None, fake: Tensor) -> Tensor:
+    """As `hinge`."""
+    if real is None:
+        return F.softplus(-fake.float()).mean()
+    return 0.5 * (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean())
+
+
+LOSSES: dict[str, Callable[[Tensor | None, Tensor], Tensor]] = {"hinge": hinge, "non_saturating": non_saturating}
+
+
+def lecam(real: Tensor, fake: Tensor, anchors: Tensor) -> Tensor:
+    """anchors: float [2], moving averages of the mean logits of media and of reconstructions."""
+    return F.relu(real.float() - anchors[1]).square().mean() + F.relu(anchors[0] - fake.float()).square().mean()
+
+
+def gradient_at(loss: Tensor, parameter: Tensor) -> Tensor:
+    """The gradient of `loss`, averaged over ranks; zero where it does not depend on the parameter. The graph stays, .grad is untouched."""
+    (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
+    gradient = torch.zeros_like(parameter) if gradient is None else gradient
+    return all_sum(gradient) / world_size()
+
+
+def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, maximum: float = 1.0) -> Tensor:
+    """The two gradients at the decoder's last layer -> a scalar in [0, maximum], without gradient."""
+    return (reconstruction.norm() / (adversarial.norm() + 1e-6)).clamp(max=maximum).detach()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Inside, what `module` computes carries no gradient to its own parameters."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class Adversary(nn.Module):
+    """One discriminator and how it is used.
+
+    network: media -> (logits, features). weight: of its term in the tokenizer's loss. loss: "hinge" or "non_saturating". start: step from
+    which it is trained and used; before it, it is not called. ramp: steps over which its weight then grows from 0 in a line, 0 for at once
+    (it is trained in full from `start`). adaptive: the largest adaptive weight (multiplies `weight`), None for none. lecam: weight of the
+    regularisation, 0 for none. decay: of LeCam's averages.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        weight: float = 1.0,
+        loss: str = "hinge",
+        start: int = 0,
+        ramp: int = 0,
+        adaptive: float | None = None,
+        lecam: float = 0.0,
+        decay: float = 0.999,
+    ):
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"the loss of an adversary is {' or '.join(LOSSES)}; got {loss!r}")
+        if min(weight, start, ramp, lecam) < 0 or not 0 <= decay < 1:
+            raise ValueError(
+                "an adversary needs weight, start, ramp and lecam of at least 0 and decay in [0, 1); "
+                f"got {weight}, {start}, {ramp}, {lecam} and {decay}"
+            )
+        if adaptive is not None and adaptive <= 0:
+            raise ValueError(f"adaptive={adaptive}: the largest adaptive weight, such as 1, or null for a fixed weight")
+        self.network, self.weight, self.loss = network, weight, LOSSES[loss]
+        self.start, self.ramp, self.adaptive, self.lecam, self.decay = start, ramp, adaptive, lecam, decay
+        self.register_buffer("anchors", torch.zeros(2))
+        self.register_buffer("anchored", torch.tensor(False))
+
+    def active(self, step: int) -> bool:
+        return step >= self.start
+
+    def weight_at(self, step: int) -> float:
+        """`weight` times the ramp; without the adaptive part."""
+        return self.weight * (min(1.0, (step - self.start + 1) / self.ramp) if self.ramp else 1.0) if self.active(step) else 0.0
+
+    def against(self, reconstruction: Tensor) -> Tensor:
+        """The tokenizer's loss, unweighted; gradient to `reconstruction` alone."""
+        with frozen(self.network):
+            return self.loss(None, self.network(reconstruction)[0])
+
+    def judge(self, media: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean logits of this process}."""
+        real, fake = self.network(media.detach())[0], self.network(reconstruction.detach())[0]
+        loss = self.loss(real, fake)
+        means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
+        if self.lecam:
+            over_all = (all_sum(means) / world_size()).to(self.anchors)
+            if not self.anchored:
+                self.anchors.copy_(over_all)
+                self.anchored.fill_(True)
+            loss = loss + self.lecam * lecam(real, fake, self.anchors.clone())  # the next line changes them before the backward pass
+            self.anchors.lerp_(over_all, 1 - self.decay)
+        return {"loss": loss, "real": means[0], "fake": means[1]}
+
+
+class Adversaries(nn.Module):
+    """The discriminators of a run.
+
+    adversaries: name -> Adversary. optimizer: of all their parameters, module -> torch optimizer. clip: of the norm of their gradient,
+    separately from the tokenizer's; None: not at all.
+    """
+
+    def __init__(
+        self, adversaries: Mapping[str, Adversary], optimizer: Callable[[nn.Module], torch.optim.Optimizer], clip: float | None = 1.0
+    ):
+        super().__init__()
+        if not adversaries:
+            raise ValueError("discriminator.adversaries is empty: name at least one, or set discriminator=none")
+        if clip is not None and clip <= 0:
+            raise ValueError(f"discriminator.clip={clip}: a positive norm, or null for none")
+        self.parts = nn.ModuleDict(adversaries)
+        self.optimizer, self.clip = optimizer, clip
+
+    def active(self, step: int) -> dict[str, Adversary]:
+        return {name: part for name, part in self.parts.items() if part.active(step)}
+
+    def against(
+        self, reconstruction: Tensor, loss: Tensor, last_layer: Tensor | None, step: int
+    ) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """({name: weighted scalar to add to `loss`}, {name: weight that it has}).
+
+        loss: the tokenizer's other terms, of which only those that pass through the decoder reach `last_layer`, its last parameter (not
+        needed where no active adversary is adaptive).
+        """
+        terms, weights, own = {}, {}, None
+        for name, part in self.active(step).items():
+            term, weight = part.against(reconstruction), part.weight_at(step)
+            if part.adaptive is not None:
+                own = gradient_at(loss, last_layer) if own is None else own
+                weight = weight * adaptive_weight(own, gradient_at(term, last_layer), part.adaptive)
+            terms[name], weights[name] = weight * term, weight
+        return terms, weights

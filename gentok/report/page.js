@@ -1,0 +1,58 @@
+"use strict";
+// Each chart: the pointer, or the arrow keys once it has the focus, moves a line to the nearest step and lists the values there.
+for (const figure of document.querySelectorAll("figure.chart")) {
+  const lines = JSON.parse(figure.dataset.lines);
+  const svg = figure.querySelector("svg"), cursor = figure.querySelector(".cursor"), tip = figure.querySelector(".tip");
+  const rule = cursor.querySelector("line"), width = svg.viewBox.baseVal.width;
+  const places = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
+  const nearest = (list, x, at) => list.reduce((best, p) => (Math.abs(at(p) - x) < Math.abs(at(best) - x) ? p : best));
+  let index = places.length - 1;
+
+  function hide() {
+    tip.hidden = true;
+    cursor.setAttribute("visibility", "hidden");
+  }
+
+  function show() {
+    const x = places[index];
+    rule.setAttribute("x1", x);
+    rule.setAttribute("x2", x);
+    cursor.setAttribute("visibility", "visible");
+    tip.replaceChildren();
+    const head = tip.appendChild(document.createElement("p"));
+    const here = lines.map((line) => nearest(line.points, x, (p) => p[0]));
+    head.textContent = "step " + here.find((p) => p[0] === x)[2];
+    lines.forEach((line, i) => {
+      const row = tip.appendChild(document.createElement("p"));
+      row.className = line.t === null ? "side-" + line.side : "level";
+      if (line.t !== null) row.style.setProperty("--t", line.t);
+      row.appendChild(document.createElement("i"));
+      row.append(line.label + " ");
+      row.appendChild(document.createElement("b")).textContent = here[i][3];
+      if (here[i][0] !== x) row.append(" at step " + here[i][2]);
+    });
+    tip.hidden = false;
+    const box = svg.getBoundingClientRect(), around = figure.getBoundingClientRect();
+    const left = box.left - around.left + (x * box.width) / width, room = figure.clientWidth - tip.offsetWidth - 8;
+    tip.style.top = box.top - around.top + 8 + "px";
+    tip.style.left = Math.max(8, left + 12 > room ? Math.min(room, left - tip.offsetWidth - 12) : left + 12) + "px";
+  }
+
+  svg.addEventListener("pointermove", (event) => {
+    const box = svg.getBoundingClientRect();
+    const x = ((event.clientX - box.left) / box.width) * width;
+    index = places.indexOf(nearest(places, x, (p) => p));
+    show();
+  });
+  svg.addEventListener("pointerleave", hide);
+  svg.addEventListener("blur", hide);
+  svg.addEventListener("focus", () => svg.matches(":focus-visible") && show());
+  svg.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1, Home: -places.length, End: places.length }[event.key];
+    if (event.key === "Escape") hide();
+    if (!step) return;
+    event.preventDefault();
+    index = Math.max(0, Math.min(places.length - 1, index + step));
+    show();
+  });
+}

@@ -1,0 +1,200 @@
+"""Token files of several processes, of killed ones, and on full disks."""
+
+import errno
+import os
+import random
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from data_kit import CLASSES, PixelTokenizer, pictures
+from token_writer import ITEMS
+
+from gentok.data.atomic import whole_file
+from gentok.data.augment import Augment
+from gentok.data.sets import MemorySet
+from gentok.data.together import encode_together
+from gentok.data.tokens import TokenSet, encode_set, join, share_path
+from gentok.tokens import Batch, FormatError
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+QUIET = {"batch_size": 4, "progress": False}
+
+
+def writer(folder, *words):
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{HERE}", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(HERE / "token_writer.py"), str(folder), *map(str, words)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+# ------------------------------------------------------------------------------------------------------------------ kills
+
+
+def kill_at_random_moments(folder, moments):
+    """Each process is killed at a random moment of endless writing; the file must be whole every time."""
+    draw, found = random.Random(0), 0
+    for _ in range(moments):
+        process = writer(folder)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(draw.uniform(0.0, 0.5))
+        process.kill()
+        process.communicate()
+        path = folder / "t.safetensors"
+        if path.exists():
+            codes = TokenSet(path, PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
+            assert codes.shape == (ITEMS, 1, 16) and len(codes.unique()) == 1
+            found += 1
+        assert len(list(folder.iterdir())) <= 2, "the next writer removes what the last one left"
+    assert found >= moments // 2
+
+
+def test_kill_9_while_writing_leaves_a_whole_file(tmp_path):
+    kill_at_random_moments(tmp_path, 3)
+
+
+@pytest.mark.slow
+def test_kill_9_at_20_random_moments_leaves_a_whole_file(tmp_path):
+    kill_at_random_moments(tmp_path, 20)
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    path = tmp_path / "x"
+    with pytest.raises(KeyboardInterrupt), whole_file(path) as file:
+        dead = Path(file.name)
+        raise KeyboardInterrupt
+    finished = subprocess.Popen([sys.executable, "-c", ""])
+    finished.wait()
+    gone = finished.pid
+    left = dead.with_name(dead.name.replace(f".{os.getpid()}.", f".{gone}."))
+    living = dead.with_name(dead.name.replace(f".{os.getpid()}.", f".{os.getppid()}."))
+    for other in (left, living):
+        other.write_bytes(b"half")
+    with whole_file(path) as file:
+        file.write(b"whole")
+    assert path.read_bytes() == b"whole" and not left.exists() and living.exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------ disks
+
+
+def test_a_disk_without_space_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
+    class Never(PixelTokenizer):
+        def encode(self, media, lengths=None, noise=None):
+            pytest.fail("encoded")
+
+    usage = type("Usage", (), {"free": 100})
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(OSError, match=r"needs .* MB, .* left: free some space.*paths\.cache") as error:
+        encode_set(Never(), pictures(), tmp_path / "t.safetensors", **QUIET)
+    assert "\n" not in str(error.value)
+
+
+def test_a_disk_that_fills_up_is_one_clear_line_and_the_last_file_stays(tmp_path, monkeypatch):
+    path = encode_set(PixelTokenizer(), pictures(), tmp_path / "t.safetensors", **QUIET)
+    good = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", full)  # where a disk that delays its writing says it
+    with pytest.raises(OSError, match=r"could not be written \(No space left on device\): free some space") as error:
+        encode_set(PixelTokenizer(fingerprint="bbbb"), pictures(), path, **QUIET)
+    assert "\n" not in str(error.value) and path.read_bytes() == good and [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_encoded(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot be made.*paths\.cache") as error:
+        encode_set(PixelTokenizer(), pictures(), tmp_path / "file" / "t.safetensors", **QUIET)
+    assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- processes
+
+
+class Patchy(MemorySet):
+    """Items 2..5 cannot be read: the next readable one stands in."""
+
+    def __getitems__(self, draws):
+        batch = super().__getitems__([6 if 2 <= i < 6 else i for i in draws])
+        return Batch(batch.media, batch.index, batch.condition)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5, 20])
+def test_joined_shares_are_byte_for_byte_what_one_process_writes(tmp_path, world):
+    source = pictures()
+    data = Patchy(source.media, source.labels, CLASSES, {"data": "patchy"})
+    how = {"views": 2, "augment": Augment(shift=1), "seed": 3, **QUIET}
+    one = encode_set(PixelTokenizer(), data, tmp_path / "one.safetensors", **how)
+    path = tmp_path / "many.safetensors"
+    for rank in reversed(range(world)):
+        assert encode_set(PixelTokenizer(), data, path, rank=rank, world=world, **how) == share_path(path, rank, world)
+    assert not path.exists()
+    assert join(path, world) == path and path.read_bytes() == one.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["many.safetensors", "one.safetensors"]
+
+
+def test_shares_of_different_settings_are_not_joined(tmp_path):
+    path = tmp_path / "t.safetensors"
+    encode_set(PixelTokenizer(), pictures(), path, rank=0, world=2, **QUIET)
+    with pytest.raises(FileNotFoundError, match="1-of-2"):
+        join(path, 2)
+    encode_set(PixelTokenizer(fingerprint="bbbb"), pictures(), path, rank=1, world=2, **QUIET)
+    with pytest.raises(FormatError, match="are not shares of one file"):
+        join(path, 2)
+    assert not path.exists()
+
+
+def test_processes_meet_without_a_process_group(tmp_path):
+    processes = [writer(tmp_path, rank, 2) for rank in range(2)]
+    for process in processes:
+        out, problems = process.communicate(timeout=120)
+        assert out.strip() == str(tmp_path / "t.safetensors"), problems
+    assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
+    data = TokenSet(tmp_path / "t.safetensors")
+    assert len(data) == ITEMS and torch.equal(data.__getitems__([0, ITEMS - 1]).index, torch.tensor([0, ITEMS - 1]))
+
+
+def test_a_share_that_a_killed_run_has_left_is_used(tmp_path):
+    path = tmp_path / "t.safetensors"
+    encode_set(PixelTokenizer(), pictures(), path, rank=0, world=2, **QUIET)
+
+    class Once(PixelTokenizer):
+        rows = 0
+
+        def encode(self, media, lengths=None, noise=None):
+            Once.rows += len(media)
+            return super().encode(media)
+
+    other = threading.Thread(target=encode_together, args=(Once(), pictures(), path), kwargs={"rank": 1, "world": 2, **QUIET})
+    other.start()
+    encode_together(Once(), pictures(), path, rank=0, world=2, **QUIET)
+    other.join()
+    assert Once.rows == 6 and len(TokenSet(path)) == 11
+
+
+def test_who_waits_in_vain_says_for_whom(tmp_path):
+    for rank, missing in ((0, r"t\.1-of-2\.safetensors"), (1, r"t\.safetensors")):
+        with pytest.raises(TimeoutError, match=rf"waited 0 s .* for {missing} in .*paths\.cache") as error:
+            encode_together(PixelTokenizer(), pictures(), tmp_path / str(rank) / "t.safetensors", rank=rank, world=2, patience=0.3, **QUIET)
+        assert isinstance(error.value, OSError) and "\n" not in str(error.value)
+
+
+def test_a_set_of_which_nothing_can_be_read_is_said(tmp_path):
+    class Nothing(MemorySet):
+        def __getitems__(self, draws):
+            batch = super().__getitems__(draws)
+            return Batch(batch.media, batch.index + 1, batch.condition)
+
+    data = Nothing(pictures().media, pictures().labels, CLASSES, {"data": "nothing"})
+    with pytest.raises(ValueError, match="none of the 11 items can be read"):
+        encode_set(PixelTokenizer(), data, tmp_path / "t.safetensors", **QUIET)
+    for rank in range(2):
+        encode_set(PixelTokenizer(), data, tmp_path / "t.safetensors", rank=rank, world=2, **QUIET)
+    with pytest.raises(ValueError, match="no item of the set can be read"):
+        join(tmp_path / "t.safetensors", 2)

@@ -1,0 +1,214 @@
+"""The report of a run is one page that stands alone, whatever the folder holds."""
+
+import base64
+import csv
+import json
+import math
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from gentok.report.__main__ import write_report
+from gentok.report.chart import MOST, Line, chart, number, thin
+from gentok.report.run_folder import PICTURES, read_run
+
+ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+VOID = {"meta", "link", "img", "br"}
+
+
+def make_run(folder: Path, levels: int = 1, steps: int = 400, finished: bool = True, hostile: str = "") -> Path:
+    """A run's folder as training leaves it, without the training."""
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "bundle" / "tokenizer").mkdir(parents=True)
+    target = "tokenizer:\n  _target_: gentok.tokenizers.vqgan.VQGAN\n  width: 8\n  codebook:\n    _target_: gentok.codebooks.vq.VQ\n"
+    (folder / "config.yaml").write_text(f"name: digits{hostile}\nsteps: {steps}\nbudget: null\ntask:\n  name: tokenizer\n{target}")
+    books = [f"codebook/{side}_{m}" + (f"_{k}" if levels > 1 else "") for side in ("train", "held_out") for m in ("usage", "perplexity")
+             for k in range(levels)]  # fmt: skip
+    columns = ["step", "epoch", "loss", "lr", "images_per_second", "train/l2", "psnr", *books]
+    with open(folder / "metrics.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for step in range(9, steps, 10):
+            loss = "nan" if step == 19 else math.exp(-step / 60) + 0.01 * (step % 3)
+            row = {"step": step, "epoch": 0, "loss": loss, "lr": 1e-3, "images_per_second": 300, "train/l2": 0.5}
+            writer.writerow(row | {b: min(1.0, step / steps + 0.1) for b in books if "train" in b})
+            if step % 100 == 99:
+                writer.writerow({"step": step, "epoch": 0, "psnr": 10 + step / 50} | {b: step / steps for b in books if "held_out" in b})
+                Image.new("L", (66, 32), step % 255).save(folder / "pictures" / f"reconstructions_{step + 1:07d}.png")
+        file.write("" if finished else "4")  # a row that is being written
+    if finished:
+        words = {"step": steps, "seconds": 75.0, "command": f"python train.py x={hostile}", "metrics": {"psnr": 18.0}}
+        (folder / "metrics.json").write_text(json.dumps(words))
+        header = json.dumps({"encoder.w": {"dtype": "F32", "shape": [3, 5], "data_offsets": [0, 60]}}).encode()
+        (folder / "bundle" / "tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    return folder
+
+
+class Structure(HTMLParser):
+    """Collects what the tests ask for, and that every element is closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.stack, self.urls, self.ids, self.refs, self.headings, self.images = [], [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.stack, f"not closed: {self.stack}"
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        self.urls += [given[k] for k in ("src", "href", "xlink:href", "action", "poster", "srcset") if k in given]
+        self.ids += [given["id"]] if "id" in given else []
+        self.refs += given.get("aria-labelledby", "").split()
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "img":
+            self.images.append(given)
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.stack.pop()
+
+    def handle_endtag(self, tag):
+        assert self.stack and self.stack.pop() == tag, tag
+
+
+@pytest.mark.parametrize("levels, finished", [(1, True), (8, True), (1, False)])
+def test_the_page_stands_alone_and_is_well_formed(tmp_path, levels, finished):
+    text = write_report(make_run(tmp_path / "run", levels, finished=finished)).read_text()
+    page = Structure(text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", text, re.I), "a link to somewhere else"
+    assert all(u.startswith(("data:", "#")) for u in page.urls) and len(page.images) == 4
+    assert all(i["alt"] and int(i["width"]) for i in page.images)
+    assert len(set(page.ids)) == len(page.ids) and {u[1:] for u in page.urls if u[0] == "#"} | set(page.refs) <= set(page.ids)
+    assert page.headings[0] == 1 and all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:]))
+    assert text.count("<svg") == text.count("<desc") > 5 and (">finished<" in text) == finished
+    assert "default-src 'none'" in text
+
+
+def test_the_picture_in_the_page_is_the_picture_of_the_run(tmp_path):
+    run = make_run(tmp_path / "run")
+    urls = [i["src"] for i in Structure(write_report(run).read_text()).images]
+    files = sorted((run / "pictures").iterdir(), reverse=True)
+    assert [base64.b64decode(u.split(",", 1)[1]) for u in urls] == [f.read_bytes() for f in files]
+
+
+def test_pictures_are_capped_in_number_and_size(tmp_path):
+    run = make_run(tmp_path / "run", steps=3000)
+    Image.effect_noise((3000, 2000), 90).save(run / "pictures" / "samples_0000001.png")
+    found = read_run(run)
+    assert [p.step for p in found.pictures["reconstructions"]][:: PICTURES - 1] == [100, 3000]
+    assert len(found.pictures["reconstructions"]) == PICTURES and found.picture_counts["reconstructions"] == 30
+    (large,) = found.pictures["samples"]
+    assert large.width == 1200 and large.height == 800 and len(large.url) < 1_000_000
+
+
+def test_what_the_log_says_is_what_is_drawn(tmp_path):
+    run = read_run(make_run(tmp_path / "run"))
+    assert run.series["psnr"] == [(s, 10 + (s - 1) / 50) for s in (100, 200, 300, 400)]
+    assert run.held_out == {"psnr", "codebook/held_out_usage", "codebook/held_out_perplexity"}
+    assert 20 not in dict(run.series["loss"]) and any("loss: 1 value" in note for note in run.notes)
+    assert run.sizes == {"tokenizer.encoder": 15} and run.steps == 400
+    drawn = chart("x", "PSNR", [Line("held out", run.series["psnr"], "held_out")])
+    data = json.loads(re.search(r'data-lines="([^"]*)"', drawn)[1].replace("&quot;", '"'))
+    assert [p[2:] for p in data[0]["points"]] == [["100", "11.98"], ["200", "13.98"], ["300", "15.98"], ["400", "17.98"]]
+    heights = [p[1] for p in data[0]["points"]]
+    assert heights == sorted(heights, reverse=True), "what grows goes up"
+
+
+def test_thinning_keeps_the_extremes_and_the_ends():
+    points = [(i, math.sin(i / 700)) for i in range(20_000)] + [(20_000, 9.0), (20_001, -9.0)]
+    kept = thin(points)
+    assert len(kept) <= MOST + 2 and kept[0] == points[0] and kept[-1] == points[-1] and (20_000, 9.0) in kept
+    assert thin(points[:MOST]) == points[:MOST]
+
+
+CURVES = [[(0, 0.0)], [(5, 3.0)], [(1, 1e-9), (2, 1e9)], [(1, -5.0), (2, -5.0)], [(1, 1.0), (2, 1.0 + 1e-12)]]
+
+
+@pytest.mark.parametrize("points", CURVES)
+@pytest.mark.parametrize("how", [{}, {"zero": True}, {"may_log": True}])
+def test_every_curve_can_be_drawn(points, how):
+    drawn = chart("x", "x", [Line("x", points)], **how)
+    numbers = [float(v) for v in re.findall(r' (?:x|y|x1|x2|y1|y2|cx|cy)="([^"]+)"', drawn)]
+    assert all(math.isfinite(v) and -1 <= v <= 481 for v in numbers)
+
+
+@pytest.mark.parametrize("value, text", [(0.0362884, "0.03629"), (21.708, "21.71"), (1204.0, "1,204"), (2e-5, "2e\u221205"), (0.0, "0")])
+def test_numbers_are_short(value, text):
+    assert number(value) == text
+
+
+def test_text_of_a_stranger_stays_text(tmp_path):
+    text = write_report(make_run(tmp_path / "run", hostile="<script>alert(1)</script>")).read_text()
+    assert "<script>alert" not in text and "&lt;script&gt;alert" in text
+
+
+def test_damaged_files_are_noted_and_the_rest_is_shown(tmp_path):
+    run = make_run(tmp_path / "run")
+    for name in ("metrics.json", "bundle/bundle.json", "bundle/tokenizer/model.safetensors", "pictures/reconstructions_0000100.png"):
+        (run / name).write_text("{ broken")
+    (run / "config.yaml").write_text("a: [")
+    text = write_report(run).read_text()
+    assert text.count("could not be read") == 5 and text.count("<img") == 3 and ">Loss<" in text
+
+
+def test_a_folder_with_a_configuration_alone_is_a_run_that_has_just_begun(tmp_path):
+    (tmp_path / "config.yaml").write_text("name: new\n")
+    assert "unfinished" in write_report(tmp_path).read_text()
+
+
+def test_a_wrong_path_is_answered_in_one_line(tmp_path):
+    make_run(tmp_path / "runs" / "a")
+    (tmp_path / "file").write_text("")
+    for words, wanted in [
+        ([str(tmp_path / "nothing")], "there is no run"),
+        ([str(tmp_path / "runs")], str(tmp_path / "runs" / "a")),
+        ([], "which run?"),
+        ([str(tmp_path / "runs" / "a"), f"out={tmp_path / 'file' / 'x.html'}"], "out=FILE"),
+    ]:
+        command = [sys.executable, "-m", "gentok.report", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        assert done.returncode != 0 and done.stderr.count("\n") == 1 and wanted in done.stderr, done.stderr
+
+
+PROBE = """<script>
+const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
+svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 20 }));
+const out = { lines: [...document.querySelectorAll("polyline.line")].map((p) => p.points.numberOfItems),
+  tall: [...document.querySelectorAll("polyline.line")].filter((p) => p.getBBox().width > 0).length,
+  inside: (() => { const t = document.querySelector(".tip").getBoundingClientRect();
+    return t.top >= box.top && t.bottom <= box.bottom && t.left >= 0 && t.right <= window.innerWidth; })(),
+  tip: document.querySelector(".tip").textContent, shown: !document.querySelector(".tip").hidden,
+  images: [...document.images].every((i) => i.complete && i.naturalWidth > 0),
+  wide: document.documentElement.scrollWidth <= window.innerWidth,
+  requests: performance.getEntriesByType("resource").filter((e) => !e.name.startsWith("data:")).length };
+document.body.setAttribute("data-probe", JSON.stringify(out));
+</script></body>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install -y chromium")
+@pytest.mark.parametrize("levels, width", [(1, 1280), (8, 500)])
+def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width):
+    out = write_report(make_run(tmp_path / "run", levels), tmp_path / "page.html")
+    out.write_text(out.read_text().replace("</body>", PROBE))
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"]
+    done = subprocess.run([*command, out.as_uri()], capture_output=True, text=True, timeout=120)
+    assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    probe = re.search(r'data-probe="([^"]*)"', done.stdout)
+    assert probe, "the page's script did not run to its end"
+    seen = json.loads(probe[1].replace("&quot;", '"'))
+    assert len(seen["lines"]) >= 5 and min(seen["lines"]) >= 4 and seen["tall"] == len(seen["lines"])
+    assert seen["shown"] and seen["inside"] and "step" in seen["tip"] and "train" in seen["tip"]
+    assert seen["images"] and seen["wide"] and seen["requests"] == 0
