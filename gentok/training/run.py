@@ -37,10 +37,9 @@ _log = logging.getLogger("gentok.training")
 def precision(choice: str, accelerator: str) -> str:
     """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
     if choice != "auto":
-        if choice not in ("bf16-mixed", "32-true", "64-true"):
+        if choice not in ("bf16-mixed", "32-true"):
             raise ConfigError(
-                f"trainer.precision={choice}: choose auto, bf16-mixed, 32-true or 64-true "
-                "(float16 needs loss scaling, which gentok does not do)"
+                f"trainer.precision={choice}: choose auto, bf16-mixed or 32-true (float16 needs loss scaling, which gentok does not do)"
             )
         return choice
     if accelerator != "cpu" and torch.cuda.is_available():
@@ -97,7 +96,7 @@ def train(config: dict[str, Any]) -> Path:
     from gentok.training.checkpoint import Stopped
     from gentok.training.resume import check_same_run, find, read
 
-    if config["print_config"]:
+    if config["print_config"] and is_first():
         from gentok.training.show import show_config
 
         show_config(config)
