@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import sys
@@ -86,10 +85,10 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     patient_threads()
-    jobs: list[tuple[Path, bool]] = []
-    sys.argv[1:] = shell_words(sys.argv[1:])
     _resolvers()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # its errors come here, instead of out in many lines
+    jobs: list[tuple[Path, bool]] = []
+    sys.argv[1:] = shell_words(sys.argv[1:])
 
     def attempt(config: Any) -> str | None:
         try:
@@ -125,7 +124,9 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"gentok: {_explained(error, name, sys.argv[1:])}", file=sys.stderr)
+        from gentok.mistakes import explained
+
+        print(f"gentok: {explained(error, sys.argv[1:], conf_dir(), lambda rest: _keys(name, rest))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("gentok: interrupted", file=sys.stderr)
@@ -170,6 +171,27 @@ def _own_folder(config: Any) -> Path | None:
     return folder
 
 
+def _keys(name: str, words: list[str]) -> list[str]:
+    """All keys of the configuration as these words of the command line compose it, or as it is where they cannot."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+
+    def flat(tree: Any, above: str = "") -> list[str]:
+        below = [(f"{above}{key}", value) for key, value in tree.items()] if isinstance(tree, dict) else []
+        return [key for path, value in below for key in (path, *flat(value, path + "."))]
+
+    for overrides in (words, []):
+        GlobalHydra.instance().clear()
+        try:
+            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
+                return flat(OmegaConf.to_container(hydra.compose(name, overrides), resolve=False))
+        except HydraException:  # another mistake beside this one
+            continue
+    return []
+
+
 def _resolvers() -> None:
     from omegaconf import OmegaConf
 
@@ -182,7 +204,7 @@ def _run_id() -> str:
     job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
     if job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # not a shell, in which there may be many runs
         task = os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"slurm-{job}" + (f"_{task}" if task else "")
+        return f"slurm_{job}" + (f"_{task}" if task else "")
     elastic = os.environ.get("TORCHELASTIC_RUN_ID")
     if elastic and elastic != "none":
         return elastic
@@ -200,68 +222,6 @@ def _run_id() -> str:
             return f"torchrun-{parent}"
         moment = booted + ticks / os.sysconf("SC_CLK_TCK")  # when torchrun was started
     return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(moment))
-
-
-# ------------------------------------------------------------------------------------------------- mistakes on the command line
-
-
-def _explained(error: Exception, name: str, words: list[str]) -> str:
-    """One line for what Hydra found wrong with the command line."""
-    text = str(error)
-    if found := re.search(r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']*)'", text):
-        key = found[1]
-        if "already at" in text:
-            return f"the key {key!r} exists: write {key}=..., without the plus"
-        return f"there is no key {key!r}{_near(key, _keys(name, words, key))}"
-    if found := re.search(r"Could not find '([^']*)'", text):
-        group, _, choice = found[1].partition("/")
-        folder = conf_dir() / group
-        there = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
-        shown = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)  # those of a user's own folders too
-        there = list(dict.fromkeys([*there, *(shown[1].split() if shown else [])]))
-        if there:
-            return f"there is no {group} {choice!r}{_near(choice, there)}"
-        return f"there is no configuration {found[1]!r}"
-    if type(error).__name__ == "OverrideParseException":
-        word = getattr(error, "override", None) or next((w for w in words if "=" not in w and not w.startswith("-")), "")
-        return f"cannot read {word!r}: expected key=value, with quotes around values that hold spaces, commas, = or brackets"
-    if found := re.search(r"^(\S+) appears more than once", text):
-        return f"{found[1]} is chosen already: write {found[1]}=..., without the plus"
-    if found := re.search(r"Interpolation key '([^']*)' not found", text):
-        return f"the value of {getattr(error, 'full_key', None) or 'a key'} refers to {found[1]!r}, which does not exist"
-    return " ".join(text.splitlines()[0].split())
-
-
-def _near(word: str, names: list[str]) -> str:
-    from gentok.build import nearest_name
-
-    ends = [n for n in names if n.replace("/", ".").rsplit(".", 1)[-1] == word.replace("/", ".").rsplit(".", 1)[-1]]
-    close = difflib.get_close_matches(word, ends, n=1, cutoff=0.3) or ends[:1]
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return nearest_name(word, names if len(names) < 40 or difflib.get_close_matches(word, names) else [])
-
-
-def _keys(name: str, words: list[str], wrong: str) -> list[str]:
-    """All keys of the configuration as the other words of the command line compose it."""
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException
-    from omegaconf import OmegaConf
-
-    def flat(tree: Any, above: str = "") -> list[str]:
-        below = [(f"{above}{key}", value) for key, value in tree.items()] if isinstance(tree, dict) else []
-        return [key for path, value in below for key in (path, *flat(value, path + "."))]
-
-    rest = [w for w in words if "=" in w and not w.startswith(("-", "hydra.", wrong + "="))]
-    for overrides in (rest, []):
-        GlobalHydra.instance().clear()
-        try:
-            with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-                return flat(OmegaConf.to_container(hydra.compose(name, overrides), resolve=False))
-        except HydraException:  # another mistake beside this one
-            continue
-    return []
 
 
 def train() -> None:

@@ -27,6 +27,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "generators": {*BASE, "flow", "nn", "layouts"},
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
     "build": set(),
+    "mistakes": {"build"},
     "bundle": {*BASE, "build", "sampling"},
 }
 ANYTHING = {"training", "evaluate", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}

@@ -19,7 +19,7 @@ def check_loggers(settings: Mapping[str, Any]) -> None:
 
 
 def loggers(settings: Mapping[str, Any], run: Path, start: int = 0) -> list[Any]:
-    """Lightning's loggers as config["logger"] chooses them, writing into `run`. start: the step that a resumed run goes on from."""
+    """Loggers as config["logger"] chooses them, writing into `run`. start: the step that a resumed run goes on from."""
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
     from gentok.training.metrics_file import MetricsFile

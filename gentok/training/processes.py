@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import inspect
 import os
-import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from gentok.build import ConfigError
 
-__all__ = ["is_first", "check_devices", "strategy", "made_by_first"]
+__all__ = ["is_first", "running", "check_devices", "strategy"]
 
 
 def is_first() -> bool:
@@ -29,6 +27,18 @@ def is_first() -> bool:
         if name in os.environ:
             return os.environ[name] == "0" and os.environ.get("NODE_RANK", "0") == "0"
     return os.environ.get("NODE_RANK", "0") == "0"
+
+
+def running() -> tuple[int, int, str]:
+    """(rank, world, device) of the processes that run now, before Lightning starts others: more than one where torchrun or srun did."""
+    environment = os.environ
+    local = int(environment.get("LOCAL_RANK", environment.get("SLURM_LOCALID", 0)))
+    device = f"cuda:{local % max(1, torch.cuda.device_count())}"
+    if "TORCHELASTIC_RUN_ID" in environment:
+        return int(environment["RANK"]), int(environment["WORLD_SIZE"]), device
+    if "SLURM_PROCID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
+        return int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]), device
+    return 0, 1, device
 
 
 def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:
@@ -68,14 +78,3 @@ def strategy(settings: Mapping[str, Any]) -> Any:
     known = inspect.signature(torch.nn.parallel.DistributedDataParallel).parameters
     silent = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}  # renamed by torch
     return DDPStrategy(find_unused_parameters=settings["find_unused"], **silent)
-
-
-def made_by_first(path: Path, make: Callable[[], Any], patience: float = 1.0) -> None:
-    """Has the first process make the file `path`, whole or not at all; the others wait until it is there."""
-    if path.is_file():
-        return
-    if is_first():
-        make()
-        return
-    while not path.is_file():
-        time.sleep(patience)

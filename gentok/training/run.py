@@ -25,7 +25,7 @@ from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
-from gentok.training.processes import check_devices, is_first, made_by_first, strategy
+from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]
 
@@ -93,19 +93,18 @@ def train(config: dict[str, Any]) -> Path:
 
     import lightning as L
 
+    from gentok.training.checkpoint import Stopped
+    from gentok.training.resume import check_same_run, find, read
+
     if config["print_config"] and is_first():
         from gentok.training.show import show_config
 
         show_config(config)
-    from gentok.training.checkpoint import Stopped
-    from gentok.training.resume import check_same_run, find, read
-
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")  # frozen parts are
     warnings.filterwarnings("ignore", message=".*WeightAveraging callback with a model that overrides.*")
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its greetings and tips are not ours
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization.*")  # after the update is what is wanted
     warnings.filterwarnings("ignore", message=".*Trying to infer the `batch_size`.*")
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     run = config["paths"]["run"] = os.environ.pop(FOLDER, config["paths"]["run"])
@@ -199,20 +198,21 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
-    from gentok.data.tokens import TokenSet, cache_name, encode_set
+    from gentok.data.together import encode_together
+    from gentok.data.tokens import TokenSet, cache_name
 
     tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")
+    rank, world, device = running()
+    if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
+        device = "cpu"
     sets = []
     for split, views in ((data.train, settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
         path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
-        device = "cuda" if torch.cuda.is_available() and config["trainer"]["accelerator"] != "cpu" else "cpu"
-
-        def encode(split: Any = split, path: Path = path, device: str = device, how: dict[str, Any] = how) -> None:
-            encode_set(tokenizer.to(device).tokenizer, split, path, batch_size=settings["encode_batch"], device=device, **how)
-
-        made_by_first(path, encode)
+        if not path.is_file():
+            model = tokenizer.to(device).tokenizer
+            encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
         sets.append(TokenSet(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
 

@@ -14,17 +14,22 @@ from gentok.training.module import GentokModule
 from gentok.training.run import train
 
 STEPS, HALF = 6, 3
-QUIET = ["trainer.progress_bar=false", "logger.tensorboard=false", "trainer.log_every=1", "trainer.validate_every=2", f"steps={STEPS}",
-         f"trainer.checkpoint_every={HALF}", "budget=null", "batch_size=16", "data.held_out=2", "task.augment.shift=1"]  # fmt: skip
+QUIET = ["print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false", "trainer.log_every=1", "trainer.validate_every=2",
+         f"steps={STEPS}", f"trainer.checkpoint_every={HALF}", "budget=null", "batch_size=16", "data.held_out=2",
+         "task.augment.shift=1"]  # fmt: skip
 TOKENIZER = ["tokenizer.width=8", "task.pictures=2"]
 SMALL = [*TOKENIZER, "experiment=mnist5k/vq", "codebook.vocab_size=32"]
 GENERATOR = ["generator.width=32", "generator.depth=1", "generator.heads=2", "task.pictures=10", "generator.dropout=0.1"]
+PATCH = "discriminator.adversaries.patch"
+VQGAN = ["experiment=mnist5k/vqgan", *TOKENIZER, "codebook.vocab_size=32", f"{PATCH}.network.width=4"]
 CASES: dict[str, list[str]] = {
     "vq by gradient": [*SMALL, "codebook=vq", "codebook.revive_below=0.5"],
     "vq by averages": [*SMALL, "codebook.revive_below=0.5", "codebook.kmeans_start=2"],
     "residual with dropout": [*TOKENIZER, "codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32"],
     "residual of the library": [*TOKENIZER, "codebook=library_residual", "codebook.options.codebook_size=32",
                                 "codebook.options.quantize_dropout=true"],
+    "vqgan with a discriminator": [*VQGAN, f"{PATCH}.start=2"],
+    "vqgan accumulated": [*VQGAN, f"{PATCH}.start=1", "trainer.accumulate=2"],
     "accumulated": [*SMALL, "trainer.accumulate=2"],
     "workers": [*SMALL, "trainer.workers=2"],
     "without averages": [*SMALL, "callbacks.ema=null"],

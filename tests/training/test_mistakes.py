@@ -69,8 +69,8 @@ NAMES = ["SLURM_ARRAY_JOB_ID", "SLURM_JOB_ID", "SLURM_JOB_NAME", "SLURM_ARRAY_TA
     "environment, name",
     [
         ({}, r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d"),
-        ({"SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "train"}, "slurm-71"),
-        ({"SLURM_JOB_ID": "72", "SLURM_ARRAY_JOB_ID": "71", "SLURM_ARRAY_TASK_ID": "3"}, "slurm-71_3"),
+        ({"SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "train"}, "slurm_71"),
+        ({"SLURM_JOB_ID": "72", "SLURM_ARRAY_JOB_ID": "71", "SLURM_ARRAY_TASK_ID": "3"}, "slurm_71_3"),
         ({"SLURM_JOB_ID": "71", "SLURM_JOB_NAME": "bash"}, r"\d{4}-.*"),
         ({"TORCHELASTIC_RUN_ID": "nightly"}, "nightly"),
         ({"TORCHELASTIC_RUN_ID": "none"}, r"\d{4}-.*|torchrun-\d+"),

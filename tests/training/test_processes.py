@@ -16,7 +16,7 @@ from two_processes import RUNS
 from gentok.bundle import load
 from gentok.cli import compose
 from gentok.training.loader import held_out_loader
-from gentok.training.processes import check_devices, is_first, made_by_first
+from gentok.training.processes import check_devices, is_first, running
 from gentok.training.run import train
 
 pytest.importorskip("mlxtend")
@@ -160,11 +160,19 @@ def test_who_is_first_is_read_from_the_environment(monkeypatch):
     assert not is_first()
 
 
-def test_the_others_wait_for_the_first(monkeypatch, tmp_path):
-    import gentok.training.processes as processes
-
-    made, naps = tmp_path / "made", []
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setattr(processes.time, "sleep", lambda seconds: naps.append(seconds) or (len(naps) == 3 and made.write_text("")))
-    made_by_first(made, lambda: pytest.fail("made by another process"))
-    assert len(naps) == 3
+@pytest.mark.parametrize(
+    "environment, expected",
+    [
+        ({}, (0, 1)),
+        ({"LOCAL_RANK": "1"}, (0, 1)),  # started by Lightning, when all is encoded
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}, (3, 4)),
+        ({"SLURM_PROCID": "2", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0"}, (2, 8)),
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}, (0, 1)),
+    ],
+)
+def test_who_runs_now_is_read_from_the_environment(monkeypatch, environment, expected):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert running()[:2] == expected

@@ -63,7 +63,8 @@ def main(root: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
     child = os.fork()
-    os.environ["LOCAL_RANK"] = str(int(child == 0))
+    rank = str(int(child == 0))  # as torchrun says it
+    os.environ.update(TORCHELASTIC_RUN_ID="two", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0", RANK=rank, LOCAL_RANK=rank)
     TokenizerTask.on_train_batch_end = agree
     try:
         for name, words in RUNS.items():

@@ -1,0 +1,48 @@
+"""What Hydra says about a mistake on the command line, in one line and with the right word. Needs no hydra: it reads the messages."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from gentok.build import nearest_name
+
+__all__ = ["explained"]
+
+
+def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[list[str]], list[str]]) -> str:
+    """One line for what Hydra found wrong with `words`. conf: the folder of configurations; keys: all keys that other words give."""
+    text = str(error)
+    if found := re.search(r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']*)'", text):
+        key = found[1]
+        rest = [w for w in words if "=" in w and not w.startswith(("-", "hydra.", key + "="))]
+        if "already at" in text:
+            return f"the key {key!r} exists: write {key}=..., without the plus"
+        return f"there is no key {key!r}{_near(key, keys(rest))}"
+    if found := re.search(r"Could not find '([^']*)'", text):
+        group, _, choice = found[1].partition("/")
+        folder = conf / group
+        there = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
+        shown = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)  # those of a user's own folders too
+        there = list(dict.fromkeys([*there, *(shown[1].split() if shown else [])]))
+        if there:
+            return f"there is no {group} {choice!r}{_near(choice, there)}"
+        return f"there is no configuration {found[1]!r}"
+    if type(error).__name__ == "OverrideParseException":
+        word = getattr(error, "override", None) or next((w for w in words if "=" not in w and not w.startswith("-")), "")
+        return f"cannot read {word!r}: expected key=value, with quotes around values that hold spaces, commas, = or brackets"
+    if found := re.search(r"^(\S+) appears more than once", text):
+        return f"{found[1]} is chosen already: write {found[1]}=..., without the plus"
+    if found := re.search(r"Interpolation key '([^']*)' not found", text):
+        return f"the value of {getattr(error, 'full_key', None) or 'a key'} refers to {found[1]!r}, which does not exist"
+    return " ".join(text.splitlines()[0].split())
+
+
+def _near(word: str, names: list[str]) -> str:
+    ends = [n for n in names if n.replace("/", ".").rsplit(".", 1)[-1] == word.replace("/", ".").rsplit(".", 1)[-1]]
+    close = difflib.get_close_matches(word, ends, n=1, cutoff=0.3) or ends[:1]
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return nearest_name(word, names if len(names) < 40 or difflib.get_close_matches(word, names) else [])
