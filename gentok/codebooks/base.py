@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from gentok.distributed import all_gather
 from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Quantized
+from gentok.tokens import ABSENT, UNKNOWN, Grid, Quantized, Raster
 
 __all__ = ["BaseCodebook", "SingleLevel", "draw_vectors", "fill", "float32", "nearest_rows", "no_autocast", "row_mean", "share_used",
            "straight_through"]  # fmt: skip
@@ -159,6 +159,11 @@ class BaseCodebook(nn.Module):
         for module in (self.project_in, self.project_out):
             if module is not None:
                 module.reset_parameters()
+
+    def grid(self, h: int, w: int) -> Grid:
+        """Where the codes of a feature map of h x w cells (M = h * w, row by row) lie: on the same raster. Raises ValueError with a line where
+        such a map does not fit the codebook."""
+        return Raster(h, w)
 
     @property
     def device(self) -> torch.device:
