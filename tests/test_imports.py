@@ -15,7 +15,8 @@ BASE = {"tokens", "noise", "distributed"}
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "noise": set(),
     "distributed": set(),
-    "tokens": {"noise"},
+    "words": {"noise"},
+    "tokens": {"noise", "words"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},
     "nn": {*BASE, "flow"},
@@ -103,6 +104,8 @@ def test_imports_follow_the_directions():
         ("samplers/x.py", "from gentok.generators.autoregressive import Autoregressive"),
         ("tokenizers/x.py", "from gentok import samplers"),
         ("tokens.py", "from gentok.layouts import Layout"),
+        ("words/x.py", "from gentok.tokens import Tokens"),
+        ("generators/x.py", "from gentok.words.spec import TokenSpec"),
         ("nn/x.py", "import lightning as L"),
         ("training/x.py", "import hydra"),
         ("metrics/x.py", "import torchmetrics"),
