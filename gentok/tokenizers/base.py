@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from gentok.tokens import Raster, TokenSpec
+from gentok.tokens import Latents, Raster, TokenSpec
 
-__all__ = ["check_images", "sized_spec"]
+__all__ = ["check_images", "check_latents", "sized_spec"]
 
 
 def check_images(media: Tensor, channels: int, stride: int) -> None:
@@ -20,6 +20,15 @@ def check_images(media: Tensor, channels: int, stride: int) -> None:
     h, w = media.shape[2:]
     if h % stride or w % stride or not h or not w:
         raise ValueError(f"this tokenizer takes heights and widths that {stride} divides, got {h} x {w}: resize, pad or crop the images")
+
+
+def check_latents(latents: Latents, spec: TokenSpec) -> None:
+    """Raises ValueError unless these are latents [B, D, h * w] of a raster, of the width of `spec`."""
+    if not isinstance(latents, Latents):
+        raise ValueError(f"this tokenizer decodes Latents of width {spec.width}; got {type(latents).__name__}")
+    grid, shape = latents.spec.grid, tuple(latents.values.shape)
+    if not isinstance(grid, Raster) or len(shape) != 3 or shape[1:] != (spec.width, grid.positions):
+        raise ValueError(f"this tokenizer decodes latents [B, {spec.width}, h * w] of a raster; got {shape} on {grid}")
 
 
 def sized_spec(spec: TokenSpec, media: Tensor, stride: int) -> TokenSpec:

@@ -1,4 +1,4 @@
-"""task=tokenizer: media -> codes -> media, trained by the tokenizer's own losses."""
+"""task=tokenizer: media -> codes (or latents) -> media, trained by the tokenizer's own losses."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gentok.codebooks.library import Library
 from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr
-from gentok.tokens import Batch, ConditionSpec, TokenizerOutput
+from gentok.tokens import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
 from gentok.training.module import GentokModule
 from gentok.training.watch import Collapse
 
@@ -32,7 +32,8 @@ class TokenizerTask(GentokModule):
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.collapse = Collapse(self.config["callbacks"]["collapse_below"], self.config["callbacks"]["collapse_steps"])
-        self.health = {part: CodebookHealth(self.tokenizer.spec.vocab_sizes) for part in ("train", "held_out")}
+        sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
+        self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
         self.pictures: Tensor | None = None
 
     def _check_frozen(self) -> None:
@@ -53,7 +54,7 @@ class TokenizerTask(GentokModule):
         output = forward()
         terms = self.terms(batch, output)
         loss = torch.stack(list(terms.values())).sum()
-        self.health["train"].update(output.tokens.codes)
+        self._count_codes("train", output.tokens)
         self.log_step(loss, terms, len(batch.media), "images", again=forward)
         if self.global_step % self.config["trainer"]["log_every"] == 0 and self.global_step:
             self._log_health("train")
@@ -64,12 +65,15 @@ class TokenizerTask(GentokModule):
         return output.losses
 
     def on_validation_epoch_start(self) -> None:
-        self.health["held_out"].reset()
+        if self.health:
+            self.health["held_out"].reset()
 
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokenizer.encode(batch.media)
         reconstruction = self.tokenizer.decode(tokens)
-        self.health["held_out"].update(tokens.codes)
+        self._count_codes("held_out", tokens)
+        if isinstance(tokens, Latents):
+            self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
         self.log("psnr", psnr(reconstruction, batch.media).mean(), batch_size=len(batch.media), prog_bar=True, sync_dist=True)
         if step == 0:
             n = self.config["task"]["pictures"]
@@ -79,7 +83,13 @@ class TokenizerTask(GentokModule):
     def on_validation_epoch_end(self) -> None:
         self._log_health("held_out")
 
+    def _count_codes(self, part: str, tokens: Tokens | Latents) -> None:
+        if isinstance(tokens, Tokens):
+            self.health[part].update(tokens.codes)
+
     def _log_health(self, part: str) -> None:
+        if not self.health:
+            return
         health = self.health[part].compute()
         for name, value in health.scalars(f"codebook/{part}_").items():
             self.log(name, value)
@@ -89,12 +99,14 @@ class TokenizerTask(GentokModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        counts = {key: [all_sum(c) for c in value] for key, value in self.health["train"].state_dict().items()}  # of all processes
+        counts = {}
+        if self.health:
+            counts = {key: [all_sum(c) for c in value] for key, value in self.health["train"].state_dict().items()}  # of all processes
         checkpoint["training"] |= {"health": counts, "collapse": self.collapse.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        if rank() == 0:  # which then counts for all
+        if self.health and rank() == 0:  # which then counts for all
             self.health["train"].load_state_dict(checkpoint["training"]["health"])
         self.collapse.load_state_dict(checkpoint["training"]["collapse"])
 

@@ -76,6 +76,8 @@ class TokenSpec:
     def exists(self, positions: int | None = None) -> Tensor:
         """bool [K, N]: the cells that the spec has (all of them unless there are strides)."""
         n = torch.arange(self.positions if positions is None else positions)
+        if not self.levels:
+            return torch.zeros(0, len(n), dtype=torch.bool)
         return torch.stack([n % stride == 0 for stride in self.strides or (1,) * self.levels])
 
     def same_codes(self, other: TokenSpec) -> bool:
