@@ -29,7 +29,7 @@ from gentok import __version__
 from gentok.build import ConfigError, build
 from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
 
-__all__ = ["FORMAT", "Bundle", "load", "save", "stamp", "build_tokenizer", "build_generator"]
+__all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "portable"]
 
 FORMAT = 1
 _TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
@@ -89,6 +89,28 @@ def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: C
     )
 
 
+def portable(tokenizer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
+    """`config` as it rebuilds `tokenizer` anywhere: one that was loaded from elsewhere (its `portable`) names no place any more."""
+    change = getattr(tokenizer, "portable", None)
+    return dict(config) if change is None else change(config)
+
+
+def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Iterable[str] = ()) -> Bundle:
+    """A tokenizer that others trained (gentok/tokenizers/pretrained), as the bundle that it would be, with fingerprints, in eval mode.
+
+    Raises ConfigError where `config` is of a tokenizer that has to be trained first.
+    """
+    tokenizer = build_tokenizer({**config, "media_shape": config.get("media_shape") or list(media_shape)}, trust)
+    if not hasattr(tokenizer, "portable"):
+        raise ConfigError(
+            f"{type(tokenizer).__name__} as configured has random weights: train it with task=tokenizer, then give its bundle by "
+            "tokenizer=from_bundle tokenizer.ckpt=PATH"
+        )
+    config = portable(tokenizer, {**config, "media_shape": list(tokenizer.spec.media_shape)})
+    stamp(tokenizer, config)
+    return Bundle("tokenizer", tokenizer.eval().requires_grad_(False), None, ConditionSpec(), _without_training(config))
+
+
 def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
     """Puts fingerprints into tokenizer.spec and returns it: `encode` over every tensor and setting that codes depend on (all but the
     submodules named in tokenizer.decode_only), `decode` over the rest. Tensors count as float32."""
@@ -97,7 +119,7 @@ def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
     for name, value in tokenizer.state_dict().items():
         part = decode_state if name.split(".")[0] in decode_only else encode_state
         part[name] = value.float() if value.is_floating_point() else value
-    settings = {key: value for key, value in config.items() if key not in _TRAINING_ONLY}
+    settings = {key: value for key, value in portable(tokenizer, config).items() if key not in _TRAINING_ONLY}
     spec = replace(tokenizer.spec, encode_fingerprint="", decode_fingerprint="")
     encode = fingerprint(settings, spec.to_dict(), encode_state)
     tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))
@@ -124,7 +146,7 @@ def save(
     """
     from safetensors.torch import save_file
 
-    path = Path(path)
+    path, tokenizer_config = Path(path), portable(tokenizer, tokenizer_config)
     if path.exists() and not (path / "bundle.json").is_file() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is no bundle: choose another path, or move it away")
     kept = tokenizer.spec

@@ -3,6 +3,7 @@
 Everything is built on the meta device. FLOPs (a multiply-add counts two) are counted by torch.utils.flop_counter: of a training step as
 three forward passes of the batch (forward, and backward at twice that), of a sample as the network calls of the sampler, with the
 decoder. Memory is the training state in float32 (weights, gradients, two Adam moments, averaged weights), without activations.
+Discriminators have lines of their own: the totals, FLOPs and memory are the tokenizer's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from gentok.build import ConfigError, resolve
 from gentok.bundle import build_generator, build_tokenizer
 from gentok.generators.base import Causal
 from gentok.sampling import pick_sampler
-from gentok.tokens import ClassSpec, ConditionSpec, Tokens, TokenSpec
+from gentok.tokens import ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
 
 __all__ = ["describe"]
 
@@ -80,13 +81,15 @@ def _tokenizer(config: Mapping[str, Any]) -> nn.Module:
     return build_tokenizer(settings, config["trust"])
 
 
-def _row(spec: TokenSpec, batch: int) -> Tokens:
+def _row(spec: TokenSpec, batch: int) -> Tokens | Latents:
+    if not spec.levels:
+        return Latents(torch.empty(batch, spec.width, spec.positions), spec)
     return Tokens(torch.empty(batch, spec.levels, spec.positions, dtype=torch.int64), spec)
 
 
 def _sizes(spec: TokenSpec) -> tuple[int, float]:
     with torch.device("cpu"):
-        return int(spec.exists().sum()), spec.bits
+        return int(spec.exists().sum()) if spec.levels else spec.positions, spec.bits
 
 
 def _common(table: list[tuple[str, str]], parts: Mapping[str, int], spec: TokenSpec, trained: int, averaged: bool) -> None:
@@ -97,15 +100,33 @@ def _common(table: list[tuple[str, str]], parts: Mapping[str, int], spec: TokenS
     table.append(("training state (weights, gradients, ...)", f"{trained * 4 * (5 if averaged else 4) / 2**20:,.0f} MiB"))
 
 
+def _discriminators(config: Mapping[str, Any]) -> dict[str, int]:
+    """Parameters of each discriminator of a training, which no bundle holds."""
+    if not config.get("discriminator"):
+        return {}
+    from gentok.training.adversarial_task import build_adversaries
+
+    adversaries = build_adversaries(config["discriminator"], _media_shape(config)[0], config["trust"])
+    return {f"discriminator.{name}": _count(part) for name, part in adversaries.parts.items()}
+
+
+def _decode_flops(tokenizer: nn.Module) -> int:
+    try:
+        return _flops(tokenizer.decode, _row(tokenizer.spec, 1))
+    except ValueError:  # an encoder alone
+        return 0
+
+
 def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     tokenizer = _tokenizer(config).eval()
     media = torch.empty(1, *_media_shape(config))
     spec, total = tokenizer.spec, _count(tokenizer)
     encode = _flops(tokenizer.encode, media)
-    decode = _flops(tokenizer.decode, _row(spec, 1))
+    decode, judges = _decode_flops(tokenizer), _discriminators(config)
     step = 3 * (encode + decode) * config["batch_size"]
     parts, table = _parts(tokenizer), []
     _common(table, {**parts, "tokenizer": total}, spec, total, config["callbacks"]["ema"] is not None)
+    table += [(f"parameters, {name}", f"{count:,}") for name, count in judges.items()]
     table += [
         ("FLOPs per training step", f"{step:.3e}"),
         ("FLOPs to encode one item", f"{encode:.3e}"),
@@ -113,7 +134,7 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     ]
     tokens, bits = _sizes(spec)
     report = {
-        "parts": parts, "generator": 0, "tokenizer": total, "tokens": tokens, "bits": bits,
+        "parts": parts, "generator": 0, "tokenizer": total, "discriminators": judges, "tokens": tokens, "bits": bits,
         "flops_train_step": step, "flops_sample": decode,
     }  # fmt: skip
     return report, table
@@ -133,7 +154,7 @@ def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
         tokenizer = build_tokenizer(json.loads(document.read_text())["tokenizer"]["config"], config["trust"]).eval()
     tokenizer_parts, tokenizer_total = _parts(tokenizer), _count(tokenizer)
     spec: TokenSpec = tokenizer.spec
-    decode = _flops(tokenizer.decode, _row(spec, 1))
+    decode = _decode_flops(tokenizer)
     condition_spec = _condition_spec(config)
     generator = build_generator(config["generator"], tokenizer, condition_spec, config["trust"]).eval()
     total = _count(generator)

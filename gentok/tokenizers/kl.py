@@ -1,12 +1,12 @@
-"""KL-regularised autoencoder (Rombach et al., "Latent diffusion", arXiv 2112.10752, section 3.1 and appendix G; KL-16 of MAR, arXiv 2406.11838).
+"""KL-regularised autoencoder of latent diffusion (Rombach et al., arXiv 2112.10752, section 3.1 and appendix G).
 
     mean, log_variance = encoder(media);   z = mean + exp(log_variance / 2) * normal;   reconstruction = decoder(z)
     loss = reconstruction terms + weight * KL(N(mean, variance) | N(0, 1))
     Latents = (z - shift) / scale        so that what models them sees about unit variance (appendix G)
 
-Deviations: the paper sums squared errors, perceptual terms and KL over an item, here all are means per value of the media (C * H * W), which
-leaves their ratio, hence the meaning of `weight`, as published. The paper takes `scale` from the first batch and knows no `shift`; here both
-are running averages over training, so they belong to the encoder that the bundle holds; `scaling` fixes them as a published number does.
+Deviations: the release sums errors, perceptual terms and KL over an item, here all are means per value of the media (C * H * W), which
+leaves their ratio, hence the meaning of `weight`, as published. The paper takes `scale` from the first batch and knows no `shift`; here
+both are running averages over training, so they belong to the encoder that the bundle holds; `scaling` fixes them as a published number.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class KL(nn.Module):
         return self._media(tokens.values * scale + shift, tokens.spec.grid).clamp(-1, 1)
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
-        """The reconstruction of a draw (of the mean without noise), unclamped, with gradient. In training mode shift and scale are measured."""
+        """The reconstruction of a draw (of the mean without noise), unclamped, with gradient. Training measures shift and scale."""
         mean, log_variance, spec = self.posterior(batch.media)
         z = sampled(mean, log_variance, noise)
         if self.training:

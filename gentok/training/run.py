@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gentok.build import ConfigError, build, check, resolve
-from gentok.bundle import Bundle, build_generator, load, save, stamp
+from gentok.bundle import Bundle, build_generator, load, pretrained, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
@@ -185,7 +185,10 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
 def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.generator_task import GeneratorTask
 
-    tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
+    if "_target_" in config["tokenizer"]:
+        tokenizer = pretrained(config["tokenizer"], data.media_shape, config["trust"])
+    else:
+        tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
     if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding

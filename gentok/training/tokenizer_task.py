@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gentok.build import ConfigError, build
-from gentok.bundle import build_tokenizer
+from gentok.bundle import build_tokenizer, portable
 from gentok.codebooks.library import Library
 from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
@@ -113,7 +113,7 @@ class TokenizerTask(GentokModule):
     def document(self) -> dict[str, Any]:
         return {
             "kind": "tokenizer",
-            "tokenizer": {"config": self.config["tokenizer"], "spec": self.tokenizer.spec.to_dict()},
+            "tokenizer": {"config": portable(self.tokenizer, self.config["tokenizer"]), "spec": self.tokenizer.spec.to_dict()},
             "condition_spec": ConditionSpec().to_dict(),
             "meta": {"step": self.global_step, "data": self.config["data"]},
         }

@@ -1,0 +1,35 @@
+"""`python -m gentok.adopt tokenizer=janus_vq tokenizer.path=FOLDER media_shape=[3,256,256] out=BUNDLE`: a pretrained model as a bundle.
+
+The bundle is then like one of gentok's own: `gentok.load(BUNDLE)`, `tokenizer.ckpt=BUNDLE` for a generator, and
+`python -m gentok.evaluate ckpt=BUNDLE data=folder data.path=PICTURES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gentok.bundle import pretrained
+
+__all__ = ["adopt", "main"]
+
+
+def adopt(config: Mapping[str, Any]) -> Path:
+    """conf/adopt.yaml as a plain dict -> the bundle's folder. Raises ValueError, OSError or ImportError with a line."""
+    bundle = pretrained(config["tokenizer"], config["media_shape"], config["trust"])
+    bundle.meta = {"from": str(config["tokenizer"].get("path"))}
+    path = bundle.save(config["out"], config["dtype"])
+    print(f"{type(bundle.tokenizer).__name__}: {bundle.spec.describe()}\nbundle: {path}")
+    return path
+
+
+def main() -> None:
+    """`python -m gentok.adopt`."""
+    from gentok.cli import run
+
+    run("adopt", adopt)
+
+
+if __name__ == "__main__":
+    main()
