@@ -32,13 +32,16 @@ def read(group: str, name: str) -> dict[str, Any]:
 
 
 def names(group: str) -> list[str]:
-    """Configurations that name a component themselves (one that loads a bundle does not)."""
-    return sorted(name for name in _files(group) if "_target_" in read(group, name))
+    """Configurations that name a component themselves and load no weights (from a bundle, or that others trained)."""
+    found = {name: read(group, name) for name in _files(group)}
+    return sorted(name for name, config in found.items() if "_target_" in config and "path" not in config)
 
 
 def make(name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, **overrides: Any) -> torch.nn.Module:
     """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration."""
-    config = {**read("tokenizer", name), "codebook": codebook or PLAIN, "losses": losses or LOSSES, **overrides}
+    config = {**read("tokenizer", name), "losses": losses or LOSSES, **overrides}
+    if "codebook" in config:
+        config["codebook"] = codebook or PLAIN
     torch.manual_seed(0)
     return build(config, trust=TRUST, media_shape=shape)
 

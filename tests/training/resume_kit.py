@@ -30,6 +30,7 @@ CASES: dict[str, list[str]] = {
                                 "codebook.options.quantize_dropout=true"],
     "vqgan with a discriminator": [*VQGAN, f"{PATCH}.start=2"],
     "vqgan accumulated": [*VQGAN, f"{PATCH}.start=1", "trainer.accumulate=2"],
+    "latents": [*TOKENIZER, "experiment=mnist5k/vq", "tokenizer=kl"],
     "accumulated": [*SMALL, "trainer.accumulate=2"],
     "workers": [*SMALL, "trainer.workers=2"],
     "without averages": [*SMALL, "callbacks.ema=null"],

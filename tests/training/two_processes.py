@@ -25,6 +25,7 @@ RUNS: dict[str, list[str]] = {
     "vq_gradient": [*CASES["vq by gradient"], *EXACT],
     "vq_ema": [*CASES["vq by averages"], *EXACT],
     "residual": [*CASES["residual with dropout"], *EXACT],
+    "latents": [*CASES["latents"], *EXACT],
     "library": [*TOKENIZER, "codebook=library", "codebook.options.codebook_size=32", *EXACT],
     "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
@@ -35,7 +36,8 @@ compared: list[int] = []
 
 def agree(self: TokenizerTask, *args: object) -> None:
     """Stops unless both processes have the same codebook, to the bit."""
-    for name, tensor in self.tokenizer.codebook.state_dict().items():
+    part = self.tokenizer.codebook or self.tokenizer  # latents have no codebook, but measured statistics
+    for name, tensor in part.state_dict().items():
         both = [torch.empty_like(tensor) for _ in range(2)]
         dist.all_gather(both, tensor.contiguous())
         assert torch.equal(*both), f"{name} differs between the processes at step {self.global_step}"

@@ -200,7 +200,8 @@ class PretrainedVQ(Pretrained):
         raise NotImplementedError
 
     def _decoded(self, vectors: Tensor, grid: Raster) -> Tensor:
-        media = self._pictures(vectors.to(next(self.model.parameters()).dtype).unflatten(2, (grid.h, grid.w)))
+        vectors = vectors.to(next(self.model.parameters()).dtype).unflatten(2, (grid.h, grid.w))
+        media = self._pictures(vectors.contiguous())  # as the libraries have it: another layout rounds otherwise
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
