@@ -161,8 +161,8 @@ class BaseCodebook(nn.Module):
                 module.reset_parameters()
 
     def grid(self, h: int, w: int) -> Grid:
-        """Where the codes of a feature map of h x w cells (M = h * w, row by row) lie: on the same raster. Raises ValueError with a line where
-        such a map does not fit the codebook."""
+        """Where the codes of a feature map of h x w cells (M = h * w, row by row) lie: on the same raster. Raises ValueError with a line
+        where such a map does not fit the codebook."""
         return Raster(h, w)
 
     @property

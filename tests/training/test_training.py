@@ -210,6 +210,19 @@ def test_describe_counts_what_is_built_and_needs_no_data(capsys, monkeypatch, ru
     assert 1.0 <= report["flops_train_step"] / (3 * 2 * matrices * 65 * config["batch_size"]) < 1.5
 
 
+def test_describe_lists_discriminators_apart_and_latents_without_bits(capsys):
+    train(compose("config", ["experiment=mnist5k/vq", "describe=true"]))
+    plain = json.loads(capsys.readouterr().out.splitlines()[-1])
+    train(compose("config", ["experiment=mnist5k/vqgan", "describe=true"]))
+    out = capsys.readouterr().out
+    judged = json.loads(out.splitlines()[-1])
+    assert plain["discriminators"] == {} and judged["discriminators"]["discriminator.patch"] > 0 and "parameters, discriminator.patch" in out
+    assert judged["tokenizer"] == plain["tokenizer"] == sum(judged["parts"].values())
+    train(compose("config", ["experiment=mnist5k/vq", "tokenizer=kl", "describe=true"]))
+    latents = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert latents["tokens"] == 64 and latents["bits"] == 0 and latents["flops_sample"] > 0
+
+
 def test_describe_of_a_tokenizer_and_of_the_published_sizes(capsys):
     train(compose("config", ["experiment=mnist5k/vq", "describe=true"]))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -36,7 +36,7 @@ compared: list[int] = []
 
 def agree(self: TokenizerTask, *args: object) -> None:
     """Stops unless both processes have the same codebook, to the bit."""
-    part = self.tokenizer.codebook or self.tokenizer  # latents have no codebook, but measured statistics
+    part = self.tokenizer if self.tokenizer.codebook is None else self.tokenizer.codebook  # latents have no codebook, but measured statistics
     for name, tensor in part.state_dict().items():
         both = [torch.empty_like(tensor) for _ in range(2)]
         dist.all_gather(both, tensor.contiguous())
@@ -71,7 +71,7 @@ def main(root: Path) -> None:
     try:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
-        assert len(compared) == 4 * 4, compared
+        assert len(compared) == 5 * 4, compared
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
         if child == 0:
