@@ -78,7 +78,7 @@ def _tokenizer(config: Mapping[str, Any]) -> nn.Module:
     settings = dict(config["tokenizer"])
     if settings.get("media_shape") is None:
         settings["media_shape"] = list(_media_shape(config))
-    return build_tokenizer(settings, config["trust"])
+    return build_tokenizer(settings, config["trust"]).to("meta")  # a pretrained one comes with its weights
 
 
 def _row(spec: TokenSpec, batch: int) -> Tokens | Latents:

@@ -216,7 +216,8 @@ def test_describe_lists_discriminators_apart_and_latents_without_bits(capsys):
     train(compose("config", ["experiment=mnist5k/vqgan", "describe=true"]))
     out = capsys.readouterr().out
     judged = json.loads(out.splitlines()[-1])
-    assert plain["discriminators"] == {} and judged["discriminators"]["discriminator.patch"] > 0 and "parameters, discriminator.patch" in out
+    assert plain["discriminators"] == {} and judged["discriminators"]["discriminator.patch"] > 0
+    assert "parameters, discriminator.patch" in out
     assert judged["tokenizer"] == plain["tokenizer"] == sum(judged["parts"].values())
     train(compose("config", ["experiment=mnist5k/vq", "tokenizer=kl", "describe=true"]))
     latents = json.loads(capsys.readouterr().out.splitlines()[-1])

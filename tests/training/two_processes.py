@@ -36,7 +36,7 @@ compared: list[int] = []
 
 def agree(self: TokenizerTask, *args: object) -> None:
     """Stops unless both processes have the same codebook, to the bit."""
-    part = self.tokenizer if self.tokenizer.codebook is None else self.tokenizer.codebook  # latents have no codebook, but measured statistics
+    part = self.tokenizer if self.tokenizer.codebook is None else self.tokenizer.codebook  # latents: all
     for name, tensor in part.state_dict().items():
         both = [torch.empty_like(tensor) for _ in range(2)]
         dist.all_gather(both, tensor.contiguous())
