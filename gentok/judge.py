@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,34 @@ from gentok.build import ConfigError, build
 from gentok.data.sets import batches
 from gentok.metrics.classifier import predict
 from gentok.metrics.generation import accuracy
-from gentok.metrics.judge import BATCH, SEED, WIDTHS, load_judge, save_judge, train_judge
+from gentok.metrics.judge import BATCH, SEED, WIDTHS, PhotoCNN, load_judge, save_judge, train_judge
 
-__all__ = ["judge", "main"]
+__all__ = ["judge", "find_judge", "main"]
+
+ZOO = Path(__file__).resolve().parent.parent / "docs" / "zoo"
+
+
+def find_judge(choice: str, classes: Sequence[str], media_shape: tuple[int, ...]) -> tuple[PhotoCNN, dict[str, Any]] | None:
+    """A stored judge of these classes, in eval mode on the CPU, and its protocol; None where it shall be trained on the spot.
+
+    choice: "auto", the one in docs/zoo of exactly these classes, channels and size, if there is one; "small", none; or a file.
+    Raises FileNotFoundError or ValueError with a line on a file that is none, or is one of other classes or channels.
+    """
+    if choice == "small":
+        return None
+    for path in sorted(ZOO.glob("*judge*.safetensors")) if choice == "auto" else [Path(choice)]:
+        model, about = load_judge(path)
+        same = about["classes"] == list(classes) and about["channels"] == media_shape[0]
+        if choice != "auto" and not same:
+            raise ValueError(
+                f"judge={choice} knows the classes {', '.join(about['classes'][:12])} in {about['channels']} channels; these data have "
+                f"{', '.join(list(classes)[:12])} in {media_shape[0]}: judge=auto finds or trains one"
+            )
+        if choice != "auto" or (same and about["size"] == list(media_shape[1:])):
+            keys = ("what", "version", "seed", "command", "epochs")
+            own = {"file": str(path), "own_held_out_accuracy": about["held_out_accuracy"]}
+            return model, {**{k: about[k] for k in keys}, **own}
+    return None
 
 
 def judge(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -32,7 +57,8 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config["epochs"], int) or config["epochs"] < 1:
         raise ConfigError(f"epochs={config['epochs']}: a whole number, at least 1")
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if precision(config["precision"], "gpu" if device.startswith("cuda") else "cpu") == "bf16-mixed" else torch.float32
+    mixed = precision(config["precision"], "gpu" if device.startswith("cuda") else "cpu") == "bf16-mixed"
+    dtype = torch.bfloat16 if mixed else torch.float32
     out = Path(config["out"])
     out.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(out.parent, os.W_OK):
@@ -54,7 +80,8 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
         "classes": list(classes), "channels": data.media_shape[0], "size": list(data.media_shape[1:]), "widths": list(WIDTHS),
         "what": f"CNN of {2 * len(WIDTHS)} convolutions and {WIDTHS[-1]} features behind a whitening layer, {config['epochs']} epochs of "
         f"{len(media)} items in batches of {BATCH}, mirrored and shifted",
-        "seed": SEED, "dtype": str(dtype).removeprefix("torch."), "epochs": config["epochs"], "seconds": round(time.perf_counter() - begun, 1),
+        "seed": SEED, "dtype": str(dtype).removeprefix("torch."), "epochs": config["epochs"],
+        "seconds": round(time.perf_counter() - begun, 1),
         "command": "python -m gentok.judge " + " ".join(sys.argv[1:]),
         "train": data.train.description, "held_out": data.held_out.description,
     }  # fmt: skip
