@@ -171,6 +171,7 @@ class _Context:
             "ckpt": str(self.config["ckpt"]),
             "tokens": self.bundle.spec.describe(),
             "data": {split: getattr(self.data, split).description for split in ("train", "held_out")},
+            "skipped": {split: getattr(getattr(self.data, split), "skipped", None) for split in ("train", "held_out")},
             "items_used": {split: len(media) for split, (media, _) in self._media.items()},
             "seed": self.config["seed"],
             "dtype": "float32",

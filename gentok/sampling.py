@@ -95,7 +95,7 @@ def sample(
     """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
 
     condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] in [-1, 1] to
-    complete, of which the region `keep` stays. advance(items): called after each batch. Raises ValueError in a line.
+    complete, of which the region `keep` stays. advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:
         raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
@@ -112,6 +112,8 @@ def sample(
         codes = bundle.tokenizer.encode(known[None].to(device)).codes
         holes = codes.masked_fill(~keep_mask(keep, bundle.spec.grid).to(device), UNKNOWN)
 
+    if advance is not None:
+        advance(0)
     media, codes, calls, network, stats, seconds = [], [], [], {}, {}, 0.0
     for first in range(0, n, batch_size):
         rows = torch.arange(first, min(first + batch_size, n))
@@ -169,7 +171,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
     if config["known"] is not None:
         shape = bundle.spec.media_shape
         known = read_picture(config["known"], channels=shape[0], size=shape[1:])
-    with progress("sampling", config["n"]) as advance:
+    with progress("sampling", config["n"], lazy=True) as advance:
         samples = sample(
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
             guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
