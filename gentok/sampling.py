@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,16 @@ def keep_mask(keep: str, grid: Any) -> Tensor:
     return masks[keep].flatten()
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"the samples' folder {folder} cannot be written ({getattr(error, 'strerror', None) or error}): set out=FOLDER") from error
+
+
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
     """`python sample.py`: samples into config["out"] as grid.png, 0000.png ..., codes.safetensors and samples.json."""
     from safetensors.torch import save_file
@@ -164,7 +175,8 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
     if config["n"] < 1:
         raise ValueError(f"n={config['n']}: the number of samples must be at least 1")
     out = Path(config["out"])
-    out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     known = None
@@ -178,10 +190,11 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
             batch_size=config["batch_size"], advance=advance, trust=config["trust"],
         )  # fmt: skip
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
-    save_grid(samples.media, out / "grid.png", columns)
-    for i, media in enumerate(samples.media):
-        save_picture(media, out / f"{i:04d}.png")
-    save_file({"codes": samples.tokens.codes}, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+    with _writing(out):
+        save_grid(samples.media, out / "grid.png", columns)
+        for i, media in enumerate(samples.media):
+            save_picture(media, out / f"{i:04d}.png")
+        save_file({"codes": samples.tokens.codes}, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
     made = int(samples.tokens.present.sum())
     report = {
@@ -199,7 +212,8 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         **({"known": str(config["known"]), "keep": config["keep"]} if config["known"] is not None else {}),
         **samples.stats,
     }
-    (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    with _writing(out):
+        (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
     print(
         f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"

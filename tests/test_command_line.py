@@ -158,14 +158,16 @@ def full(root) -> dict[str, dict]:
     return dict(zip(FULL, run(root, list(FULL.values()))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_a_full_disk_is_one_line(full, name):
     said = full[name]
     lines = [line for line in said["err"].splitlines() if line.startswith("gentok: ")]
     assert said["status"] == 2 and len(lines) == 1 and "Traceback" not in said["err"], said
-    assert re.search("cannot be written|could not be written|File too large", lines[0]), lines[0]
+    assert re.search("(cannot|could not) be written.*File too large", lines[0]), lines[0]
 
 
+@pytest.mark.slow
 def test_shards_of_another_tokenizer_are_refused_in_a_line(root):
     """Under the name that this tokenizer's would have: somebody has copied them."""
     import torch
