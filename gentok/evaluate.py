@@ -290,6 +290,8 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
         else:
             metrics["accuracy_at_guidance_1"] = metrics["accuracy"]
         metrics["held_out_accuracy"] = protocol["judge"]["held_out_accuracy"]
+    else:
+        _left_out(protocol, "accuracy: these data have no classes to train a judge on")
     metrics |= _distribution(context, media, protocol)
     metrics |= copying(media, held_out, train)
     metrics |= _likelihood(context)

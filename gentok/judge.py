@@ -75,7 +75,8 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
             speed = (epoch + 1) * (len(media) // BATCH) * BATCH / (time.perf_counter() - begun)
             print(f"epoch {epoch + 1}/{config['epochs']}: loss {loss:.3f}, {share:.1%} of the views, {speed:.0f} items/s", flush=True)
 
-    model = train_judge(media.to(device), labels.to(device), len(classes), epochs=config["epochs"], dtype=dtype, report=report)
+    how = {"epochs": config["epochs"], "dtype": dtype, "widths": WIDTHS, "report": report}
+    model = train_judge(media.to(device), labels.to(device), len(classes), **how)
     about: dict[str, Any] = {
         "classes": list(classes), "channels": data.media_shape[0], "size": list(data.media_shape[1:]), "widths": list(WIDTHS),
         "what": f"CNN of {2 * len(WIDTHS)} convolutions and {WIDTHS[-1]} features behind a whitening layer, {config['epochs']} epochs of "

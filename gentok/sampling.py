@@ -96,7 +96,8 @@ def sample(
     """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
 
     condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] in [-1, 1] to
-    complete, of which the region `keep` stays. advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
+    complete, of which the region `keep` stays. advance(items): called with 0 once all is checked, and after each batch.
+    Raises ValueError in a line.
     """
     if bundle.generator is None:
         raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
@@ -163,7 +164,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        raise OSError(f"the samples' folder {folder} cannot be written ({getattr(error, 'strerror', None) or error}): set out=FOLDER") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error
 
 
 def sample_to_folder(config: Mapping[str, Any]) -> Path:

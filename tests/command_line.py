@@ -1,8 +1,8 @@
 """The real command line, many times: python command_line.py CASES.json OUT.json
 
 CASES.json: a list of {"program": "train" or "sample", "words": [...], "limit": bytes of the largest file that may be written, or null}.
-OUT.json: of each its exit status, stdout, stderr and seconds of processor time. Everything is imported once; each case is a forked process of its own, which runs what
-train.py and sample.py run, on its own sys.argv.
+OUT.json: of each its exit status, stdout, stderr and seconds of processor time. Everything is imported once; each case is a forked process
+of its own, which runs what train.py and sample.py run, on its own sys.argv.
 """
 
 from __future__ import annotations

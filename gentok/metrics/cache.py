@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ def cached(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str,
 
 def keep(name: str, tensors: Mapping[str, Tensor], folder: str | os.PathLike[str] | None = None) -> str | None:
     """Keeps tensors under `name`, whole or not at all. Returns a line where the disk does not let it: a cache is no reason to stop."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     path = _path(name, folder)
@@ -40,7 +42,8 @@ def keep(name: str, tensors: Mapping[str, Tensor], folder: str | os.PathLike[str
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
         os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         return f"not written: {error}"
     return None
