@@ -134,6 +134,16 @@ def test_a_truncated_picture_is_skipped_counted_and_listed(root, survived):
     assert "5.jpg" not in bundle, "names of a user's files are handed on"
 
 
+def test_pictures_without_classes_go_all_the_way_to_samples(root, survived):
+    """The defaults recommend guidance, which a model without a condition does not know."""
+    gen = [*QUIET, *SMALL, "task=generator", "batch_size=4", "data=folder", "data.path={root}/cut", "data.size=16", "data.max_broken=0.2"]
+    gen += ["tokenizer=from_bundle", "tokenizer.ckpt={root}/survived/bundle", "paths.run={root}/new", "paths.cache={root}/cache"]
+    gen = [w for w in gen if not w.startswith("task.pictures")] + ["task.pictures=2", "data.held_out=0.25"]
+    both = run(root, [("train", gen, None), ("sample", ["ckpt={root}/new/bundle", "n=2", "out={root}/samples"], None)])
+    assert [said["status"] for said in both] == [0, 0], both
+    assert len(list((root / "samples").glob("0*.png"))) == 2 and list((root / "new" / "pictures").glob("samples_*.png"))
+
+
 def test_the_report_lists_what_was_skipped(root, survived):
     from gentok.report.__main__ import write_report
 

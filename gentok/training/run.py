@@ -295,7 +295,7 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
         frozen: Bundle = task.frozen.module
         tokenizer, tokenizer_config = frozen.tokenizer, frozen.tokenizer_config
         kwargs = {"generator": task.generator, "generator_config": config["generator"], "condition_spec": task.condition_spec}
-        meta["guidance"] = config["task"]["guidance"]
+        meta["guidance"] = task.guidance
     else:
         tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
         stamp(tokenizer, tokenizer_config)
