@@ -17,7 +17,7 @@ pytest.importorskip("mlxtend")
 ROOT = Path(__file__).resolve().parent.parent
 QUIET = ["print_config=false", "trainer.progress_bar=false", "trainer.accelerator=cpu", "logger=csv", "budget=null", "steps=2"]
 TINY = [*QUIET, "tokenizer.width=8", "tokenizer.multipliers=[1,1]", "codebook=fsq", "codebook.values=[3,3]", "codebook.width=8"]
-SMALL = ["generator.width=16", "generator.depth=1", "generator.heads=2", "task.views=1", "task.pictures=10"]
+SMALL = ["generator.width=16", "generator.depth=1", "generator.heads=2", "task.views=1"]
 ZOO = ["tokenizer=from_bundle", "tokenizer.ckpt=docs/zoo/mnist5k_vq"]
 
 
@@ -52,7 +52,8 @@ def folder(name: str, *more: str) -> list[str]:
 
 
 TRAIN = [*TINY, "paths.run={root}/run"]
-AR = [*QUIET, *SMALL, "task=generator", "batch_size=8", "limit_items=16", "paths.run={root}/run", "paths.cache={root}/cache"]
+AR = [*QUIET, *SMALL, "task=generator", "task.pictures=10"]
+AR += ["batch_size=8", "limit_items=16", "paths.run={root}/run", "paths.cache={root}/cache"]
 CASES: dict[str, tuple[str, list[str], str]] = {
     "a mistyped key": ("train", [*TRAIN, "optimizer.lrr=1"], "no key 'optimizer.lrr'; did you mean 'optimizer.lr'"),
     "an unknown experiment": ("train", ["experiment=mnist5k/vqq"], "no experiment 'mnist5k/vqq'; did you mean 'mnist5k/vq'"),
@@ -88,6 +89,13 @@ CASES: dict[str, tuple[str, list[str], str]] = {
 }  # fmt: skip
 
 
+QUICK = (
+    "a mistyped key", "no checkpoint to sample", "a class outside the classes", "a run's folder that cannot be written", "an empty folder",
+    "a folder of broken files", "pictures of many sizes", "a manifest without its column", "a batch larger than the set", "no devices",
+)  # fmt: skip
+"""In the default suite; the others, which cost a second each, are held inside one process by the tests of their rooms too."""
+
+
 def run(root: Path, cases: list[tuple[str, list[str], int | None]]) -> list[dict]:
     """Each (program, words, limit) in a process of its own -> its status, out and err."""
     given = [{"program": p, "words": [w.format(root=root) for w in words], "limit": limit} for p, words, limit in cases]
@@ -99,14 +107,47 @@ def run(root: Path, cases: list[tuple[str, list[str], int | None]]) -> list[dict
     return json.loads((root / "answers.json").read_text())
 
 
+def answers(root: Path, names: list[str]) -> dict[str, dict]:
+    return dict(zip(names, run(root, [(*CASES[name][:2], None) for name in names])))
+
+
+CUT = ["data=folder", "data.path={root}/cut", "data.size=16", "data.max_broken=0.2", "data.held_out=0.25", "batch_size=4"]
+FINE: dict[str, tuple[str, list[str], None]] = {
+    "tokenizer": ("train", [*TINY, *CUT, "paths.run={root}/survived"], None),
+    "generator": (
+        "train",
+        [*QUIET, *SMALL, *CUT, "task=generator", "tokenizer=from_bundle", "tokenizer.ckpt={root}/survived/bundle", "task.pictures=2",
+         "paths.run={root}/new", "paths.cache={root}/cut_cache"],
+        None,
+    ),
+    "samples": ("sample", ["ckpt={root}/new/bundle", "n=2", "out={root}/samples"], None),
+}  # fmt: skip
+"""A folder without classes, with a truncated picture, from the tokenizer to samples."""
+
+
 @pytest.fixture(scope="module")
-def answers(root) -> dict[str, dict]:
-    return dict(zip(CASES, run(root, [(program, words, None) for program, words, _ in CASES.values()])))
+def quick(root) -> dict[str, dict]:
+    return dict(zip([*QUICK, *FINE], run(root, [*((*CASES[name][:2], None) for name in QUICK), *FINE.values()])))
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_mistake_is_one_line(root, answers, name):
-    said, wanted = answers[name], CASES[name][2].format(root=re.escape(str(root)))
+@pytest.fixture(scope="module")
+def others(root) -> dict[str, dict]:
+    return answers(root, [name for name in CASES if name not in QUICK])
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_a_mistake_is_one_line(root, quick, name):
+    check(root, quick[name], name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name not in QUICK])
+def test_every_mistake_is_one_line(root, others, name):
+    check(root, others[name], name)
+
+
+def check(root: Path, said: dict, name: str) -> None:
+    wanted = CASES[name][2].format(root=re.escape(str(root)))
     lines = said["err"].splitlines()
     assert said["status"] == 2 and len(lines) == 1 and lines[0].startswith("gentok: "), said
     assert re.search(wanted, lines[0]), lines[0]
@@ -117,34 +158,23 @@ def test_a_mistake_is_one_line(root, answers, name):
 # ------------------------------------------------------------------------------------------------- what is skipped, and said
 
 
-@pytest.fixture(scope="module")
-def survived(root) -> dict:
-    words = [w for w in folder("cut") if not w.startswith("paths.run")]
-    (said,) = run(root, [("train", [*words, "data.size=16", "data.max_broken=0.2", "paths.run={root}/survived"], None)])
-    assert said["status"] == 0 and "Traceback" not in said["err"], said
-    return said
-
-
-def test_a_truncated_picture_is_skipped_counted_and_listed(root, survived):
+def test_a_truncated_picture_is_skipped_counted_and_listed(root, quick):
+    assert quick["tokenizer"]["status"] == 0 and "Traceback" not in quick["tokenizer"]["err"], quick["tokenizer"]
     skipped = json.loads((root / "survived" / "metrics.json").read_text())["skipped"]
     (split,) = skipped
     assert skipped[split]["count"] == 1 and skipped[split]["files"] == [str(root / "cut" / "5.jpg")] and skipped[split]["of"] in (3, 9)
-    assert f"1 of {skipped[split]['of']} items of {split} could not be read" in survived["out"]
+    assert f"1 of {skipped[split]['of']} items of {split} could not be read" in quick["tokenizer"]["out"]
     bundle = (root / "survived" / "bundle" / "bundle.json").read_text()
     assert "5.jpg" not in bundle, "names of a user's files are handed on"
 
 
-def test_pictures_without_classes_go_all_the_way_to_samples(root, survived):
+def test_pictures_without_classes_go_all_the_way_to_samples(root, quick):
     """The defaults recommend guidance, which a model without a condition does not know."""
-    gen = [*QUIET, *SMALL, "task=generator", "batch_size=4", "data=folder", "data.path={root}/cut", "data.size=16", "data.max_broken=0.2"]
-    gen += ["tokenizer=from_bundle", "tokenizer.ckpt={root}/survived/bundle", "paths.run={root}/new", "paths.cache={root}/cache"]
-    gen = [w for w in gen if not w.startswith("task.pictures")] + ["task.pictures=2", "data.held_out=0.25"]
-    both = run(root, [("train", gen, None), ("sample", ["ckpt={root}/new/bundle", "n=2", "out={root}/samples"], None)])
-    assert [said["status"] for said in both] == [0, 0], both
+    assert [quick[name]["status"] for name in FINE] == [0, 0, 0], [quick[name] for name in FINE]
     assert len(list((root / "samples").glob("0*.png"))) == 2 and list((root / "new" / "pictures").glob("samples_*.png"))
 
 
-def test_the_report_lists_what_was_skipped(root, survived):
+def test_the_report_lists_what_was_skipped(root, quick):
     from gentok.report.__main__ import write_report
 
     text = write_report(root / "survived").read_text()
