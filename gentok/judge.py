@@ -45,7 +45,7 @@ def find_judge(choice: str, classes: Sequence[str], media_shape: tuple[int, ...]
             )
         if choice != "auto" or (same and about["size"] == list(media_shape[1:])):
             keys = ("what", "version", "seed", "command", "epochs")
-            own = {"file": str(path), "own_held_out_accuracy": about["held_out_accuracy"]}
+            own = {"file": f"docs/zoo/{path.name}" if choice == "auto" else choice, "own_held_out_accuracy": about["held_out_accuracy"]}
             return model, {**{k: about[k] for k in keys}, **own}
     return None
 
@@ -84,7 +84,7 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": SEED, "dtype": str(dtype).removeprefix("torch."), "epochs": config["epochs"],
         "seconds": round(time.perf_counter() - begun, 1),
         "command": "python -m gentok.judge " + " ".join(sys.argv[1:]),
-        "train": data.train.description, "held_out": data.held_out.description,
+        **{split: _anywhere(getattr(data, split).description) for split in ("train", "held_out")},
     }  # fmt: skip
     save_judge(model, out, about)
     stored, _ = load_judge(out)
@@ -96,6 +96,11 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
     save_judge(stored, out, about)
     print(f"{share:.2%} of {held} held-out items read right; written to {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return about
+
+
+def _anywhere(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the place on this machine: the file is handed on."""
+    return {key: value for key, value in description.items() if key != "path"}
 
 
 def _bytes(data: Any, limit: int) -> tuple[Tensor, Tensor]:
