@@ -179,7 +179,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     return figures
 
 
-def shards(rounds: int, steps: int = 200, items: int = 4096, overrides: tuple[str, ...] = ()) -> Figures:
+def shards(rounds: int, steps: int = 60, items: int = 4096, overrides: tuple[str, ...] = ()) -> Figures:
     """Share of its time that a run of conf/experiment/mnist5k/ar.yaml, from token shards on disk by the real loader, waits for data."""
     import tempfile
 
