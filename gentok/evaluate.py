@@ -1,7 +1,9 @@
 """`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a protocol that is written down.
 
-reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; use of the codebook; codes that survive decoding
-generation      accuracy per class by a small CNN, precision, recall and KID in its features, distance to the nearest training item, nll
+reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real images; use of the codebook;
+                codes that survive decoding
+generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
+                FD-efflite0 to held-out images, distance to the nearest training item, nll
 
 Each writes NAME.json (metrics, and the protocol in words) and a picture into `out`.
 """
@@ -26,8 +28,11 @@ from gentok.data.pictures import pairs, save_grid
 from gentok.data.progress import progress
 from gentok.data.sets import batches, whole
 from gentok.generators.base import Causal
-from gentok.metrics.classifier import STEPS, SmallCNN, classifier, predict
-from gentok.metrics.generation import accuracy, copying, variety
+from gentok.judge import find_judge
+from gentok.metrics.classifier import STEPS, classifier, predict
+from gentok.metrics.distance import SIZE, distances, enough, halves, image_features, of_reconstructions, of_samples
+from gentok.metrics.generation import accuracy, alike, check_variety, copying, variety
+from gentok.metrics.image import frechet
 from gentok.metrics.reconstruction import reconstruction
 from gentok.noise import Noise
 from gentok.sampling import Samples, pick_sampler, sample
@@ -35,9 +40,8 @@ from gentok.sampling import Samples, pick_sampler, sample
 __all__ = ["evaluate", "main"]
 
 PROTOCOLS = ("auto", "reconstruction", "generation", "both")
-MEMORY = 2 << 30
-"""Bytes of float32 media that are kept at most."""
-GOOD_JUDGE = 0.97
+GOOD_JUDGE = {"trained here": 0.97, "stored": 0.85}
+"""Share of held-out items that a judge must read right: digits, and photographs."""
 NLL_SAMPLES = 4
 """Masks per item where the likelihood is a bound; a causal model's is exact and takes none."""
 
@@ -108,38 +112,57 @@ class _Context:
 
     def __post_init__(self) -> None:
         self._media: dict[str, tuple[Tensor, Tensor | None]] = {}
-        self._judge: tuple[SmallCNN, dict[str, Any]] | None = None
+        self._judge: tuple[Any, dict[str, Any]] | None = None
 
     def media(self, split: str) -> tuple[Tensor, Tensor | None]:
-        """media float [n, ...] and labels (None without classes) of "train" or "held_out", up to the configured number and MEMORY."""
+        """media float [n, ...] and labels (None without classes) of "train" or "held_out", up to the configured number and memory."""
         if split not in self._media:
             data = getattr(self.data, split)
-            count = min(len(data), self.config[f"max_{split}"], max(1, MEMORY // (4 * math.prod(data.media_shape))))
+            fits = int(self.config["max_memory"] * 2**30) // (4 * math.prod(data.media_shape))
+            count = min(len(data), self.config[f"max_{split}"], max(1, fits))
+            rows = choice(len(data), count).sort().values.tolist()
             with progress(f"reading {split}", count, shown=self.config["progress"] and count > 5000) as advance:
-                self._media[split] = whole(data, count, advance=advance)
+                self._media[split] = whole(data, rows=rows, advance=advance)
         return self._media[split]
+
+    def features(self, media: Tensor, what: str, real: bool) -> Tensor:
+        """EfficientNet-lite0's of media, those of real ones from the cache where they are there."""
+        shown = self.config["progress"] and len(media) >= 200
+        return image_features(
+            media, device=self.device, real=real, cache=self.config["cache"],
+            progress=lambda n: progress(f"features of {what}", n, "images", shown),
+        )  # fmt: skip
 
     @property
     def classes(self) -> tuple[str, ...]:
         return next((part.names for name, part in self.data.condition_spec.parts if name == "class"), ())
 
-    def judge(self) -> tuple[SmallCNN, dict[str, Any]]:
+    def judge(self) -> tuple[Any, dict[str, Any]]:
         """The classifier of these data and its protocol, its accuracy on held-out items included. Only where there are classes."""
         if self._judge is None:
-            media, labels = self.media("train")
-            steps = self.config["judge_steps"] or STEPS
-            shown = progress if self.config["progress"] else None
-            media, labels = media.to(self.device), labels.to(self.device)
-            model, protocol = classifier(media, labels, len(self.classes), steps=steps, cache=self.config["cache"], progress=shown)
+            found = find_judge(self.config["judge"], self.classes, tuple(self.data.media_shape))
+            if found is not None:
+                model, protocol = found
+                model = model.to(self.device)
+            else:
+                media, labels = self.media("train")
+                steps = self.config["judge_steps"] or STEPS
+                shown = progress if self.config["progress"] else None
+                media, labels = media.to(self.device), labels.to(self.device)
+                model, protocol = classifier(media, labels, len(self.classes), steps=steps, cache=self.config["cache"], progress=shown)
             held_out, held_labels = self.media("held_out")
-            protocol["held_out_accuracy"] = accuracy(self.predict(model, held_out)[0], held_labels, self.classes)[0]
-            if protocol["held_out_accuracy"] < GOOD_JUDGE:
-                protocol["warning"] = f"the judge reads fewer than {GOOD_JUDGE:.0%} of held-out items: its figures compare models, no more"
-                print(f"gentok: {protocol['warning']} ({protocol['held_out_accuracy']:.1%})")
+            share = protocol["held_out_accuracy"] = accuracy(self.predict(model, held_out)[0], held_labels, self.classes)[0]
+            good = GOOD_JUDGE["trained here" if found is None else "stored"]
+            if share < good:
+                protocol["warning"] = f"the judge reads fewer than {good:.0%} of held-out items: its figures compare models, no more"
+            elif share > protocol.get("own_held_out_accuracy", 1) + 0.03:
+                protocol["warning"] = "the judge reads these items better than its own held-out ones: it has probably learnt from some"
+            if "warning" in protocol:
+                print(f"gentok: {protocol['warning']} ({share:.1%})")
             self._judge = model, protocol
         return self._judge
 
-    def predict(self, model: SmallCNN, media: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, model: Any, media: Tensor) -> tuple[Tensor, Tensor]:
         predicted, features = zip(*(predict(model, part.to(self.device)) for part in media.split(1000)))
         return torch.cat(predicted).cpu(), torch.cat(features).cpu()
 
@@ -148,12 +171,23 @@ class _Context:
             "ckpt": str(self.config["ckpt"]),
             "tokens": self.bundle.spec.describe(),
             "data": {split: getattr(self.data, split).description for split in ("train", "held_out")},
+            "skipped": {split: getattr(getattr(self.data, split), "skipped", None) for split in ("train", "held_out")},
             "items_used": {split: len(media) for split, (media, _) in self._media.items()},
             "seed": self.config["seed"],
             "dtype": "float32",
             "averaged_weights": self.config["ema"],
             "versions": {"gentok": gentok.__version__, "torch": torch.__version__, "python": platform.python_version()},
         }
+
+
+def choice(length: int, count: int) -> Tensor:
+    """`count` of `length` rows, int64, drawn once and for all (files of a folder lie class by class); all where there are no more."""
+    return Noise.of(0, [0]).permutation(length)[0][:count]
+
+
+def _left_out(protocol: dict[str, Any], line: str) -> None:
+    protocol["left_out"] = "; ".join(filter(None, (protocol.get("left_out"), line)))
+    print(f"gentok: left out: {line}")
 
 
 def _show(name: str, metrics: Mapping[str, Any]) -> None:
@@ -185,8 +219,30 @@ def _reconstruction(context: _Context, out: Path) -> tuple[dict[str, Any], dict[
         model, protocol["judge"] = context.judge()
         metrics["recognised"], metrics["recognised_per_class"] = accuracy(context.predict(model, reconstructed)[0], labels, context.classes)
         metrics["originals_recognised"] = protocol["judge"]["held_out_accuracy"]
+    try:
+        metrics |= _reconstruction_distances(context, media, reconstructed)
+        protocol["fd_efflite0"] = of_reconstructions(len(media), min(len(media), len(context.media("train")[0])))
+    except (ValueError, ImportError) as error:
+        _left_out(protocol, str(error))
     save_grid(pairs(media, reconstructed), out / "reconstructions.png", 10, scale=_scale(media))
     return metrics, protocol
+
+
+def _reconstruction_distances(context: _Context, media: Tensor, reconstructed: Tensor) -> dict[str, Any]:
+    few, train = context.config["few"], context.data.train
+    _check_images(media)
+    enough(few, len(media), min(len(train), context.config["max_train"]))
+    train = context.media("train")[0]
+    reference = context.features(train[choice(len(train), len(media)).sort().values], "training images", True)
+    real = context.features(media, "held-out images", True)
+    made = context.features(reconstructed, "reconstructions", False)
+    own = float(frechet(made, real))
+    return {**distances(made, real, reference, few), "fd_efflite0_own": own, "fd_efflite0_halves": halves(real, few)}
+
+
+def _check_images(media: Tensor) -> None:
+    if media.dim() != 4 or media.shape[1] not in (1, 3):
+        raise ValueError(f"FD-efflite0 is of images with 1 or 3 channels; these media are {tuple(media.shape[1:])}")
 
 
 def _scale(media: Tensor) -> int:
@@ -216,16 +272,17 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
     media = samples.media.clamp(-1, 1)
     metrics: dict[str, Any] = {"samples": n, "guidance": guidance}
     protocol: dict[str, Any] = {
-        "what": f"{n} samples, as many of every class; accuracy: the judge's class is the wanted one; precision and recall (k = 3) and "
-        "KID (cubic kernel, unbiased, all rows) in the judge's 128 features against held-out items, beside as many training items against "
-        "the same; nearest training item by Euclidean distance of pixels in [-1, 1]; nll of held-out tokens under the unguided model",
+        "what": f"{n} samples{', as many of every class; accuracy: the judge reads the wanted class' if names else ''}; precision and "
+        f"recall (k = 3) and KID (cubic kernel, unbiased, all rows) in {SPACE[bool(names)]} against held-out items, beside as many "
+        "training items against the same; nearest training item by Euclidean distance of pixels in [-1, 1]; nll of held-out tokens under "
+        "the unguided model",
         "sampler": {"name": type(sampler).__name__, "exact": sampler.exact, **asdict(sampler)},
         "guidance_schedule": config["guidance_schedule"],
         "batch_size": config["batch_size"],
     }
     if names:
         model, protocol["judge"] = context.judge()
-        predicted, features = context.predict(model, media)
+        predicted, _ = context.predict(model, media)
         metrics["accuracy"], metrics["accuracy_per_class"] = accuracy(predicted, labels, names)
         if guidance != 1:
             plain = draw(1.0, "sampling, guidance 1")
@@ -233,13 +290,9 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
         else:
             metrics["accuracy_at_guidance_1"] = metrics["accuracy"]
         metrics["held_out_accuracy"] = protocol["judge"]["held_out_accuracy"]
-        try:
-            metrics |= variety(features, context.predict(model, held_out)[1], context.predict(model, train[:n])[1], few=config["few"])
-        except ValueError as error:
-            protocol["left_out"] = str(error)
-            print(f"gentok: left out: {error}")
     else:
-        protocol["left_out"] = "accuracy, precision, recall and KID: these data have no classes to train a judge on"
+        _left_out(protocol, "accuracy: these data have no classes to train a judge on")
+    metrics |= _distribution(context, media, protocol)
     metrics |= copying(media, held_out, train)
     metrics |= _likelihood(context)
     metrics["calls_per_sample"] = samples.calls.double().mean().item()
@@ -251,6 +304,45 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
     return metrics, protocol
 
 
+SPACE = {True: "the judge's features", False: f"EfficientNet-lite0's pooled features at {SIZE} px"}
+
+
+def _distribution(context: _Context, samples: Tensor, protocol: dict[str, Any]) -> dict[str, Any]:
+    """Precision, recall, KID and the Fréchet distance of samples against held-out items; what cannot be had is left out, and said."""
+    names, few = context.classes, context.config["few"]
+    held_out, (train, labels) = context.media("held_out")[0], context.media("train")
+    train = train[alike(labels, len(names), len(samples)) if names else choice(len(train), len(samples))]
+    sets = {"samples": samples, "held-out images": held_out, "training images": train}
+    metrics: dict[str, Any] = {}
+    kept: dict[str, Tensor] = {}
+
+    def pooled(what: str) -> Tensor:
+        if what not in kept:
+            kept[what] = context.features(sets[what], what, what != "samples")
+        return kept[what]
+
+    try:
+        check_variety(*(len(media) for media in sets.values()), few=few)
+        if names:
+            model = context.judge()[0]
+            metrics |= variety(*(context.predict(model, media)[1] for media in sets.values()), few=few)
+        else:
+            _check_images(samples)
+            metrics |= variety(*map(pooled, sets), few=few)
+    except (ValueError, ImportError) as error:
+        _left_out(protocol, str(error))
+    try:
+        _check_images(samples)
+        count = min(len(samples), len(train))
+        enough(few, count, len(held_out))
+        metrics |= distances(pooled("samples"), pooled("training images"), pooled("held-out images"), few)
+        metrics["fd_efflite0_halves"] = halves(pooled("held-out images"), few)
+        protocol["fd_efflite0"] = of_samples(count, len(held_out))
+    except (ValueError, ImportError) as error:
+        _left_out(protocol, str(error))
+    return metrics
+
+
 def _likelihood(context: _Context) -> dict[str, float]:
     """Mean nll of the held-out items' tokens, in bits per token; None for a generator that has no likelihood."""
     bundle = context.bundle
@@ -259,7 +351,8 @@ def _likelihood(context: _Context) -> dict[str, float]:
     count = len(context.media("held_out")[0])
     nats, cells = 0.0, 0
     with progress("held-out nll", count, shown=context.config["progress"]) as advance, torch.inference_mode():
-        for batch in batches(context.data.held_out, context.config["batch_size"], count):
+        held_out = context.data.held_out
+        for batch in batches(held_out, context.config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             noise = Noise.of(context.config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
             tokens = bundle.tokenizer.encode(batch.media)

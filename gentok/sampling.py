@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,8 @@ def sample(
     """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
 
     condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] in [-1, 1] to
-    complete, of which the region `keep` stays. advance(items): called after each batch. Raises ValueError in a line.
+    complete, of which the region `keep` stays. advance(items): called with 0 once all is checked, and after each batch.
+    Raises ValueError in a line.
     """
     if bundle.generator is None:
         raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
@@ -112,6 +114,8 @@ def sample(
         codes = bundle.tokenizer.encode(known[None].to(device)).codes
         holes = codes.masked_fill(~keep_mask(keep, bundle.spec.grid).to(device), UNKNOWN)
 
+    if advance is not None:
+        advance(0)
     media, codes, calls, network, stats, seconds = [], [], [], {}, {}, 0.0
     for first in range(0, n, batch_size):
         rows = torch.arange(first, min(first + batch_size, n))
@@ -153,6 +157,17 @@ def keep_mask(keep: str, grid: Any) -> Tensor:
     return masks[keep].flatten()
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error
+
+
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
     """`python sample.py`: samples into config["out"] as grid.png, 0000.png ..., codes.safetensors and samples.json."""
     from safetensors.torch import save_file
@@ -162,24 +177,26 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
     if config["n"] < 1:
         raise ValueError(f"n={config['n']}: the number of samples must be at least 1")
     out = Path(config["out"])
-    out.mkdir(parents=True, exist_ok=True)
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     known = None
     if config["known"] is not None:
         shape = bundle.spec.media_shape
         known = read_picture(config["known"], channels=shape[0], size=shape[1:])
-    with progress("sampling", config["n"]) as advance:
+    with progress("sampling", config["n"], lazy=True) as advance:
         samples = sample(
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
             guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
             batch_size=config["batch_size"], advance=advance, trust=config["trust"],
         )  # fmt: skip
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
-    save_grid(samples.media, out / "grid.png", columns)
-    for i, media in enumerate(samples.media):
-        save_picture(media, out / f"{i:04d}.png")
-    save_file({"codes": samples.tokens.codes}, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+    with _writing(out):
+        save_grid(samples.media, out / "grid.png", columns)
+        for i, media in enumerate(samples.media):
+            save_picture(media, out / f"{i:04d}.png")
+        save_file({"codes": samples.tokens.codes}, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
     made = int(samples.tokens.present.sum())
     report = {
@@ -197,7 +214,8 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         **({"known": str(config["known"]), "keep": config["keep"]} if config["known"] is not None else {}),
         **samples.stats,
     }
-    (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    with _writing(out):
+        (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
     print(
         f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gentok import benchmark
-from gentok.benchmark import ITEMS, _model, codebook, sample, train, without_cache
+from gentok.benchmark import ITEMS, _model, codebook, sample, shards, small_tokenizers, tokenizers, train, without_cache
 from gentok.metrics import speed
 from gentok.metrics.speed import figure, interleaved, missing, table, timed
 from gentok.noise import Noise
@@ -61,7 +61,7 @@ def test_overhead_is_percent_more_time():
 def check(figures, names):
     assert set(figures) == set(names)
     for values in figures.values():
-        assert set(values) - {"tokens_per_second", "peer_tokens_per_second"} == FIELDS
+        assert set(values) - {"tokens_per_second", "peer_tokens_per_second", "images_per_second"} == FIELDS
         assert math.isfinite(values["value"]) and values["min"] <= values["value"] <= values["max"]
         assert values["seconds"] > 0 and values["peer_seconds"] > 0
 
@@ -77,6 +77,29 @@ def test_train_measures_the_trainer():
     figures = train(1, steps=2, overrides=TINY)
     check(figures, ["train/step/loop"])
     assert figures["train/step/loop"]["unit"] == "% more time"
+
+
+def test_a_share_is_of_the_whole():
+    out = figure([1.0, 2.0, 4.0], [0.9, 1.9, 2.0], peer="part", share=True)
+    assert out["value"] == pytest.approx(10) and (out["min"], out["max"]) == (pytest.approx(5), pytest.approx(50))
+    assert out["unit"] == "% of the time"
+
+
+def test_every_small_tokenizer_is_measured_against_its_network_alone():
+    known = small_tokenizers()
+    assert {"vqgan_vq", "vqgan_residual", "cifar10_vq", "cifar10_rq"} <= set(known)
+    figures = tokenizers(1, steps=2, size=4, overrides=("tokenizer.width=8",), names=("vqgan_fsq",))
+    check(figures, ["tokenizers/vqgan_fsq/outside"])
+    one = figures["tokenizers/vqgan_fsq/outside"]
+    assert one["unit"] == "% of the time" and one["images_per_second"] * one["seconds"] == pytest.approx(8)
+    assert "FSQ" in one["setting"]
+
+
+def test_waits_for_token_shards_are_a_share_of_a_real_run():
+    tiny = ("generator.width=16", "generator.depth=1", "generator.heads=2", "batch_size=4")
+    figures = shards(1, steps=40, items=64, overrides=tiny)
+    check(figures, ["shards/wait"])
+    assert 0 < figures["shards/wait"]["value"] < 100
 
 
 def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_path):

@@ -11,9 +11,10 @@ from torch import nn
 
 from gentok import evaluate as module
 from gentok.build import ConfigError
-from gentok.bundle import Bundle, build_generator, build_tokenizer, save, stamp
+from gentok.bundle import Bundle, build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.evaluate import evaluate
+from gentok.metrics.generation import alike
 from gentok.tokens import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("left", "right"))),))
@@ -92,6 +93,17 @@ def test_reconstruction_end_to_end(tmp_path, pictures, cache):
     assert metrics["nominal_bits_per_item"] == pytest.approx(4 * math.log2(9)) and metrics["codes_surviving_lookup_and_nearest"] == 1
     assert 0 <= metrics["entropy_bits_per_item"] <= metrics["nominal_bits_per_item"]
     assert (tmp_path / "out" / "reconstructions.png").is_file()
+    assert 0 < metrics["fd_efflite0_real"] < metrics["fd_efflite0"] and metrics["fd_efflite0_own"] > 0 and metrics["fd_efflite0_halves"] > 0
+    assert "30 reconstructed held-out images against 30 training images" in report["protocol"]["fd_efflite0"]
+
+
+def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, pictures, cache, monkeypatch):
+    bundle = Bundle("tokenizer", Levels(256), None, ConditionSpec(), {}, meta={"data": data(pictures)})
+    bundle.tokenizer.codebook = type("Itself", (), {"lookup": lambda self, c: c, "nearest": lambda self, v: v})()
+    monkeypatch.setattr(module, "load", lambda *a, **k: bundle)
+    metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
+    assert metrics["fd_efflite0_own"] == pytest.approx(0, abs=1e-4)
+    assert metrics["fd_efflite0"] == pytest.approx(metrics["fd_efflite0_real"], rel=1e-4) and metrics["fd_efflite0_real"] > 0.1
 
 
 def test_both_protocols_of_a_generators_bundle(tmp_path, pictures, cache):
@@ -101,19 +113,20 @@ def test_both_protocols_of_a_generators_bundle(tmp_path, pictures, cache):
 
 
 class Levels(nn.Module):
-    """Pixels rounded to 4 levels: everything about its reconstructions is known."""
+    """Pixels rounded to 4 levels (or all 256): everything about its reconstructions is known."""
 
     codebook = None
 
-    def __init__(self):
+    def __init__(self, levels=4):
         super().__init__()
-        self.spec = TokenSpec((8,), Raster(SIDE, SIDE), media_shape=(1, SIDE, SIDE))
+        self.half = (levels - 1) / 2
+        self.spec = TokenSpec((2 * levels,), Raster(SIDE, SIDE), media_shape=(1, SIDE, SIDE))
 
     def encode(self, media, lengths=None, noise=None):
-        return Tokens(((media.flatten(2) + 1) * 1.5).round().long(), self.spec)
+        return Tokens(((media.flatten(2) + 1) * self.half).round().long(), self.spec)
 
     def decode(self, tokens, noise=None):
-        return (tokens.codes / 1.5 - 1).view(-1, 1, SIDE, SIDE)
+        return (tokens.codes / self.half - 1).view(-1, 1, SIDE, SIDE)
 
 
 def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeypatch):
@@ -136,6 +149,7 @@ def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeyp
 def test_too_few_items_leave_the_measures_of_variety_out_and_say_so(tmp_path, pictures, cache, capsys):
     report = evaluate(config(models(tmp_path, pictures), tmp_path, cache, few=False))
     assert "recall" not in report["metrics"] and "need 500" in report["protocol"]["left_out"] and "few=true" in capsys.readouterr().out
+    assert "fd_efflite0" not in report["metrics"] and "FD-efflite0 needs 5,000" in report["protocol"]["left_out"]
     assert report["metrics"]["accuracy"] >= 0
 
 
@@ -147,6 +161,31 @@ def test_data_without_classes_are_measured_without_a_judge(tmp_path, pictures, c
         evaluate(config(path, tmp_path, cache, data=flat))
     metrics = evaluate(config(path, tmp_path, cache, data=flat, protocol="reconstruction"))["metrics"]
     assert "recognised" not in metrics and metrics["psnr_db"] > 0
+
+
+def test_samples_without_classes_are_compared_in_the_features_of_images(tmp_path, pictures, cache):
+    flat = {**data(pictures), "classes": False}
+    made = {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2, "zero_init_head": True}
+    bundle = load(models(tmp_path, pictures, generator=False))
+    path = save(
+        tmp_path / "unconditional", tokenizer=bundle.tokenizer, tokenizer_config=bundle.tokenizer_config, condition_spec=ConditionSpec(),
+        generator=build_generator(made, bundle.tokenizer, ConditionSpec()).eval(), generator_config=made, meta={"data": flat},
+    )  # fmt: skip
+    report = evaluate(config(path, tmp_path, cache))
+    metrics, protocol = report["metrics"], report["protocol"]
+    assert {"recall", "training_precision", "kid", "fd_efflite0", "fd_efflite0_real"} <= metrics.keys()
+    assert metrics["fd_efflite0"] > metrics["fd_efflite0_real"] > 0 and "accuracy" not in metrics
+    assert "EfficientNet-lite0" in protocol["what"] and "no classes" in protocol["left_out"]
+    assert "40 samples against 30 held-out images; fd_efflite0_real: 40 training images" in protocol["fd_efflite0"]
+
+
+def test_training_items_are_taken_as_the_samples_are():
+    labels = torch.tensor([0] * 50 + [1] * 50)
+    assert alike(labels, 2, 40).tolist() == [*range(20), *range(50, 70)]
+    assert alike(torch.arange(30) % 3, 3, 10).tolist() == list(range(10))  # classes in turn: the first ones
+    rows = module.choice(1000, 100)
+    assert torch.equal(rows, module.choice(1000, 100)) and len(rows.unique()) == 100 and 300 < rows.double().mean() < 700
+    assert sorted(module.choice(7, 10).tolist()) == list(range(7))
 
 
 @pytest.mark.parametrize(

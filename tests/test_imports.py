@@ -31,7 +31,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "mistakes": {"build"},
     "bundle": {*BASE, "build", "sampling"},
 }
-ANYTHING = {"training", "adopt", "evaluate", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
+ANYTHING = {"training", "adopt", "evaluate", "judge", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room == "training",
     "hydra": lambda room, path: path.name == "cli.py",

@@ -22,6 +22,14 @@ class First:
     def __len__(self) -> int:
         return self.items
 
+    @property
+    def skipped(self) -> dict[str, Any] | None:
+        return getattr(self.data, "skipped", None)
+
+    def agree(self, device: Any = "cpu") -> None:
+        if hasattr(self.data, "agree"):
+            self.data.agree(device)
+
     def __getitems__(self, draws: Sequence[int]) -> Batch:
         index, epoch = locate(draws, len(self))
         return self.data.__getitems__((epoch * len(self.data) + index).tolist())

@@ -21,12 +21,14 @@ from torch import Tensor
 from gentok.data.pictures import picture_size, read_pixels, to_media
 from gentok.data.progress import progress
 from gentok.data.sets import locate
+from gentok.distributed import all_sum
 from gentok.tokens import ABSENT, Batch, Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, fingerprint
 
 __all__ = ["DataError", "PictureSource", "Files", "Listing", "PictureData", "PictureSet", "SUFFIXES", "some"]
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _LISTED = 5
+_KEPT = 50
 _MANY = 5000
 """From this many pictures on, reading headers shows a bar."""
 _log = logging.getLogger("gentok.data")
@@ -222,6 +224,17 @@ class PictureSet:
     def broken(self) -> list[str]:
         """The pictures that turned out to be unreadable so far, those with an unreadable header included."""
         return self._lost + [self.source.name(i) for i in self._broken.nonzero()[:, 0].tolist()]
+
+    @property
+    def skipped(self) -> dict[str, Any]:
+        """What turned out to be unreadable so far: {"count", "of", "files": the first 50}."""
+        broken = self.broken
+        count = int(self._broken.sum()) + self._lost_count
+        return {"count": count, "of": len(self) + self._lost_count, "files": broken[:_KEPT]}
+
+    def agree(self, device: torch.device | str = "cpu") -> None:
+        """What one process found broken, all know. To be called by all of them; device: where their collectives take tensors."""
+        self._broken |= (all_sum(self._broken.long().to(device)) > 0).to(self._broken)
 
     def _load(self) -> None:
         memory = torch.zeros(len(self), *self.media_shape, dtype=torch.uint8).share_memory_()

@@ -9,8 +9,13 @@ __all__ = ["progress"]
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str = "items", shown: bool = True) -> Iterator[Callable[[int], None]]:
-    """`with progress("encoding", n) as advance: ... advance(rows)`: a bar on stderr with speed and time left; nothing unless `shown`."""
+def progress(
+    what: str, total: int, unit: str = "items", shown: bool = True, lazy: bool = False
+) -> Iterator[Callable[[int], None]]:
+    """`with progress("encoding", n) as advance: ... advance(rows)`: a bar on stderr with speed and time left; nothing unless `shown`.
+
+    lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be answered in a line of its own.
+    """
     if not shown:
         yield lambda n: None
         return
@@ -26,6 +31,17 @@ def progress(what: str, total: int, unit: str = "items", shown: bool = True) -> 
             return Text(f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.2f} {unit}/s")
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)
+    bar = Progress(*columns, console=Console(stderr=True))
+
+    def advance(n: int) -> None:
+        bar.start()  # again and again is once
+        bar.advance(task, n)
+
+    task = bar.add_task(what, total=total)
+    if not lazy:
+        bar.start()
+    try:
+        yield advance
+    finally:
+        if bar.live.is_started:
+            bar.stop()

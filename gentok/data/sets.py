@@ -63,19 +63,22 @@ class MemorySet:
         return self.__getitems__([draw])
 
 
-def batches(data: Any, batch_size: int, limit: int | None = None) -> Iterator[Batch]:
-    """The items 0, 1, ..., min(len, limit) - 1 of a set, in order, in batches of up to `batch_size`."""
-    count = len(data) if limit is None else min(limit, len(data))
-    for start in range(0, count, batch_size):
-        yield data.__getitems__(list(range(start, min(start + batch_size, count))))
+def batches(data: Any, batch_size: int, limit: int | None = None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+    """The items 0, 1, ..., min(len, limit) - 1 of a set, or those named in `rows`, in order, in batches of up to `batch_size`."""
+    if rows is None:
+        rows = range(len(data) if limit is None else min(limit, len(data)))
+    for start in range(0, len(rows), batch_size):
+        yield data.__getitems__(list(rows[start : start + batch_size]))
 
 
 def whole(
-    data: Any, limit: int | None = None, batch_size: int = 256, advance: Callable[[int], None] | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """media float [n, C, H, W] and labels int64 [n] (None without classes) of the first `limit` items; advance(n) after every batch."""
+    data: Any, limit: int | None = None, batch_size: int = 256, advance: Callable[[int], None] | None = None,
+    rows: Sequence[int] | None = None,
+) -> tuple[Tensor, Tensor | None]:  # fmt: skip
+    """media float [n, C, H, W] and labels int64 [n] (None without classes) of the first `limit` items, or of those named in `rows`;
+    advance(n) after every batch."""
     media, labels = [], []
-    for batch in batches(data, batch_size, limit):
+    for batch in batches(data, batch_size, limit, rows):
         media.append(batch.media)
         if "class" in batch.condition.parts:
             labels.append(batch.condition.parts["class"].ids)

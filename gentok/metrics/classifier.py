@@ -2,7 +2,8 @@
 
 Four 3x3 convolutions, global pooling and a hidden layer of 128 features (the penultimate ones, that distances are taken in), trained from
 scratch on the training split with random rotations, scalings, shears and shifts. Fixed seed and protocol: figures are comparable among
-models that were judged by the same VERSION on the same data. It is no judge of photographs; for those use features trained on more.
+models that were judged by the same VERSION on the same data. It is no judge of
+photographs: those have gentok/metrics/judge.py.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gentok.metrics.cache import cached, keep
 from gentok.noise import Noise
 from gentok.tokens import fingerprint
 
@@ -96,8 +97,8 @@ def train_classifier(
 
 
 @torch.inference_mode()
-def predict(model: SmallCNN, media: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
-    """classes int64 [n] and features float32 [n, 128] of media [n, C, H, W]."""
+def predict(model: Any, media: Tensor, batch_size: int = 250) -> tuple[Tensor, Tensor]:
+    """classes int64 [n] and features float32 [n, D] of media [n, C, H, W], by a model of `features` and `head` (SmallCNN: D = 128)."""
     features = torch.cat([model.features(part) for part in media.split(batch_size)])
     return model.head(features).argmax(1), features
 
@@ -111,31 +112,22 @@ def classifier(
     cache: a folder; default $XDG_CACHE_HOME/gentok (~/.cache/gentok). A cached file that cannot be read is made anew.
     progress: (what, total, unit) -> a context that gives advance(n); opened only where there is something to train.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    folder = Path(cache) if cache is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
     key = fingerprint("classifier", VERSION, classes, steps, media, labels)
-    path = folder / f"classifier-{key}.safetensors"
     protocol: dict[str, Any] = {
         "what": f"CNN of 4 convolutions and 128 features, trained from scratch on {len(media)} items, {steps} steps of {BATCH}, with warps",
-        "version": VERSION, "seed": SEED, "fingerprint": key,
+        "version": VERSION, "seed": SEED, "fingerprint": key, "seconds": 0.0,
     }  # fmt: skip
     model = SmallCNN(media.shape[1], classes)
-    try:
-        model.load_state_dict(load_file(path))
-        protocol["seconds"] = 0.0
-        return model.to(media.device).eval().requires_grad_(False), protocol
-    except (OSError, SafetensorError, RuntimeError):
-        begun = time.perf_counter()
+    state = cached(f"classifier-{key}", cache)
+    if state is not None:
+        with suppress(RuntimeError):  # of other sizes: damaged in its own way
+            model.load_state_dict(state)
+            return model.to(media.device).eval().requires_grad_(False), protocol
+    begun = time.perf_counter()
     with progress("training the judge", steps, "steps") if progress else nullcontext() as advance:
         model = train_classifier(media, labels, classes, steps=steps, advance=advance)
     protocol["seconds"] = round(time.perf_counter() - begun, 1)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file({name: value.cpu().contiguous() for name, value in model.state_dict().items()}, temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        protocol["cache"] = f"not written: {error}"
+    problem = keep(f"classifier-{key}", model.state_dict(), cache)
+    if problem:
+        protocol["cache"] = problem
     return model, protocol

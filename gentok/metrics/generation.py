@@ -14,7 +14,7 @@ from torch import Tensor
 
 from gentok.metrics.image import kid, nearest_distances, precision, recall
 
-__all__ = ["MINIMUM", "accuracy", "variety", "copying"]
+__all__ = ["MINIMUM", "accuracy", "alike", "check_variety", "variety", "copying"]
 
 MINIMUM = 500
 """Fewer items than this say nothing about a distribution: KID's error and the bias of recall are as large as their values."""
@@ -27,6 +27,21 @@ def accuracy(predicted: Tensor, labels: Tensor, names: Sequence[str]) -> tuple[f
     return right.mean().item(), per_class
 
 
+def alike(labels: Tensor, classes: int, n: int) -> Tensor:
+    """int64 [t] -> up to n rows, sorted: the first of each class, as many as n samples have that take the classes in turn."""
+    rows = [(labels == c).nonzero()[: len(range(c, n, classes)), 0] for c in range(classes)]
+    return torch.cat(rows).sort().values
+
+
+def check_variety(samples: int, held_out: int, training: int, few: bool) -> None:
+    """Raises ValueError where one of the numbers is below MINIMUM, unless `few`."""
+    if min(samples, held_out, training) < MINIMUM and not few:
+        raise ValueError(
+            f"recall, precision and KID need {MINIMUM} samples, held-out and training items; there are {samples}, {held_out} and "
+            f"{training} (few=true computes them all the same)"
+        )
+
+
 def variety(samples: Tensor, held_out: Tensor, training: Tensor, k: int = 3, few: bool = False) -> dict[str, float]:
     """Features float [n, D], [m, D], [t, D] -> precision, recall and KID of the samples against held-out items, of the first n training
     items against the same, and recall_share, the ratio of both recalls.
@@ -34,12 +49,7 @@ def variety(samples: Tensor, held_out: Tensor, training: Tensor, k: int = 3, few
     Raises ValueError where n, m or t is below MINIMUM, unless `few`.
     """
     training = training[: len(samples)]
-    least = min(len(samples), len(held_out), len(training))
-    if least < MINIMUM and not few:
-        raise ValueError(
-            f"recall, precision and KID need {MINIMUM} samples, held-out and training items; there are {len(samples)}, {len(held_out)} and "
-            f"{len(training)} (few=true computes them all the same)"
-        )
+    check_variety(len(samples), len(held_out), len(training), few)
     out: dict[str, float] = {}
     for name, features in (("", samples), ("training_", training)):
         out[f"{name}precision"] = float(precision(features, held_out, k))

@@ -48,13 +48,14 @@ def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, l
 
 
 def figure(
-    own: Sequence[float], other: Sequence[float], *, peer: str, tokens: int = 0, overhead: bool = False, **about: Any
+    own: Sequence[float], other: Sequence[float], *, peer: str, tokens: int = 0, overhead: bool = False, share: bool = False, **about: Any
 ) -> dict[str, Any]:
     """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is (above
-    1: faster) or, as `overhead`, how many percent more time it takes. tokens: drawn in one run of each. about: more fields."""
-    values = [100 * (a / b - 1) if overhead else b / a for a, b in zip(own, other, strict=True)]
+    1: faster); or, as `overhead`, how many percent more time it takes; or, as `share`, how many percent of its time the peer does without.
+    tokens: drawn in one run of each. about: more fields."""
+    values = [100 * (a / b - 1) if overhead else 100 * (1 - b / a) if share else b / a for a, b in zip(own, other, strict=True)]
     seconds, theirs = statistics.median(own), statistics.median(other)
-    unit = "% more time" if overhead else "times as fast"
+    unit = "% more time" if overhead else "% of the time" if share else "times as fast"
     out = {"value": statistics.median(values), "min": min(values), "max": max(values), "unit": unit, "peer": peer}
     rates = {"tokens_per_second": tokens / seconds, "peer_tokens_per_second": tokens / theirs} if tokens else {}
     return {**out, "seconds": seconds, "peer_seconds": theirs, **rates, "rounds": len(own), **about}
@@ -90,5 +91,6 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> str:
         spread = f"{f['min']:.2f} .. {f['max']:.2f}"
         line = f"{name:<42}{f['value']:>8.2f}{spread:>20}  {f['unit']:<14}{f['seconds']:>10.4f}{f['peer_seconds']:>10.4f}  {f['peer']}"
         rates = f", {f['tokens_per_second']:,.0f} against {f['peer_tokens_per_second']:,.0f} tokens/s" if "tokens_per_second" in f else ""
+        rates += f", {f['images_per_second']:,.0f} images/s" if "images_per_second" in f else ""
         lines.append(line + rates)
     return "\n".join(lines)

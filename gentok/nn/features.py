@@ -80,13 +80,18 @@ def _resized(media: Tensor, size: int) -> Tensor:
     return F.interpolate(media.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
 
 
+def _parts(media: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
+    """On a CPU few images at a time: maps that fit its caches, and are not asked of the system anew, are five times as fast as 64."""
+    return media.split(chunk or (8 if media.device.type == "cpu" else 128))
+
+
 @torch.no_grad()
-def pooled(media: Tensor, size: int = 128, chunk: int = 64) -> Tensor:
+def pooled(media: Tensor, size: int = 128, chunk: int | None = None) -> Tensor:
     """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 1280]: the last map's mean, after a bicubic resize to size x size."""
-    return torch.cat([stages(_resized(part, size), ["head"])["head"].mean((2, 3)) for part in media.split(chunk)])
+    return torch.cat([stages(_resized(part, size), ["head"])["head"].mean((2, 3)) for part in _parts(media, chunk)])
 
 
 @torch.no_grad()
-def map16(media: Tensor, size: int = 128, chunk: int = 64) -> Tensor:
+def map16(media: Tensor, size: int = 128, chunk: int | None = None) -> Tensor:
     """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size."""
-    return torch.cat([stages(_resized(part, size), ["stage5"])["stage5"] for part in media.split(chunk)])
+    return torch.cat([stages(_resized(part, size), ["stage5"])["stage5"] for part in _parts(media, chunk)])

@@ -43,6 +43,7 @@ def page(run: Run) -> str:
         ("codebook", "Use of the codebook", _codebook(run)),
         ("throughput", "Throughput", _throughput(run)),
         ("parameters", "Parameters", _parameters(run)),
+        ("skipped", "Skipped files", _skipped(run)),
         ("configuration", "Configuration", _configuration(run)),
         ("notes", "Notes", "".join(f"<p>{escape(note)}</p>" for note in run.notes)),
     ]
@@ -240,6 +241,17 @@ def _parameters(run: Run) -> str:
         f'<th scope="col" class="share">share</th></tr></thead><tbody>{rows}</tbody></table>'
         '<p class="hint">Weights and buffers, codebooks that are moving averages among them.</p></div>'
     )
+
+
+def _skipped(run: Run) -> str:
+    """Items that could not be read, of each split; nothing where there were none."""
+    out = []
+    for split, found in (run.result.get("skipped") or {}).items():
+        files = "".join(f"<li><code>{escape(str(name))}</code></li>" for name in found["files"])
+        more = f", the first {len(found['files'])} of them" if found["count"] > len(found["files"]) else ""
+        head = f"{found['count']:,} of {found['of']:,} items of {escape(split)} could not be read{more}"
+        out.append(f'<div class="card scroll"><details><summary>{head}</summary><ul>{files}</ul></details></div>')
+    return "".join(out)
 
 
 def _configuration(run: Run) -> str:

@@ -31,6 +31,11 @@ class GeneratorTask(GentokModule):
     def fingerprint(self) -> str:
         return self.frozen.module.spec.encode_fingerprint
 
+    @property
+    def guidance(self) -> float:
+        """Of the logged samples, and what the bundle recommends: task.guidance, or 1 where there is no condition to be guided by."""
+        return self.config["task"]["guidance"] if self.condition_spec.parts else 1.0
+
     def configure_model(self) -> None:
         if hasattr(self, "generator"):
             return
@@ -77,7 +82,7 @@ class GeneratorTask(GentokModule):
             condition,
             self.sampler,
             noise=Noise.of(0, torch.arange(n, device=self.device)),
-            guidance=self.config["task"]["guidance"],
+            guidance=self.guidance,
         )
         self.pictures = self.frozen.module.to(self.device).tokenizer.decode(output.tokens).float().cpu()
 

@@ -1,18 +1,23 @@
-"""What the trainer costs: the same generator steps by Lightning, as `train.py` runs them, and by a bare loop.
+"""What the trainer costs: the same steps by Lightning, as `train.py` runs them, and bare.
 
-Both train the network of one configuration on one batch of tokens in memory, with the same optimizer, schedule, autocast, gradient
-clipping, row noise and averaged weights, so that from the same start they end in the same weights. The trainer does its logs and callbacks
-(without the progress bar, validation and pictures) on top. Only steps are timed, not what surrounds them, and the first `warm` are not.
+A generator, by the trainer and by a loop: both train the network of one configuration on one batch of tokens in memory, with the same
+optimizer, schedule, autocast, gradient clipping, row noise and averaged weights, so that from the same start they end in the same weights.
+The trainer does its logs and callbacks (without the progress bar, validation and pictures) on top. Only steps are timed, not what surrounds
+them, and the first `warm` are not.
+A tokenizer, by the trainer and as forward and backward passes alone. And a whole run from token shards on disk, with its waits for data.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import csv
+import io
 import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +27,16 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from gentok.build import build
-from gentok.bundle import Bundle, build_generator
+from gentok.bundle import Bundle, build_generator, build_tokenizer, save, stamp
+from gentok.cli import compose
 from gentok.data.sets import identity
 from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec
 from gentok.training.generator_task import GeneratorTask
-from gentok.training.run import _trainer, precision
+from gentok.training.run import _trainer, precision, train
+from gentok.training.tokenizer_task import TokenizerTask
 
-__all__ = ["by_trainer", "by_loop"]
+__all__ = ["by_trainer", "by_loop", "tokenizer_by_trainer", "tokenizer_by_network", "from_shards"]
 
 
 class _Stopwatch(L.Callback):
@@ -50,20 +57,71 @@ def by_trainer(
     """(seconds of `steps` steps, the generator with averaged weights) by Lightning. config: a resolved conf/config.yaml; batch: cached
     tokens."""
     torch.manual_seed(config["seed"])
+    task = GeneratorTask({**config, "steps": warm + steps, "budget": None}, tokenizer, condition_spec)
+    return _fit(task, batch, steps, warm), task.generator
+
+
+def _fit(task: L.LightningModule, batch: Batch, steps: int, warm: int) -> float:
+    """Seconds of `steps` steps through Lightning on one batch, behind `warm` others."""
     quiet = logging.getLogger("lightning.pytorch")
     level = quiet.level
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         quiet.setLevel(logging.ERROR)
         try:
-            task = GeneratorTask({**config, "steps": warm + steps, "budget": None}, tokenizer, condition_spec)
-            trainer = _trainer({**task.config, "trainer": {**config["trainer"], "progress_bar": False}}, Path(folder), task)
+            trainer = _trainer({**task.config, "trainer": {**task.config["trainer"], "progress_bar": False}}, Path(folder), task)
             watch = _Stopwatch(warm)
             trainer.callbacks.append(watch)
             trainer.fit(task, DataLoader([batch] * (warm + steps), batch_size=None, collate_fn=identity))
         finally:
             quiet.setLevel(level)
-    return watch.ended - watch.began, task.generator
+    return watch.ended - watch.began
+
+
+def tokenizer_by_trainer(config: Mapping[str, Any], batch: Batch, steps: int, warm: int = 2) -> float:
+    """Seconds of `steps` training steps of config's tokenizer through Lightning: augmentation, forward, backward, clipping, optimizer,
+    averaged weights, codebook statistics and logs. config: as TokenizerTask wants it; batch: media."""
+    torch.manual_seed(config["seed"])
+    return _fit(TokenizerTask({**config, "steps": warm + steps, "budget": None}), batch, steps, warm)
+
+
+def tokenizer_by_network(config: Mapping[str, Any], batch: Batch, steps: int, warm: int = 2) -> float:
+    """Seconds of as many forward and backward passes of the same network alone, under the same autocast, on the CPU."""
+    torch.manual_seed(config["seed"])
+    model = build_tokenizer(config["tokenizer"], config["trust"], training=True).train()
+    bfloat16 = precision(config["trainer"]["precision"], "cpu") == "bf16-mixed"
+    began = 0.0
+    for step in range(warm + steps):
+        if step == warm:
+            began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            losses = model(batch, Noise.of(config["seed"], batch.index, step).fork("tokenizer")).losses
+        model.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+    return time.perf_counter() - began
+
+
+def from_shards(overrides: Sequence[str], folder: Path, steps: int, items: int) -> tuple[float, float]:
+    """(seconds, of which it waited for data) of a run of train.py from token shards on disk, its first 20 steps not counted: pictures of
+    noise, encoded by an untrained tokenizer into 64 tokens of 512. overrides: of conf/config.yaml, of a generator's experiment."""
+    tokenizer = folder / "tokenizer"
+    if not tokenizer.is_dir():
+        config = compose("config", ["tokenizer=vqgan", "tokenizer.width=16", "codebook=vq"])["tokenizer"] | {"media_shape": [3, 32, 32]}
+        model = build_tokenizer(config).eval()
+        stamp(model, config)
+        save(tokenizer, tokenizer=model, tokenizer_config=config)
+    words = [
+        *overrides, "data=noise", f"data.items={items}", f"tokenizer.ckpt={tokenizer}", f"steps={steps + 20}", "budget=null",
+        "task.pictures=0", f"paths.run={folder / 'run'}", f"paths.cache={folder}", "logger=csv", "print_config=false",
+        "trainer.progress_bar=false", "trainer.validate_every=1000000", "trainer.checkpoint_every=1000000", "trainer.log_every=20",
+    ]  # fmt: skip
+    config = compose("config", words)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        run = train(config)
+    with open(run / "metrics.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("data_wait") and int(row["step"]) >= 40]
+    passed = [20 * config["batch_size"] * 64 / float(row["tokens_per_second"]) for row in rows]
+    return sum(passed), sum(float(row["data_wait"]) * seconds for row, seconds in zip(rows, passed))
 
 
 def by_loop(

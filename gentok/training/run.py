@@ -146,8 +146,9 @@ def train(config: dict[str, Any]) -> Path:
     finally:
         os.environ.pop(FOLDER, None)
     metrics = _last_validation(trainer, task, validation)
+    skipped = _skipped(data, trainer.strategy.root_device)
     if trainer.is_global_zero:
-        _finish(config, run, task, metrics)
+        _finish(config, run, task, metrics, skipped)
     return run
 
 
@@ -271,7 +272,20 @@ def _last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str,
     return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
 
 
-def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float]) -> None:
+def _skipped(data: Any, device: torch.device) -> dict[str, Any]:
+    """What could not be read, of each split that had such items; to be called by all processes."""
+    out = {}
+    for name in ("train", "held_out"):
+        split = getattr(data, name)
+        if hasattr(split, "agree"):
+            split.agree(device)
+        found = getattr(split, "skipped", None)
+        if found and found["count"]:
+            out[name] = found
+    return out
+
+
+def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], skipped: dict[str, Any]) -> None:
     document = task.document()
     meta = {
         **document["meta"],
@@ -286,13 +300,16 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
         frozen: Bundle = task.frozen.module
         tokenizer, tokenizer_config = frozen.tokenizer, frozen.tokenizer_config
         kwargs = {"generator": task.generator, "generator_config": config["generator"], "condition_spec": task.condition_spec}
-        meta["guidance"] = config["task"]["guidance"]
+        meta["guidance"] = task.guidance
     else:
         tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
         stamp(tokenizer, tokenizer_config)
     dtype = config["bundle_dtype"]
     bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
-    (run / "metrics.json").write_text(json.dumps(meta, indent=1) + "\n")
+    # names of a user's files are for the run's folder, not for a bundle that is handed on
+    (run / "metrics.json").write_text(json.dumps({**meta, "skipped": skipped}, indent=1) + "\n")
+    for split, files in skipped.items():
+        print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
 

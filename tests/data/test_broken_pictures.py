@@ -2,7 +2,11 @@
 
 import io
 import logging
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -122,3 +126,30 @@ def test_memory_changes_nothing_for_pictures_of_every_mode(tmp_path):
     part = next(p for p in (grey.train, grey.held_out) if any("deep" in n for n in p.names))
     row = next(i for i, n in enumerate(part.names) if "deep" in n)
     assert torch.equal(part.__getitems__(range(len(part))).media[row], deep)  # no level of the 16 bits is lost beside others of 8
+
+
+def test_what_was_skipped_is_counted_and_the_list_is_bounded(tmp_path):
+    folder(tmp_path, 80, size=(40, 40))
+    for path in sorted((tmp_path / "cat").iterdir())[:70]:
+        path.write_bytes(path.read_bytes()[:300])
+    data = ImageFolder(tmp_path, held_out=0.1, max_broken=1)
+    assert data.train.skipped == {"count": 0, "of": len(data.train), "files": []}
+    for part in (data.train, data.held_out):
+        part.__getitems__(range(len(part)))
+    assert data.train.skipped["count"] + data.held_out.skipped["count"] == 70 and len(data.train.skipped["files"]) == 50
+    assert set(data.train.skipped["files"]) <= {str(p) for p in (tmp_path / "cat").iterdir()}
+    from gentok.data.limited import Limited
+
+    assert Limited(data, 5).train.skipped == data.train.skipped
+
+
+def test_what_one_process_finds_broken_all_know_at_the_end(tmp_path):
+    pictures = folder(tmp_path / "pictures", 20, size=(40, 40))
+    for i in range(0, 20, 5):
+        path = paint(pictures / "cat" / f"{i:03d}_cut.png", (40, 40), seed=i)
+        path.write_bytes(path.read_bytes()[:300])
+    script = Path(__file__).parent / "broken_processes.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [(tmp_path / f"rank{r}").read_text() for r in (0, 1)] == ["1 2 2", "1 2 2"]
