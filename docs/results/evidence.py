@@ -36,15 +36,19 @@ def figures(prefix: str, metrics: Mapping[str, Any], command: str, seed: int, se
 
 
 class Store:
-    """docs/results/NAME.json: {"figures": ..., "protocols": ...}. Written whole after every change."""
+    """docs/results/NAME.json: {"figures": ..., "protocols": ...}. Read again and written whole at every change: measurements may run side by side."""
 
     def __init__(self, name: str):
         self.path = HERE / f"{name}.json"
+        self._read()
+
+    def _read(self) -> None:
         content = json.loads(self.path.read_text()) if self.path.is_file() else {}
         self.figures: dict[str, dict[str, Any]] = content.get("figures", {})
         self.protocols: dict[str, Any] = content.get("protocols", {})
 
     def add(self, figures: Mapping[str, dict[str, Any]], protocols: Mapping[str, Any] | None = None) -> None:
+        self._read()
         self.figures |= figures
         self.protocols |= protocols or {}
         temporary = self.path.with_suffix(".writing")
