@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gentok.build import ConfigError, build, check, resolve
-from gentok.bundle import Bundle, build_generator, load, save, stamp
+from gentok.bundle import TRAINING_ONLY, Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import GentokModule, seconds
@@ -175,11 +175,23 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
 
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
+    _nest_latents(config)
     if config.get("discriminator"):
         from gentok.training.adversarial_task import AdversarialTokenizerTask
 
         return AdversarialTokenizerTask(config)
     return TokenizerTask(config)
+
+
+def _nest_latents(config: dict[str, Any]) -> None:
+    """tokenizer.latents={ckpt: BUNDLE} becomes the configuration of the tokenizer in that bundle, which the new bundle then describes and
+    holds by itself; config["latents_from"] says where its weights come from."""
+    latents = config["tokenizer"].get("latents")
+    if not isinstance(latents, Mapping) or "ckpt" not in latents:
+        return
+    inner = load(latents["ckpt"], trust=config["trust"])
+    config["latents_from"] = str(latents["ckpt"])
+    config["tokenizer"]["latents"] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
 
 
 def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
