@@ -5,15 +5,14 @@
     d   =  d_orthogonal + eta d_parallel            to v_c
     v   =  v_c + (scale - 1) d
 
-With momentum 0, threshold inf and eta 1 this is classifier-free guidance, v_u + scale (v_c - v_u) (gentok/flow/guidance.py). Projections are
-computed in float64. Norms are taken over all axes of a row, so a threshold fits one size of picture.
+With momentum 0, threshold inf and eta 1 this is classifier-free guidance, v_u + scale (v_c - v_u) (gentok/flow/guidance.py). Everything
+is computed in float64. Norms are taken over all axes of a row, so a threshold fits one size of picture.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 __all__ = ["Projected"]

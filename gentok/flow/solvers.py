@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gentok.flow.path import score_of
@@ -35,7 +34,9 @@ def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | 
     if steps < 1:
         raise ValueError(f"a flow is solved in steps={steps}: give at least 1")
     if not 0 < start <= 1 or shift <= 0 or (last is not None and (steps < 2 or not 0 < last < start)):
-        raise ValueError(f"a time grid needs 0 < last < start <= 1, shift > 0 and, with last, 2 steps; got {start=}, {shift=}, {last=}, {steps=}")
+        raise ValueError(
+            f"a time grid needs 0 < last < start <= 1, shift > 0 and, with last, 2 steps; got {start=}, {shift=}, {last=}, {steps=}"
+        )
     if last is None:
         even = [start * (steps - i) / steps for i in range(steps + 1)]
     else:

@@ -24,7 +24,9 @@ def unpatchify(x: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
     return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, grid), patch)
 
 
-def positions_2d(grid: tuple[int, int], home: tuple[int, int], width: int, theta: float = 10000.0, device: torch.device | None = None) -> Tensor:
+def positions_2d(
+    grid: tuple[int, int], home: tuple[int, int], width: int, theta: float = 10000.0, device: torch.device | None = None
+) -> Tensor:
     """float32 [h w, width] for a grid of h x w in the coordinates of the `home` grid: width / 2 channels of the row, as many of the column.
     Raises ValueError unless 4 divides the width."""
     if width % 4:

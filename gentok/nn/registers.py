@@ -6,8 +6,8 @@ decoder   [patches ; N register vectors], everything sees everything. A flow's d
           kinds of tokens by weights of their own (adaLN-zero), and gives a velocity; a regression decoder takes one learned vector in place
           of every patch, no time, and gives the picture. Its output layer begins at zero in both.
 
-Registers that are not kept are *overwritten* by one learned vector and stay in attention. Overwriting comes behind the position embedding, so
-dropped registers are all alike. The null condition overwrites all registers by another learned vector.
+Registers that are not kept are *overwritten* by one learned vector and stay in attention. Overwriting comes behind the position
+embedding, so dropped registers are all alike. The null condition overwrites all registers by another learned vector.
 
 Deviations: RMSNorm in place of LayerNorm, learned scales on queries and keys, standard scaling and initialisation in place of muP's; the
 modulation of the last norm is our reading of DiT's last layer.
@@ -141,7 +141,12 @@ class RegisterDecoder(nn.Module):
         return x if null is None else torch.where(null[:, None, None], self.null.to(x.dtype), x)
 
     def forward(
-        self, registers: Tensor, grid: tuple[int, int], noised: Tensor | None = None, t: Tensor | None = None, tap: tuple[int, list[Tensor]] | None = None
+        self,
+        registers: Tensor,
+        grid: tuple[int, int],
+        noised: Tensor | None = None,
+        t: Tensor | None = None,
+        tap: tuple[int, list[Tensor]] | None = None,
     ) -> Tensor:
         """registers as `registers` makes them. noised float [B, P, D_out] and t float [B]: of a flow. tap: as in Transformer; what is
         appended is of the patches alone."""

@@ -65,7 +65,7 @@ class FeedForward(nn.Module):
 
 
 def _shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
-    """x (1 + scale) + shift for x [B, T, D], shift and scale [B, S, D]; kinds: how many tokens of each of the S kinds, one after another."""
+    """x (1 + scale) + shift for x [B, T, D], shift and scale [B, S, D]; kinds: how many tokens each of the S kinds has, in turn."""
     if kinds is None:
         return torch.addcmul(x + shift, x, scale)
     parts = zip(x.split(kinds, 1), shift.split(1, 1), scale.split(1, 1))
@@ -131,7 +131,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """width D, depth blocks, heads; hidden: width of the feed-forward part (default 8/3 D, up to the next multiple of 64; 4 D for gelu).
 
-    adaln: blocks are modulated by a vector [B, D]; a number above 1: so many kinds of tokens, each with a modulation of its own. cross: blocks attend to a context [B, L, D]. dropout: of both branches.
+    adaln: blocks are modulated by a vector [B, D]; a number above 1: so many kinds of tokens, each with a modulation of its own.
+    cross: blocks attend to a context [B, L, D]. dropout: of both branches.
     """
 
     def __init__(
@@ -183,8 +184,8 @@ class Transformer(nn.Module):
 
         turn: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
         causal model. context float [B, L, D], context_mask bool [B, L]; vector float [B, D]; noise: for dropout, None for none.
-        kinds: of a model with several, how many tokens of each there are, one kind behind the other: they sum to T. tap: (number of a block,
-        list): what this block gives, not normalised, is appended to the list.
+        kinds: of a model with several, how many tokens of each there are, one kind behind the other: they sum to T. tap: (number of a
+        block, list): what this block gives, not normalised, is appended to the list.
         """
         turn = self._typed(turn, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]

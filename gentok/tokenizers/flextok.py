@@ -6,12 +6,12 @@
 Decoding solves dx/dt = decoder from noise at t = 1 to t = 0: short prefixes give a plausible picture, long ones this picture. With
 decoder="regression" the same transformer sees neither noise nor time and gives the picture itself: the baseline, trained by `losses`.
 
-x are the pixels, or the latents of a frozen tokenizer inside (any that encodes to Latents on a raster, such as a KL autoencoder): the paper's
-form. It is saved with this one. Alignment (REPA, Yu et al., arXiv 2410.06940): minus the cosine between a projection of a decoder block
-and a frozen teacher's map. The teacher is never saved.
+x are the pixels, or the latents of a frozen tokenizer inside (any that encodes to Latents on a raster, such as a KL autoencoder): the
+paper's form. It is saved with this one. Alignment (REPA, Yu et al., arXiv 2410.06940): minus the cosine between a projection of a decoder
+block and a frozen teacher's map. The teacher is never saved.
 
-Deviations: see gentok/nn/registers.py; codebooks other than FSQ are allowed; the rate of rows without registers is our choice (the paper's is
-not known to us), as are latents that enter as their tokenizer scales them.
+Deviations: see gentok/nn/registers.py; codebooks other than FSQ are allowed; the rate of rows without registers is our choice (the
+paper's is not known to us). Latents enter as their tokenizer scales them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ __all__ = ["FlexTok"]
 class FlexTok(nn.Module):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a nested Line of `registers` positions, whatever the image's size.
 
-    codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken too.
+    codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
+    too, with as many tokens.
     decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
     latents: a built tokenizer that encodes to Latents; patch: pixels (or latents) per side of a patch. nested: how prefixes are drawn
     ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers; times: law of t.
@@ -88,7 +89,8 @@ class FlexTok(nn.Module):
             raise ValueError(f"flextok needs a codebook with one code per register; {type(codebook).__name__} lays codes on another grid")
         if not 0 <= align_block < decoder_depth:
             raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
-        if latents is not None and (not isinstance(latents, nn.Module) or latents.spec.vocab_sizes or not isinstance(latents.spec.grid, Raster)):
+        nested_one = isinstance(latents, nn.Module) and not latents.spec.vocab_sizes and isinstance(latents.spec.grid, Raster)
+        if latents is not None and not nested_one:
             raise ValueError(
                 "latents must be a tokenizer that encodes to Latents on a raster, or latents={ckpt: BUNDLE} in training; got "
                 f"{latents if isinstance(latents, dict) else type(latents).__name__}"
@@ -105,7 +107,10 @@ class FlexTok(nn.Module):
             inner, self._inside = latents.spec.width, height // latents.spec.grid.h
         self.stride = patch * self._inside
         if height % self.stride or width % self.stride:
-            raise ValueError(f"flextok with patches of {self.stride} pixels takes sizes that {self.stride} divides; the data has {height} x {width}")
+            raise ValueError(
+                f"flextok with patches of {self.stride} pixels takes sizes that {self.stride} divides; the data has {height} x {width}: "
+                "resize or pad it, or change patch"
+            )
         home = (height // self.stride, width // self.stride)
         common: dict[str, Any] = {"home": home, "registers": registers, "head_width": head_width}
         features = inner * patch**2
@@ -196,14 +201,15 @@ class FlexTok(nn.Module):
     ) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1].
 
-        keep: how many of the first tokens count, an int or int64 [B]; the others are as good as ABSENT. noise: where the flow starts from. Without
-        it, a row's seed is its first token: a row alone gives the picture that it gives in a batch, all prefixes of a code start from the same
-        noise, and decoding is a function of the tokens. steps, guidance, apg (False: plain guidance), solver: in place of the model's own.
-        A regression decoder takes `keep` alone and is deterministic.
+        keep: how many of the first tokens count, an int or int64 [B]; the others are as good as ABSENT. noise: where the flow starts from.
+        Without it, a row's seed is its first token: a row alone gives the picture that it gives in a batch, all prefixes of a code start
+        from the same noise, and decoding is a function of the tokens. steps, guidance, apg (False: plain guidance), solver: in place of
+        the model's own. A regression decoder takes `keep` alone and is deterministic.
         """
         spec = tokens.spec
         if not isinstance(spec.grid, Line) or tokens.codes.shape[2] != self.spec.positions:
-            raise ValueError(f"flextok decodes codes [B, K, {self.spec.positions}] of a line; got {tuple(tokens.codes.shape)} on {spec.grid}")
+            shape = tuple(tokens.codes.shape)
+            raise ValueError(f"flextok decodes codes [B, K, {self.spec.positions}] of a line; got {shape} on {spec.grid}")
         if spec.vocab_sizes != self.spec.vocab_sizes:
             raise ValueError(f"these tokens are of another tokenizer: {spec.describe()}; this one makes {self.spec.describe()}")
         kept = tokens.present.any(1)
@@ -250,8 +256,8 @@ class FlexTok(nn.Module):
         return unpatchify(self.decoder(registers, grid, patchify(x, self.patch), t, tap), self.patch, grid)
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
-        """losses: of the codebook, and "flow" (and "align"), or those of `losses` for a regression decoder, whose reconstruction is unclamped.
-        A flow's reconstruction is None. Without noise, what a flow draws comes from batch.index; nested dropout is then none."""
+        """losses: of the codebook, and "flow" (and "align"), or those of `losses` for a regression decoder, whose reconstruction is
+        unclamped. A flow's reconstruction is None. Without noise, what a flow draws comes from batch.index, and all tokens are kept."""
         media, spec = batch.media, self._spec(batch.media)
         x = self._signal(media, None if noise is None else noise.fork("latents"))
         grid, rows = self._grid(spec), len(media)
