@@ -23,15 +23,15 @@ from torch import Tensor, nn
 
 from gentok.nn.constants import Constants
 from gentok.nn.patches import positions_2d
-from gentok.nn.transformer import Transformer, initialise
+from gentok.nn.transformer import Transformer
 from gentok.noise import Noise
 
 __all__ = ["RegisterEncoder", "RegisterDecoder", "TimeEmbedding", "causal_last", "draw_keep", "KEEP_MODES"]
 
 KEEP_MODES = ("uniform", "powers", "rounded")
 NAME = 0.5
-"""Deviation of learned embeddings at the start: as large as what they are added to, so that registers are told apart from the first step on
-(the release begins at 0.02 and lets training enlarge them)."""
+"""Deviation of the decoder's learned embeddings at the start: as large as what they are added to, so that registers are told apart from the
+first step on (the release begins at 0.02). The encoder's registers begin small, so that what they hold is what they see."""
 
 
 def causal_last(patches: int, registers: int) -> Tensor:
@@ -83,9 +83,8 @@ class RegisterEncoder(nn.Module):
         self.registers = nn.Parameter(torch.empty(registers, width))
         self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False)
         self.head = nn.Linear(width, out_width)
-        initialise(self.stem, in_width**-0.5)
-        initialise(self.head, width**-0.5)
-        nn.init.trunc_normal_(self.registers, std=NAME, a=-2 * NAME, b=2 * NAME)
+        _initialise(self)
+        nn.init.trunc_normal_(self.registers, std=0.02, a=-0.04, b=0.04)
         self._masks: dict[int, Constants] = {}
 
     def mask(self, patches: int, device: torch.device) -> Tensor:
@@ -121,17 +120,13 @@ class RegisterDecoder(nn.Module):
         self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False, adaln=2 if flow else False)
         self.modulation = nn.Linear(width, 2 * width) if flow else None
         self.head = nn.Linear(width, out_width)
-        initialise(self.inward, in_width**-0.5)
-        if flow:
-            initialise(self.stem, out_width**-0.5)
-            initialise(self.time)
+        _initialise(self)
         for vector in (self.query, self.places, self.dropped, self.null):
             if vector is not None:
                 nn.init.trunc_normal_(vector, std=NAME, a=-2 * NAME, b=2 * NAME)
-        for part in (self.head, self.modulation):
-            if part is not None:
-                nn.init.zeros_(part.weight)
-                nn.init.zeros_(part.bias)
+        modulations = [block.modulation for block in self.transformer.blocks] + [self.modulation]
+        for part in (self.head, *(modulations if flow else ())):
+            nn.init.zeros_(part.weight)
 
     def registers(self, vectors: Tensor, kept: Tensor, null: Tensor | None = None) -> Tensor:
         """vectors float [B, N, D_in], kept bool [B, N], null bool [B] or None for no row -> the tokens that `forward` takes, [B, N, D]."""
@@ -165,6 +160,16 @@ class RegisterDecoder(nn.Module):
             shift, scale = self.modulation(F.silu(vector)).unsqueeze(1).chunk(2, -1)
             x = torch.addcmul(x + shift, x, scale)
         return self.head(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a narrow
+    encoder's registers hardly depend on the picture at first, the codebook rounds that away, and the decoder learns to do without."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
 
 
 def _heads(width: int, head_width: int) -> int:

@@ -16,7 +16,7 @@ paper's is not known to us). Latents enter as their tokenizer scales them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,6 +33,7 @@ from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.noise import Noise
 from gentok.tokenizers.base import check_images
+from gentok.tokenizers.nested import inner_tokenizer
 from gentok.tokens import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FlexTok"]
@@ -44,8 +45,8 @@ class FlexTok(nn.Module):
     codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
     too, with as many tokens.
     decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
-    latents: a built tokenizer that encodes to Latents; patch: pixels (or latents) per side of a patch. nested: how prefixes are drawn
-    ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers; times: law of t.
+    latents: a tokenizer that encodes to Latents (gentok.tokenizers.nested); patch: pixels (or latents) per side of a patch. nested: how
+    prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers; times: law of t.
     steps, guidance, apg, solver: how `decode` goes about it by default (guidance 1: none). apg: Projected, or None for plain guidance.
     align: weight of the alignment with `teacher` (media, (h, w)) -> float [B, teacher_width, h, w], at decoder block `align_block`.
     """
@@ -57,7 +58,7 @@ class FlexTok(nn.Module):
         codebook: Any,
         media_shape: Sequence[int],
         losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
-        latents: nn.Module | None = None,
+        latents: nn.Module | Mapping[str, Any] | None = None,
         decoder: str = "flow",
         registers: int = 64,
         patch: int = 4,
@@ -87,25 +88,16 @@ class FlexTok(nn.Module):
             raise ValueError(f"nested={nested}: choose one of {', '.join(KEEP_MODES)}, or null for none")
         if not isinstance(codebook.grid(1, registers), Raster):
             raise ValueError(f"flextok needs a codebook with one code per register; {type(codebook).__name__} lays codes on another grid")
-        if not 0 <= align_block < decoder_depth:
+        if align and not 0 <= align_block < decoder_depth:
             raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
-        nested_one = isinstance(latents, nn.Module) and not latents.spec.vocab_sizes and isinstance(latents.spec.grid, Raster)
-        if latents is not None and not nested_one:
-            raise ValueError(
-                "latents must be a tokenizer that encodes to Latents on a raster, or latents={ckpt: BUNDLE} in training; got "
-                f"{latents if isinstance(latents, dict) else type(latents).__name__}"
-            )
         channels, height, width = (int(n) for n in media_shape)
         self.generative = decoder == "flow"
         self.losses, self.teacher, self.patch, self.nested, self.null_rate = losses, [teacher], patch, nested, null_rate
         self.times, self.solver, self.steps = times or LogitNormal(), solver or Euler(), steps
         self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
-        self.latents = None if latents is None else latents.requires_grad_(False).eval()
-        if latents is None:
-            inner, self._inside = channels, 1
-        else:
-            inner, self._inside = latents.spec.width, height // latents.spec.grid.h
-        self.stride = patch * self._inside
+        self.latents = None if latents is None else inner_tokenizer(latents, (channels, height, width))
+        inner, inside = (channels, 1) if latents is None else (self.latents.spec.width, height // self.latents.spec.grid.h)
+        self.stride = patch * inside
         if height % self.stride or width % self.stride:
             raise ValueError(
                 f"flextok with patches of {self.stride} pixels takes sizes that {self.stride} divides; the data has {height} x {width}: "

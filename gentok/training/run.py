@@ -189,9 +189,15 @@ def _nest_latents(config: dict[str, Any]) -> None:
     """tokenizer.latents={ckpt: BUNDLE} becomes the configuration of the tokenizer in that bundle, which the new bundle then describes and
     holds by itself; config["latents_from"] says where its weights come from."""
     latents = config["tokenizer"].get("latents")
-    if not isinstance(latents, Mapping) or "ckpt" not in latents:
+    if not isinstance(latents, Mapping) or "_target_" in latents:
         return
+    if latents.get("ckpt") is None:
+        raise ConfigError("this tokenizer works on latents: give the bundle of the tokenizer that makes them, tokenizer.latents.ckpt=BUNDLE")
     inner = load(latents["ckpt"], trust=config["trust"])
+    stride = inner.spec.media_shape[1] // getattr(inner.spec.grid, "h", 1)
+    for key, found in {"width": inner.spec.width, "stride": stride}.items():
+        if latents.get(key) not in (None, found):
+            raise ConfigError(f"tokenizer.latents.{key}={latents[key]}, but {latents['ckpt']} makes latents of {key} {found}")
     config["latents_from"] = str(latents["ckpt"])
     config["tokenizer"]["latents"] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
 
