@@ -163,8 +163,8 @@ class RegisterDecoder(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a narrow
-    encoder's registers hardly depend on the picture at first, the codebook rounds that away, and the decoder learns to do without."""
+    """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a
+    narrow encoder's registers hardly depend on the picture at first, the codebook rounds that away, and the decoder does without."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

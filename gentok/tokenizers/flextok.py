@@ -28,7 +28,7 @@ from gentok.flow.guidance import combine
 from gentok.flow.path import interpolate, velocity
 from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, Solver, time_grid
-from gentok.flow.times import LogitNormal, Times
+from gentok.flow.times import LogitNormal, Stratified, Times
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.noise import Noise
@@ -46,7 +46,8 @@ class FlexTok(nn.Module):
     too, with as many tokens.
     decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
     latents: a tokenizer that encodes to Latents (gentok.tokenizers.nested); patch: pixels (or latents) per side of a patch. nested: how
-    prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers; times: law of t.
+    prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers;
+    times: law of t, stratified: over a batch.
     steps, guidance, apg, solver: how `decode` goes about it by default (guidance 1: none). apg: Projected, or None for plain guidance.
     align: weight of the alignment with `teacher` (media, (h, w)) -> float [B, teacher_width, h, w], at decoder block `align_block`.
     """
@@ -70,6 +71,7 @@ class FlexTok(nn.Module):
         nested: str | None = "uniform",
         null_rate: float = 0.1,
         times: Times | None = None,
+        stratified: bool = False,
         time_period: float = 256.0,
         solver: Solver | None = None,
         steps: int = 20,
@@ -93,7 +95,8 @@ class FlexTok(nn.Module):
         channels, height, width = (int(n) for n in media_shape)
         self.generative = decoder == "flow"
         self.losses, self.teacher, self.patch, self.nested, self.null_rate = losses, [teacher], patch, nested, null_rate
-        self.times, self.solver, self.steps = times or LogitNormal(), solver or Euler(), steps
+        times = times or LogitNormal()
+        self.times, self.solver, self.steps = Stratified(times) if stratified else times, solver or Euler(), steps
         self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
         self.latents = None if latents is None else inner_tokenizer(latents, (channels, height, width))
         inner, inside = (channels, 1) if latents is None else (self.latents.spec.width, height // self.latents.spec.grid.h)

@@ -20,12 +20,12 @@ __all__ = ["inner_tokenizer"]
 
 
 def inner_tokenizer(latents: Any, media_shape: Sequence[int]) -> nn.Module:
-    """A built tokenizer, frozen; or of {width, stride} one that knows the shape of its latents alone. Raises ValueError with a line."""
+    """A built tokenizer, frozen; or of {width, stride} one that knows its latents' shape alone. Raises ValueError with a line."""
     if isinstance(latents, Mapping):
         if latents.get("ckpt") is not None or not {"width", "stride"} <= set(latents) <= {"ckpt", "width", "stride"}:
             raise ValueError(
-                "latents must be a tokenizer that encodes to Latents: in training {ckpt: BUNDLE}, elsewhere a built one (or {width, stride} "
-                f"to describe a size); got {dict(latents)}"
+                "latents must be a tokenizer that encodes to Latents: in training {ckpt: BUNDLE}, elsewhere a built one or {width, stride} "
+                f"to describe a size; got {dict(latents)}"
             )
         return _ShapeOnly(int(latents["width"]), int(latents["stride"]), media_shape)
     spec = getattr(latents, "spec", None)

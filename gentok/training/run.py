@@ -192,7 +192,7 @@ def _nest_latents(config: dict[str, Any]) -> None:
     if not isinstance(latents, Mapping) or "_target_" in latents:
         return
     if latents.get("ckpt") is None:
-        raise ConfigError("this tokenizer works on latents: give the bundle of the tokenizer that makes them, tokenizer.latents.ckpt=BUNDLE")
+        raise ConfigError("this tokenizer works on latents: give the bundle of what makes them, tokenizer.latents.ckpt=BUNDLE")
     inner = load(latents["ckpt"], trust=config["trust"])
     stride = inner.spec.media_shape[1] // getattr(inner.spec.grid, "h", 1)
     for key, found in {"width": inner.spec.width, "stride": stride}.items():

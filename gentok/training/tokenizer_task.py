@@ -84,6 +84,7 @@ class TokenizerTask(GentokModule):
             self.health["held_out"].update(output.tokens.codes)
             media = media[batch.index < self.config["task"]["decode_items"]]
             if not len(media):
+                self._add({"psnr": media.new_zeros(0)})  # all processes must name the same sums
                 return
             tokens = self.tokenizer.encode(media)
         else:
