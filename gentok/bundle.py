@@ -32,7 +32,7 @@ from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "portable"]
 
 FORMAT = 1
-_TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
+TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
 
 
 @dataclass
@@ -77,7 +77,7 @@ class Bundle:
 def build_tokenizer(config: Mapping[str, Any], trust: Iterable[str] = (), *, training: bool = False, **given: Any) -> nn.Module:
     """A tokenizer from its configuration; outside training its losses and teachers, which it then does not need, are left out."""
     if not training:
-        config = {key: None if key in _TRAINING_ONLY else value for key, value in config.items()}
+        config = {key: None if key in TRAINING_ONLY else value for key, value in config.items()}
     return build(config, trust=trust, where="tokenizer", **given)
 
 
@@ -119,7 +119,7 @@ def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
     for name, value in tokenizer.state_dict().items():
         part = decode_state if name.split(".")[0] in decode_only else encode_state
         part[name] = value.float() if value.is_floating_point() else value
-    settings = {key: value for key, value in portable(tokenizer, config).items() if key not in _TRAINING_ONLY}
+    settings = {key: value for key, value in portable(tokenizer, config).items() if key not in TRAINING_ONLY}
     spec = replace(tokenizer.spec, encode_fingerprint="", decode_fingerprint="")
     encode = fingerprint(settings, spec.to_dict(), encode_state)
     tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))
@@ -199,7 +199,7 @@ def _rounded(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
 
 
 def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in _TRAINING_ONLY}
+    return {key: value for key, value in config.items() if key not in TRAINING_ONLY}
 
 
 def _card(document: Mapping[str, Any]) -> str:

@@ -21,7 +21,7 @@ from gentok.build import ConfigError, resolve
 from gentok.bundle import build_generator, build_tokenizer
 from gentok.generators.base import Causal
 from gentok.sampling import pick_sampler
-from gentok.tokens import ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
+from gentok.tokens import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
 
 __all__ = ["describe"]
 
@@ -123,7 +123,10 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     spec, total = tokenizer.spec, _count(tokenizer)
     encode = _flops(tokenizer.encode, media)
     decode, judges = _decode_flops(tokenizer), _discriminators(config)
-    step = 3 * (encode + decode) * config["batch_size"]
+    # a generative decoder is called once in training, and many times to decode
+    generative, batch = getattr(tokenizer, "generative", False), Batch(media, torch.zeros(1, dtype=torch.int64))
+    once = _flops(tokenizer, batch) if generative else encode + decode
+    step = 3 * once * config["batch_size"]
     parts, table = _parts(tokenizer), []
     _common(table, {**parts, "tokenizer": total}, spec, total, config["callbacks"]["ema"] is not None)
     table += [(f"parameters, {name}", f"{count:,}") for name, count in judges.items()]

@@ -2,7 +2,8 @@
 
 Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; optionally
 cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv 2212.09748): shift, scale and gate of both branches
-from SiLU(vector), zero at the start, so that every block begins as the identity.
+from SiLU(vector), zero at the start, so that every block begins as the identity. Tokens of several kinds in one sequence (FlexTok: patches
+and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
 Dropout of the branches draws from the rows' own Noise: 16 random bits per element, so its rate is a multiple of 2^-16.
@@ -11,6 +12,7 @@ Dropout of the branches draws from the rows' own Noise: 16 random bits per eleme
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -62,23 +64,38 @@ class FeedForward(nn.Module):
         return self.out(F.silu(gate) * value)
 
 
+def _shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
+    """x (1 + scale) + shift for x [B, T, D], shift and scale [B, S, D]; kinds: how many tokens each of the S kinds has, in turn."""
+    if kinds is None:
+        return torch.addcmul(x + shift, x, scale)
+    parts = zip(x.split(kinds, 1), shift.split(1, 1), scale.split(1, 1))
+    return torch.cat([torch.addcmul(part + b, part, a) for part, b, a in parts], 1)
+
+
+def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
+    """x gate, as in _shifted."""
+    if kinds is None:
+        return x * gate
+    return torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
+
+
 class Block(nn.Module):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: bool, cross: bool, rate: float):
+    def __init__(self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: int, cross: bool, rate: float):
         super().__init__()
-        self.rate = rate
+        self.rate, self.kinds = rate, int(adaln)
         self.norm1 = RMSNorm(width, affine=not adaln)
         self.attention = SelfAttention(width, heads, qk_norm)
         self.norm_cross = RMSNorm(width) if cross else None
         self.cross = CrossAttention(width, heads, qk_norm) if cross else None
         self.norm2 = RMSNorm(width, affine=not adaln)
         self.mlp = FeedForward(width, hidden, activation)
-        self.modulation = nn.Linear(width, 6 * width) if adaln else None
+        self.modulation = nn.Linear(width, 6 * self.kinds * width) if adaln else None
 
     def modulate(self, vector: Tensor) -> Tensor:
-        """vector [B, D] -> shift, scale and gate of both branches, [6, B, 1, D]."""
-        return self.modulation(F.silu(vector)).unflatten(1, (6, -1)).transpose(0, 1).unsqueeze(2)
+        """vector [B, D] -> shift, scale and gate of both branches, [6, B, S, D] for S kinds of tokens."""
+        return self.modulation(F.silu(vector)).unflatten(1, (6, self.kinds, -1)).transpose(0, 1)
 
     def forward(
         self,
@@ -93,27 +110,29 @@ class Block(nn.Module):
         cache: KVCache | None = None,
         layer: int = 0,
         window: Window | None = None,
+        kinds: Sequence[int] | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D]; the rest as in Transformer."""
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
-            h = torch.addcmul(h + shift1, h, scale1)
+            h = _shifted(h, shift1, scale1, kinds)
         h = self.attention(h, turn, mask, causal, cache, layer, window)
-        x = x + dropout(h if modulation is None else h * gate1, self.rate, noise)
+        x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, noise)
         if self.cross is not None:
             x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, noise)
         h = self.norm2(x)
         if modulation is not None:
-            h = torch.addcmul(h + shift2, h, scale2)
+            h = _shifted(h, shift2, scale2, kinds)
         h = self.mlp(h)
-        return x + dropout(h if modulation is None else h * gate2, self.rate, noise)
+        return x + dropout(h if modulation is None else _gated(h, gate2, kinds), self.rate, noise)
 
 
 class Transformer(nn.Module):
     """width D, depth blocks, heads; hidden: width of the feed-forward part (default 8/3 D, up to the next multiple of 64; 4 D for gelu).
 
-    adaln: blocks are modulated by a vector [B, D]. cross: blocks attend to a context [B, L, D]. dropout: of both branches.
+    adaln: blocks are modulated by a vector [B, D]; a number above 1: so many kinds of tokens, each with a modulation of its own.
+    cross: blocks attend to a context [B, L, D]. dropout: of both branches.
     """
 
     def __init__(
@@ -125,7 +144,7 @@ class Transformer(nn.Module):
         causal: bool = True,
         activation: str = "swiglu",
         qk_norm: bool = True,
-        adaln: bool = False,
+        adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,
     ):
@@ -158,15 +177,19 @@ class Transformer(nn.Module):
         context_mask: Tensor | None = None,
         vector: Tensor | None = None,
         noise: Noise | None = None,
+        kinds: Sequence[int] | None = None,
+        tap: tuple[int, list[Tensor]] | None = None,
     ) -> Tensor:
         """x float [B, T, D] -> [B, T, D], normalised.
 
         turn: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
         causal model. context float [B, L, D], context_mask bool [B, L]; vector float [B, D]; noise: for dropout, None for none.
+        kinds: of a model with several, how many tokens of each there are, one kind behind the other: they sum to T. tap: (number of a
+        block, list): what this block gives, not normalised, is appended to the list.
         """
         turn = self._typed(turn, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks):
             x = block(
                 x,
                 turn,
@@ -176,7 +199,10 @@ class Transformer(nn.Module):
                 None if context is None else block.cross.project(context),
                 context_mask,
                 noise,
+                kinds=kinds,
             )
+            if tap is not None and tap[0] == number:
+                tap[1].append(x)
         return self.norm(x)
 
     def start(

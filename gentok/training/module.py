@@ -29,8 +29,8 @@ __all__ = ["CLOCKS", "Outside", "GentokModule", "seconds"]
 
 
 CLOCKS = {"wall": "monotonic", "cpu": "process_time"}
-"""What `budget` is measured by, and its function in `time`: the clock on the wall, or the processor time of this process (all its threads), which
-a busy machine does not shorten."""
+"""What `budget` is measured by, and its function in `time`: the clock on the wall, or the processor time of this process (all its
+threads), which a busy machine does not shorten."""
 
 
 def seconds(text: str | float | int | None) -> float | None:

@@ -1,18 +1,24 @@
-"""task=tokenizer: media -> codes (or latents) -> media, trained by the tokenizer's own losses."""
+"""task=tokenizer: media -> codes (or latents) -> media, trained by the tokenizer's own losses.
+
+Validation encodes and decodes all held-out items. A tokenizer that decodes by many network calls (`generative`) decodes only the first
+task.decode_items of them, and its losses are measured on all, as averages over items: with the same draws at every validation.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.build import ConfigError, build
-from gentok.bundle import build_tokenizer, portable
+from gentok.bundle import build_tokenizer, load, portable
 from gentok.codebooks.library import Library
 from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr
+from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
 from gentok.training.module import GentokModule
 from gentok.training.watch import Collapse
@@ -28,7 +34,10 @@ class TokenizerTask(GentokModule):
     def configure_model(self) -> None:
         if hasattr(self, "tokenizer"):
             return
-        self.tokenizer = self.prepared(build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True))
+        tokenizer = build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True)
+        if self.config.get("latents_from"):  # before `init_from`, which brings its own
+            tokenizer.latents.load_state_dict(load(self.config["latents_from"], trust=self.config["trust"]).tokenizer.state_dict())
+        self.tokenizer = self.prepared(tokenizer)
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.collapse = Collapse(self.config["callbacks"]["collapse_below"], self.config["callbacks"]["collapse_steps"])
@@ -65,23 +74,45 @@ class TokenizerTask(GentokModule):
         return output.losses
 
     def on_validation_epoch_start(self) -> None:
+        self._sums: dict[str, Tensor] = {}
         if self.health:
             self.health["held_out"].reset()
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        tokens = self.tokenizer.encode(batch.media)
+        media = batch.media
+        if getattr(self.tokenizer, "generative", False):
+            output = self.tokenizer(batch, Noise.of(self.config["seed"], batch.index).fork("held_out"))
+            self._add({f"held_out/{name}": value.expand(len(media)) for name, value in output.losses.items()})
+            self._count_codes("held_out", output.tokens)
+            media = media[batch.index < self.config["task"]["decode_items"]]
+            if not len(media):
+                self._add({"psnr": media.new_zeros(0)})  # all processes must name the same sums
+                return
+            tokens = self.tokenizer.encode(media)
+        else:
+            tokens = self.tokenizer.encode(media)
+            self._count_codes("held_out", tokens)
         reconstruction = self.tokenizer.decode(tokens)
-        self._count_codes("held_out", tokens)
         if isinstance(tokens, Latents):
             self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
-        self.log("psnr", psnr(reconstruction, batch.media).mean(), batch_size=len(batch.media), prog_bar=True, sync_dist=True)
+        self._add({"psnr": psnr(reconstruction, media)})
         if step == 0:
             n = self.config["task"]["pictures"]
-            pairs = torch.stack([batch.media[:n].float(), reconstruction[:n].float()])
+            pairs = torch.stack([media[:n].float(), reconstruction[:n].float()])
             self.pictures = pairs.flatten(0, 1).cpu()
+
+    def _add(self, values: Mapping[str, Tensor]) -> None:
+        """Values float [b], one per item, of which the mean over all held-out items is logged."""
+        for name, value in values.items():
+            total = torch.stack([value.double().sum(), value.new_tensor(len(value), dtype=torch.float64)])
+            self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def on_validation_epoch_end(self) -> None:
         self._log_health("held_out")
+        names = sorted(self._sums)
+        sums = all_sum(torch.stack([self._sums[name] for name in names]))
+        for name, (total, count) in zip(names, sums.unbind()):
+            self.log(name, (total / count).float(), prog_bar=name == "psnr")
 
     def _count_codes(self, part: str, tokens: Tokens | Latents) -> None:
         if isinstance(tokens, Tokens):

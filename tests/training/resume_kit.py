@@ -22,6 +22,8 @@ SMALL = [*TOKENIZER, "experiment=mnist5k/vq", "codebook.vocab_size=32"]
 GENERATOR = ["generator.width=32", "generator.depth=1", "generator.heads=2", "task.pictures=10", "generator.dropout=0.1"]
 PATCH = "discriminator.adversaries.patch"
 VQGAN = ["experiment=mnist5k/vqgan", *TOKENIZER, "codebook.vocab_size=32", f"{PATCH}.network.width=4"]
+FLEXTOK = ["task.pictures=2", "task.decode_items=8", "tokenizer.registers=8", "tokenizer.encoder_width=32", "tokenizer.encoder_depth=1",
+           "tokenizer.decoder_width=32", "tokenizer.decoder_depth=1", "tokenizer.steps=2"]
 CASES: dict[str, list[str]] = {
     "vq by gradient": [*SMALL, "codebook=vq", "codebook.revive_below=0.5"],
     "vq by averages": [*SMALL, "codebook.revive_below=0.5", "codebook.kmeans_start=2"],
@@ -31,6 +33,7 @@ CASES: dict[str, list[str]] = {
     "vqgan with a discriminator": [*VQGAN, f"{PATCH}.start=2"],
     "vqgan accumulated": [*VQGAN, f"{PATCH}.start=1", "trainer.accumulate=2"],
     "latents": [*TOKENIZER, "experiment=mnist5k/vq", "tokenizer=kl"],
+    "flextok": ["tokenizer=flextok", "codebook=vq_ema", *FLEXTOK, "codebook.vocab_size=32"],
     "accumulated": [*SMALL, "trainer.accumulate=2"],
     "workers": [*SMALL, "trainer.workers=2"],
     "without averages": [*SMALL, "callbacks.ema=null"],

@@ -27,6 +27,7 @@ RUNS: dict[str, list[str]] = {
     "residual": [*CASES["residual with dropout"], *EXACT],
     "latents": [*CASES["latents"], *EXACT],
     "library": [*TOKENIZER, "codebook=library", "codebook.options.codebook_size=32", *EXACT],
+    "flextok": [*CASES["flextok"], "tokenizer.stratified=true", *EXACT],
     "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],

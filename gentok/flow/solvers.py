@@ -1,0 +1,101 @@
+"""From noise to data along a velocity field: dx/dt = v(x, t), from t = 1 down to t = 0, on a grid of times.
+
+    Euler             x += h v(x, t)                                                                  first order, one call a step
+    Midpoint          x += h v(x + h/2 v(x, t), t + h/2)                                              second order, two calls
+    Heun              x += h/2 (v(x, t) + v(x + h v(x, t), t + h))                                    second order, two calls
+    EulerMaruyama     x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z,  h < 0              stochastic, one call
+
+with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >= 0 (Ma et al., SiT, arXiv
+2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a plain Euler step, since noise that is put in there
+is never taken out: end the stochastic part with `time_grid(steps, last=0.04)`.
+
+A solver is a frozen dataclass, called with the field, the noise x [B, ...], the times float64 [S + 1] and, where it draws, a Noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gentok.flow.path import score_of
+from gentok.noise import Noise
+
+__all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
+
+Field = Callable[[Tensor, float], Tensor]
+"""(x float [B, ...], t in [0, 1]) -> the velocity there, float [B, ...]."""
+
+
+def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | None = None) -> tuple[float, ...]:
+    """steps + 1 falling times from `start` to 0: equal steps of s, bent to t = shift s / (1 + (shift - 1) s) (SD3; 1: equal steps of t;
+    above 1 more of them near the noise). last: the time before 0, equal steps of s lead there and one more to 0."""
+    if steps < 1:
+        raise ValueError(f"a flow is solved in steps={steps}: give at least 1")
+    if not 0 < start <= 1 or shift <= 0 or (last is not None and (steps < 2 or not 0 < last < start)):
+        raise ValueError(
+            f"a time grid needs 0 < last < start <= 1, shift > 0 and, with last, 2 steps; got {start=}, {shift=}, {last=}, {steps=}"
+        )
+    if last is None:
+        even = [start * (steps - i) / steps for i in range(steps + 1)]
+    else:
+        even = [start + (last - start) * i / (steps - 1) for i in range(steps)] + [0.0]
+    return tuple(shift * s / (1 + (shift - 1) * s) for s in even)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """calls_per_step: network calls of a step."""
+
+    calls_per_step = 1
+
+    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], noise: Noise | None = None) -> Tensor:
+        """x at times[0] -> x at times[-1], of x's type. noise: for solvers that draw; they raise ValueError without it."""
+        for t, following in zip(times[:-1], times[1:]):
+            x = self.step(field, x, t, following)
+        return x
+
+    def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Euler(Solver):
+    def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
+        return x + (following - t) * field(x, t)
+
+
+@dataclass(frozen=True)
+class Midpoint(Solver):
+    calls_per_step = 2
+
+    def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
+        h = following - t
+        return x + h * field(x + h / 2 * field(x, t), t + h / 2)
+
+
+@dataclass(frozen=True)
+class Heun(Solver):
+    calls_per_step = 2
+
+    def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
+        h = following - t
+        first = field(x, t)
+        return x + h / 2 * (first + field(x + h * first, following))
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Solver):
+    """diffusion: w(t) = diffusion * t; 0 makes it Euler."""
+
+    diffusion: float = 2.0
+
+    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], noise: Noise | None = None) -> Tensor:
+        if noise is None:
+            raise ValueError("EulerMaruyama draws random numbers: give it noise, or take Euler, Midpoint or Heun")
+        for t, following in zip(times[:-2], times[1:-1]):
+            v, h, w = field(x, t), following - t, self.diffusion * t
+            z = noise.normal(*x.shape[1:]).to(x)
+            x = x + h * (v - w / 2 * score_of(x, v, t)) + (w * -h) ** 0.5 * z
+        return x + (times[-1] - times[-2]) * field(x, times[-2])

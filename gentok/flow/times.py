@@ -1,0 +1,85 @@
+"""At which times a flow is trained: laws of t in (0, 1), each given by its quantile function, so that one uniform number is one time.
+
+    uniform        t = u
+    logit-normal   t = sigmoid(mean + std z), z standard normal                      (Esser et al., SD3, arXiv 2403.03206; FlexTok, xAR)
+    mode           t = 1 - u - s (cos^2(pi u / 2) - 1 + u)                           (SD3's "mode sampling with heavy tails")
+    stratified     any of them, with a batch's numbers u spread evenly over (0, 1)   (Kingma et al., arXiv 2107.00630, appendix I.1)
+
+A row's time is drawn from its own stream. Stratified times depend on which rows share a step, by intent; not on how these are spread
+over processes: every row draws a key, and its stratum is the rank of its key among those of all processes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gentok.distributed import all_gather
+from gentok.noise import Noise
+
+__all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
+
+
+class Times:
+    """quantile: u float64 [B] in (0, 1) -> t float64 [B] in (0, 1). Calling a law with a Noise of B rows draws t float64 [B]."""
+
+    def quantile(self, u: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def __call__(self, noise: Noise) -> Tensor:
+        return self.quantile(noise.uniform())
+
+
+@dataclass(frozen=True)
+class Uniform(Times):
+    def quantile(self, u: Tensor) -> Tensor:
+        return u
+
+
+@dataclass(frozen=True)
+class LogitNormal(Times):
+    """mean > 0 favours noise, < 0 data; std: the spread, in logits."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"the logit-normal law of times needs std > 0; got {self.std}")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+
+@dataclass(frozen=True)
+class Mode(Times):
+    """scale: -1 .. 2 / (pi - 2); above 0 favours the middle, below 0 the ends."""
+
+    scale: float = 1.29
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.scale <= 2 / (math.pi - 2):
+            raise ValueError(f"mode sampling of times needs scale in [-1, {2 / (math.pi - 2):.4f}]; got {self.scale}")
+
+    def quantile(self, u: Tensor) -> Tensor:
+        """Falling in u, from 1 to 0, as in the paper."""
+        return 1 - u - self.scale * (torch.cos(math.pi / 2 * u).square() - 1 + u)
+
+
+@dataclass(frozen=True)
+class Stratified(Times):
+    """law: the Times whose quantile is taken."""
+
+    law: Times
+
+    def quantile(self, u: Tensor) -> Tensor:
+        return self.law.quantile(u)
+
+    def __call__(self, noise: Noise) -> Tensor:
+        key, u = noise.uniform(2).unbind(1)
+        keys = all_gather(key)
+        rank = (keys < key[:, None]).sum(1)
+        return self.law.quantile((rank + u) / len(keys))

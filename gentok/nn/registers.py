@@ -1,0 +1,178 @@
+"""Transformers between patches and an ordered list of registers (FlexTok, arXiv 2502.13967).
+
+encoder   [patches ; N learned registers] under the mask "causal-last": patches see all patches and no register, a register sees all patches
+          and the registers up to itself. So register n never depends on later ones, and patches are computed as if there were none.
+decoder   [patches ; N register vectors], everything sees everything. A flow's decoder takes noised patches and a time, which modulates both
+          kinds of tokens by weights of their own (adaLN-zero), and gives a velocity; a regression decoder takes one learned vector in place
+          of every patch, no time, and gives the picture. Its output layer begins at zero in both.
+
+Registers that are not kept are *overwritten* by one learned vector and stay in attention. Overwriting comes behind the position
+embedding, so dropped registers are all alike. The null condition overwrites all registers by another learned vector.
+
+Deviations: RMSNorm in place of LayerNorm, learned scales on queries and keys, standard scaling and initialisation in place of muP's; the
+modulation of the last norm is our reading of DiT's last layer.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.nn.constants import Constants
+from gentok.nn.patches import positions_2d
+from gentok.nn.transformer import Transformer
+from gentok.noise import Noise
+
+__all__ = ["RegisterEncoder", "RegisterDecoder", "TimeEmbedding", "causal_last", "draw_keep", "KEEP_MODES"]
+
+KEEP_MODES = ("uniform", "powers", "rounded")
+NAME = 0.5
+"""Deviation of the decoder's learned embeddings at the start: as large as what they are added to, so that registers are told apart from the
+first step on (the release begins at 0.02). The encoder's registers begin small, so that what they hold is what they see."""
+
+
+def causal_last(patches: int, registers: int) -> Tensor:
+    """bool [T, T], T = patches + registers, True where row i sees column j: see above."""
+    place = torch.arange(patches + registers)
+    see = place[:, None] >= place
+    see[:patches] = False
+    see[:, :patches] = True
+    return see
+
+
+def draw_keep(mode: str, registers: int, noise: Noise) -> Tensor:
+    """How many registers each row keeps, int64 [B] in 1..N: "uniform"; "powers": uniform over the powers of two up to N, and N itself;
+    "rounded": uniform, then up to the next power of two (or N)."""
+    u = noise.uniform()
+    if mode == "uniform":
+        return (u * registers).long() + 1
+    powers = torch.tensor([min(2**i, registers) for i in range(math.ceil(math.log2(registers)) + 1)], device=u.device)
+    if mode == "powers":
+        return powers[(u * len(powers)).long()]
+    if mode == "rounded":
+        return powers[torch.searchsorted(powers, (u * registers).long() + 1)]
+    raise ValueError(f"there is no nested dropout {mode!r}; choose one of {', '.join(KEEP_MODES)}")
+
+
+class TimeEmbedding(nn.Module):
+    """t float [B] in [0, 1] -> float [B, D]: sines and cosines of 1000 t, wave lengths up to 2 pi period, and two linear layers.
+    period: 256 in FlexTok's release, 10,000 in DiT."""
+
+    def __init__(self, width: int, waves: int = 128, period: float = 256.0):
+        super().__init__()
+        self.waves, self.period = waves, period
+        self.first, self.second = nn.Linear(2 * waves, width), nn.Linear(width, width)
+
+    def forward(self, t: Tensor) -> Tensor:
+        rates = self.period ** (-torch.arange(self.waves, dtype=torch.float64, device=t.device) / self.waves)
+        angles = 1000.0 * t.double()[:, None] * rates
+        waves = torch.cat((angles.cos(), angles.sin()), 1).to(self.first.weight.dtype)
+        return self.second(F.silu(self.first(waves)))
+
+
+class RegisterEncoder(nn.Module):
+    """patches float [B, P, D_in] on a grid of h x w -> registers float [B, N, D_out]. home: the grid that positions are measured in."""
+
+    def __init__(self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int):
+        super().__init__()
+        self.home = home
+        self.stem = nn.Linear(in_width, width)
+        self.registers = nn.Parameter(torch.empty(registers, width))
+        self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False)
+        self.head = nn.Linear(width, out_width)
+        _initialise(self)
+        nn.init.trunc_normal_(self.registers, std=0.02, a=-0.04, b=0.04)
+        self._masks: dict[int, Constants] = {}
+
+    def mask(self, patches: int, device: torch.device) -> Tensor:
+        """bool [1, 1, T, T]."""
+        if patches not in self._masks:
+            with torch.device("cpu"):
+                self._masks[patches] = Constants(see=causal_last(patches, len(self.registers))[None, None])
+        return self._masks[patches].on(device).see
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = self.stem(patches) + positions_2d(grid, self.home, self.stem.out_features, device=patches.device).to(patches.dtype)
+        x = torch.cat((x, self.registers.to(x.dtype).expand(len(x), -1, -1)), 1)
+        x = self.transformer(x, mask=self.mask(patches.shape[1], x.device))
+        return self.head(x[:, patches.shape[1] :])
+
+
+class RegisterDecoder(nn.Module):
+    """register vectors float [B, N, D_in], and of a flow the noised patches and their time -> patches float [B, P, D_out]."""
+
+    def __init__(
+        self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int, flow: bool,
+        time_period: float = 256.0,
+    ):  # fmt: skip
+        super().__init__()
+        self.home, self.flow = home, flow
+        self.stem = nn.Linear(out_width, width) if flow else None
+        self.query = None if flow else nn.Parameter(torch.empty(width))
+        self.inward = nn.Linear(in_width, width)
+        self.places = nn.Parameter(torch.empty(registers, width))
+        self.dropped = nn.Parameter(torch.empty(width))
+        self.null = nn.Parameter(torch.empty(width)) if flow else None
+        self.time = TimeEmbedding(width, period=time_period) if flow else None
+        self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False, adaln=2 if flow else False)
+        self.modulation = nn.Linear(width, 2 * width) if flow else None
+        self.head = nn.Linear(width, out_width)
+        _initialise(self)
+        for vector in (self.query, self.places, self.dropped, self.null):
+            if vector is not None:
+                nn.init.trunc_normal_(vector, std=NAME, a=-2 * NAME, b=2 * NAME)
+        modulations = [block.modulation for block in self.transformer.blocks] + [self.modulation]
+        for part in (self.head, *(modulations if flow else ())):
+            nn.init.zeros_(part.weight)
+
+    def registers(self, vectors: Tensor, kept: Tensor, null: Tensor | None = None) -> Tensor:
+        """vectors float [B, N, D_in], kept bool [B, N], null bool [B] or None for no row -> the tokens that `forward` takes, [B, N, D]."""
+        x = self.inward(vectors.to(self.inward.weight.dtype))
+        x = x + self.places.to(x.dtype)
+        x = torch.where(kept[..., None], x, self.dropped.to(x.dtype))
+        return x if null is None else torch.where(null[:, None, None], self.null.to(x.dtype), x)
+
+    def forward(
+        self,
+        registers: Tensor,
+        grid: tuple[int, int],
+        noised: Tensor | None = None,
+        t: Tensor | None = None,
+        tap: tuple[int, list[Tensor]] | None = None,
+    ) -> Tensor:
+        """registers as `registers` makes them. noised float [B, P, D_out] and t float [B]: of a flow. tap: as in Transformer; what is
+        appended is of the patches alone."""
+        place = positions_2d(grid, self.home, self.places.shape[1], device=registers.device).to(registers.dtype)
+        if self.flow:
+            x, vector = self.stem(noised) + place, self.time(t)
+        else:
+            x, vector = (self.query.to(place.dtype) + place).expand(len(registers), -1, -1), None
+        patches = x.shape[1]
+        x = torch.cat((x.to(registers.dtype), registers), 1)
+        whole = None if tap is None else (tap[0], [])
+        x = self.transformer(x, vector=vector, kinds=(patches, registers.shape[1]) if self.flow else None, tap=whole)[:, :patches]
+        if tap is not None:
+            tap[1].extend(y[:, :patches] for y in whole[1])
+        if self.flow:
+            shift, scale = self.modulation(F.silu(vector)).unsqueeze(1).chunk(2, -1)
+            x = torch.addcmul(x + shift, x, scale)
+        return self.head(x)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a
+    narrow encoder's registers hardly depend on the picture at first, the codebook rounds that away, and the decoder does without."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
+def _heads(width: int, head_width: int) -> int:
+    if width % head_width:
+        raise ValueError(f"a width must be a multiple of head_width={head_width}; got {width}")
+    return width // head_width

@@ -1,0 +1,293 @@
+"""FlexTok (Bachmann et al., arXiv 2502.13967): an image as an ordered list of tokens of which every prefix is a code.
+
+    registers = encoder(patches);   vectors, codes = codebook(registers);   k ~ nested dropout, registers k.. are overwritten
+    x_t = (1 - t) x + t eps;   loss = |decoder(x_t, t, registers) - (eps - x)|^2          t = sigmoid(N(0, 1)), some rows without registers
+
+Decoding solves dx/dt = decoder from noise at t = 1 to t = 0: short prefixes give a plausible picture, long ones this picture. With
+decoder="regression" the same transformer sees neither noise nor time and gives the picture itself: the baseline, trained by `losses`.
+
+x are the pixels, or the latents of a frozen tokenizer inside (any that encodes to Latents on a raster, such as a KL autoencoder): the
+paper's form. It is saved with this one. Alignment (REPA, Yu et al., arXiv 2410.06940): minus the cosine between a projection of a decoder
+block and a frozen teacher's map. The teacher is never saved.
+
+Deviations: see gentok/nn/registers.py; codebooks other than FSQ are allowed; the rate of rows without registers is our choice (the
+paper's is not known to us). Latents enter as their tokenizer scales them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.flow.guidance import combine
+from gentok.flow.path import interpolate, velocity
+from gentok.flow.projected import Projected
+from gentok.flow.solvers import Euler, Solver, time_grid
+from gentok.flow.times import LogitNormal, Stratified, Times
+from gentok.nn.patches import patchify, unpatchify
+from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
+from gentok.noise import Noise
+from gentok.tokenizers.base import check_images
+from gentok.tokenizers.nested import inner_tokenizer
+from gentok.tokens import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
+
+__all__ = ["FlexTok"]
+
+
+class FlexTok(nn.Module):
+    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a nested Line of `registers` positions, whatever the image's size.
+
+    codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
+    too, with as many tokens.
+    decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
+    latents: a tokenizer that encodes to Latents (gentok.tokenizers.nested); patch: pixels (or latents) per side of a patch. nested: how
+    prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers;
+    times: law of t, stratified: over a batch.
+    steps, guidance, apg, solver: how `decode` goes about it by default (guidance 1: none). apg: Projected, or None for plain guidance.
+    align: weight of the alignment with `teacher` (media, (h, w)) -> float [B, teacher_width, h, w], at decoder block `align_block`.
+    """
+
+    decode_only = ("decoder", "projector")
+
+    def __init__(
+        self,
+        codebook: Any,
+        media_shape: Sequence[int],
+        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        latents: nn.Module | Mapping[str, Any] | None = None,
+        decoder: str = "flow",
+        registers: int = 64,
+        patch: int = 4,
+        encoder_width: int = 128,
+        encoder_depth: int = 4,
+        decoder_width: int = 192,
+        decoder_depth: int = 6,
+        head_width: int = 64,
+        nested: str | None = "uniform",
+        null_rate: float = 0.1,
+        times: Times | None = None,
+        stratified: bool = False,
+        time_period: float = 256.0,
+        solver: Solver | None = None,
+        steps: int = 20,
+        guidance: float = 1.0,
+        apg: Projected | None = None,
+        teacher: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
+        teacher_width: int = 112,
+        align: float = 0.0,
+        align_block: int = 1,
+        align_hidden: int = 2048,
+    ):
+        super().__init__()
+        if decoder not in ("flow", "regression"):
+            raise ValueError(f"decoder={decoder}: choose flow or regression")
+        if nested is not None and nested not in KEEP_MODES:
+            raise ValueError(f"nested={nested}: choose one of {', '.join(KEEP_MODES)}, or null for none")
+        if not isinstance(codebook.grid(1, registers), Raster):
+            raise ValueError(f"flextok needs a codebook with one code per register; {type(codebook).__name__} lays codes on another grid")
+        if align and not 0 <= align_block < decoder_depth:
+            raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
+        channels, height, width = (int(n) for n in media_shape)
+        self.generative = decoder == "flow"
+        self.losses, self.teacher, self.patch, self.nested, self.null_rate = losses, [teacher], patch, nested, null_rate
+        times = times or LogitNormal()
+        self.times, self.solver, self.steps = Stratified(times) if stratified else times, solver or Euler(), steps
+        self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
+        self.latents = None if latents is None else inner_tokenizer(latents, (channels, height, width))
+        inner, inside = (channels, 1) if latents is None else (self.latents.spec.width, height // self.latents.spec.grid.h)
+        self.stride = patch * inside
+        if height % self.stride or width % self.stride:
+            raise ValueError(
+                f"flextok with patches of {self.stride} pixels takes sizes that {self.stride} divides; the data has {height} x {width}: "
+                "resize or pad it, or change patch"
+            )
+        home = (height // self.stride, width // self.stride)
+        common: dict[str, Any] = {"home": home, "registers": registers, "head_width": head_width}
+        features = inner * patch**2
+        self.encoder = RegisterEncoder(features, codebook.in_width, width=encoder_width, depth=encoder_depth, **common)
+        self.codebook = codebook
+        self.decoder = RegisterDecoder(
+            codebook.width, features, width=decoder_width, depth=decoder_depth, flow=self.generative, time_period=time_period, **common
+        )
+        self.projector = None
+        if align:
+            sizes = (decoder_width, align_hidden, align_hidden, teacher_width)
+            layers = [part for a, b in zip(sizes[:-1], sizes[1:]) for part in (nn.Linear(a, b), nn.SiLU())]
+            self.projector = nn.Sequential(*layers[:-1])
+        self.spec = TokenSpec(
+            vocab_sizes=tuple(codebook.vocab_sizes),
+            grid=Line(registers, nested=nested is not None),
+            nested_levels=codebook.nested_levels,
+            media_shape=(channels, height, width),
+        )
+
+    def train(self, mode: bool = True) -> FlexTok:
+        super().train(mode)
+        if self.latents is not None:
+            self.latents.eval()
+        return self
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+        return self.decoder.head.weight
+
+    # ------------------------------------------------------------------------------------------------ media and patches
+
+    def _signal(self, media: Tensor, noise: Noise | None) -> Tensor:
+        """media -> x float [B, C', H', W']: the pixels, or the latents inside (a posterior's mean without noise, else a draw)."""
+        check_images(media, self.spec.media_shape[0], self.stride)
+        if self.latents is None:
+            return media.to(self.encoder.stem.weight.dtype)
+        with torch.no_grad():
+            found = self.latents.encode(media, noise=noise)
+        return found.values.unflatten(2, (found.spec.grid.h, found.spec.grid.w)).to(self.encoder.stem.weight.dtype)
+
+    def _media(self, x: Tensor, spec: TokenSpec) -> Tensor:
+        """x as `_signal` makes it -> media in [-1, 1], float32 (float64 of a float64 model)."""
+        if self.latents is not None:
+            inner = replace(self.latents.spec, grid=Raster(*x.shape[2:]), media_shape=spec.media_shape)
+            x = self.latents.decode(Latents(x.flatten(2), inner))
+        x = x.clamp(-1, 1)
+        return x if x.dtype == torch.float64 else x.float()
+
+    def _grid(self, spec: TokenSpec) -> tuple[int, int]:
+        return spec.media_shape[1] // self.stride, spec.media_shape[2] // self.stride
+
+    def _spec(self, media: Tensor) -> TokenSpec:
+        shape = tuple(media.shape[1:])
+        return self.spec if shape == self.spec.media_shape else replace(self.spec, media_shape=shape)
+
+    def _features(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """x -> what the codebook takes, float [B, D, N]."""
+        return self.encoder(patchify(x, self.patch), grid).transpose(1, 2)
+
+    # ------------------------------------------------------------------------------------------------------- the contract
+
+    @torch.no_grad()
+    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+        """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
+        spec = self._spec(media)
+        x = self._signal(media, None if noise is None else noise.fork("latents"))
+        training = self.codebook.training
+        self.codebook.eval()
+        try:
+            codes = self.codebook(self._features(x, self._grid(spec)), noise=noise).codes
+        finally:
+            self.codebook.train(training)
+        return Tokens(codes, spec)
+
+    @torch.no_grad()
+    def decode(
+        self,
+        tokens: Tokens,
+        noise: Noise | None = None,
+        *,
+        keep: int | Tensor | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        apg: Projected | bool | None = None,
+        solver: Solver | None = None,
+    ) -> Tensor:
+        """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1].
+
+        keep: how many of the first tokens count, an int or int64 [B]; the others are as good as ABSENT. noise: where the flow starts from.
+        Without it, a row's seed is its first token: a row alone gives the picture that it gives in a batch, all prefixes of a code start
+        from the same noise, and decoding is a function of the tokens. steps, guidance, apg (False: plain guidance), solver: in place of
+        the model's own. A regression decoder takes `keep` alone and is deterministic.
+        """
+        spec = tokens.spec
+        if not isinstance(spec.grid, Line) or tokens.codes.shape[2] != self.spec.positions:
+            shape = tuple(tokens.codes.shape)
+            raise ValueError(f"flextok decodes codes [B, K, {self.spec.positions}] of a line; got {shape} on {spec.grid}")
+        if spec.vocab_sizes != self.spec.vocab_sizes:
+            raise ValueError(f"these tokens are of another tokenizer: {spec.describe()}; this one makes {self.spec.describe()}")
+        kept = tokens.present.any(1)
+        if keep is not None:
+            limit = torch.as_tensor(keep, device=kept.device).view(-1, 1)
+            kept = kept & (torch.arange(kept.shape[1], device=kept.device) < limit)
+        grid = self._grid(spec)
+        # also of levels: a code that is not kept leaves no trace
+        registers = self.decoder.registers(self.codebook.lookup(tokens.codes).transpose(1, 2), kept)
+        if not self.generative:
+            x = unpatchify(self.decoder(registers, grid), self.patch, grid)
+            return self._media(x.to(torch.promote_types(x.dtype, torch.float32)), spec)
+        if noise is None:
+            first = torch.where(kept[:, :1], tokens.codes[:, :, 0], -1)
+            radix = torch.tensor([1_000_003**k % (1 << 31) for k in range(first.shape[1])], device=first.device)
+            noise = Noise(((first + 1) * radix).sum(1))
+        inner = self.encoder.stem.in_features // self.patch**2
+        start = noise.normal(inner, grid[0] * self.patch, grid[1] * self.patch).to(self.encoder.stem.weight.dtype)
+        scale = self.guidance if guidance is None else float(guidance)
+        projected = self.apg if apg is None else Projected() if apg is True else apg or None
+        field = self._field(registers, grid, scale, projected)
+        return self._media((solver or self.solver)(field, start, time_grid(steps or self.steps), noise), spec)
+
+    def _field(self, registers: Tensor, grid: tuple[int, int], scale: float, apg: Projected | None) -> Callable[[Tensor, float], Tensor]:
+        """The velocity that is solved, guided where scale is not 1."""
+        if scale != 1:
+            rows = len(registers)
+            registers = torch.cat((registers, self.decoder.null.to(registers.dtype).expand_as(registers)))
+        state: list[Tensor | None] = [None]
+
+        def field(x: Tensor, t: float) -> Tensor:
+            both = x if scale == 1 else torch.cat((x, x))
+            v = self._velocity(both, torch.full((len(both),), t, dtype=torch.float64, device=x.device), registers, grid).to(x.dtype)
+            if scale == 1:
+                return v
+            if apg is None:
+                return combine(v[:rows], v[rows:], scale)
+            v, state[0] = apg(v[:rows], v[rows:], scale, state[0])
+            return v
+
+        return field
+
+    def _velocity(self, x: Tensor, t: Tensor, registers: Tensor, grid: tuple[int, int], tap: Any = None) -> Tensor:
+        return unpatchify(self.decoder(registers, grid, patchify(x, self.patch), t, tap), self.patch, grid)
+
+    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+        """losses: of the codebook, and "flow" (and "align"), or those of `losses` for a regression decoder, whose reconstruction is
+        unclamped. A flow's reconstruction is None. Without noise, what a flow draws comes from batch.index, and all tokens are kept."""
+        media, spec = batch.media, self._spec(batch.media)
+        x = self._signal(media, None if noise is None else noise.fork("latents"))
+        grid, rows = self._grid(spec), len(media)
+        quantized = self.codebook(self._features(x, grid), noise=noise)
+        draws = Noise.of(0, batch.index) if noise is None else noise.fork("flow")
+        kept = torch.ones(rows, self.spec.positions, dtype=torch.bool, device=x.device)
+        null = None
+        if self.nested is not None and noise is not None:
+            keep = draw_keep(self.nested, self.spec.positions, draws)
+            kept = torch.arange(self.spec.positions, device=x.device) < keep[:, None]
+        if self.generative:
+            null = draws.uniform() < (self.null_rate if noise is not None else 0.0)
+        registers = self.decoder.registers(quantized.vectors.transpose(1, 2), kept, null)
+        tokens, losses, tapped = Tokens(quantized.codes, spec), dict(quantized.losses), []
+        tap = (self.align_block, tapped) if self.align and self.teacher[0] is not None else None
+        if not self.generative:
+            reconstruction = unpatchify(self.decoder(registers, grid, tap=tap), self.patch, grid)
+            reconstruction = reconstruction if reconstruction.dtype == torch.float64 else reconstruction.float()
+            losses |= self._regression(reconstruction, x, media)
+        else:
+            reconstruction = None
+            t, eps = self.times(draws), draws.normal(*x.shape[1:]).to(x)
+            v = self._velocity(interpolate(x, eps, t), t, registers, grid, tap)
+            losses["flow"] = F.mse_loss(v.to(x.dtype), velocity(x, eps))
+        if tap is not None:
+            losses["align"] = self.align * self._alignment(tapped[0], media, grid)
+        return TokenizerOutput(tokens, losses, reconstruction)
+
+    def _regression(self, made: Tensor, x: Tensor, media: Tensor) -> dict[str, Tensor]:
+        if self.latents is not None:
+            return {"latents": F.mse_loss(made, x.to(made.dtype))}
+        return {} if self.losses is None else self.losses(made, media)
+
+    def _alignment(self, hidden: Tensor, media: Tensor, grid: tuple[int, int]) -> Tensor:
+        with torch.no_grad():
+            target = self.teacher[0](media, grid)
+        found = self.projector(hidden.to(self.projector[0].weight.dtype))
+        return -F.cosine_similarity(found.float(), target.flatten(2).transpose(1, 2).float(), dim=-1).mean()
