@@ -24,7 +24,7 @@ from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import GentokModule, seconds
+from gentok.training.module import GentokModule, Outside, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]
@@ -125,6 +125,7 @@ def train(config: dict[str, Any]) -> Path:
         start = int(checkpoint["global_step"])
     trainer = _trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
+    task.train_set = Outside(train_set)
 
     from gentok.training.loader import held_out_loader, training_loader
 

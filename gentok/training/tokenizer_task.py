@@ -15,6 +15,7 @@ from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr
 from gentok.tokens import Batch, ConditionSpec, TokenizerOutput
 from gentok.training.module import GentokModule
+from gentok.training.teacher_maps import map_bytes, remember
 from gentok.training.watch import Collapse
 
 __all__ = ["TokenizerTask"]
@@ -43,6 +44,19 @@ class TokenizerTask(GentokModule):
     def on_fit_start(self) -> None:
         for health in self.health.values():
             health.to(self.device)
+        self._remember_teachers()
+
+    def _remember_teachers(self) -> None:
+        """Frozen networks that the tokenizer asks about every picture are asked once (task.teacher_maps GB at most)."""
+        limit = (self.config["task"].get("teacher_maps") or 0) * 1e9
+        networks = {name: getattr(self.tokenizer, name, None) for name in ("semantic", "teacher")}
+        grid = tuple(n // self.tokenizer.stride for n in self.tokenizer.spec.media_shape[1:]) if any(networks.values()) else ()
+        for name, network in networks.items():
+            settings = self.config["tokenizer"].get(name)
+            if settings is None or not getattr(network, "frozen", False) or self.augment.shift:  # shifted pictures are too many
+                continue
+            if map_bytes(self.items, network.width, grid) <= limit:
+                remember(network, settings, self.train_set.module, grid, self.config["paths"]["cache"], self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.noise(batch, "augment"))
