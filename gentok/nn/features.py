@@ -90,9 +90,10 @@ def pooled(media: Tensor, size: int = 128, chunk: int = 64) -> Tensor:
 
 
 @torch.no_grad()
-def map16(media: Tensor, size: int | tuple[int, int] = 128, chunk: int = 16) -> Tensor:
+def map16(media: Tensor, size: int | tuple[int, int] = 128, chunk: int | None = None) -> Tensor:
     """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size (or height,
-    width). Small chunks stay in a CPU's cache: 16 are three times as fast as 64."""
+    width). chunk: pictures at once; on a CPU 4, which stay in its cache and are three times as fast as 64."""
+    chunk = chunk or (4 if media.device.type == "cpu" else 64)
     return torch.cat([stages(resized(part, size), ["stage5"])["stage5"] for part in media.split(chunk)])
 
 

@@ -1,7 +1,7 @@
 """Maps that a frozen network has made before, found again by the picture.
 
-A picture's key is a linear hash of its bytes, key = sum_i byte_i * m_i mod 2^64 with odd pseudo-random m_i (SplitMix64): 64 bits, computed in
-no time and on any device. So a map is never served to another picture, whatever order, subset or augmentation the pictures come in; what
+A picture's key is a linear hash of its bytes, key = sum_i byte_i * m_i mod 2^64 with odd pseudo-random m_i (SplitMix64): 64 bits, the same
+on any device. So a map is never served to another picture, whatever order, subset or augmentation the pictures come in; what
 is not there is computed.
 
 A mirrored picture is served the mirrored map. That is not what the network would have said (its strided convolutions pad one side alone),

@@ -1,12 +1,12 @@
 """Networks that say what a picture's cells mean: the semantic branch of a tokenizer, and the frozen teachers that it rebuilds.
 
-A semantic network is a module (media float [B, C, H, W] in [-1, 1], grid (h, w)) -> float32 [B, width, h, w], whatever grid its own map has:
-finer ones are averaged, coarser ones interpolated. It is one of two kinds:
+A semantic network is a module (media float [B, C, H, W] in [-1, 1], grid (h, w)) -> float32 [B, width, h, w], whatever grid its own map
+has: finer ones are averaged, coarser ones interpolated. It is one of two kinds:
 
-    frozen    its weights are someone else's and are named, not saved. What is saved is their `identity`, eight bytes of their hash: it enters
-              the tokenizer's fingerprint, and weights of another identity under the same name are refused when a model is loaded.
-    trained   its weights are the tokenizer's, saved with it. `start: teacher` takes them over from the teacher of the run, which must be the
-              same network; `start: fresh` begins anew. A loaded model asks for no teacher.
+    frozen    its weights are someone else's and are named, not saved. What is saved is their `identity`, eight bytes of their hash: it
+              enters the tokenizer's fingerprint, and weights of another identity under the same name are refused when a model is loaded.
+    trained   its weights are the tokenizer's, saved with it. `start: teacher` takes them over from the teacher of the run, which must be
+              the same network; `start: fresh` begins anew. A loaded model asks for no teacher.
 
 A frozen network may be handed a MapMemory of maps that it has made before (see gentok.nn.maps).
 """
@@ -156,7 +156,8 @@ class ConvolutionalMap(SemanticNetwork):
         super().__init__(frozen=False)
         self.stride = stride_of(multipliers, patch)
         self.width = width * multipliers[-1]
-        self.network = Encoder(channels, self.width, width=width, multipliers=tuple(multipliers), blocks=blocks, attention=False, patch=patch)
+        common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": False, "patch": patch}
+        self.network = Encoder(channels, self.width, width=width, **common)
 
     def map(self, media: Tensor) -> Tensor:
         return self.network(media)

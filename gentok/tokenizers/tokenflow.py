@@ -5,9 +5,9 @@
     loss = reconstruction terms + codebook terms + cosine * (1 - cos(meaning, teacher)) + l2 * |meaning - teacher|^2 / |teacher|^2
 
 The teacher is the original, frozen semantic network; the branch that is quantized is that very network (frozen, the small default) or one
-that is trained, from the teacher's weights (as published) or afresh. The paper writes the distillation as an l2 distance, the release computes
-1 - cosine: both are here, the cosine by default. The pixel decoder sees the pixel half alone, as in the release; `decode_from: both` shows
-it both halves, which costs no code, since the index already says both.
+that is trained, from the teacher's weights (as published) or afresh. The paper writes the distillation as an l2 distance, the release
+computes 1 - cosine: both are here, the cosine by default. The pixel decoder sees the pixel half alone, as in the release;
+`decode_from: both` shows it both halves, which costs no code, since the index already says both.
 
 The codebook is any that has the parts `semantic` and `pixel`: dual (one code), separate (two codes, the ablation's baseline), or a pyramid
 over dual, which is the published multi-scale form.
@@ -67,12 +67,13 @@ class TokenFlow(nn.Module):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on the grid that the codebook makes of H / stride x W / stride cells.
 
     codebook: one with the parts semantic and pixel. semantic: the network of the semantic branch (gentok.nn.semantic), saved with the
-    tokenizer where it is trained and named where it is frozen. teacher: the frozen network whose map is to be rebuilt; null means the semantic
-    network itself where that is frozen, and no distillation where it is trained. cosine, l2: weights of the two distances to the teacher's map.
-    losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained. decode_from: "pixel" or "both" halves.
-    hidden: of the semantic projection; null: the semantic network's width. semantic_width, semantic_depth, semantic_heads: the semantic
-    decoder's. pixel_width: channels between the pixel networks and their half of the codebook, by 1x1 convolutions, as published;
-    null: none. width, multipliers, blocks, attention, patch, decoder_width: of the pixel networks, see gentok.nn.autoencoder.
+    tokenizer where it is trained and named where it is frozen. teacher: the frozen network whose map is to be rebuilt; null means the
+    semantic network itself where that is frozen, and no distillation where it is trained. cosine, l2: weights of the two distances to
+    the teacher's map. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained. decode_from:
+    "pixel" or "both" halves. hidden: of the semantic projection; null: the semantic network's width. semantic_width, semantic_depth,
+    semantic_heads: of the semantic decoder. pixel_width: channels between the pixel networks and their half of the codebook, by 1x1
+    convolutions, as published; null: none. width, multipliers, blocks, attention, patch, decoder_width: of the pixel networks, see
+    gentok.nn.autoencoder.
     """
 
     decode_only = ("decoder", "post", "semantic_decoder")

@@ -125,7 +125,7 @@ def train(config: dict[str, Any]) -> Path:
         start = int(checkpoint["global_step"])
     trainer = _trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
-    task.train_set = Outside(train_set)
+    task.sets = Outside((train_set, held_out))
 
     from gentok.training.loader import held_out_loader, training_loader
 

@@ -1,13 +1,15 @@
-"""The maps of a frozen teacher, made once for the whole training set and kept on disk: on a CPU they would cost more than the training.
+"""The maps of a frozen teacher, made once for all images of a run and kept on disk: on a CPU they would cost more than the training.
 
-The set is cut into blocks of BLOCK pictures; each is a file MAPS-HASH-FIRST.safetensors with the pictures' keys (gentok.nn.maps) and their
+Each set is cut into blocks of BLOCK pictures; each is a file MAPS-HASH-FIRST.safetensors with the pictures' keys (gentok.nn.maps) and their
 maps in float16, written whole or not at all, by the processes of the run in turn. So a run that was killed goes on with the blocks that it
 had, and runs with the same pictures, network and settings share them. A file's name is a hash of all of these.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ class _Blocks:
 
     def __init__(self, arrays: list[Any]):
         self.arrays = arrays
+        self.ends = list(itertools.accumulate(map(len, arrays)))
 
     def __len__(self) -> int:
         return sum(len(a) for a in self.arrays)
@@ -42,10 +45,10 @@ class _Blocks:
         import numpy as np
 
         out = np.empty((len(rows), *self.arrays[0].shape[1:]), self.arrays[0].dtype)
-        which, place = np.divmod(rows, BLOCK)  # every block but the last is full
+        which = np.searchsorted(self.ends, rows, side="right")
         for i in np.unique(which):
             here = which == i
-            out[here] = self.arrays[i][place[here]]
+            out[here] = self.arrays[i][rows[here] - self.ends[i] + len(self.arrays[i])]
         return out
 
 
@@ -68,23 +71,30 @@ class _Slice:
 
 
 def remember(
-    network: SemanticNetwork, settings: dict[str, Any], data: Any, grid: tuple[int, int], folder: str | Path, device: torch.device | str = "cpu"
+    network: SemanticNetwork,
+    settings: dict[str, Any],
+    sets: Sequence[Any],
+    grid: tuple[int, int],
+    folder: str | Path,
+    device: torch.device | str = "cpu",
 ) -> MapMemory:
-    """Gives `network`, which is frozen, the maps of all pictures of the set `data` on the grid (h, w), made where they are not there yet.
+    """Gives `network`, which is frozen, the maps of all pictures of `sets` on the grid (h, w), made where they are not there yet.
     settings: the network's configuration. To be called by every process. Raises OSError where `folder` cannot be written."""
-    word = fingerprint(FORMAT, settings, network.identity, data.description, list(grid))
-    starts = list(range(0, len(data), BLOCK))
-    paths = [Path(folder) / f"maps-{word}-{start:07d}.safetensors" for start in starts]
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]
-    mine = missing[rank() :: world_size()]
-    with progress("teacher maps", sum(min(BLOCK, len(data) - starts[i]) for i in mine), "images", bool(mine)) as advance:
-        for i in mine:
-            keys, maps = _make(network, _Slice(data, starts[i], min(BLOCK, len(data) - starts[i])), grid, device, advance)
-            header = {"format": FORMAT, "kind": "maps", "data": data.description, "network": settings}
-            write_arrays(paths[i], {"keys": [keys], "maps": [maps]}, header)
+    blocks = []
+    for data in sets:
+        word = fingerprint(FORMAT, settings, network.identity, data.description, list(grid))
+        for start in range(0, len(data), BLOCK):
+            path = Path(folder) / f"maps-{word}-{start:07d}.safetensors"
+            blocks.append((path, _Slice(data, start, min(BLOCK, len(data) - start))))
+    mine = [block for block in blocks if not block[0].is_file()][rank() :: world_size()]
+    with progress("teacher maps", sum(len(part) for _, part in mine), "images", bool(mine)) as advance:
+        for path, part in mine:
+            keys, maps = _make(network, part, grid, device, advance)
+            header = {"format": FORMAT, "kind": "maps", "data": part.data.description, "network": settings}
+            write_arrays(path, {"keys": [keys], "maps": [maps]}, header)
     if dist.is_available() and dist.is_initialized():
         dist.barrier()
-    arrays = [read_layout(path, "maps", FORMAT, "file of teacher maps").maps() for path in paths]
+    arrays = [read_layout(path, "maps", FORMAT, "file of teacher maps").maps() for path, _ in blocks]
     keys = torch.cat([torch.from_numpy(a["keys"].copy()) for a in arrays])
     network.memory.value = MapMemory(keys, _Blocks([a["maps"] for a in arrays]))
     return network.memory.value

@@ -55,8 +55,9 @@ class TokenizerTask(GentokModule):
             settings = self.config["tokenizer"].get(name)
             if settings is None or not getattr(network, "frozen", False) or self.augment.shift:  # shifted pictures are too many
                 continue
-            if map_bytes(self.items, network.width, grid) <= limit:
-                remember(network, settings, self.train_set.module, grid, self.config["paths"]["cache"], self.device)
+            sets = self.sets.module
+            if map_bytes(sum(map(len, sets)), network.width, grid) <= limit:
+                remember(network, settings, sets, grid, self.config["paths"]["cache"], self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.noise(batch, "augment"))

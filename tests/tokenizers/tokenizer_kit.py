@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from gentok.build import build
+from gentok.build import build, resolve
 from gentok.noise import Noise
 from gentok.tokens import Batch, Condition
 
@@ -20,6 +20,8 @@ TRUST = tuple(filter(None, os.environ.get("GENTOK_TEST_TRUST", "").split(",")))
 SMALL = 6_000_000
 """Parameters above which a tokenizer is only built on the meta device."""
 PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "width": 8}
+HALVES = {"_target_": "gentok.codebooks.dual.Dual", "vocab_size": 16, "semantic": 4, "pixel": 4}
+"""What stands in for PLAIN where a tokenizer needs the parts of a dual codebook."""
 LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
 
 
@@ -36,9 +38,22 @@ def names(group: str) -> list[str]:
     return sorted(name for name in _files(group) if "_target_" in read(group, name))
 
 
+def needed_parts(name: str) -> tuple[str, ...]:
+    """The parts that the tokenizer needs its codebook to have."""
+    return getattr(resolve(read("tokenizer", name)["_target_"], TRUST), "needs_parts", ())
+
+
+def missing_parts(name: str, codebook: str) -> list[str]:
+    """Of those, the ones that conf/codebook/CODEBOOK.yaml does not have."""
+    needed = needed_parts(name)
+    return [part for part in needed if part not in build(read("codebook", codebook), trust=TRUST).parts] if needed else []
+
+
 def make(name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, **overrides: Any) -> torch.nn.Module:
     """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration."""
-    config = {**read("tokenizer", name), "codebook": codebook or PLAIN, "losses": losses or LOSSES, **overrides}
+    config = read("tokenizer", name)
+    plain = HALVES if needed_parts(name) else PLAIN
+    config = {**config, "codebook": codebook or plain, "losses": losses or LOSSES, **overrides}
     torch.manual_seed(0)
     return build(config, trust=TRUST, media_shape=shape)
 
