@@ -7,40 +7,28 @@ Every figure is one of `python -m gentok.evaluate`, whose protocol goes into the
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-import torch
+from evidence import HERE, ZOO, Store, figures, machine, table
 
 from gentok.bundle import load
 from gentok.cli import compose
 from gentok.evaluate import evaluate
 
-HERE = Path(__file__).resolve().parent
-ZOO = HERE.parent / "zoo"
 RUNS = {  # name -> (bundle, words of evaluate)
     "vq": ("mnist5k_vq", []),
     "ar": ("mnist5k_ar", []),
     "masked": ("mnist5k_masked", []),
 }
-UNITS = {"psnr_db": "dB", "entropy_bits_per_item": "bit", "nominal_bits_per_item": "bit", "held_out_bits_per_token": "bit/token",
-         "tokens_per_second": "token/s", "seconds_of_sampling": "s", "nearest_training": "pixel L2", "held_out_nearest_training": "pixel L2"}  # fmt: skip
-
-
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 
 def measure() -> tuple[dict, dict]:
     """figures: name -> value, unit, command, seed, seconds, machine; reports: name -> what evaluate returned."""
-    figures, reports = {}, {}
+    found, reports = {}, {}
     for name, (bundle, words) in RUNS.items():
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as out:
@@ -50,27 +38,12 @@ def measure() -> tuple[dict, dict]:
             shutil.copy(Path(out) / f"{picture}.png", HERE / target)
         seconds = round(time.monotonic() - began, 1)
         command = " ".join(["python -m gentok.evaluate", f"ckpt=docs/zoo/{bundle}", *words])
-        for metric, value in report["metrics"].items():
-            if isinstance(value, list) and len(value) == 1:
-                value = value[0]
-            figures[f"{name}/{metric}"] = {
-                "value": value, "unit": UNITS.get(metric, ""), "command": command, "seed": 0, "seconds": seconds, "machine": machine(),
-            }  # fmt: skip
-    return figures, reports
+        found |= figures(name, report["metrics"], command, 0, seconds)
+    return found, reports
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    head, *body = rows
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, tuple("---" for _ in head), *body))
-
-
-def page(figures: dict, protocols: dict) -> str:
-    def value(key: str, form: str = ".3f", scale: float = 1.0) -> str:
-        v = figures[key]["value"]
-        return "–" if v is None else format(v * scale, form)
-
-    def percent(key: str) -> str:
-        return value(key, ".1f", 100.0) + " %"
+def page(store: Store) -> str:
+    value, percent, protocols = store.value, store.percent, store.protocols
 
     tokenizer = [
         ("64 tokens of 512, 1,000 held-out digits", "measured", "target"),
@@ -105,11 +78,11 @@ def page(figures: dict, protocols: dict) -> str:
         millions = sum(p.numel() for p in part.parameters()) / 1e6
         made.append((f"`{bundle}`", f"{millions:.2f} M", f"{model.meta['seconds']:.0f} s", f"`{model.meta['command']}`"))
     demo = ""
-    if "demo/seconds" in figures:
+    if "demo/seconds" in store.figures:
         demo = f"""
 ## What `make demo` gives
 
-{value("demo/seconds", ".0f")} s after the installation, {figures["demo/seconds"]["machine"]}: a tokenizer of {value("demo/reconstruction/psnr_db", ".1f")} dB (usage {percent("demo/reconstruction/usage")}, perplexity
+{value("demo/seconds", ".0f")} s after the installation, {store.figures["demo/seconds"]["machine"]}: a tokenizer of {value("demo/reconstruction/psnr_db", ".1f")} dB (usage {percent("demo/reconstruction/usage")}, perplexity
 {value("demo/reconstruction/perplexity", ".0f")}, {percent("demo/reconstruction/recognised")} of reconstructions recognised) and a generator of which {percent("demo/generation/accuracy")} of 1,000 samples are recognised at
 guidance {value("demo/generation/guidance", "g")} and {percent("demo/generation/accuracy_at_guidance_1")} at guidance 1; recall {value("demo/generation/recall_share", ".2f")} of that of training digits, distance to the nearest training digit
 {value("demo/generation/nearest_training_ratio", ".2f")} of that of held-out digits.
@@ -156,26 +129,20 @@ def demo_figures(path: Path) -> dict:
     values = {"seconds": measured["seconds"]}
     for part in ("reconstruction", "generation"):
         values |= {f"{part}/{k}": v[0] if isinstance(v, list) else v for k, v in measured[part]["metrics"].items()}
-    same = {"command": "make demo", "seed": 0, "seconds": measured["seconds"], "machine": machine()}
-    return {
-        f"demo/{k}": {"value": v, "unit": UNITS.get(k.split("/")[-1], "s" if k == "seconds" else ""), **same} for k, v in values.items()
-    }
+    return figures("demo", values, "make demo", 0, measured["seconds"])
 
 
 def main() -> None:
     words = dict(word.partition("=")[::2] for word in sys.argv[1:])
     if set(words) - {"demo"}:
         sys.exit(f"mnist5k.py takes demo=PATH or nothing; got {' '.join(sys.argv[1:])}")
-    store = HERE / "mnist5k.json"
-    before = json.loads(store.read_text()) if store.is_file() else {"figures": {}, "protocols": {}}
+    store = Store("mnist5k")
     if "demo" in words:
-        figures, protocols = {**before["figures"], **demo_figures(Path(words["demo"]))}, before["protocols"]
+        store.add(demo_figures(Path(words["demo"])))
     else:
-        figures, reports = measure()
-        figures |= {name: figure for name, figure in before["figures"].items() if name.startswith("demo/")}
-        protocols = {name: report["protocol"] for name, report in reports.items()}
-    store.write_text(json.dumps({"figures": figures, "protocols": protocols}, indent=1, default=str) + "\n")
-    (HERE / "mnist5k.md").write_text(page(figures, protocols))
+        found, reports = measure()
+        store.add(found, {name: report["protocol"] for name, report in reports.items()})
+    (HERE / "mnist5k.md").write_text(page(store))
     print(f"written to {HERE / 'mnist5k.md'}")
 
 

@@ -6,8 +6,8 @@ x are the vectors that the codebook looks up for an item's codes, not what the e
 reads the tokens has. They are standardised with the training items' mean and deviation, so that neither unit spheres nor scales count. The
 weight is chosen on a fifth of the training items; then the probe is fitted to all of them, by full-batch L-BFGS, which draws nothing.
 
-Tokenizers of equal N and V are comparable by the same pooling: `mean` over positions asks for the picture's content wherever it lies, `flat`
-also knows where. A codebook with named parts is probed part by part, and as a whole.
+Tokenizers of equal N and V are comparable by the same pooling: `mean` over positions asks for the picture's content wherever it lies,
+`flat` also knows where. A codebook with named parts is probed part by part, and as a whole.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def _fit(x: Tensor, labels: Tensor, classes: int, weight: float, start: Model | 
     w = x.new_zeros(x.shape[1], classes) if start is None else start[0].clone()
     b = x.new_zeros(classes) if start is None else start[1].clone()
     w.requires_grad_(), b.requires_grad_()
-    search = torch.optim.LBFGS([w, b], max_iter=STEPS, tolerance_grad=1e-5, tolerance_change=1e-7, history_size=20, line_search_fn="strong_wolfe")
+    search = torch.optim.LBFGS(
+        [w, b], max_iter=STEPS, tolerance_grad=1e-5, tolerance_change=1e-7, history_size=20, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> Tensor:
         search.zero_grad()

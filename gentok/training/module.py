@@ -25,7 +25,12 @@ from gentok.noise import Noise
 from gentok.tokens import Batch
 from gentok.training.watch import bad_gradient, find_first
 
-__all__ = ["Outside", "GentokModule", "seconds"]
+__all__ = ["CLOCKS", "Outside", "GentokModule", "seconds"]
+
+
+CLOCKS = {"wall": "monotonic", "cpu": "process_time"}
+"""What `budget` is measured by, and its function in `time`: the clock on the wall, or the processor time of this process (all its threads), which
+a busy machine does not shorten."""
 
 
 def seconds(text: str | float | int | None) -> float | None:
@@ -116,10 +121,13 @@ class GentokModule(L.LightningModule):
 
     # ------------------------------------------------------------------------------------------------------ progress
 
+    def _now(self) -> float:
+        return getattr(time, CLOCKS[self.config["clock"]])()
+
     @property
     def elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
-        return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
+        return self._before + (0.0 if self._started is None else self._now() - self._started)
 
     @property
     def progress(self) -> float:
@@ -131,7 +139,7 @@ class GentokModule(L.LightningModule):
         return min(1.0, max(by_steps, by_clock))
 
     def on_train_start(self) -> None:
-        self._started = time.monotonic()
+        self._started = self._now()
         self._restart_clock()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:

@@ -24,7 +24,7 @@ from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import Bundle, build_generator, load, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import GentokModule, Outside, seconds
+from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]
@@ -55,6 +55,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     if kind not in ("tokenizer", "generator"):
         raise ConfigError(f"task={kind}: there are tokenizer and generator")
     seconds(config["budget"])
+    if config["clock"] not in CLOCKS:
+        raise ConfigError(f"clock={config['clock']}: what the budget is measured by is {' or '.join(CLOCKS)}")
     counts = {"steps": 1 if config["steps"] is None else config["steps"], "batch_size": config["batch_size"]}
     for key in ("log_every", "validate_every", "checkpoint_every", "accumulate"):
         counts[f"trainer.{key}"] = config["trainer"][key]

@@ -14,7 +14,7 @@ from gentok.cli import compose
 from gentok.data.mnist5k import MNIST5k
 from gentok.data.tokens import TokenSet
 from gentok.training.loader import DrawSampler
-from gentok.training.module import seconds
+from gentok.training.module import CLOCKS, seconds
 from gentok.training.run import train
 
 pytest.importorskip("mlxtend")
@@ -124,14 +124,15 @@ def test_fsq_tokenizers_of_one_configuration_refuse_each_other(tmp_path):
             TokenSet(foreign, tokenizer.spec)
 
 
-def test_a_budget_ends_the_run_with_its_schedule(runs, monkeypatch, tmp_path):
+@pytest.mark.parametrize("clock, function", CLOCKS.items())
+def test_a_budget_ends_the_run_with_its_schedule(runs, monkeypatch, tmp_path, clock, function):
     """On a clock that gains a second whenever it is read."""
     import gentok.training.module as module
 
     ticks = iter(range(10**9))
-    monkeypatch.setattr(module.time, "monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr(module.time, function, lambda: float(next(ticks)))
     config = runs.config("vq")
-    config.update(steps=None, budget="40s", schedule={"_target_": "gentok.training.optim.Linear", "warmup": 1, "final": 0.0})
+    config.update(steps=None, budget="40s", clock=clock, schedule={"_target_": "gentok.training.optim.Linear", "warmup": 1, "final": 0.0})
     config["paths"] = {**config["paths"], "run": str(tmp_path / "run")}
     config["trainer"] = {**config["trainer"], "log_every": 1}
     train(config)

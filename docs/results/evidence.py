@@ -1,0 +1,73 @@
+"""What the scripts of this folder share: figures with their command, seed, seconds and machine, tables, and a JSON file that grows figure by figure."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+ZOO = ROOT / "docs" / "zoo"
+UNITS = {"psnr_db": "dB", "entropy_bits_per_item": "bit", "nominal_bits_per_item": "bit", "held_out_bits_per_token": "bit/token",
+         "tokens_per_second": "token/s", "seconds_of_sampling": "s", "nearest_training": "pixel L2", "held_out_nearest_training": "pixel L2",
+         "seconds": "s"}  # fmt: skip
+
+
+def machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{model}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def figures(prefix: str, metrics: Mapping[str, Any], command: str, seed: int, seconds: float) -> dict[str, dict[str, Any]]:
+    """{prefix/metric: value, unit, command, seed, seconds, machine}; a list of one is its only value."""
+    same = {"command": command, "seed": seed, "seconds": round(seconds, 1), "machine": machine()}
+    values = {name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in metrics.items()}
+    return {f"{prefix}/{name}": {"value": value, "unit": UNITS.get(name.rpartition("/")[2], ""), **same} for name, value in values.items()}
+
+
+class Store:
+    """docs/results/NAME.json: {"figures": ..., "protocols": ...}. Written whole after every change."""
+
+    def __init__(self, name: str):
+        self.path = HERE / f"{name}.json"
+        content = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.figures: dict[str, dict[str, Any]] = content.get("figures", {})
+        self.protocols: dict[str, Any] = content.get("protocols", {})
+
+    def add(self, figures: Mapping[str, dict[str, Any]], protocols: Mapping[str, Any] | None = None) -> None:
+        self.figures |= figures
+        self.protocols |= protocols or {}
+        temporary = self.path.with_suffix(".writing")
+        temporary.write_text(json.dumps({"figures": self.figures, "protocols": self.protocols}, indent=1, default=str) + "\n")
+        os.replace(temporary, self.path)
+
+    def value(self, key: str, form: str = ".3f", scale: float = 1.0) -> str:
+        """A figure as text; "–" where it was not measured or has no value."""
+        found = self.figures.get(key, {}).get("value")
+        return "–" if found is None else format(found * scale, form)
+
+    def percent(self, key: str) -> str:
+        text = self.value(key, ".1f", 100.0)
+        return text if text == "–" else f"{text} %"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
+
+
+def shell(*words: str) -> None:
+    """Runs a command of this project's as its user would; ends the script with its message where it fails."""
+    done = subprocess.run([sys.executable, *words], cwd=ROOT)
+    if done.returncode:
+        sys.exit(f"failed: python {' '.join(words)}")
