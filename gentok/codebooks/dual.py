@@ -53,8 +53,6 @@ class Dual(VQ):
         if not w >= 0:
             raise ValueError(f"Dual weighs the pixel distance by w, 0 to inf; got w={w}")
         self.w, self._split = w, (semantic, pixel)
-        # both at most 1, so that no w overflows and w = inf is a limit like any other
-        self._scales = (1.0, 0.0) if w == 0 else (0.0, 1.0) if math.isinf(w) else (1 / math.sqrt(1 + w), 1 / math.sqrt(1 + 1 / w))
         super().__init__(vocab_size, semantic + pixel, None, True, update, commitment, decay, kmeans_start, revive_below)
         self.parts = {"semantic": slice(0, semantic), "pixel": slice(semantic, semantic + pixel)}
 
@@ -62,4 +60,6 @@ class Dual(VQ):
         return torch.cat([F.normalize(half, dim=-1) for half in x.split(self._split, -1)], -1)
 
     def _compared(self, x: Tensor) -> Tensor:
-        return torch.cat([half * scale for half, scale in zip(x.split(self._split, -1), self._scales)], -1)
+        # both at most 1, so that no w overflows and w = inf is a limit like any other
+        scales = (1.0, 0.0) if self.w == 0 else (1 / math.sqrt(1 + self.w), 1 / math.sqrt(1 + 1 / self.w))
+        return torch.cat([half * scale for half, scale in zip(x.split(self._split, -1), scales)], -1)
