@@ -99,10 +99,10 @@ class SemanticNetwork(nn.Module):
             raise ValueError(f"start=teacher needs a teacher of the same network, a {type(self).__name__}; there is {name}")
         mine = self.weights()
         theirs = teacher.weights()
-        if mine.keys() != theirs.keys() or any(mine[key].shape != theirs[key].shape for key in mine):
+        if not mine.keys() <= theirs.keys() or any(mine[key].shape != theirs[key].shape for key in mine):
             raise ValueError("start=teacher needs a teacher of the same network; this one has other layers: give both the same settings")
-        for key, value in theirs.items():
-            mine[key].copy_(value)
+        for key, value in mine.items():
+            value.copy_(theirs[key])
 
 
 def identity_of(weights: dict[str, Tensor]) -> Tensor:

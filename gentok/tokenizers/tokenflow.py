@@ -69,11 +69,11 @@ class TokenFlow(nn.Module):
     codebook: one with the parts semantic and pixel. semantic: the network of the semantic branch (gentok.nn.semantic), saved with the
     tokenizer where it is trained and named where it is frozen. teacher: the frozen network whose map is to be rebuilt; null means the
     semantic network itself where that is frozen, and no distillation where it is trained. cosine, l2: weights of the two distances to
-    the teacher's map. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained. decode_from:
-    "pixel" or "both" halves. hidden: of the semantic projection; null: the semantic network's width. semantic_width, semantic_depth,
-    semantic_heads: of the semantic decoder. pixel_width: channels between the pixel networks and their half of the codebook, by 1x1
-    convolutions, as published; null: none. width, multipliers, blocks, attention, patch, decoder_width: of the pixel networks, see
-    gentok.nn.autoencoder.
+    the teacher's map; target: its channels, null where they are the semantic network's (a saved model has no teacher to ask).
+    losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained. decode_from: "pixel" or "both" halves.
+    hidden: of the semantic projection; null: the semantic network's width. semantic_width, semantic_depth, semantic_heads: of the
+    semantic decoder. pixel_width: channels between the pixel networks and their half of the codebook, by 1x1 convolutions, as published;
+    null: none. width, multipliers, blocks, attention, patch, decoder_width: of the pixel networks, see gentok.nn.autoencoder.
     """
 
     decode_only = ("decoder", "post", "semantic_decoder")
@@ -90,6 +90,7 @@ class TokenFlow(nn.Module):
         losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
         cosine: float = 1.0,
         l2: float = 0.0,
+        target: int | None = None,
         decode_from: str = "pixel",
         hidden: int | None = None,
         semantic_width: int = 128,
@@ -135,7 +136,9 @@ class TokenFlow(nn.Module):
         seen = self.decode_from.stop - self.decode_from.start
         self.post = nn.Conv2d(seen, pixel_width, 1) if pixel_width else nn.Identity()
         self.decoder = Decoder(channels, pixel_width or seen, width=decoder_width or width, **common)
-        target = semantic.width if teacher is None else teacher.width
+        target = target or semantic.width
+        if teacher is not None and teacher.width != target:
+            raise ValueError(f"the teacher's map has {teacher.width} channels and {target} are rebuilt: set target={teacher.width}")
         self.semantic_decoder = SemanticDecoder(sizes["semantic"], target, semantic_width, semantic_depth, semantic_heads)
         self.losses, self.weights, self._teacher = losses, {"cosine": cosine, "l2": l2}, Shared(teacher)
         semantic.name_weights()
