@@ -49,7 +49,7 @@ class VisionMap(SemanticNetwork):
     """architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
 
     path: folder of the weights, of a frozen network. size: pixels per side of what it sees. layer: index of the hidden state, negative from
-    the end. mean, std: per channel. trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of the same architecture.
+    the end. mean, std: per channel. trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of this architecture.
     """
 
     def __init__(
