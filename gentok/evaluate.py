@@ -2,6 +2,7 @@
 
 reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real images; use of the codebook;
                 codes that survive decoding
+probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
 generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
                 FD-efflite0 to held-out images, distance to the nearest training item, nll
 
@@ -33,13 +34,14 @@ from gentok.metrics.classifier import STEPS, classifier, predict
 from gentok.metrics.distance import SIZE, distances, enough, halves, image_features, of_reconstructions, of_samples
 from gentok.metrics.generation import accuracy, alike, check_variety, copying, variety
 from gentok.metrics.image import frechet
+from gentok.metrics.probe import POOLINGS, WEIGHTS, linear_probe, parts_of, pooled, quantized
 from gentok.metrics.reconstruction import reconstruction
 from gentok.noise import Noise
 from gentok.sampling import Samples, pick_sampler, sample
 
 __all__ = ["evaluate", "main"]
 
-PROTOCOLS = ("auto", "reconstruction", "generation", "both")
+PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "both")
 GOOD_JUDGE = {"trained here": 0.97, "stored": 0.85}
 """Share of held-out items that a judge must read right: digits, and photographs."""
 NLL_SAMPLES = 4
@@ -74,7 +76,7 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     context = _Context(config, bundle, data, device)
     reports = {}
     for name in names:
-        metrics, protocol = (_reconstruction if name == "reconstruction" else _generation)(context, out)
+        metrics, protocol = {"reconstruction": _reconstruction, "probe": _probe, "generation": _generation}[name](context, out)
         report = reports[name] = {"metrics": metrics, "protocol": {**context.protocol(), **protocol}}
         (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
         _show(name, metrics)
@@ -243,6 +245,36 @@ def _reconstruction_distances(context: _Context, media: Tensor, reconstructed: T
 def _check_images(media: Tensor) -> None:
     if media.dim() != 4 or media.shape[1] not in (1, 3):
         raise ValueError(f"FD-efflite0 is of images with 1 or 3 channels; these media are {tuple(media.shape[1:])}")
+
+
+# ----------------------------------------------------------------------------------------------------------------- probe
+
+
+def _probe(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    tokenizer, config = context.bundle.tokenizer, context.config
+    if not context.classes:
+        raise ConfigError("protocol=probe reads classes from tokens, and these data have none")
+    if getattr(tokenizer, "codebook", None) is None:
+        raise ConfigError(f"protocol=probe reads quantized vectors; a {type(tokenizer).__name__} has no codebook to look them up in")
+    vectors, labels = {}, {}
+    for split in ("train", "held_out"):
+        media, labels[split] = context.media(split)
+        with progress(f"encoding {split}", len(media), shown=config["progress"]) as advance:
+            vectors[split] = quantized(tokenizer, media, batch_size=config["batch_size"], device=context.device, advance=advance)
+    metrics: dict[str, Any] = {"train_items": len(labels["train"]), "test_items": len(labels["held_out"])}
+    protocol: dict[str, Any] = {
+        "what": "multinomial logistic regression on the vectors that the codebook looks up for the codes, channels of a named part or all; "
+        "mean: over positions, flat: all positions side by side; features standardised on the training items; L2 weight chosen on the last "
+        f"fifth of them out of {', '.join(f'{w:g}' for w in WEIGHTS)}, then fitted to all of them; accuracy on held-out items",
+        "probes": {},
+    }
+    for part, channels in parts_of(tokenizer.codebook).items():
+        for pooling in POOLINGS:
+            train, held_out = (pooled(vectors[split][:, channels], pooling) for split in ("train", "held_out"))
+            found = linear_probe(train, labels["train"], held_out, labels["held_out"], len(context.classes))
+            metrics[f"{part}_{pooling}"] = found["accuracy"]
+            protocol["probes"][f"{part}_{pooling}"] = found
+    return metrics, protocol
 
 
 def _scale(media: Tensor) -> int:

@@ -44,10 +44,10 @@ def data(path):
     return {"_target_": "gentok.data.folder.ImageFolder", "path": str(path), "channels": 1, "held_out": 0.25}
 
 
-def models(tmp_path, path, generator=True):
+def models(tmp_path, path, generator=True, codebook=None):
     config = {
         "_target_": "gentok.tokenizers.vqgan.VQGAN", "media_shape": [1, SIDE, SIDE], "width": 8, "multipliers": [1, 1, 1],
-        "codebook": {"_target_": "gentok.codebooks.fsq.FSQ", "values": [3, 3], "width": 8},
+        "codebook": codebook or {"_target_": "gentok.codebooks.fsq.FSQ", "values": [3, 3], "width": 8},
     }  # fmt: skip
     torch.manual_seed(0)
     tokenizer = build_tokenizer(config).eval()
@@ -104,6 +104,16 @@ def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, pict
     metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
     assert metrics["fd_efflite0_own"] == pytest.approx(0, abs=1e-4)
     assert metrics["fd_efflite0"] == pytest.approx(metrics["fd_efflite0_real"], rel=1e-4) and metrics["fd_efflite0_real"] > 0.1
+
+
+def test_a_probe_end_to_end(tmp_path, pictures, cache):
+    """Bright left or right is a matter of place: side by side the vectors tell it, their mean over positions cannot."""
+    codebook = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 256, "dim": 8}
+    report = evaluate(config(models(tmp_path, pictures, generator=False, codebook=codebook), tmp_path, cache, protocol="probe"))
+    metrics, protocol = report["metrics"], report["protocol"]
+    assert metrics["train_items"] == 90 and metrics["test_items"] == 30 and json.loads((tmp_path / "out" / "probe.json").read_text())
+    assert set(protocol["probes"]) == {"all_mean", "all_flat"} and protocol["probes"]["all_flat"]["features"] == 8 * 4
+    assert metrics["all_flat"] > 0.9 and metrics["all_flat"] == protocol["probes"]["all_flat"]["accuracy"]
 
 
 def test_both_protocols_of_a_generators_bundle(tmp_path, pictures, cache):

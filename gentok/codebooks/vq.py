@@ -80,13 +80,18 @@ class VQ(SingleLevel):
             self.sums.zero_()
 
     def _scaled(self, x: Tensor) -> Tensor:
+        """Inputs and rows as they are stored, looked up and averaged."""
         return F.normalize(x, dim=-1) if self.normalize else x
+
+    def _compared(self, x: Tensor) -> Tensor:
+        """Scaled inputs and rows as they are compared: the code is that of the nearest row here."""
+        return x
 
     def _table(self) -> Tensor:
         """float32 [V, dim], with gradient. Normalising keeps a copy for the backward pass, so that reviving a row between two forward
         passes and their backward pass is no error."""
         weight = self.weight.float()
-        return F.normalize(weight.clone(), dim=-1) if self.normalize else weight
+        return self._scaled(weight.clone()) if self.normalize else weight
 
     def rows(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self._table().detach())
@@ -100,7 +105,7 @@ class VQ(SingleLevel):
             self._start(x, present, noise)
             self._revive(x, present, noise)
         table = self._table()
-        codes = nearest_rows(x.detach().reshape(-1, self.dim), table.detach()).view(x.shape[:2])
+        codes = nearest_rows(self._compared(x.detach()).reshape(-1, self.dim), self._compared(table.detach())).view(x.shape[:2])
         rows = F.embedding(codes, table)
         losses = {"commitment": self.commitment * row_mean((x - rows.detach()).square(), present)}
         if self.update == "gradient":
@@ -147,9 +152,9 @@ class VQ(SingleLevel):
         """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep their random place
         and count as unused."""
         centres = draw_vectors(x, noise, self.vocab_sizes[0], present)
-        flat = x.reshape(-1, self.dim)
+        flat = self._compared(x).reshape(-1, self.dim)
         for _ in range(self.kmeans_start + 1):  # the last pass counts the clusters of the final centres
-            codes = nearest_rows(flat, centres).view(x.shape[:2])
+            codes = nearest_rows(flat, self._compared(centres)).view(x.shape[:2])
             count, sums = self._totals(x, codes, present)
             count, sums = count[: len(centres)], sums[: len(centres)]
             final, centres = centres, self._scaled(torch.where(count[:, None] > 0, sums / count[:, None].clamp(min=1), centres))

@@ -17,7 +17,7 @@ from gentok.tokens import FormatError
 
 __all__ = ["Layout", "write_arrays", "read_layout", "TYPES"]
 
-TYPES = {"U8": "uint8", "U16": "uint16", "I32": "int32", "I64": "int64", "F32": "float32", "BOOL": "bool"}
+TYPES = {"U8": "uint8", "U16": "uint16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "BOOL": "bool"}
 """safetensors' names of the numpy types that are stored."""
 _CODES = {name: code for code, name in TYPES.items()}
 _HEADER_LIMIT = 100_000_000

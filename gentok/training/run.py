@@ -24,7 +24,7 @@ from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import TRAINING_ONLY, Bundle, build_generator, load, pretrained, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import CLOCKS, GentokModule, seconds
+from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]
@@ -127,6 +127,7 @@ def train(config: dict[str, Any]) -> Path:
         start = int(checkpoint["global_step"])
     trainer = _trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
+    task.sets = Outside((train_set, held_out))
 
     from gentok.training.loader import held_out_loader, training_loader
 

@@ -21,6 +21,7 @@ from gentok.metrics.image import psnr
 from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
 from gentok.training.module import GentokModule
+from gentok.training.teacher_maps import map_bytes, remember
 from gentok.training.watch import Collapse
 
 __all__ = ["TokenizerTask"]
@@ -53,6 +54,20 @@ class TokenizerTask(GentokModule):
     def on_fit_start(self) -> None:
         for health in self.health.values():
             health.to(self.device)
+        self._remember_teachers()
+
+    def _remember_teachers(self) -> None:
+        """Frozen networks that the tokenizer asks about every picture are asked once (task.teacher_maps GB at most)."""
+        limit = (self.config["task"].get("teacher_maps") or 0) * 1e9
+        networks = {name: getattr(self.tokenizer, name, None) for name in ("semantic", "teacher")}
+        grid = tuple(n // self.tokenizer.stride for n in self.tokenizer.spec.media_shape[1:]) if any(networks.values()) else ()
+        for name, network in networks.items():
+            settings = self.config["tokenizer"].get(name)
+            if settings is None or not getattr(network, "frozen", False) or self.augment.shift:  # shifted pictures are too many
+                continue
+            sets = self.sets.module
+            if map_bytes(sum(map(len, sets)), network.width, grid) <= limit:
+                remember(network, settings, sets, grid, self.config["paths"]["cache"], self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.noise(batch, "augment"))

@@ -15,20 +15,26 @@ import torch.distributed as dist
 from codebook_kit import state
 from torch import Tensor
 
+from gentok.codebooks.dual import Dual
 from gentok.codebooks.library import Library
 from gentok.codebooks.lookup_free import LookupFree
 from gentok.codebooks.residual import Residual
+from gentok.codebooks.separate import Separate
 from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
 from gentok.noise import Noise
 
 STEPS, BATCH, POSITIONS = 8, 16, 8
 LEARNT = {"vocab_size": 24, "dim": 4, "kmeans_start": 3, "revive_below": 0.3, "decay": 0.6}
+HALVES = {key: value for key, value in LEARNT.items() if key != "dim"}
 BOOKS = {
     "vq_ema": lambda: VQ(**LEARNT, update="ema", normalize=False),
     "vq_gradient": lambda: VQ(**LEARNT, width=6),
     "residual": lambda: Residual(VQ(**LEARNT, update="ema", normalize=False), 3, level_dropout=0.4, batch_dropout=0.3),
     "residual_shared": lambda: Residual(VQ(**LEARNT, update="ema"), 2, shared=True),
+    "dual": lambda: Dual(semantic=3, pixel=2, w=0.5, **HALVES),
+    "dual_ema": lambda: Dual(semantic=3, pixel=2, update="ema", **HALVES),
+    "separate": lambda: Separate(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
     "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import yaml
 
-from gentok.build import build
+from gentok.build import build, resolve
 from gentok.noise import Noise
 from gentok.tokens import Batch, Condition
 
@@ -24,6 +24,8 @@ QUICK = {
     "flextok": {"registers": 8, "encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1, "steps": 2},
 }
 """Smaller than its yaml, by tokenizer: a transformer is slow at what the contract asks of it, and the laws are of no size."""
+HALVES = {"_target_": "gentok.codebooks.dual.Dual", "vocab_size": 16, "semantic": 4, "pixel": 4}
+"""What stands in for PLAIN where a tokenizer needs the parts of a dual codebook."""
 LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
 
 
@@ -41,6 +43,17 @@ def names(group: str) -> list[str]:
     return sorted(name for name, config in found.items() if "_target_" in config and "path" not in config)
 
 
+def needed_parts(name: str) -> tuple[str, ...]:
+    """The parts that the tokenizer needs its codebook to have."""
+    return getattr(resolve(read("tokenizer", name)["_target_"], TRUST), "needs_parts", ())
+
+
+def missing_parts(name: str, codebook: str) -> list[str]:
+    """Of those, the ones that conf/codebook/CODEBOOK.yaml does not have."""
+    needed = needed_parts(name)
+    return [part for part in needed if part not in build(read("codebook", codebook), trust=TRUST).parts] if needed else []
+
+
 def make(
     name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, whole: bool = False, **overrides: Any
 ) -> torch.nn.Module:
@@ -48,7 +61,7 @@ def make(
     quick = {} if whole else QUICK.get(name, {})
     config = {**read("tokenizer", name), "losses": losses or LOSSES, **quick, **overrides}
     if "codebook" in config:
-        config["codebook"] = codebook or PLAIN
+        config["codebook"] = codebook or (HALVES if needed_parts(name) else PLAIN)
     torch.manual_seed(0)
     return build(config, trust=TRUST, media_shape=shape)
 

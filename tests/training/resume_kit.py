@@ -30,6 +30,8 @@ CASES: dict[str, list[str]] = {
     "residual with dropout": [*TOKENIZER, "codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32"],
     "residual of the library": [*TOKENIZER, "codebook=library_residual", "codebook.options.codebook_size=32",
                                 "codebook.options.quantize_dropout=true"],
+    "tokenflow": [*TOKENIZER, "tokenizer=tokenflow", "codebook=dual", "codebook.vocab_size=32", "codebook.revive_below=0.5",
+                  "+tokenizer.semantic.zoom=1", "tokenizer.semantic_width=16", "tokenizer.semantic_depth=1"],
     "vqgan with a discriminator": [*VQGAN, f"{PATCH}.start=2"],
     "vqgan accumulated": [*VQGAN, f"{PATCH}.start=1", "trainer.accumulate=2"],
     "latents": [*TOKENIZER, "experiment=mnist5k/vq", "tokenizer=kl"],
