@@ -80,6 +80,7 @@ def remember(
 ) -> MapMemory:
     """Gives `network`, which is frozen, the maps of all pictures of `sets` on the grid (h, w), made where they are not there yet.
     settings: the network's configuration. To be called by every process. Raises OSError where `folder` cannot be written."""
+    network.memory.value = None  # what is written are the network's own words
     blocks = []
     for data in sets:
         word = fingerprint(FORMAT, settings, network.identity, data.description, list(grid))
