@@ -15,9 +15,12 @@ import torch.distributed as dist
 from codebook_kit import state
 from torch import Tensor
 
+from gentok.codebooks.bernoulli import Bernoulli
+from gentok.codebooks.index_backprop import IndexBackprop
 from gentok.codebooks.library import Library
 from gentok.codebooks.lookup_free import LookupFree
 from gentok.codebooks.residual import Residual
+from gentok.codebooks.simvq import SimVQ
 from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
 from gentok.noise import Noise
@@ -30,6 +33,9 @@ BOOKS = {
     "residual": lambda: Residual(VQ(**LEARNT, update="ema", normalize=False), 3, level_dropout=0.4, batch_dropout=0.3),
     "residual_shared": lambda: Residual(VQ(**LEARNT, update="ema"), 2, shared=True),
     "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
+    "bernoulli": lambda: Bernoulli(bits=6, width=4, levels=2, entropy=0.1),
+    "index_backprop": lambda: IndexBackprop(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
+    "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
 
