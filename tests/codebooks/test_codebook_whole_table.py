@@ -69,22 +69,22 @@ def test_rows_of_a_row_that_is_left_out_count_for_nothing():
 
 
 def all_rows_follow(cls: type) -> None:
-    """The law: data far from where the rows started, of which each step sees a little: nearly all rows end in use."""
+    """The law: data far from where the rows started, of which each step sees a little: most rows end in use."""
     torch.manual_seed(0)
-    book = cls(vocab_size=64, dim=4).train()
+    book = cls(vocab_size=256, dim=4).train()
     optimizer = torch.optim.Adam(book.parameters(), 2e-2)
     generator = torch.Generator().manual_seed(0)
 
-    def data() -> torch.Tensor:
-        return torch.randn(16, 4, 16, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 1.0])[:, None]
+    def data(batch: int = 4) -> torch.Tensor:
+        return torch.randn(batch, 4, 16, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 1.0])[:, None]
 
     for step in range(150):
-        q = book(data(), noise=noise(step=step))
+        q = book(data(), noise=noise(4, step))
         optimizer.zero_grad()
         sum(q.losses.values()).backward()
         optimizer.step()
-    usage = book.eval()(torch.cat([data() for _ in range(4)])).usage
-    assert usage > 0.9, f"{usage.item():.2f} of the rows are used"
+    usage = book.eval()(data(128)).usage
+    assert usage > 0.7, f"{usage.item():.2f} of the rows are used"
 
 
 def test_the_map_takes_all_rows_along():
