@@ -141,6 +141,8 @@ class BaseCodebook(nn.Module):
     levels = 1
     nested_levels = False
     invertible = True
+    has_nearest = True
+    """False where no nearest code exists: `nearest` then raises TypeError with a line."""
 
     def __init__(self, dim: int, width: int | None, vocab_sizes: Sequence[int], out_bias: bool = True):
         super().__init__()

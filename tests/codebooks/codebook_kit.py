@@ -30,6 +30,11 @@ def make(name: str, **changes: Any) -> Any:
     return build({**yaml.safe_load(FILES[name].read_text()), **changes}, trust=TRUST)
 
 
+def has_nearest(book: Any) -> bool:
+    """Whether the codebook says that a nearest code exists; one that says nothing has it."""
+    return getattr(book, "has_nearest", True)
+
+
 def inputs(book: Any, batch: int = 16, positions: int = 16, seed: int = 0) -> Tensor:
     """float [B, in_width, M], a few clusters and noise around them."""
     generator = torch.Generator().manual_seed(seed)

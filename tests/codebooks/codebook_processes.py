@@ -15,11 +15,14 @@ import torch.distributed as dist
 from codebook_kit import state
 from torch import Tensor
 
+from gentok.codebooks.bernoulli import Bernoulli
 from gentok.codebooks.dual import Dual
+from gentok.codebooks.index_backprop import IndexBackprop
 from gentok.codebooks.library import Library
 from gentok.codebooks.lookup_free import LookupFree
 from gentok.codebooks.residual import Residual
 from gentok.codebooks.separate import Separate
+from gentok.codebooks.simvq import SimVQ
 from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
 from gentok.noise import Noise
@@ -36,6 +39,9 @@ BOOKS = {
     "dual_ema": lambda: Dual(semantic=3, pixel=2, update="ema", **HALVES),
     "separate": lambda: Separate(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
     "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
+    "bernoulli": lambda: Bernoulli(bits=6, width=4, levels=2, entropy=0.1),
+    "index_backprop": lambda: IndexBackprop(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
+    "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
 

@@ -49,14 +49,79 @@ def test_the_decoders_gradient_arrives_once():
     assert torch.equal(z.grad, weight)
 
 
-def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
-    b = book(level_dropout=0.5).train()
+def dropout_cuts_rows_to_a_uniform_number_of_levels(cls: type) -> None:
+    b = book(cls, level_dropout=0.5).train()
     z = inputs(b, batch=2000, positions=1)
-    kept = (b(z, noise=noise(2000)).codes[:, :, 0] >= 0).sum(1)
+    q = b(z, noise=noise(2000))
+    kept = (q.codes[:, :, 0] >= 0).sum(1)
     share = torch.bincount(kept, minlength=5) / 2000
     expected = torch.tensor([0, 1 / 8, 1 / 8, 1 / 8, 5 / 8])
     assert (share - expected).abs().max() < 0.03 and share[0] == 0
     assert (b(z).codes >= 0).all() and (b.eval()(z, noise=noise(2000)).codes >= 0).all()
+
+
+def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
+    dropout_cuts_rows_to_a_uniform_number_of_levels(Residual)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("here = None if keep is None else (keep > k).long()", "here = None"),  # drawn, and then not used
+        ("1 + (u[:, 1] * levels).long(), levels)\n        if", "(u[:, 1] * levels).long(), levels)\n        if"),  # rows without any level
+        ("u[:, 0] < self.level_dropout", "u[:, 1] < self.level_dropout"),  # one number decides both: only few levels are ever kept
+    ],
+    ids=["unused", "from_zero", "one_draw"],
+)
+def test_the_law_of_dropout_catches(edit):
+    with pytest.raises(AssertionError):
+        dropout_cuts_rows_to_a_uniform_number_of_levels(mutant(Residual, edit))
+
+
+def rows_that_died_come_back_at_every_level(cls: type, shared: bool) -> None:
+    """The law: rows that have moved out of all data's reach are in use again after two steps, at whichever level they are."""
+    b = book(cls, shared=shared, inner={"revive_below": 0.1, "decay": 0.9}).train()
+    b(inputs(b), noise=noise())
+    for part in b.books:
+        part._set(slice(16, None), 1e3 * torch.ones(16, 6), 1e-3)
+    for step in range(2):
+        b(inputs(b, seed=step), noise=noise(step=step))
+    for k, part in enumerate(b.books):
+        assert part.weight.abs().max() < 100, f"level {k} has dead rows"
+    codes = b.eval()(inputs(b)).codes
+    used = [len(codes.unique())] if shared else [len(level.unique()) for level in codes.unbind(1)]  # one table serves all levels together
+    assert all(n > 16 for n in used), used
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_dead_rows_revive_at_every_level(shared):
+    rows_that_died_come_back_at_every_level(Residual, shared)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_law_of_revival_catches_levels_without_noise(shared):
+    wrong = mutant(Residual, ("noise=None if noise is None else noise.fork(k))", "noise=None)"))
+    with pytest.raises(AssertionError, match="dead rows"):
+        rows_that_died_come_back_at_every_level(wrong, shared)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("levels", [4, 8, 16])
+def test_every_prefix_of_the_levels_is_a_code_of_its_own(levels, shared):
+    """Encoding with k levels gives the first k codes of the whole, at RQ-VAE's sizes of K. With a table for each level the first four lower
+    the error each; one table for all, three steps young, still fits the first level alone."""
+    b = book(levels=levels, shared=shared).train()
+    for step in range(3):
+        b(inputs(b, seed=step), noise=noise(step=step))
+    b.eval()
+    z = inputs(b)
+    full, errors = b(z), [z.square().mean()]
+    for k in range(1, levels + 1):
+        q = b(z, keep=torch.full((16,), k))
+        assert torch.equal(q.codes[:, :k], full.codes[:, :k]) and (q.codes[:, k:] == ABSENT).all()
+        assert torch.equal(b.lookup(q.codes), q.vectors)
+        errors.append((q.vectors - z).square().mean())
+    assert shared or all(after < before for before, after in zip(errors[:4], errors[1:5]))
 
 
 def test_dropout_of_a_batch_cuts_all_rows_alike_whatever_their_order():
