@@ -37,7 +37,7 @@ BOOKS = {
     "dual_ema": lambda: Dual(semantic=3, pixel=2, update="ema", **HALVES),
     "separate": lambda: Separate(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
     "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
-    "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), phi=1, scale_dropout=0.4),
+    "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
     "pyramid_dual": lambda: Pyramid(Dual(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
