@@ -25,6 +25,7 @@ CODEBOOKS = {
     "fsq": {"values": [5, 5, 5], "width": 16},
     "lookup_free": {"bits": 7, "width": 16},
     "library": {"width": 16},
+    "pyramid": {"sides": [1, 2, 4], "width": 16, "scale_dropout": 0.0},
 }
 GENERATORS = {"autoregressive": {"width": 64, "depth": 2, "heads": 2}, "masked": {"width": 64, "depth": 2, "heads": 2}}
 
@@ -59,7 +60,7 @@ def tokenizers():
             config = compose("config", [f"codebook={name}"])["tokenizer"]
             config.update(media_shape=[1, 16, 16], width=16)
             config["codebook"].update(CODEBOOKS[name])
-            if name == "residual":
+            if "codebook" in config["codebook"]:
                 config["codebook"]["codebook"]["vocab_size"] = 64
             tokenizer = build_tokenizer(config, training=True)
             media, index = pictures(), torch.arange(ITEMS)

@@ -202,6 +202,10 @@ class SingleLevel(BaseCodebook):
         """codes int64 [...], all >= 0 -> float32 [..., dim], without gradient to the rows: what training decides by its own loss."""
         raise NotImplementedError
 
+    def learnt_rows(self, codes: Tensor) -> Tensor:
+        """The same numbers as `rows`, of codes of 0 or more, with gradient where a gradient trains them: for codebooks around this one."""
+        return self.rows(codes)
+
     def search(self, x: Tensor) -> Tensor:
         """x float32 [n, dim], a point of the space that `rows` returns -> int64 [n]: the nearest row's code."""
         raise NotImplementedError

@@ -96,6 +96,9 @@ class VQ(SingleLevel):
     def rows(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self._table().detach())
 
+    def learnt_rows(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self._table())
+
     def search(self, x: Tensor) -> Tensor:
         return nearest_rows(x.double(), self._table().detach().double())
 

@@ -2,9 +2,9 @@
 
     z = encoder(media);  vectors, codes = codebook(z);  reconstruction = decoder(vectors);  loss = reconstruction terms + codebook terms
 
-Works with any codebook whose positions are the cells of the feature map. The adversarial term of the papers belongs to the training loop,
-since a discriminator is no part of the tokenizer. Deviation: the projections between the network's features and a low-dimensional codebook
-are the codebook's own (its `in_width` and `width` are what the network sees).
+Works with any codebook that makes a grid of the cells of the feature map: a raster of one code per cell, or a pyramid. The adversarial term
+of the papers belongs to the training loop, since a discriminator is no part of the tokenizer. Deviation: the projections between the
+network's features and a low-dimensional codebook are the codebook's own (its `in_width` and `width` are what the network sees).
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from torch import Tensor, nn
 
 from gentok.nn.autoencoder import Decoder, Encoder, stride_of
 from gentok.noise import Noise
-from gentok.tokenizers.base import check_images, sized_spec
-from gentok.tokens import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.tokenizers.base import cells_of, check_images, grid_fields, sized_spec
+from gentok.tokens import Batch, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["VQGAN"]
 
 
 class VQGAN(nn.Module):
-    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a raster of H / stride x W / stride, stride = patch * 2^(len(multipliers) - 1).
+    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on the grid that the codebook makes of H / stride x W / stride cells,
+    stride = patch * 2^(len(multipliers) - 1).
 
-    codebook: any codebook. media_shape: (C, H, W) of the data; images of other sizes that the stride divides are taken as well, and
-    their tokens carry a spec of their own. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained.
+    codebook: any codebook. media_shape: (C, H, W) of the data; images of other sizes that the stride divides are taken as well where the
+    codebook has a grid for them (a pyramid has one size), and their tokens carry a spec of their own. losses: (reconstruction, media) ->
+    {name: weighted scalar}, or None where it is never trained.
     width, multipliers, blocks, attention, patch: see gentok.nn.autoencoder. decoder_width: the decoder's width where it differs.
     """
 
@@ -63,7 +65,7 @@ class VQGAN(nn.Module):
         self.losses = losses
         self.spec = TokenSpec(
             vocab_sizes=tuple(codebook.vocab_sizes),
-            grid=Raster(height // self.stride, side // self.stride),
+            **grid_fields(height // self.stride, side // self.stride, codebook),
             nested_levels=codebook.nested_levels,
             media_shape=(channels, height, side),
         )
@@ -73,20 +75,22 @@ class VQGAN(nn.Module):
         """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
         return self.decoder.head.weight
 
-    def _features(self, media: Tensor) -> tuple[Tensor, TokenSpec]:
+    def _features(self, media: Tensor) -> tuple[Tensor, tuple[int, int], TokenSpec]:
+        """media -> features float [B, D, M], their grid (h, w), and the spec of their tokens."""
         check_images(media, self.spec.media_shape[0], self.stride)
+        spec = sized_spec(self.spec, media, self.stride, self.codebook)
         z = self.encoder(media.to(self.encoder.stem.weight.dtype))
-        return z.flatten(2), sized_spec(self.spec, media, self.stride)
+        return z.flatten(2), tuple(z.shape[2:]), spec
 
-    def _media(self, vectors: Tensor, grid: Raster) -> Tensor:
-        z = vectors.to(self.decoder.stem.weight.dtype).unflatten(2, (grid.h, grid.w))
+    def _media(self, vectors: Tensor, cells: tuple[int, int]) -> Tensor:
+        z = vectors.to(self.decoder.stem.weight.dtype).unflatten(2, cells)
         media = self.decoder(z)
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
     def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
         """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
-        z, spec = self._features(media)
+        z, _, spec = self._features(media)
         training = self.codebook.training
         self.codebook.eval()
         try:
@@ -98,18 +102,16 @@ class VQGAN(nn.Module):
     @torch.no_grad()
     def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1]; absent levels add nothing."""
-        grid = tokens.spec.grid
-        if not isinstance(grid, Raster) or grid.positions != tokens.codes.shape[2]:
-            raise ValueError(f"vqgan decodes codes [B, K, h * w] of a raster; got {tuple(tokens.codes.shape)} on {grid}")
         if tokens.spec.vocab_sizes != self.spec.vocab_sizes:
             raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
-        return self._media(self.codebook.lookup(tokens.codes), grid).clamp(-1, 1)
+        cells = cells_of(tokens, self.stride, self.codebook)
+        return self._media(self.codebook.lookup(tokens.codes), cells).clamp(-1, 1)
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
         """The reconstruction is unclamped, with gradient; losses are those of `losses` and of the codebook."""
-        z, spec = self._features(batch.media)
+        z, cells, spec = self._features(batch.media)
         quantized = self.codebook(z, noise=noise)
-        reconstruction = self._media(quantized.vectors, spec.grid)
+        reconstruction = self._media(quantized.vectors, cells)
         losses = dict(quantized.losses)
         if self.losses is not None:
             losses.update(self.losses(reconstruction, batch.media))

@@ -25,9 +25,12 @@ CONFIGS = sorted(FILES)
 
 
 def make(name: str, **changes: Any) -> Any:
-    """The codebook of conf/codebook/NAME.yaml, with parameters from a fixed seed."""
+    """The codebook of conf/codebook/NAME.yaml, with parameters from a fixed seed. A pyramid ends in the 4 x 4 of `inputs`."""
     torch.manual_seed(0)
-    return build({**yaml.safe_load(FILES[name].read_text()), **changes}, trust=TRUST)
+    config = yaml.safe_load(FILES[name].read_text())
+    if "sides" in config:
+        config["sides"] = [1, 2, 3, 4]
+    return build({**config, **changes}, trust=TRUST)
 
 
 def has_nearest(book: Any) -> bool:

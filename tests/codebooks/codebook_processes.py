@@ -20,6 +20,7 @@ from gentok.codebooks.dual import Dual
 from gentok.codebooks.index_backprop import IndexBackprop
 from gentok.codebooks.library import Library
 from gentok.codebooks.lookup_free import LookupFree
+from gentok.codebooks.pyramid import Pyramid
 from gentok.codebooks.residual import Residual
 from gentok.codebooks.separate import Separate
 from gentok.codebooks.simvq import SimVQ
@@ -27,7 +28,7 @@ from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
 from gentok.noise import Noise
 
-STEPS, BATCH, POSITIONS = 8, 16, 8
+STEPS, BATCH, POSITIONS = 8, 16, 9
 LEARNT = {"vocab_size": 24, "dim": 4, "kmeans_start": 3, "revive_below": 0.3, "decay": 0.6}
 HALVES = {key: value for key, value in LEARNT.items() if key != "dim"}
 BOOKS = {
@@ -42,6 +43,8 @@ BOOKS = {
     "bernoulli": lambda: Bernoulli(bits=6, width=4, levels=2, entropy=0.1),
     "index_backprop": lambda: IndexBackprop(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
     "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
+    "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
+    "pyramid_dual": lambda: Pyramid(Dual(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
 

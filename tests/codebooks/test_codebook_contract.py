@@ -10,7 +10,7 @@ import torch
 from codebook_kit import CONFIGS, has_nearest, inputs, make, noise, same, state, trained
 
 from gentok.codebooks.library import Library
-from gentok.tokens import ABSENT, UNKNOWN, Codebook
+from gentok.tokens import ABSENT, UNKNOWN, Codebook, Pyramid, Raster
 
 
 @functools.cache
@@ -32,8 +32,9 @@ def test_shapes_dtypes_and_attributes(book):
     assert isinstance(book, Codebook)
     z = inputs(book)
     q = book(z)
+    n = book.grid(4, 4).positions
     assert q.vectors.shape == (16, book.width, 16) and q.vectors.dtype == torch.float32
-    assert q.codes.shape == (16, book.levels, 16) and q.codes.dtype == torch.int64
+    assert q.codes.shape == (16, book.levels, n) and q.codes.dtype == torch.int64
     assert len(book.vocab_sizes) == book.levels and q.usage.shape == (book.levels,)
     assert ((q.codes >= 0) & (q.codes < torch.tensor(book.vocab_sizes)[:, None])).all()
     assert isinstance(book.invertible, bool) and isinstance(book.nested_levels, bool)
@@ -88,7 +89,8 @@ def test_nearest_fills_only_the_holes(book):
         pytest.skip("this codebook has no nearest code")
     v = book.lookup(book(inputs(book)).codes)
     generator = torch.Generator().manual_seed(2)
-    given = torch.stack([torch.randint(n, (16, 16), generator=generator) for n in book.vocab_sizes], 1)
+    cells = (16, book.grid(4, 4).positions)
+    given = torch.stack([torch.randint(n, cells, generator=generator) for n in book.vocab_sizes], 1)
     kind = torch.randint(3, given.shape, generator=generator)
     given = torch.where(kind == 0, ABSENT, torch.where(kind == 1, UNKNOWN, given))
     out = book.nearest(v, given)
@@ -102,6 +104,8 @@ def test_nearest_fills_only_the_holes(book):
 
 def test_table_holds_the_rows_that_lookup_adds(book):
     codes = book(inputs(book)).codes
+    if not isinstance(book.grid(4, 4), Raster):
+        pytest.skip("its rows are resized before they are added")
     total = sum(book.table(k)[codes[:, k]] for k in range(book.levels))
     assert torch.allclose(total.transpose(1, 2), book.lookup(codes), atol=1e-5)
 
@@ -109,6 +113,8 @@ def test_table_holds_the_rows_that_lookup_adds(book):
 def test_absent_cells_add_nothing(book):
     codes = book(inputs(book)).codes
     assert not book.lookup(torch.full_like(codes, ABSENT)).any()
+    if not isinstance(book.grid(4, 4), Raster):
+        return  # one code says something of many cells
     half = codes.clone()
     half[:, :, ::2] = ABSENT
     assert torch.allclose(book.lookup(half)[:, :, 1::2], book.lookup(codes)[:, :, 1::2]) and not book.lookup(half)[:, :, ::2].any()
@@ -176,9 +182,11 @@ def test_the_state_is_all_there_is_to_know(name, book):
 
 def test_wrong_inputs_and_missing_scales_are_refused_in_a_line(book):
     with pytest.raises(ValueError, match="takes float"):
-        book(torch.zeros(2, book.in_width + 1, 4))
+        book(torch.zeros(2, book.in_width + 1, 16))
     with pytest.raises(ValueError, match="takes codes"):
         book.lookup(torch.zeros(2, book.levels + 1, 4, dtype=torch.int64))
+    if isinstance(book.grid(4, 4), Pyramid):
+        return
     with pytest.raises(TypeError, match="pyramid"):
         book.accumulate(torch.zeros(2, book.levels, 4, dtype=torch.int64), (1, 2))
 
@@ -188,5 +196,5 @@ def test_it_is_built_and_run_without_data_on_the_meta_device(name, book):
         pytest.skip("the library fills its tables with numbers that depend on data")
     with torch.device("meta"):
         book = make(name).eval()
-        q = book(torch.empty(2, book.in_width, 4))
-        assert book.lookup(q.codes).shape == (2, book.width, 4)
+        q = book(torch.empty(2, book.in_width, 16))
+        assert book.lookup(q.codes).shape == (2, book.width, 16)

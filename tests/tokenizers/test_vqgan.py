@@ -57,3 +57,33 @@ def test_without_losses_only_the_codebook_speaks():
     model = make("vqgan", width=8)
     model.losses = None
     assert "l2" not in model(batch_of(media())).losses
+
+
+def test_a_pyramid_is_decoded_at_the_size_that_its_spec_names():
+    from dataclasses import replace
+
+    from tokenizer_kit import read
+
+    from gentok.tokens import Pyramid
+
+    model = make("vqgan", read("codebook", "pyramid"), width=8).eval()
+    assert model.spec.grid == Pyramid((1, 2, 3, 4)) and model.spec.latent_positions == 16
+    tokens = model.encode(media())
+    assert tokens.codes.shape == (4, 1, 30) and model.decode(tokens).shape == (4, 1, 16, 16)
+    with pytest.raises(ValueError, match="of 4 x 4 cells; got 2 x 6"):
+        model.encode(media(2, (1, 8, 24)))
+    with pytest.raises(ValueError, match="of a raster"):
+        model.decode(Tokens(tokens.codes, replace(tokens.spec, media_shape=None)))
+    with pytest.raises(ValueError, match="Pyramid"):
+        model.decode(Tokens(tokens.codes[:, :, :16], replace(tokens.spec, grid=Raster(4, 4))))
+
+
+def test_the_published_settings_of_var_build_its_680_tokens():
+    from gentok.bundle import build_tokenizer
+    from gentok.cli import compose
+
+    config = compose("config", ["experiment=imagenet256/var_vq", "data.path=nowhere"])["tokenizer"]
+    with torch.device("meta"):
+        model = build_tokenizer({**config, "losses": None, "media_shape": [3, 256, 256]}, training=True)
+    assert model.spec.positions == 680 and model.spec.latent_positions == 256 and model.spec.vocab_sizes == (4096,)
+    assert model.codebook.width == 32 and len(model.codebook.phi) == 4

@@ -34,7 +34,10 @@ def _files(group: str) -> dict[str, Path]:
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    return yaml.safe_load(_files(group)[name].read_text())
+    config = yaml.safe_load(_files(group)[name].read_text())
+    if "sides" in config:  # a pyramid has one size: that of the small media here
+        config["sides"] = [1, 2, 3, 4]
+    return config
 
 
 def names(group: str) -> list[str]:

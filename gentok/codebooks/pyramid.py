@@ -1,0 +1,270 @@
+"""Multi-scale residual quantization (Tian et al., VAR, arXiv 2404.02905, algorithms 1 and 2; Qu et al., TokenFlow, arXiv 2412.03069): a
+square map is coded at growing sizes, each coding what the sizes before it left over.
+
+    f_0 = 0;    code_s = book(area_down(z - sg f_s));    f_{s+1} = f_s + phi_s(bicubic_up(row of code_s));    vectors = z + sg(f_S - z)
+    loss = mean_s |f_s - sg z|^2  +  commitment * mean_s |z - sg f_s|^2,   s = 1..S
+
+The residual stays at full size, one table serves all scales, and the losses are on the sum so far, not on the residual. There is one
+straight-through, around the whole: with one inside, z - f_s has no gradient to the encoder. phi_s(h) = h/2 + conv3x3(h)/2 is one of `phi`
+partially shared convolutions (VAR: 4), or nothing (0, TokenFlow).
+
+Coarse scales are known to collapse. Here the table's start, revival and averages see the cells of all scales once per step, together, so
+that the scale that happens to be quantized last does not write over the others; `scale_dropout` leaves one scale out that is not the
+first, of the whole batch (TokenFlow: 0.1), and `scale_usage` tells how many rows each scale uses.
+
+Deviations: the first start of the table is by the shrunken maps themselves, since there is nothing to subtract yet; a row that does not
+use a scale is not moved by phi's bias either. Losses of the inner book other than `commitment` and `codebook` (entropies) are kept. A
+table with averages moves before the batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, float32, no_autocast, row_mean, share_used, straight_through
+from gentok.distributed import all_sum
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, UNKNOWN, Grid, Quantized
+from gentok.tokens import Pyramid as PyramidGrid
+
+__all__ = ["Pyramid"]
+
+
+def _resized(x: Tensor, side: int, mode: str) -> Tensor:
+    """x float [B, D, h, h] -> [B, D, side, side]; itself where it has that size."""
+    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode=mode)
+
+
+class Pyramid(BaseCodebook):
+    """K = 1, N = sum of sides^2, M = sides[-1]^2: a codebook of one level, used at every scale.
+
+    codebook: the book inside, without projections of its own. sides: of the scales, growing. width: channels in and out where they differ
+    from the book's (linear projections around all scales, none with a bias behind). phi: how many convolutions follow the upsampling.
+    commitment: weight of the pull of the encoder. scale_dropout: probability that a batch leaves out one scale but the first, in training
+    where `forward` is given noise. carry: how `accumulate` hands sums on: "full" (VAR) or "progressive" (TokenFlow; without phi).
+    """
+
+    invertible = False
+
+    def __init__(
+        self,
+        codebook: SingleLevel,
+        sides: Sequence[int],
+        width: int | None = None,
+        phi: int = 0,
+        commitment: float = 0.25,
+        scale_dropout: float = 0.0,
+        carry: str = "full",
+    ):
+        sides = tuple(int(side) for side in sides)
+        if not sides or sides[0] < 1 or any(b <= a for a, b in zip(sides, sides[1:])):
+            raise ValueError(f"Pyramid needs growing sides of at least 1, for example [1, 2, 4, 8]; got {list(sides)}")
+        if not isinstance(codebook, SingleLevel):
+            raise ValueError(f"Pyramid takes a codebook of one level (vq, dual, fsq, ...); got {type(codebook).__name__}")
+        if codebook.projected:
+            raise ValueError(
+                "Pyramid has its projections around all scales: build its codebook without width "
+                f"(it has width={codebook.width}, dim={codebook.dim}) and give width to Pyramid"
+            )
+        if carry not in ("full", "progressive") or (carry == "progressive" and phi):
+            raise ValueError(f"Pyramid carries its sums by carry=full, or by carry=progressive with phi=0; got {carry!r} with phi={phi}")
+        if phi < 0 or not 0 <= scale_dropout <= 1:
+            raise ValueError(f"Pyramid needs phi of at least 0 and scale_dropout in [0, 1]; got {phi} and {scale_dropout}")
+        super().__init__(codebook.width, width, codebook.vocab_sizes, out_bias=False)
+        self.sides, self.commitment, self.scale_dropout, self.carry = sides, commitment, scale_dropout, carry
+        self.parts = {} if self.projected else dict(codebook.parts)
+        self.book = codebook
+        self.phi = nn.ModuleList([nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(phi)])
+        self.cells = [side * side for side in sides]
+        if {id(self._phi(s)) for s in range(len(sides))} != {id(module) for module in self.phi or [None]}:
+            raise ValueError(f"phi={phi} convolutions are more than {len(sides)} scales use: take fewer")
+        self.learnt = bool(phi) or any(True for _ in codebook.parameters())
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for module in (self.book, *self.phi):
+            module.reset_parameters()
+
+    def grid(self, h: int, w: int) -> Grid:
+        if h != w or h != self.sides[-1]:
+            raise ValueError(
+                f"this pyramid codes maps of {self.sides[-1]} x {self.sides[-1]} cells; got {h} x {w}: "
+                f"let codebook.sides end in {max(h, w)}" + ("" if h == w else ", and resize the media to squares")
+            )
+        return PyramidGrid(self.sides)
+
+    # ---------------------------------------------------------------------------------------------------------- one scale
+
+    def _phi(self, scale: int) -> nn.Module | None:
+        """VAR's assignment: the convolution whose place on [0, 1] is nearest to the scale's."""
+        count = len(self.phi)
+        if not count:
+            return None
+        edge = (1 / 3 if count == 4 else 1 / 2) / count
+        places = torch.linspace(edge, 1 - edge, count, dtype=torch.float64, device="cpu")
+        return self.phi[int((places - scale / max(1, len(self.sides) - 1)).abs().argmin())]
+
+    def _map(self, rows: Tensor, side: int) -> Tensor:
+        """rows float [B, n, dim] -> [B, dim, side, side]."""
+        return rows.transpose(1, 2).unflatten(2, (side, side))
+
+    def _raised(self, scale: int, rows: Tensor, codes: Tensor) -> Tensor:
+        """rows float [B, n, dim] of codes int64 [B, n], below 0 where there is none -> what they add, float [B, dim, side, side]."""
+        rows = rows.masked_fill((codes < 0)[..., None], 0.0)
+        h = _resized(self._map(rows, self.sides[scale]), self.sides[-1], "bicubic")
+        phi = self._phi(scale)
+        if phi is None:
+            return h
+        h = 0.5 * h + 0.5 * F.conv2d(h, phi.weight.float(), phi.bias.float(), padding=1)
+        return h.masked_fill((codes < 0).all(1)[:, None, None, None], 0.0)
+
+    def _lowered(self, scale: int, residual: Tensor) -> Tensor:
+        """residual float [B, dim, side, side] -> what the scale codes, float [B, dim, n]."""
+        return _resized(residual, self.sides[scale], "area").flatten(2)
+
+    def _coded(self, x: Tensor, skip: int | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B, n], and the sum so far with
+        gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no cells."""
+        total, inputs, codes, totals = torch.zeros_like(x), [], [], []
+        training = self.book.training
+        self.book.eval()  # its statistics are gathered over all scales together
+        for s, n in enumerate(self.cells):
+            inputs.append(self._lowered(s, x - total.detach()))
+            if s == skip:
+                codes.append(torch.full((len(x), n), ABSENT, dtype=torch.int64, device=x.device))
+            else:
+                with torch.no_grad():
+                    codes.append(self.book(inputs[-1]).codes[:, 0])
+            # also where the scale is skipped: a convolution without a gradient would stop DistributedDataParallel
+            total = total + self._raised(s, self.book.learnt_rows(codes[-1].clamp(min=0)), codes[-1])
+            totals.append(total)
+        self.book.train(training)
+        return inputs, codes, totals
+
+    # ------------------------------------------------------------------------------------------------------------ forward
+
+    def _draw_skip(self, noise: Noise) -> int | None:
+        """The scale that the batch leaves out, if any: from the sum of one word of every row of all processes."""
+        words = all_sum(noise.fork("scale").words(2).sum(0))
+        u = (((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)).tolist()
+        scales = len(self.sides)
+        return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
+
+    def _gather(self, x: Tensor, keep: Tensor | None, noise: Noise | None, skip: int | None) -> dict[str, Tensor]:
+        """Shows the inner book the cells of all scales, and returns the losses that are its own."""
+        if getattr(self.book, "started", None) is None or self.book.started:
+            inputs = self._coded(x, skip)[0]
+        else:
+            inputs = [self._lowered(s, x) for s in range(len(self.sides))]
+        seen = torch.cat([part for s, part in enumerate(inputs) if s != skip], 2)
+        losses = self.book(seen, keep=keep, noise=None if noise is None else noise.fork("book")).losses
+        return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}
+
+    @float32
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of one level, N codes. keep int64 [B]: 0 leaves a row out. A ValueError names another M."""
+        x = self.inward(z)
+        if x.shape[1] != self.cells[-1]:
+            raise ValueError(f"this pyramid takes float [B, {self.in_width}, {self.sides[-1]}^2 = {self.cells[-1]}]; got {tuple(z.shape)}")
+        x = self._map(x, self.sides[-1])
+        present = None if keep is None else keep > 0
+        skip, losses = None, {}
+        if self.training:
+            if noise is not None and self.scale_dropout > 0:
+                skip = self._draw_skip(noise)
+            losses = self._gather(x, keep, noise, skip)
+        _, parts, totals = self._coded(x, skip)
+        used = [total for s, total in enumerate(totals) if s != skip]
+        losses["commitment"] = self.commitment * torch.stack([row_mean((x - f.detach()).square(), present) for f in used]).mean()
+        if self.learnt:
+            losses["codebook"] = torch.stack([row_mean((f - x.detach()).square(), present) for f in used]).mean()
+        values = straight_through(totals[-1], x).flatten(2).transpose(1, 2)
+        vectors, codes = self.outward(values).transpose(1, 2), torch.cat(parts, 1)
+        if present is not None:
+            codes = codes.masked_fill(~present[:, None], ABSENT)
+            vectors = vectors.masked_fill(~present[:, None, None], 0.0)
+        return Quantized(vectors, codes[:, None], losses, share_used(codes, self.vocab_sizes[0])[None])
+
+    # ------------------------------------------------------------------------------------------------------------- lookup
+
+    def _rows(self, codes: Tensor) -> Tensor:
+        return self.book.rows(codes.clamp(min=0))
+
+    def _split(self, codes: Tensor, scales: int) -> list[Tensor]:
+        """codes int64 [B, 1, n] -> those of the first scales, int64 [B, n_s] each. Raises ValueError where there are too few."""
+        self.check_codes(codes)
+        need = sum(self.cells[:scales])
+        if codes.shape[2] < need:
+            raise ValueError(f"the first {scales} scales of {list(self.sides)} have {need} codes; got {codes.shape[2]}")
+        return list(codes[:, 0, :need].split(self.cells[:scales], 1))
+
+    @float32
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, 1, N] -> vectors float32 [B, width, M]; cells below 0 add nothing."""
+        parts = self._split(codes, len(self.sides))
+        if codes.shape[2] != sum(self.cells):
+            raise ValueError(f"this pyramid has codes [B, 1, {sum(self.cells)}]; got {tuple(codes.shape)}")
+        total = torch.zeros(len(codes), self.dim, self.sides[-1], self.sides[-1], device=codes.device)
+        for s, part in enumerate(parts):
+            total = total + self._raised(s, self._rows(part), part)
+        return self.outward(total.flatten(2).transpose(1, 2)).transpose(1, 2)
+
+    @float32
+    def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
+        """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at the size of the next.
+
+        codes int64 [B, 1, n], n enough for the largest s <= S -> float32 [B, width, sum of sides[s]^2]; s = S, which has no next, stays at
+        the last size, and s = 0 is zeros. range(1, S) is what training is fed, [s] what the step after s scales is.
+        """
+        top, last = max(scales, default=0), len(self.sides) - 1
+        if min(scales, default=0) < 0 or top > last + 1:
+            raise ValueError(f"accumulate sums the first 0 to {last + 1} scales; got {list(scales)}")
+        side = self.sides[-1] if self.carry == "full" else self.sides[0]
+        total = torch.zeros(len(codes), self.dim, side, side, device=codes.device)
+        sums = [_resized(total, self.sides[0], "area")]
+        for s, part in enumerate(self._split(codes, top)):
+            after = self.sides[min(s + 1, last)]
+            if self.carry == "full":
+                total = total + self._raised(s, self._rows(part), part)
+                sums.append(_resized(total, after, "area"))
+            else:
+                rows = self._rows(part).masked_fill((part < 0)[..., None], 0.0)
+                total = _resized(total + self._map(rows, self.sides[s]), after, "bicubic")
+                sums.append(total)
+        values = [sums[s].flatten(2) for s in scales]
+        x = torch.cat(values, 2) if values else total.new_zeros(len(codes), self.dim, 0)
+        return self.outward(x.transpose(1, 2)).transpose(1, 2)
+
+    @float32
+    @torch.no_grad()
+    def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
+        """vectors float [B, width, M] -> codes int64 [B, 1, N], greedily, coarse to fine. The cells of `given` that are 0 or more are kept
+        and subtracted first, UNKNOWN ones filled, ABSENT ones stay absent. Projections are undone by least squares."""
+        x = vectors.double().transpose(1, 2)
+        if self.projected:
+            x = x @ torch.linalg.pinv(self.project_out.weight.double()).T
+        residual = self._map(x.float(), self.sides[-1])
+        if given is None:
+            given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        parts, out = self._split(given, len(self.sides)), []
+        known = [self._raised(s, self._rows(part), part) for s, part in enumerate(parts)]
+        residual = residual - sum(known)
+        for s, part in enumerate(parts):
+            found = fill(self.book.nearest(self._lowered(s, residual))[:, 0], part)
+            residual = residual + known[s] - self._raised(s, self._rows(found), found)
+            out.append(found)
+        return torch.cat(out, 1)[:, None]
+
+    def table(self, level: int = 0) -> Tensor:
+        """float32 [V, width]: the rows of every scale, before they are raised to full size."""
+        rows = self.book.table()
+        with no_autocast(rows.device):
+            return self.outward(rows)
+
+    def scale_usage(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, 1, N] -> float [S]: the share of the table that each scale uses."""
+        return torch.stack([share_used(part, self.vocab_sizes[0]) for part in self._split(codes, len(self.sides))])
