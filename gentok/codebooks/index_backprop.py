@@ -64,6 +64,9 @@ class IndexBackprop(SingleLevel):
     def rows(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.weight.detach().float())
 
+    def learnt_rows(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self.weight.float())
+
     def search(self, x: Tensor) -> Tensor:
         return nearest_rows(x.double(), self.weight.detach().double())
 

@@ -12,8 +12,9 @@ Coarse scales are known to collapse. Here the table's start, revival and average
 that the scale that happens to be quantized last does not write over the others; `scale_dropout` leaves one scale out that is not the
 first, of the whole batch (TokenFlow: 0.1), and `scale_usage` tells how many rows each scale uses.
 
-Deviations: the first start of the table is by the shrunken maps themselves, since there is nothing to subtract yet; a row that does not
-use a scale is not moved by phi's bias either. Losses of the inner book other than `commitment` and `codebook` (entropies) are kept. A
+Deviations: the table starts from what each scale would be given if those before it were not quantized, since there are no rows to subtract
+yet; an inner book that learns through its own softmax (IBQ) learns here by the losses alone; a row that does not use a scale is not moved
+by phi's bias either. Losses of the inner book other than `commitment` and `codebook` (entropies) are kept. A
 table with averages moves before the batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
 """
 
@@ -159,7 +160,10 @@ class Pyramid(BaseCodebook):
         if getattr(self.book, "started", None) is None or self.book.started:
             inputs = self._coded(x, skip)[0]
         else:
-            inputs = [self._lowered(s, x) for s in range(len(self.sides))]
+            inputs, rest = [], x
+            for s, side in enumerate(self.sides):
+                inputs.append(self._lowered(s, rest))
+                rest = rest - _resized(inputs[-1].unflatten(2, (side, side)), self.sides[-1], "bicubic")
         seen = torch.cat([part for s, part in enumerate(inputs) if s != skip], 2)
         losses = self.book(seen, keep=keep, noise=None if noise is None else noise.fork("book")).losses
         return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}

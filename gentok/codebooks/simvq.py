@@ -45,6 +45,9 @@ class SimVQ(SingleLevel):
     def rows(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self._table().detach())
 
+    def learnt_rows(self, codes: Tensor) -> Tensor:
+        return F.embedding(codes, self._table())
+
     def search(self, x: Tensor) -> Tensor:
         return nearest_rows(x.double(), self._table().detach().double())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,9 +11,11 @@ from codebook_kit import inputs, mutant, noise, state
 
 from gentok.codebooks.dual import Dual
 from gentok.codebooks.fsq import FSQ
+from gentok.codebooks.index_backprop import IndexBackprop
 from gentok.codebooks.lookup_free import LookupFree
 from gentok.codebooks.pyramid import Pyramid
 from gentok.codebooks.residual import Residual
+from gentok.codebooks.simvq import SimVQ
 from gentok.codebooks.vq import VQ
 from gentok.tokens import ABSENT
 from gentok.tokens import Pyramid as PyramidGrid
@@ -184,6 +188,19 @@ def test_any_codebook_of_one_level_can_be_inside(inner):
     b.eval()
     q = b(z)
     assert torch.equal(b.lookup(q.codes), q.vectors)
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [VQ(32, 4), Dual(32, semantic=3, pixel=2), SimVQ(32, 4), IndexBackprop(32, 4, entropy=0.0)],
+    ids=lambda b: type(b).__name__,
+)
+def test_every_parameter_of_the_book_inside_learns(inner):
+    b = Pyramid(copy.deepcopy(inner), SIDES).train()
+    q = b(inputs(b, positions=SIDES[-1] ** 2), noise=noise())
+    sum(q.losses.values()).backward()
+    for name, parameter in b.book.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
 
 
 def test_all_scales_train_one_table_once_per_step():
