@@ -52,7 +52,8 @@ class Store:
         self.figures |= figures
         self.protocols |= protocols or {}
         temporary = self.path.with_suffix(".writing")
-        temporary.write_text(json.dumps({"figures": self.figures, "protocols": self.protocols}, indent=1, default=str) + "\n")
+        text = json.dumps({"figures": self.figures, "protocols": self.protocols}, indent=1, default=str)
+        temporary.write_text(text.replace(f"{ROOT}/", "") + "\n")  # where a clone lies says nothing
         os.replace(temporary, self.path)
 
     def value(self, key: str, form: str = ".3f", scale: float = 1.0) -> str:
