@@ -53,6 +53,8 @@ class FlexTok(nn.Module):
     """
 
     decode_only = ("decoder", "projector")
+    one_code_per_cell = True
+    """A codebook that lays its codes on a grid of its own (a pyramid) is refused."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ def pair(request):
     tokenizer, codebook = request.param
     missing = missing_parts(tokenizer, codebook)
     if missing:
-        pytest.skip(f"{tokenizer} needs a codebook with {missing}")
+        pytest.skip(f"{tokenizer} needs a codebook with {', '.join(missing)}")
     return make(tokenizer, read("codebook", codebook)).eval()
 
 

@@ -52,9 +52,11 @@ def needed_parts(name: str) -> tuple[str, ...]:
 
 
 def missing_parts(name: str, codebook: str) -> list[str]:
-    """Of those, the ones that conf/codebook/CODEBOOK.yaml does not have."""
+    """What the tokenizer needs and conf/codebook/CODEBOOK.yaml does not have: parts, or one code for every cell."""
+    target, config = resolve(read("tokenizer", name)["_target_"], TRUST), read("codebook", codebook)
     needed = needed_parts(name)
-    return [part for part in needed if part not in build(read("codebook", codebook), trust=TRUST).parts] if needed else []
+    missing = [part for part in needed if part not in build(config, trust=TRUST).parts] if needed else []
+    return missing + (["one code per cell"] if "sides" in config and getattr(target, "one_code_per_cell", False) else [])
 
 
 def make(
