@@ -9,8 +9,8 @@ that is trained, from the teacher's weights (as published) or afresh. The paper 
 computes 1 - cosine: both are here, the cosine by default. The pixel decoder sees the pixel half alone, as in the release;
 `decode_from: both` shows it both halves, which costs no code, since the index already says both.
 
-The codebook is any that has the parts `semantic` and `pixel`: dual (one code), separate (two codes, the ablation's baseline), or a pyramid
-over dual, which is the published multi-scale form.
+The codebook is any that has the parts `semantic` and `pixel`: dual (one code), separate (two codes, the ablation's baseline), or
+pyramid_dual, residuals at growing sizes over one dual table, which is the published multi-scale form.
 
 Deviations: a LayerNorm before the semantic projection (Linear, Tanh, Linear as published), because maps of other networks than CLIP have
 scales of their own; the l2 term is relative to the teacher's mean square, for the same reason; the semantic decoder is a transformer with
@@ -21,7 +21,6 @@ to it (the release resizes the picture instead).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,8 +33,8 @@ from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
 from gentok.noise import Noise
-from gentok.tokenizers.base import check_images
-from gentok.tokens import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.tokenizers.base import cells_of, check_images, grid_fields, sized_spec
+from gentok.tokens import Batch, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["TokenFlow", "SemanticDecoder"]
 
@@ -144,12 +143,9 @@ class TokenFlow(nn.Module):
         semantic.name_weights()
         if teacher is not None:
             semantic.begin(teacher)
-        grid = codebook.grid(height // self.stride, side // self.stride)
-        cells = (height // self.stride) * (side // self.stride)
         self.spec = TokenSpec(
             vocab_sizes=tuple(codebook.vocab_sizes),
-            grid=grid,
-            latent_positions=None if cells == grid.positions else cells,
+            **grid_fields(height // self.stride, side // self.stride, codebook),
             nested_levels=codebook.nested_levels,
             media_shape=(channels, height, side),
         )
@@ -164,18 +160,10 @@ class TokenFlow(nn.Module):
         """The frozen network whose map is rebuilt, if there is one here."""
         return self._teacher.value or (self.semantic if self.semantic.frozen else None)
 
-    def _spec(self, media: Tensor) -> TokenSpec:
-        shape = tuple(media.shape[1:])
-        if shape == self.spec.media_shape:
-            return self.spec
-        h, w = shape[1] // self.stride, shape[2] // self.stride
-        grid = self.codebook.grid(h, w)
-        return replace(self.spec, grid=grid, latent_positions=None if grid.positions == h * w else h * w, media_shape=shape)
-
     def _features(self, media: Tensor) -> tuple[Tensor, tuple[int, int], Tensor, TokenSpec]:
         """media -> both halves float [B, D, M], the cells' grid (h, w), the semantic network's map [B, width, h, w], and their spec."""
         check_images(media, self.spec.media_shape[0], self.stride)
-        spec = self._spec(media)
+        spec = sized_spec(self.spec, media, self.stride, self.codebook)
         pixel = self.pre(self.encoder(media.to(self.encoder.stem.weight.dtype)))
         meaning = self.semantic(media, tuple(pixel.shape[2:]))
         x = meaning.to(self.norm.weight.dtype).flatten(2).transpose(1, 2)
@@ -212,12 +200,9 @@ class TokenFlow(nn.Module):
 
     def _cells(self, tokens: Tokens) -> tuple[int, int]:
         """(h, w) of the cells that tokens were made from. Raises ValueError on tokens of another tokenizer."""
-        spec, grid = tokens.spec, tokens.spec.grid
-        if spec.vocab_sizes != self.spec.vocab_sizes or type(grid) is not type(self.spec.grid):
-            raise ValueError(f"these tokens are of another tokenizer: {spec.describe()}; this one makes {self.spec.describe()}")
-        if grid.positions != tokens.codes.shape[2]:
-            raise ValueError(f"tokenflow decodes codes [B, K, N] of whole grids; got {tuple(tokens.codes.shape)} on {grid}")
-        return (grid.h, grid.w) if isinstance(grid, Raster) else (grid.sides[-1], grid.sides[-1])
+        if tokens.spec.vocab_sizes != self.spec.vocab_sizes:
+            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
+        return cells_of(tokens, self.stride, self.codebook)
 
     def _meaning(self, vectors: Tensor, grid: tuple[int, int]) -> Tensor:
         half = vectors[:, self.codebook.parts["semantic"]]

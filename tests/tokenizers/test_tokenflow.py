@@ -12,7 +12,7 @@ from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.codebooks.dual import Dual
 from gentok.nn.semantic import ConvolutionalMap, SemanticNetwork
 from gentok.tokenizers.tokenflow import TokenFlow
-from gentok.tokens import ABSENT, Raster, Tokens, TokenSpec
+from gentok.tokens import ABSENT, Pyramid, Raster, Tokens, TokenSpec
 
 CONVOLUTIONAL = {"_target_": "gentok.nn.semantic.ConvolutionalMap", "channels": 1, "width": 8}
 
@@ -192,5 +192,5 @@ def test_the_published_sizes():
         model = build_tokenizer({**config, "media_shape": [3, 224, 224]})
     count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     assert count["codebook"] == 32768 * 40 and count["pre"] == 256 * 8 + 8 and count["post"] == 8 * 256 + 256
-    assert model.spec.grid == Raster(14, 14) and model.stride == 16
+    assert model.spec.grid == Pyramid((1, 2, 4, 6, 8, 10, 12, 14)) and model.spec.latent_positions == 196 and model.stride == 16
     assert abs(count["encoder"] - 29.5e6) < 1.5e6 and abs(count["decoder"] - 42.5e6) < 1.5e6, count
