@@ -29,6 +29,7 @@ from gentok.flow.path import interpolate, velocity
 from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, Solver, time_grid
 from gentok.flow.times import LogitNormal, Stratified, Times
+from gentok.nn.maps import Shared
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.noise import Noise
@@ -96,7 +97,7 @@ class FlexTok(nn.Module):
             raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
         channels, height, width = (int(n) for n in media_shape)
         self.generative = decoder == "flow"
-        self.losses, self.teacher, self.patch, self.nested, self.null_rate = losses, [teacher], patch, nested, null_rate
+        self.losses, self._teacher, self.patch, self.nested, self.null_rate = losses, Shared(teacher), patch, nested, null_rate
         times = times or LogitNormal()
         self.times, self.solver, self.steps = Stratified(times) if stratified else times, solver or Euler(), steps
         self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
@@ -138,6 +139,11 @@ class FlexTok(nn.Module):
     def last_layer(self) -> Tensor:
         """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
         return self.decoder.head.weight
+
+    @property
+    def teacher(self) -> Callable[[Tensor, tuple[int, int]], Tensor] | None:
+        """The frozen network that the decoder is aligned with, if there is one here; never saved."""
+        return self._teacher.value
 
     # ------------------------------------------------------------------------------------------------ media and patches
 
@@ -269,7 +275,7 @@ class FlexTok(nn.Module):
             null = draws.uniform() < (self.null_rate if noise is not None else 0.0)
         registers = self.decoder.registers(quantized.vectors.transpose(1, 2), kept, null)
         tokens, losses, tapped = Tokens(quantized.codes, spec), dict(quantized.losses), []
-        tap = (self.align_block, tapped) if self.align and self.teacher[0] is not None else None
+        tap = (self.align_block, tapped) if self.align and self.teacher is not None else None
         if not self.generative:
             reconstruction = unpatchify(self.decoder(registers, grid, tap=tap), self.patch, grid)
             reconstruction = reconstruction if reconstruction.dtype == torch.float64 else reconstruction.float()
@@ -290,6 +296,6 @@ class FlexTok(nn.Module):
 
     def _alignment(self, hidden: Tensor, media: Tensor, grid: tuple[int, int]) -> Tensor:
         with torch.no_grad():
-            target = self.teacher[0](media, grid)
+            target = self.teacher(media, grid)
         found = self.projector(hidden.to(self.projector[0].weight.dtype))
         return -F.cosine_similarity(found.float(), target.flatten(2).transpose(1, 2).float(), dim=-1).mean()

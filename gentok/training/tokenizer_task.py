@@ -41,7 +41,8 @@ class TokenizerTask(GentokModule):
         self.tokenizer = self.prepared(tokenizer)
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
-        self.collapse = Collapse(self.config["callbacks"]["collapse_below"], self.config["callbacks"]["collapse_steps"])
+        watched = self.config["callbacks"]
+        self.collapse = Collapse(watched["collapse_below"], watched["collapse_steps"], _settings(self.config["tokenizer"].get("codebook")))
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
         self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
         self.pictures: Tensor | None = None
@@ -163,3 +164,10 @@ class TokenizerTask(GentokModule):
             "condition_spec": ConditionSpec().to_dict(),
             "meta": {"step": self.global_step, "data": self.config["data"]},
         }
+
+
+def _settings(codebook: Any) -> set[str]:
+    """The names of a codebook's settings, and of the codebook inside, where it is made of one."""
+    if not isinstance(codebook, Mapping):
+        return set()
+    return set(codebook) | _settings(codebook.get("codebook"))

@@ -73,14 +73,21 @@ def bad_gradient(named: Iterable[tuple[str, nn.Parameter]]) -> str | None:
     return f"the gradient of {bad[-1]}" if bad else None
 
 
+ADVICE = {"revive_below": 0.05, "kmeans_start": 10}
+"""Settings against collapse that some codebooks have, and where to begin."""
+
+
 class Collapse:
     """Warns, once per level, where a level of the codebook has used too few of its rows for long.
 
     below: the share of rows that counts as collapsed, of those that even use of all rows would have hit in as many codes. steps: how long.
+    settings: the codebook's, of which the warning advises those that it has.
     """
 
-    def __init__(self, below: float = 0.05, steps: int = 500):
+    def __init__(self, below: float = 0.05, steps: int = 500, settings: Iterable[str] = ()):
         self.below, self.steps = below, steps
+        known = [f"codebook.{name}={value}" for name, value in ADVICE.items() if name in settings]
+        self.advice = ", ".join([*known, "a lower optimizer.lr or fewer rows"])
         self.since: dict[int, int] = {}
         self._said: set[int] = set()
 
@@ -98,9 +105,8 @@ class Collapse:
                 self._said.add(level)
                 reported.append(level)
                 _log.warning(
-                    "the codebook collapses: level %d has used %.1f %% of its %d rows since step %d; "
-                    "try codebook.revive_below=0.05, codebook.kmeans_start=10, a lower optimizer.lr or fewer rows",
-                    level, 100 * usage, rows, self.since[level],
+                    "the codebook collapses: level %d has used %.1f %% of its %d rows since step %d; try %s",
+                    level, 100 * usage, rows, self.since[level], self.advice,
                 )  # fmt: skip
         return reported
 

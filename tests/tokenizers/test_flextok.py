@@ -372,7 +372,7 @@ class Teacher:
 def test_alignment_pulls_the_decoders_block_towards_the_teacher():
     torch.manual_seed(0)
     model = make("flextok", FSQ, decoder_depth=2, align=1.0, teacher=None, teacher_width=3, align_hidden=16)
-    model.teacher = [Teacher()]
+    model._teacher.value = Teacher()
     x = media()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     found = []

@@ -133,12 +133,13 @@ def health(codes: torch.Tensor, vocab: int = 1000):
 def test_a_collapsed_level_is_reported_once_and_a_lively_one_never(caplog):
     torch.manual_seed(0)
     lively, dead = torch.randint(0, 1000, (50, 1, 100)), torch.randint(0, 20, (50, 1, 100))
-    watch = Collapse(below=0.05, steps=100)
+    watch = Collapse(below=0.05, steps=100, settings=["vocab_size", "revive_below"])
     reported = []
     with caplog.at_level(logging.WARNING, "gentok.training"):
         for step in range(0, 400, 20):
             reported += [(step, level) for level in watch.update(health(torch.cat([lively, dead], 1)), step)]
-    assert reported == [(100, 1)] and "level 1" in caplog.text and "revive_below" in caplog.text
+    assert reported == [(100, 1)] and "level 1" in caplog.text
+    assert "revive_below" in caplog.text and "kmeans_start" not in caplog.text  # which this codebook does not have
     watch.update(health(torch.cat([lively, lively], 1)), 400)
     assert watch.update(health(torch.cat([lively, dead], 1)), 420) == []
     copy = Collapse(below=0.05, steps=100)
@@ -155,7 +156,7 @@ def test_a_collapsing_run_warns_and_logs_what_waits(root, caplog):
     words = [*TOKENIZER, "codebook=vq", "codebook.vocab_size=512", "optimizer.lr=0", "schedule.warmup=1", "callbacks.collapse_steps=2"]
     with caplog.at_level(logging.WARNING, "gentok.training"):
         folder = run(root, "collapse", words, "callbacks.collapse_below=2")
-    assert "the codebook collapses: level 0" in caplog.text
+    assert "the codebook collapses: level 0" in caplog.text and "codebook.kmeans_start" in caplog.text
     with open(folder / "metrics.csv") as file:
         rows = [row for row in csv.DictReader(file) if row.get("data_wait")]
     assert rows and all(0 <= float(row["data_wait"]) <= 1 for row in rows)
