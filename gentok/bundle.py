@@ -29,7 +29,7 @@ from gentok import __version__
 from gentok.build import ConfigError, build
 from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
 
-__all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "portable"]
+__all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
 FORMAT = 1
 TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
@@ -87,6 +87,29 @@ def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: C
     return build(
         config, trust=trust, where="generator", spec=spec, condition_spec=condition_spec, codebook=getattr(tokenizer, "codebook", None)
     )
+
+
+def nest_latents(config: Mapping[str, Any], trust: Iterable[str] = (), *, shape_only: bool = False) -> tuple[dict[str, Any], str | None]:
+    """(a tokenizer's configuration, None), where its `latents` are {ckpt: BUNDLE} with the configuration of the tokenizer in that bundle in
+    their place, which the new bundle then describes and holds by itself, and BUNDLE, where its weights come from.
+
+    shape_only: latents without a bundle, described by their {width, stride}, are left as they are. Raises ConfigError, OSError.
+    """
+    config = dict(config)
+    latents = config.get("latents")
+    if not isinstance(latents, Mapping) or "_target_" in latents:
+        return config, None
+    if latents.get("ckpt") is None:
+        if shape_only:
+            return config, None
+        raise ConfigError("this tokenizer works on latents: give the bundle of what makes them, tokenizer.latents.ckpt=BUNDLE")
+    inner = load(latents["ckpt"], trust=trust)
+    stride = inner.spec.media_shape[1] // getattr(inner.spec.grid, "h", 1)
+    for key, found in {"width": inner.spec.width, "stride": stride}.items():
+        if latents.get(key) not in (None, found):
+            raise ConfigError(f"tokenizer.latents.{key}={latents[key]}, but {latents['ckpt']} makes latents of {key} {found}")
+    config["latents"] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
+    return config, str(latents["ckpt"])
 
 
 def portable(tokenizer: Any, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gentok.build import ConfigError, resolve
-from gentok.bundle import build_generator, build_tokenizer
+from gentok.bundle import build_generator, build_tokenizer, nest_latents
 from gentok.generators.base import Causal
 from gentok.sampling import pick_sampler
 from gentok.tokens import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
@@ -75,7 +75,8 @@ def _condition_spec(config: Mapping[str, Any]) -> ConditionSpec:
 
 
 def _tokenizer(config: Mapping[str, Any]) -> nn.Module:
-    settings = dict(config["tokenizer"])
+    with torch.device("cpu"):  # a bundle comes with its weights
+        settings, _ = nest_latents(config["tokenizer"], config["trust"], shape_only=True)
     if settings.get("media_shape") is None:
         settings["media_shape"] = list(_media_shape(config))
     return build_tokenizer(settings, config["trust"]).to("meta")  # a pretrained one comes with its weights

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from gentok.build import ConfigError, build, check, resolve
-from gentok.bundle import TRAINING_ONLY, Bundle, build_generator, load, pretrained, save, stamp
+from gentok.bundle import Bundle, build_generator, load, nest_latents, pretrained, save, stamp
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
@@ -180,29 +180,14 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
 
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
-    _nest_latents(config)
+    config["tokenizer"], inside = nest_latents(config["tokenizer"], config["trust"])
+    if inside is not None:
+        config["latents_from"] = inside
     if config.get("discriminator"):
         from gentok.training.adversarial_task import AdversarialTokenizerTask
 
         return AdversarialTokenizerTask(config)
     return TokenizerTask(config)
-
-
-def _nest_latents(config: dict[str, Any]) -> None:
-    """tokenizer.latents={ckpt: BUNDLE} becomes the configuration of the tokenizer in that bundle, which the new bundle then describes and
-    holds by itself; config["latents_from"] says where its weights come from."""
-    latents = config["tokenizer"].get("latents")
-    if not isinstance(latents, Mapping) or "_target_" in latents:
-        return
-    if latents.get("ckpt") is None:
-        raise ConfigError("this tokenizer works on latents: give the bundle of what makes them, tokenizer.latents.ckpt=BUNDLE")
-    inner = load(latents["ckpt"], trust=config["trust"])
-    stride = inner.spec.media_shape[1] // getattr(inner.spec.grid, "h", 1)
-    for key, found in {"width": inner.spec.width, "stride": stride}.items():
-        if latents.get(key) not in (None, found):
-            raise ConfigError(f"tokenizer.latents.{key}={latents[key]}, but {latents['ckpt']} makes latents of {key} {found}")
-    config["latents_from"] = str(latents["ckpt"])
-    config["tokenizer"]["latents"] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
 
 
 def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
