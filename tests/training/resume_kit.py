@@ -35,6 +35,8 @@ CASES: dict[str, list[str]] = {
     "vqgan with a discriminator": [*VQGAN, f"{PATCH}.start=2"],
     "vqgan accumulated": [*VQGAN, f"{PATCH}.start=1", "trainer.accumulate=2"],
     "latents": [*TOKENIZER, "experiment=mnist5k/vq", "tokenizer=kl"],
+    "multi-scale": [*TOKENIZER, "codebook=var", "codebook.sides=[1,2,8]", "codebook.phi=2", "codebook.codebook.vocab_size=32"],
+    "binary": [*TOKENIZER, "codebook=bae"],
     "flextok": ["tokenizer=flextok", "codebook=vq_ema", *FLEXTOK, "codebook.vocab_size=32"],
     "accumulated": [*SMALL, "trainer.accumulate=2"],
     "workers": [*SMALL, "trainer.workers=2"],
