@@ -28,6 +28,8 @@ RUNS: dict[str, list[str]] = {
     "latents": [*CASES["latents"], *EXACT],
     "tokenflow": [*CASES["tokenflow"], *EXACT],
     "library": [*TOKENIZER, "codebook=library", "codebook.options.codebook_size=32", *EXACT],
+    "multi_scale": [*CASES["multi-scale"], *EXACT],
+    "binary": [*CASES["binary"], *EXACT],
     "flextok": [*CASES["flextok"], "tokenizer.stratified=true", *EXACT],
     "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
