@@ -91,11 +91,11 @@ def test_every_visible_code_is_read_and_no_hidden_one(spec):
         other[0, k, n] = (other[0, k, n] + 1) % spec.vocab_sizes[k]
         got = model.mixture(Tokens(other, spec), Condition())
         for name in ("logits", "features", "log_scale", "centre"):
-            assert float((getattr(got, name) - getattr(want, name))[0, 0].abs().max()) > 1e-7, (k, n, name)
+            assert float((getattr(got, name) - getattr(want, name))[0, 0].detach().abs().max()) > 1e-7, (k, n, name)
     for gone in (UNKNOWN, ABSENT):  # which levels are hidden or absent is told too
         other = tokens.codes.clone()
         other[0, -1, 1] = gone
-        assert float((model.mixture(Tokens(other, spec), Condition()).logits - want.logits)[0, 0].abs().max()) > 1e-7
+        assert float((model.mixture(Tokens(other, spec), Condition()).logits - want.logits)[0, 0].detach().abs().max()) > 1e-7
 
 
 def test_coordinates_give_every_set_of_hidden_levels_zero_mean_and_unit_variance():
@@ -200,6 +200,7 @@ def test_null_rows_mix_with_others(by):
 # ------------------------------------------------------------------------------------------------------------------- bound
 
 
+@torch.no_grad()
 def exact_nats(model, code):
     """-log p(codes [K, N]) averaged over the orders of the cells, with p(v) of every step by integration over a one-dimensional z."""
     spec = model.spec
@@ -248,30 +249,25 @@ def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_law():
         gaps.append(float(estimate.mean()) - exact)
         assert gaps[-1] > -4 * error, (exact, gaps[-1], error)
         assert error < 0.1
-    print("gaps", gaps)
-    assert max(gaps) < 6  # 4 cells: not vacuous
+    assert max(gaps) < 6  # of 4 cells: not vacuous
 
 
-@pytest.mark.parametrize("spec,options", [
-    (RASTER, {}),
-    (LEVELS, {"condition_by": "adaln"}),
-    (LEVELS, {"condition_by": "cross", "activation": "gelu"}),
-])  # fmt: skip
+@pytest.mark.parametrize("spec,options", [(RASTER, {}), (LEVELS, {"condition_by": "adaln"})])
 def test_four_items_are_learned_by_heart(spec, options):
     torch.manual_seed(0)
     own = {"width": 32, "depth": 2, "heads": 2, "components": 16, "rank": 4, "condition_dropout": 0.0, **options}
     model = ResGen(spec, CLASSES, book(spec, dim=4), **own)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, 1, 2, -1]))})
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    first = model.nll_bound(tokens, condition, Noise([0] * 4), samples=4).mean()
-    for step in range(250):
+    for step in range(400):
+        for group in optimizer.param_groups:
+            group["lr"] = 5e-3 * min(1.0, 2 * (1 - step / 400))
         out = model.loss(tokens, condition, Noise.of(0, range(4), step))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
-    last = model.nll_bound(tokens, condition, Noise([0] * 4), samples=4).mean()
-    print(float(first), float(last))
-    assert last < 0.25 * first
+    nats = model.nll_bound(tokens, condition, Noise([0] * 4), samples=8).mean()
+    assert nats < 0.25 * math.log(2) * spec.bits
 
 
 def test_it_builds_and_describes_itself_on_the_meta_device():
