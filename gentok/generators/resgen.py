@@ -25,8 +25,9 @@ The codes are revealed one by one as in the process above, each step bounded by
 with q = N(sum of the next levels, t^2 I), of one or more of them, whichever number has the smallest divergence.
 
 Deviations, or what the sources leave open: the number of components, their rank and the deviation that depends on the position are ours;
-so are coordinates in which the hidden sum has zero mean and unit variance (from the codebook's tables, for every set of hidden levels),
-and a learned mark per level of what is visible, hidden or absent. The paper does not say how the input is told the number of hidden levels.
+so are a learned mark per level of what is visible, hidden or absent, and coordinates for z: those of the subspace that the rows span (a
+codebook may project a few dimensions to many), shifted and scaled to zero mean and unit variance by the codebook's tables for every set of
+hidden levels. Components start at sums of random rows, one of each level.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class ResGen(nn.Module, CumulativeMasked):
         self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
         self.schedule, self.condition_dropout = schedule, condition_dropout
         self.codebook = Frozen(codebook)
-        inner = codebook.width
+        self._levels, start = self._coordinates(spec, codebook, components, smear)
+        inner = start.shape[1]
         self.trunk = Bidirectional(
             spec, self.condition_spec, width, depth, heads, hidden, activation, condition_by, rope, qk_norm, dropout
         )  # fmt: skip
@@ -114,25 +116,33 @@ class ResGen(nn.Module, CumulativeMasked):
         self.features = nn.Linear(width, rank, bias=False)
         self.shift = nn.Linear(width, inner, bias=False)
         self.scale = nn.Linear(width, 1)
-        self.offsets = nn.Parameter(torch.empty(components, inner).normal_())
+        self.offsets = nn.Parameter(start)
         self.maps = nn.Parameter(torch.empty(components, inner, rank).normal_(std=0.02))
-        self.log_scales = nn.Parameter(torch.zeros(components))
+        self.log_scales = nn.Parameter(torch.full((components,), -1.0))  # components of the start hardly overlap
         for part in (self.read, self.marks, self.shift):
             initialise(part)
         nn.init.normal_(self.features.weight, std=width**-0.5)
         for part in (self.weigh, self.scale):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
+
+    @staticmethod
+    def _coordinates(spec: TokenSpec, codebook: Any, components: int, smear: float) -> tuple[Constants, Tensor]:
+        """(axes of the subspace, moments of each level's rows in it, and s^2; start of the components' offsets, float32 [M, d])."""
         tables = [codebook.table(k).detach().double() for k in range(spec.levels)]
-        variance = torch.stack([table.var(0, unbiased=False).mean() for table in tables]).clamp(min=1e-12)
-        with torch.device("cpu"):
-            home = "meta" if variance.is_meta else "cpu"
-            self._levels = Constants(
-                mean=torch.stack([table.mean(0) for table in tables]).to(home),
-                variance=variance.to(home),
-                smear=(smear**2 * variance[-1]).to(home),
-                level=3 * torch.arange(spec.levels)[:, None],
-            )
+        meta, home = tables[0].is_meta, "meta" if tables[0].is_meta else "cpu"
+        with torch.device(home):
+            stacked = torch.cat([table.to(home) for table in tables])
+            values, axes = torch.linalg.eigh(stacked.T @ stacked)
+            if not meta:
+                axes = axes[:, values > 1e-10 * values.max()]
+            rows = [table.to(home) @ axes for table in tables]
+            mean = torch.stack([table.mean(0) for table in rows])
+            variance = torch.stack([table.var(0, unbiased=False).mean() for table in rows]).clamp(min=1e-12)
+            drawn = sum(table[torch.randint(len(table), (components,))] for table in rows)
+            level = 3 * torch.arange(spec.levels)[:, None]
+        constants = Constants(axes=axes, mean=mean, variance=variance, smear=smear**2 * variance[-1], level=level)
+        return constants, ((drawn - mean.sum(0)) / variance.sum().sqrt()).float()
 
     # ------------------------------------------------------------------------------------------------------------ network
 
@@ -142,12 +152,13 @@ class ResGen(nn.Module, CumulativeMasked):
         return torch.float64 if self.offsets.dtype == torch.float64 else torch.float32
 
     def cumulative(self, codes: Tensor, chosen: Tensor) -> Tensor:
-        """codes int64 [B, K, N], chosen bool [B, K, N] -> float [B, N, D]: the sum of the codebook's rows over the chosen cells."""
+        """codes int64 [B, K, N], chosen bool [B, K, N] -> float [B, N, d]: the sum of the codebook's rows over the chosen cells, in
+        the subspace's coordinates."""
         vectors = self.codebook.on(codes.device).lookup(codes.masked_fill(~chosen, ABSENT))
-        return vectors.transpose(1, 2).to(self._type)
+        return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
 
     def _moments(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """chosen bool [B, K, N] -> mean float [B, N, D] and variance float [B, N] of the sum of the chosen levels' rows."""
+        """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen levels' rows."""
         levels = self._levels.on(chosen.device, self._type)
         share = chosen.transpose(1, 2).to(self._type)
         return share @ levels.mean, share @ levels.variance
@@ -195,9 +206,10 @@ class ResGen(nn.Module, CumulativeMasked):
 
     @torch.no_grad()
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
-        codes = tokens.codes
-        vectors = (self.cumulative(codes, codes >= 0) + z).transpose(1, 2)
-        return Tokens(self.codebook.on(codes.device).nearest(vectors, codes), tokens.spec, tokens.lengths)
+        codes, codebook = tokens.codes, self.codebook.on(tokens.codes.device)
+        axes = self._levels.on(codes.device, self._type).axes
+        vectors = codebook.lookup(codes) + (z @ axes.T).transpose(1, 2)
+        return Tokens(codebook.nearest(vectors, codes), tokens.spec, tokens.lengths)
 
     # --------------------------------------------------------------------------------------------------------------- loss
 
@@ -265,7 +277,7 @@ class ResGen(nn.Module, CumulativeMasked):
         for k in range(codes.shape[1]):
             rows = first == k
             mean, variance = self._moments(chosen & (number > k))
-            table = self.codebook.on(codes.device).table(k).to(z)
+            table = self.codebook.on(codes.device).table(k).to(z) @ self._levels.on(codes.device, self._type).axes
             distance = torch.cdist((z - mean)[rows], table).square()
             logits = -0.5 * distance / (smear + 0.5 * variance)[rows][:, None]
             nats[rows] = F.cross_entropy(logits, codes[:, k][rows], reduction="none")

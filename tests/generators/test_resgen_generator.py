@@ -74,10 +74,16 @@ def test_cumulative_embeddings_are_the_codebooks_lookup(width):
     tokens = codes(LEVELS, 3).codes
     chosen = hide_deepest(tokens, torch.tensor([4, 9, 15]), Noise([0, 1, 2]))
     hidden, visible = model.cumulative(tokens, chosen), model.cumulative(tokens, ~chosen)
-    assert torch.equal(visible, codebook.lookup(tokens.masked_fill(chosen, ABSENT)).transpose(1, 2).double())
-    assert torch.allclose((hidden + visible).float(), codebook.lookup(tokens).transpose(1, 2), atol=1e-6)
+    axes = model._levels.on(tokens.device, torch.float64).axes
+    assert axes.shape == (codebook.width, codebook.dim), "no more dimensions than the rows span"
+
+    def back(x):
+        return (x @ axes.T).float()
+
+    assert torch.allclose(back(visible), codebook.lookup(tokens.masked_fill(chosen, ABSENT)).transpose(1, 2), atol=1e-6)
+    assert torch.allclose(back(hidden + visible), codebook.lookup(tokens).transpose(1, 2), atol=1e-6)
     by_table = sum(chosen[:, k, :, None] * codebook.table(k)[tokens[:, k]] for k in range(3))
-    assert torch.allclose(hidden.float(), by_table, atol=1e-6)
+    assert torch.allclose(back(hidden), by_table, atol=1e-6)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -111,7 +117,7 @@ def test_coordinates_give_every_set_of_hidden_levels_zero_mean_and_unit_variance
         assert float(y.square().mean()) == pytest.approx(1, abs=0.03)
         m = model.mixture(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec).rows([0]), Condition())
         assert torch.allclose(m.unit[0], variance[0].sqrt())
-    assert float(m.floor) == pytest.approx(0.25**2 * float(model.codebook.on(torch.device("cpu")).table(2).var(0, unbiased=False).mean()))
+    assert float(m.floor) == pytest.approx(0.25**2 * float(book(spec, dim=3).table(2).var(0, unbiased=False).mean()))
 
 
 def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_rest():
@@ -125,7 +131,8 @@ def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_
     assert torch.equal(model.requantize(z, known).codes, tokens.codes)
     far = model.requantize(z + 0.7, known).codes
     assert torch.equal(far[~chosen], tokens.codes[~chosen]) and (far != tokens.codes).any()
-    vectors = (model.cumulative(tokens.codes, ~chosen) + z + 0.7).transpose(1, 2)
+    axes = model._levels.on(far.device, torch.float64).axes
+    vectors = ((model.cumulative(tokens.codes, ~chosen) + z + 0.7) @ axes.T).transpose(1, 2)
     assert torch.equal(far, codebook.nearest(vectors, known.codes))
 
 
@@ -205,7 +212,8 @@ def exact_nats(model, code):
     """-log p(codes [K, N]) averaged over the orders of the cells, with p(v) of every step by integration over a one-dimensional z."""
     spec = model.spec
     axis = torch.linspace(-40, 40, 40001, dtype=torch.float64)
-    tables = [model.codebook.on(torch.device("cpu")).table(k)[:, 0].double() for k in range(spec.levels)]
+    axes = model._levels.on(torch.device("cpu"), torch.float64).axes
+    tables = [(model.codebook.on(torch.device("cpu")).table(k).double() @ axes)[:, 0] for k in range(spec.levels)]
     smear = model._levels.on(torch.device("cpu"), torch.float64).smear
     step = {}
     for depths in itertools.product(range(spec.levels + 1), repeat=spec.positions):
