@@ -25,11 +25,13 @@ CODEBOOKS = {
     "fsq": {"values": [5, 5, 5], "width": 16},
     "lookup_free": {"bits": 7, "width": 16},
     "library": {"width": 16},
+    "bae": {"bits": 8, "levels": 2, "width": 16},
+    "dual": {"vocab_size": 64, "semantic": 8, "pixel": 8},
     "pyramid": {"sides": [1, 2, 4], "width": 16, "scale_dropout": 0.0},
 }
 GENERATORS = {
     "autoregressive": {"width": 64, "depth": 2, "heads": 2},
-    "masked": {"width": 64, "depth": 2, "heads": 2},
+    "masked": {"width": 64, "depth": 2, "heads": 2, "zero_init_head": False},  # with it, bae is half learnt after 160 steps
     "resgen": {"width": 64, "depth": 2, "heads": 2, "components": 64, "rank": 8},
 }
 STEPS = {"resgen": 320}
