@@ -27,10 +27,9 @@ the exact value; in general it exceeds E_q[-log p] by no more than the divergenc
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import wraps
 from typing import Any
 
 import torch
@@ -38,19 +37,14 @@ from torch import Tensor
 
 from gentok.noise import Noise
 
-__all__ = ["Mixture"]
+__all__ = ["Mixture", "precise"]
 
 
-def _precise(method: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(method)
-    def guarded(self: Mixture, *args: Any, **kwargs: Any) -> Any:
-        device = self.logits.device.type
-        if device == "meta":
-            return method(self, *args, **kwargs)
-        with torch.autocast(device, enabled=False):
-            return method(self, *args, **kwargs)
-
-    return guarded
+def precise(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Autocast disabled on `device`."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 @dataclass
@@ -86,9 +80,12 @@ class Mixture:
         """float [B, N, M]."""
         return self.floor + (self.unit[..., None] * self.log_scale.exp()).square()
 
-    @_precise
     def squared(self, z: Tensor) -> Tensor:
         """z float [B, N, D] -> float [B, N, M]: squared distances to the means."""
+        with precise(z.device):
+            return self._squared(z)
+
+    def _squared(self, z: Tensor) -> Tensor:
         y = (z - self.centre) / self.unit[..., None]
         r, maps, offsets = self.features, self.maps, self.offsets
         gram = maps.transpose(1, 2) @ maps  # [M, R, R]
@@ -105,10 +102,10 @@ class Mixture:
         out = own @ theirs.T + offsets.square().sum(1) + y.square().sum(-1, keepdim=True)
         return out.clamp(min=0) * self.unit[..., None].square()
 
-    @_precise
     def mean(self, component: Tensor) -> Tensor:
         """component int64 [B, N] -> float [B, N, D]: the mean of that component of each position."""
-        moved = (self.maps[component] @ self.features[..., None])[..., 0]
+        with precise(component.device):
+            moved = (self.maps[component] @ self.features[..., None])[..., 0]
         return self.centre + self.unit[..., None] * (self.offsets[component] + moved)
 
     def costs(self, z: Tensor, spread: Tensor | float = 0.0) -> Tensor:

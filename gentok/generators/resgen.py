@@ -39,7 +39,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.flow.mixture import Mixture
+from gentok.flow.mixture import Mixture, precise
 from gentok.generators.base import CumulativeMasked
 from gentok.generators.masked import SCHEDULES, hide
 from gentok.nn.bidirectional import Bidirectional
@@ -155,13 +155,15 @@ class ResGen(nn.Module, CumulativeMasked):
         """codes int64 [B, K, N], chosen bool [B, K, N] -> float [B, N, d]: the sum of the codebook's rows over the chosen cells, in
         the subspace's coordinates."""
         vectors = self.codebook.on(codes.device).lookup(codes.masked_fill(~chosen, ABSENT))
-        return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
+        with precise(codes.device):
+            return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
 
     def _moments(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen levels' rows."""
         levels = self._levels.on(chosen.device, self._type)
         share = chosen.transpose(1, 2).to(self._type)
-        return share @ levels.mean, share @ levels.variance
+        with precise(chosen.device):
+            return share @ levels.mean, share @ levels.variance
 
     def _mixture(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Mixture:
         """codes with UNKNOWN cells. noise: for dropout; None for none."""
@@ -180,8 +182,7 @@ class ResGen(nn.Module, CumulativeMasked):
 
         mean, variance = self._moments(holes)
         unit = torch.where(holes.any(1), variance, 1.0).sqrt()
-        kind = "cpu" if hidden.is_meta else hidden.device.type
-        with torch.autocast(kind, enabled=False):  # a mean that is right to three digits would be wrong by more than s
+        with precise(hidden.device):  # a mean that is right to three digits would be wrong by more than s
             h = hidden.to(self._type)
 
             def out(part: nn.Linear) -> Tensor:
@@ -207,8 +208,8 @@ class ResGen(nn.Module, CumulativeMasked):
     @torch.no_grad()
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
         codes, codebook = tokens.codes, self.codebook.on(tokens.codes.device)
-        axes = self._levels.on(codes.device, self._type).axes
-        vectors = codebook.lookup(codes) + (z @ axes.T).transpose(1, 2)
+        with precise(codes.device):
+            vectors = codebook.lookup(codes) + (z.to(self._type) @ self._levels.on(codes.device, self._type).axes.T).transpose(1, 2)
         return Tokens(codebook.nearest(vectors, codes), tokens.spec, tokens.lengths)
 
     # --------------------------------------------------------------------------------------------------------------- loss

@@ -204,6 +204,25 @@ def test_null_rows_mix_with_others(by):
     assert torch.allclose(both[1], both[4]) and not torch.allclose(both[0], both[3])
 
 
+def test_under_autocast_sums_and_mixture_stay_exact():
+    """The trunk alone computes in bfloat16, whose three digits are less than what quantisation tells apart."""
+    model = resgen(RASTER, dtype=torch.float32)
+    tokens = codes(RASTER, 4)
+    chosen = hide_deepest(tokens.codes, torch.tensor([2, 5, 9, 12]), Noise(torch.arange(4)))
+    known = Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), RASTER)
+    right, moments = model.cumulative(tokens.codes, chosen), model._moments(chosen)
+    filled = model.requantize(right, known).codes
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(model.cumulative(tokens.codes, chosen), right)
+        assert all(torch.equal(a, b) for a, b in zip(model._moments(chosen), moments))
+        assert torch.equal(model.requantize(right, known).codes, filled)
+        m = model.mixture(known, Condition())
+        assert all(getattr(m, name).dtype == torch.float32 for name in ("logits", "features", "centre", "log_scale", "unit"))
+        nats = m.nats(right)
+        assert model.loss(tokens, Condition(), Noise(torch.arange(4))).loss.dtype == torch.float32
+    assert torch.equal(nats, m.nats(right))
+
+
 # ------------------------------------------------------------------------------------------------------------------- bound
 
 
