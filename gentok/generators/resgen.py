@@ -82,7 +82,7 @@ class ResGen(nn.Module, CumulativeMasked):
         hidden: int | None = None,
         activation: str = "swiglu",
         components: int = 512,
-        rank: int = 16,
+        rank: int = 8,
         condition_by: str = "prefix",
         condition_dropout: float = 0.1,
         rope: str = "auto",

@@ -1,5 +1,6 @@
 """Laws of ResGen: what is hidden, what is read and predicted, and what its bound bounds."""
 
+import copy
 import itertools
 import math
 
@@ -146,6 +147,13 @@ def test_the_codebook_is_read_and_neither_trained_nor_saved_nor_changed():
     assert torch.equal(codebook.table(0), before) and codebook.table(0).dtype == torch.float32
     assert all(p.grad is None for p in codebook.parameters())
     assert codebook.training and all(p.requires_grad for p in codebook.parameters())
+    twin = copy.deepcopy(model)
+    assert twin.codebook is model.codebook, "averaged copies share it"
+    with torch.no_grad():
+        codebook.book(0).weight.mul_(2.0)
+    chosen = torch.ones(2, 3, 5, dtype=torch.bool)
+    assert torch.equal(model.cumulative(codes(LEVELS, 2).codes, chosen), twin.cumulative(codes(LEVELS, 2).codes, chosen))
+    assert torch.allclose(model.codebook.on(torch.device("cpu")).table(0), before), "what happens to the original changes nothing"
 
 
 # -------------------------------------------------------------------------------------------------------------------- loss
