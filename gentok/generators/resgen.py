@@ -22,7 +22,7 @@ The codes are revealed one by one as in the process above, each step bounded by
 
     -log p(v) <= KL(q(z) || p(z)) + E_q[-log p(v | z)]
 
-with q = N(sum of the next levels, t^2 I), of one or more of them, whichever number has the smallest divergence.
+with q = N(sum of the next levels, t^2 I), of 1, 2, 4, ... or all of them, whichever number has the smallest divergence.
 
 Deviations, or what the sources leave open: the number of components, their rank and the deviation that depends on the position are ours;
 so are a learned mark per level of what is visible, hidden or absent, and coordinates for z: those of the subspace that the rows span (a
@@ -261,12 +261,11 @@ class ResGen(nn.Module, CumulativeMasked):
         number = torch.arange(codes.shape[1], device=codes.device)[:, None]
         first = torch.where(chosen, number, codes.shape[1]).amin(1)  # [B, N]; K where nothing is hidden
         best, z, width = None, None, None
-        for last in range(codes.shape[1]):
-            near, deep = chosen & (number <= last), chosen & (number > last)
+        for j in sorted({2**i for i in range(len(codes[0]).bit_length())} | {len(codes[0])}):
+            near, deep = chosen & (number < first[:, None] + j), chosen & (number >= first[:, None] + j)
             mean, variance = self._moments(deep)
             centre, spread = self.cumulative(codes, near) + mean, smear + 0.5 * variance
             divergence = torch.stack(mixture.bound(centre, spread[..., None])).sum(0) - self._entropy(spread)
-            divergence = divergence.masked_fill(first > last, torch.inf)
             if best is None:
                 best, z, width = divergence, centre, spread
             else:
