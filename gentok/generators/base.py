@@ -11,10 +11,11 @@ from typing import Any
 
 from torch import Tensor
 
+from gentok.flow.mixture import Mixture
 from gentok.layouts import Layout
 from gentok.tokens import Condition, ConditionSpec, Tokens, TokenSpec
 
-__all__ = ["Capability", "Causal", "Masked", "capabilities"]
+__all__ = ["Capability", "Causal", "CumulativeMasked", "Masked", "capabilities"]
 
 
 class Capability(ABC):
@@ -69,6 +70,18 @@ class Masked(Capability):
     @abstractmethod
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
         """tokens with UNKNOWN cells, t float [B] in [0, 1] (share masked) or None -> [B, K, N, V]; rows of known cells are unspecified."""
+
+
+class CumulativeMasked(Capability):
+    """A model of residual codes that predicts, at every position, the sum of the code vectors of its UNKNOWN levels."""
+
+    @abstractmethod
+    def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
+        """tokens with UNKNOWN cells -> a law of that sum for every position; unspecified where a position has no hole."""
+
+    @abstractmethod
+    def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
+        """z float [B, N, D], such sums -> tokens whose UNKNOWN cells hold the codes that z is quantised to; all other cells stay."""
 
 
 def capabilities(model: Any) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ knowing of it, filters act after it, and its law is a law: p(id) proportional to
 normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the row's
-cells that are revealed.
+cells that are revealed. Of a mixture the components' weights are guided, and the components are those of the row's own condition.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
-from gentok.generators.base import Causal, Masked, capabilities
+from gentok.flow.mixture import Mixture
+from gentok.generators.base import Causal, CumulativeMasked, Masked, capabilities
 from gentok.tokens import Condition, Tokens
 
-__all__ = ["GuidedCausal", "GuidedMasked", "guided"]
+__all__ = ["GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "guided"]
 
 
 class _Guided:
@@ -40,6 +41,16 @@ class _Guided:
         conditional, null = logits.chunk(2)
         scale = guidance_scale(self.schedule, self.scale, progress)
         return combine(conditional, null, scale.reshape(*scale.shape, *(1,) * (conditional.dim() - scale.dim())))
+
+
+def _revealed(tokens: Tokens) -> Tensor:
+    """float64 [B]: the share of each row's cells that are revealed."""
+    revealed = tokens.present.sum((1, 2)).double()
+    return revealed / (revealed + tokens.holes.sum((1, 2))).clamp(min=1)
+
+
+def _twice(tokens: Tokens) -> Tokens:
+    return Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, None if tokens.lengths is None else tokens.lengths.repeat(2))
 
 
 def _both(condition: Condition) -> Condition:
@@ -84,15 +95,23 @@ class GuidedMasked(_Guided, Masked):
         self.uses_time = model.uses_time
 
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
-        lengths = None if tokens.lengths is None else tokens.lengths.repeat(2)
-        twice = Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, lengths)
-        out = self.model.logits(twice, _both(condition), None if t is None else t.repeat(2))
+        out = self.model.logits(_twice(tokens), _both(condition), None if t is None else t.repeat(2))
         return self._combine(out, self.progress(tokens))
 
     def progress(self, tokens: Tokens) -> Tensor:
         """float64 [B]: the share of each row's cells that are revealed."""
-        revealed = tokens.present.sum((1, 2)).double()
-        return revealed / (revealed + tokens.holes.sum((1, 2))).clamp(min=1)
+        return _revealed(tokens)
+
+
+class GuidedCumulativeMasked(_Guided, CumulativeMasked):
+    """A CumulativeMasked generator with guidance of its components' weights."""
+
+    def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
+        both = self.model.mixture(_twice(tokens), _both(condition))
+        return both.rows(slice(tokens.batch)).with_logits(self._combine(both.logits, _revealed(tokens)))
+
+    def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
+        return self.model.requantize(z, tokens)
 
 
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
@@ -104,8 +123,10 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     check_guidance(scale, schedule)
     if scale == 1:
         return model
-    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked)):
+    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked), (CumulativeMasked, GuidedCumulativeMasked)):
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
-    raise ValueError(f"guidance is defined for Causal and Masked generators; {type(model).__name__} has {able}: leave guidance at 1")
+    raise ValueError(
+        f"guidance is defined for Causal, Masked and CumulativeMasked generators; {type(model).__name__} has {able}: leave guidance at 1"
+    )

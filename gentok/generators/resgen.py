@@ -1,0 +1,284 @@
+"""ResGen: masked generation of residual codes by their sums (Kim et al., arXiv 2412.10208, ICML 2025; no code is published).
+
+A residual codebook's vector is the sum of its levels' rows, so what is hidden at a position is one vector, however many levels it has:
+
+    x = sum over visible levels of e_k(code_k)        what the network reads: one vector per position
+    z = sum over hidden levels of e_k(code_k)         what it predicts: a mixture of Gaussians per position (flow/mixture.py)
+
+and to go from z to codes is to quantise it by the codebook's own hidden levels. The number of network calls is therefore independent of K.
+
+Masking is hypergeometric: n = ceil(gamma(u) C) of a row's C present cells, uniformly without replacement, say how many cells each position
+loses; it loses its deepest ones. That is the law of a process that goes through the cells in random order, and each time reveals the
+shallowest hidden level of the cell's position.
+
+Training minimises, in the mean over positions with hidden levels, the bound of flow/mixture.py on KL(N(z, s^2 I) || p): s, a share
+`smear` of the spread of the deepest level's rows, stands for what quantisation does not tell apart. Without it the density of a
+discrete z has no upper bound. It is also the least deviation that a component can have.
+
+`nll_bound` bounds -log p of the codes, where a level is drawn with p(v | z) proportional to exp(-|z - e_v|^2 / 2 t^2), t^2 being s^2 plus
+half of the variance that the tables of the levels below have together (they are not independent): the quantisation that CLaM-TTS calls
+probabilistic (arXiv 2404.02781). The sampler takes the most probable row instead, as the paper does.
+The codes are revealed one by one as in the process above, each step bounded by
+
+    -log p(v) <= KL(q(z) || p(z)) + E_q[-log p(v | z)]
+
+with q = N(sum of the next levels, t^2 I), of 1, 2, 4, ... or all of them, whichever number has the smallest divergence.
+
+Deviations, or what the sources leave open: the number of components, their rank and the deviation that depends on the position are ours;
+so are a learned mark per level of what is visible, hidden or absent, and coordinates for z: those of the subspace that the rows span (a
+codebook may project a few dimensions to many), shifted and scaled to zero mean and unit variance by the codebook's tables for every set of
+hidden levels. Components start at sums of random rows, one of each level.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.flow.mixture import Mixture, precise
+from gentok.generators.base import CumulativeMasked
+from gentok.generators.masked import SCHEDULES, hide
+from gentok.nn.bidirectional import Bidirectional
+from gentok.nn.constants import Constants
+from gentok.nn.frozen import Frozen
+from gentok.nn.transformer import initialise
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+
+__all__ = ["ResGen", "hide_deepest"]
+
+
+def hide_deepest(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
+    """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: count[b] of each row's present cells, how many at each position by the
+    multivariate hypergeometric law, and there the deepest ones."""
+    present = codes >= 0
+    each = hide(codes, count, noise).sum(1, keepdim=True)
+    from_below = present.flip(1).cumsum(1).flip(1)  # 1 at a position's deepest present cell
+    return present & (from_below <= each)
+
+
+class ResGen(nn.Module, CumulativeMasked):
+    """spec, condition_spec: what is modelled; codebook: whose levels add up; all given when the model is built.
+
+    width D, depth, heads, hidden and activation of the feed-forward part: the transformer. components M, rank R: of the mixture.
+    condition_by: prefix, cross or adaln; condition_dropout: share of training rows whose condition becomes null, for guidance.
+    rope: auto (axial on a raster), line, axial. schedule: of the masked share in training (cosine, arccos, linear). smear: s in units
+    of the deepest level's spread, above 0. dropout: of embeddings and branches.
+    Raises ValueError where the codebook's levels do not add up.
+    """
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        condition_spec: ConditionSpec | None = None,
+        codebook: Any = None,
+        width: int = 256,
+        depth: int = 6,
+        heads: int = 4,
+        hidden: int | None = None,
+        activation: str = "swiglu",
+        components: int = 512,
+        rank: int = 8,
+        condition_by: str = "prefix",
+        condition_dropout: float = 0.1,
+        rope: str = "auto",
+        qk_norm: bool = True,
+        schedule: str = "cosine",
+        smear: float = 0.25,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        if not getattr(codebook, "nested_levels", False):
+            name = "no codebook at all" if codebook is None else f"a {type(codebook).__name__} of {codebook.levels} level(s)"
+            raise ValueError(
+                f"resgen models the sums of a residual codebook's levels; this tokenizer has {name}: use generator=masked or "
+                "autoregressive, or a tokenizer with codebook=residual"
+            )
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+        if components < 1 or rank < 1 or not smear > 0:
+            raise ValueError(f"resgen needs components >= 1, rank >= 1 and smear > 0; got {components}, {rank} and {smear}")
+        self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
+        self.schedule, self.condition_dropout = schedule, condition_dropout
+        self.codebook = Frozen(codebook)
+        self._levels, start = self._coordinates(spec, codebook, components, smear)
+        inner = start.shape[1]
+        self.trunk = Bidirectional(
+            spec, self.condition_spec, width, depth, heads, hidden, activation, condition_by, rope, qk_norm, dropout
+        )  # fmt: skip
+        self.read = nn.Linear(inner, width, bias=False)
+        self.marks = nn.Embedding(3 * spec.levels, width)  # visible, hidden, absent, for each level
+        self.weigh = nn.Linear(width, components)
+        self.features = nn.Linear(width, rank, bias=False)
+        self.shift = nn.Linear(width, inner, bias=False)
+        self.scale = nn.Linear(width, 1)
+        self.offsets = nn.Parameter(start)
+        self.maps = nn.Parameter(torch.empty(components, inner, rank).normal_(std=0.02))
+        self.log_scales = nn.Parameter(torch.full((components,), -1.0))  # components of the start hardly overlap
+        for part in (self.read, self.marks, self.shift):
+            initialise(part)
+        nn.init.normal_(self.features.weight, std=width**-0.5)
+        for part in (self.weigh, self.scale):
+            nn.init.zeros_(part.weight)
+            nn.init.zeros_(part.bias)
+
+    @staticmethod
+    def _coordinates(spec: TokenSpec, codebook: Any, components: int, smear: float) -> tuple[Constants, Tensor]:
+        """(axes of the subspace, moments of each level's rows in it, and s^2; start of the components' offsets, float32 [M, d])."""
+        tables = [codebook.table(k).detach().double() for k in range(spec.levels)]
+        meta, home = tables[0].is_meta, "meta" if tables[0].is_meta else "cpu"
+        with torch.device(home):
+            stacked = torch.cat([table.to(home) for table in tables])
+            values, axes = torch.linalg.eigh(stacked.T @ stacked)
+            if not meta:
+                axes = axes[:, values > 1e-10 * values.max()]
+            rows = [table.to(home) @ axes for table in tables]
+            mean = torch.stack([table.mean(0) for table in rows])
+            variance = torch.stack([table.var(0, unbiased=False).mean() for table in rows]).clamp(min=1e-12)
+            drawn = sum(table[torch.randint(len(table), (components,))] for table in rows)
+            level = 3 * torch.arange(spec.levels)[:, None]
+        constants = Constants(axes=axes, mean=mean, variance=variance, smear=smear**2 * variance[-1], level=level)
+        return constants, ((drawn - mean.sum(0)) / variance.sum().sqrt()).float()
+
+    # ------------------------------------------------------------------------------------------------------------ network
+
+    @property
+    def _type(self) -> torch.dtype:
+        """In which the mixture is computed, also under autocast."""
+        return torch.float64 if self.offsets.dtype == torch.float64 else torch.float32
+
+    def cumulative(self, codes: Tensor, chosen: Tensor) -> Tensor:
+        """codes int64 [B, K, N], chosen bool [B, K, N] -> float [B, N, d]: the sum of the codebook's rows over the chosen cells, in
+        the subspace's coordinates."""
+        vectors = self.codebook.on(codes.device).lookup(codes.masked_fill(~chosen, ABSENT))
+        with precise(codes.device):
+            return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
+
+    def _moments(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen levels' rows."""
+        levels = self._levels.on(chosen.device, self._type)
+        share = chosen.transpose(1, 2).to(self._type)
+        with precise(chosen.device):
+            return share @ levels.mean, share @ levels.variance
+
+    def _mixture(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Mixture:
+        """codes with UNKNOWN cells. noise: for dropout; None for none."""
+        if codes.shape[1:] != (self.spec.levels, self.spec.positions):
+            raise ValueError(
+                f"these tokens have {codes.shape[1]} levels x {codes.shape[2]} positions; "
+                f"this generator models {self.spec.levels} x {self.spec.positions}"
+            )
+        levels = self._levels.on(codes.device, self._type)
+        visible, holes = codes >= 0, codes == UNKNOWN
+        mean, _ = self._moments(visible)
+        x = (self.cumulative(codes, visible) - mean) / levels.variance.sum().sqrt()
+        rows = (levels.level + holes + 2 * (codes == ABSENT)).transpose(1, 2)
+        x = self.read(x.to(self.read.weight.dtype)) + self.marks(rows).sum(-2)
+        hidden = self.trunk(x, condition, noise)
+
+        mean, variance = self._moments(holes)
+        unit = torch.where(holes.any(1), variance, 1.0).sqrt()
+        with precise(hidden.device):  # a mean that is right to three digits would be wrong by more than s
+            h = hidden.to(self._type)
+
+            def out(part: nn.Linear) -> Tensor:
+                return F.linear(h, part.weight.to(h), None if part.bias is None else part.bias.to(h))
+
+            return Mixture(
+                logits=out(self.weigh),
+                features=out(self.features),
+                maps=self.maps.to(h),
+                offsets=self.offsets.to(h),
+                log_scale=out(self.scale) + self.log_scales.to(h),
+                centre=mean + unit[..., None] * out(self.shift),
+                unit=unit,
+                floor=levels.smear,
+            )
+
+    def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
+        return self._mixture(tokens.codes, condition, None)
+
+    def forward(self, tokens: Tokens, condition: Condition | None = None) -> Mixture:
+        return self.mixture(tokens, condition or Condition())
+
+    @torch.no_grad()
+    def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
+        codes, codebook = tokens.codes, self.codebook.on(tokens.codes.device)
+        with precise(codes.device):
+            vectors = codebook.lookup(codes) + (z.to(self._type) @ self._levels.on(codes.device, self._type).axes.T).transpose(1, 2)
+        return Tokens(codebook.nearest(vectors, codes), tokens.spec, tokens.lengths)
+
+    # --------------------------------------------------------------------------------------------------------------- loss
+
+    def _entropy(self, spread: Tensor) -> Tensor:
+        """Nats of N(., spread I)."""
+        return 0.5 * self.offsets.shape[1] * (1 + torch.log(2 * math.pi * spread))
+
+    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+        """Mean over positions with hidden levels of the bound, nats per position. noise: rows' streams for the masks, and, in training
+        mode, condition dropout and dropout. nll None; terms: choice and fit (their sum is the loss), masked (share of cells)."""
+        codes = tokens.codes
+        cells = (codes >= 0).flatten(1).sum(1)
+        share = SCHEDULES[self.schedule](noise.uniform())
+        chosen = hide_deepest(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
+        if self.training and self.condition_dropout:
+            condition = condition.drop(noise.uniform() < self.condition_dropout)
+        mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, noise if self.training else None)
+        choice, fit = mixture.bound(self.cumulative(codes, chosen), mixture.floor)
+        here = chosen.any(1)
+        count = here.sum()
+        choice, fit = ((part * here).sum() / count.clamp(min=1) for part in (choice, fit - self._entropy(mixture.floor)))
+        terms = {"choice": choice.detach(), "fit": fit.detach(), "masked": chosen.sum() / cells.sum().clamp(min=1)}
+        return LossOutput(choice + fit, count, None, terms)
+
+    @torch.no_grad()
+    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise, samples: int = 1) -> Tensor:
+        """float [B]: an unbiased estimate, in nats, of an upper bound on -log p of the codes (see the file's head).
+
+        The mean over n = 1..C hidden cells of C times the mean over those cells of the nats of their position's next level. `samples`
+        values of n per row, spread evenly, each with a mask of its own; every one is a network call.
+        """
+        codes = tokens.codes
+        cells = (codes >= 0).flatten(1).sum(1)
+        offset = noise.uniform()
+        total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
+        for j in range(samples):
+            u = (offset + j / samples) % 1.0
+            count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
+            chosen = hide_deepest(codes, count, noise)
+            mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, None)
+            nats = self._next_level(mixture, codes, chosen, noise).double()
+            total += (chosen.sum(1) * nats).sum(1) * cells / count.clamp(min=1)
+        return total / samples
+
+    def _next_level(self, mixture: Mixture, codes: Tensor, chosen: Tensor, noise: Noise) -> Tensor:
+        """float [B, N]: the bound on the nats of each position's first hidden level; 0 where nothing is hidden."""
+        smear = self._levels.on(codes.device, self._type).smear
+        number = torch.arange(codes.shape[1], device=codes.device)[:, None]
+        first = torch.where(chosen, number, codes.shape[1]).amin(1)  # [B, N]; K where nothing is hidden
+        best, z, width = None, None, None
+        for j in sorted({2**i for i in range(len(codes[0]).bit_length())} | {len(codes[0])}):
+            near, deep = chosen & (number < first[:, None] + j), chosen & (number >= first[:, None] + j)
+            mean, variance = self._moments(deep)
+            centre, spread = self.cumulative(codes, near) + mean, smear + 0.5 * variance
+            divergence = torch.stack(mixture.bound(centre, spread[..., None])).sum(0) - self._entropy(spread)
+            if best is None:
+                best, z, width = divergence, centre, spread
+            else:
+                better = divergence < best
+                best, width = torch.where(better, divergence, best), torch.where(better, spread, width)
+                z = torch.where(better[..., None], centre, z)
+        z = z + width.sqrt()[..., None] * noise.normal(*z.shape[1:]).to(z)
+        nats = torch.zeros_like(best)
+        for k in range(codes.shape[1]):
+            rows = first == k
+            mean, variance = self._moments(chosen & (number > k))
+            table = self.codebook.on(codes.device).table(k).to(z) @ self._levels.on(codes.device, self._type).axes
+            distance = torch.cdist((z - mean)[rows], table).square()
+            logits = -0.5 * distance / (smear + 0.5 * variance)[rows][:, None]
+            nats[rows] = F.cross_entropy(logits, codes[:, k][rows], reduction="none")
+        return torch.where(first < codes.shape[1], best + nats, 0.0)
