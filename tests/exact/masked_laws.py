@@ -134,3 +134,45 @@ def ordered_law(model: Masked, case: Case, sampler: Any, order: Sequence[int], g
         p = p * c.of(revealed, (len(order) - i) / len(order))[:, j]
         revealed |= 1 << j
     return Law(c.outcomes, p)
+
+
+def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
+    """The law of a remasking plan for one level: the Markov chain over all states (each hole UNKNOWN or an id), a step's cells moving on
+    their own given the state before it."""
+    holes = (case.codes == UNKNOWN).nonzero().tolist()
+    vocab, cells = model.spec.vocab_sizes[0], len(holes) + int((case.codes >= 0).sum())
+    states = list(itertools.product(range(vocab + 1), repeat=len(holes)))  # `vocab` stands for a hole
+    codes = case.codes.expand(len(states), *case.codes.shape).clone()
+    for j, (k, n) in enumerate(holes):
+        codes[:, k, n] = torch.tensor([UNKNOWN if state[j] == vocab else state[j] for state in states])
+    tokens, scale = Tokens(codes, model.spec, torch.full((len(states),), case.length)), guidance[0]
+
+    def branch(class_id: int, t: float) -> np.ndarray:
+        condition = Condition({"class": Class(torch.full((len(states),), class_id))})
+        with torch.no_grad():
+            return model.logits(tokens, condition, torch.full((len(states),), t, dtype=torch.float64)).double().numpy()
+
+    p = np.zeros(len(states))
+    p[states.index((vocab,) * len(holes))] = 1.0
+    for step in sampler.plan():
+        told = (1 - step.before) * len(holes) / cells
+        conditional = branch(case.class_id, told)
+        null = branch(NULL_CLASS, told) if scale != 1 else conditional
+        after = np.zeros((vocab + 1,) * len(holes))
+        for i, state in enumerate(states):
+            if not p[i]:
+                continue
+            shown = (cells - sum(v == vocab for v in state)) / cells
+            strength, joint = reference_scale(scale, guidance[1], shown), np.array(p[i])
+            for j, (k, n) in enumerate(holes):
+                if state[j] == vocab:
+                    mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])
+                    move = np.append(step.reveal * reference_filter(mixed, sampler), 1 - step.reveal)
+                else:
+                    move = (1 - step.sigma) * np.eye(vocab + 1)[state[j]] + step.sigma * np.eye(vocab + 1)[vocab]
+                joint = np.multiply.outer(joint, move)
+            after += joint
+        p = after.flatten()
+    full = [i for i, state in enumerate(states) if vocab not in state]
+    assert abs(p[full].sum() - 1) < 1e-9, "the last step leaves holes"
+    return Law(codes[full], p[full])
