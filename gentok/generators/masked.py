@@ -163,6 +163,8 @@ class MaskedTransformer(nn.Module, Masked):
         """As Masked.logits: [B, K, N, V], also at known cells. t: the masked share; None: as the tokens have it."""
         hidden = self._hidden(tokens.codes, condition, t, None)
         parts = [F.linear(hidden, self._weights(k)) for k in range(self.spec.levels)]
+        if len(parts) == 1:
+            return parts[0][:, None]  # no copy of what is the largest tensor of all
         return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
 
     def forward(self, tokens: Tokens, condition: Condition | None = None, t: Tensor | None = None) -> Tensor:
