@@ -1,6 +1,6 @@
 """How fast gentok is, on this machine's CPU: every figure is a ratio against a named peer that does the same work.
 
-    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample] [rounds=5] [threads=N] [out=outputs/benchmark]
+    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting] [rounds=5] [threads=N] [out=outputs/benchmark]
 
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Prints a table and writes OUT/benchmark.json: figure ->
 value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine; where tokens are drawn also tokens_per_second
@@ -9,6 +9,7 @@ and peer_tokens_per_second, where tokenizers are trained images_per_second; wher
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -20,7 +21,10 @@ from typing import Any
 
 from gentok.metrics.speed import Contender, Figures, figure, interleaved, machine, missing, table, timed
 
-__all__ = ["benchmark", "codebook", "train", "small_tokenizers", "tokenizers", "shards", "sample", "without_cache", "llama", "main"]
+__all__ = [
+    "benchmark", "codebook", "train", "small_tokenizers", "tokenizers", "shards", "sample", "without_cache", "llama", "first_hitting",
+    "main",
+]  # fmt: skip
 
 ZOO = Path(__file__).resolve().parent.parent / "docs" / "zoo" / "mnist5k_ar"
 
@@ -279,8 +283,72 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
     return figures
 
 
+def first_hitting(
+    rounds: int, sizes: tuple[tuple[int, int], ...] = ((8, 1), (8, 16), (16, 1), (16, 16)), vocab: int = 16_384, width: int = 64
+) -> Figures:
+    """First-hitting, one network call per token, against ancestral sampling with 16 times as many steps as tokens, of the same untrained
+    masked model; all of them draw ids of revealed cells alone. Peers: every row in every step; the whole batch whenever one of its rows
+    reveals something (what a cache of the last prediction does); each row when it does (gentok's ancestral).
+
+    sizes: (side of the raster, batch). Of large ones all contenders run the same first part of their steps, which the setting names.
+    """
+    import torch
+
+    from gentok.generators.masked import MaskedTransformer
+    from gentok.noise import Noise
+    from gentok.samplers.ancestral import Ancestral
+    from gentok.samplers.first_hitting import FirstHitting
+    from gentok.tokens import Condition, Raster, TokenSpec
+
+    class Enough(Exception):
+        pass
+
+    class WholeBatch(MaskedTransformer):
+        """A model that computes the other rows of the batch, too."""
+
+        def logits(self, tokens: Any, condition: Any, t: Any = None) -> Any:
+            rows = [*range(tokens.batch), *[0] * (self.batch - tokens.batch)]
+            return super().logits(tokens.rows(rows), condition, t if t is None else t[rows])[: tokens.batch]
+
+    figures: Figures = {}
+    for side, batch in sizes:
+        n = side * side
+        part = max(1, min(n // 2, n * batch // 32))  # the first n / part tokens of each item
+        plain, whole = (
+            cls(TokenSpec((vocab,), Raster(side, side)), width=width, depth=2, heads=2).eval() for cls in (MaskedTransformer, WholeBatch)
+        )
+        whole.batch = batch
+
+        def draw(sampler: Any, model: Any, batch: int = batch, part: int = part) -> None:
+            def stop(tokens: Any, number: int, of: int) -> None:
+                if number * part >= of:
+                    raise Enough
+
+            with contextlib.suppress(Enough):
+                sampler(model, Condition(), noise=Noise.of(0, torch.arange(batch)), on_step=stop)
+
+        steps = 16 * n
+        contenders = {
+            "first hitting": timed(draw, FirstHitting(), plain),
+            "every row in every step": timed(draw, Ancestral(steps=steps, cache=False), plain),
+            "the whole batch where a row changes": timed(draw, Ancestral(steps=steps), whole),
+            "each row where it changes": timed(draw, Ancestral(steps=steps), plain),
+        }
+        seconds = interleaved(contenders, rounds)
+        about = {
+            "dtype": "float32",
+            "setting": f"batch {batch}, {n} tokens of {vocab:,}, T = {steps:,}, width {width}, depth 2, first 1/{part}",
+        }
+        for key, peer in zip(("uncached", "cached_batch", "cached_rows"), list(seconds)[1:]):
+            figures[f"first_hitting/n{n}/batch{batch}/{key}"] = figure(
+                seconds["first hitting"], seconds[peer], peer=f"ancestral, {peer}", tokens=batch * n // part, **about
+            )
+    return figures
+
+
 ITEMS: dict[str, Callable[[int], Figures]] = {
     "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample,
+    "first_hitting": first_hitting,
 }  # fmt: skip
 
 

@@ -376,7 +376,8 @@ def _distribution(context: _Context, samples: Tensor, protocol: dict[str, Any]) 
 
 
 def _likelihood(context: _Context) -> dict[str, float]:
-    """Mean nll of the held-out items' tokens, in bits per token; None for a generator that has no likelihood."""
+    """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, where media have a shape, per dimension of the media
+    (channel of a pixel); None for a generator that has no likelihood. What the tokens leave out of the media is not counted."""
     bundle = context.bundle
     if not hasattr(bundle.generator, "nll_bound"):
         return {"held_out_bits_per_token": None}
@@ -391,7 +392,11 @@ def _likelihood(context: _Context) -> dict[str, float]:
             nats += bundle.generator.nll_bound(tokens, batch.condition, noise, samples=NLL_SAMPLES).double().sum().item()
             cells += int(tokens.present.sum())
             advance(len(batch.index))
-    return {"held_out_bits_per_token": nats / math.log(2) / cells}
+    bits = nats / math.log(2)
+    out = {"held_out_bits_per_token": bits / cells}
+    if bundle.spec.media_shape is not None and len(bundle.spec.media_shape) == 3:
+        out["held_out_bits_per_dimension"] = bits / count / math.prod(bundle.spec.media_shape)
+    return out
 
 
 def _by_class(media: Tensor, classes: int, columns: int = 10) -> Tensor:

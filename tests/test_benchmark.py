@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gentok import benchmark
-from gentok.benchmark import ITEMS, _model, codebook, sample, shards, small_tokenizers, tokenizers, train, without_cache
+from gentok.benchmark import ITEMS, _model, codebook, first_hitting, sample, shards, small_tokenizers, tokenizers, train, without_cache
 from gentok.metrics import speed
 from gentok.metrics.speed import figure, interleaved, missing, table, timed
 from gentok.noise import Noise
@@ -109,6 +109,16 @@ def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_
     check(figures, ["sample/autoregressive/batch2/no_cache", "sample/maskgit12/batch2/autoregressive"])
     one = figures["sample/autoregressive/batch2/no_cache"]
     assert math.isclose(one["tokens_per_second"] * one["seconds"], 2 * 64)
+
+
+def test_first_hitting_is_measured_against_every_way_to_call_the_network():
+    figures = first_hitting(1, sizes=((2, 1), (4, 3)), vocab=5, width=8)
+    check(
+        figures,
+        [f"first_hitting/{size}/{way}" for size in ("n4/batch1", "n16/batch3") for way in ("uncached", "cached_batch", "cached_rows")],
+    )
+    one = figures["first_hitting/n16/batch3/uncached"]
+    assert "T = 256" in one["setting"] and math.isclose(one["tokens_per_second"] * one["seconds"], 3 * 16)
 
 
 def test_trainer_and_loop_do_the_same_work():

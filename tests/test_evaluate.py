@@ -71,6 +71,8 @@ def test_generation_end_to_end(tmp_path, pictures, cache, capsys):
     metrics, protocol = report["metrics"], report["protocol"]
     # an untrained model's head is zero: uniform over 9 codes, whatever the class
     assert metrics["held_out_bits_per_token"] == pytest.approx(math.log2(9), abs=1e-5) and protocol["nll"] == "exact"
+    per_item = metrics["held_out_bits_per_dimension"] * SIDE * SIDE
+    assert per_item == pytest.approx(4 * metrics["held_out_bits_per_token"])
     assert metrics["samples"] == 40 and metrics["guidance"] == 1.5 and metrics["held_out_accuracy"] > 0.95
     assert set(metrics["accuracy_per_class"]) == {"left", "right"}
     assert metrics["accuracy"] == pytest.approx(sum(metrics["accuracy_per_class"].values()) / 2)

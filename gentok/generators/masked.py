@@ -1,22 +1,23 @@
-"""Masked token modelling: MaskGIT's model (Chang et al., arXiv 2202.04200) for K levels and every modality.
+"""Masked token modelling: MaskGIT's model (Chang et al., arXiv 2202.04200) for K levels and every modality, also as a masked diffusion.
 
 A bidirectional transformer reads every position at once: the sum over levels of each cell's embedding (its code, "masked" or "absent"), the
-cell's place, and the condition. It has one head per level at every position. In training a share gamma(u), u uniform, of a row's present
-cells is hidden, any cell on its own (K > 1: also single levels of a position), and the loss is the cross-entropy of the hidden ones.
+cell's place, and the condition. It has one head per level at every position. In training cells are hidden, any cell on its own (K > 1:
+also single levels of a position), and the loss is the cross-entropy of the hidden ones, weighted by the objective: MaskGIT's, the
+continuous-time bound of masked diffusion, or its time-free form (generators/masked_losses.py).
 
 Deviations from MaskGIT: pre-norm, RMSNorm, rotary embedding beside the learned places, QK-norm, a plain linear head; a mask id per level.
-`loss` is no likelihood (it weighs mask sizes by gamma); `nll_bound` is.
+With objective = maskgit, `loss` is no likelihood (it weighs mask sizes by gamma); `nll_bound` always is.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.base import Masked
+from gentok.generators.masked_losses import SCHEDULES, hide
+from gentok.generators.masked_losses import objective as make_objective
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
 from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
@@ -27,19 +28,8 @@ from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput,
 
 __all__ = ["MaskedTransformer", "SCHEDULES", "hide"]
 
-SCHEDULES = {
-    "cosine": lambda u: torch.cos(0.5 * math.pi * u),
-    "arccos": lambda u: torch.arccos(u) / (0.5 * math.pi),
-    "linear": lambda u: 1.0 - u,
-}
-"""gamma: u float64 in (0, 1) -> the share of cells that is masked."""
-
-
-def hide(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
-    """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: a uniform choice of count[b] of each row's present cells."""
-    order = noise.uniform(*codes.shape[1:]).masked_fill(codes < 0, 2.0).flatten(1)
-    rank = order.argsort(1).argsort(1)
-    return (rank < count[:, None]).view(codes.shape) & (codes >= 0)
+_BY_COUNT = make_objective("any_order", "linear", "independent")
+_BY_TIME = make_objective("elbo", "linear", "independent")
 
 
 class MaskedTransformer(nn.Module, Masked):
@@ -47,8 +37,10 @@ class MaskedTransformer(nn.Module, Masked):
 
     width D, depth, heads, hidden and activation (swiglu, gelu) of the feed-forward part: the transformer.
     condition_by: prefix, cross or adaln; condition_dropout: share of training rows whose condition becomes null, for guidance.
-    rope: auto (axial on a raster), line, axial. schedule: of the masked share in training (cosine, arccos, linear).
-    uses_time: the network is told the masked share (by adaLN). label_smoothing: of the training loss. dropout: of embeddings and branches.
+    rope: auto (axial on a raster), line, axial.
+    objective: maskgit, elbo or any_order; schedule: of the masked share in training (flow/absorbing.py; any_order has none); times:
+    independent, or stratified over a batch. uses_time: the network is told the masked share (by adaLN).
+    label_smoothing: of the training loss, with any objective. dropout: of embeddings and branches.
     tie_embeddings: the head's weights are the input table's. zero_init_head: the first prediction is uniform.
     """
 
@@ -65,7 +57,9 @@ class MaskedTransformer(nn.Module, Masked):
         condition_dropout: float = 0.1,
         rope: str = "auto",
         qk_norm: bool = True,
+        objective: str = "maskgit",
         schedule: str = "cosine",
+        times: str = "independent",
         uses_time: bool = False,
         label_smoothing: float = 0.0,
         dropout: float = 0.0,
@@ -73,10 +67,9 @@ class MaskedTransformer(nn.Module, Masked):
         zero_init_head: bool = False,
     ):
         super().__init__()
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
+        self.objective = make_objective(objective, schedule, times)
         self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
-        self.schedule, self.uses_time = schedule, uses_time
+        self.uses_time = uses_time
         self.condition_dropout, self.dropout, self.label_smoothing = condition_dropout, dropout, label_smoothing
         by = condition_by if self.condition_spec.parts else "prefix"
         self.conditioner = Conditioner(self.condition_spec, width, condition_by)
@@ -170,6 +163,8 @@ class MaskedTransformer(nn.Module, Masked):
         """As Masked.logits: [B, K, N, V], also at known cells. t: the masked share; None: as the tokens have it."""
         hidden = self._hidden(tokens.codes, condition, t, None)
         parts = [F.linear(hidden, self._weights(k)) for k in range(self.spec.levels)]
+        if len(parts) == 1:
+            return parts[0][:, None]  # no copy of what is the largest tensor of all
         return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
 
     def forward(self, tokens: Tokens, condition: Condition | None = None, t: Tensor | None = None) -> Tensor:
@@ -193,44 +188,50 @@ class MaskedTransformer(nn.Module, Masked):
         return nll, torch.stack(uniform, 1) if uniform else nll
 
     def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
-        """Mean nats per masked cell; ceil(gamma(u) C) of each row's C present cells are masked. noise: rows' streams for the masks, and, in
-        training mode, condition dropout and dropout. nll None; terms: nll (unsmoothed), masked (their share), nll_level{k} where K > 1."""
+        """maskgit: mean nats per masked cell, nll None. elbo, any_order: the estimated bound in nats per present cell, and nll [B] of each
+        row (unsmoothed). noise: rows' streams for the masks, and, in training mode, condition dropout and dropout. terms: nll (unsmoothed
+        mean nats of the masked cells, each counted once), masked (their share), nll_level{k} where K > 1, bound (elbo, any_order)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
-        share = SCHEDULES[self.schedule](noise.uniform())
-        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
+        hidden_cells = self.objective.choose(codes, noise)
+        chosen, weight = hidden_cells.cells, hidden_cells.weight
         if self.training and self.condition_dropout:
             condition = condition.drop(noise.uniform() < self.condition_dropout)
-        hidden = self._hidden(codes.masked_fill(chosen, UNKNOWN), condition, None, noise if self.training else None)
+        masked = codes.masked_fill(chosen, UNKNOWN)
+        hidden = self._hidden(masked, condition, hidden_cells.time, noise if self.training else None)
         nll, uniform = self._nll(codes, hidden, chosen)
-        count = chosen.sum()
-        plain = nll.sum() / count.clamp(min=1)
-        loss = plain
+        number = chosen.sum()
+        plain = nll.sum() / number.clamp(min=1)
+        terms = {"nll": plain.detach(), "masked": number / cells.sum().clamp(min=1)}
+        loss, count, rows = plain, number, None
+        if weight is not None:
+            count = cells.sum()
+            rows = nll.flatten(1).sum(1) * weight.to(nll.dtype)
+            loss = rows.sum() / count.clamp(min=1)
+            terms["bound"] = loss.detach()
         if uniform is not nll:
-            loss = torch.lerp(plain, uniform.sum() / count.clamp(min=1), self.label_smoothing)
-        terms = {"nll": plain.detach(), "masked": count / cells.sum().clamp(min=1)}
+            each = uniform if weight is None else uniform * weight.to(uniform.dtype)[:, None, None]
+            loss = torch.lerp(loss, each.sum() / count.clamp(min=1), self.label_smoothing)
         if self.spec.levels > 1:
             means = nll.detach().sum((0, 2)) / chosen.sum((0, 2)).clamp(min=1)
             terms |= {f"nll_level{k}": means[k] for k in range(self.spec.levels)}
-        return LossOutput(loss, count, None, terms)
+        return LossOutput(loss, count, None if rows is None else rows.detach(), terms)
 
     @torch.no_grad()
     def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise, samples: int = 1) -> Tensor:
         """float [B]: an unbiased estimate, in nats, of an upper bound on -log p.
 
-        The bound is that of drawing the C cells one by one in a uniformly random order (Uria et al., arXiv 1310.1757; Hoogeboom et al.,
-        arXiv 2110.02037): the mean over n = 1..C of (C / n) times the sum over n masked cells of -log p(cell | the others). `samples`
-        values of n per row, spread evenly, each with a mask of its own; every one is a network call.
+        The bound is that of drawing the C cells one by one in a uniformly random order: the mean over n = 1..C of (C / n) times the sum
+        over n masked cells of -log p(cell | the others); a network that uses time is told n / C. One that uses time and was trained by
+        the elbo is told the diffusion's own time m instead: the continuous-time bound, estimated at m uniform in (0, 1).
+        `samples` values of n or m per row, spread evenly, each with a mask of its own; every one is a network call.
         """
         codes = tokens.codes
-        cells = (codes >= 0).flatten(1).sum(1)
         offset = noise.uniform()
+        bound = _BY_TIME if self.uses_time and self.objective.name == "elbo" else _BY_COUNT
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):
-            u = (offset + j / samples) % 1.0
-            count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
-            chosen = hide(codes, count, noise)
-            hidden = self._hidden(codes.masked_fill(chosen, UNKNOWN), condition, None, None)
-            nats = self._nll(codes, hidden, chosen)[0].flatten(1).sum(1).double()
-            total += nats * cells / count.clamp(min=1)
+            drawn = bound.at(codes, (offset + j / samples) % 1.0, noise)
+            hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, drawn.time, None)
+            total += self._nll(codes, hidden, drawn.cells)[0].flatten(1).sum(1).double() * drawn.weight
         return total / samples

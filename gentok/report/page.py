@@ -27,6 +27,7 @@ NAMES = {
     "loss": "loss",
     "gradient_norm": "gradient norm before clipping",
     "held_out_bits_per_token": "bits per token",
+    "held_out_bits_per_dimension": "bits per dimension",
     "codebook/usage": "rows in use",
     "codebook/perplexity": "perplexity of the codes",
     "codebook/dead": "dead rows",

@@ -30,7 +30,8 @@ def test_two_cells_per_step_in_random_order_are_not():
 
 
 def test_confidence_order_is_far_from_the_law_and_its_distance_is_measured():
-    rows = {row.name: row for row in measure(n=4000)}
+    names = ("autoregressive", "maskgit, one cell per call, most confident first", "maskgit, one cell per call, random order")
+    rows = {row.name: row for row in measure(4000, only=names)}
     assert rows["autoregressive"].distance < 2 * rows["autoregressive"].floor
     confident = rows["maskgit, one cell per call, most confident first"]
     assert 0.2 < confident.distance < 0.7

@@ -23,6 +23,7 @@ from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.masked import MaskedTransformer
 from gentok.noise import Noise
 from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
 from gentok.tokens import Class, Condition, Tokens
@@ -126,6 +127,7 @@ def test_mutant_order_that_is_not_random():
 GENERATORS = {
     "autoregressive": (Autoregressive, {"layout": "delayed"}, AutoregressiveSampler()),
     "maskgit": (MaskedTransformer, {}, MaskGIT(steps=3)),
+    "first_hitting": (MaskedTransformer, {}, FirstHitting()),
 }
 
 

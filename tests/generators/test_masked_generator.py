@@ -151,6 +151,8 @@ def test_label_smoothing_adds_the_uniform_law():
     (RASTER, {}),
     (STRIDED, {"condition_by": "adaln", "uses_time": True}),
     (LEVELS, {"condition_by": "cross", "tie_embeddings": True, "activation": "gelu"}),
+    (STRIDED, {"objective": "any_order", "times": "stratified"}),
+    (RASTER, {"objective": "elbo", "schedule": "cosine", "uses_time": True}),
 ])  # fmt: skip
 def test_four_items_are_learned_by_heart(spec, options):
     torch.manual_seed(0)
@@ -175,7 +177,7 @@ def test_it_builds_and_describes_itself_on_the_meta_device():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="schedule must be one of cosine, arccos, linear"):
+    with pytest.raises(ValueError, match="no masking schedule .*linear, cosine, arccos, polynomial, geometric"):
         MaskedTransformer(RASTER, schedule="cubic")
     with pytest.raises(ValueError, match="this generator models 1 x 12"):
         masked(RASTER).logits(codes(TokenSpec((7,), Line(4)), 2), Condition())

@@ -1,0 +1,138 @@
+"""What a masked model is trained on: which cells are hidden, how much each counts, and which time the network is told.
+
+    maskgit      ceil(gamma(u) C) of a row's C cells, u uniform, each hidden cell counts one (MaskGIT, arXiv 2202.04200): no likelihood
+    elbo         each cell is hidden with probability m(t), t uniform in (0, 1), and counts m'(t) / m(t): the continuous-time bound of MDLM
+                 and MD4 (flow/absorbing.py); the network is told m(t). One unbiased estimate, in nats, per row
+    any_order    n uniform in 1..C cells, each counts C / n: the same bound without a time (Uria et al., arXiv 1310.1757; Hoogeboom et
+                 al., arXiv 2110.02037; Ou et al., arXiv 2406.03736). It is the elbo with the row's number of hidden cells averaged out
+                 (no row without a hidden cell, no weight above C), so its gradient is less noisy; the network is told n / C
+
+MDLM's two substitutions hold by construction: a model has no logit for "masked" (zero masking probability), and cells that are not hidden
+have no term (they are carried over unchanged, and cost nothing). `carry_over` writes the second one out for those who want the law of a
+whole row.
+
+A row's time is drawn from its own stream. times = stratified spreads the numbers u of a batch evenly over (0, 1), each row's marginal
+law being the same (Kingma et al., arXiv 2107.00630, appendix I.1; MDLM calls it antithetic): then, by intent, a row's time depends on
+which rows share the step, not on how they are spread over processes (flow/times.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gentok.flow.absorbing import MaskSchedule, mask_schedule
+from gentok.flow.times import Stratified, Times, Uniform
+from gentok.noise import Noise
+
+__all__ = ["OBJECTIVES", "SCHEDULES", "TIMES", "Hidden", "Objective", "carry_over", "hide", "objective"]
+
+SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
+    "cosine": lambda u: torch.cos(0.5 * math.pi * u),
+    "arccos": lambda u: torch.arccos(u) / (0.5 * math.pi),
+    "linear": lambda u: 1.0 - u,
+}
+"""MaskGIT's gamma: u float64 in (0, 1) -> the share of cells that is masked; gamma(u) = m(1 - u)."""
+
+TIMES: dict[str, Times] = {"independent": Uniform(), "stratified": Stratified(Uniform())}
+
+
+def hide(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
+    """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: a uniform choice of count[b] of each row's present cells."""
+    order = noise.uniform(*codes.shape[1:]).masked_fill(codes < 0, 2.0).flatten(1)
+    rank = order.argsort(1).argsort(1)
+    return (rank < count[:, None]).view(codes.shape) & (codes >= 0)
+
+
+def carry_over(logits: Tensor, codes: Tensor) -> Tensor:
+    """logits [B, K, N, V] of codes [B, K, N] with UNKNOWN cells -> the same with certainty at known cells: 0 at their code, -inf elsewhere.
+    Cells that are ABSENT stay as they are."""
+    own = torch.arange(logits.shape[-1], device=logits.device) == codes[..., None]
+    certain = torch.zeros_like(logits).masked_fill(~own, float("-inf"))
+    return torch.where((codes >= 0)[..., None], certain, logits)
+
+
+@dataclass
+class Hidden:
+    """cells bool [B, K, N]; weight float64 [B] of each row's hidden cells, or None where all count one; time float64 [B] that the
+    network is told, or None: the hidden share of the row."""
+
+    cells: Tensor
+    weight: Tensor | None = None
+    time: Tensor | None = None
+
+
+class Objective:
+    """choose(codes int64 [B, K, N], noise) -> Hidden: what a training step hides."""
+
+    name: str
+
+    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MaskGITWeights(Objective):
+    gamma: Callable[[Tensor], Tensor]
+    times: Times
+    name = "maskgit"
+
+    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+        cells = (codes >= 0).flatten(1).sum(1)
+        share = self.gamma(self.times(noise))
+        return Hidden(hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise))
+
+
+@dataclass(frozen=True)
+class Elbo(Objective):
+    schedule: MaskSchedule
+    times: Times
+    name = "elbo"
+
+    def at(self, codes: Tensor, t: Tensor, noise: Noise) -> Hidden:
+        """Hidden at times t float64 [B]."""
+        share = self.schedule.masked(t)
+        cells = (noise.uniform(*codes.shape[1:]) < share[:, None, None]) & (codes >= 0)
+        return Hidden(cells, self.schedule.weight(t), share)
+
+    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+        return self.at(codes, self.times(noise), noise)
+
+
+@dataclass(frozen=True)
+class AnyOrder(Objective):
+    times: Times
+    name = "any_order"
+
+    def at(self, codes: Tensor, u: Tensor, noise: Noise) -> Hidden:
+        """floor(u C) + 1 hidden cells, for u float64 [B] in (0, 1)."""
+        cells = (codes >= 0).flatten(1).sum(1)
+        count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
+        return Hidden(hide(codes, count, noise), cells.double() / count.clamp(min=1))
+
+    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+        return self.at(codes, self.times(noise), noise)
+
+
+OBJECTIVES = ("maskgit", "elbo", "any_order")
+
+
+def objective(name: str, schedule: str, times: str) -> Objective:
+    """An objective by name, with a schedule of `gentok.flow.absorbing` (any_order has no use for one). Raises ValueError."""
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}; got {name!r}")
+    if times not in TIMES:
+        raise ValueError(f"times must be one of {', '.join(TIMES)}; got {times!r}")
+    if name == "any_order":
+        mask_schedule(schedule)
+        return AnyOrder(TIMES[times])
+    if name == "elbo":
+        return Elbo(mask_schedule(schedule), TIMES[times])
+    if schedule in SCHEDULES:
+        return MaskGITWeights(SCHEDULES[schedule], TIMES[times])
+    masked = mask_schedule(schedule).masked
+    return MaskGITWeights(lambda u: masked(1 - u), TIMES[times])

@@ -1,0 +1,178 @@
+"""Enumerated laws of the samplers of masked diffusion, and a model whose conditionals depend on the time and do not agree.
+
+All of them add up products of one conditional: p(cell | known cells and those that are revealed, told time), read from the model's own
+uncached logits, filtered and guided by the kit's numpy code.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from kit import Case, Law, TabularMasked, completions, reference_filter, reference_scale
+from numpy.polynomial import chebyshev
+from torch import Tensor
+
+from gentok.flow.absorbing import mask_schedule
+from gentok.generators.base import Masked
+from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+
+PLAIN = (1.0, "constant")
+
+
+class TimedMasked(Masked):
+    """A table whose logits grow with the told time: its conditionals are no conditionals of one joint law, and depend on time smoothly."""
+
+    uses_time = True
+
+    def __init__(self, *args: Any, **options: Any):
+        self.table = TabularMasked(*args, **options)
+        self.spec, self.condition_spec = self.table.spec, self.table.condition_spec
+
+    def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
+        return self.table.logits(tokens, condition) * (0.4 + 1.2 * t.double())[:, None, None, None]
+
+
+class Conditionals:
+    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, holes], 0 where a hole is revealed.
+
+    revealed: a bit mask over the holes, in the order of codes.nonzero(). share: the told masked share of the holes.
+    """
+
+    def __init__(self, model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN):
+        self.model, self.case, self.sampler, self.guidance = model, case, sampler, guidance
+        self.outcomes = completions(case.codes, model.spec)
+        self.holes = (case.codes == UNKNOWN).nonzero().tolist()
+        self.cells = len(self.holes) + int((case.codes >= 0).sum())
+        self._known: dict[tuple[int, float], np.ndarray] = {}
+
+    def _branch(self, codes: Tensor, class_id: int, t: float) -> np.ndarray:
+        m = len(codes)
+        condition = Condition({"class": Class(torch.full((m,), class_id))})
+        tokens = Tokens(codes, self.model.spec, torch.full((m,), self.case.length))
+        with torch.no_grad():
+            return self.model.logits(tokens, condition, torch.full((m,), t, dtype=torch.float64)).double().numpy()
+
+    def of(self, revealed: int, share: float) -> np.ndarray:
+        key = (revealed, share)
+        if key not in self._known:
+            codes = self.outcomes.clone()
+            left = [j for j in range(len(self.holes)) if not revealed >> j & 1]
+            for j in left:
+                codes[:, self.holes[j][0], self.holes[j][1]] = UNKNOWN
+            t = share * len(self.holes) / self.cells
+            scale, schedule = self.guidance
+            strength = reference_scale(scale, schedule, 1 - len(left) / self.cells)
+            conditional = self._branch(codes, self.case.class_id, t)
+            null = self._branch(codes, NULL_CLASS, t) if scale != 1 else conditional
+            out, cache = np.zeros((len(codes), len(self.holes))), {}
+            for j in left:
+                k, n = self.holes[j]
+                for row in range(len(codes)):
+                    l_c, l_u = (x[row, k, n, : self.model.spec.vocab_sizes[k]] for x in (conditional, null))
+                    mixed = l_u + strength * (l_c - l_u)
+                    if mixed.tobytes() not in cache:
+                        cache[mixed.tobytes()] = reference_filter(mixed, self.sampler)
+                    out[row, j] = cache[mixed.tobytes()][self.outcomes[row, k, n]]
+            self._known[key] = out
+        return self._known[key]
+
+
+def ancestral_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
+    """The law of T ancestral steps: each hole falls into step i with probability m_i - m_(i+1), on its own; a step's cells are drawn
+    independently, given those of the steps before."""
+    c = Conditionals(model, case, sampler, guidance)
+    grid = mask_schedule(sampler.schedule).grid(sampler.steps)
+    p = np.zeros(len(c.outcomes))
+    for steps in itertools.product(range(sampler.steps), repeat=len(c.holes)):
+        term, revealed = np.ones(len(p)), 0
+        for i in sorted(set(steps)):
+            together = [j for j, step in enumerate(steps) if step == i]
+            law = c.of(revealed, grid[i])
+            for j in together:
+                term = term * law[:, j] * (grid[i] - grid[i + 1])
+                revealed |= 1 << j
+        p += term
+    return Law(c.outcomes, p)
+
+
+def hitting_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN, nodes: int = 14) -> Law:
+    """The law of the continuous-time reverse process. With n holes S left at share m, F_S(m), the probability of the outcome's remaining
+    ids, is m^-n int_0^m v^(n - 1) sum over i in S of p(x_i | ..., told v) F_(S - i)(v) dv; F of no hole is 1, and the law is F_all(1).
+
+    Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends on the time smoothly.
+    """
+    c = Conditionals(model, case, sampler, guidance)
+    count, m = len(c.holes), len(c.outcomes)
+    at = 0.5 + 0.5 * np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
+    x, w = np.polynomial.legendre.leggauss(2 * nodes)
+    x, w = 0.5 + x / 2, w / 2
+
+    def fitted(values: np.ndarray) -> np.ndarray:
+        return chebyshev.chebfit(2 * at - 1, values, nodes - 1)
+
+    everything = (1 << count) - 1
+    F = {0: np.ones((nodes, m))}
+    for size in range(1, count + 1):
+        for left in [s for s in range(1 << count) if bin(s).count("1") == size]:
+            members = [j for j in range(count) if left >> j & 1]
+            laws = [c.of(everything & ~left, float(v)) for v in at]
+            inside = sum(np.stack([law[:, j] for law in laws]) * F[left & ~(1 << j)] for j in members)
+            polynomial = fitted(inside)
+            F[left] = np.stack([((w * x ** (size - 1))[None] * chebyshev.chebval(2 * v * x - 1, polynomial)).sum(1) for v in at])
+    return Law(c.outcomes, chebyshev.chebval(1.0, fitted(F[everything])))
+
+
+def ordered_law(model: Masked, case: Case, sampler: Any, order: Sequence[int], guidance: tuple[float, str] = PLAIN) -> Law:
+    """The law of drawing the holes one by one in a fixed order (indices into codes.nonzero()), told the masked share."""
+    c = Conditionals(model, case, sampler, guidance)
+    p, revealed = np.ones(len(c.outcomes)), 0
+    for i, j in enumerate(order):
+        p = p * c.of(revealed, (len(order) - i) / len(order))[:, j]
+        revealed |= 1 << j
+    return Law(c.outcomes, p)
+
+
+def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
+    """The law of a remasking plan for one level: the Markov chain over all states (each hole UNKNOWN or an id), a step's cells moving on
+    their own given the state before it."""
+    holes = (case.codes == UNKNOWN).nonzero().tolist()
+    vocab, cells = model.spec.vocab_sizes[0], len(holes) + int((case.codes >= 0).sum())
+    states = list(itertools.product(range(vocab + 1), repeat=len(holes)))  # `vocab` stands for a hole
+    codes = case.codes.expand(len(states), *case.codes.shape).clone()
+    for j, (k, n) in enumerate(holes):
+        codes[:, k, n] = torch.tensor([UNKNOWN if state[j] == vocab else state[j] for state in states])
+    tokens, scale = Tokens(codes, model.spec, torch.full((len(states),), case.length)), guidance[0]
+
+    def branch(class_id: int, t: float) -> np.ndarray:
+        condition = Condition({"class": Class(torch.full((len(states),), class_id))})
+        with torch.no_grad():
+            return model.logits(tokens, condition, torch.full((len(states),), t, dtype=torch.float64)).double().numpy()
+
+    p = np.zeros(len(states))
+    p[states.index((vocab,) * len(holes))] = 1.0
+    for step in sampler.plan():
+        told = (1 - step.before) * len(holes) / cells
+        conditional = branch(case.class_id, told)
+        null = branch(NULL_CLASS, told) if scale != 1 else conditional
+        after = np.zeros((vocab + 1,) * len(holes))
+        for i, state in enumerate(states):
+            if not p[i]:
+                continue
+            shown = (cells - sum(v == vocab for v in state)) / cells
+            strength, joint = reference_scale(scale, guidance[1], shown), np.array(p[i])
+            for j, (k, n) in enumerate(holes):
+                if state[j] == vocab:
+                    mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])
+                    move = np.append(step.reveal * reference_filter(mixed, sampler), 1 - step.reveal)
+                else:
+                    move = (1 - step.sigma) * np.eye(vocab + 1)[state[j]] + step.sigma * np.eye(vocab + 1)[vocab]
+                joint = np.multiply.outer(joint, move)
+            after += joint
+        p = after.flatten()
+    full = [i for i, state in enumerate(states) if vocab not in state]
+    assert abs(p[full].sum() - 1) < 1e-9, "the last step leaves holes"
+    return Law(codes[full], p[full])
