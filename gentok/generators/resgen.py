@@ -118,7 +118,8 @@ class ResGen(nn.Module, CumulativeMasked):
         self.shift = nn.Linear(width, inner, bias=False)
         self.scale = nn.Linear(width, 1)
         self.offsets = nn.Parameter(torch.zeros(components, inner))
-        self.maps = nn.Parameter(torch.cat((torch.empty(components, inner, rank).normal_(std=0.02), start), 2))
+        maps = torch.empty(components, inner, rank).normal_(std=0.02)
+        self.maps = nn.Parameter(torch.cat((maps, start.to(maps.device)), 2))
         self.log_scales = nn.Parameter(torch.full((components,), -1.0))  # components of the start hardly overlap
         for part in (self.read, self.marks, self.shift):
             initialise(part)
