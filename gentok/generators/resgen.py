@@ -27,7 +27,8 @@ with q = N(sum of the next levels, t^2 I), of 1, 2, 4, ... or all of them, which
 Deviations, or what the sources leave open: the number of components, their rank and the deviation that depends on the position are ours;
 so are a learned mark per level of what is visible, hidden or absent, and coordinates for z: those of the subspace that the rows span (a
 codebook may project a few dimensions to many), shifted and scaled to zero mean and unit variance by the codebook's tables for every set of
-hidden levels. Components start at sums of random rows, one of each level.
+hidden levels. One-hot features say which level is the first hidden one, so that components have means of their own for each; they start at
+sums of random rows, one of each hidden level.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ class ResGen(nn.Module, CumulativeMasked):
         self.features = nn.Linear(width, rank, bias=False)
         self.shift = nn.Linear(width, inner, bias=False)
         self.scale = nn.Linear(width, 1)
-        self.offsets = nn.Parameter(start)
-        self.maps = nn.Parameter(torch.empty(components, inner, rank).normal_(std=0.02))
+        self.offsets = nn.Parameter(torch.zeros(components, inner))
+        maps = torch.empty(components, inner, rank).normal_(std=0.02)
+        self.maps = nn.Parameter(torch.cat((maps, start.to(maps.device)), 2))
         self.log_scales = nn.Parameter(torch.full((components,), -1.0))  # components of the start hardly overlap
         for part in (self.read, self.marks, self.shift):
             initialise(part)
@@ -128,7 +130,8 @@ class ResGen(nn.Module, CumulativeMasked):
 
     @staticmethod
     def _coordinates(spec: TokenSpec, codebook: Any, components: int, smear: float) -> tuple[Constants, Tensor]:
-        """(axes of the subspace, moments of each level's rows in it, and s^2; start of the components' offsets, float32 [M, d])."""
+        """(axes of the subspace, moments of each level's rows in it, and s^2; where the components start for each first hidden level,
+        float32 [M, d, K])."""
         tables = [codebook.table(k).detach().double() for k in range(spec.levels)]
         meta, home = tables[0].is_meta, "meta" if tables[0].is_meta else "cpu"
         with torch.device(home):
@@ -139,10 +142,13 @@ class ResGen(nn.Module, CumulativeMasked):
             rows = [table.to(home) @ axes for table in tables]
             mean = torch.stack([table.mean(0) for table in rows])
             variance = torch.stack([table.var(0, unbiased=False).mean() for table in rows]).clamp(min=1e-12)
-            drawn = sum(table[torch.randint(len(table), (components,))] for table in rows)
+            start = []
+            for k in range(spec.levels):  # sums of random rows, one of each level from k on
+                drawn = sum(table[torch.randint(len(table), (components,))] for table in rows[k:])
+                start.append((drawn - mean[k:].sum(0)) / variance[k:].sum().sqrt())
             level = 3 * torch.arange(spec.levels)[:, None]
         constants = Constants(axes=axes, mean=mean, variance=variance, smear=smear**2 * variance[-1], level=level)
-        return constants, ((drawn - mean.sum(0)) / variance.sum().sqrt()).float()
+        return constants, torch.stack(start, 2).float()
 
     # ------------------------------------------------------------------------------------------------------------ network
 
@@ -182,6 +188,7 @@ class ResGen(nn.Module, CumulativeMasked):
 
         mean, variance = self._moments(holes)
         unit = torch.where(holes.any(1), variance, 1.0).sqrt()
+        first = (holes & (holes.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], which level is the first hidden one
         with precise(hidden.device):  # a mean that is right to three digits would be wrong by more than s
             h = hidden.to(self._type)
 
@@ -190,7 +197,7 @@ class ResGen(nn.Module, CumulativeMasked):
 
             return Mixture(
                 logits=out(self.weigh),
-                features=out(self.features),
+                features=torch.cat((out(self.features), first), 2),
                 maps=self.maps.to(h),
                 offsets=self.offsets.to(h),
                 log_scale=out(self.scale) + self.log_scales.to(h),

@@ -305,9 +305,11 @@ def test_four_items_are_learned_by_heart(spec, options):
     assert nats < 0.25 * math.log(2) * spec.bits
 
 
-def test_it_builds_and_describes_itself_on_the_meta_device():
+@pytest.mark.parametrize("real", [False, True])
+def test_it_builds_and_describes_itself_on_the_meta_device_also_over_a_real_codebook(real):
+    codebook = book(LEVELS)
     with torch.device("meta"):
-        model = ResGen(LEVELS, CLASSES, Residual(VQ(5, 4), 3))
+        model = ResGen(LEVELS, CLASSES, codebook if real else Residual(VQ(5, 4), 3))
         out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
     assert out.loss.is_meta
     out.loss.backward()
