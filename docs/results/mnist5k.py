@@ -22,7 +22,7 @@ from gentok.evaluate import evaluate
 RUNS = {  # name -> (bundle, words of evaluate)
     "vq": ("mnist5k_vq", []),
     "ar": ("mnist5k_ar", []),
-    "masked": ("mnist5k_masked", []),
+    "masked": ("mnist5k_masked", ["sampler=maskgit"]),
 }
 
 
