@@ -27,7 +27,11 @@ CODEBOOKS = {
     "library": {"width": 16},
     "pyramid": {"sides": [1, 2, 4], "width": 16, "scale_dropout": 0.0},
 }
-GENERATORS = {"autoregressive": {"width": 64, "depth": 2, "heads": 2}, "masked": {"width": 64, "depth": 2, "heads": 2}}
+GENERATORS = {
+    "autoregressive": {"width": 64, "depth": 2, "heads": 2},
+    "masked": {"width": 64, "depth": 2, "heads": 2},
+    "any_order": {"width": 64, "depth": 2, "heads": 2},
+}
 
 
 def pictures() -> torch.Tensor:
@@ -102,6 +106,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     [
         (["generator=autoregressive", "sampler=maskgit"], ["maskgit", "Masked", "fit it: autoregressive"]),
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
+        (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
+        (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
     ],
 )
 def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, words):

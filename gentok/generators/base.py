@@ -12,9 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from gentok.layouts import Layout
-from gentok.tokens import Condition, ConditionSpec, Tokens, TokenSpec
+from gentok.tokens import Condition, ConditionSpec, Noise, Tokens, TokenSpec
 
-__all__ = ["Capability", "Causal", "Masked", "capabilities"]
+__all__ = ["AnyOrder", "Capability", "Causal", "Masked", "capabilities", "random_rank"]
 
 
 class Capability(ABC):
@@ -69,6 +69,34 @@ class Masked(Capability):
     @abstractmethod
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
         """tokens with UNKNOWN cells, t float [B] in [0, 1] (share masked) or None -> [B, K, N, V]; rows of known cells are unspecified."""
+
+
+class AnyOrder(Capability):
+    """A model of every joint law p(asked cells | visible cells), as a product of conditionals in an order of the asked ones.
+
+    Orders are grids: rank int64 [B, K, N] is 0 for the visible block (its present and its ABSENT cells, in no order), and positive, and
+    different within a row, for the cells that are asked, in their order.
+    """
+
+    def rank(self, asked: Tensor) -> Tensor:
+        """The model's own order of the asked cells, bool [B, K, N] -> int64 [B, K, N]: 1, 2, ... from left to right, at a position the
+        coarser level first; 0 elsewhere."""
+        turned = asked.transpose(1, 2)
+        return (turned.flatten(1).cumsum(1).view_as(turned) * turned).transpose(1, 2)
+
+    @abstractmethod
+    def logits(self, tokens: Tokens, condition: Condition, rank: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The law of every cell of positive rank given the cells of lower rank: -> [B, K, N, V]; rows of rank 0 are unspecified.
+
+        seen int64 [B]: given those of rank <= seen[b] alone; the law of rank seen[b] + 1 is then the same as without. UNKNOWN cells are
+        given to none, whatever their rank.
+        """
+
+
+def random_rank(asked: Tensor, noise: Noise) -> Tensor:
+    """A uniformly random order of each row's asked cells: bool [B, K, N] -> int64 [B, K, N], 1, 2, ... there and 0 elsewhere."""
+    key = noise.uniform(*asked.shape[1:]).masked_fill(~asked, 2.0).flatten(1)
+    return (key.argsort(1).argsort(1).view(asked.shape) + 1) * asked
 
 
 def capabilities(model: Any) -> tuple[str, ...]:

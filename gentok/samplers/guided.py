@@ -6,7 +6,7 @@ knowing of it, filters act after it, and its law is a law: p(id) proportional to
 normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the row's
-cells that are revealed.
+cells that are revealed, for AnyOrder the share that is when the cell's turn comes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
-from gentok.generators.base import Causal, Masked, capabilities
+from gentok.generators.base import AnyOrder, Causal, Masked, capabilities
 from gentok.tokens import Condition, Tokens
 
-__all__ = ["GuidedCausal", "GuidedMasked", "guided"]
+__all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedMasked", "guided"]
 
 
 class _Guided:
@@ -95,6 +95,25 @@ class GuidedMasked(_Guided, Masked):
         return revealed / (revealed + tokens.holes.sum((1, 2))).clamp(min=1)
 
 
+class GuidedAnyOrder(_Guided, AnyOrder):
+    """An AnyOrder generator with guidance, in the model's own order."""
+
+    def rank(self, asked: Tensor) -> Tensor:
+        return self.model.rank(asked)
+
+    def logits(self, tokens: Tokens, condition: Condition, rank: Tensor, seen: Tensor | None = None) -> Tensor:
+        lengths = None if tokens.lengths is None else tokens.lengths.repeat(2)
+        twice = Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, lengths)
+        out = self.model.logits(twice, _both(condition), rank.repeat(2, 1, 1), None if seen is None else seen.repeat(2))
+        return self._combine(out, self.progress(tokens, rank))
+
+    def progress(self, tokens: Tokens, rank: Tensor) -> Tensor:
+        """float64 [B, K, N]: the share of a row's cells that come before each cell."""
+        visible = (tokens.present & (rank == 0)).sum((1, 2))
+        cells = (tokens.present | tokens.holes).sum((1, 2)).clamp(min=1)
+        return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """`model` with guidance, as a generator of the same capability; the model itself where the scale is 1 (every schedule is then
     no guidance).
@@ -104,8 +123,10 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     check_guidance(scale, schedule)
     if scale == 1:
         return model
-    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked)):
+    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked), (AnyOrder, GuidedAnyOrder)):
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
-    raise ValueError(f"guidance is defined for Causal and Masked generators; {type(model).__name__} has {able}: leave guidance at 1")
+    raise ValueError(
+        f"guidance is defined for Causal, Masked and AnyOrder generators; {type(model).__name__} has {able}: leave guidance at 1"
+    )
