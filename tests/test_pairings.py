@@ -31,6 +31,7 @@ GENERATORS = {
     "autoregressive": {"width": 64, "depth": 2, "heads": 2},
     "masked": {"width": 64, "depth": 2, "heads": 2},
     "any_order": {"width": 64, "depth": 2, "heads": 2},
+    "self_speculative": {"width": 64, "depth": 2, "heads": 2},
 }
 
 
@@ -75,8 +76,18 @@ def tokenizers():
     return get
 
 
-@pytest.mark.parametrize("generator_name", GENERATORS)
-@pytest.mark.parametrize("codebook", CODEBOOKS)
+COSTLY = ("any_order", "self_speculative")
+"""Generators of which the quick suite trains the pairings of one level and of several alone."""
+
+
+@pytest.mark.parametrize(
+    ("generator_name", "codebook"),
+    [
+        pytest.param(g, c, marks=[pytest.mark.slow] if g in COSTLY and c not in ("vq", "residual") else [])
+        for g in GENERATORS
+        for c in CODEBOOKS
+    ],
+)
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
     tokenizer = tokenizers(codebook)
     media, index = pictures(), torch.arange(ITEMS)

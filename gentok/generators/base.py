@@ -14,7 +14,7 @@ from torch import Tensor
 from gentok.layouts import Layout
 from gentok.tokens import Condition, ConditionSpec, Noise, Tokens, TokenSpec
 
-__all__ = ["AnyOrder", "Capability", "Causal", "Masked", "capabilities", "random_rank"]
+__all__ = ["AnyOrder", "Capability", "Causal", "Masked", "SelfSpeculative", "capabilities", "random_rank"]
 
 
 class Capability(ABC):
@@ -90,6 +90,22 @@ class AnyOrder(Capability):
 
         seen int64 [B]: given those of rank <= seen[b] alone; the law of rank seen[b] + 1 is then the same as without. UNKNOWN cells are
         given to none, whatever their rank.
+        """
+
+
+class SelfSpeculative(Capability):
+    """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read them in an order."""
+
+    @abstractmethod
+    def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
+        """tokens with UNKNOWN cells -> (the law of each of them given the others, [B, K, N, V]; what `verify` needs, float [B, ...])."""
+
+    @abstractmethod
+    def verify(self, state: Tensor, tokens: Tokens, rank: Tensor) -> Tensor:
+        """The law of every cell of positive rank given what `draft` saw and the cells of lower rank: -> [B, K, N, V].
+
+        rank int64 [B, K, N]: 0 for the cells that `draft` saw, 1, 2, ... for the others in order; UNKNOWN cells are given to none. The law
+        of rank 1 is the draft's. Rows of rank 0 are unspecified.
         """
 
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
-from gentok.generators.base import AnyOrder, Causal, Masked, capabilities
+from gentok.generators.base import AnyOrder, Causal, Masked, SelfSpeculative, capabilities
 from gentok.tokens import Condition, Tokens
 
-__all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedMasked", "guided"]
+__all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedMasked", "GuidedSelfSpeculative", "guided"]
 
 
 class _Guided:
@@ -44,6 +44,13 @@ class _Guided:
 
 def _both(condition: Condition) -> Condition:
     return Condition.concat([condition, condition.null()])
+
+
+def _turn(tokens: Tokens, rank: Tensor) -> Tensor:
+    """float64 [B, K, N]: the share of a row's cells that come before each cell."""
+    visible = (tokens.present & (rank == 0)).sum((1, 2))
+    cells = (tokens.present | tokens.holes).sum((1, 2)).clamp(min=1)
+    return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
 
 
 class GuidedCausal(_Guided, Causal):
@@ -109,9 +116,22 @@ class GuidedAnyOrder(_Guided, AnyOrder):
 
     def progress(self, tokens: Tokens, rank: Tensor) -> Tensor:
         """float64 [B, K, N]: the share of a row's cells that come before each cell."""
-        visible = (tokens.present & (rank == 0)).sum((1, 2))
-        cells = (tokens.present | tokens.holes).sum((1, 2)).clamp(min=1)
-        return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
+        return _turn(tokens, rank)
+
+
+class GuidedSelfSpeculative(GuidedMasked, SelfSpeculative):
+    """A generator that is Masked and SelfSpeculative, with guidance: drafts and verification, each at its cell's turn."""
+
+    def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
+        lengths = None if tokens.lengths is None else tokens.lengths.repeat(2)
+        out, state = self.model.draft(Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, lengths), _both(condition))
+        return self._combine(out, self.progress(tokens)), torch.stack(state.chunk(2), 1)
+
+    def verify(self, state: Tensor, tokens: Tokens, rank: Tensor) -> Tensor:
+        lengths = None if tokens.lengths is None else tokens.lengths.repeat(2)
+        twice = Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, lengths)
+        out = self.model.verify(torch.cat(state.unbind(1)), twice, rank.repeat(2, 1, 1))
+        return self._combine(out, _turn(tokens, rank))
 
 
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
@@ -123,7 +143,8 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     check_guidance(scale, schedule)
     if scale == 1:
         return model
-    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked), (AnyOrder, GuidedAnyOrder)):
+    wrappers = ((Causal, GuidedCausal), (SelfSpeculative, GuidedSelfSpeculative), (Masked, GuidedMasked), (AnyOrder, GuidedAnyOrder))
+    for capability, wrapper in wrappers:
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"

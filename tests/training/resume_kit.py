@@ -45,6 +45,7 @@ CASES: dict[str, list[str]] = {
     "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
     "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
                               "generator.warmup=0.8"],
+    "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
 
