@@ -1,10 +1,10 @@
 """Self-speculative masked model: a bidirectional trunk that drafts all hidden cells, and a few causal blocks on top that verify the drafts
 (Campbell et al., "Self-Speculative Masked Diffusions", arXiv 2510.03929).
 
-The trunk is the masked generator (generators/masked.py): one pass gives the law q of every hidden cell given the visible ones. The blocks on
-top read its states and, in two streams (nn/streams.py), the ids of the cells that come earlier in an order, and correct the trunk's logits:
-p_r = p(cell of rank r | visible cells, cells of rank < r). The cell of rank 1 has p = q by construction. So one pass of the trunk and one of
-the cheap blocks hold the joint law of all hidden cells, which a masked model takes for independent.
+The trunk is the masked generator (generators/masked.py): one pass gives the law q of every hidden cell given the visible ones. The blocks
+on top read its states and, in two streams (nn/streams.py), the ids of the cells that come earlier in an order, and correct its logits:
+p_r = p(cell of rank r | visible cells, cells of rank < r). The cell of rank 1 has p = q by construction. So one pass of the trunk and one
+of the cheap blocks hold the joint law of all hidden cells, which a masked model takes for independent.
 
 Training: cells are hidden as the masked generator hides them, in a random order; the loss is the trunk's cross-entropy of all hidden cells
 plus that of the corrected laws.

@@ -130,8 +130,8 @@ class SelfSpeculativeSampler(Sampler):
 
     @staticmethod
     def _window(cells: Tensor, begin: Tensor, width: int) -> Tensor:
-        """cells int64 [b, K N] by rank, begin int64 [b] -> int64 [b, W]: those of rank begin + 1, ..., begin + W, all different; where a row
-        has no such rank, any."""
+        """cells int64 [b, K N] by rank, begin int64 [b] -> int64 [b, W]: those of rank begin + 1, ..., begin + W, all different; any, where
+        a row has no such rank."""
         at = begin[:, None] + torch.arange(width, device=cells.device)
         return cells.gather(1, at % cells.shape[1])
 
