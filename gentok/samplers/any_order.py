@@ -41,7 +41,7 @@ def cell_of_rank(rank: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AnyOrderSampler(Sampler):
-    """order: left_to_right (the model's own order) or random."""
+    """order: left_to_right (the model's own) or random: a law that only a model trained in random orders has learnt."""
 
     requires = AnyOrder
     exact = True

@@ -38,7 +38,7 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AnySubset(Sampler):
-    """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own order) or random."""
+    """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own) or random: a law that only a model trained in random orders has learnt."""
 
     requires = AnyOrder
     exact = True
