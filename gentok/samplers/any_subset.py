@@ -38,7 +38,8 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class AnySubset(Sampler):
-    """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own) or random: a law that only a model trained in random orders has learnt."""
+    """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own) or random: a law that only a model trained in
+    random orders has learnt."""
 
     requires = AnyOrder
     exact = True
