@@ -5,6 +5,7 @@ reconstruction  PSNR, SSIM and recognised share of held-out items after encode a
 probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
 generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
                 FD-efflite0 to held-out images, distance to the nearest training item, nll
+nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or a bound, as the generator can
 
 Each writes NAME.json (metrics, and the protocol in words) and a picture into `out`.
 """
@@ -28,7 +29,7 @@ from gentok.bundle import Bundle, load
 from gentok.data.pictures import pairs, save_grid
 from gentok.data.progress import progress
 from gentok.data.sets import batches, whole
-from gentok.generators.base import Causal
+from gentok.generators.base import AnyOrder, Causal
 from gentok.judge import find_judge
 from gentok.metrics.classifier import STEPS, classifier, predict
 from gentok.metrics.distance import SIZE, distances, enough, halves, image_features, of_reconstructions, of_samples
@@ -37,11 +38,12 @@ from gentok.metrics.image import frechet
 from gentok.metrics.probe import POOLINGS, WEIGHTS, linear_probe, parts_of, pooled, quantized
 from gentok.metrics.reconstruction import reconstruction
 from gentok.noise import Noise
+from gentok.regions import SCATTERED, region_cells, region_nll
 from gentok.sampling import Samples, pick_sampler, sample
 
 __all__ = ["evaluate", "main"]
 
-PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "both")
+PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
 GOOD_JUDGE = {"trained here": 0.97, "stored": 0.85}
 """Share of held-out items that a judge must read right: digits, and photographs."""
 NLL_SAMPLES = 4
@@ -61,12 +63,15 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
     names = names.get(config["protocol"], [config["protocol"]])
+    modelled = {"generation", "nll"}.intersection(names)
+    if modelled and bundle.generator is None:
+        raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
+    if "nll" not in names and config.get("region") is not None:
+        raise ConfigError(f"region={config['region']} is of protocol=nll: set that too, or leave region out")
     if "generation" in names:
-        if bundle.generator is None:
-            raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol=generation needs a generator's bundle or checkpoint")
         pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
     data = _data(config, bundle)
-    if "generation" in names and bundle.condition_spec != data.condition_spec:
+    if modelled and bundle.condition_spec != data.condition_spec:
         raise ConfigError(
             f"the generator is conditioned on {_words(bundle.condition_spec)}, these data have {_words(data.condition_spec)}: "
             "evaluate with the data it was trained on"
@@ -76,7 +81,7 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     context = _Context(config, bundle, data, device)
     reports = {}
     for name in names:
-        metrics, protocol = {"reconstruction": _reconstruction, "probe": _probe, "generation": _generation}[name](context, out)
+        metrics, protocol = {"reconstruction": _reconstruction, "probe": _probe, "generation": _generation, "nll": _nll}[name](context, out)
         report = reports[name] = {"metrics": metrics, "protocol": {**context.protocol(), **protocol}}
         (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
         _show(name, metrics)
@@ -331,7 +336,7 @@ def _generation(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str,
     metrics["tokens_per_second"] = int(samples.tokens.present.sum()) / max(samples.seconds, 1e-9)
     metrics["seconds_of_sampling"] = samples.seconds
     protocol["network_calls"] = {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()}
-    protocol["nll"] = "exact" if isinstance(bundle.generator, Causal) else f"an upper bound, {NLL_SAMPLES} masks per item"
+    protocol["nll"] = "exact" if isinstance(bundle.generator, (AnyOrder, Causal)) else f"an upper bound, {NLL_SAMPLES} masks per item"
     save_grid(_by_class(media, len(names)), out / "samples.png", 10, scale=_scale(media))
     return metrics, protocol
 
@@ -397,6 +402,32 @@ def _likelihood(context: _Context) -> dict[str, float]:
     if bundle.spec.media_shape is not None and len(bundle.spec.media_shape) == 3:
         out["held_out_bits_per_dimension"] = bits / count / math.prod(bundle.spec.media_shape)
     return out
+
+
+def _nll(context: _Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    bundle, config = context.bundle, context.config
+    region = config["region"]
+    asked = region_cells(region, bundle.spec)
+    held_out, nats, bits, cells, exact = context.data.held_out, 0.0, [], 0, True
+    count = min(len(held_out), config["max_held_out"])
+    with progress("held-out nll", count, shown=config["progress"]) as advance, torch.inference_mode():
+        for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
+            noise = Noise.of(config["seed"], batch.index).to(context.device)
+            batch = batch.to(context.device)
+            tokens = bundle.tokenizer.encode(batch.media)
+            row, number, exact = region_nll(bundle.generator, tokens, batch.condition, asked, noise, NLL_SAMPLES)
+            nats, cells = nats + row.sum().item(), cells + int(number.sum())
+            bits.append((row / math.log(2)).cpu())
+            advance(len(batch.index))
+    error = torch.cat(bits).std().item() * math.sqrt(count) / cells if count > 1 else None
+    metrics = {"items": count, "tokens": cells, "bits_per_token": nats / math.log(2) / cells, "standard_error": error}
+    what = "all cells" if region is None else "a random half of each item's cells" if region == SCATTERED else f"the cells of {region}"
+    return metrics, {
+        "what": f"-log2 p of {what}{'' if region is None else ' given the others'} of held-out items under the unguided model, per asked "
+        "token; standard error over items",
+        "region": region,
+        "nll": "exact" if exact else f"an upper bound, {NLL_SAMPLES} masks per item",
+    }
 
 
 def _by_class(media: Tensor, classes: int, columns: int = 10) -> Tensor:

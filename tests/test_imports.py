@@ -30,6 +30,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "build": set(),
     "mistakes": {"build"},
     "bundle": {*BASE, "build", "sampling"},
+    "regions": {*BASE, "generators", "layouts", "flow", "sampling"},
 }
 ANYTHING = {"training", "adopt", "evaluate", "judge", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
 ONLY_IN = {  # packages that one place wraps

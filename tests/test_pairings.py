@@ -32,6 +32,8 @@ CODEBOOKS = {
 GENERATORS = {
     "autoregressive": {"width": 64, "depth": 2, "heads": 2},
     "masked": {"width": 64, "depth": 2, "heads": 2, "zero_init_head": False},  # with it, bae is half learnt after 160 steps
+    "any_order": {"width": 64, "depth": 2, "heads": 2},
+    "self_speculative": {"width": 64, "depth": 2, "heads": 2},
     "resgen": {"width": 64, "depth": 2, "heads": 2, "components": 64, "rank": 8},
 }
 STEPS = {"resgen": 320}
@@ -81,8 +83,18 @@ def tokenizers():
     return get
 
 
-@pytest.mark.parametrize("generator_name", GENERATORS)
-@pytest.mark.parametrize("codebook", CODEBOOKS)
+COSTLY = ("any_order", "self_speculative")
+"""Generators of which the quick suite trains the pairings of one level and of several alone."""
+
+
+@pytest.mark.parametrize(
+    ("generator_name", "codebook"),
+    [
+        pytest.param(g, c, marks=[pytest.mark.slow] if g in COSTLY and c not in ("vq", "residual") else [])
+        for g in GENERATORS
+        for c in CODEBOOKS
+    ],
+)
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
     tokenizer = tokenizers(codebook)
     if codebook not in ONLY.get(generator_name, CODEBOOKS):
@@ -117,6 +129,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     [
         (["generator=autoregressive", "sampler=maskgit"], ["maskgit", "Masked", "fit it: autoregressive"]),
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
+        (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
+        (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
     ],
 )
 def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, words):

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gentok.flow.mixture import Mixture
 from gentok.layouts import Layout
-from gentok.tokens import Condition, ConditionSpec, Tokens, TokenSpec
+from gentok.tokens import Condition, ConditionSpec, Noise, Tokens, TokenSpec
 
-__all__ = ["Capability", "Causal", "CumulativeMasked", "Masked", "capabilities"]
+__all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "SelfSpeculative", "capabilities", "random_rank"]
 
 
 class Capability(ABC):
@@ -82,6 +82,50 @@ class CumulativeMasked(Capability):
     @abstractmethod
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
         """z float [B, N, D], such sums -> tokens whose UNKNOWN cells hold the codes that z is quantised to; all other cells stay."""
+
+
+class AnyOrder(Capability):
+    """A model of every joint law p(asked cells | visible cells), as a product of conditionals in an order of the asked ones.
+
+    Orders are grids: rank int64 [B, K, N] is 0 for the visible block (its present and its ABSENT cells, in no order), and positive, and
+    different within a row, for the cells that are asked, in their order.
+    """
+
+    def rank(self, asked: Tensor) -> Tensor:
+        """The model's own order of the asked cells, bool [B, K, N] -> int64 [B, K, N]: 1, 2, ... from left to right, at a position the
+        coarser level first; 0 elsewhere."""
+        turned = asked.transpose(1, 2)
+        return (turned.flatten(1).cumsum(1).view_as(turned) * turned).transpose(1, 2)
+
+    @abstractmethod
+    def logits(self, tokens: Tokens, condition: Condition, rank: Tensor, seen: Tensor | None = None) -> Tensor:
+        """The law of every cell of positive rank given the cells of lower rank: -> [B, K, N, V]; rows of rank 0 are unspecified.
+
+        seen int64 [B]: given those of rank <= seen[b] alone; the law of rank seen[b] + 1 is then the same as without. UNKNOWN cells are
+        given to none, whatever their rank.
+        """
+
+
+class SelfSpeculative(Capability):
+    """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read them in an order."""
+
+    @abstractmethod
+    def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
+        """tokens with UNKNOWN cells -> (the law of each of them given the others, [B, K, N, V]; what `verify` needs, float [B, ...])."""
+
+    @abstractmethod
+    def verify(self, state: Tensor, tokens: Tokens, rank: Tensor) -> Tensor:
+        """The law of every cell of positive rank given what `draft` saw and the cells of lower rank: -> [B, K, N, V].
+
+        rank int64 [B, K, N]: 0 for the cells that `draft` saw, 1, 2, ... for the others in order; UNKNOWN cells are given to none. The law
+        of rank 1 is the draft's. Rows of rank 0 are unspecified.
+        """
+
+
+def random_rank(asked: Tensor, noise: Noise) -> Tensor:
+    """A uniformly random order of each row's asked cells: bool [B, K, N] -> int64 [B, K, N], 1, 2, ... there and 0 elsewhere."""
+    key = noise.uniform(*asked.shape[1:]).masked_fill(~asked, 2.0).flatten(1)
+    return (key.argsort(1).argsort(1).view(asked.shape) + 1) * asked
 
 
 def capabilities(model: Any) -> tuple[str, ...]:

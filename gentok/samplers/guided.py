@@ -6,7 +6,8 @@ knowing of it, filters act after it, and its law is a law: p(id) proportional to
 normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the row's
-cells that are revealed. Of a mixture the components' weights are guided, and the components are those of the row's own condition.
+cells that are revealed, for AnyOrder the share that is when the cell's turn comes. Of a mixture the components' weights are guided, and the
+components are those of the row's own condition.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
-from gentok.generators.base import Causal, CumulativeMasked, Masked, capabilities
+from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, SelfSpeculative, capabilities
 from gentok.tokens import Condition, Tokens
 
-__all__ = ["GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "guided"]
+__all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedSelfSpeculative", "guided"]
 
 
 class _Guided:
@@ -55,6 +56,13 @@ def _twice(tokens: Tokens) -> Tokens:
 
 def _both(condition: Condition) -> Condition:
     return Condition.concat([condition, condition.null()])
+
+
+def _turn(tokens: Tokens, rank: Tensor) -> Tensor:
+    """float64 [B, K, N]: the share of a row's cells that come before each cell."""
+    visible = (tokens.present & (rank == 0)).sum((1, 2))
+    cells = (tokens.present | tokens.holes).sum((1, 2)).clamp(min=1)
+    return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
 
 
 class GuidedCausal(_Guided, Causal):
@@ -114,6 +122,33 @@ class GuidedCumulativeMasked(_Guided, CumulativeMasked):
         return self.model.requantize(z, tokens)
 
 
+class GuidedAnyOrder(_Guided, AnyOrder):
+    """An AnyOrder generator with guidance, in the model's own order."""
+
+    def rank(self, asked: Tensor) -> Tensor:
+        return self.model.rank(asked)
+
+    def logits(self, tokens: Tokens, condition: Condition, rank: Tensor, seen: Tensor | None = None) -> Tensor:
+        out = self.model.logits(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), None if seen is None else seen.repeat(2))
+        return self._combine(out, self.progress(tokens, rank))
+
+    def progress(self, tokens: Tokens, rank: Tensor) -> Tensor:
+        """float64 [B, K, N]: the share of a row's cells that come before each cell."""
+        return _turn(tokens, rank)
+
+
+class GuidedSelfSpeculative(GuidedMasked, SelfSpeculative):
+    """A generator that is Masked and SelfSpeculative, with guidance: drafts and verification, each at its cell's turn."""
+
+    def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
+        out, state = self.model.draft(_twice(tokens), _both(condition))
+        return self._combine(out, self.progress(tokens)), torch.stack(state.chunk(2), 1)
+
+    def verify(self, state: Tensor, tokens: Tokens, rank: Tensor) -> Tensor:
+        out = self.model.verify(torch.cat(state.unbind(1)), _twice(tokens), rank.repeat(2, 1, 1))
+        return self._combine(out, _turn(tokens, rank))
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """`model` with guidance, as a generator of the same capability; the model itself where the scale is 1 (every schedule is then
     no guidance).
@@ -123,10 +158,15 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     check_guidance(scale, schedule)
     if scale == 1:
         return model
-    for capability, wrapper in ((Causal, GuidedCausal), (Masked, GuidedMasked), (CumulativeMasked, GuidedCumulativeMasked)):
+    wrappers = (
+        (Causal, GuidedCausal), (SelfSpeculative, GuidedSelfSpeculative), (Masked, GuidedMasked), (AnyOrder, GuidedAnyOrder),
+        (CumulativeMasked, GuidedCumulativeMasked),
+    )  # fmt: skip
+    for capability, wrapper in wrappers:
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        f"guidance is defined for Causal, Masked and CumulativeMasked generators; {type(model).__name__} has {able}: leave guidance at 1"
+        f"guidance is defined for Causal, Masked, CumulativeMasked and AnyOrder generators; {type(model).__name__} has {able}: "
+        "leave guidance at 1"
     )

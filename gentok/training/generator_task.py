@@ -54,6 +54,8 @@ class GeneratorTask(GentokModule):
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
+        if hasattr(self.generator, "progress"):  # a model whose loss changes over the run
+            self.generator.progress = self.progress
 
         def loss() -> LossOutput:
             return self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))

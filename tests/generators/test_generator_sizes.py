@@ -37,7 +37,7 @@ def test_maskgit_has_the_parameters_of_its_widths():
     assert abs(parameters("maskgit", TokenSpec((1024,), Raster(16, 16))) / (blocks + tables) - 1) < 0.03
 
 
-@pytest.mark.parametrize("name", ["autoregressive", "masked"])
+@pytest.mark.parametrize("name", ["autoregressive", "masked", "any_order", "self_speculative"])
 def test_the_default_is_small(name):
     assert 4e6 < parameters(name, TokenSpec((512,), Raster(8, 8))) < 6e6
 

@@ -45,6 +45,9 @@ CASES: dict[str, list[str]] = {
     "autoregressive from media": ["experiment=mnist5k/ar", *GENERATOR, "task.views=0", "trainer.accumulate=2"],
     "masked from tokens": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.workers=2"],
     "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
+    "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
+                              "generator.warmup=0.8"],
+    "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
 
@@ -74,9 +77,8 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    tokenizer = (
-        [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any("mnist5k/ar" in w or "mnist5k/masked" in w for w in words) else []
-    )
+    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order")
+    tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
 
 

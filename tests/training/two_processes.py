@@ -33,6 +33,8 @@ RUNS: dict[str, list[str]] = {
     "flextok": [*CASES["flextok"], "tokenizer.stratified=true", *EXACT],
     "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
+    "any_order": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.warmup=0.8", *EXACT],
+    "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
 }
 compared: list[int] = []
@@ -75,7 +77,8 @@ def main(root: Path) -> None:
     try:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
-        assert len(compared) == 4 * sum("masked" not in name and name != "autoregressive" for name in RUNS), compared
+        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative")
+        assert len(compared) == 4 * sum(name not in generators for name in RUNS), compared
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
         if child == 0:

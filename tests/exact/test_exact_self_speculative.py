@@ -1,0 +1,206 @@
+"""Self-speculative decoding draws the enumerated law of its windows, whatever was accepted on the way; near misses are noticed."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from any_order_kit import TabularAnyOrder
+from kit import SPECS, Law, agreement, alone, batch_of, cases_of, completions, reference_filter, reference_scale, rejects, sample
+from test_exact_networks import network
+
+from gentok.generators.base import Masked, SelfSpeculative
+from gentok.generators.self_speculative import SelfSpeculativeTransformer
+from gentok.noise import Noise
+from gentok.samplers import self_speculative
+from gentok.samplers.guided import guided
+from gentok.samplers.self_speculative import SelfSpeculativeSampler
+from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+
+PLAIN = (1.0, "constant")
+SETTINGS = {
+    "plain": ({}, PLAIN),
+    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
+    "top-k 2": ({"top_k": 2}, PLAIN),
+    "guidance 2": ({}, (2.0, "constant")),
+    "linear guidance, top-p": ({"top_p": 0.8}, (2.0, "linear")),
+}
+
+
+class Tabular(Masked, SelfSpeculative):
+    """Drafts and verified laws looked up by a hash of what each may depend on; the state is the class and the cells that the trunk saw."""
+
+    uses_time = False
+
+    def __init__(self, spec, scale=1.0):
+        self.table, self.spec = TabularAnyOrder(spec, scale), spec
+        self.condition_spec = self.table.condition_spec
+
+    def logits(self, tokens, condition, t=None):
+        rank = torch.where(tokens.holes, tokens.holes.flatten(1).cumsum(1).view_as(tokens.codes), 0)
+        return self.table.logits(tokens, condition, rank, torch.zeros(tokens.batch, dtype=torch.int64))
+
+    def draft(self, tokens, condition):
+        state = torch.cat((condition.parts["class"].ids[:, None], tokens.codes.flatten(1)), 1)
+        return self.logits(tokens, condition), state.double()
+
+    def verify(self, state, tokens, rank):
+        state = state.long()
+        saw = state[:, 1:].view_as(tokens.codes)
+        assert ((saw == UNKNOWN) | (saw == tokens.codes)).all() and ((rank > 0) == (saw == UNKNOWN)).all(), "another window's state"
+        return self.table.logits(tokens, Condition({"class": Class(state[:, 0])}), rank)
+
+
+@torch.no_grad()
+def window_law(model, case, sampler, guidance=PLAIN):
+    """The mean over all orders of the holes of the product of the windows' laws, each factor from passes that hold no more than it may
+    depend on."""
+    outcomes, spec = completions(case.codes, model.spec), model.spec
+    holes = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
+    m, visible, (scale, schedule) = len(outcomes), int((case.codes >= 0).sum()), guidance
+    total = np.zeros(m)
+    for order in itertools.permutations(holes):
+        codes, p = case.codes.expand(m, *case.codes.shape).clone(), np.ones(m)
+        for r, (k, n) in enumerate(order):
+            begin = r - r % sampler.window
+            rank, start = torch.zeros_like(case.codes), codes.clone()
+            for j, (level, position) in enumerate(order[begin:]):
+                rank[level, position] = j + 1
+                start[:, level, position] = UNKNOWN
+
+            def branch(class_id, codes=codes, start=start, rank=rank, first=r == begin):
+                drafted, state = model.draft(Tokens(start, spec), Condition({"class": Class(torch.full((m,), class_id))}))
+                return (drafted if first else model.verify(state, Tokens(codes, spec), rank.expand_as(codes))).double().numpy()
+
+            l_c = branch(case.class_id)[:, k, n, : spec.vocab_sizes[k]]
+            l_u = branch(NULL_CLASS)[:, k, n, : spec.vocab_sizes[k]] if scale != 1 else l_c
+            strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
+            laws = {}
+            for row in range(m):
+                mixed = l_u[row] + strength * (l_c[row] - l_u[row])
+                if mixed.tobytes() not in laws:
+                    laws[mixed.tobytes()] = reference_filter(mixed, sampler)
+                p[row] *= laws[mixed.tobytes()][outcomes[row, k, n]]
+            codes[:, k, n] = outcomes[:, k, n]
+        total += p
+    return Law(outcomes, total / len(list(itertools.permutations(holes))))
+
+
+def run(model, setting, n=3000, seed=1, **options):
+    arguments, guidance = SETTINGS[setting]
+    sampler, cases = SelfSpeculativeSampler(**arguments, **options), cases_of(model)
+    return sample(sampler, guided(model, *guidance), cases, n, seed), [window_law(model, case, sampler, guidance) for case in cases]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("window", [2, 3, 8])
+def test_every_window_and_filter_draws_the_enumerated_law(window, setting):
+    assert agreement(*run(Tabular(SPECS["k1"]), setting, window=window)) > 1e-3
+
+
+@pytest.mark.parametrize("spec", ["k2", "strided"])
+def test_levels_and_missing_cells_draw_the_enumerated_law(spec):
+    model = Tabular(SPECS[spec])
+    cases = [case for case in cases_of(model) if int((case.codes == UNKNOWN).sum()) <= 4]
+    assert len(cases) >= 2
+    sampler = SelfSpeculativeSampler(window=3, temperature=0.8)
+    assert agreement(sample(sampler, model, cases, 3000), [window_law(model, case, sampler) for case in cases]) > 1e-3
+
+
+@pytest.mark.parametrize("setting", ["plain", "guidance 2"])
+def test_a_network_draws_its_enumerated_law(setting):
+    assert agreement(*run(network(SelfSpeculativeTransformer, "k1"), setting, n=600, window=3)) > 1e-3
+
+
+# ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def mutant(sampler, scale=0.5, n=10_000):
+    model = Tabular(SPECS["k1"], scale)
+    cases = cases_of(model)
+    return sample(sampler, model, cases, n, seed=2), [window_law(model, case, sampler) for case in cases]
+
+
+def test_mutant_that_draws_from_p_and_not_from_the_residual(monkeypatch):
+    monkeypatch.setattr(self_speculative, "residual", lambda p, q: p.log())
+    assert rejects(*mutant(SelfSpeculativeSampler(window=4)))
+
+
+class Accepting(SelfSpeculativeSampler):
+    def _accept(self, p, q, guesses, sure, size, noise):
+        return super()._accept(*self.other(p, q), guesses, sure, size, noise)
+
+
+def test_mutant_that_accepts_every_draft():
+    class Every(Accepting):
+        def other(self, p, q):
+            return torch.ones_like(p), q
+
+    assert rejects(*mutant(Every(window=4), 0.2))
+
+
+def test_mutant_that_accepts_by_the_turned_ratio():
+    class Turned(Accepting):
+        def other(self, p, q):
+            return q, p
+
+    assert rejects(*mutant(Turned(window=4), 0.2))
+
+
+def test_mutant_that_forgets_which_law_a_draft_came_from():
+    class Forgets(SelfSpeculativeSampler):
+        def _accept(self, p, q, guesses, sure, size, noise):
+            return super()._accept(p, q.sqrt() / q.sqrt().sum(-1, keepdim=True), guesses, sure, size, noise)
+
+    assert rejects(*mutant(Forgets(window=4)))
+
+
+def test_mutant_that_keeps_the_rejected_draft():
+    class Keeps(SelfSpeculativeSampler):
+        def _accept(self, p, q, guesses, sure, size, noise):
+            kept = super()._accept(p, q, guesses, sure, size, noise)
+            return torch.where(kept < size, kept + 1, kept)
+
+    assert rejects(*mutant(Keeps(window=4), 0.3))
+
+
+def test_mutant_whose_window_is_one_cell_longer():
+    model, right = Tabular(SPECS["k1"], 0.3), SelfSpeculativeSampler(window=2)
+    cases = cases_of(model)
+    laws = [window_law(model, case, right) for case in cases]
+    assert agreement(sample(right, model, cases, 10_000), laws) > 1e-3
+    assert rejects(sample(SelfSpeculativeSampler(window=3), model, cases, 10_000), laws)
+
+
+# ----------------------------------------------------------------------------------------------------------- rows and calls
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_row_of_a_batch_equals_that_row_alone_and_keeps_what_is_known(spec):
+    model = Tabular(SPECS[spec])
+    cases = cases_of(model)
+    sampler = SelfSpeculativeSampler(window=3, top_p=0.9)
+    together, by_itself = alone(sampler, guided(model, 2.0, "linear"), cases, n=15)
+    assert (together == by_itself).all()
+    for case, codes in zip(cases, sample(SelfSpeculativeSampler(temperature=0.0), model, cases, 20)):
+        fixed = case.codes != UNKNOWN
+        assert (codes[:, fixed] == case.codes[fixed]).all() and (codes[:, ~fixed] >= 0).all()
+
+
+@pytest.mark.parametrize("window", [1, 2, 8])
+def test_passes_never_outnumber_cells_and_nothing_unknown_needs_none(window):
+    model = Tabular(SPECS["k1"])
+    _, condition, codes, lengths = batch_of(cases_of(model), 30)
+    codes[:30] = codes[:30].clamp(min=-1).masked_fill(codes[:30] == UNKNOWN, 0)
+    out = SelfSpeculativeSampler(window=window)(
+        model, condition, noise=Noise.of(0, range(len(codes))), known=Tokens(codes, model.spec), lengths=lengths
+    )
+    holes = (codes == UNKNOWN).sum((1, 2))
+    assert (out.calls <= holes).all() and (out.calls[holes == 0] == 0).all()
+    assert out.network_calls["trunk"][0] >= -(-int(holes.max()) // window)
+    assert window > 1 or ("verify" not in out.network_calls and torch.equal(out.calls, holes))
+
+
+def test_a_window_of_none_is_refused():
+    with pytest.raises(ValueError, match="must be >= 1; got 0"):
+        SelfSpeculativeSampler(window=0)
