@@ -67,7 +67,7 @@ ROWS = {
     "tokenflow_w0": Row("TokenFlow, w = 0", "experiment=cifar10/tokenflow codebook.w=0", probe=True),
     "tokenflow_w025": Row("TokenFlow, w = ¼", "experiment=cifar10/tokenflow codebook.w=0.25", probe=True),
     "tokenflow_w1": Row("TokenFlow, w = 1", "experiment=cifar10/tokenflow codebook.w=1", probe=True),
-    "tokenflow_w4": Row("TokenFlow, w = 4", "experiment=cifar10/tokenflow codebook.w=4", probe=True),
+    "tokenflow_w4": Row("TokenFlow, w = 4", "experiment=cifar10/tokenflow codebook.w=4 codebook.pixel=16 tokenizer.decode_from=both tokenizer.semantic_depth=1", probe=True),
     "flextok": Row("FlexTok", f"experiment=cifar10/flextok budget=30min {LATENT} +tokenizer.times.mean=0.5", keeps=KEEPS, inside="kl"),
     "flextok_regression": Row("FlexTok's encoder, regression", f"experiment=cifar10/flextok_regression budget=30min {LATENT}", keeps=KEEPS, inside="kl"),
     "vq_64bit": Row("VQ, 16 × 16", "experiment=cifar10/vq budget=12min codebook.vocab_size=16 tokenizer.multipliers=[1,2,4]"),
@@ -240,6 +240,10 @@ def page(store: Store) -> str:
                       value(f"{key}/ssim", ".3f"), value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"),
                       value(f"{name}/steps", ",.0f")))  # fmt: skip
 
+    regression = ""
+    if have("flextok_regression"):
+        regression = "The same encoder with a decoder that predicts the latents instead of sampling them:\n\n" + prefixes("flextok_regression")
+        regression += "\n\n![regression prefixes](flextok_regression_prefixes.png)\n\n"
     trained = [("row", "parameters", "processor seconds", "command"), *((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), f"`{command(n)}`") for n in have(*ROWS))]  # fmt: skip
     return f"""# Image tokenizers on CIFAR-10
 
@@ -258,13 +262,7 @@ A row per photograph, a column per k; the original last:
 
 ![FlexTok prefixes](flextok_prefixes.png)
 
-The same encoder with a decoder that predicts the latents instead of sampling them:
-
-{prefixes("flextok_regression")}
-
-![regression prefixes](flextok_regression_prefixes.png)
-
-## What the class survives: few tokens
+{regression}## What the class survives: few tokens
 
 {table(few)}
 
