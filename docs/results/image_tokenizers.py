@@ -167,8 +167,6 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
         store.add(figures(name, about, how + command(name), row.seed, model.meta["seconds"]))
         if row.keeps[-1:] == KEEPS[-1:]:
             save_grid(torch.stack([*shown, media[:12]], 1).flatten(0, 1), HERE / f"{name}_prefixes.png", len(KEEPS) + 1, scale=2)
-        if row.probe:
-            probe(store, name, given)
 
 
 def probe(store: Store, name: str, given: dict[str, str]) -> None:
@@ -292,7 +290,13 @@ def main() -> None:
     store = Store("image_tokenizers")
     unknown = [name for name in names if name not in ROWS]
     if what in ("train", "measure") and names and not unknown and {"shards", "held_out"} <= set(given) <= {"shards", "held_out", "n"}:
-        train(names, given) if what == "train" else measure(store, names, given)
+        if what == "train":
+            train(names, given)
+        else:
+            measure(store, names, given)
+            for name in names:
+                if ROWS[name].probe:
+                    probe(store, name, given)
     elif what != "page" or rest:
         sys.exit(
             f"image_tokenizers.py takes train ROW ... shards=PATTERN held_out=PATH, measure the same [n=5000], or page; rows: {', '.join(ROWS)}; "
