@@ -13,8 +13,10 @@ from gentok import evaluate as module
 from gentok.build import ConfigError
 from gentok.bundle import Bundle, build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
+from gentok.data.sets import whole
 from gentok.evaluate import evaluate
 from gentok.metrics.generation import alike
+from gentok.protocols.context import choice
 from gentok.tokens import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("left", "right"))),))
@@ -147,7 +149,7 @@ def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeyp
     bundle.tokenizer.codebook.nearest = lambda vectors: (_ for _ in ()).throw(TypeError("no nearest"))
     monkeypatch.setattr(module, "load", lambda *a, **k: bundle)
     metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
-    held_out = module.whole(module.build(data(pictures)).held_out)[0].double()
+    held_out = whole(module.build(data(pictures)).held_out)[0].double()
     rounded = ((held_out + 1) * 1.5).round() / 1.5 - 1
     expected = (10 * torch.log10(4 / (held_out - rounded).square().flatten(1).mean(1))).mean()
     assert metrics["psnr_db"] == pytest.approx(float(expected), abs=1e-4)
@@ -195,9 +197,9 @@ def test_training_items_are_taken_as_the_samples_are():
     labels = torch.tensor([0] * 50 + [1] * 50)
     assert alike(labels, 2, 40).tolist() == [*range(20), *range(50, 70)]
     assert alike(torch.arange(30) % 3, 3, 10).tolist() == list(range(10))  # classes in turn: the first ones
-    rows = module.choice(1000, 100)
-    assert torch.equal(rows, module.choice(1000, 100)) and len(rows.unique()) == 100 and 300 < rows.double().mean() < 700
-    assert sorted(module.choice(7, 10).tolist()) == list(range(7))
+    rows = choice(1000, 100)
+    assert torch.equal(rows, choice(1000, 100)) and len(rows.unique()) == 100 and 300 < rows.double().mean() < 700
+    assert sorted(choice(7, 10).tolist()) == list(range(7))
 
 
 @pytest.mark.parametrize(

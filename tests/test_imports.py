@@ -32,7 +32,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "bundle": {*BASE, "build", "sampling"},
     "regions": {*BASE, "generators", "layouts", "flow", "sampling"},
 }
-ANYTHING = {"training", "adopt", "evaluate", "judge", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
+ANYTHING = {"training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room == "training",
     "hydra": lambda room, path: path.name == "cli.py",

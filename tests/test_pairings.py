@@ -109,7 +109,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     torch.manual_seed(1)
     config = {**compose("config", [f"generator={generator_name}"])["generator"], **GENERATORS[generator_name]}
     generator = build_generator(config, tokenizer, CLASSES)
-    fit(generator, lambda step: generator.loss(tokens, condition, Noise.of(1, index, step)).loss, STEPS.get((generator_name, codebook), 160), 5e-3)
+    steps = STEPS.get((generator_name, codebook), 160)
+    fit(generator, lambda step: generator.loss(tokens, condition, Noise.of(1, index, step)).loss, steps, 5e-3)
 
     nats = generator.nll_bound(tokens, condition, Noise.of(2, index)).sum() / tokens.present.sum()
     assert nats < 0.3 * math.log(tokenizer.spec.vocab)

@@ -13,18 +13,13 @@ sum_i (1 - (1 - w_i)^N) calls for N holes, w_i = m_i - m_(i+1): with the linear 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from gentok.flow.absorbing import mask_schedule
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
+from gentok.samplers.filling import Filling, FillingSampler
 from gentok.samplers.first_hitting import hitting_shares
-from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["Ancestral", "expected_calls"]
 
@@ -36,12 +31,8 @@ def expected_calls(holes: int, steps: int, schedule: str = "linear") -> float:
 
 
 @dataclass(frozen=True)
-class Ancestral(Sampler):
+class Ancestral(FillingSampler):
     """steps: T; schedule: of the masked share over them (flow/absorbing.py); cache: rows are computed only where they reveal something."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     steps: int = 64
     schedule: str = "linear"
@@ -53,23 +44,9 @@ class Ancestral(Sampler):
             raise ValueError(f"steps must be >= 1; got {self.steps}")
         mask_schedule(self.schedule)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
+    def fill(self, filling: Filling) -> None:
         grid = torch.tensor(mask_schedule(self.schedule).grid(self.steps), dtype=torch.float64, device=filling.codes.device)
-        shares = hitting_shares(filling.free, noise)
+        shares = hitting_shares(filling.free, filling.noise)
         step = self.steps - torch.searchsorted(grid.flip(0), shares)  # m_step > share >= m_(step + 1)
         step = step.masked_fill(~filling.free, -1)
         last = step.flatten(1).amax(1) if step.numel() else filling.begun - 1
@@ -82,4 +59,3 @@ class Ancestral(Sampler):
             logits = filling.predict(rows, filling.told(grid[i].expand(len(rows)), rows))
             filling.fill(rows, logits, hit[rows])
             filling.step(i + 1, self.steps)
-        return filling.output()

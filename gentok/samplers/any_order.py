@@ -7,14 +7,13 @@ mean of the orders' laws. Rows of fewer holes leave the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gentok.generators.base import AnyOrder, random_rank
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, draw, initial
+from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
 from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["AnyOrderSampler", "ORDERS", "cell_of_rank", "check_order", "ranks_of"]
@@ -40,7 +39,7 @@ def cell_of_rank(rank: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AnyOrderSampler(Sampler):
+class AnyOrderSampler(CellSampler):
     """order: left_to_right (the model's own) or random: a law that only a model trained in random orders has learnt."""
 
     requires = AnyOrder
@@ -53,23 +52,9 @@ class AnyOrderSampler(Sampler):
         super().__post_init__()
         check_order(self.order)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: AnyOrder,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
+    def run(
+        self, model: AnyOrder, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
-        self.check_model(model)
-        self.no_draft(draft)
-        choose = choose or draw
-        tokens = initial(model.spec, noise, known, lengths)
         rank = ranks_of(model, tokens.holes, self.order, noise)
         cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
         codes, calls, rounds = tokens.codes.flatten(1), Calls(), int(counts.max()) if len(counts) else 0

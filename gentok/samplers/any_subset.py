@@ -16,7 +16,6 @@ paper's code drafts again); where rounding leaves a failure without residual mas
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ from torch import Tensor
 
 from gentok.generators.base import AnyOrder
 from gentok.samplers.any_order import cell_of_rank, check_order, ranks_of
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, draw, initial
+from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
 from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
 
 __all__ = ["AnySubset", "residual"]
@@ -37,7 +36,7 @@ def residual(p: Tensor, q: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AnySubset(Sampler):
+class AnySubset(CellSampler):
     """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own) or random: a law that only a model trained in
     random orders has learnt."""
 
@@ -54,24 +53,10 @@ class AnySubset(Sampler):
         if self.k < 1:
             raise ValueError(f"k, the number of drafts, must be >= 1; got {self.k}")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: AnyOrder,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
+    def run(
+        self, model: AnyOrder, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
         """As Sampler. stats: drafts and accepted, those after the first of a call, which is no guess."""
-        self.check_model(model)
-        self.no_draft(draft)
-        choose = choose or draw
-        tokens = initial(model.spec, noise, known, lengths)
         rank = ranks_of(model, tokens.holes, self.order, noise)
         cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
         codes, done, used = tokens.codes.flatten(1), torch.zeros_like(counts), torch.zeros_like(counts)

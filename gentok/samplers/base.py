@@ -26,11 +26,14 @@ from gentok.samplers import filters
 from gentok.tokens import ABSENT, Condition, Noise, Tokens, TokenSpec
 
 __all__ = [
-    "Calls", "Choice", "SampleOutput", "Sampler", "check_known", "draw", "every_sampler", "fitting", "initial", "race", "sampler_name",
+    "Calls", "CellSampler", "Choice", "OnStep", "SampleOutput", "Sampler", "check_known", "draw", "every_sampler", "fitting", "initial",
+    "race", "sampler_name",
 ]  # fmt: skip
 
 Choice = Callable[[Tensor, Noise], Tensor]
 """(filtered logits [B, ..., V], noise of these B rows) -> ids int64 [B, ...]."""
+OnStep = Callable[[Tokens, int, int], None]
+"""(tokens so far, step, steps)."""
 
 
 # ------------------------------------------------------------------------------------------------------------------ draws
@@ -138,6 +141,31 @@ class Sampler(ABC):
         """Raises ValueError where a draft was given to a sampler that has no use for one."""
         if draft is not None:
             raise ValueError(f"the sampler {sampler_name(type(self))} does not start from a draft; leave draft out, or mark cells as known")
+
+
+class CellSampler(Sampler):
+    """A sampler that starts from known cells and holes, and from nothing else."""
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        model: Any,
+        condition: Condition,
+        *,
+        noise: Noise,
+        known: Tokens | None = None,
+        lengths: Tensor | None = None,
+        draft: Tokens | None = None,
+        choose: Choice | None = None,
+        on_step: OnStep | None = None,
+    ) -> SampleOutput:
+        self.check_model(model)
+        self.no_draft(draft)
+        return self.run(model, condition, noise, initial(model.spec, noise, known, lengths), choose or draw, on_step)
+
+    @abstractmethod
+    def run(self, model: Any, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
+        """tokens: codes >= 0 where they are known, UNKNOWN where they are to be drawn; the rest as in Sampler.__call__."""
 
 
 def sampler_name(cls: type[Sampler]) -> str:

@@ -18,16 +18,12 @@ that has holes is revealed. The paper's caches of keys and values, which are app
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.filling import Filling, FillingSampler
 
 __all__ = ["RULES", "ConfidenceThreshold", "count_by_factor"]
 
@@ -41,12 +37,8 @@ def count_by_factor(confidence: Tensor, factor: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConfidenceThreshold(Sampler):
+class ConfidenceThreshold(FillingSampler):
     """rule: threshold or factor; threshold, factor: see above, each for its own rule. block: positions per block, null for all at once."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     rule: str = "threshold"
     threshold: float = 0.9
@@ -62,29 +54,8 @@ class ConfidenceThreshold(Sampler):
         if self.block is not None and self.block < 1:
             raise ValueError(f"block must be >= 1 or null; got {self.block}")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
-        done, rows = 0, filling.rows(filling.begun > 0)
-        while len(rows):
-            logits = filling.predict(rows)
-            filling.fill(rows, logits, self._chosen(logits, self._open(filling.holes(rows))))
-            done += 1
-            rows = rows[filling.holes(rows).flatten(1).any(1)]
-            filling.step(done, done + int(filling.holes(rows).sum((1, 2)).amax(0)) if len(rows) else done)
-        return filling.output()
+    def fill(self, filling: Filling) -> None:
+        filling.until_full(lambda logits, holes: self._chosen(logits, self._open(holes)))
 
     def _open(self, holes: Tensor) -> Tensor:
         """bool [b, K, N]: the holes that may be revealed now."""

@@ -16,15 +16,14 @@ hidden.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
+from gentok.samplers.base import Choice, OnStep, SampleOutput, draw, initial
+from gentok.samplers.filling import Filling, FillingSampler
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
 
@@ -32,13 +31,9 @@ __all__ = ["Corrector"]
 
 
 @dataclass(frozen=True)
-class Corrector(Sampler):
+class Corrector(FillingSampler):
     """steps: rounds, >= 0. cells: hidden in each round, of those that are not known. parallel: they are filled in one call.
     start: cells per call of the first-hitting run that fills what no draft gives."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     steps: int = 16
     cells: int = 4
@@ -63,17 +58,23 @@ class Corrector(Sampler):
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
         choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> SampleOutput:
         """As Sampler. draft: Tokens like known; its codes are where the sampler starts, its holes are filled first."""
+        self.check_model(model)
         if lengths is None and known is None and draft is not None:
             lengths = draft.lengths
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
+        tokens = initial(model.spec, noise, known, lengths)
+        filling = Filling(self, model, condition, noise, tokens, choose or draw, on_step)
         if draft is not None:
-            given = Filling(self, model, condition, noise, draft, filling.lengths).codes
+            given = initial(model.spec, noise, draft, tokens.lengths).codes
             filling.codes = torch.where(filling.free & (given >= 0), given, filling.codes)
+        self.fill(filling)
+        return filling.output()
+
+    def fill(self, filling: Filling) -> None:
         if (filling.codes == UNKNOWN).any():
-            self._start(filling, model, condition, choose)
+            self._start(filling)
         for i in range(self.steps):
             rows = filling.rows(filling.begun > 0)
             if not len(rows):
@@ -88,13 +89,12 @@ class Corrector(Sampler):
                 if len(at):
                     filling.fill(rows[at], filling.predict(rows[at]), now[at])
             filling.step(i + 1, self.steps)
-        return filling.output()
 
-    def _start(self, filling: Filling, model: Masked, condition: Condition, choose: Choice | None) -> None:
+    def _start(self, filling: Filling) -> None:
         """Fills what is still open by first-hitting, and counts its calls."""
         first = FirstHitting(cells_per_call=self.start, **self._filters)
         tokens = Tokens(filling.codes, filling.spec, filling.lengths)
-        out = first(model, condition, noise=filling.noise, known=tokens, lengths=filling.lengths, choose=choose)
+        out = first(filling.model, filling.condition, noise=filling.noise, known=tokens, lengths=filling.lengths, choose=filling.choose)
         filling.codes = out.tokens.codes
         filling.calls += out.calls
         filling.network.update(out.network_calls)

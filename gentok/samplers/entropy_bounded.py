@@ -17,16 +17,12 @@ samples and not the speed greedy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.filling import Filling, FillingSampler
 
 __all__ = ["ORDERS", "EntropyBounded", "entropies", "sure_first"]
 
@@ -47,12 +43,8 @@ def sure_first(log_p: Tensor, by: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EntropyBounded(Sampler):
+class EntropyBounded(FillingSampler):
     """gamma: nats, >= 0. order: entropy, confidence (largest probability) or margin (to the second). limit: cells per call at most."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     gamma: float = 0.1
     order: str = "entropy"
@@ -67,29 +59,8 @@ class EntropyBounded(Sampler):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be >= 1 or null; got {self.limit}")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
-        done, rows = 0, filling.rows(filling.begun > 0)
-        while len(rows):
-            logits = filling.predict(rows)
-            filling.fill(rows, logits, self._chosen(logits, filling.holes(rows)))
-            done += 1
-            rows = rows[filling.holes(rows).flatten(1).any(1)]
-            filling.step(done, done + int(filling.holes(rows).sum((1, 2)).amax(0)) if len(rows) else done)
-        return filling.output()
+    def fill(self, filling: Filling) -> None:
+        filling.until_full(self._chosen)
 
     def _chosen(self, logits: Tensor, holes: Tensor) -> Tensor:
         """bool [b, K, N]: the holes to be revealed, from logits [b, K, N, V]."""

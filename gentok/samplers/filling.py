@@ -6,17 +6,19 @@ its cells, one group of equally many cells after the other over the batch. So wh
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.generators.base import Masked
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, draw, initial
+from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput, Sampler, draw
 from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
 
-__all__ = ["Filling"]
+__all__ = ["Filling", "FillingSampler"]
 
 
 class Filling:
@@ -29,13 +31,10 @@ class Filling:
         model: Masked,
         condition: Condition,
         noise: Noise,
-        known: Tokens | None,
-        lengths: Tensor | None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
+        tokens: Tokens,
+        choose: Choice = draw,
+        on_step: OnStep | None = None,
     ):
-        sampler.check_model(model)
-        tokens = initial(model.spec, noise, known, lengths)
         self.sampler, self.model, self.condition, self.noise = sampler, model, condition, noise
         self.codes, self.spec, self.lengths = tokens.codes, tokens.spec, tokens.lengths
         self.free = tokens.holes
@@ -43,7 +42,7 @@ class Filling:
         self.cells = self.begun + tokens.present.sum((1, 2))
         self.calls = torch.zeros_like(self.begun)
         self.network = Calls()
-        self.choose, self.on_step = choose or draw, on_step
+        self.choose, self.on_step = choose, on_step
 
     def _everyone(self, rows: Tensor) -> bool:
         return len(rows) == len(self.codes)
@@ -90,6 +89,17 @@ class Filling:
             ids = self.choose(self.sampler.filter(laws[group[:, None], places]), self.streams(rows[group]))
             codes[rows[group][:, None], places] = ids
 
+    def until_full(self, chosen: Callable[[Tensor, Tensor], Tensor]) -> None:
+        """Fills what `chosen` picks, (logits [b, K, N, V], holes bool [b, K, N]) -> bool [b, K, N], at least one hole of each row, call by
+        call until no row has holes."""
+        done, rows = 0, self.rows(self.begun > 0)
+        while len(rows):
+            logits = self.predict(rows)
+            self.fill(rows, logits, chosen(logits, self.holes(rows)))
+            done += 1
+            rows = rows[self.holes(rows).flatten(1).any(1)]
+            self.step(done, done + int(self.holes(rows).sum((1, 2)).amax(0)) if len(rows) else done)
+
     def step(self, number: int, steps: int) -> None:
         """Tells `on_step` how far the batch is."""
         if self.on_step is not None:
@@ -98,3 +108,23 @@ class Filling:
     def output(self, **stats: Any) -> SampleOutput:
         tokens = Tokens(self.codes, self.spec, self.lengths).validate()
         return SampleOutput(tokens, self.calls, dict(self.network), stats=stats)
+
+
+@dataclass(frozen=True)
+class FillingSampler(CellSampler):
+    """A sampler of Masked models that fills holes by `fill`."""
+
+    requires = Masked
+    exact = False
+    any_known = True
+
+    def run(
+        self, model: Masked, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
+    ) -> SampleOutput:
+        filling = Filling(self, model, condition, noise, tokens, choose, on_step)
+        self.fill(filling)
+        return filling.output()
+
+    @abstractmethod
+    def fill(self, filling: Filling) -> None:
+        """Fills all holes."""

@@ -20,16 +20,13 @@ Deviation: where cells are known from the start, the network is told the expecte
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.filling import Filling, FillingSampler
+from gentok.tokens import Noise
 
 __all__ = ["FirstHitting", "hitting_shares"]
 
@@ -46,13 +43,11 @@ def _extrapolated(now: Tensor, last: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FirstHitting(Sampler):
+class FirstHitting(FillingSampler):
     """cells_per_call: cells of a row that are revealed by one network call; the sampler is exact with 1. order: 1, or 2 for predictions
     that are extrapolated to each cell's own time (which changes nothing with one cell per call)."""
 
-    requires = Masked
     exact = True
-    any_known = True
 
     cells_per_call: int = 1
     order: int = 1
@@ -65,23 +60,9 @@ class FirstHitting(Sampler):
             raise ValueError(f"order must be 1 or 2; got {self.order}")
         object.__setattr__(self, "exact", self.cells_per_call == 1)
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
+    def fill(self, filling: Filling) -> None:
         width = self.cells_per_call
-        shares, order = hitting_shares(filling.free, noise).flatten(1).sort(1, descending=True)
+        shares, order = hitting_shares(filling.free, filling.noise).flatten(1).sort(1, descending=True)
         rounds = -(-int(filling.begun.max()) // width) if len(filling.begun) else 0
         last: tuple[Tensor, Tensor, Tensor] | None = None
         for i in range(rounds):
@@ -97,7 +78,6 @@ class FirstHitting(Sampler):
                 filling.fill(rows, self._second_order(rows, logits, now, places, when, last), hit)
                 last = (rows, logits, now)
             filling.step(i + 1, rounds)
-        return filling.output()
 
     def _second_order(
         self, rows: Tensor, logits: Tensor, now: Tensor, places: Tensor, when: Tensor, last: tuple[Tensor, Tensor, Tensor] | None

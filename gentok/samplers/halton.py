@@ -17,17 +17,14 @@ other, coarse first. Each row counts its own holes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
-from gentok.samplers.maskgit import SCHEDULES, masked_counts
-from gentok.tokens import Condition, Noise, Pyramid, Raster, Tokens, TokenSpec
+from gentok.samplers.filling import Filling, FillingSampler
+from gentok.samplers.stepwise import SCHEDULES, masked_counts
+from gentok.tokens import Pyramid, Raster, TokenSpec
 
 __all__ = ["Halton", "halton_points", "radical_inverse"]
 
@@ -74,13 +71,9 @@ def _ranks(spec: TokenSpec, shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Halton(Sampler):
+class Halton(FillingSampler):
     """steps: network calls at most; one cell per step where there are no more holes than steps. schedule: of the share still masked, one of
     those of maskgit. roll: every row's order is moved by a random shift."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     steps: int = 32
     schedule: str = "arccos"
@@ -93,27 +86,14 @@ class Halton(Sampler):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"there is no masking schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
+    def fill(self, filling: Filling) -> None:
+        noise, spec = filling.noise, filling.spec
         counts = self._counts(filling.begun)
         shift = noise.uniform(2) if self.roll else torch.zeros(noise.batch, 2, dtype=torch.float64, device=noise.device)
-        levels = torch.arange(model.spec.levels, device=shift.device)
-        place = _ranks(model.spec, shift)[:, None] * model.spec.levels + levels[:, None]
+        levels = torch.arange(spec.levels, device=shift.device)
+        place = _ranks(spec, shift)[:, None] * spec.levels + levels[:, None]
         # The rank of every hole among the holes of its row; what was known comes last.
-        rank = place.masked_fill(~filling.free, model.spec.levels * model.spec.positions).flatten(1).argsort(1).argsort(1).view_as(place)
+        rank = place.masked_fill(~filling.free, spec.levels * spec.positions).flatten(1).argsort(1).argsort(1).view_as(place)
         left = filling.begun
         for i in range(counts.shape[1]):
             rows = filling.rows(left > 0)
@@ -124,7 +104,6 @@ class Halton(Sampler):
             filling.fill(rows, filling.predict(rows), now)
             left = counts[:, i]
             filling.step(i + 1, counts.shape[1])
-        return filling.output()
 
     def _counts(self, holes: Tensor) -> Tensor:
         """int64 [B, calls]: cells that are masked after each call."""

@@ -24,17 +24,14 @@ Choice: conf weighs by the probability under the model's own (guided) law, befor
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gentok.flow.absorbing import mask_schedule
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, SampleOutput, Sampler
-from gentok.samplers.filling import Filling
-from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
+from gentok.samplers.filling import Filling, FillingSampler
+from gentok.tokens import UNKNOWN
 
 __all__ = ["STRATEGIES", "Remasking", "Step"]
 
@@ -58,13 +55,9 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Remasking(Sampler):
+class Remasking(FillingSampler):
     """strategy: one of STRATEGIES; eta in [0, 1] (cap, rescale, loop); steps of time; schedule: of the masked share (flow/absorbing.py),
     not for loop, whose alpha runs in straight lines through (t_on, alpha_on) and (t_off, alpha_on)."""
-
-    requires = Masked
-    exact = False
-    any_known = True
 
     strategy: str = "cap"
     eta: float = 0.02
@@ -116,21 +109,7 @@ class Remasking(Sampler):
             out.append(Step(before, after, sigma))
         return out
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: Masked,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        self.no_draft(draft)
-        filling = Filling(self, model, condition, noise, known, lengths, choose, on_step)
+    def fill(self, filling: Filling) -> None:
         live = filling.rows(filling.begun > 0)
         free = filling.free[live]
         sure = torch.zeros(free.shape, dtype=torch.float64, device=free.device)  # the probability of each drawn id when it was drawn
@@ -152,7 +131,6 @@ class Remasking(Sampler):
                     sure[at] = torch.where(reveal[at], p, sure[at])
             filling.codes[live] = filling.codes[live].masked_fill(hide, UNKNOWN)
             filling.step(i + 1, self.steps)
-        return filling.output()
 
     def _chances(self, step: Step, holes: Tensor, shown: Tensor, sure: Tensor) -> Tensor:
         """float64 [b, K, N]: the probability that a hole is revealed, or a revealed cell (bool `shown`) hidden."""

@@ -21,15 +21,14 @@ quantised to the nearest row. Each row counts its own holes; a row without holes
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gentok.generators.base import CumulativeMasked
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, draw, initial
-from gentok.samplers.maskgit import SCHEDULES, masked_counts
+from gentok.samplers.base import Calls, Choice
+from gentok.samplers.stepwise import Stepwise
 from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["ResGenSampler", "shallowest"]
@@ -41,77 +40,38 @@ def shallowest(holes: Tensor, wanted: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ResGenSampler(Sampler):
-    """steps: network calls at most. schedule: one of maskgit's SCHEDULES. choice_temperature: c >= 0, how much chance the choice of cells
-    holds; it is annealed to 0. temperature and the filters act on the components' weights; vector_temperature >= 0: of the vector inside
-    its component, None for that of the components."""
+class ResGenSampler(Stepwise):
+    """steps, schedule, choice_temperature: see gentok.samplers.stepwise. temperature and the filters act on the components' weights, which
+    `choose` draws from; vector_temperature >= 0: of the vector inside its component, None for that of the components."""
 
     requires = CumulativeMasked
-    exact = False
-    any_known = True
 
     steps: int = 16
-    schedule: str = "cosine"
-    choice_temperature: float = 4.5
     vector_temperature: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1; got {self.steps}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"there is no masking schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
-        for name in ("choice_temperature", "vector_temperature"):
-            if (getattr(self, name) or 0.0) < 0:
-                raise ValueError(f"{name} must be >= 0; got {getattr(self, name)}")
+        if (self.vector_temperature or 0.0) < 0:
+            raise ValueError(f"vector_temperature must be >= 0; got {self.vector_temperature}")
 
-    @torch.no_grad()
-    def __call__(
+    def step(
         self,
         model: CumulativeMasked,
+        tokens: Tokens,
         condition: Condition,
-        *,
         noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
-    ) -> SampleOutput:
-        """As Sampler.__call__; `choose` draws components from their filtered logits."""
-        self.check_model(model)
-        self.no_draft(draft)
-        tokens = initial(model.spec, noise, known, lengths)
-        codes = tokens.codes
-        begun = tokens.holes.sum((1, 2))
-        counts = masked_counts(begun, self.steps, self.schedule)
-        busy = torch.cat([begun[:, None], counts[:, :-1]], 1) > 0
-        calls = Calls()
-        for i, everyone in enumerate(busy.all(0).tolist()):
-            rows = torch.arange(len(codes), device=codes.device) if everyone else busy[:, i].nonzero()[:, 0]
-            if not len(rows):
-                break
-            now = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
-            own_noise, own_condition = (noise, condition) if everyone else (noise.rows(rows), condition.rows(rows))
-            step = self._step(model, now, own_condition, own_noise, counts[rows, i], i, choose or draw)
-            calls.add(model, len(rows) * codes.shape[2])
-            codes = codes.index_copy(0, rows, step)
-            if on_step is not None:
-                on_step(Tokens(codes, tokens.spec, tokens.lengths), i + 1, int(busy.any(0).sum()))
-        out = Tokens(codes, tokens.spec, tokens.lengths).validate()
-        return SampleOutput(out, busy.sum(1), dict(calls))
-
-    def _step(
-        self, model: CumulativeMasked, tokens: Tokens, condition: Condition, noise: Noise, masked: Tensor, i: int, choose: Choice
-    ) -> Tensor:  # fmt: skip
-        """codes int64 [B, K, N] after step i (from 0), in which all but `masked` int64 [B] of each row's holes were filled."""
+        masked: Tensor,
+        i: int,
+        choose: Choice,
+        calls: Calls,
+    ) -> Tensor:
         holes = tokens.holes
         mixture = model.mixture(tokens, condition)
+        calls.add(model, tokens.batch * holes.shape[2])
         component = choose(self.filter(mixture.logits), noise)
         z = mixture.draw(component, noise, self.temperature if self.vector_temperature is None else self.vector_temperature)
         filled = model.requantize(z, tokens).codes
         confidence = mixture.width * mixture.unit.double().log() - mixture.nats(z).double()
-        score = confidence[:, None] + self.choice_temperature * (1 - (i + 1) / self.steps) * noise.gumbel(*holes.shape[1:])
-        rank = score.masked_fill(~holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(holes)
+        rank = self.ranks(confidence[:, None], holes, noise, i)
         kept = shallowest(holes, holes & (rank >= masked[:, None, None]))
         return torch.where(kept, filled, tokens.codes)

@@ -16,7 +16,6 @@ cell is drawn from would depend on what was accepted before, and the law would b
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,14 +24,14 @@ from torch import Tensor
 from gentok.generators.base import SelfSpeculative, random_rank
 from gentok.samplers.any_order import cell_of_rank
 from gentok.samplers.any_subset import residual
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, draw, initial
+from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
 from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["SelfSpeculativeSampler"]
 
 
 @dataclass(frozen=True)
-class SelfSpeculativeSampler(Sampler):
+class SelfSpeculativeSampler(CellSampler):
     """window: cells per pass of the trunk, W >= 1; it is part of the law."""
 
     requires = SelfSpeculative
@@ -46,24 +45,10 @@ class SelfSpeculativeSampler(Sampler):
         if self.window < 1:
             raise ValueError(f"window, the cells per pass of the trunk, must be >= 1; got {self.window}")
 
-    @torch.no_grad()
-    def __call__(
-        self,
-        model: SelfSpeculative,
-        condition: Condition,
-        *,
-        noise: Noise,
-        known: Tokens | None = None,
-        lengths: Tensor | None = None,
-        draft: Tokens | None = None,
-        choose: Choice | None = None,
-        on_step: Callable[[Tokens, int, int], None] | None = None,
+    def run(
+        self, model: SelfSpeculative, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
         """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and accepted of all verifications."""
-        self.check_model(model)
-        self.no_draft(draft)
-        choose = choose or draw
-        tokens = initial(model.spec, noise, known, lengths)
         rank = self._order(tokens.holes, noise)
         cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
         codes = tokens.codes.flatten(1)

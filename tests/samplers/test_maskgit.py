@@ -6,7 +6,8 @@ from kit import SPECS, TabularMasked
 
 from gentok.generators.base import Masked
 from gentok.noise import Noise
-from gentok.samplers.maskgit import SCHEDULES, MaskGIT, masked_counts
+from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.stepwise import SCHEDULES, masked_counts
 from gentok.tokens import Class, Condition, ConditionSpec, Line, TokenSpec
 
 

@@ -1,0 +1,98 @@
+"""Filling a grid in T steps: all holes are predicted in each, as many as a schedule says are kept. What MaskGIT and ResGen share.
+
+Each row counts its own holes; a row without holes left leaves the batch. Known cells are never touched.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
+from gentok.tokens import Condition, Noise, Tokens
+
+__all__ = ["SCHEDULES", "Stepwise", "masked_counts"]
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda r: math.cos(math.pi * r / 2),
+    "linear": lambda r: 1 - r,
+    "arccos": lambda r: math.acos(r) / (math.pi / 2),
+    "square": lambda r: 1 - r**2,
+    "cubic": lambda r: 1 - r**3,
+}
+"""gamma(r), the share of holes that is still masked at progress r: 1 at 0, 0 at 1."""
+
+
+def masked_counts(holes: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
+    """int64 [B, steps]: how many cells are masked after each step, for rows with `holes` int64 [B] at the start.
+
+    Falls by at least one per step until it is 0, which it is after min(steps, holes) steps at the latest and not before the last step while
+    more than one is masked.
+    """
+    out, masked = [], holes
+    for i in range(1, steps + 1):
+        # 1e-9: a share such as cos(pi/3) * 2 must not lose a whole cell to rounding
+        target = (holes.double() * SCHEDULES[schedule](i / steps) + 1e-9).floor().long().clamp(min=1 if i < steps else 0)
+        masked = torch.minimum(target, (masked - 1).clamp(min=0))
+        out.append(masked)
+    return torch.stack(out, 1)
+
+
+@dataclass(frozen=True)
+class Stepwise(CellSampler):
+    """steps: network calls at most. schedule: one of SCHEDULES. choice_temperature: c >= 0, how much chance the choice of cells
+    holds; it is annealed to 0."""
+
+    exact = False
+    any_known = True
+
+    steps: int = 12
+    schedule: str = "cosine"
+    choice_temperature: float = 4.5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1:
+            raise ValueError(f"steps must be >= 1; got {self.steps}")
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"there is no masking schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
+        if self.choice_temperature < 0:
+            raise ValueError(f"choice_temperature must be >= 0; got {self.choice_temperature}")
+
+    def run(self, model: Any, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
+        codes = tokens.codes
+        begun = tokens.holes.sum((1, 2))
+        counts = masked_counts(begun, self.steps, self.schedule)
+        busy = torch.cat([begun[:, None], counts[:, :-1]], 1) > 0
+        calls = Calls()
+        for i, everyone in enumerate(busy.all(0).tolist()):
+            rows = torch.arange(len(codes), device=codes.device) if everyone else busy[:, i].nonzero()[:, 0]
+            if not len(rows):
+                break
+            now = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
+            own_noise, own_condition = (noise, condition) if everyone else (noise.rows(rows), condition.rows(rows))
+            filled = self.step(model, now, own_condition, own_noise, counts[rows, i], i, choose, calls)
+            codes = codes.index_copy(0, rows, filled)
+            if on_step is not None:
+                on_step(Tokens(codes, tokens.spec, tokens.lengths), i + 1, int(busy.any(0).sum()))
+        out = Tokens(codes, tokens.spec, tokens.lengths).validate()
+        return SampleOutput(out, busy.sum(1), dict(calls))
+
+    @abstractmethod
+    def step(
+        self, model: Any, tokens: Tokens, condition: Condition, noise: Noise, masked: Tensor, i: int, choose: Choice, calls: Calls
+    ) -> Tensor:
+        """One network call, added to `calls`: codes int64 [B, K, N] after step i (from 0), in which all but `masked` int64 [B] of each
+        row's holes were filled."""
+
+    def ranks(self, score: Tensor, holes: Tensor, noise: Noise, i: int) -> Tensor:
+        """score float64 that broadcasts to [B, K, N], and this step's Gumbel noise -> int64 [B, K, N]: 0 for the hole of the lowest score;
+        what is no hole comes last."""
+        noisy = score + self.choice_temperature * (1 - (i + 1) / self.steps) * noise.gumbel(*holes.shape[1:])
+        return noisy.masked_fill(~holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(holes)
