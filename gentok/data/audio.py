@@ -23,6 +23,8 @@ __all__ = ["SOUND_SUFFIXES", "sound_size", "read_sound", "resample", "resampled_
 SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _WIDTH, _ROLLOFF = 6, 0.99
 """torchaudio's filter: zero crossings on each side, and the cut-off as a share of half the lower rate."""
+_TAPS = 20_000_000
+"""The filter has about as many taps as the product of both rates over their common divisor: 70,560 from 44,100 to 16,000 Hz."""
 PEAK, RMS, _GAIN = 0.95, 0.1, 100.0
 """What `normalized` brings sounds to, and how far it amplifies at most (40 dB): silence with a little noise stays that."""
 
@@ -59,9 +61,7 @@ def read_sound(
         rate, total = file.samplerate, file.frames
         wanted_rate = sample_rate or rate
         left, first, last = _span(rate, wanted_rate, start, samples, total)
-        wave = _decoded(file, first, last)
-    mixed = _mixed(wave, channels, name or _shown(source))
-    out = resample(mixed, rate, wanted_rate)[:, left:]
+        out = resample(_mixed(_decoded(file, first, last), channels), rate, wanted_rate)[:, left:]
     length = resampled_length(total, rate, wanted_rate) - start
     return out[:, : length if samples is None else min(samples, length)].contiguous()
 
@@ -98,14 +98,14 @@ def _decoded(file: Any, first: int, last: int) -> Tensor:
     return out
 
 
-def _mixed(wave: Tensor, channels: int | None, shown: str) -> Tensor:
+def _mixed(wave: Tensor, channels: int | None) -> Tensor:
     if channels is None or len(wave) == channels:
         return wave
     if channels == 1:
         return wave.mean(0, keepdim=True)
     if len(wave) == 1:
         return wave.expand(channels, -1)
-    raise ValueError(f"{shown} has {len(wave)} channels, from which {channels} cannot be made: set data.channels=1 to mix them down")
+    raise ValueError(f"it has {len(wave)} channels, from which {channels} cannot be made: set data.channels=1 to mix them down")
 
 
 def resampled_length(length: int, rate: int, sample_rate: int) -> int:
@@ -114,14 +114,18 @@ def resampled_length(length: int, rate: int, sample_rate: int) -> int:
 
 
 def resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """float32 [..., T] at `rate` Hz -> float32 [..., resampled_length] at `sample_rate` Hz. Raises ImportError with the pip command."""
+    """float32 [..., T] at `rate` Hz -> float32 [..., resampled_length] at `sample_rate` Hz. Raises ImportError with the pip command,
+    ValueError where the rates have so small a common divisor that the filter would not fit into memory."""
     if rate == sample_rate or not wave.shape[-1]:
         return wave
+    step = math.gcd(rate, sample_rate)
+    if (rate // step) * (sample_rate // step) > _TAPS:
+        raise ValueError(f"sounds at {rate} Hz cannot be resampled to {sample_rate} Hz: a usual rate is expected, such as 44100")
     with torch.no_grad():
         return _resampler(rate, sample_rate)(wave)
 
 
-@functools.lru_cache(16)
+@functools.lru_cache(32)
 def _resampler(rate: int, sample_rate: int) -> Any:
     """With the filter's taps, which take longer to compute than a word to filter."""
     try:
@@ -199,6 +203,8 @@ class _readable:
         if error is None or not isinstance(error, Exception) or isinstance(error, ImportError):
             return
         reason = " ".join(str(getattr(error, "error_string", None) or error).split()) or type(error).__name__
+        if reason.startswith("File does not exist"):  # libsndfile's word for bytes in which it finds nothing
+            reason = "no known format"
         raise ValueError(f"{self.shown} cannot be read as a sound: {reason}") from error
 
 
