@@ -17,13 +17,12 @@ DIGITS = tuple("0123456789")
 
 
 class FSDD(SoundShards):
-    """media_shape (1,); the class is the digit, its word the text where captions=ids.
+    """media_shape (1, samples of the longest item); the class is the digit, its word the text where captions=ids.
 
     shards, held_out, sample_rate, crop, longest, normalize, captions, max_broken, in_memory, index: see SoundShards; `held_out` is usually
     the test set's shard (takes 0 to 4 of every digit and speaker).
     """
 
-    media_shape = (1,)
     condition_spec = ConditionSpec((("class", ClassSpec(DIGITS)),))
 
     def __init__(

@@ -14,7 +14,7 @@ __all__ = ["SoundFolder"]
 
 
 class SoundFolder(SoundData):
-    """media_shape (channels,), sample_rate; train and held_out over the files of `path`, sub-folders included.
+    """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the files of `path`, sub-folders included.
 
     sample_rate: Hz that the model hears; files of another are resampled. channels: 1 mixes down, 2 is stereo. crop: seconds of the piece
     that training sees of an item, begun at random; null: whole items. longest: seconds after which whole items are cut (held-out ones, and

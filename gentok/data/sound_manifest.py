@@ -15,7 +15,7 @@ __all__ = ["SoundManifest"]
 
 
 class SoundManifest(SoundData):
-    """media_shape (channels,), sample_rate; train and held_out over the rows of the manifest `path`.
+    """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the rows of the manifest `path`.
 
     path_column, label_column, caption_column, held_out, classes, captions, caption_length: as of gentok.data.manifest.Manifest; a caption
     is what is said. sample_rate, channels, crop, longest, normalize, max_broken, split_seed, crop_seed, in_memory: as of SoundFolder.

@@ -15,7 +15,7 @@ __all__ = ["SoundShards"]
 
 
 class SoundShards(SoundData):
-    """media_shape (channels,), sample_rate; train and held_out over the items of tar files.
+    """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the items of tar files.
 
     shards, held_out, label, caption, classes, captions, caption_length, index: as of gentok.data.shards.Shards. sample_rate, channels,
     crop, longest, normalize, max_broken, split_seed, crop_seed, in_memory: as of gentok.data.sound_folder.SoundFolder. kind: what its sets

@@ -2,7 +2,8 @@
 
 At the start only headers are read; sounds are decoded, mixed and resampled batch by batch, in the loader's workers, or once into memory.
 Training sees pieces of `crop` seconds: where a longer sound's piece begins is drawn from the draw's own number, so that it is the same on
-every process and after a resume. Held-out sounds are whole. Batches are padded with zeros at the end, and say how long each row is.
+every process and after a resume; a shorter sound is followed by silence, which counts as a part of the piece. Held-out sounds are whole.
+Batches of whole sounds are padded with zeros at the end, and say how long each row is.
 What becomes of sounds that cannot be read: see gentok.data.itemset.
 """
 
@@ -43,9 +44,9 @@ class Form:
 
 
 class SoundData:
-    """media_shape (channels,), sample_rate, condition_spec, train and held_out, of a Listing and another one, or a share, held out.
+    """media_shape (channels, T), sample_rate, condition_spec, train and held_out, of a Listing and another one, or a share, held out.
 
-    longest_item: samples of the longest sound of either split, after the cut at `longest` seconds: what a whole item needs at most.
+    longest_item, T: samples of the longest sound of either split, after the cut at `longest` seconds: what a whole item needs at most.
     band_limit: Hz above which some of the sounds hold nothing, since they were recorded at a lower rate; None where there are none such.
     sample_rate, channels, crop, longest, normalize, ...: see conf/data/sound_*.yaml, where users set them. Raises ValueError with a line.
     """
@@ -80,7 +81,7 @@ class SoundData:
         parts = split(listing, held_out, max_broken, split_seed)
         if channels == 2:
             _check_channels(parts)
-        self.media_shape, self.sample_rate = (channels,), sample_rate
+        self.sample_rate = sample_rate
         self.condition_spec = spec_of(parts, classes, captions, caption_length)
         form, cut = Form(sample_rate, channels, normalize), None if longest is None else round(longest * sample_rate)
         piece = None if crop is None else round(crop * sample_rate)
@@ -92,6 +93,7 @@ class SoundData:
             for name, part in parts.items()
         )  # fmt: skip
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
+        self.media_shape = (channels, self.longest_item)
         lowest = min(size[1] for part in parts.values() for size in part.sizes or ())
         self.band_limit = lowest / 2 if lowest < sample_rate else None
         if self.band_limit is not None:
@@ -113,8 +115,8 @@ def _check_channels(parts: dict[str, Listing]) -> None:
 class SoundSet(ItemSet):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
-    crop: samples of a piece, to which every row is padded; None: whole sounds, padded to the longest of the batch. longest: samples after
-    which whole sounds are cut. media_shape (C,), sample_rate, longest_item (samples), lengths int64 [n] of the whole sounds.
+    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest: samples after
+    which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the whole sounds.
     """
 
     def __init__(
@@ -136,7 +138,7 @@ class SoundSet(ItemSet):
         if crop is not None:
             self.description |= {"crop": crop, "crop_seed": crop_seed}
         self.form, self.crop, self.crop_seed = form, crop, crop_seed
-        self.media_shape, self.sample_rate = (form.channels,), form.sample_rate
+        self.sample_rate = form.sample_rate
         sizes = listing.sizes or []
         self._rates = torch.tensor([size[1] for size in sizes], dtype=torch.int64)
         self._full = torch.tensor([resampled_length(size[0], size[1], form.sample_rate) for size in sizes], dtype=torch.int64)
@@ -147,6 +149,10 @@ class SoundSet(ItemSet):
         self._memory: tuple[Tensor, Tensor] | None = None
         if in_memory:
             self._load()
+
+    @property
+    def media_shape(self) -> tuple[int, int]:
+        return self.form.channels, self.longest_item
 
     @property
     def longest_item(self) -> int:
@@ -196,8 +202,8 @@ class SoundSet(ItemSet):
         index, epoch = locate(draws, len(self))
         place = Noise.of(self.crop_seed, epoch * len(self) + index).fork("crop").uniform(1)[:, 0].tolist()
         rows = [self.readable(i, functools.partial(self._part, u=u)) for i, u in zip(index.tolist(), place)]
-        lengths = torch.tensor([wave.shape[1] for _, wave in rows], dtype=torch.int64)
-        media = torch.zeros(len(rows), self.form.channels, self.crop or max(lengths.tolist(), default=0))
+        lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
+        media = torch.zeros(len(rows), self.form.channels, max(lengths.tolist(), default=0))
         for row, (_, wave) in zip(media, rows):
             row[:, : wave.shape[1]] = normalized(wave, self.form.normalize)
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)

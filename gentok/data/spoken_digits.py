@@ -42,7 +42,7 @@ _AUDIBLE, _MARGIN = 1e-3, 0.03
 
 
 class SpokenDigits(SoundShards):
-    """media_shape (1,); train: `items` utterances, held_out: `held_out`, of other seeds.
+    """media_shape (1, samples of the longest item); train: `items` utterances, held_out: `held_out`, of other seeds.
 
     digits: how many are said in one, a number or [least, most]. Single digits come in turn and have the digit as class; the words
     ("seven three one") are the condition `text` of strings, and of single digits where captions=ids. speed, pitch: at most this many times
@@ -51,7 +51,6 @@ class SpokenDigits(SoundShards):
     Raises ImportError with the pip command where hibari-tts is missing and nothing is cached, ValueError or OSError with a line.
     """
 
-    media_shape = (1,)
     condition_spec = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
 
     def __init__(

@@ -37,7 +37,7 @@ def same(one, other):
 
 def test_a_batch_is_padded_with_zeros_and_says_how_long_its_rows_are(tmp_path):
     data = SoundFolder(choir(tmp_path / "c"), crop=None, held_out=0.2)
-    assert data.media_shape == (1,) and data.sample_rate == 16000 and data.longest_item == round((0.2 + 0.013 * 9) * 16000)
+    assert data.media_shape == (1, data.longest_item) and data.sample_rate == 16000 and data.longest_item == round((0.2 + 0.013 * 9) * 16000)
     batch = data.train.__getitems__([0, 5, 3])
     assert batch.media.dtype == torch.float32 and batch.lengths.dtype == torch.int64
     assert batch.media.shape == (3, 1, int(batch.lengths.max())) and batch.lengths.tolist() == data.train.lengths[[0, 5, 3]].tolist()
@@ -75,12 +75,13 @@ def test_a_piece_lies_inside_its_item_and_all_of_the_item_is_seen(tmp_path, rate
         assert min(seen) <= 0.1 * room and max(seen) >= 0.9 * room - step and len(seen) >= 3
 
 
-def test_a_short_item_is_whole_in_a_piece(tmp_path):
+def test_a_short_item_is_whole_in_a_piece_and_followed_by_silence(tmp_path):
     data = SoundFolder(choir(tmp_path / "c"), crop=0.25, held_out=0.2).train
     short = int(data.lengths.argmin())
     batch, whole = data[short], data.whole()[short]
-    assert batch.media.shape[2] == 4000 and batch.lengths == whole.lengths < 4000
-    assert torch.equal(batch.media[..., : int(batch.lengths)], whole.media)
+    length = int(whole.lengths)
+    assert batch.media.shape[2] == 4000 == int(batch.lengths) > length
+    assert torch.equal(batch.media[..., :length], whole.media) and batch.media[..., length:].abs().sum() == 0
 
 
 def test_an_epoch_has_every_item_once_and_two_processes_see_what_one_sees(tmp_path):
@@ -243,7 +244,7 @@ def test_shards_of_sounds_beside_shards_of_pictures_have_an_index_of_their_own(t
 
     path = sound_shard(tmp_path / "s.tar", 10, more=lambda i: {"png": encoded_picture(seed=i), "json": json.dumps({"n": i}).encode()})
     sounds, pictures = SoundShards(str(path), held_out=0.2, crop=None), Shards(str(path), held_out=0.2)
-    assert pictures.media_shape == (3, 12, 12) and sounds.media_shape == (1,)
+    assert pictures.media_shape == (3, 12, 12) and sounds.media_shape[0] == 1
     for name, batch in ((n, sounds.train[i]) for i, n in enumerate(sounds.train.names)):
         number = int(name.rsplit(":", 1)[1].removesuffix(".flac"))
         assert batch.lengths == round((0.1 + 0.02 * number) * 16000) and batch.condition.parts["class"].ids == number % 2
@@ -256,7 +257,7 @@ def test_fsdd_reads_its_fields_and_says_where_its_band_ends(tmp_path, caplog):
 
     paths = [str(sound_shard(tmp_path / f"{name}.tar", 20, kind="WAV", more=more)) for name in ("train", "test")]
     data = FSDD(*paths, captions="ids")
-    assert data.band_limit == 4000 and "recorded at 8000 Hz" in caplog.text and data.media_shape == (1,)
+    assert data.band_limit == 4000 and "recorded at 8000 Hz" in caplog.text and data.media_shape == (1, 7680)
     batch = data.held_out.__getitems__([3, 12])
     assert batch.condition.parts["class"].ids.tolist() == [3, 2]
     assert FSDD(*paths, sample_rate=8000).band_limit is None
