@@ -11,10 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gentok"
 
-BASE = {"tokens", "noise", "distributed"}
+BASE = {"tokens", "noise", "distributed", "precision"}
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "noise": set(),
     "distributed": set(),
+    "precision": set(),
     "words": {"noise"},
     "tokens": {"noise", "words"},
     "flow": BASE,

@@ -4,15 +4,17 @@
     python docs/results/image_tokenizers.py measure ROW ... shards=... held_out=... [n=5000]
     python docs/results/image_tokenizers.py page          the page anew, from the figures that are there
 
-A row is one training, written down in ROWS; its run goes into outputs/image_tokenizers/ROW and is left alone where it is done. Budgets are
-processor time of one thread. measure: PSNR with its standard error, SSIM, FD-efflite0 of `n` reconstructions to their originals, the class
+A row is one training, written down in ROWS; ROW@1 is the same with seed 1. Its run goes into outputs/image_tokenizers/ROW and is left alone
+where it is done. Budgets are processor time of one thread. measure: PSNR with its standard error, SSIM, FD-efflite0 of `n` reconstructions to their originals, the class
 that the stored judge reads, use of the codebook; of rows with prefixes, all of this by their first k tokens; of rows with a probe, how well
 a linear classifier reads the class from the quantized vectors.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -55,12 +57,13 @@ class Row:
     keeps: tuple[int, ...] = ()
     cut: bool = False
     probe: bool = False
-    seed: int = 0
     inside: str = field(default="")
     """The row whose tokenizer this one's works on the latents of."""
 
 
 LATENT = "tokenizer.patch=2 batch_size=64"
+# The paper's ablation: a semantic network trained afresh and distilled from the teacher, until the last row, which starts from it.
+AFRESH = "tokenizer.semantic={_target_:gentok.nn.semantic.ConvolutionalMap} tokenizer.teacher={_target_:gentok.nn.semantic.EfficientNetMap} tokenizer.target=112"
 ROWS = {
     "kl": Row("KL autoencoder, 64 × 4 numbers", "experiment=cifar10/kl tokenizer.width=48 budget=15min"),
     "vq": Row("VQ, 64 × 4,096", "experiment=cifar10/vq budget=12min", keeps=(4, 8), cut=True, probe=True),
@@ -72,6 +75,17 @@ ROWS = {
     "flextok_regression": Row("FlexTok's encoder, regression", f"experiment=cifar10/flextok_regression budget=30min {LATENT}", keeps=KEEPS, inside="kl"),
     "vq_64bit": Row("VQ, 16 × 16", "experiment=cifar10/vq budget=12min codebook.vocab_size=16 tokenizer.multipliers=[1,2,4]"),
     "vq_128bit": Row("VQ, 16 × 256", "experiment=cifar10/vq budget=12min codebook.vocab_size=256 tokenizer.multipliers=[1,2,4]"),
+    "ablation_separate": Row("separate codebooks, 64 + 64", f"experiment=cifar10/tokenflow_separate {AFRESH}", probe=True),
+    "ablation_shared": Row("shared index, 4,096", f"experiment=cifar10/tokenflow {AFRESH}", probe=True),
+    "ablation_scales": Row("+ several scales", f"experiment=cifar10/tokenflow_ms {AFRESH}", probe=True),
+    "ablation_teacher": Row("+ the teacher's weights (frozen)", "experiment=cifar10/tokenflow_ms", probe=True),
+    "vq_512": Row("VQ, 64 × 256", "experiment=cifar10/vq budget=12min codebook.vocab_size=256"),
+    "ibq_512": Row("index backpropagation (IBQ), 64 × 256", "experiment=cifar10/ibq budget=12min"),
+    "rq_512": Row("residual, 64 × 2 × 16", "experiment=cifar10/rq budget=12min codebook.levels=2 codebook.codebook.vocab_size=16"),
+    "bae_512": Row("binary (BAE), 64 × 8 bits", "experiment=cifar10/bae budget=12min codebook.bits=8 codebook.levels=1"),
+    "fsq_512": Row("FSQ, 64 × 256", "experiment=cifar10/fsq budget=12min codebook.values=[8,8,4]"),
+    "lfq_512": Row("lookup-free, 64 × 8 bits", "experiment=cifar10/lfq budget=12min codebook.bits=8"),
+    "var_510": Row("multi-scale (VAR), 85 × 64", "experiment=cifar10/var budget=12min codebook.codebook.vocab_size=64"),
     "rq_1024": Row("residual, 64 × 2 × 256", "experiment=cifar10/rq budget=12min codebook.levels=2 codebook.codebook.vocab_size=256"),
     "bae_1024": Row("binary (BAE), 64 × 16 bits", "experiment=cifar10/bae budget=12min"),
     "fsq_1024": Row("FSQ, 64 × 65,536", "experiment=cifar10/fsq budget=12min"),
@@ -80,20 +94,34 @@ ROWS = {
 }  # fmt: skip
 
 
+RATES = {
+    "512 bits": ("vq_512", "ibq_512", "rq_512", "bae_512", "fsq_512", "lfq_512", "var_510", "flextok/keep32", "flextok_regression/keep32"),
+    "768 bits": ("vq", "tokenflow_w1", "tokenflow_w4"),
+    "1,024 bits": ("rq_1024", "bae_1024", "fsq_1024", "lfq_1024", "var_1020", "flextok/keep64", "flextok_regression/keep64"),
+}
+FLEXTOK_BITS = math.log2(64000)
+
+
+def row_of(name: str) -> tuple[Row, int]:
+    """The row and the seed of ROW or ROW@SEED."""
+    row, _, seed = name.partition("@")
+    return ROWS[row], int(seed or 0)
+
+
 def command(name: str) -> str:
-    row = ROWS[name]
+    row, seed = row_of(name)
     inside = f" tokenizer.latents.ckpt=RUN/{row.inside}/bundle" if row.inside else ""
-    return f"python train.py {row.words}{inside} seed={row.seed} clock=cpu {DATA}"
+    return f"python train.py {row.words}{inside} seed={seed} clock=cpu {DATA}"
 
 
 def train(names: list[str], given: dict[str, str]) -> None:
     for name in names:
-        row, run = ROWS[name], RUNS / name
+        (row, seed), run = row_of(name), RUNS / name
         if (run / "bundle").is_dir():
             continue
         words = [
             *row.words.split(),
-            f"seed={row.seed}",
+            f"seed={seed}",
             "clock=cpu",
             "print_config=false",
             "trainer.progress_bar=false",
@@ -138,7 +166,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
     real = image_features(media, real=True)
     how = f"python docs/results/image_tokenizers.py measure ROW n={n}, after: "
     for name in names:
-        row, model = ROWS[name], load(RUNS / name / "bundle")
+        (row, seed), model = row_of(name), load(RUNS / name / "bundle")
         tokenizer = model.tokenizer.eval()
         codes = [tokenizer.encode(part) for part in media.split(250)]
         shown = []
@@ -153,7 +181,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
                 "recognised": (predict(judge, made)[0] == labels).double().mean().item(),
             }  # fmt: skip
             prefix = f"{name}/keep{keep}" if keep else name
-            store.add(figures(prefix, values, how + command(name), row.seed, time.monotonic() - began))
+            store.add(figures(prefix, values, how + command(name), seed, time.monotonic() - began))
             print(prefix, values, flush=True)
             shown.append(made[:12])
         about = {"parameters": sum(p.numel() for p in tokenizer.parameters()), "steps": model.meta["step"], "training_seconds": model.meta["seconds"], "items": n}  # fmt: skip
@@ -164,8 +192,8 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
             report = health.compute()
             about |= {"usage": min(report.usage), "perplexity": min(report.perplexity), "entropy_bits_per_item": report.bits_per_item,
                       "nominal_bits_per_item": model.spec.bits}  # fmt: skip
-        store.add(figures(name, about, how + command(name), row.seed, model.meta["seconds"]))
-        if row.keeps[-1:] == KEEPS[-1:]:
+        store.add(figures(name, about, how + command(name), seed, model.meta["seconds"]))
+        if row.keeps[-1:] == KEEPS[-1:] and not seed:
             save_grid(torch.stack([*shown, media[:12]], 1).flatten(0, 1), HERE / f"{name}_prefixes.png", len(KEEPS) + 1, scale=2)
 
 
@@ -180,11 +208,70 @@ def probe(store: Store, name: str, given: dict[str, str]) -> None:
     store.add(figures(name, values, how, ROWS[name].seed, time.monotonic() - began), {"probe": report["protocol"]["what"]})
 
 
-def page(store: Store) -> str:
-    value, percent = store.value, store.percent
+SEEDS = ("", "@1")
 
-    def have(*names: str) -> list[str]:
-        return [name for name in names if f"{name}/parameters" in store.figures]
+
+class Page:
+    """Figures as text: the mean over seeds, and how many there are."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def each(self, key: str) -> list[float]:
+        """A figure of every seed that has it; key: ROW/FIGURE or ROW/keepK/FIGURE."""
+        row, _, rest = key.partition("/")
+        found = [self.store.figures.get(f"{row}{seed}/{rest}", {}).get("value") for seed in SEEDS]
+        return [value for value in found if value is not None]
+
+    def value(self, key: str, form: str = ".3f", scale: float = 1.0) -> str:
+        each = self.each(key)
+        if not each:
+            return "–"
+        text = format(scale * sum(each) / len(each), form)
+        return text if len(each) == 1 else f"{text} ± {scale * (max(each) - min(each)) / 2:{form}}"
+
+    def percent(self, key: str) -> str:
+        text = self.value(key, ".1f", 100.0)
+        return text if text == "–" else f"{text} %"
+
+    def have(self, *names: str) -> list[str]:
+        return [name for name in names if self.each(f"{name}/parameters")]
+
+
+def bits_of(page: Page, name: str) -> float:
+    row, _, keep = name.partition("/keep")
+    return FLEXTOK_BITS * int(keep) if keep else page.each(f"{row}/nominal_bits_per_item")[0]
+
+
+def draw_rates(page: Page) -> None:
+    """image_tokenizers_rates.png: PSNR and FD-efflite0 against bits per photograph."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    for name in (name for names in RATES.values() for name in names if page.have(name.partition("/")[0])):
+        row = name.partition("/")[0]
+        color, marker = f"C{sorted(ROWS).index(row) % 10}", "osD^v<>Px*"[sorted(ROWS).index(row) % 9]
+        for axes, key in ((left, "psnr_db"), (right, "fd_efflite0_own")):
+            each = page.each(f"{name}/{key}")
+            axes.plot([bits_of(page, name)], [sum(each) / len(each)], marker, color=color)
+            axes.annotate(ROWS[row].title.split(",")[0], (bits_of(page, name), sum(each) / len(each)), xytext=(5, -3), textcoords="offset points", fontsize=7)  # fmt: skip
+    left.set_title("mean PSNR, dB")
+    right.set_title("FD-efflite0 to the originals")
+    for axes in (left, right):
+        axes.set_xlabel("bits per photograph")
+        axes.set_xlim(400, 1250)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(HERE / "image_tokenizers_rates.png", dpi=110)
+    plt.close(figure)
+
+
+def page(store: Store) -> str:
+    shown = Page(store)
+    value, percent, have = shown.value, shown.percent, shown.have
 
     def prefixes(name: str) -> str:
         rows = [
@@ -196,51 +283,54 @@ def page(store: Store) -> str:
         ]
         return table(rows)
 
-    flows = [("row", "PSNR, dB", "against VQ, dB", "usage", "probe, semantic half: flat", "mean", "probe, all: flat", "mean", "steps")]
-    for name in have("vq", "tokenflow_w0", "tokenflow_w025", "tokenflow_w1", "tokenflow_w4"):
-        lost = store.figures[f"{name}/psnr_db"]["value"] - store.figures["vq/psnr_db"]["value"]
+    def flow_row(name: str) -> tuple[str, ...]:
+        own, vq = shown.each(f"{name}/psnr_db"), shown.each("vq/psnr_db")
+        lost = sum(own) / len(own) - sum(vq) / len(vq)
         probes = (percent(f"{name}/probe_{part}_{pooling}") for part in ("semantic", "all") for pooling in ("flat", "mean"))
-        flows.append(
-            (
-                ROWS[name].title,
-                value(f"{name}/psnr_db", ".2f"),
-                f"{lost:+.2f}",
-                percent(f"{name}/usage"),
-                *probes,
-                value(f"{name}/steps", ",.0f"),
-            )
-        )
+        return ROWS[name].title, value(f"{name}/psnr_db", ".2f"), f"{lost:+.2f}", percent(f"{name}/usage"), *probes, value(f"{name}/steps", ",.0f")  # fmt: skip
 
+    head = ("row", "PSNR, dB", "against VQ, dB", "usage", "probe, semantic half: flat", "mean", "probe, all: flat", "mean", "steps")
+    flows = [head, *(flow_row(name) for name in have("vq", "tokenflow_w0", "tokenflow_w025", "tokenflow_w1", "tokenflow_w4"))]
+    order = [name for name in ROWS if name.startswith("ablation")]
+    ablation = ""
+    if have(*order):
+        rows = [("row", "PSNR, dB", "FD-efflite0 to the originals", "usage", "probe, semantic half: flat", "bits", "steps")]
+        for name in have(*order):
+            rows.append((ROWS[name].title, value(f"{name}/psnr_db", ".2f"), value(f"{name}/fd_efflite0_own", ".0f"), percent(f"{name}/usage"),
+                         percent(f"{name}/probe_semantic_flat"), value(f"{name}/nominal_bits_per_item", ",.0f"), value(f"{name}/steps", ",.0f")))  # fmt: skip
+        ablation = f"""### What the parts do
+
+In the paper's order. The semantic network is convolutional and trained afresh, distilled from EfficientNet-lite0's map, until the last row.
+
+{table(rows)}
+
+"""
     few = [("tokenizer", "bits", "class read by the judge", "PSNR, dB", "FD-efflite0 to the originals")]
     for k, equal in ((4, "vq_64bit"), (8, "vq_128bit")):
-        for name, key, bits in (("flextok", f"flextok/keep{k}", 15.97 * k), ("flextok_regression", f"flextok_regression/keep{k}", 15.97 * k),
+        for name, key, bits in (("flextok", f"flextok/keep{k}", FLEXTOK_BITS * k), ("flextok_regression", f"flextok_regression/keep{k}", FLEXTOK_BITS * k),
                                 ("vq", f"vq/keep{k}", 12.0 * k), (equal, equal, 16.0 * k)):  # fmt: skip
             if have(name):
                 title = ROWS[name].title + (f", first {k}" if "keep" in key else "")
-                few.append(
-                    (
-                        title,
-                        f"{bits:.0f}",
-                        percent(f"{key}/recognised"),
-                        value(f"{key}/psnr_db", ".2f"),
-                        value(f"{key}/fd_efflite0_own", ".0f"),
-                    )
-                )
+                figures_ = percent(f"{key}/recognised"), value(f"{key}/psnr_db", ".2f"), value(f"{key}/fd_efflite0_own", ".0f")
+                few.append((title, f"{bits:.0f}", *figures_))
 
     rates = [
         ("tokenizer", "bits", "entropy, bits", "PSNR, dB", "SSIM", "FD-efflite0 to the originals", "class read", "least usage", "steps")
     ]
-    for name in have(
-        "vq", "rq_1024", "fsq_1024", "lfq_1024", "bae_1024", "var_1020", "tokenflow_w1", "tokenflow_w4", "flextok", "flextok_regression"
-    ):
-        key = f"{name}/keep64" if "flextok" in name else name
-        rates.append((ROWS[name].title, value(f"{name}/nominal_bits_per_item", ",.0f"), value(f"{name}/entropy_bits_per_item", ",.0f"), value(f"{key}/psnr_db", ".2f"),
-                      value(f"{key}/ssim", ".3f"), value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"),
-                      value(f"{name}/steps", ",.0f")))  # fmt: skip
+    for names in RATES.values():
+        for key in names:
+            name, _, keep = key.partition("/keep")
+            if have(name):
+                entropy = "–" if keep and keep != "64" else value(f"{name}/entropy_bits_per_item", ",.0f")
+                title = ROWS[name].title + (f", first {keep}" if keep and keep != "64" else "")
+                rates.append((title, f"{bits_of(shown, key):,.0f}", entropy, value(f"{key}/psnr_db", ".2f"), value(f"{key}/ssim", ".3f"),
+                              value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), value(f"{name}/steps", ",.0f")))  # fmt: skip
 
     regression = ""
     if have("flextok_regression"):
-        regression = "The same encoder with a decoder that predicts the latents instead of sampling them:\n\n" + prefixes("flextok_regression")
+        regression = "The same encoder with a decoder that predicts the latents instead of sampling them:\n\n" + prefixes(
+            "flextok_regression"
+        )
         regression += "\n\n![regression prefixes](flextok_regression_prefixes.png)\n\n"
     trained = [("row", "parameters", "processor seconds", "command"), *((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), f"`{command(n)}`") for n in have(*ROWS))]  # fmt: skip
     return f"""# Image tokenizers on CIFAR-10
@@ -248,7 +338,8 @@ def page(store: Store) -> str:
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in
 [image_tokenizers.json](image_tokenizers.json). Machine: {machine()}. The reference tokenizers are on [a page of their own](cifar10.md).
 Figures are of {value("vq/items", ",.0f")} held-out photographs; FD-efflite0 is a Fréchet distance in features of EfficientNet-lite0 and no FID. The judge is the
-stored one of CIFAR-10, which reads 88.4 % of the originals. One seed each: differences of a few tenths of a decibel say little.
+stored one of CIFAR-10, which reads 88.4 % of the originals. "±" is half the difference of two seeds; without it there is one seed, and
+differences of a few tenths of a decibel say little.
 
 ## FlexTok: pictures from the first k tokens
 
@@ -272,9 +363,11 @@ FlexTok's tokens are 15.97 bits each. "First k" of VQ are the first cells of the
 
 Probes read the class linearly from the quantized vectors: of all 64 positions side by side (flat) or of their mean. Equal N = 64 and V = 4,096.
 
-## Rate and distortion
+{ablation}## Rate and distortion
 
 {table(rates)}
+
+![Rate and distortion](image_tokenizers_rates.png)
 
 ## How they were trained
 
@@ -288,20 +381,21 @@ def main() -> None:
     what, *rest = sys.argv[1:] or ["nothing"]
     names, given = [w for w in rest if "=" not in w], dict(w.partition("=")[::2] for w in rest if "=" in w)
     store = Store("image_tokenizers")
-    unknown = [name for name in names if name not in ROWS]
+    unknown = [name for name in names if re.sub(r"@\d+$", "", name) not in ROWS]
     if what in ("train", "measure") and names and not unknown and {"shards", "held_out"} <= set(given) <= {"shards", "held_out", "n"}:
         if what == "train":
             train(names, given)
         else:
             measure(store, names, given)
             for name in names:
-                if ROWS[name].probe:
+                if row_of(name)[0].probe:
                     probe(store, name, given)
     elif what != "page" or rest:
         sys.exit(
             f"image_tokenizers.py takes train ROW ... shards=PATTERN held_out=PATH, measure the same [n=5000], or page; rows: {', '.join(ROWS)}; "
             f"got {' '.join(sys.argv[1:])}"
         )
+    draw_rates(Page(store))
     (HERE / "image_tokenizers.md").write_text(page(store))
     print(f"written to {Path('docs/results/image_tokenizers.md')}")
 

@@ -3,6 +3,8 @@
     python docs/results/masked.py float32 [seed=0]        entropy of samples against steps, with float32 noise and with gentok's
     python docs/results/masked.py page                    the page anew, from the figures that are there
 
+and, of trained models (masked_models.py): train, measure, regions, subsets, seconds, levels.
+
 float32: every cell is drawn from one known law, p(rank r) proportional to 1 / r over 50,257 ids, so that whatever a sampler adds is its own.
 Curves are closed forms (gentok/metrics/truncation.py), points are samples: "surprise" is the mean of -log p(id) of what was drawn, which is
 the entropy of p where the draws are exact.
@@ -15,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 
+import masked_models
 import numpy as np
 import torch
 from evidence import HERE, Store, figures, machine, table
@@ -191,17 +194,22 @@ def page(store: Store) -> str:
 This page is made by `python docs/results/masked.py`; every figure, with its command, seed, seconds and machine, lies in
 [masked.json](masked.json). Machine: {machine()}.
 """
-    return "\n".join([head, *(section(store) for needed, section in SECTIONS.items() if needed in store.figures)])
+    own = [section(store) for needed, section in SECTIONS.items() if needed in store.figures]
+    return "\n".join([head, *own, *filter(None, (section(store) for section in masked_models.SECTIONS))])
 
 
 def main() -> None:
     what, *rest = sys.argv[1:] or ["nothing"]
-    words = dict(word.partition("=")[::2] for word in rest)
+    names, words = [w for w in rest if "=" not in w], dict(w.partition("=")[::2] for w in rest if "=" in w)
     store = Store("masked")
-    if what == "float32" and set(words) <= {"seed"}:
-        float32(store, int(words.get("seed", 0)))
-    elif what != "page" or words:
-        sys.exit(f"masked.py takes float32 [seed=N], or page; got {' '.join(sys.argv[1:])}")
+    if not masked_models.run(what, names, words, store):
+        if what == "float32" and not names and set(words) <= {"seed"}:
+            float32(store, int(words.get("seed", 0)))
+        elif what != "page" or rest:
+            sys.exit(
+                "masked.py takes float32 [seed=N], page, train MODEL ..., measure ROW ..., regions SET, subsets SET, seconds SET or levels; "
+                f"got {' '.join(sys.argv[1:])}"
+            )
     if "float32/law/entropy_nats" in store.figures:
         draw_float32(store)
     (HERE / "masked.md").write_text(page(store))

@@ -5,7 +5,6 @@ Every codebook computes in float32, also under autocast: in bfloat16 two near ro
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from gentok.distributed import all_gather
 from gentok.noise import Noise
+from gentok.precision import no_autocast
 from gentok.tokens import ABSENT, UNKNOWN, Grid, Quantized, Raster
 
 __all__ = ["BaseCodebook", "SingleLevel", "draw_vectors", "fill", "float32", "nearest_rows", "no_autocast", "row_mean", "share_used",
@@ -23,13 +23,6 @@ __all__ = ["BaseCodebook", "SingleLevel", "draw_vectors", "fill", "float32", "ne
 
 TABLE_LIMIT = 1 << 22
 """Rows above which a computed table (FSQ, bits) is not written out."""
-
-
-def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast disabled on `device`."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
-        return contextlib.nullcontext()
-    return torch.autocast(device_type=device.type, enabled=False)
 
 
 def float32(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -27,24 +27,16 @@ the exact value; in general it exceeds E_q[-log p] by no more than the divergenc
 
 from __future__ import annotations
 
-import contextlib
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.noise import Noise
+from gentok.precision import no_autocast
 
-__all__ = ["Mixture", "precise"]
-
-
-def precise(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Autocast disabled on `device`."""
-    if not torch.amp.is_autocast_available(device.type):  # the meta device
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+__all__ = ["Mixture"]
 
 
 @dataclass
@@ -82,7 +74,7 @@ class Mixture:
 
     def squared(self, z: Tensor) -> Tensor:
         """z float [B, N, D] -> float [B, N, M]: squared distances to the means."""
-        with precise(z.device):
+        with no_autocast(z.device):
             return self._squared(z)
 
     def _squared(self, z: Tensor) -> Tensor:
@@ -104,7 +96,7 @@ class Mixture:
 
     def mean(self, component: Tensor) -> Tensor:
         """component int64 [B, N] -> float [B, N, D]: the mean of that component of each position."""
-        with precise(component.device):
+        with no_autocast(component.device):
             moved = (self.maps[component] @ self.features[..., None])[..., 0]
         return self.centre + self.unit[..., None] * (self.offsets[component] + moved)
 

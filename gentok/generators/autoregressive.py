@@ -7,7 +7,8 @@ for layouts with several slots (delayed, parallel) that is exact for *this model
 
 Deviations from LlamaGen: QK-norm; each fed step is told by a learned embedding which cell comes next (level; row and column, or position);
 queries turn with the cell that they predict and keys with the cell that they hold; the condition is a token before `begin` and not in its
-place. Cells that are ABSENT are fed as a filler and carry no loss.
+place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries that
+of the end id.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Autoregressive(nn.Module, Causal):
     rope: auto (axial on a raster), line, axial. dropout: of embeddings and branches; token_dropout: share of fed steps that are replaced by
     the filler in training; label_smoothing: of the training loss (nll is never smoothed).
     tie_embeddings: the head's weights are the input table's. zero_init_head: the first prediction is uniform.
+    ends: items end by themselves, by an id of their own at level 0; else lengths are given to the sampler.
     """
 
     exact_slots = True
@@ -80,9 +82,10 @@ class Autoregressive(nn.Module, Causal):
         label_smoothing: float = 0.0,
         tie_embeddings: bool = False,
         zero_init_head: bool = False,
+        ends: bool = False,
     ):
         super().__init__()
-        self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
+        self.spec, self.condition_spec, self.ends = spec, condition_spec or ConditionSpec(), ends
         self.condition_dropout, self.dropout = condition_dropout, dropout
         self.token_dropout, self.label_smoothing = token_dropout, label_smoothing
         with torch.device("cpu"):
@@ -104,6 +107,7 @@ class Autoregressive(nn.Module, Causal):
                 initialise(part)
         if zero_init_head and self.head is not None:
             nn.init.zeros_(self.head.weight)
+        self.end = nn.Parameter(torch.zeros(1, width)) if ends else None
 
     def _compile(self, axes: int, codes: int) -> int:
         """The layout as index maps and rotation tables; returns the rows of the table of targets' names."""
@@ -177,7 +181,22 @@ class Autoregressive(nn.Module, Causal):
         return out[0], out[1]
 
     def _weights(self, level: int) -> Tensor:
-        return (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
+        """[V_k, D]; of level 0 of a model that ends items, one row more."""
+        rows = (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
+        return rows if level or self.end is None else torch.cat((rows, self.end.to(rows)))
+
+    @property
+    def _ids(self) -> int:
+        """How many ids logits have."""
+        return self.spec.vocab + self.ends
+
+    def _logits(self, hidden: Tensor, level: int) -> Tensor:
+        """hidden [..., D] -> logits [..., V_k], or [..., spec.vocab + 1] where the end id is among them."""
+        out, size = F.linear(hidden, self._weights(level)), self.spec.vocab_sizes[level]
+        if level or not self.ends or size == self.spec.vocab:
+            return out
+        gap = out.new_full((*out.shape[:-1], self.spec.vocab - size), float("-inf"))
+        return torch.cat((out[..., :size], gap, out[..., size:]), -1)
 
     def _hidden(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Tensor:
         """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted. noise: for dropout; None for none."""
@@ -215,9 +234,9 @@ class Autoregressive(nn.Module, Causal):
         tables = self._tables.on(hidden.device)
         out = None
         for k, level in enumerate(self._levels):
-            part = F.linear(hidden[:, level.steps], self._weights(k))
+            part = self._logits(hidden[:, level.steps], k)
             if out is None:
-                out = part.new_full((*hidden.shape[:2], self.layout.slots, self.spec.vocab), float("-inf"))
+                out = part.new_full((*hidden.shape[:2], self.layout.slots, self._ids), float("-inf"))
             out[:, level.steps, level.slots, : part.shape[-1]] = part
         out[:, tables.vacant_steps, tables.vacant_slots, 0] = 0.0
         return out
@@ -232,6 +251,9 @@ class Autoregressive(nn.Module, Causal):
             logits = F.linear(hidden[:, level.steps], self._weights(k))
             logits = logits if logits.dtype == torch.float64 else logits.float()
             there = target >= 0
+            if k == 0 and self.ends:
+                ended = ~there & F.pad(there, (1, -1), value=True)  # the first cell beyond the item's length
+                target, there = torch.where(ended, self.spec.vocab_sizes[0], target), there | ended
             nll = F.cross_entropy(logits.flatten(0, 1), target.masked_fill(~there, -100).flatten(), reduction="none").view_as(target)
             smooth = nll
             if self.training and self.label_smoothing:
@@ -245,8 +267,8 @@ class Autoregressive(nn.Module, Causal):
         return nats, losses, present
 
     def loss(self, tokens: Tokens, condition: Condition, noise: Noise | None = None) -> LossOutput:
-        """Mean nats per present cell. noise: rows' streams for condition dropout, dropout and token dropout, which happen in training mode
-        alone; terms: nll, and nll_level{k} where K > 1."""
+        """Mean nats per present cell and end. noise: rows' streams for condition dropout, dropout and token dropout, which happen in
+        training mode alone; terms: nll, and nll_level{k} where K > 1."""
         if self.training and noise is not None and self.condition_dropout:
             condition = condition.drop(noise.uniform() < self.condition_dropout)
         hidden = self._hidden(tokens.codes, condition, noise if self.training else None)
@@ -308,9 +330,9 @@ class Autoregressive(nn.Module, Causal):
                 rows = level[:, :, g] == k
                 if not rows.any():
                     continue
-                part = F.linear(hidden[rows], self._weights(k))
+                part = self._logits(hidden[rows], k)
                 if out is None:
-                    out = part.new_full((batch, length, self.layout.slots, self.spec.vocab), float("-inf"))
+                    out = part.new_full((batch, length, self.layout.slots, self._ids), float("-inf"))
                 out[:, :, g, : part.shape[-1]].masked_scatter_(rows[..., None], part)
         out[..., 0].masked_fill_(level < 0, 0.0)
         return out

@@ -37,6 +37,9 @@ class Causal(Capability):
     """Whether the slots of a step are independent given the steps before in this model's own law: then drawing them together is exact."""
     begin: Tensor
     """int64 [G]: the ids of fed step 0 (specials of the model, never seen inside Tokens)."""
+    ends: bool = False
+    """Whether items end by themselves. Logits then have one id more, spec.vocab, which is possible at level 0 alone: the item is
+    as long as that cell's position, which it has no more. It is never fed: what lies beyond an item's end is ABSENT."""
 
     @abstractmethod
     def start(self, condition: Condition, batch: int, capacity: int) -> Any:

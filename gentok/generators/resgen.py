@@ -40,7 +40,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.flow.mixture import Mixture, precise
+from gentok.flow.mixture import Mixture
 from gentok.generators.base import CumulativeMasked
 from gentok.generators.masked import SCHEDULES, hide
 from gentok.nn.bidirectional import Bidirectional
@@ -48,6 +48,7 @@ from gentok.nn.constants import Constants
 from gentok.nn.frozen import Frozen
 from gentok.nn.transformer import initialise
 from gentok.noise import Noise
+from gentok.precision import no_autocast
 from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["ResGen", "hide_deepest"]
@@ -161,14 +162,14 @@ class ResGen(nn.Module, CumulativeMasked):
         """codes int64 [B, K, N], chosen bool [B, K, N] -> float [B, N, d]: the sum of the codebook's rows over the chosen cells, in
         the subspace's coordinates."""
         vectors = self.codebook.on(codes.device).lookup(codes.masked_fill(~chosen, ABSENT))
-        with precise(codes.device):
+        with no_autocast(codes.device):
             return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
 
     def _moments(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen levels' rows."""
         levels = self._levels.on(chosen.device, self._type)
         share = chosen.transpose(1, 2).to(self._type)
-        with precise(chosen.device):
+        with no_autocast(chosen.device):
             return share @ levels.mean, share @ levels.variance
 
     def _mixture(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Mixture:
@@ -189,7 +190,7 @@ class ResGen(nn.Module, CumulativeMasked):
         mean, variance = self._moments(holes)
         unit = torch.where(holes.any(1), variance, 1.0).sqrt()
         first = (holes & (holes.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], which level is the first hidden one
-        with precise(hidden.device):  # a mean that is right to three digits would be wrong by more than s
+        with no_autocast(hidden.device):  # a mean that is right to three digits would be wrong by more than s
             h = hidden.to(self._type)
 
             def out(part: nn.Linear) -> Tensor:
@@ -215,7 +216,7 @@ class ResGen(nn.Module, CumulativeMasked):
     @torch.no_grad()
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
         codes, codebook = tokens.codes, self.codebook.on(tokens.codes.device)
-        with precise(codes.device):
+        with no_autocast(codes.device):
             vectors = codebook.lookup(codes) + (z.to(self._type) @ self._levels.on(codes.device, self._type).axes.T).transpose(1, 2)
         return Tokens(codebook.nearest(vectors, codes), tokens.spec, tokens.lengths)
 

@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.precision import no_autocast
+
 __all__ = ["STAGES", "WIDTHS", "stages", "pooled", "map16", "resized", "trunk"]
 
 STAGES = {"stem": 2, "stage1": 2, "stage2": 4, "stage3": 8, "stage4": 16, "stage5": 16, "stage6": 32, "stage7": 32, "head": 32}
@@ -60,7 +62,7 @@ def stages(media: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
         raise ValueError(f"EfficientNet-lite0 has no stage {unknown[0]!r}; it has {', '.join(STAGES)}")
     network = _network(str(media.device))
     wanted, out = set(names), {}
-    with torch.autocast(media.device.type, enabled=False):
+    with no_autocast(media.device):
         x = network._swish(network._bn0(network._conv_stem(_normalised(media))))
         out["stem"] = x
         for i, block in enumerate(network._blocks):

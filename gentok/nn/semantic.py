@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from gentok.nn import features
 from gentok.nn.autoencoder import Encoder, stride_of
 from gentok.nn.maps import MapMemory, Shared
+from gentok.precision import no_autocast
 
 __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
 
@@ -62,7 +63,7 @@ class SemanticNetwork(nn.Module):
     def forward(self, media: Tensor, grid: tuple[int, int]) -> Tensor:
         if not self.frozen:
             return to_grid(self.map(media), grid)
-        with torch.no_grad(), torch.autocast(media.device.type, enabled=False):
+        with torch.no_grad(), no_autocast(media.device):
             if self.memory.value is not None:
                 return self.memory.value(media, lambda part: to_grid(self.map(part), grid))
             return to_grid(self.map(media), grid)

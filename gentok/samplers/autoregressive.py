@@ -8,6 +8,9 @@ In call r every row draws its own r-th unknown step. What lies between a row's d
 levels that it does not have) is fed in that same call, so that rows with prefixes of any length start together, and a batch needs
 as many calls as its row with the most draws. A row's ids depend on its own noise alone: its r-th call consumes the next numbers of
 its own stream, whatever the other rows do.
+
+Where the model ends items by itself, a row that draws the end loses the cells from that position on, and the rest is planned anew.
+`lengths` is then the maximum, and the output's lengths are those that were drawn. A row does not end before a cell that is known.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import Causal
+from gentok.layouts import Layout
 from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, check_known, draw, initial
 from gentok.tokens import ABSENT, UNKNOWN, Condition, Noise, Tokens
 
@@ -57,30 +61,44 @@ class AutoregressiveSampler(Sampler):
         holes = ids == UNKNOWN
         forced = check_known(tokens, layout, self.forced) | self._check_slots(model, holes)
 
-        plan = _Plan(holes)
         fed = torch.cat([model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
         rows = torch.arange(len(ids), device=ids.device)
-        cache = model.start(condition, len(ids), plan.capacity) if plan.rounds else None
-        calls = Calls()
-        for r in range(plan.rounds):
+        done, used, lengths = torch.zeros_like(rows), torch.zeros_like(rows), tokens.lengths
+        ending = _Ending(tokens, layout) if model.ends else None
+        plan = _Plan(holes, done)
+        cache = model.start(condition, len(ids), layout.steps if model.ends else plan.capacity) if plan.rounds else None
+        calls, steps, r = Calls(), plan.rounds, 0
+        while r < plan.rounds:
             at, last, width = plan.at[:, r], plan.last[:, r], plan.width[r]
             window = (at[:, None] + torch.arange(width, device=ids.device)).clamp(max=layout.steps - 1)
             logits = model.logits(fed[rows[:, None], window], cache, at)[rows, last - at]  # [B, G, V]
             model.commit(cache, at)
             calls.add(model, len(ids) * width)
 
-            here = holes[rows, last]  # [B, G]
+            busy = plan.counts > r
+            here = holes[rows, last] & busy[:, None]  # [B, G]
+            if ending is not None:
+                logits = ending.allow(logits, last)
             drawn = self._draw(logits, here, plan.active[r], noise, choose)
-            here = here & (plan.counts > r)[:, None]
             ids[rows, last] = torch.where(here, drawn, ids[rows, last])
             after = (last + 1).clamp(max=layout.steps - 1)
             fed[rows, after] = torch.where(here & (last + 1 < layout.steps)[:, None], drawn, fed[rows, after])
+            done, used, r = torch.where(busy, last + 1, done), used + busy, r + 1
+            if ending is not None:
+                stopped, beyond = ending.find(here, drawn, last)
+                if bool(stopped.any()):
+                    ids, fed[:, 1:] = ids.masked_fill(beyond, ABSENT), fed[:, 1:].masked_fill(beyond[:, :-1], ABSENT)
+                    number = torch.arange(layout.steps, device=ids.device)
+                    holes = holes & ~beyond & (number >= done[:, None])[..., None]
+                    plan, r = _Plan(holes, done), 0
             if on_step is not None:
-                on_step(Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths), r + 1, plan.rounds)
+                on_step(Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths), int(used.max()), steps)
 
-        out = Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths).validate()
-        return SampleOutput(out, plan.counts, dict(calls), stats={"forced": True} if forced else {})
+        if ending is not None:
+            lengths = ending.lengths
+        out = Tokens(layout.unflatten(ids), tokens.spec, lengths).validate()
+        return SampleOutput(out, used, dict(calls), stats={"forced": True} if forced else {})
 
     def _draw(self, logits: Tensor, here: Tensor, active: Tensor | None, noise: Noise, choose: Choice) -> Tensor:
         """ids int64 [B, G] where `here`; rows that are not active consume no noise. active: None for all rows."""
@@ -104,22 +122,50 @@ class AutoregressiveSampler(Sampler):
         return True
 
 
+class _Ending:
+    """The ends of a batch's items: id spec.vocab, drawn at a cell of level 0. lengths int64 [B]: the maximum, until an end is drawn."""
+
+    def __init__(self, tokens: Tokens, layout: Layout):
+        device = tokens.codes.device
+        self.level, self.position, self.end = layout.level.to(device), layout.position.to(device), tokens.spec.vocab
+        place = torch.arange(1, tokens.codes.shape[2] + 1, device=device)
+        self.known = (place * tokens.present.any(1)).amax(1)  # [B]: one behind the last known position
+        self.guarded = bool((tokens.holes[:, 0] & (place <= self.known[:, None])).any())
+        self.lengths = torch.full_like(self.known, len(place)) if tokens.lengths is None else tokens.lengths.clone()
+
+    def allow(self, logits: Tensor, last: Tensor) -> Tensor:
+        """logits [B, G, V + 1] of steps int64 [B], without an end where a known cell lies behind it."""
+        if not self.guarded:
+            return logits
+        forbidden = self.position[last] < self.known[:, None]
+        return torch.cat((logits[..., :-1], logits[..., -1:].masked_fill(forbidden[..., None], float("-inf"))), -1)
+
+    def find(self, here: Tensor, drawn: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """(rows that drew an end at step last[b], bool [B]; the cells that they have no more, bool [B, S, G])."""
+        ended = here & (self.level[last] == 0) & (drawn == self.end)
+        stopped = ended.any(1)
+        position = torch.where(ended, self.position[last], -1).amax(1)
+        self.lengths = torch.where(stopped, position, self.lengths)
+        return stopped, stopped[:, None, None] & (self.position >= position[:, None, None])
+
+
 class _Plan:
-    """Which steps each row feeds and draws in each call, worked out before the first from holes bool [B, S, G].
+    """Which steps each row feeds and draws in each call, worked out before the first from holes bool [B, S, G] and done int64 [B], the
+    steps that each row has fed.
 
     rounds: R, the number of calls. counts int64 [B]: calls that a row needs. at, last int64 [B, R]: the first fed step of a row in a
     call, and the step that it draws there (once a row is done: any, its outputs are not used). width: R numbers, the fed steps of a call.
     active: R tensors of row indices, None where all rows draw. capacity: fed steps that the cache must hold, never more than the layout's.
     """
 
-    def __init__(self, holes: Tensor):
+    def __init__(self, holes: Tensor, done: Tensor):
         draws = holes.any(2)
         batch, steps = draws.shape
         self.counts = draws.sum(1)
         self.rounds = int(self.counts.max()) if batch else 0
         number = torch.arange(steps, device=holes.device).expand(batch, steps)
         last = torch.where(draws, number, torch.full_like(number, steps)).sort(1).values[:, : self.rounds]
-        at = torch.cat([torch.zeros_like(last[:, :1]), last[:, :-1] + 1], 1)
+        at = torch.cat([done[:, None], last[:, :-1] + 1], 1)[:, : self.rounds]
         busy = torch.arange(self.rounds, device=holes.device) < self.counts[:, None]
         at, self.last = at * busy, last * busy
         width = (self.last - at + 1).amax(0) if self.rounds else self.counts[:0]

@@ -70,7 +70,7 @@ class GuidedCausal(_Guided, Causal):
 
     def __init__(self, model: Causal, scale: float, schedule: str = "constant"):
         super().__init__(model, scale, schedule)
-        self.layout, self.exact_slots, self.begin = model.layout, model.exact_slots, model.begin
+        self.layout, self.exact_slots, self.begin, self.ends = model.layout, model.exact_slots, model.begin, model.ends
 
     def start(self, condition: Condition, batch: int, capacity: int) -> Any:
         return self.model.start(_both(condition), 2 * batch, capacity)

@@ -1,0 +1,173 @@
+"""Items that end by themselves: their lengths and codes are drawn from the enumerated law, and near misses of it are noticed."""
+
+import numpy as np
+import pytest
+import torch
+from kit import SPECS, Case, Law, TabularCausal, agreement, alone, completions, reference_filter, reference_scale, rejects, sample
+
+from gentok.generators.autoregressive import Autoregressive
+from gentok.noise import Noise
+from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.guided import guided
+from gentok.tokens import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+
+GRID = [("k1", "raster"), ("k2", "delayed"), ("k2", "level_major"), ("k2", "position_major"), ("k2", "parallel"), ("narrow", "delayed")]
+SPECS = {**SPECS, "narrow": type(SPECS["k2"])((2, 3), SPECS["k2"].grid)}  # level 0 has fewer ids than level 1
+
+
+class Ending(TabularCausal):
+    """The table with an end id: one more law per history, at level 0."""
+
+    ends = True
+
+    def logits(self, ids, cache, at, parents=None):
+        out = super().logits(ids, cache, at, parents)
+        _, history = cache.last
+        depth = (at[:, None] + torch.arange(ids.shape[1])).clamp(max=self.layout.steps - 1)
+        end = Noise(history.reshape(-1) ^ 12345).normal(self.layout.slots).view(*history.shape, -1) * self.scale - 0.5
+        end = end.masked_fill(self.layout.level[depth] != 0, -torch.inf)
+        return torch.cat((out, end[..., None]), -1)
+
+
+def cases_of(spec):
+    """Rows of several classes, maximal lengths and known prefixes (of level 0 and of all levels)."""
+    out = []
+    for class_id, length, known in ((0, spec.positions, 0), (1, spec.positions - 1, 0), (NULL_CLASS, spec.positions, 1)):
+        codes = Tokens.unknown(spec, 1, torch.tensor([length])).codes[0]
+        codes[:1, :known] = 1  # the first cell of level 0 precedes all others in every order
+        out.append(Case(class_id, codes, length))
+    return out
+
+
+def law_of(model, case, sampler, guidance=(1.0, "constant")):
+    """The law of (codes, where the item ends), from the model's own logits of every outcome in one uncached pass."""
+    layout, spec, (scale, schedule) = model.layout, model.spec, guidance
+    outcomes, ends = [], []
+    for end in [*(n for n in range(case.length) if case.codes[0, n] == UNKNOWN), None]:
+        codes = case.codes.clone()
+        if end is not None:
+            codes[:, end:] = ABSENT
+        found = completions(codes, spec)
+        outcomes.append(found)
+        ends += [end] * len(found)
+    outcomes = torch.cat(outcomes)
+    ids, m = layout.flatten(outcomes), len(outcomes)
+    fed = torch.cat([model.begin.expand(m, 1, layout.slots), ids[:, :-1]], 1)
+
+    def branch(class_id):
+        cache = model.start(Condition({"class": Class(torch.full((m,), class_id))}), m, layout.steps)
+        return model.logits(fed, cache, torch.zeros(m, dtype=torch.int64)).detach().double().numpy()
+
+    conditional, null = branch(case.class_id), branch(NULL_CLASS)
+    log_p = np.zeros(m)
+    for row in range(m):
+        asked = [(k, n, int(outcomes[row, k, n])) for k, n in ((case.codes == UNKNOWN) & (outcomes[row] >= 0)).nonzero().tolist()]
+        asked += [] if ends[row] is None else [(0, ends[row], spec.vocab)]
+        for k, n, id_ in asked:
+            s, g = int(layout.step[k, n]), int(layout.slot[k, n])
+            l_u, l_c = null[row, s, g], conditional[row, s, g]
+            with np.errstate(invalid="ignore"):
+                mixed = np.where(np.isneginf(l_c), l_c, l_u + reference_scale(scale, schedule, s / max(layout.steps - 1, 1)) * (l_c - l_u))
+            with np.errstate(divide="ignore"):
+                log_p[row] += np.log(reference_filter(mixed, sampler)[id_])
+    return Law(outcomes, np.exp(log_p))
+
+
+@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
+@pytest.mark.parametrize(
+    ("arguments", "guidance"), [({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)], ids=["plain", "filtered", "guided"]
+)
+def test_lengths_and_codes_are_drawn_from_the_enumerated_law(spec, layout, arguments, guidance):
+    model, sampler = Ending(SPECS[spec], layout), AutoregressiveSampler(**arguments)
+    cases = cases_of(model.spec)
+    laws = [law_of(model, case, sampler, (guidance, "constant")) for case in cases]
+    assert agreement(sample(sampler, guided(model, guidance), cases, 4000), laws) > 1e-3
+
+
+@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
+def test_a_network_that_ends_items_draws_its_own_law(spec, layout):
+    torch.manual_seed(0)
+    from kit import CLASSES
+
+    model = Autoregressive(SPECS[spec], CLASSES, layout, width=16, depth=2, heads=2, ends=True).double().eval()
+    torch.nn.init.normal_(model.end)
+    cases, sampler = cases_of(model.spec), AutoregressiveSampler()
+    with torch.no_grad():
+        laws = [law_of(model, case, sampler) for case in cases]
+        assert agreement(sample(sampler, model, cases, 3000), laws) > 1e-3
+        for case, law in zip(cases, laws):  # the likelihood is of the same law, where nothing is known and the maximum is the spec's
+            if case.length == model.spec.positions and not (case.codes >= 0).any():
+                condition = Condition({"class": Class(torch.full((len(law.p),), case.class_id))})
+                nats = model.nll_bound(Tokens(law.outcomes, model.spec), condition)
+                assert np.allclose(nats.numpy(), -np.log(law.p), atol=1e-9)
+
+
+@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
+def test_a_row_of_a_batch_equals_that_row_alone(spec, layout):
+    model = Ending(SPECS[spec], layout)
+    together, by_itself = alone(AutoregressiveSampler(), model, cases_of(model.spec), n=20)
+    assert (together == by_itself).all()
+
+
+def test_lengths_calls_and_known_cells():
+    model = Ending(SPECS["k2"], "delayed", scale=2.0)
+    codes = Tokens.unknown(model.spec, 64).codes
+    codes[32:, :, 1] = 1  # known cells behind a hole: forced
+    condition = Condition({"class": Class(torch.zeros(64, dtype=torch.int64))})
+    out = AutoregressiveSampler(forced=True)(model, condition, noise=Noise.of(0, torch.arange(64)), known=Tokens(codes, model.spec))
+    lengths = out.tokens.lengths
+    present = out.tokens.codes >= 0
+    assert (present == (torch.arange(3) < lengths[:, None])[:, None]).all() and len(lengths.unique()) > 2
+    assert (lengths[32:] >= 2).all() and (out.tokens.codes[32:, :, 1] == 1).all()
+    assert (out.calls[:32] == torch.where(lengths[:32] < 3, lengths[:32] + 1, 4)).all()  # an end at once: one call; delayed: K - 1 more
+
+
+def test_nothing_unknown_and_length_zero_need_no_call():
+    model = Ending(SPECS["k1"], "raster")
+    condition = Condition({"class": Class(torch.zeros(2, dtype=torch.int64))})
+    out = AutoregressiveSampler()(model, condition, noise=Noise.of(0, torch.arange(2)), lengths=torch.tensor([0, 0]))
+    assert out.calls.tolist() == [0, 0] and out.tokens.lengths.tolist() == [0, 0]
+
+
+# ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def test_mutant_that_ends_one_cell_late():
+    class Late(AutoregressiveSampler):
+        def __call__(self, model, condition, **options):
+            out = super().__call__(model, condition, **options)
+            codes, lengths = out.tokens.codes, out.tokens.lengths
+            short = (lengths > 0) & (lengths < 2)
+            codes[short, :, 1] = 0
+            return out
+
+    model = Ending(SPECS["k1"], "raster", scale=0.3)
+    cases = cases_of(model.spec)
+    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert agreement(sample(AutoregressiveSampler(), model, cases, 8000), laws) > 1e-3
+    assert agreement(sample(Late(), model, cases, 8000), laws) < 1e-6
+
+
+def test_mutant_that_feeds_an_id_beyond_the_end():
+    """Coarse first: level 1 is drawn when level 0 has ended; here it sees an id where ABSENT must be fed."""
+
+    class Fed(Ending):
+        def logits(self, ids, cache, at, parents=None):
+            return super().logits(torch.where(ids == ABSENT, 0, ids), cache, at, parents)
+
+    model, wrong = Ending(SPECS["k2"], "level_major", scale=0.2), Fed(SPECS["k2"], "level_major", scale=0.2)
+    cases = cases_of(model.spec)
+    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert rejects(sample(AutoregressiveSampler(), wrong, cases, 8000), laws)
+
+
+def test_mutant_that_ends_a_little_too_often():
+    class Eager(Ending):
+        def logits(self, ids, cache, at, parents=None):
+            out = super().logits(ids, cache, at, parents)
+            return torch.cat((out[..., :-1], out[..., -1:] + 0.25), -1)
+
+    model = Ending(SPECS["k2"], "level_major", scale=0.3)
+    cases = cases_of(model.spec)
+    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert rejects(sample(AutoregressiveSampler(), Eager(SPECS["k2"], "level_major", scale=0.3), cases, 8000), laws)

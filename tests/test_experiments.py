@@ -1,0 +1,30 @@
+"""Every experiment is complete: it is composed, and what it trains is built and counted, without data."""
+
+from pathlib import Path
+
+import pytest
+
+from gentok.cli import compose
+from gentok.describe import describe
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = sorted(
+    str(path.relative_to(ROOT / "conf" / "experiment").with_suffix("")) for path in (ROOT / "conf" / "experiment").glob("*/*.yaml")
+)
+QUICK = ("cifar10/tokenflow_ms", "cifar10/resgen_rq", "mnist5k/self_speculative")
+WHERE = {"cifar10": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"], "mnist5k": [], "imagenet256": []}
+
+
+def words(name: str) -> list[str]:
+    out = [f"experiment={name}", *WHERE.get(name.partition("/")[0], [])]
+    if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():
+        zoo = f"{name.partition('/')[0]}_{'rq' if name.endswith('_rq') else 'vq'}"
+        out.append(f"tokenizer.ckpt={ROOT / 'docs' / 'zoo' / zoo}")
+    return out
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
+def test_an_experiment_describes_what_it_trains(name, capsys):
+    report = describe(compose("config", words(name)))
+    assert report["tokens"] > 0 or report["bits"] == 0
+    assert report["tokenizer"] > 0 and report["flops_train_step"] > 0
