@@ -1,0 +1,175 @@
+"""Networks of a supervised speech tokenizer: sound -> a few vectors per second -> text, and back to sound (GLM-4-Voice, arXiv 2412.02612).
+
+    SpeechEncoder   log-mel at 100 Hz, causal convolutions to 50 Hz, a transformer, mean of `pool` frames: 12.5 vectors per second
+    Recogniser      vectors, repeated to the frames before pooling, a transformer, logits of symbols and blank for CTC
+    SpeechDecoder   vectors, repeated to the mel's frames, a transformer, log-mel; and a vocoder, any network from mel to sound
+
+Attention is block-causal: a frame sees all earlier frames and those of its own block, so that a code waits for the end of its block at
+most. Blocks are counted in vectors, and every network has the same. Convolutions look back only; behind a sound's end there is silence.
+
+Deviations: the mel's logarithm is clamped at a fixed level (Whisper's at 8 below the loudest frame, which looks ahead); no positions are
+learnt, attention is rotary; CTC stands for the rest of Whisper, whose decoder predicts text by attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.nn.conv1d import Conv
+from gentok.nn.rope import rotation
+from gentok.nn.spectral import Mel
+from gentok.nn.transformer import Transformer, initialise
+
+__all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
+
+
+def block_causal(positions: int, block: int, device: torch.device | str | None = None) -> Tensor:
+    """bool [T, T], True where row i sees column j: j lies in i's block of `block` positions or in an earlier one."""
+    number = torch.arange(positions, device=device) // block
+    return number[:, None] >= number
+
+
+class LogMel(nn.Module):
+    """Mono sound float [B, 1, T] -> float [B, mels, ceil(T / hop)]: 1 + log10 of the magnitudes, clamped at 1e-5.
+
+    Frame n stands on the samples n hop to (n + 1) hop; its window reaches n_fft - hop beyond, half on each side. Silence all around.
+    """
+
+    def __init__(self, sample_rate: int, mels: int = 80, hop: int = 160, n_fft: int = 640):
+        super().__init__()
+        if n_fft < hop or (n_fft - hop) % 2:
+            raise ValueError(f"a mel frame needs n_fft >= hop and an even difference; got n_fft={n_fft}, hop={hop}")
+        self.mel = Mel(sample_rate, n_fft, hop, mels, pad=0)
+        self.hop, self.side = hop, (n_fft - hop) // 2
+
+    def forward(self, media: Tensor) -> Tensor:
+        missing = -media.shape[2] % self.hop
+        return 1 + self.mel(F.pad(media[:, 0], (self.side, missing + self.side))).clamp(min=1e-5).log10()
+
+
+class _Body(nn.Module):
+    """A block-causal transformer over time, float [B, D, T] -> [B, D, T]. block: positions of a block."""
+
+    def __init__(self, width: int, depth: int, heads: int, block: int):
+        super().__init__()
+        self.layers, self.block = Transformer(width, depth, heads, causal=False), block
+
+    def forward(self, x: Tensor, ends: Tensor | None) -> Tensor:
+        """ends int64 [B]: positions of each row, None: all."""
+        positions = x.shape[2]
+        mask = block_causal(positions, self.block, x.device)
+        if ends is not None:  # a row without a position sees itself: no row of a softmax may be empty
+            inside = torch.arange(positions, device=x.device) < ends[:, None]
+            mask = (mask & inside[:, None] | torch.eye(positions, dtype=torch.bool, device=x.device))[:, None]
+        turn = rotation(torch.arange(positions, device=x.device)[:, None], head_width=self.layers.head_width)
+        return self.layers(x.transpose(1, 2), turn, mask=mask).transpose(1, 2)
+
+
+class SpeechEncoder(nn.Module):
+    """Sound float [B, 1, T] -> [B, width, ceil(T / hop)], hop = mel_hop * 2 * pool.
+
+    inner, depth, heads: of the transformer. block: vectors that see each other in both directions; None: all.
+    """
+
+    channels, causal = 1, False
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        width: int = 64,
+        inner: int = 192,
+        depth: int = 4,
+        heads: int = 4,
+        pool: int = 4,
+        block: int | None = 12,
+        mels: int = 80,
+        mel_hop: int = 160,
+        n_fft: int = 640,
+    ):
+        super().__init__()
+        if pool < 1 or (block is not None and block < 1):
+            raise ValueError(f"a speech encoder pools at least 1 frame in blocks of at least 1 vector; got pool={pool}, block={block}")
+        self.mel = LogMel(sample_rate, mels, mel_hop, n_fft)
+        self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, block
+        self.first = Conv(mels, inner, 3, causal=True, padding="zero")
+        self.second = Conv(inner, inner, 3, stride=2, causal=True, padding="zero")
+        self.body = _Body(inner, depth, heads, pool * (block or 1 << 30))
+        self.out = nn.Linear(inner, width)
+        initialise(self.out)
+
+    def forward(self, media: Tensor, ends: Tensor | None = None) -> Tensor:
+        """ends int64 [B]: vectors of each row, where rows are padded with zeros; None: all."""
+        media = F.pad(media, (0, -media.shape[2] % self.hop))
+        x = F.gelu(self.first(self.mel(media).to(self.out.weight.dtype)))
+        x = F.gelu(self.second(x))
+        x = self.body(x, None if ends is None else ends * self.pool)
+        return self.out(F.avg_pool1d(x, self.pool).transpose(1, 2)).transpose(1, 2)
+
+
+class Recogniser(nn.Module):
+    """Vectors float [B, width, N] -> logits float [B, N * upsample, symbols + 1], the last of them CTC's blank."""
+
+    def __init__(
+        self, width: int, symbols: int, inner: int = 192, depth: int = 2, heads: int = 4, upsample: int = 4, block: int | None = 12
+    ):
+        super().__init__()
+        self.upsample = upsample
+        self.stem = nn.Linear(width, inner * upsample)
+        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
+        self.head = nn.Linear(inner, symbols + 1)
+        initialise(self.stem)
+        initialise(self.head)
+
+    def forward(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
+        x = _spread(self.stem, vectors, self.upsample)
+        return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2))
+
+
+class SpeechDecoder(nn.Module):
+    """Vectors float [B, width, N] -> log-mel float [B, mels, N * upsample] (`mel`) -> sound float [B, 1, N * hop] (`forward`).
+
+    vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
+    """
+
+    channels = 1
+
+    def __init__(
+        self,
+        vocoder: Callable[[Tensor], Tensor],
+        width: int = 64,
+        inner: int = 192,
+        depth: int = 2,
+        heads: int = 4,
+        upsample: int = 8,
+        block: int | None = 12,
+    ):
+        super().__init__()
+        self.vocoder: Any = vocoder
+        self.width, self.upsample, self.hop = width, upsample, vocoder.hop * upsample
+        self.stem = nn.Linear(width, inner * upsample)
+        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
+        self.head = nn.Linear(inner, vocoder.width)
+        initialise(self.stem)
+        initialise(self.head)
+
+    @property
+    def last_layer(self) -> Tensor:
+        return self.vocoder.last_layer
+
+    def mel(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
+        x = _spread(self.stem, vectors, self.upsample)
+        return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2)).transpose(1, 2)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.vocoder(self.mel(vectors))
+
+
+def _spread(stem: nn.Linear, vectors: Tensor, times: int) -> Tensor:
+    """float [B, D, N] -> [B, D', N * times]: `times` positions from every vector, by a matrix each."""
+    x = stem(vectors.transpose(1, 2).to(stem.weight.dtype))
+    return x.unflatten(2, (times, -1)).flatten(1, 2).transpose(1, 2)
