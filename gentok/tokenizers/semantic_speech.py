@@ -34,9 +34,9 @@ class SemanticSpeech(Codec):
     """Speech float [B, 1, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames.
 
     encoder, codebook, decoder: as of Codec, the networks of gentok.nn.speech. symbols: of the transcripts, in the order of their ids;
-    filled in from the data's `text`. recogniser: settings of gentok.nn.speech.Recogniser. ctc, mel: weights; acoustic: share of the
-    decoder's gradient that reaches the codes, 0 for none. losses: (reconstruction, media) -> {name: weighted scalar}, or None: the vocoder is
-    not trained. sample_rate, media_shape: as of Codec.
+    filled in from the data's `text`. recogniser: settings of gentok.nn.speech.Recogniser. ctc, mel: weights.
+    acoustic: share of the decoder's gradient that reaches the codes, 0 for none. losses: (reconstruction, media) -> {name: weighted
+    scalar}, or None: the vocoder is not trained. sample_rate, media_shape: as of Codec.
     """
 
     decode_only = ("decoder", "recogniser")
