@@ -115,8 +115,9 @@ def _check_channels(parts: dict[str, Listing]) -> None:
 class SoundSet(ItemSet):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
-    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest: samples after
-    which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the whole sounds.
+    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest:
+    samples after which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the
+    whole sounds.
     """
 
     def __init__(

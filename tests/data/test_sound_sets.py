@@ -37,7 +37,7 @@ def same(one, other):
 
 def test_a_batch_is_padded_with_zeros_and_says_how_long_its_rows_are(tmp_path):
     data = SoundFolder(choir(tmp_path / "c"), crop=None, held_out=0.2)
-    assert data.media_shape == (1, data.longest_item) and data.sample_rate == 16000 and data.longest_item == round((0.2 + 0.013 * 9) * 16000)
+    assert data.sample_rate == 16000 and data.media_shape == (1, data.longest_item) == (1, round((0.2 + 0.013 * 9) * 16000))
     batch = data.train.__getitems__([0, 5, 3])
     assert batch.media.dtype == torch.float32 and batch.lengths.dtype == torch.int64
     assert batch.media.shape == (3, 1, int(batch.lengths.max())) and batch.lengths.tolist() == data.train.lengths[[0, 5, 3]].tolist()
