@@ -31,6 +31,7 @@ CODEBOOKS = {
 }
 GENERATORS = {
     "autoregressive": {"width": 64, "depth": 2, "heads": 2},
+    "depth": {"width": 64, "depth": 2, "heads": 2, "level_width": 64, "level_heads": 2},
     "masked": {"width": 64, "depth": 2, "heads": 2, "zero_init_head": False},  # with it, bae is half learnt after 160 steps
     "any_order": {"width": 64, "depth": 2, "heads": 2},
     "self_speculative": {"width": 64, "depth": 2, "heads": 2},

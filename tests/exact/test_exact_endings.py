@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from kit import SPECS, Case, Law, TabularCausal, agreement, alone, completions, reference_filter, reference_scale, rejects, sample
+from kit import CLASSES, SPECS, Case, Law, TabularCausal, agreement, alone, completions, reference_filter, reference_scale, rejects, sample
 
 from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.depth import DepthTransformer
 from gentok.noise import Noise
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.guided import guided
@@ -84,13 +85,19 @@ def test_lengths_and_codes_are_drawn_from_the_enumerated_law(spec, layout, argum
     assert agreement(sample(sampler, guided(model, guidance), cases, 4000), laws) > 1e-3
 
 
-@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
+@pytest.mark.parametrize(
+    ("spec", "layout"),
+    [*GRID, ("k2", "depth"), ("narrow", "depth")],
+    ids=["-".join(pair) for pair in [*GRID, ("k2", "depth"), ("narrow", "depth")]],
+)
 def test_a_network_that_ends_items_draws_its_own_law(spec, layout):
     torch.manual_seed(0)
-    from kit import CLASSES
-
-    model = Autoregressive(SPECS[spec], CLASSES, layout, width=16, depth=2, heads=2, ends=True).double().eval()
-    torch.nn.init.normal_(model.end)
+    if layout == "depth":
+        model = DepthTransformer(SPECS[spec], CLASSES, width=16, depth=2, heads=2, level_width=8, level_heads=2, ends=True).double().eval()
+        torch.nn.init.normal_(model.heads[0].weight)
+    else:
+        model = Autoregressive(SPECS[spec], CLASSES, layout, width=16, depth=2, heads=2, ends=True).double().eval()
+        torch.nn.init.normal_(model.end)
     cases, sampler = cases_of(model.spec), AutoregressiveSampler()
     with torch.no_grad():
         laws = [law_of(model, case, sampler) for case in cases]

@@ -20,6 +20,7 @@ from kit import (
 )  # fmt: skip
 
 from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.depth import DepthTransformer
 from gentok.generators.masked import MaskedTransformer
 from gentok.noise import Noise
 from gentok.samplers.autoregressive import AutoregressiveSampler
@@ -69,6 +70,15 @@ def test_a_causal_network_draws_its_enumerated_law(order, setting):
 @pytest.mark.parametrize(("order", "setting"), EVERY, ids=[f"{'-'.join(order)}-{setting}" for order, setting in EVERY])
 def test_a_causal_network_draws_its_enumerated_law_in_the_full_product(order, setting):
     assert agreement(*run(*order, setting, n=3000)) > 1e-3
+
+
+@pytest.mark.parametrize(("spec", "setting"), [("k1", "plain"), ("k2", "temperature 0.7"), ("strided", "linear guidance")])
+def test_a_depth_transformer_draws_its_enumerated_law(spec, setting):
+    arguments, guidance = SETTINGS[setting]
+    model, sampler = network(DepthTransformer, spec, level_width=8, level_heads=2), AutoregressiveSampler(**arguments)
+    cases = cases_of(model)
+    laws = [causal_law(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), laws) > 1e-3
 
 
 @pytest.mark.parametrize("by", ["cross", "adaln"])
