@@ -28,6 +28,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "tokenizers": {*BASE, "flow", "nn", "codebooks"},
     "generators": {*BASE, "flow", "nn", "layouts"},
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
+    "entropy": set(),
     "build": set(),
     "mistakes": {"build"},
     "bundle": {*BASE, "build", "sampling"},
@@ -35,7 +36,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "regions": {*BASE, "generators", "layouts", "flow", "prompts"},
 }
 ANYTHING = {
-    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "describe", "demo", "report", "cli",
+    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "codec", "describe", "demo", "report", "cli",
     "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
