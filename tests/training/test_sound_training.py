@@ -220,3 +220,10 @@ def test_a_generator_may_train_from_pieces_encoded_anew(world, tmp_path):
     words = [*GENERATOR, "generator=masked", f"tokenizer.ckpt={world('codec') / 'bundle'}", *world.data, "task.views=0", *QUIET]
     run = train(compose("config", [*words, f"paths.root={tmp_path}", f"paths.run={tmp_path / 'x'}"]))
     assert json.loads((run / "metrics.json").read_text())["metrics"]["held_out_bits_per_token"] > 0
+
+
+def test_describe_counts_a_second_of_sound_and_needs_no_data(capsys):
+    words = ["experiment=spoken_digits/codec", "describe=true"]
+    train(compose("config", words))
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1.2e6 < report["tokenizer"] < 1.8e6 and report["tokens"] == 50 * 8 and report["bits"] == 4000
