@@ -50,6 +50,7 @@ def test_single_digits_come_in_turn_with_their_class_and_are_spoken_once(tmp_pat
     assert [line.split()[1] for line in said(voice)] == [WORDS[i % 10] for i in (*range(12), *range(6))]
     assert data.train.labels.tolist() == [i % 10 for i in range(12)] and data.held_out.labels.tolist() == list(range(6))
     assert [name for name, _ in data.condition_spec.parts] == ["class"] and data.band_limit is None
+    assert all(int(data.condition_spec.parse(word, 1).parts["class"].ids) == 7 for word in ("seven", 7, "7"))
     again = SpokenDigits(**SMALL, cache=tmp_path, sample_rate=8000)  # another rate of the same utterances
     assert len(said(voice)) == 18 and again.train.lengths.max() < data.train.lengths.max()
     SpokenDigits(**SMALL, cache=tmp_path, seed=1)
