@@ -169,7 +169,7 @@ def test_mistakes_with_sounds_are_one_line(world, tmp_path, words, line):
     [
         ([*CODEC, "data.sample_rate=16000"], "data.sample_rate=16000, tokenizer.sample_rate=8000: set both to the same rate"),
         (["tokenizer=vqgan"], "VQGAN is a tokenizer of pictures, the data are sounds"),
-        ([*CODEC, "data=noise"], "Codec is a tokenizer of sounds, the data are pictures"),
+        ([*CODEC, "data=noise", "data.items=8", "data.held_out=2"], "Codec is a tokenizer of sounds, the data are pictures"),
         ([*CODEC, "task.augment.shift=1"], "shifts and flips are of pictures"),
         ([*CODEC, "data.channels=2"], "this codec takes sound of 1 channel"),
     ],
@@ -185,3 +185,45 @@ def test_a_generator_refuses_sounds_of_another_rate(world, tmp_path):
     words = [*GENERATOR, "generator=masked", f"tokenizer.ckpt={world('codec') / 'bundle'}", *world.data, "data.sample_rate=16000", *QUIET]
     with pytest.raises(ValueError, match="1 channel.s. at 8000 Hz, the data have 1 at 16000 Hz: set data.sample_rate=8000"):
         train(compose("config", [*words, f"paths.root={tmp_path}", f"paths.run={tmp_path / 'x'}"]))
+
+
+def evaluated(world, tmp_path, name, *words):
+    from gentok.evaluate import evaluate
+
+    return evaluate(compose("evaluate", [f"ckpt={world(name) / 'bundle'}", f"out={tmp_path / 'out'}", "progress=false", *words]))
+
+
+def test_evaluation_of_a_codec_agrees_with_its_run_and_hears_its_levels(world, tmp_path):
+    metrics = evaluated(world, tmp_path, "codec", "batch_size=3")["metrics"]
+    run = json.loads((world("codec") / "metrics.json").read_text())["metrics"]
+    assert abs(metrics["si_sdr_db"] - run["si_sdr_db"]) < 0.05 and abs(metrics["mel_distance"] - run["mel_distance"]) < 0.01
+    assert metrics["items"] == 4 and metrics["mel_distance_of_1_levels"] != metrics["mel_distance"]
+    frames, seconds = metrics["nominal_bits_per_second"] / 8, metrics["seconds_of_sound"]
+    assert RATE / HOP <= frames <= RATE / HOP + 4 / seconds  # 2 levels of 4 bits; a last frame may be filled up
+    assert metrics["entropy_bits_per_second"] <= metrics["nominal_bits_per_second"]
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert {"reconstruction.json", "reconstructions.png", "02_original.wav", "02_reconstruction.wav"} <= names
+
+
+def test_evaluation_of_a_generator_of_sounds_is_its_likelihood(world, tmp_path):
+    metrics = evaluated(world, tmp_path, "autoregressive")["metrics"]
+    run = json.loads((world("autoregressive") / "metrics.json").read_text())["metrics"]
+    assert abs(metrics["bits_per_token"] - run["held_out_bits_per_token"]) < 0.01
+    assert abs(metrics["bits_per_second"] - metrics["bits_per_token"] * 2 * RATE / HOP) < 0.01
+    with pytest.raises(ValueError, match="protocol=probe is of pictures; of sounds there are reconstruction, nll"):
+        evaluated(world, tmp_path, "codec", "protocol=probe")
+    with pytest.raises(ValueError, match="this model is of sounds at 8000 Hz, the data are pictures"):
+        evaluated(world, tmp_path, "codec", "data=noise", "data.items=8", "data.held_out=2")
+
+
+def test_a_generator_may_train_from_pieces_encoded_anew(world, tmp_path):
+    words = [*GENERATOR, "generator=masked", f"tokenizer.ckpt={world('codec') / 'bundle'}", *world.data, "task.views=0", *QUIET]
+    run = train(compose("config", [*words, f"paths.root={tmp_path}", f"paths.run={tmp_path / 'x'}"]))
+    assert json.loads((run / "metrics.json").read_text())["metrics"]["held_out_bits_per_token"] > 0
+
+
+def test_describe_counts_a_second_of_sound_and_needs_no_data(capsys):
+    words = ["experiment=spoken_digits/codec", "describe=true"]
+    train(compose("config", words))
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 1.2e6 < report["tokenizer"] < 1.8e6 and report["tokens"] == 50 * 8 and report["bits"] == 4000
