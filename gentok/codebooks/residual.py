@@ -39,6 +39,8 @@ class Residual(BaseCodebook):
 
     invertible = False
     nested_levels = True
+    own_projections = False
+    """Whether every level has projections of its own (ProjectedResidual)."""
 
     def __init__(
         self,
@@ -51,7 +53,7 @@ class Residual(BaseCodebook):
     ):
         if codebook.levels != 1:
             raise ValueError(f"Residual takes a codebook of one level; {type(codebook).__name__} has {codebook.levels}")
-        if getattr(codebook, "projected", False):
+        if getattr(codebook, "projected", False) and not self.own_projections:
             raise ValueError(
                 "Residual has its projections around all levels: build its codebook without width "
                 f"(it has width={codebook.width}, dim={codebook.dim}) and give width to Residual"
