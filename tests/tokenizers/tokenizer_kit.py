@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import yaml
+from omegaconf import OmegaConf
 
 from gentok.build import build, resolve
 from gentok.noise import Noise
@@ -35,6 +36,8 @@ def _files(group: str) -> dict[str, Path]:
 
 def read(group: str, name: str) -> dict[str, Any]:
     config = yaml.safe_load(_files(group)[name].read_text())
+    elsewhere = {key: value for key, value in config.items() if isinstance(value, str) and value.startswith("${")}  # another group
+    config = {**OmegaConf.to_container(OmegaConf.create({**config, **dict.fromkeys(elsewhere)}), resolve=True), **elsewhere}
     if "sides" in config:  # a pyramid has one size: that of the small media here
         config["sides"] = [1, 2, 3, 4]
     return config
@@ -67,6 +70,9 @@ def make(
     config = {**read("tokenizer", name), "losses": losses or LOSSES, **quick, **overrides}
     if "codebook" in config:
         config["codebook"] = codebook or (HALVES if needed_parts(name) else PLAIN)
+        for part, width in (("encoder", "in_width"), ("decoder", "width")):  # a codec's parts are built beside the codebook, not around it
+            if isinstance(config.get(part), dict):
+                config[part] = {**config[part], "width": getattr(build(config["codebook"], trust=TRUST), width)}
     torch.manual_seed(0)
     return build(config, trust=TRUST, media_shape=shape)
 

@@ -1,0 +1,180 @@
+"""Convolutions over time that keep lengths predictable, whole or chunk by chunk (SoundStream, arXiv 2107.03312; EnCodec, arXiv 2210.13438,
+section 3.1; the padding is that of the `encodec` package).
+
+    Conv         N = ceil(T / stride).  Padding is span - stride in all, span = (kernel - 1) * dilation + 1: causal, all of it on the left;
+                 otherwise split, the larger half on the left. So many more on the right as make the last window full.
+    Transposed   T = N * stride.        All that kernel and stride give, less kernel - stride samples: causal, cut off on the right;
+                 otherwise on both sides, the larger half on the left.
+
+Padding is zero, or the reflected beginning and end. A sound no longer than its padding has no such reflection: it is extended by zeros on
+the right, reflected, and what the zeros added at the end is cut off again.
+
+Chunk by chunk (`start`, `step`): a causal Conv keeps the inputs that later windows need; a causal Transposed the tail of outputs that the
+next input adds to, without the bias, which would be counted twice. With reflection the first output waits for the span - stride + 1 inputs
+that the reflected beginning is made of; afterwards, and with zeros from the start, nothing waits longer than for its own window. So the
+chunks of a stream give what the whole gives, whatever their sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+__all__ = ["Chain", "Conv", "Transposed", "pad", "start", "step", "weight_of"]
+
+PADDINGS = ("zero", "reflect")
+
+
+def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
+    """x float [B, C, T] -> [B, C, left + T + right], by the rules above."""
+    if not left and not right:
+        return x
+    if mode == "zero":
+        return F.pad(x, (left, right))
+    missing = max(0, max(left, right) + 1 - x.shape[2])
+    return F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")[..., : left + x.shape[2] + right]
+
+
+def weight_of(conv: nn.Module) -> Tensor:
+    """The parameter that a convolution's weight is made of: itself, or its direction where it is weight-normalised."""
+    return conv.parametrizations.weight.original1 if hasattr(conv, "parametrizations") else conv.weight
+
+
+def start(layer: nn.Module) -> Any:
+    """The state of a layer before the first chunk; None of one that treats every sample by itself."""
+    return layer.start() if hasattr(layer, "start") else None
+
+
+def step(layer: nn.Module, x: Tensor, state: Any, last: bool) -> Tensor:
+    """The next chunk float [B, C, n], n >= 0, through a layer, whose state is changed -> [B, C', m]. last: nothing follows."""
+    return layer.step(x, state, last) if hasattr(layer, "step") else layer(x)
+
+
+class Chain(nn.Sequential):
+    """Layers in a row, whole (`forward`) or chunk by chunk."""
+
+    def start(self) -> list[Any]:
+        return [start(layer) for layer in self]
+
+    def step(self, x: Tensor, state: list[Any], last: bool) -> Tensor:
+        for layer, memory in zip(self, state):
+            x = step(layer, x, memory, last)
+        return x
+
+
+@dataclass
+class ConvState:
+    """held float [B, C, n]: inputs that are still needed. begun: whether they follow the padding on the left."""
+
+    held: Tensor | None = None
+    begun: bool = False
+
+
+class Conv(nn.Module):
+    """float [B, inputs, T] -> [B, outputs, ceil(T / stride)], T >= 1. normed: by weight normalisation (arXiv 1602.07868), a length per
+    output channel. Raises ValueError with a line where the window is shorter than the stride."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int = 1,
+        dilation: int = 1,
+        causal: bool = True,
+        padding: str = "zero",
+        normed: bool = True,
+        bias: bool = True,
+        groups: int = 1,
+    ):
+        super().__init__()
+        self.span, self.stride, self.causal, self.padding = (kernel - 1) * dilation + 1, stride, causal, padding
+        if padding not in PADDINGS:
+            raise ValueError(f"padding is {' or '.join(PADDINGS)}; got {padding!r}")
+        if self.span < stride:
+            raise ValueError(f"a convolution of kernel {kernel} and dilation {dilation} leaves out samples at stride {stride}")
+        conv = nn.Conv1d(inputs, outputs, kernel, stride, dilation=dilation, bias=bias, groups=groups)
+        self.conv = weight_norm(conv) if normed else conv
+
+    @property
+    def around(self) -> int:
+        """Padding in all, without what fills the last window."""
+        return self.span - self.stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        extra = -x.shape[2] % self.stride
+        right = 0 if self.causal else self.around // 2
+        return self.conv(pad(x, self.around - right, right + extra, self.padding))
+
+    def start(self) -> ConvState:
+        if not self.causal:
+            raise ValueError("a convolution that looks ahead cannot work chunk by chunk: build it with causal=true")
+        if self.padding == "reflect" and self.span < 2 * self.stride - 1:
+            raise ValueError(f"a window of {self.span} at stride {self.stride} cannot end a stream by reflection: use padding=zero")
+        return ConvState()
+
+    def step(self, x: Tensor, state: ConvState, last: bool) -> Tensor:
+        held = x if state.held is None else torch.cat([state.held, x], 2)
+        if not state.begun:
+            if last:
+                state.held, state.begun = held[..., :0], True
+                return self.forward(held) if held.shape[2] else self._nothing(x)
+            if self.padding == "reflect" and held.shape[2] <= self.around:
+                state.held = held
+                return self._nothing(x)
+            held, state.begun = pad(held, self.around, 0, self.padding), True
+        new = held.shape[2] - self.around
+        if last and new > 0:
+            held = pad(held, 0, -new % self.stride, self.padding)
+            new = held.shape[2] - self.around
+        frames = max(0, new) // self.stride
+        state.held = held[..., frames * self.stride :]
+        return self.conv(held[..., : self.around + frames * self.stride]) if frames else self._nothing(x)
+
+    def _nothing(self, x: Tensor) -> Tensor:
+        return x.new_empty(len(x), self.conv.out_channels, 0)
+
+
+@dataclass
+class TransposedState:
+    """tail float [B, C, kernel - stride]: outputs to which the next input adds, without the bias."""
+
+    tail: Tensor | None = None
+
+
+class Transposed(nn.Module):
+    """float [B, inputs, N] -> [B, outputs, N * stride]. normed: by weight normalisation, a length per input channel (as the `encodec`
+    package has it). Raises ValueError with a line where the window is shorter than the stride."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, causal: bool = True, normed: bool = True, groups: int = 1):
+        super().__init__()
+        if kernel < stride:
+            raise ValueError(f"a transposed convolution of kernel {kernel} leaves holes at stride {stride}")
+        self.stride, self.causal, self.over = stride, causal, kernel - stride
+        conv = nn.ConvTranspose1d(inputs, outputs, kernel, stride, groups=groups)
+        self.conv = weight_norm(conv) if normed else conv
+
+    def forward(self, x: Tensor) -> Tensor:
+        right = self.over if self.causal else self.over // 2
+        y = self.conv(x)
+        return y[..., self.over - right : y.shape[2] - right]
+
+    def start(self) -> TransposedState:
+        if not self.causal:
+            raise ValueError("a transposed convolution that looks ahead cannot work chunk by chunk: build it with causal=true")
+        return TransposedState()
+
+    def step(self, x: Tensor, state: TransposedState, last: bool) -> Tensor:
+        if not x.shape[2]:
+            return x.new_empty(len(x), self.conv.out_channels, 0)
+        y = self.conv(x)
+        if state.tail is not None and self.over:
+            y = torch.cat([y[..., : self.over] + state.tail, y[..., self.over :]], 2)
+        whole = x.shape[2] * self.stride
+        state.tail = y[..., whole:] - self.conv.bias[:, None].to(y)
+        return y[..., :whole]

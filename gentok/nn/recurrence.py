@@ -1,0 +1,116 @@
+"""What a convolutional codec puts between its strided layers and its latent: a memory over frames, added to what it reads.
+
+    LSTM        x + lstm(x), one direction (EnCodec, arXiv 2210.13438, section 3.1).
+    Attention   x + g * transformer(x), g per channel, 0.01 at the start (as Mimi scales its layers, arXiv 2410.00037); causal over a window
+                of frames, or over all frames in both directions. Deviation: the whole transformer is scaled, not each of its branches.
+
+Both work chunk by chunk: the LSTM's state, or the keys and values of the window before the chunk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from gentok.nn.rope import rotation
+from gentok.nn.transformer import Transformer
+
+__all__ = ["LSTM", "Attention"]
+
+
+@dataclass
+class LSTMState:
+    """hidden: (h, c), each float [layers, B, D]."""
+
+    hidden: tuple[Tensor, Tensor] | None = None
+
+
+class LSTM(nn.Module):
+    """float [B, width, N] -> the same shape; causal."""
+
+    def __init__(self, width: int, layers: int = 2):
+        super().__init__()
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.lstm(x.transpose(1, 2))[0].transpose(1, 2)
+
+    def start(self) -> LSTMState:
+        return LSTMState()
+
+    def step(self, x: Tensor, state: LSTMState, last: bool) -> Tensor:
+        if not x.shape[2]:
+            return x
+        y, state.hidden = self.lstm(x.transpose(1, 2), state.hidden)
+        return x + y.transpose(1, 2)
+
+
+@dataclass
+class RecentKeys:
+    """What Transformer.extend takes as its cache: the last `keep` keys and values of every layer, [B, H, <= keep, d]. seen: frames of the
+    past."""
+
+    keep: int
+    depth: int
+    seen: int = 0
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    context = context_mask = modulation = None
+
+    def write(self, layer: int, key: Tensor, value: Tensor, window: Seen) -> tuple[Tensor, Tensor]:
+        """The chunk's keys and values -> those that it attends, with what is kept before them."""
+        if layer in self.kept:
+            key, value = (torch.cat(pair, 2) for pair in zip(self.kept[layer], (key, value)))
+        first = max(0, key.shape[2] - self.keep)
+        self.kept[layer] = key[:, :, first:], value[:, :, first:]
+        return key, value
+
+
+@dataclass
+class Seen:
+    """mask bool [1, 1, S, past + S]: what the steps of a chunk attend."""
+
+    mask: Tensor
+    causal = False
+
+
+class Attention(nn.Module):
+    """float [B, width, N] -> the same shape. window: frames that a frame attends, itself and those before it; ignored where not causal."""
+
+    def __init__(self, width: int, layers: int = 8, heads: int = 8, window: int = 250, causal: bool = True):
+        super().__init__()
+        if window < 1:
+            raise ValueError(f"attention needs a window of at least the frame itself; got {window}")
+        self.window, self.causal = window, causal
+        self.transformer = Transformer(width, layers, heads, causal=causal)
+        self.gate = nn.Parameter(torch.full((width,), 0.01))
+
+    def _mask(self, first: int, past: int, frames: int, device: torch.device) -> Tensor:
+        """bool [1, 1, frames, past + frames] of frames first, first + 1, ... that see themselves and `past` frames before them."""
+        query = torch.arange(first, first + frames, device=device)[:, None]
+        key = torch.arange(first - past, first + frames, device=device)
+        return ((key <= query) & (key > query - self.window))[None, None]
+
+    def _turn(self, first: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.transformer.head_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[2]
+        mask = self._mask(0, 0, frames, x.device) if self.causal and frames > self.window else None
+        y = self.transformer(x.transpose(1, 2), self._turn(0, frames, x.device), mask=mask)
+        return x + (self.gate * y).transpose(1, 2)
+
+    def start(self) -> RecentKeys:
+        if not self.causal:
+            raise ValueError("attention in both directions cannot work chunk by chunk: build it with causal=true")
+        return RecentKeys(self.window - 1, self.transformer.depth)
+
+    def step(self, x: Tensor, state: RecentKeys, last: bool) -> Tensor:
+        frames = x.shape[2]
+        if not frames:
+            return x
+        mask = self._mask(state.seen, min(state.seen, state.keep), frames, x.device)
+        y = self.transformer.extend(x.transpose(1, 2), self._turn(state.seen, frames, x.device), state, Seen(mask))
+        state.seen += frames
+        return x + (self.gate * y).transpose(1, 2)

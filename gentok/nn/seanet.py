@@ -1,0 +1,163 @@
+"""SEANet (Tagliasacchi et al., arXiv 2009.02095) as SoundStream (arXiv 2107.03312) and EnCodec (arXiv 2210.13438, section 3.1) use it.
+
+    Encoder   conv k7, C -> F;  per ratio r: {units, activation, conv k2r stride r, channels x 2};  memory, activation, conv k7 -> D
+    Decoder   its mirror image, with transposed convolutions
+    Unit      shortcut(x) + conv k1(act(conv k3(act(x)))), dilation base^j of unit j, half as many channels in between
+
+Ratios are in the decoder's order: (8, 5, 4, 2) means that the encoder strides 2, 4, 5, 8. The layers are numbered as in the `encodec`
+package, so that its weights have a place here (gentok/tokenizers/pretrained/encodec_keys.py). The shortcut is a 1x1 convolution there and
+the identity in audiocraft; padding is reflect there and zero in audiocraft: `shortcut` and `padding` say which.
+
+A causal network works chunk by chunk (`start`, `step`; see gentok/nn/conv1d.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
+from gentok.nn.recurrence import LSTM, Attention
+from gentok.nn.snake import Snake
+
+__all__ = ["Encoder", "Decoder", "Unit"]
+
+ACTIVATIONS = {"elu": lambda channels: nn.ELU(), "snake": Snake}
+MEMORIES = ("lstm", "attention")
+
+
+@dataclass
+class UnitState:
+    """block: of the block's layers. ahead float [B, C, n]: what the shortcut gave and the block has not yet."""
+
+    block: list[Any] = field(default_factory=list)
+    ahead: Tensor | None = None
+
+
+class Unit(nn.Module):
+    """Residual unit, float [B, width, T] -> the same shape."""
+
+    def __init__(self, width: int, kernel: int, dilation: int, compress: int, shortcut: str, activation: str, common: dict[str, Any]):
+        super().__init__()
+        act, hidden = ACTIVATIONS[activation], width // compress
+        self.block = Chain(
+            act(width), Conv(width, hidden, kernel, dilation=dilation, **common), act(hidden), Conv(hidden, width, 1, **common)
+        )
+        self.shortcut = Conv(width, width, 1, **common) if shortcut == "conv" else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shortcut(x) + self.block(x)
+
+    def start(self) -> UnitState:
+        return UnitState(self.block.start())
+
+    def step(self, x: Tensor, state: UnitState, last: bool) -> Tensor:
+        short = self.shortcut(x) if x.shape[2] else x
+        short = short if state.ahead is None else torch.cat([state.ahead, short], 2)
+        y = self.block.step(x, state.block, last)
+        state.ahead = short[..., y.shape[2] :]
+        return short[..., : y.shape[2]] + y
+
+
+class _SEANet(nn.Module):
+    """channels C of the sound; width D of the latent; filters F. ratios: in the decoder's order, hop = their product.
+
+    units per ratio, each dilated by dilation_base^j; kernel of the first convolution, last_kernel of the last, unit_kernel of the units;
+    compress: their channels are divided by it. causal: no look-ahead. padding: zero or reflect. shortcut: conv or identity. activation:
+    elu or snake. memory: lstm, attention (heads, window: see gentok/nn/recurrence.py) or null, of `memory_layers` layers. weight_norm: of
+    every convolution. Raises ValueError with a line on an unknown word.
+    """
+
+    def __init__(
+        self,
+        channels: int = 1,
+        width: int = 128,
+        filters: int = 32,
+        ratios: Sequence[int] = (8, 5, 4, 2),
+        units: int = 1,
+        kernel: int = 7,
+        last_kernel: int = 7,
+        unit_kernel: int = 3,
+        dilation_base: int = 2,
+        compress: int = 2,
+        causal: bool = True,
+        padding: str = "zero",
+        shortcut: str = "conv",
+        activation: str = "elu",
+        memory: str | None = "lstm",
+        memory_layers: int = 2,
+        heads: int = 8,
+        window: int = 250,
+        weight_norm: bool = True,
+    ):
+        super().__init__()
+        for name, value, known in (
+            ("shortcut", shortcut, ("conv", "identity")),
+            ("activation", activation, tuple(ACTIVATIONS)),
+            ("memory", memory, (*MEMORIES, None)),
+        ):
+            if value not in known:
+                raise ValueError(f"seanet's {name} is {' or '.join('null' if k is None else k for k in known)}; got {value!r}")
+        if not ratios or min(ratios) < 1:
+            raise ValueError(f"seanet needs ratios of at least 1, in the decoder's order; got {tuple(ratios)}")
+        self.channels, self.width, self.causal, self.hop = channels, width, causal, math.prod(int(r) for r in ratios)
+        common = {"causal": causal, "padding": padding, "normed": weight_norm}
+        act = ACTIVATIONS[activation]
+
+        def remember(n: int) -> list[nn.Module]:
+            if memory == "lstm":
+                return [LSTM(n, memory_layers)]
+            return [Attention(n, memory_layers, heads, window, causal)] if memory == "attention" else []
+
+        def residual(n: int) -> list[nn.Module]:
+            return [Unit(n, unit_kernel, dilation_base**j, compress, shortcut, activation, common) for j in range(units)]
+
+        self.layers = Chain(*self._layers(filters, [int(r) for r in ratios], kernel, last_kernel, act, common, remember, residual))
+
+    def _layers(self, *args: Any) -> list[nn.Module]:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def start(self) -> list[Any]:
+        """The state of a stream. Raises ValueError with a line where the network looks ahead."""
+        return self.layers.start()
+
+    def step(self, x: Tensor, state: list[Any], last: bool = False) -> Tensor:
+        """The next chunk of a stream; see gentok/nn/conv1d.py."""
+        return self.layers.step(x, state, last)
+
+
+class Encoder(_SEANet):
+    __doc__ = f"Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].\n\n    {_SEANet.__doc__}"
+
+    def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
+        n = filters
+        layers = [Conv(self.channels, n, kernel, **common)]
+        for ratio in reversed(ratios):
+            layers += [*residual(n), act(n), Conv(n, 2 * n, 2 * ratio, ratio, **common)]
+            n *= 2
+        return [*layers, *remember(n), act(n), Conv(n, self.width, last_kernel, **common)]
+
+
+class Decoder(_SEANet):
+    __doc__ = f"float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].\n\n    {_SEANet.__doc__}"
+
+    def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
+        n = filters * 2 ** len(ratios)
+        layers = [Conv(self.width, n, kernel, **common), *remember(n)]
+        for ratio in ratios:
+            layers += [act(n), Transposed(n, n // 2, 2 * ratio, ratio, common["causal"], common["normed"]), *residual(n // 2)]
+            n //= 2
+        return [*layers, act(n), Conv(n, self.channels, last_kernel, **common)]
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The last convolution's weight (its direction, where it is weight-normalised), for adaptive weights of losses."""
+        return weight_of(self.layers[-1].conv)
