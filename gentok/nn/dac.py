@@ -1,16 +1,16 @@
 """The networks of the Descript Audio Codec (Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN", arXiv 2306.06546).
 
-    snake(x) = x + sin^2(alpha x) / alpha          alpha per channel, 1 at the start (Ziyin et al., arXiv 2006.08195)
     unit:    x + conv1(snake(conv7_dilated(snake(x))))                                       dilations 1, 3, 9
-    encoder: conv7;  per stride s: three units, snake, conv of kernel 2s and stride s;  snake, conv3
-    decoder: conv7;  per stride s: snake, transposed conv of kernel 2s and stride s, three units;  snake, conv7, tanh
+    encoder: conv7;  per ratio r: three units, snake, conv of kernel 2r and stride r;  snake, conv3
+    decoder: conv7;  per ratio r: snake, transposed conv of kernel 2r and stride r, three units;  snake, conv7, tanh
 
-Channels double with every stride down and halve with every stride up. All convolutions are weight-normalised and pad zeros on both sides
-alike, ceil(s / 2) where there is a stride s: the network sees the future and does not stream. Kernels are drawn from a normal of 0.02 cut
-at two units, biases are 0; transposed ones keep torch's own start, as in the release.
+Ratios are in the decoder's order, as everywhere here: the encoder takes them from the last to the first. Channels double with every ratio
+down and halve with every ratio up. All convolutions are weight-normalised and pad zeros on both sides
+alike, ceil(r / 2) at a ratio r: the network sees the future and does not stream. Kernels are drawn from a normal of 0.02 cut at two units,
+biases are 0; transposed ones keep torch's own start, as in the release.
 
-An odd stride makes the transposed convolution one sample too short. In the released decoder this stays so and the end is missing (8
-samples at strides 8, 5, 4, 2); here they are zeros, so that N frames always give N * hop samples. `fill_odd` adds the sample, as SNAC does.
+An odd ratio makes the transposed convolution one sample too short. In the released decoder this stays so and the end is missing (8
+samples at ratios 8, 5, 4, 2); here they are zeros, so that N frames always give N * hop samples. `fill_odd` adds the sample, as SNAC does.
 """
 
 from __future__ import annotations
@@ -18,26 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "Snake", "normed_conv", "padded", "upsampling"]
+from gentok.nn.conv1d import weight_of
+from gentok.nn.snake import Snake
 
-TINY = 1e-9
-"""Added to alpha where it divides, as in the release."""
-
-
-class Snake(nn.Module):
-    """x float [B, C, T] -> the same shape."""
-
-    def __init__(self, channels: int):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(1, channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + (self.alpha + TINY).reciprocal() * torch.sin(self.alpha * x).square()
+__all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "down_stage", "normed_conv", "units", "up_conv"]
 
 
 def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1,
@@ -51,17 +39,10 @@ def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation
     return weight_norm(conv)
 
 
-def upsampling(c_in: int, c_out: int, stride: int, fill_odd: bool = False) -> nn.ConvTranspose1d:
+def up_conv(c_in: int, c_out: int, stride: int, fill_odd: bool = False) -> nn.ConvTranspose1d:
     """A weight-normalised transposed convolution of kernel 2 * stride: N frames to N * stride, or one less where the stride is odd and
     not `fill_odd`."""
     return weight_norm(nn.ConvTranspose1d(c_in, c_out, 2 * stride, stride, math.ceil(stride / 2), stride % 2 if fill_odd else 0))
-
-
-def padded(x: Tensor, multiple: int) -> Tensor:
-    """x [B, C, T] with zeros behind it up to a length that `multiple` divides. Raises ValueError where there is no sample."""
-    if x.dim() != 3 or not x.shape[2]:
-        raise ValueError(f"the encoder takes float [B, C, T] of at least one sample; got {tuple(x.shape)}")
-    return F.pad(x, (0, -x.shape[2] % multiple))
 
 
 class ResidualUnit(nn.Module):
@@ -91,52 +72,52 @@ def down_stage(c_in: int, stride: int, depthwise: bool = False) -> nn.Sequential
 
 
 class DACEncoder(nn.Module):
-    """A wave float [B, channels, T], any T >= 1 -> latents float [B, width, ceil(T / hop)]; hop is the product of the strides.
+    """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)]; hop is the product of the ratios.
 
-    filters: channels of the first convolution. strides: of the stages, in the order of their use. width: channels of the latents; null:
-    filters * 2^(number of strides), as published. The wave is continued with zeros to a whole number of frames.
+    filters: channels of the first convolution. ratios: in the decoder's order. width: channels of a frame; null: filters * 2^(number of
+    ratios), as published. The sound is continued with zeros to a whole number of frames.
     """
 
     causal = False
 
-    def __init__(self, channels: int = 1, filters: int = 64, strides: Sequence[int] = (2, 4, 8, 8), width: int | None = None):
+    def __init__(self, channels: int = 1, filters: int = 64, ratios: Sequence[int] = (8, 8, 4, 2), width: int | None = None):
         super().__init__()
-        last = filters * 2 ** len(strides)
-        self.channels, self.hop, self.width = channels, math.prod(strides), width or last
-        stages = [down_stage(filters * 2**i, stride) for i, stride in enumerate(strides)]
+        last = filters * 2 ** len(ratios)
+        self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width or last
+        stages = [down_stage(filters * 2**i, int(ratio)) for i, ratio in enumerate(reversed(ratios))]
         self.layers = nn.Sequential(normed_conv(channels, filters, 7), *stages, Snake(last), normed_conv(last, self.width, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(padded(x, self.hop))
+        return self.layers(F.pad(x, (0, -x.shape[2] % self.hop)))
 
 
 class DACDecoder(nn.Module):
-    """Latents float [B, width, N] -> a wave float [B, channels, N * hop] in (-1, 1).
+    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
 
-    filters: channels behind the first convolution, which every stage halves. strides: of the stages, in the order of their use: the
-    encoder's, reversed. fill_odd: see above.
+    filters: channels behind the first convolution, which every ratio halves. ratios: in the order of their use. fill_odd: see above.
+    Raises ValueError with a line where filters cannot be halved so often.
     """
 
     causal = False
 
     def __init__(
-        self, width: int = 1024, channels: int = 1, filters: int = 1536, strides: Sequence[int] = (8, 8, 4, 2), fill_odd: bool = False
+        self, width: int = 1024, channels: int = 1, filters: int = 1536, ratios: Sequence[int] = (8, 8, 4, 2), fill_odd: bool = False
     ):
         super().__init__()
-        if filters % 2 ** len(strides):
-            raise ValueError(f"a decoder halves its filters at every stride: {filters} is no multiple of {2 ** len(strides)}")
-        self.channels, self.hop, self.width = channels, math.prod(strides), width
+        if filters % 2 ** len(ratios):
+            raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
+        self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width
         stages = []
-        for i, stride in enumerate(strides):
+        for i, ratio in enumerate(ratios):
             c_in, c_out = filters // 2**i, filters // 2 ** (i + 1)
-            stages.append(nn.Sequential(Snake(c_in), upsampling(c_in, c_out, stride, fill_odd), *units(c_out)))
-        last = filters // 2 ** len(strides)
+            stages.append(nn.Sequential(Snake(c_in), up_conv(c_in, c_out, int(ratio), fill_odd), *units(c_out)))
+        last = filters // 2 ** len(ratios)
         self.layers = nn.Sequential(normed_conv(width, filters, 7), *stages, Snake(last), normed_conv(last, channels, 7), nn.Tanh())
 
     @property
     def last_layer(self) -> Tensor:
-        """The last kernel, where gradients of losses are compared (adaptive weights)."""
-        return self.layers[-2].parametrizations.weight.original1
+        """The last convolution's direction, where gradients of losses are compared (adaptive weights)."""
+        return weight_of(self.layers[-2])
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.layers(z)
