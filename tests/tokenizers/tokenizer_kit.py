@@ -23,8 +23,11 @@ SMALL = 6_000_000
 PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "width": 8}
 QUICK = {
     "flextok": {"registers": 8, "encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1, "steps": 2},
+    "codec": {"encoder": {"filters": 8, "ratios": [4]}, "decoder": {"filters": 8, "ratios": [4]}},
 }
-"""Smaller than its yaml, by tokenizer: a transformer is slow at what the contract asks of it, and the laws are of no size."""
+"""Smaller than its yaml, by tokenizer (parts of a part: those alone): the laws are of no size."""
+IMAGE, SOUND = (1, 16, 16), (1, 64)
+"""What the small ones are built for."""
 HALVES = {"_target_": "gentok.codebooks.dual.Dual", "vocab_size": 16, "semantic": 4, "pixel": 4}
 """What stands in for PLAIN where a tokenizer needs the parts of a dual codebook."""
 LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
@@ -62,12 +65,28 @@ def missing_parts(name: str, codebook: str) -> list[str]:
     return missing + (["one code per cell"] if "sides" in config and getattr(target, "one_code_per_cell", False) else [])
 
 
+def is_sound(name: str) -> bool:
+    return "sample_rate" in read("tokenizer", name)
+
+
+def large(name: str) -> tuple[int, ...]:
+    """Media of the usual size, for tokenizers that are only described."""
+    return (read("tokenizer", name)["encoder"]["channels"], 24000) if is_sound(name) else (3, 256, 256)
+
+
+def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`config` with `changes`; of a part that both describe, only what the changes name."""
+    both = {key: {**config[key], **value} for key, value in changes.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
+    return {**config, **changes, **{key: value for key, value in both.items() if "_target_" not in changes[key]}}
+
+
 def make(
-    name: str, codebook: dict[str, Any] | None = None, shape=(1, 16, 16), losses: Any = None, whole: bool = False, **overrides: Any
+    name: str, codebook: dict[str, Any] | None = None, shape=None, losses: Any = None, whole: bool = False, **overrides: Any
 ) -> torch.nn.Module:
     """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration; whole: at the yaml's size."""
-    quick = {} if whole else QUICK.get(name, {})
-    config = {**read("tokenizer", name), "losses": losses or LOSSES, **quick, **overrides}
+    shape = shape or (SOUND if is_sound(name) else IMAGE)
+    config = merged({**read("tokenizer", name), "losses": losses or LOSSES}, {} if whole else QUICK.get(name, {}))
+    config = merged(config, overrides)
     if "codebook" in config:
         config["codebook"] = codebook or (HALVES if needed_parts(name) else PLAIN)
         for part, width in (("encoder", "in_width"), ("decoder", "width")):  # a codec's parts are built beside the codebook, not around it
@@ -79,15 +98,24 @@ def make(
 
 def parameters(name: str) -> int:
     with torch.device("meta"):
-        model = make(name, shape=(3, 256, 256), whole=True)
+        model = make(name, shape=large(name), whole=True)
     return sum(p.numel() for p in model.parameters())
 
 
-def media(batch: int = 4, shape=(1, 16, 16), seed: int = 0) -> torch.Tensor:
-    """Smooth pictures in [-1, 1]: low frequencies of random phase."""
+def media(batch: int = 4, shape=IMAGE, seed: int = 0) -> torch.Tensor:
+    """Smooth pictures or sounds in [-1, 1]: low frequencies of random phase."""
     generator = torch.Generator().manual_seed(seed)
+    if len(shape) == 2:
+        coarse = torch.randn(batch, shape[0], -(-shape[1] // 8), generator=generator)
+        return torch.nn.functional.interpolate(coarse, shape[1:], mode="linear").tanh()
     coarse = torch.randn(batch, shape[0], 4, 4, generator=generator)
     return torch.nn.functional.interpolate(coarse, shape[1:], mode="bicubic").tanh()
+
+
+def media_of(model: torch.nn.Module, batch: int = 4) -> torch.Tensor:
+    """Such media as fill the grid of a tokenizer."""
+    spec = model.spec
+    return media(batch, spec.media_shape if spec.modality == "image" else (*spec.media_shape, spec.positions * model.hop))
 
 
 def batch_of(x: torch.Tensor) -> Batch:
