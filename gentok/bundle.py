@@ -227,11 +227,10 @@ def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(document: Mapping[str, Any]) -> str:
     spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
-    rate = "" if spec.grid.positions is None else f"; {spec.bits:.0f} bits per item"
     lines = [
         f"# A gentok {document['kind']}",
         "",
-        f"Tokens: {spec.describe()}{rate}.",
+        f"Tokens: {spec.describe()}; {spec.bits:.0f} bits per item.",
         "",
         "```python",
         "import gentok",
