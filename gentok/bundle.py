@@ -227,10 +227,11 @@ def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _card(document: Mapping[str, Any]) -> str:
     spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
+    bits = f"{spec.bits_per_second:.0f} bits per second" if spec.grid.positions is None else f"{spec.bits:.0f} bits per item"
     lines = [
         f"# A gentok {document['kind']}",
         "",
-        f"Tokens: {spec.describe()}; {spec.bits:.0f} bits per item.",
+        f"Tokens: {spec.describe()}; {bits}.",
         "",
         "```python",
         "import gentok",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentok.words.formats import FormatError, strict
-from gentok.words.grids import GRIDS, Grid
+from gentok.words.grids import GRIDS, Frames, Grid
 
 __all__ = ["TokenSpec"]
 
@@ -73,6 +74,13 @@ class TokenSpec:
         exists = self.exists()
         return sum(float(exists[k].sum()) * torch.log2(torch.tensor(float(v))).item() for k, v in enumerate(self.vocab_sizes))
 
+    @property
+    def bits_per_second(self) -> float:
+        """Of frames: rate * the sum over levels of log2 V / stride. Raises ValueError where positions do not lie in time."""
+        if not isinstance(self.grid, Frames):
+            raise ValueError(f"tokens on {self.grid} have no bits per second: they do not lie in time")
+        return self.grid.rate_hz * sum(math.log2(v) / stride for v, stride in zip(self.vocab_sizes, self.strides or (1,) * self.levels))
+
     def exists(self, positions: int | None = None) -> Tensor:
         """bool [K, N]: the cells that the spec has (all of them unless there are strides)."""
         n = torch.arange(self.positions if positions is None else positions)
@@ -87,8 +95,9 @@ class TokenSpec:
     def describe(self) -> str:
         """One phrase for messages: '64 positions x 1 level of 512 (raster 8x8), fingerprint 12ab...'."""
         kind = type(self.grid).__name__.lower()
+        positions = "any number of" if self.grid.positions is None else self.grid.positions
         sizes = f"{self.levels} level(s) of {', '.join(map(str, sorted(set(self.vocab_sizes))))}" if self.levels else f"width {self.width}"
-        return f"{self.grid.positions} positions x {sizes} ({kind}), fingerprint {self.encode_fingerprint or 'none'}"
+        return f"{positions} positions x {sizes} ({kind}), fingerprint {self.encode_fingerprint or 'none'}"
 
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)

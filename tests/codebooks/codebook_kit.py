@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import os
-import sys
-import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from mutants import mutant  # noqa: F401  (the tests of codebooks take it from here)
 from torch import Tensor, nn
 
 from gentok.build import build
@@ -71,17 +69,6 @@ def state(book: nn.Module) -> dict[str, Tensor]:
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-def mutant(cls: type, *edits: tuple[str, str]) -> type:
-    """cls with pieces of its source replaced: (right, wrong) pairs."""
-    source = textwrap.dedent(inspect.getsource(cls))
-    for right, wrong in edits:
-        assert source.count(right) == 1, f"{right!r} must occur once in {cls.__name__}"
-        source = source.replace(right, wrong)
-    scope = dict(vars(sys.modules[cls.__module__]))
-    exec(compile(source, f"<mutant of {cls.__name__}>", "exec"), scope)
-    return scope[cls.__name__]
 
 
 def with_state(cls: type, book: Any) -> Any:

@@ -76,8 +76,8 @@ def large(name: str) -> tuple[int, ...]:
 
 def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`config` with `changes`; of a part that both describe, only what the changes name."""
-    both = {key: {**config[key], **value} for key, value in changes.items() if isinstance(value, dict) and isinstance(config.get(key), dict)}
-    return {**config, **changes, **{key: value for key, value in both.items() if "_target_" not in changes[key]}}
+    both = [key for key in changes if isinstance(changes[key], dict) and isinstance(config.get(key), dict)]
+    return {**config, **changes, **{key: {**config[key], **changes[key]} for key in both if "_target_" not in changes[key]}}
 
 
 def make(

@@ -1,0 +1,222 @@
+"""Convolutions over time: the padding of the encodec package, exact lengths, and chunks that give what the whole gives."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mutants import mutant
+
+from gentok.nn import conv1d
+from gentok.nn.conv1d import Conv, Transposed, pad
+from gentok.nn.recurrence import LSTM, Attention
+from gentok.nn.seanet import Decoder, Encoder
+from gentok.nn.snake import Snake
+
+SMALL = {"width": 8, "filters": 4, "ratios": (3, 2)}
+CAUSAL = {
+    "zero": {},
+    "reflect": {"padding": "reflect"},
+    "snake": {"activation": "snake", "memory": None, "units": 3, "shortcut": "identity"},
+    "attention": {"memory": "attention", "heads": 2, "window": 5},
+    "attention_reflect": {"memory": "attention", "heads": 2, "window": 5, "padding": "reflect"},
+    "plain": {"weight_norm": False, "units": 2, "padding": "reflect", "memory_layers": 1},
+}
+
+
+def network(cls=Encoder, **options):
+    """In float64, with every parameter away from its start."""
+    torch.manual_seed(0)
+    model = cls(**{**SMALL, **options}).double().eval()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.2 * torch.randn_like(p))
+    return model
+
+
+def chunks(total: int, largest: int, seed: int) -> list[int]:
+    """Random sizes from 0 up that sum to `total`."""
+    generator, sizes = torch.Generator().manual_seed(seed), []
+    while sum(sizes) < total:
+        sizes.append(min(int(torch.randint(largest + 1, (), generator=generator)), total - sum(sizes)))
+    return sizes
+
+
+def streamed(model, x, sizes):
+    state = conv1d.start(model)
+    parts = [conv1d.step(model, part, state, False) for part in x.split(sizes, 2)]
+    return torch.cat([*parts, conv1d.step(model, x[..., :0], state, True)], 2)
+
+
+def streams_as_the_whole(model, inputs: int, totals, seeds=range(3), largest: int = 9) -> None:
+    """The law: the chunks' outputs, one behind the other, are the output of the whole, whatever the sizes."""
+    for total in totals:
+        x = torch.randn(2, inputs, total, generator=torch.Generator().manual_seed(total)).double()
+        whole = model(x)
+        for seed in seeds:
+            parts = streamed(model, x, chunks(total, largest, seed))
+            assert parts.shape == whole.shape, (total, parts.shape, whole.shape)
+            torch.testing.assert_close(parts, whole, atol=1e-10, rtol=0)
+
+
+# ------------------------------------------------------------------------------------------------------------------ padding
+
+
+@pytest.mark.parametrize("mode", ["zero", "reflect"])
+def test_padding_is_that_of_the_encodec_package(mode):
+    theirs = pytest.importorskip("encodec.modules.conv")
+    for length in (1, 2, 3, 5, 6, 7, 12):
+        x = torch.arange(1.0, length + 1).expand(1, 1, -1)
+        for left, right in ((0, 0), (6, 0), (3, 2), (0, 4), (5, 5)):
+            expected = theirs.pad1d(x, (left, right), "constant" if mode == "zero" else "reflect")
+            assert torch.equal(pad(x, left, right, mode), expected), (length, left, right)
+
+
+@pytest.mark.parametrize("padding", ["zero", "reflect"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_lengths_are_exact_whatever_the_stride_and_the_length(causal, padding):
+    for kernel, stride, dilation in ((7, 1, 1), (4, 2, 1), (10, 5, 1), (5, 3, 1), (3, 1, 4), (2, 2, 1)):
+        conv = Conv(1, 2, kernel, stride, dilation, causal, padding)
+        back = Transposed(2, 1, kernel, stride, causal)
+        for length in range(1, 14):
+            y = conv(torch.randn(1, 1, length))
+            assert y.shape == (1, 2, -(-length // stride)) and back(y).shape == (1, 1, y.shape[2] * stride)
+
+
+def looks_ahead(model, inputs: int, hop: int, frames: int = 8) -> int:
+    """How many samples behind a frame's last one change the frame, at most; 0 where it is causal."""
+    x = torch.randn(1, inputs, frames * hop, dtype=torch.float64)
+    first = model(x)
+    ahead = 0
+    for at in range(frames * hop):
+        y = x.clone()
+        y[..., at:] += 1
+        changed = (model(y) != first).any(1)[0].nonzero()
+        if len(changed):
+            ahead = max(ahead, at - (int(changed[0]) + 1) * hop + 1)
+    return ahead
+
+
+@pytest.mark.parametrize("name", ["zero", "snake", "attention"])
+def test_a_causal_encoder_knows_nothing_of_what_follows_a_frame(name):
+    assert looks_ahead(network(**CAUSAL[name]), 1, 6) == 0
+
+
+def test_the_law_of_causality_catches_a_network_that_looks_ahead():
+    assert looks_ahead(network(causal=False), 1, 6) > 0
+    assert looks_ahead(network(memory="attention", heads=2, causal=False), 1, 6) > 6
+
+
+def test_the_dilation_of_unit_j_is_base_to_the_j():
+    model = network(units=3, dilation_base=3)
+    assert [model.layers[i].block[1].conv.dilation for i in (1, 2, 3)] == [(1,), (3,), (9,)]
+    assert [layer.stride for layer in model.layers if isinstance(layer, Conv)] == [1, 2, 3, 1]  # ratios are in the decoder's order
+
+
+def test_snake_is_its_formula_and_learns_a_frequency_per_channel():
+    act = Snake(3)
+    act.alpha.data = torch.tensor([0.5, 1.0, 2.0]).view(1, 3, 1)
+    x = torch.randn(2, 3, 5)
+    expected = torch.stack([x[:, c] + torch.sin(a * x[:, c]) ** 2 / a for c, a in enumerate((0.5, 1.0, 2.0))], 1)
+    torch.testing.assert_close(act(x), expected)
+    act(x).sum().backward()
+    assert (act.alpha.grad != 0).all()
+
+
+# ------------------------------------------------------------------------------------------------------------------ streams
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+@pytest.mark.parametrize("cls", [Encoder, Decoder])
+def test_chunks_give_what_the_whole_gives(name, cls):
+    model = network(cls, **CAUSAL[name])
+    totals = (1, 2, 5, 6, 7, 13, 41, 90) if cls is Encoder else (1, 2, 6, 7, 8, 21)
+    streams_as_the_whole(model, 1 if cls is Encoder else 8, totals)
+
+
+@pytest.mark.parametrize("layer", [lambda: Conv(3, 4, 5, 3, padding="reflect"), lambda: Conv(3, 4, 4, 3), lambda: Conv(3, 4, 3, dilation=4),
+                                   lambda: Transposed(3, 4, 7, 2), lambda: Transposed(3, 4, 3, 3), lambda: LSTM(3, 2),
+                                   lambda: Attention(4, 2, 2, window=1)])  # fmt: skip
+def test_chunks_of_any_layer_give_what_the_whole_gives(layer):
+    torch.manual_seed(1)
+    model = layer().double().eval()
+    inputs = 4 if isinstance(model, Attention) else 3
+    streams_as_the_whole(model, inputs, range(1, 16), seeds=(0,), largest=4)
+
+
+CONV_EDITS = {
+    "too_little_is_kept": ("state.held = held[..., frames * self.stride :]", "state.held = held[..., frames * self.stride + 1 :]"),
+    "no_padding_at_the_start": ("pad(held, self.around, 0, self.padding), True", "held, True"),
+    "reflection_of_the_first_chunk_alone": ("held.shape[2] <= self.around:", "held.shape[2] < 1:"),
+    "the_last_window_is_dropped": ("if last and new > 0:", "if False:"),
+}
+
+
+@pytest.mark.parametrize("edit", CONV_EDITS)
+def test_the_law_of_streams_catches_a_convolution(edit, monkeypatch):
+    wrong = mutant(Conv, CONV_EDITS[edit])
+    model = wrong(3, 4, 6, 3, padding="reflect").double()
+    with pytest.raises((AssertionError, RuntimeError)):
+        streams_as_the_whole(model, 3, range(1, 16), largest=4)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        (" - self.conv.bias[:, None].to(y)", ""),  # the bias is counted twice
+        ("y[..., : self.over] + state.tail", "y[..., : self.over]"),
+        ("state.tail = y[..., whole:]", "state.tail = y[..., : self.over]"),
+    ],
+    ids=["bias_twice", "no_tail", "head_for_tail"],
+)
+def test_the_law_of_streams_catches_a_transposed_convolution(edit):
+    model = mutant(Transposed, edit)(3, 4, 6, 3).double()
+    with pytest.raises(AssertionError):
+        streams_as_the_whole(model, 3, range(1, 9), largest=3)
+
+
+@pytest.mark.parametrize(
+    "cls, edit",
+    [
+        (LSTM, ("y, state.hidden = ", "y, _ = ")),
+        (Attention, ("return RecentKeys(self.window - 1,", "return RecentKeys(self.window - 2,")),
+        (Attention, ("self._turn(state.seen, frames, x.device), state", "self._turn(0, frames, x.device), state")),
+        (Attention, ("        state.seen += frames\n", "")),
+    ],
+    ids=["lstm_forgets", "window_too_short", "rotation_from_zero", "nothing_seen"],
+)
+def test_the_law_of_streams_catches_a_memory(cls, edit):
+    torch.manual_seed(1)
+    model = mutant(cls, edit)(**({"width": 4, "layers": 2} if cls is LSTM else {"width": 4, "layers": 2, "heads": 2, "window": 4}))
+    with pytest.raises((AssertionError, RuntimeError)):
+        streams_as_the_whole(model.double().eval(), 4, range(1, 16), largest=4)
+
+
+def test_attention_sees_its_window_and_no_more():
+    torch.manual_seed(1)
+    model = Attention(4, layers=1, heads=2, window=3).double().eval()
+    x = torch.randn(1, 4, 8, dtype=torch.float64)
+    y = x.clone()
+    y[..., 0] += 1
+    assert (model(x) != model(y)).any(1)[0].tolist() == [True] * 3 + [False] * 5
+
+
+# ------------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_what_cannot_be_is_refused_in_a_line():
+    for build, words in (
+        (lambda: Encoder(activation="relu"), "elu or snake"),
+        (lambda: Encoder(memory="gru"), "lstm or attention or null"),
+        (lambda: Encoder(shortcut="none"), "conv or identity"),
+        (lambda: Encoder(padding="circular"), "zero or reflect"),
+        (lambda: Encoder(ratios=()), "decoder's order"),
+        (lambda: Attention(8, window=0), "the frame itself"),
+        (lambda: Conv(1, 1, 2, 3), "leaves out samples"),
+        (lambda: Transposed(1, 1, 2, 3), "leaves holes"),
+        (lambda: Encoder(**SMALL, causal=False).start(), "causal=true"),
+        (lambda: Decoder(**SMALL, causal=False, memory=None).start(), "causal=true"),
+        (lambda: Conv(1, 1, 3, 3, padding="reflect").start(), "padding=zero"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            build()
+        assert "\n" not in str(error.value)

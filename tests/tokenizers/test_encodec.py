@@ -1,0 +1,225 @@
+"""The parity of EnCodec: the codes and the sound of the `encodec` package and of transformers, and their weights read from files."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from mutants import mutant
+from tokenizer_kit import read
+
+from gentok.build import build
+from gentok.bundle import load, pretrained
+from gentok.cli import compose
+from gentok.nn import conv1d, seanet
+from gentok.nn.conv1d import Conv, Transposed
+from gentok.tokenizers.pretrained.encodec_keys import load_encodec, renamed
+from gentok.tokens import Tokens
+
+encodec = pytest.importorskip("encodec")
+pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+
+HOP, LEVELS = 320, 32
+LENGTHS = (1, HOP - 1, HOP, HOP + 1, 7 * HOP + 13)
+
+
+def sound(length: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
+    """Sines and noise, float [batch, 1, length]."""
+    generator = torch.Generator().manual_seed(seed)
+    t = torch.arange(length) / 24000
+    pitch = 80 + 800 * torch.rand(batch, 4, 1, generator=generator)
+    return (torch.sin(2 * torch.pi * pitch * t).mean(1, keepdim=True) + 0.1 * torch.randn(batch, 1, length, generator=generator)) / 2
+
+
+def ours(name: str = "encodec_24khz", **changes):
+    return build({**read("tokenizer", name), "losses": None, **changes}).eval()
+
+
+@torch.no_grad()
+def fill_books(books: list[torch.Tensor], z: torch.Tensor) -> None:
+    """Rows drawn from a normal law at the place and scale of what each level sees: fresh books are zeros, of which only one row is used."""
+    residual = z.transpose(1, 2).reshape(-1, z.shape[1])
+    for level, rows in enumerate(books):
+        generator = torch.Generator().manual_seed(level)
+        noise = torch.randn(rows.shape, generator=generator) * residual.std(0) * 0.7
+        rows.copy_(residual[torch.randint(len(residual), (len(rows),), generator=generator)] + noise)
+        residual = residual - rows[torch.cdist(residual, rows).argmin(1)]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """The package's model at 24 kHz with random weights, moved away from their start, and books of which more than half is used."""
+    torch.manual_seed(0)
+    model = encodec.EncodecModel.encodec_model_24khz(pretrained=False)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1 + 0.1 * torch.randn_like(p))
+        fill_books([layer.codebook for layer in model.quantizer.vq.layers], model.encoder(sound(24000, 12, seed=5)))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model(reference):
+    codec = ours()
+    codec.load_state_dict(renamed(reference.state_dict(), LEVELS))
+    return codec
+
+
+@torch.no_grad()
+def differences(model, reference, lengths, levels=(1, 2, 8, 32)) -> tuple[float, float]:
+    """(share of codes that differ, largest difference of the sound of the reference's codes), over lengths and numbers of levels."""
+    wrong = total = 0
+    worst = 0.0
+    for length in lengths:
+        x = sound(length, seed=length)
+        tokens = model.encode(x)
+        for k in levels:
+            reference.set_target_bandwidth(0.75 * k)
+            ((codes, _),) = reference.encode(x)
+            assert codes.shape == (1, k, -(-length // HOP))
+            wrong, total = wrong + int((codes != tokens.codes[:, :k]).sum()), total + codes.numel()
+            full = torch.nn.functional.pad(codes, (0, 0, 0, LEVELS - k), value=-1)
+            theirs = reference.decode([(codes, None)])
+            mine = model.decode(Tokens(full, tokens.spec), keep=k)
+            assert mine.shape == theirs.shape and theirs.abs().max() < 1
+            worst = max(worst, float((mine - theirs).abs().max()))
+            assert torch.equal(model.decode(Tokens(full, tokens.spec), samples=length), mine[..., :length])
+    return wrong / total, worst
+
+
+def test_codes_and_sound_are_those_of_the_encodec_package(model, reference):
+    reference.target_bandwidths = [0.75 * k for k in range(1, LEVELS + 1)]
+    used = model.encode(sound(24000, 4, seed=9)).codes
+    assert min(len(level.unique()) for level in used.unbind(1)) > 100 and used[:, 0].float().std() > 100, "the test would prove nothing"
+    wrong, worst = differences(model, reference, LENGTHS)
+    assert wrong < 1e-3 and worst < 1e-5, (wrong, worst)
+
+
+@pytest.mark.slow
+def test_ten_seconds_and_every_number_of_levels(model, reference):
+    reference.target_bandwidths = [0.75 * k for k in range(1, LEVELS + 1)]
+    wrong, worst = differences(model, reference, (10 * 24000,), levels=range(1, LEVELS + 1))
+    assert wrong < 1e-3 and worst < 1e-5, (wrong, worst)
+    used = model.encode(sound(240000, 3, seed=11)).codes
+    assert min(len(level.unique()) for level in used.unbind(1)) > 512
+
+
+@pytest.mark.parametrize(
+    "cls, edit",
+    [
+        (Conv, ("right = 0 if self.causal else", "right = self.around if self.causal else")),  # all of the padding on the right
+        (Conv, ("extra = -x.shape[2] % self.stride", "extra = 0")),  # the last window is not filled
+        (Conv, ("right + extra, self.padding)", 'right + extra, "zero")')),
+        (Transposed, ("right = self.over if self.causal else", "right = 0 if self.causal else")),
+        (seanet.Encoder, ("reversed(ratios)", "ratios")),
+        (seanet.Unit, ("self.shortcut(x) + self.block(x)", "x + self.block(x)")),
+    ],
+    ids=["right_padding", "no_extra", "zeros", "left_trim", "ratios", "identity"],
+)
+def test_the_law_of_parity_catches(cls, edit, reference, monkeypatch):
+    wrong_class = mutant(cls, edit)
+    for module in (conv1d, seanet):
+        if getattr(module, cls.__name__, None) is cls:
+            monkeypatch.setattr(module, cls.__name__, wrong_class)
+    reference.target_bandwidths = [0.75 * k for k in range(1, LEVELS + 1)]
+    try:
+        codec = ours()
+        codec.load_state_dict(renamed(reference.state_dict(), LEVELS))
+        wrong, worst = differences(codec, reference, (HOP + 1,), levels=(8,))
+    except (AssertionError, RuntimeError):  # of another shape
+        return
+    assert wrong > 1e-2 or worst > 1e-3, (wrong, worst)
+
+
+def test_the_parameters_are_as_many_as_published():
+    """14.9 M at 24 kHz; at 32 kHz, of which no number is published, as many as in the model of transformers."""
+    with torch.device("meta"):
+        sizes = {name: sum(p.numel() for p in ours(name).parameters()) for name in ("encodec_24khz", "encodec_32khz")}
+    assert abs(sizes["encodec_24khz"] / 14.9e6 - 1) < 0.005
+    transformers = pytest.importorskip("transformers")
+    config = transformers.EncodecConfig(
+        upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], num_filters=64, sampling_rate=32000, codebook_size=2048,
+        use_causal_conv=False, use_conv_shortcut=False, pad_mode="constant",
+    )  # fmt: skip
+    with torch.device("meta"):
+        assert sizes["encodec_32khz"] == sum(p.numel() for p in transformers.EncodecModel(config).parameters())
+
+
+def test_the_model_of_musicgen_is_that_of_transformers(tmp_path):
+    """Without look-ahead trimmed, identity shortcuts and zeros: at a sixteenth of the width, from a folder of save_pretrained."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    theirs = transformers.EncodecModel(
+        transformers.EncodecConfig(
+            upsampling_ratios=[8, 5, 4, 4], target_bandwidths=[2.2], num_filters=4, hidden_size=16, sampling_rate=32000,
+            codebook_size=2048, use_causal_conv=False, use_conv_shortcut=False, pad_mode="constant",
+        )
+    ).eval()  # fmt: skip
+    fill_books([layer.codebook.embed for layer in theirs.quantizer.layers], theirs.encoder(sound(64000, 2)))
+    theirs.save_pretrained(tmp_path)
+    config = read("tokenizer", "encodec_32khz")
+    for part in ("encoder", "decoder"):
+        config[part] |= {"filters": 4, "width": 16}
+    config["codebook"]["codebook"]["dim"] = 16
+    mine = build({**config, "losses": None, "weights": str(tmp_path)}).eval()
+    for length in (1, 639, 640, 641, 6400):
+        x = sound(length)
+        with torch.no_grad():
+            codes = theirs.encode(x).audio_codes[0]
+            media = theirs.decode(codes[None], [None])[0]
+        tokens = mine.encode(x)
+        assert (tokens.codes != codes).float().mean() < 1e-3 and len(codes.unique()) > 3
+        torch.testing.assert_close(mine.decode(Tokens(codes, tokens.spec)), media, atol=1e-5, rtol=0)
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+
+
+def test_a_released_file_becomes_a_bundle(model, reference, tmp_path):
+    """As audiocraft wraps it, in a folder; the bundle names no file and gives the same codes. Fewer levels are the first."""
+    torch.save({"best_state": reference.state_dict(), "xp.cfg": "a: 1"}, tmp_path / "compression_state_dict.bin")
+    config = compose("adopt", ["tokenizer=encodec_24khz", f"tokenizer.weights={tmp_path}", "out=x"])["tokenizer"]
+    config["codebook"]["levels"] = 2
+    bundle = pretrained(config, [1])
+    assert bundle.tokenizer_config["weights"] is None
+    bundle.save(tmp_path / "bundle")
+    again = load(tmp_path / "bundle")
+    x = sound(2000)
+    assert torch.equal(again.tokenizer.encode(x).codes, model.encode(x).codes[:, :2])
+    assert again.spec.encode_fingerprint and again.spec.sample_rate == 24000 and again.spec.grid.rate_hz == 75
+
+
+def test_training_goes_on_from_the_rows_as_they_are(model, reference):
+    """Sums are rows * usage, so the averages of a step move a row by what the step brings and by nothing else."""
+    torch.manual_seed(0)
+    state = reference.state_dict()
+    for key in [key for key in state if key.endswith("cluster_size")]:
+        state[key] = torch.full_like(state[key], 3.0)
+    own = renamed(state, 1)
+    weight, sums, usage = (own[f"codebook.books.0.{what}"] for what in ("weight", "sums", "usage"))
+    torch.testing.assert_close(sums / usage[:, None], weight)
+    assert own["codebook.books.0.started"] and "codebook.books.1.weight" not in own
+
+
+def test_a_wrong_file_is_refused_in_a_line(model, reference, tmp_path):
+    codec = ours()
+    (tmp_path / "text.th").write_text("not weights")
+    torch.save({"a": torch.zeros(3)}, tmp_path / "other.th")
+    torch.save(encodec.EncodecModel.encodec_model_48khz(pretrained=False).state_dict(), tmp_path / "48.th")
+    state = reference.state_dict()
+    torch.save({k: v for k, v in state.items() if ".layers.31." not in k}, tmp_path / "few.th")
+    torch.save({k: v[..., :4] if k == "encoder.model.0.conv.conv.weight_v" else v for k, v in state.items()}, tmp_path / "shape.th")
+    torch.save({**state, "encoder.model.99.conv.conv.bias": torch.zeros(1)}, tmp_path / "more.th")
+    (tmp_path / "empty").mkdir()
+    for name, words in {
+        "nowhere.th": "no EnCodec weights at",
+        "empty": "holds no EnCodec weights",
+        "text.th": "damaged, or something else",
+        "other.th": "holds no EnCodec model",
+        "48.th": "sends a scale beside the codes",
+        "few.th": "lacks 4 tensor.*codebook.books.31",
+        "shape.th": r"\(32, 1, 4\) there and \(32, 1, 7\) here",
+        "more.th": "has, beyond this codec, 1 tensor",
+    }.items():
+        with pytest.raises((ValueError, OSError), match=words) as error:
+            load_encodec(codec, tmp_path / name)
+        assert "\n" not in str(error.value)
