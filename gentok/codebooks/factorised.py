@@ -4,14 +4,16 @@
     losses:  |sg x - e|^2 + commitment * |x - sg e|^2,   means over channels and positions, commitment = 0.25
 
 The angle governs the choice alone (ViT-VQGAN, arXiv 2110.04627): what is passed on, and what both losses compare, are the rows as they are,
-of any length. So it is VQ's gradient codebook with another comparison, between weight-normalised projections that start like the
-networks': kernels from a normal of 0.02 cut at two units, biases 0, rows from N(0, 1).
+of any length. So it is VQ's gradient codebook with another comparison, between weight-normalised projections with biases that start at 0.
+Rows start from N(0, 1). (The release also draws the projections anew, without effect: see gentok/nn/dac.py.)
 
 Deviation: `nearest` heeds lengths too, in the space that `lookup` returns, so that it undoes `lookup` for rows of one direction as well.
 The release neither starts from data nor revives rows: kmeans_start = 0 and revive_below = 0, the defaults.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -52,11 +54,8 @@ class Factorised(VQ):
         super().reset_parameters()
         self.weight.normal_()
         for linear in self._projections():
-            start = nn.init.trunc_normal_(torch.empty_like(linear.weight), std=0.02)
-            if parametrize.is_parametrized(linear, "weight"):
-                linear.weight = start  # sets direction and length
-            else:
-                linear.weight.copy_(start)
+            if parametrize.is_parametrized(linear, "weight"):  # torch's own start, as in reset_parameters of a plain one
+                linear.weight = nn.init.kaiming_uniform_(torch.empty_like(linear.weight), a=math.sqrt(5))
             linear.bias.zero_()
 
     def _compared(self, x: Tensor) -> Tensor:

@@ -53,9 +53,9 @@ class ProjectedResidual(Residual):
         for k in range(self.levels):
             here = None if keep is None else (keep > k).long()
             q = self.book(k)(self._shrunk(k, residual), keep=here, noise=None if noise is None else noise.fork(k))
-            value = self._grown(k, q.vectors)
+            value = self._grown(k, q.vectors, z.shape[2])
             total, residual = total + value, residual - value.detach()
-            codes.append(self._placed(k, q.codes))
+            codes.append(self._placed(k, q.codes, z.shape[2]))
             usage.append(q.usage)
             share = 1.0 if here is None else here.float().mean()
             for name, loss in q.losses.items():
@@ -66,10 +66,10 @@ class ProjectedResidual(Residual):
         """The residual float [B, width, M] as the level's book is given it."""
         return x
 
-    def _grown(self, level: int, vectors: Tensor) -> Tensor:
-        """The book's vectors as they are added."""
+    def _grown(self, level: int, vectors: Tensor, positions: int) -> Tensor:
+        """The book's vectors as they are added, float [B, width, M = positions]."""
         return vectors
 
-    def _placed(self, level: int, codes: Tensor) -> Tensor:
-        """The book's codes [B, 1, ...] in their cells [B, 1, M]."""
+    def _placed(self, level: int, codes: Tensor, positions: int) -> Tensor:
+        """The book's codes in their cells, int64 [B, 1, M = positions]."""
         return codes

@@ -6,8 +6,10 @@
 
 Ratios are in the decoder's order, as everywhere here: the encoder takes them from the last to the first. Channels double with every ratio
 down and halve with every ratio up. All convolutions are weight-normalised and pad zeros on both sides
-alike, ceil(r / 2) at a ratio r: the network sees the future and does not stream. Kernels are drawn from a normal of 0.02 cut at two units,
-biases are 0; transposed ones keep torch's own start, as in the release.
+alike, ceil(r / 2) at a ratio r: the network sees the future and does not stream.
+
+Kernels keep torch's own start, biases of plain convolutions start at 0. The release also draws kernels from a normal of 0.02, but behind
+the weight norm, which computes the kernel anew at every call: the draw has no effect, and this is what it trains from.
 
 An odd ratio makes the transposed convolution one sample too short. In the released decoder this stays so and the end is missing (8
 samples at ratios 8, 5, 4, 2); here they are zeros, so that N frames always give N * hop samples. `fill_odd` adds the sample, as SNAC does.
@@ -30,10 +32,9 @@ __all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "down_stage", "normed_con
 
 def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1,
                 bias: bool = True) -> nn.Conv1d:  # fmt: skip
-    """A weight-normalised convolution with DAC's start. padding: zeros on either side, None as many as keep the length."""
+    """A weight-normalised convolution, its bias 0 at the start. padding: zeros on either side, None as many as keep the length."""
     padding = (kernel - 1) * dilation // 2 if padding is None else padding
     conv = nn.Conv1d(c_in, c_out, kernel, stride, padding, dilation, groups, bias)
-    nn.init.trunc_normal_(conv.weight, std=0.02)
     if bias:
         nn.init.zeros_(conv.bias)
     return weight_norm(conv)

@@ -59,11 +59,12 @@ def test_the_law_of_angles_catches(edit):
         codes_are_by_angle_and_values_and_losses_of_the_rows(mutant(Factorised, edit))
 
 
-def test_it_starts_as_the_networks_do_with_length_apart_from_direction():
+def test_it_starts_as_torch_does_without_bias_and_with_length_apart_from_direction():
     book = single(vocab_size=512, dim=8, width=256)
     assert 0.9 < book.weight.std() < 1.1
     for linear in (book.project_in, book.project_out):
-        assert 0.015 < linear.weight.std() < 0.025 and not linear.bias.any()
+        bound = linear.in_features**-0.5
+        assert 0.9 * bound < linear.weight.abs().max() <= bound and not linear.bias.any()
         assert linear.parametrizations.weight.original0.shape == (linear.out_features, 1)
     first = book.project_in.weight.detach().clone()
     book.reset_parameters()
@@ -168,7 +169,7 @@ def test_the_decoders_gradient_reaches_all_projections_and_through_each_the_enco
 
 
 def test_the_law_of_the_decoders_gradient_catches_detached_values():
-    wrong = mutant(ProjectedResidual, ("value = self._grown(k, q.vectors)", "value = self._grown(k, q.vectors.detach())"))
+    wrong = mutant(ProjectedResidual, ("self._grown(k, q.vectors, ", "self._grown(k, q.vectors.detach(), "))
     with pytest.raises((AssertionError, RuntimeError)):
         the_decoder_teaches_every_projection(wrong)
 
