@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gentok import __version__
 from gentok.build import ConfigError, build
-from gentok.tokens import ConditionSpec, FormatError, TokenSpec, fingerprint
+from gentok.tokens import ConditionSpec, FormatError, Frames, TokenSpec, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
@@ -144,7 +144,10 @@ def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
         part[name] = value.float() if value.is_floating_point() else value
     settings = {key: value for key, value in portable(tokenizer, config).items() if key not in TRAINING_ONLY}
     spec = replace(tokenizer.spec, encode_fingerprint="", decode_fingerprint="")
-    encode = fingerprint(settings, spec.to_dict(), encode_state)
+    meant = spec
+    if isinstance(spec.grid, Frames):  # how long the longest item is, is a matter of the data
+        settings["media_shape"], meant = list(spec.media_shape or ()), replace(spec, grid=replace(spec.grid, n=None))
+    encode = fingerprint(settings, meant.to_dict(), encode_state)
     tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))
     return tokenizer.spec
 

@@ -34,6 +34,8 @@ class Augment:
         u = noise.uniform(3).to(media.device)
         if self.shift == 0 and not self.flip:
             return media
+        if media.dim() != 4:
+            raise ValueError("shifts and flips are of pictures: set task.augment.shift=0 task.augment.flip=false")
         dy, dx = (u[:, :2] * (2 * self.shift + 1)).floor().long().sub(self.shift).unbind(1)
         y = torch.arange(height, device=media.device) - dy[:, None]  # [B, H]: where each output row comes from
         x = torch.arange(width, device=media.device) - dx[:, None]

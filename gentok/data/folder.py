@@ -1,6 +1,6 @@
 """ImageFolder: your own pictures. A folder of image files; where all of them lie in sub-folders, those are the classes.
 
-What becomes of files that cannot be read: see gentok.data.pictureset.
+What becomes of files that cannot be read: see gentok.data.itemset.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gentok.data.pictureset import SUFFIXES, Files, Listing, PictureData, some
+from gentok.data.listing import Files, Listing, Medium, some
+from gentok.data.pictureset import PICTURES, PictureData
 
-__all__ = ["ImageFolder", "SUFFIXES"]
+__all__ = ["ImageFolder", "list_folders"]
 
 
 class ImageFolder(PictureData):
@@ -37,27 +38,37 @@ class ImageFolder(PictureData):
         split_seed: int = 0,
         in_memory: bool = False,
     ):
-        listing, names = _list(Path(path).expanduser(), classes)
-        if isinstance(held_out, (str, os.PathLike)):
-            held_out, own = _list(Path(held_out).expanduser(), bool(names))
-            foreign = [name for name in own if name not in names]
-            if foreign:
-                raise ValueError(
-                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}"
-                )
+        listing, held_out, names = list_folders(path, held_out, classes, PICTURES)
         super().__init__(
             "folder", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
             classes=names, in_memory=in_memory,
         )  # fmt: skip
 
 
-def _list(root: Path, classes: bool | None) -> tuple[Listing, tuple[str, ...]]:
-    files = _find(root)
+def list_folders(
+    path: str | os.PathLike[str], held_out: float | str | os.PathLike[str], classes: bool | None, medium: Medium
+) -> tuple[Listing, Listing | float, tuple[str, ...]]:
+    """The folder `path`, the second one where `held_out` names one, and the classes' names in order; () without classes.
+
+    Raises FileNotFoundError or ValueError with a line.
+    """
+    listing, names = _list(Path(path).expanduser(), classes, medium)
+    if isinstance(held_out, (str, os.PathLike)):
+        held_out, own = _list(Path(held_out).expanduser(), bool(names), medium)
+        foreign = [name for name in own if name not in names]
+        if foreign:
+            raise ValueError(f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}")
+    return listing, held_out, names
+
+
+def _list(root: Path, classes: bool | None, medium: Medium) -> tuple[Listing, tuple[str, ...]]:
+    files = _find(root, medium)
     relative = [p.relative_to(root) for p in files]
-    names = _class_names(root, relative, classes)
+    names = _class_names(root, relative, classes, medium)
     stats = [p.stat() for p in files]
     listing = Listing(
         str(root),
+        medium,
         [p.as_posix() for p in relative],
         Files(files),
         [(s.st_size, s.st_mtime_ns) for s in stats],
@@ -66,20 +77,20 @@ def _list(root: Path, classes: bool | None) -> tuple[Listing, tuple[str, ...]]:
     return listing, names
 
 
-def _find(root: Path) -> list[Path]:
+def _find(root: Path, medium: Medium) -> list[Path]:
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}; give the folder that holds your pictures: data.path=FOLDER")
+        raise FileNotFoundError(f"there is no folder {root}; give the folder that holds your {medium.many}: data.path=FOLDER")
     found = []
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = sorted(n for n in inner if not n.startswith("."))
-        found += [Path(folder, n) for n in sorted(names) if n.lower().endswith(SUFFIXES) and not n.startswith(".")]
+        found += [Path(folder, n) for n in sorted(names) if n.lower().endswith(medium.suffixes) and not n.startswith(".")]
     found = [p for p in found if p.is_file()]  # a link may lead nowhere
     if not found:
-        raise FileNotFoundError(f"{root} holds no pictures; files ending in {', '.join(SUFFIXES)} are read")
+        raise FileNotFoundError(f"{root} holds no {medium.many}; files ending in {', '.join(medium.suffixes)} are read")
     return found
 
 
-def _class_names(root: Path, relative: list[Path], classes: bool | None) -> tuple[str, ...]:
+def _class_names(root: Path, relative: list[Path], classes: bool | None, medium: Medium) -> tuple[str, ...]:
     """Sub-folders in the order of their names, () for an unconditional set."""
     if classes is False:
         return ()
@@ -89,7 +100,7 @@ def _class_names(root: Path, relative: list[Path], classes: bool | None) -> tupl
         return tuple(names)
     if classes or (classes is None and beside and len(names) > 1):
         raise ValueError(
-            f"{root} has {beside} pictures beside its {len(names)} sub-folders: move them into one of those, "
+            f"{root} has {beside} {medium.many} beside its {len(names)} sub-folders: move them into one of those, "
             "or ignore the sub-folders with data.classes=false"
         )
     return ()

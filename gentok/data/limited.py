@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gentok.data.sets import locate
+from gentok.data.sets import locate, whole_items
 from gentok.tokens import Batch
 
 __all__ = ["First", "Limited"]
@@ -21,6 +21,10 @@ class First:
 
     def __len__(self) -> int:
         return self.items
+
+    def whole(self) -> First:
+        """Without crops, where the set has such."""
+        return First(whole_items(self.data), self.items)
 
     @property
     def skipped(self) -> dict[str, Any] | None:
@@ -48,5 +52,8 @@ class Limited:
         if items < 1:
             raise ValueError(f"limit_items={items}: at least 1, or null for all of them")
         self.media_shape, self.condition_spec = data.media_shape, data.condition_spec
+        for name in ("sample_rate", "longest_item", "band_limit"):  # what sounds have beside that
+            if hasattr(data, name):
+                setattr(self, name, getattr(data, name))
         self.train = First(data.train, items)
         self.held_out = self.train if overfit else First(data.held_out, items)

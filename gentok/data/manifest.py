@@ -1,7 +1,7 @@
 """Manifest: pictures that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
 
 MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to
-the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.pictureset.
+the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.itemset.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gentok.data.pictureset import SUFFIXES, Files, Listing, PictureData, some
+from gentok.data.listing import Files, Listing, Medium, some
+from gentok.data.pictureset import PICTURES, PictureData
 
-__all__ = ["Manifest"]
+__all__ = ["Manifest", "list_manifests", "class_list"]
 
 _KINDS = (".csv", ".tsv", ".jsonl")
 
@@ -48,24 +49,45 @@ class Manifest(PictureData):
         split_seed: int = 0,
         in_memory: bool = False,
     ):
-        if captions not in (None, "ids"):
-            raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
         columns = {"path": path_column, "label": label_column, "caption": caption_column}
-        listing = _list(Path(path).expanduser(), columns, classes, captions is not None)
-        if isinstance(held_out, (str, os.PathLike)):
-            wanted = False if listing.labels is None else True if classes in (None, True) else classes
-            held_out = _list(Path(held_out).expanduser(), columns, wanted, captions is not None)
+        listing, held_out = list_manifests(path, held_out, columns, classes, captions, PICTURES)
         super().__init__(
             "manifest", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
-            classes=None if classes is None or isinstance(classes, bool) else [str(name) for name in classes],
+            classes=class_list(classes),
             captions=captions is not None, caption_length=caption_length, in_memory=in_memory,
         )  # fmt: skip
 
 
-def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool) -> Listing:
-    rows, there = _read(path)
+def class_list(classes: bool | Sequence[str] | None) -> list[str] | None:
+    """The names of the classes, where `classes` says them."""
+    return None if classes is None or isinstance(classes, bool) else [str(name) for name in classes]
+
+
+def list_manifests(
+    path: str | os.PathLike[str],
+    held_out: float | str | os.PathLike[str],
+    columns: dict[str, str],
+    classes: bool | Sequence[str] | None,
+    captions: str | None,
+    medium: Medium,
+) -> tuple[Listing, Listing | float]:
+    """The manifest `path`, and the second one where `held_out` names one. columns: the names of "path", "label" and "caption".
+
+    Raises FileNotFoundError or ValueError with a line.
+    """
+    if captions not in (None, "ids"):
+        raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
+    listing = _list(Path(path).expanduser(), columns, classes, captions is not None, medium)
+    if isinstance(held_out, (str, os.PathLike)):
+        wanted = False if listing.labels is None else True if classes in (None, True) else classes
+        held_out = _list(Path(held_out).expanduser(), columns, wanted, captions is not None, medium)
+    return listing, held_out
+
+
+def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, medium: Medium) -> Listing:
+    rows, there = _read(path, medium)
     if not rows:
-        raise ValueError(f"{path} lists no pictures: a row for each is expected, with the column {columns['path']!r}")
+        raise ValueError(f"{path} lists no {medium.many}: a row for each is expected, with the column {columns['path']!r}")
     labelled = classes is not False and (classes is not None or columns["label"] in there)
     for what, wanted in (("path", True), ("label", labelled), ("caption", captions)):
         if wanted and columns[what] not in there:
@@ -74,13 +96,14 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     if not all(names):
         raise ValueError(f"row {names.index('') + 1} of {path} has no {columns['path']!r}: fill it in, or remove the row")
     files = [path.parent / Path(name).expanduser() for name in names]
-    foreign = [name for name in names if not name.lower().endswith(SUFFIXES)]
+    foreign = [name for name in names if not name.lower().endswith(medium.suffixes)]
     if len(foreign) == len(names):
         raise ValueError(
-            f"{path} lists no pictures: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(SUFFIXES)} are read"
+            f"{path} lists no {medium.many}: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(medium.suffixes)} are read"
         )
     return Listing(
         str(path),
+        medium,
         names,
         Files(files),
         [_stamp(file) for file in files],
@@ -102,14 +125,14 @@ def _stamp(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
+def _read(path: Path, medium: Medium) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows and the names of the columns."""
     if path.suffix.lower() not in _KINDS:
         raise ValueError(
-            f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder reads a folder of pictures)"
+            f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder and data=sound_folder read folders)"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your pictures: data.path=FILE")
+        raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your {medium.many}: data.path=FILE")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".jsonl":

@@ -5,7 +5,8 @@ is a pure function of (seed, draw), the same on every process and after a resume
     __len__, __getitems__(draws) -> Batch, __getitem__(i) -> Batch of one row
     media_shape, condition_spec, description: a JSON-able dict that says which items these are
 and a data component has `train`, `held_out`, `media_shape`, `condition_spec`.
-A DataLoader over a set needs collate_fn=identity.
+A DataLoader over a set needs collate_fn=identity. A set of which training sees pieces has `whole()`, the same items without a crop.
+Sets of sounds have batches with `lengths` and their component a `sample_rate` (Hz) and `longest_item` (samples), see gentok.data.soundset.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gentok.tokens import Batch, Class, Condition, ConditionSpec, fingerprint
 
-__all__ = ["MemorySet", "identity", "locate", "batches", "whole"]
+__all__ = ["MemorySet", "identity", "locate", "batches", "whole", "whole_items"]
 
 
 def identity(batch: Batch) -> Batch:
@@ -35,6 +36,11 @@ def locate(draws: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
         raise IndexError(f"draw {int(draws.min())} of a set of {length} items")
     draws = torch.where(draws < 0, draws + length, draws)
     return draws % length, draws // length
+
+
+def whole_items(data: Any) -> Any:
+    """The set without crops, where it has such: what is encoded once and kept."""
+    return data.whole() if hasattr(data, "whole") else data
 
 
 class MemorySet:

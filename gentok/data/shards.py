@@ -14,10 +14,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from gentok.data.pictureset import Listing, PictureData, some
+from gentok.data.listing import Listing, Medium, some
+from gentok.data.manifest import class_list
+from gentok.data.pictureset import PICTURES, PictureData
 from gentok.data.tarindex import index_shard, is_url, open_shard
 
-__all__ = ["Shards", "ShardSource", "expand_braces"]
+__all__ = ["Shards", "ShardSource", "expand_braces", "list_shards"]
 
 _OPEN = 32
 """Shards that a process keeps open."""
@@ -53,18 +55,39 @@ class Shards(PictureData):
         in_memory: bool = False,
         index: str | None = None,
     ):
-        if captions not in (None, "ids"):
-            raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
-        taken = {"label": label, "classes": classes, "caption": caption if captions else None, "folder": index}
-        listing = _list(shards, **taken)
-        if not isinstance(held_out, (int, float)):
-            wanted = False if listing.labels is None else True if classes in (None, True) else classes
-            held_out = _list(held_out, **{**taken, "classes": wanted})
+        listing, held_out = list_shards(
+            shards, held_out, PICTURES, label=label, classes=classes, caption=caption, captions=captions, folder=index
+        )
         super().__init__(
             "shards", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
-            classes=None if classes is None or isinstance(classes, bool) else [str(name) for name in classes],
+            classes=class_list(classes),
             captions=captions is not None, caption_length=caption_length, in_memory=in_memory,
         )  # fmt: skip
+
+
+def list_shards(
+    shards: str | Sequence[str],
+    held_out: float | str | Sequence[str],
+    medium: Medium,
+    *,
+    label: str | None,
+    classes: bool | Sequence[str] | None,
+    caption: str,
+    captions: str | None,
+    folder: str | None,
+) -> tuple[Listing, Listing | float]:
+    """The items of `shards`, and those of other ones where `held_out` names such. folder: of indices.
+
+    Raises FileNotFoundError, OSError or ValueError with a line.
+    """
+    if captions not in (None, "ids"):
+        raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
+    taken = {"label": label, "classes": classes, "caption": caption if captions else None, "folder": folder}
+    listing = _list(shards, medium, **taken)
+    if not isinstance(held_out, (int, float)):
+        wanted = False if listing.labels is None else True if classes in (None, True) else classes
+        held_out = _list(held_out, medium, **{**taken, "classes": wanted})
+    return listing, held_out
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -92,7 +115,7 @@ def _choices(inside: str, pattern: str) -> list[str]:
 
 
 class ShardSource:
-    """Pictures by shard, offset and size. Arrays and no lists of objects: forked workers would copy those by counting references."""
+    """Items by shard, offset and size. Arrays and no lists of objects: forked workers would copy those by counting references."""
 
     def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
         self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member
@@ -140,7 +163,12 @@ class ShardSource:
 
 
 def _list(
-    shards: str | Sequence[str], label: str | None, classes: bool | Sequence[str] | None, caption: str | None, folder: str | None
+    shards: str | Sequence[str],
+    medium: Medium,
+    label: str | None,
+    classes: bool | Sequence[str] | None,
+    caption: str | None,
+    folder: str | None,
 ) -> Listing:
     import numpy as np
 
@@ -150,11 +178,12 @@ def _list(
         raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
     urls = [url if is_url(url) else os.path.expanduser(url) for url in urls]
     where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
-    indices = index_shards(urls, folder)
+    indices = index_shards(urls, folder, medium)
     items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
     if not items:
         found = sorted({word for index in indices for word in index["other"]})
-        raise ValueError(f"{where} holds no pictures (KEY.jpg, KEY.png, ...); its members end in {', '.join(found) or 'nothing'}")
+        kinds = ", ".join(f"KEY{suffix}" for suffix in medium.suffixes[:2])
+        raise ValueError(f"{where} holds no {medium.many} ({kinds}, ...); its members end in {', '.join(found) or 'nothing'}")
     full = [len(index["items"]) for index in indices if not index["damage"]]
     usual = sorted(full)[len(full) // 2] if full else 0
     lost, lost_count = [], 0
@@ -167,8 +196,8 @@ def _list(
             lost_count += gone if full or index["lost"] else 1
     labels = None
     if classes is not False:
-        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None)
-    captions = _values(items, caption, where, "caption", demanded=True) if caption else None
+        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=medium.many)
+    captions = _values(items, caption, where, "caption", demanded=True, many=medium.many) if caption else None
     stamps = [":".join(map(str, index["stamp"])) for index in indices]
     source = ShardSource(
         urls,
@@ -178,27 +207,29 @@ def _list(
         np.array([(item["key"] + item["suffix"]).encode() for _, item in items]),
     )
     names = [f"{os.path.basename(urls[n])}/{item['key']}" for n, item in items]
-    sizes = [tuple(item["picture"]) if item["picture"] else None for _, item in items]
+    sizes = [tuple(item["header"]) if item["header"] else None for _, item in items]
     return Listing(
-        where, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
+        where, medium, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
         None if captions is None else [text or "" for text in captions], sizes, lost, lost_count,
     )  # fmt: skip
 
 
-def index_shards(urls: Sequence[str], folder: str | None) -> list[dict[str, Any]]:
+def index_shards(urls: Sequence[str], folder: str | None, medium: Medium) -> list[dict[str, Any]]:
     """The index of each shard; with a bar where they have to be made."""
     from gentok.data.progress import progress
 
-    kept = [index_shard(url, folder, make=False) for url in urls]
+    kept = [index_shard(url, medium, folder, make=False) for url in urls]
     missing = [i for i, index in enumerate(kept) if index is None]
     with progress("indexing", len(missing), "shards", bool(missing)) as advance:
         for i in missing:
-            kept[i] = index_shard(urls[i], folder)
+            kept[i] = index_shard(urls[i], medium, folder)
             advance(1)
     return [index for index in kept if index is not None]
 
 
-def _values(items: list[tuple[int, dict[str, Any]]], field: str, where: str, what: str, demanded: bool) -> list[str | None] | None:
+def _values(
+    items: list[tuple[int, dict[str, Any]]], field: str, where: str, what: str, demanded: bool, many: str
+) -> list[str | None] | None:
     """Each item's `field`, None where it has none; None where no item has it and it is not demanded."""
     member, _, key = field.partition(".")
     if (member == "json") != bool(key) or member not in ("cls", "txt", "json"):
@@ -210,4 +241,4 @@ def _values(items: list[tuple[int, dict[str, Any]]], field: str, where: str, wha
         return None
     there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}
     there |= {f"json.{name}" for _, item in items for name in item["json"]}
-    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {some(sorted(there)) or 'pictures alone'}")
+    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {some(sorted(there)) or f'{many} alone'}")

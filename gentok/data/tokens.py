@@ -195,9 +195,7 @@ def _pack(tokens: Tokens, spec: TokenSpec) -> Tensor:
     """codes int64 [B, K, n] -> [B, K, N] in the file's type, code + 1; positions beyond n are ABSENT."""
     if tokens.holes.any():
         raise ValueError("the tokenizer's codes have UNKNOWN cells; only whole items are cached")
-    packed = torch.zeros(tokens.batch, spec.levels, spec.positions, dtype=torch.int32)
-    packed[:, :, : tokens.codes.shape[2]] = (tokens.codes + 1).cpu()
-    return packed.to(_stored(spec))
+    return (tokens.padded(spec).codes.cpu() - ABSENT).to(_stored(spec))
 
 
 def _flatten_condition(condition: Condition) -> dict[str, Tensor]:

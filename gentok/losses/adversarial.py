@@ -1,24 +1,33 @@
-"""Adversarial terms for any tokenizer: hinge or non-saturating, LeCam regularisation, adaptive weight, start step and ramp.
+"""Adversarial terms for any tokenizer: hinge, non-saturating or least squares, feature matching, LeCam regularisation, adaptive weight,
+start step and ramp.
 
     hinge (Lim and Ye, arXiv 1705.02894):                   discriminator: 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(x'))
                                                             tokenizer: -mean D(x')
     non_saturating (Goodfellow et al., arXiv 1406.2661):    discriminator: 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(x'))
                                                             tokenizer: mean softplus(-D(x'))
+    least_squares (HiFi-GAN, arXiv 2010.05646, equations 1
+      and 2; Mao et al., arXiv 1611.04076):                 discriminator: 1/2 mean (1 - D(x))² + 1/2 mean D(x')²
+                                                            tokenizer: mean (1 - D(x'))²
+    feature matching (HiFi-GAN, equation 4):                mean |D_l(x') - D_l(x)| of every layer l before the logits
+      relative (EnCodec, arXiv 2210.13438, section 3.4):    each layer's over mean |D_l(x)|
     lecam (Tseng et al., arXiv 2104.03310):                 mean relu(D(x) - a_fake)² + mean relu(a_real - D(x'))²
                                                             a_fake, a_real: moving averages of mean logits
     adaptive (VQGAN, arXiv 2012.09841, equation 7):         min(max, |grad L_rec| / (|grad L_adv| + 1e-6))
                                                             gradients at the decoder's last layer
 
-Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken over all ranks, and of the
-adaptive weight the gradients are averaged over ranks before their norms are taken.
+A network of several discriminators gives lists; their terms, and those of their layers, are averaged (EnCodec) or added (HiFi-GAN, DAC).
+
+Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken over all ranks, as are the
+mean features that relative matching divides by; of the adaptive weight the gradients are averaged over ranks before their norms are taken.
 
 Deviations: LeCam's differences are rectified, as in its released code (its equation squares them on both sides), and its averages start
-at the first batch instead of at a constant. VQGAN's weight is bounded by 1e4; here by what `adaptive` says, commonly 1.
+at the first batch instead of at a constant. VQGAN's weight is bounded by 1e4; here by what `adaptive` says, commonly 1. The discriminator's
+side of least squares has halves, as its siblings have. EnCodec's released code does not divide features by their means, its paper does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +37,10 @@ from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
 
-__all__ = ["LOSSES", "Adversary", "Adversaries", "hinge", "non_saturating", "lecam", "gradient_at", "adaptive_weight", "frozen"]
+__all__ = [
+    "LOSSES", "REDUCTIONS", "Adversary", "Adversaries", "hinge", "non_saturating", "least_squares", "feature_matching", "lecam",
+    "gradient_at", "adaptive_weight", "frozen",
+]  # fmt: skip
 
 
 def hinge(real: Tensor | None, fake: Tensor) -> Tensor:
@@ -45,7 +57,29 @@ def non_saturating(real: Tensor | None, fake: Tensor) -> Tensor:
     return 0.5 * (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean())
 
 
-LOSSES: dict[str, Callable[[Tensor | None, Tensor], Tensor]] = {"hinge": hinge, "non_saturating": non_saturating}
+def least_squares(real: Tensor | None, fake: Tensor) -> Tensor:
+    """As `hinge`."""
+    if real is None:
+        return (1 - fake.float()).square().mean()
+    return 0.5 * ((1 - real.float()).square().mean() + fake.float().square().mean())
+
+
+LOSSES: dict[str, Callable[[Tensor | None, Tensor], Tensor]] = {
+    "hinge": hinge,
+    "non_saturating": non_saturating,
+    "least_squares": least_squares,
+}
+REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum": torch.sum}
+
+
+def feature_matching(made: Sequence[Tensor], real: Sequence[Tensor], relative: bool = False, reduce: str = "mean") -> Tensor:
+    """Features of the reconstruction and of the media, layer by layer -> the mean absolute difference of a layer, averaged or added over
+    layers, a float32 scalar; no gradient to `real`. relative: each over the mean magnitude of the media's, of all ranks."""
+    differences = torch.stack([(m.float() - r.detach().float()).abs().mean() for m, r in zip(made, real, strict=True)])
+    if relative:
+        scales = torch.stack([r.detach().float().abs().mean() for r in real])
+        differences = differences / (all_sum(scales) / world_size()).clamp(min=1e-8)
+    return REDUCTIONS[reduce](differences)
 
 
 def lecam(real: Tensor, fake: Tensor, anchors: Tensor) -> Tensor:
@@ -79,12 +113,14 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class Adversary(nn.Module):
-    """One discriminator and how it is used.
+    """One discriminator, or several in one network, and how it is used.
 
-    network: media -> (logits, features). weight: of its term in the tokenizer's loss. loss: "hinge" or "non_saturating". start: step from
-    which it is trained and used; before it, it is not called. ramp: steps over which its weight then grows from 0 in a line, 0 for at once
-    (it is trained in full from `start`). adaptive: the largest adaptive weight (multiplies `weight`), None for none. lecam: weight of the
-    regularisation, 0 for none. decay: of LeCam's averages.
+    network: media -> (logits, features of every layer before them); of several discriminators a list of logits and a list of lists of
+    features. weight: of its term in the tokenizer's loss. loss: a name of LOSSES. start: step from which it is trained and used; before
+    it, it is not called. ramp: steps over which its weights then grow from 0 in a line, 0 for at once (it is trained in full from
+    `start`). adaptive: the largest adaptive weight (multiplies `weight`), None for none. lecam: weight of the regularisation, 0 for none.
+    decay: of LeCam's averages. features: weight of feature matching, 0 for none. relative: whether each layer's is divided by the mean
+    magnitude of the media's features. reduce: "mean" or "sum", over discriminators and, in feature matching, over layers.
     """
 
     def __init__(
@@ -97,45 +133,73 @@ class Adversary(nn.Module):
         adaptive: float | None = None,
         lecam: float = 0.0,
         decay: float = 0.999,
+        features: float = 0.0,
+        relative: bool = False,
+        reduce: str = "mean",
     ):
         super().__init__()
-        if loss not in LOSSES:
-            raise ValueError(f"the loss of an adversary is {' or '.join(LOSSES)}; got {loss!r}")
-        if min(weight, start, ramp, lecam) < 0 or not 0 <= decay < 1:
+        if loss not in LOSSES or reduce not in REDUCTIONS:
             raise ValueError(
-                "an adversary needs weight, start, ramp and lecam of at least 0 and decay in [0, 1); "
-                f"got {weight}, {start}, {ramp}, {lecam} and {decay}"
+                f"the loss of an adversary is {' or '.join(LOSSES)}, its reduce {' or '.join(REDUCTIONS)}; got {loss!r} and {reduce!r}"
+            )
+        if min(weight, start, ramp, lecam, features) < 0 or not 0 <= decay < 1:
+            raise ValueError(
+                "an adversary needs weight, start, ramp, lecam and features of at least 0 and decay in [0, 1); "
+                f"got {weight}, {start}, {ramp}, {lecam}, {features} and {decay}"
             )
         if adaptive is not None and adaptive <= 0:
             raise ValueError(f"adaptive={adaptive}: the largest adaptive weight, such as 1, or null for a fixed weight")
         self.network, self.weight, self.loss = network, weight, LOSSES[loss]
         self.start, self.ramp, self.adaptive, self.lecam, self.decay = start, ramp, adaptive, lecam, decay
+        self.features, self.relative, self.reduce = features, relative, reduce
         self.register_buffer("anchors", torch.zeros(2))
         self.register_buffer("anchored", torch.tensor(False))
 
     def active(self, step: int) -> bool:
         return step >= self.start
 
+    def ramp_at(self, step: int) -> float:
+        """In [0, 1]: 0 before `start`, then the ramp, then 1."""
+        return (min(1.0, (step - self.start + 1) / self.ramp) if self.ramp else 1.0) if self.active(step) else 0.0
+
     def weight_at(self, step: int) -> float:
         """`weight` times the ramp; without the adaptive part."""
-        return self.weight * (min(1.0, (step - self.start + 1) / self.ramp) if self.ramp else 1.0) if self.active(step) else 0.0
+        return self.weight * self.ramp_at(step)
 
-    def against(self, reconstruction: Tensor) -> Tensor:
-        """The tokenizer's loss, unweighted; gradient to `reconstruction` alone."""
+    def _seen(self, media: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The logits of every discriminator, and the features of all their layers."""
+        logits, features = self.network(media)
+        if isinstance(logits, Tensor):
+            return [logits], list(features)
+        return list(logits), [layer for part in features for layer in part]
+
+    def _reduced(self, terms: Sequence[Tensor]) -> Tensor:
+        return REDUCTIONS[self.reduce](torch.stack(list(terms)))
+
+    def against(self, reconstruction: Tensor, media: Tensor | None = None) -> dict[str, Tensor]:
+        """{"adversarial": the tokenizer's loss, and "features" where they are matched}, unweighted; gradient to `reconstruction` alone.
+        media: needed for the features."""
         with frozen(self.network):
-            return self.loss(None, self.network(reconstruction)[0])
+            logits, made = self._seen(reconstruction)
+            terms = {"adversarial": self._reduced([self.loss(None, part) for part in logits])}
+            if self.features:
+                with torch.no_grad():
+                    real = self._seen(media)[1]
+                terms["features"] = feature_matching(made, real, self.relative, self.reduce)
+        return terms
 
     def judge(self, media: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
         """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean logits of this process}."""
-        real, fake = self.network(media.detach())[0], self.network(reconstruction.detach())[0]
-        loss = self.loss(real, fake)
-        means = torch.stack([real.detach().float().mean(), fake.detach().float().mean()])
+        real, fake = self._seen(media.detach())[0], self._seen(reconstruction.detach())[0]
+        loss = self._reduced([self.loss(r, f) for r, f in zip(real, fake, strict=True)])
+        means = torch.stack([torch.stack([part.detach().float().mean() for part in side]).mean() for side in (real, fake)])
         if self.lecam:
             over_all = (all_sum(means) / world_size()).to(self.anchors)
             if not self.anchored:
                 self.anchors.copy_(over_all)
                 self.anchored.fill_(True)
-            loss = loss + self.lecam * lecam(real, fake, self.anchors.clone())  # the next line changes them before the backward pass
+            anchors = self.anchors.clone()  # the next line but one changes them before the backward pass
+            loss = loss + self.lecam * self._reduced([lecam(r, f, anchors) for r, f in zip(real, fake, strict=True)])
             self.anchors.lerp_(over_all, 1 - self.decay)
         return {"loss": loss, "real": means[0], "fake": means[1]}
 
@@ -162,18 +226,20 @@ class Adversaries(nn.Module):
         return {name: part for name, part in self.parts.items() if part.active(step)}
 
     def against(
-        self, reconstruction: Tensor, loss: Tensor, last_layer: Tensor | None, step: int
+        self, reconstruction: Tensor, media: Tensor | None, loss: Tensor, last_layer: Tensor | None, step: int
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """({name: weighted scalar to add to `loss`}, {name: weight that it has}).
+        """({"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, {NAME: weight that its adversarial term has}).
 
-        loss: the tokenizer's other terms, of which only those that pass through the decoder reach `last_layer`, its last parameter (not
-        needed where no active adversary is adaptive).
+        media: needed where features are matched. loss: the tokenizer's other terms, of which only those that pass through the decoder reach
+        `last_layer`, its last parameter (not needed where no active adversary is adaptive).
         """
         terms, weights, own = {}, {}, None
         for name, part in self.active(step).items():
-            term, weight = part.against(reconstruction), part.weight_at(step)
+            found, weight = part.against(reconstruction, media), part.weight_at(step)
             if part.adaptive is not None:
                 own = gradient_at(loss, last_layer) if own is None else own
-                weight = weight * adaptive_weight(own, gradient_at(term, last_layer), part.adaptive)
-            terms[name], weights[name] = weight * term, weight
+                weight = weight * adaptive_weight(own, gradient_at(found["adversarial"], last_layer), part.adaptive)
+            terms[f"adversarial_{name}"], weights[name] = weight * found["adversarial"], weight
+            if "features" in found:
+                terms[f"features_{name}"] = part.features * part.ramp_at(step) * found["features"]
         return terms, weights

@@ -1,7 +1,10 @@
 """Short-time Fourier transform and mel spectrogram in plain torch.
 
-    X[f, t] = sum over n of  w[n] x[t hop + n - n_fft / 2] exp(-2 pi i f n / n_fft)         (centre padding, reflected)
+    X[f, t] = sum over n of  w[n] x[t hop + n - pad] exp(-2 pi i f n / n_fft)              (reflected at both ends)
     mel     = filters @ |X|^power                                                          (triangles over a mel scale)
+
+Frame t is centred on sample t hop where pad = n_fft / 2 (the default), and on t hop + hop / 2 where pad = (n_fft - hop) / 2, which makes
+T / hop frames.
 
 Mel scales: "htk" 2595 log10(1 + f / 700); "slaney" linear below 1 kHz and logarithmic above (Auditory Toolbox). Filters of norm "slaney"
 have area 1 in Hz, those of norm None height 1. Everything is float32 (float64 for float64 waves), also under autocast.
@@ -15,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["stft", "mel_filters", "Mel"]
+__all__ = ["stft", "mel_filters", "frame_mask", "Mel"]
 
 
 def stft(
@@ -24,16 +27,17 @@ def stft(
     hop: int | None = None,
     window: Tensor | None = None,
     normalized: bool = False,
-    centre: bool = True,
+    pad: int | None = None,
 ) -> Tensor:
-    """wave float [..., T] -> complex [..., n_fft / 2 + 1, frames]; frames = T // hop + 1 with centre padding, else (T - n_fft) // hop + 1.
+    """wave float [..., T] -> complex [..., n_fft / 2 + 1, frames]; frames = (T + 2 pad - n_fft) // hop + 1.
 
     hop: n_fft // 4 by default. window: float [w <= n_fft], zero-padded on both sides; a periodic Hann window of n_fft by default.
-    normalized: divide by the root of the window's energy. Raises ValueError on a wave too short for one frame.
+    normalized: divide by the root of the window's energy. pad: samples reflected at each end, n_fft // 2 by default, 0 for none.
+    Raises ValueError on a wave too short for one frame or for its reflection.
     """
-    hop = n_fft // 4 if hop is None else hop
+    hop, pad = n_fft // 4 if hop is None else hop, n_fft // 2 if pad is None else pad
     shape, length = wave.shape[:-1], wave.shape[-1]
-    least = n_fft // 2 + 1 if centre else n_fft
+    least = max(pad + 1, n_fft - 2 * pad)
     if length < least:
         raise ValueError(
             f"an STFT with n_fft={n_fft} needs waves of at least {least} samples; got {length}: pad the wave or take a smaller n_fft"
@@ -45,8 +49,8 @@ def stft(
         raise ValueError(f"the window has {len(window)} samples, more than n_fft={n_fft}")
     left = (n_fft - len(window)) // 2
     window = F.pad(window, (left, n_fft - len(window) - left))
-    if centre:
-        wave = F.pad(wave, (n_fft // 2, n_fft // 2), mode="reflect")
+    if pad:
+        wave = F.pad(wave, (pad, pad), mode="reflect")
     frames = wave[:, 0].unfold(-1, n_fft, hop) * window
     spectrum = torch.fft.rfft(frames, dim=-1).transpose(-1, -2)
     if normalized:
@@ -79,10 +83,12 @@ def mel_filters(
     f_max: float | None = None,
     scale: str = "htk",
     norm: str | None = None,
+    empty: bool = False,
 ) -> Tensor:
     """float32 [mels, bins]: triangles over `bins` frequencies from 0 to sample_rate / 2; f_max is sample_rate / 2 by default.
 
-    Raises ValueError on an unknown scale or norm, and where a triangle is too narrow to touch any bin (a row of zeros).
+    empty: whether triangles too narrow to touch any bin are taken as they are, rows of zeros, as the losses of codecs do at their short
+    windows. Raises ValueError on them where not, and on an unknown scale or norm.
     """
     f_max = sample_rate / 2 if f_max is None else f_max
     if scale not in ("htk", "slaney") or norm not in (None, "slaney"):
@@ -93,16 +99,24 @@ def mel_filters(
     edges = _hz(torch.linspace(_mel(f_min, scale), _mel(f_max, scale), mels + 2, dtype=torch.float64), scale)
     low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     filters = torch.minimum((frequencies - low) / (centre - low), (high - frequencies) / (high - centre)).clamp(min=0)
-    empty = (filters.sum(1) == 0).nonzero()
-    if len(empty):
-        raise ValueError(f"mel filter {int(empty[0])} of {mels} touches none of the {bins} frequencies: take fewer mels or a larger n_fft")
+    zeros = (filters.sum(1) == 0).nonzero()
+    if len(zeros) and not empty:
+        raise ValueError(f"mel filter {int(zeros[0])} of {mels} touches none of the {bins} frequencies: take fewer mels or a larger n_fft")
     if norm == "slaney":
         filters = filters * (2.0 / (high - low))
     return filters.float()
 
 
+def frame_mask(lengths: Tensor, frames: int, hop: int) -> Tensor:
+    """lengths int64 [B], in samples -> bool [B, frames]: frames that begin a hop within the length, ceil(length / hop) of them."""
+    return torch.arange(frames, device=lengths.device) * hop < lengths[:, None]
+
+
 class Mel(nn.Module):
-    """wave float [..., T] -> mel spectrogram float [..., mels, frames] of |STFT|^power; its constants are in no state dict."""
+    """wave float [..., T] -> mel spectrogram float [..., mels, frames] of |STFT|^power; its constants are in no state dict.
+
+    window: length of the Hann window, n_fft by default. pad: see `stft`; the rest: see `mel_filters`.
+    """
 
     def __init__(
         self,
@@ -117,14 +131,18 @@ class Mel(nn.Module):
         scale: str = "htk",
         norm: str | None = None,
         normalized: bool = False,
+        pad: int | None = None,
+        empty: bool = False,
     ):
         super().__init__()
         self.n_fft, self.hop, self.power, self.normalized = n_fft, n_fft // 4 if hop is None else hop, power, normalized
-        self.register_buffer("filters", mel_filters(n_fft // 2 + 1, mels, sample_rate, f_min, f_max, scale, norm), persistent=False)
+        self.pad = n_fft // 2 if pad is None else pad
+        filters = mel_filters(n_fft // 2 + 1, mels, sample_rate, f_min, f_max, scale, norm, empty)
+        self.register_buffer("filters", filters, persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft if window is None else window), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
         with torch.autocast(wave.device.type, enabled=False):
-            magnitude = stft(wave, self.n_fft, self.hop, self.window, self.normalized).abs()
-            magnitude = magnitude if self.power == 1 else magnitude.pow(self.power)
+            spectrum = stft(wave, self.n_fft, self.hop, self.window, self.normalized, self.pad)
+            magnitude = spectrum.abs() if self.power == 1 else spectrum.abs().pow(self.power)
             return self.filters.to(magnitude.dtype) @ magnitude

@@ -191,7 +191,8 @@ class Codec(Streaming, nn.Module):
             tokens = tokens.truncate(levels=keep)
         frames = tokens.codes.shape[2]
         if not frames:
-            return torch.zeros(tokens.batch, self.decoder.channels, 0, device=tokens.codes.device)
+            dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
+            return torch.zeros(tokens.batch, self.decoder.channels, 0, dtype=dtype, device=tokens.codes.device)
         media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths, noise).clamp(-1, 1)
         if samples is None:
             return media

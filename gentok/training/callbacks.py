@@ -1,4 +1,4 @@
-"""Callbacks of every run: stop on budget, pictures, and a progress bar for endless loaders."""
+"""Callbacks of every run: stop on budget, pictures and sounds, and a progress bar for endless loaders."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-__all__ = ["Budget", "Pictures", "Bar"]
+__all__ = ["Budget", "Pictures", "SoundFiles", "Bar"]
 
 
 class Budget(L.Callback):
@@ -40,6 +40,27 @@ class Pictures(L.Callback):
             elif hasattr(logger, "log_image"):
                 logger.log_image(self.name, [to_uint8(picture).movedim(0, -1).numpy()], step=trainer.global_step)
         module.pictures = None
+
+
+class SoundFiles(L.Callback):
+    """Writes what the task made to be heard while validating, as run/sounds/NAME_STEP/*.wav and into tensorboard."""
+
+    def __init__(self, folder: Path, name: str):
+        self.folder, self.name = Path(folder), name
+
+    def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
+        if not module.sounds or not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        from gentok.data.audio import save_sound
+
+        rate = module.modality.sample_rate
+        for name, wave in module.sounds:
+            save_sound(wave, self.folder / f"{self.name}_{trainer.global_step:07d}" / f"{name}.wav", rate)
+            for logger in trainer.loggers:
+                if hasattr(logger.experiment, "add_audio"):
+                    mono = wave.mean(0, keepdim=True).clamp(-1, 1)
+                    logger.experiment.add_audio(f"{self.name}/{name}", mono, trainer.global_step, sample_rate=rate)
+        module.sounds = None
 
 
 class Bar(TQDMProgressBar):

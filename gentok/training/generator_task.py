@@ -12,7 +12,8 @@ from gentok.build import build
 from gentok.bundle import Bundle, build_generator
 from gentok.noise import Noise
 from gentok.sampling import pick_sampler, sample_tokens
-from gentok.tokens import Batch, ConditionSpec, LossOutput, Tokens
+from gentok.tokens import Batch, Condition, ConditionSpec, LossOutput, Tokens
+from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Outside
 
 __all__ = ["GeneratorTask"]
@@ -43,14 +44,18 @@ class GeneratorTask(GentokModule):
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
+        self.modality = modality(tokenizer.spec)
         self.pictures: Tensor | None = None
+        self.sounds: list[tuple[str, Tensor]] | None = None
 
     def tokens(self, batch: Batch, augmented: bool) -> Tokens:
         """The batch's cached tokens, or those of its media."""
         if batch.tokens is not None:
             return batch.tokens
         media = self.augment(batch.media, self.noise(batch, "augment")) if augmented else batch.media
-        return self.frozen.module.to(self.device).tokenizer.encode(media)
+        tokenizer = self.frozen.module.to(self.device).tokenizer
+        tokens = tokenizer.encode(media) if batch.lengths is None else tokenizer.encode(media, batch.lengths)
+        return tokens if batch.lengths is None else tokens.padded(tokenizer.spec)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
@@ -61,8 +66,15 @@ class GeneratorTask(GentokModule):
             return self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))
 
         output = loss()
-        self.log_step(output.loss, output.terms, tokens.codes.numel(), "tokens", again=loss)
+        self.log_step(output.loss, output.terms, self._amounts(tokens), again=loss)
         return self.by_count(output.loss, output.count)
+
+    def _amounts(self, tokens: Tokens) -> dict[str, Any]:
+        if tokens.lengths is None:
+            return {"tokens": tokens.codes.numel()}
+        out = {"tokens": tokens.present.sum()}
+        rate = getattr(tokens.spec.grid, "rate_hz", None)
+        return out if rate is None else {**out, "seconds_of_sound": tokens.lengths.sum() / rate}
 
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokens(batch, augmented=False)
@@ -71,22 +83,35 @@ class GeneratorTask(GentokModule):
         cells = int(tokens.present.sum())
         self.log("held_out_bits_per_token", nats.sum() / math.log(2) / cells, batch_size=cells, prog_bar=True, sync_dist=True)
         if step == 0 and self.config["task"]["pictures"] and self.trainer.is_global_zero:
-            self._draw_pictures()
+            self._draw_pictures(tokens, batch.condition)
 
     @torch.no_grad()
-    def _draw_pictures(self) -> None:
-        """The same seeds and conditions every time; here and not later, since the averaged weights are in place only while validating."""
-        n = self.config["task"]["pictures"]
-        classes = {name: list(spec.names) for name, spec in self.condition_spec.parts if spec.kind == "class"}
-        condition = self.condition_spec.parse(classes or None, n).to(self.device)
+    def _draw_pictures(self, tokens: Tokens, condition: Condition) -> None:
+        """The same seeds and conditions every time; here and not later, since the averaged weights are in place only while validating.
+
+        Items of unequal length have the conditions and lengths of the first held-out items, others all classes in turn.
+        """
+        n, options = self.config["task"]["pictures"], {}
+        if tokens.lengths is None:
+            classes = {name: list(spec.names) for name, spec in self.condition_spec.parts if spec.kind == "class"}
+            condition = self.condition_spec.parse(classes or None, n).to(self.device)
+        else:
+            n = min(n, tokens.batch)
+            condition, options["lengths"] = condition.rows(torch.arange(n, device=self.device)), tokens.lengths[:n]
         output = sample_tokens(
             self.generator,
             condition,
             self.sampler,
             noise=Noise.of(0, torch.arange(n, device=self.device)),
             guidance=self.guidance,
+            **options,
         )
-        self.pictures = self.frozen.module.to(self.device).tokenizer.decode(output.tokens).float().cpu()
+        media = self.frozen.module.to(self.device).tokenizer.decode(output.tokens)
+        ends = output.tokens.lengths
+        if ends is not None:
+            ends = (ends * (media.shape[-1] // output.tokens.codes.shape[2])).cpu()  # in samples
+        self.pictures = self.modality.pictures(media, ends)
+        self.sounds = self.modality.waves({"sample": media}, ends, self.config["task"].get("sounds", 0))
 
     def document(self) -> dict[str, Any]:
         bundle = self.frozen.module

@@ -77,7 +77,8 @@ class GentokModule(L.LightningModule):
         self._started: float | None = None
         self._before = 0.0  # seconds of training before a resume
         self._shared: float | None = None  # the first process's elapsed time, where there are several
-        self._seen, self._clock, self._waited = 0, time.perf_counter(), 0.0
+        self._seen: dict[str, Any] = {}
+        self._clock, self._waited = time.perf_counter(), 0.0
         self._count: Tensor | None = None
         self._last: tuple[bool, Callable[[], Any]] | None = None
 
@@ -205,18 +206,21 @@ class GentokModule(L.LightningModule):
             self.log("gradient_norm", norm)
             self.log("lr", optimizer.param_groups[0]["lr"])
 
-    def log_step(self, loss: Tensor, terms: Mapping[str, Tensor], items: int, unit: str, again: Callable[[], Any]) -> None:
-        """The training curves. again: the forward pass once more, for finding out where a loss that is no number comes from."""
+    def log_step(self, loss: Tensor, terms: Mapping[str, Tensor], amounts: Mapping[str, Any], again: Callable[[], Any]) -> None:
+        """The training curves. amounts: {unit: how many of it this step has seen}, numbers or tensors, of which the speeds are logged.
+        again: the forward pass once more, for finding out where a loss that is no number comes from."""
         good = self._last is None or self._last[0]
         if good:
             self._last = (loss.device.type != "cpu" or bool(loss.isfinite()), again)
-        self._seen += items
+        for unit, count in amounts.items():
+            self._seen[unit] = self._seen.get(unit, 0) + count
         if self.global_step % self.config["trainer"]["log_every"]:
             return
         now = time.perf_counter()
         passed = max(now - self._clock, 1e-9)
         self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
-        self.log(f"{unit}_per_second", self._seen * world_size() / passed, prog_bar=True)
+        for i, (unit, count) in enumerate(self._seen.items()):
+            self.log(f"{unit}_per_second", float(count) * world_size() / passed, prog_bar=i == 0)
         waited = getattr(self.trainer.train_dataloader, "waited", None)
         if waited is not None:
             self.log("data_wait", (waited - self._waited) / passed)
@@ -225,7 +229,7 @@ class GentokModule(L.LightningModule):
         self._restart_clock()
 
     def _restart_clock(self) -> None:
-        self._seen, self._clock = 0, time.perf_counter()
+        self._seen, self._clock = {}, time.perf_counter()
         self._waited = getattr(self.trainer.train_dataloader, "waited", 0.0)
 
     def on_validation_end(self) -> None:

@@ -3,6 +3,7 @@
 RUN/config.yaml           the resolved configuration          RUN/checkpoints/last.ckpt   to resume from and to sample from
 RUN/metrics.csv, events*  logs                                RUN/bundle                  the model, with averaged weights
 RUN/pictures/*.png        reconstructions or samples          RUN/metrics.json            the last validation
+RUN/sounds/*/*.wav        the same, of sounds
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
+from gentok.training.sound import check_media, fit_to_items
 
 __all__ = ["train", "precision"]
 
@@ -178,6 +180,7 @@ def _command(run: Path) -> str:
 def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.tokenizer_task import TokenizerTask
 
+    check_media(config["tokenizer"], data, config["trust"])
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
     config["tokenizer"], inside = nest_latents(config["tokenizer"], config["trust"])
@@ -194,9 +197,11 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.generator_task import GeneratorTask
 
     if "_target_" in config["tokenizer"]:
+        check_media(config["tokenizer"], data, config["trust"])
         tokenizer = pretrained(config["tokenizer"], data.media_shape, config["trust"])
     else:
         tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
+    fit_to_items(tokenizer, data)
     if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
@@ -209,6 +214,7 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
+    from gentok.data.sets import whole_items
     from gentok.data.together import encode_together
     from gentok.data.tokens import TokenSet, cache_name
 
@@ -218,7 +224,7 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
         device = "cpu"
     sets = []
-    for split, views in ((data.train, settings["views"]), (data.held_out, 1)):
+    for split, views in ((whole_items(data.train), settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
         path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
         if not path.is_file():
@@ -233,14 +239,15 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: in
     import lightning as L
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    from gentok.training.callbacks import Bar, Budget, Pictures
+    from gentok.training.callbacks import Bar, Budget, Pictures, SoundFiles
     from gentok.training.checkpoint import Saver, WholeFiles
     from gentok.training.ema import EMA
 
-    settings = config["trainer"]
+    settings, shown = config["trainer"], "reconstructions" if config["task"]["name"] == "tokenizer" else "samples"
     callbacks: list[Any] = [
         Budget(),
-        Pictures(run / "pictures", "reconstructions" if config["task"]["name"] == "tokenizer" else "samples", _columns(config)),
+        Pictures(run / "pictures", shown, _columns(config)),
+        SoundFiles(run / "sounds", shown),
         Saver(run / "checkpoints", settings["checkpoint_every"]),
     ]
     if config["callbacks"]["ema"] is not None:

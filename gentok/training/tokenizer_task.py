@@ -17,9 +17,9 @@ from gentok.bundle import build_tokenizer, load, portable
 from gentok.codebooks.library import Library
 from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
-from gentok.metrics.image import psnr
 from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
+from gentok.training.modality import modality
 from gentok.training.module import GentokModule
 from gentok.training.teacher_maps import map_bytes, remember
 from gentok.training.watch import Collapse
@@ -45,7 +45,9 @@ class TokenizerTask(GentokModule):
         self.collapse = Collapse(watched["collapse_below"], watched["collapse_steps"], _settings(self.config["tokenizer"].get("codebook")))
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
         self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
+        self.modality = modality(self.tokenizer.spec)
         self.pictures: Tensor | None = None
+        self.sounds: list[tuple[str, Tensor]] | None = None
 
     def _check_frozen(self) -> None:
         frozen = set(self.config["freeze"])
@@ -80,7 +82,7 @@ class TokenizerTask(GentokModule):
         terms = self.terms(batch, output)
         loss = torch.stack(list(terms.values())).sum()
         self._count_codes("train", output.tokens)
-        self.log_step(loss, terms, len(batch.media), "images", again=forward)
+        self.log_step(loss, terms, self.modality.amounts(batch.media, batch.lengths, output.tokens), again=forward)
         if self.global_step % self.config["trainer"]["log_every"] == 0 and self.global_step:
             self._log_health("train")
         return loss
@@ -95,27 +97,36 @@ class TokenizerTask(GentokModule):
             self.health["held_out"].reset()
 
     def validation_step(self, batch: Batch, step: int) -> None:
-        media = batch.media
+        media, lengths = batch.media, batch.lengths
         if getattr(self.tokenizer, "generative", False):
             output = self.tokenizer(batch, Noise.of(self.config["seed"], batch.index).fork("held_out"))
             self._add({f"held_out/{name}": value.expand(len(media)) for name, value in output.losses.items()})
             self._count_codes("held_out", output.tokens)
-            media = media[batch.index < self.config["task"]["decode_items"]]
+            chosen = batch.index < self.config["task"]["decode_items"]
+            media, lengths = media[chosen], None if lengths is None else lengths[chosen]
             if not len(media):
-                self._add({"psnr": media.new_zeros(0)})  # all processes must name the same sums
+                self._add({name: media.new_zeros(0) for name in self.modality.measured})  # all processes must name the same sums
                 return
-            tokens = self.tokenizer.encode(media)
+            tokens = self._encode(media, lengths)
         else:
-            tokens = self.tokenizer.encode(media)
+            tokens = self._encode(media, lengths)
             self._count_codes("held_out", tokens)
-        reconstruction = self.tokenizer.decode(tokens)
+        reconstruction = self.modality.decode(self.tokenizer, tokens, media, lengths)
         if isinstance(tokens, Latents):
             self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
-        self._add({"psnr": psnr(reconstruction, media)})
+        self._add(self.modality.measure(reconstruction, media, lengths))
         if step == 0:
-            n = self.config["task"]["pictures"]
-            pairs = torch.stack([media[:n].float(), reconstruction[:n].float()])
-            self.pictures = pairs.flatten(0, 1).cpu()
+            self._show(media, reconstruction, lengths)
+
+    def _encode(self, media: Tensor, lengths: Tensor | None) -> Tokens | Latents:
+        return self.tokenizer.encode(media) if lengths is None else self.tokenizer.encode(media, lengths)
+
+    def _show(self, media: Tensor, reconstruction: Tensor, lengths: Tensor | None) -> None:
+        n = self.config["task"]["pictures"]
+        ends = None if lengths is None else lengths[:n]
+        self.pictures = torch.cat([self.modality.pictures(part[:n], ends) for part in (media, reconstruction)])
+        both = {"original": media, "reconstruction": reconstruction}
+        self.sounds = self.modality.waves(both, lengths, self.config["task"].get("sounds", 0))
 
     def _add(self, values: Mapping[str, Tensor]) -> None:
         """Values float [b], one per item, of which the mean over all held-out items is logged."""
@@ -128,7 +139,7 @@ class TokenizerTask(GentokModule):
         names = sorted(self._sums)
         sums = all_sum(torch.stack([self._sums[name] for name in names]))
         for name, (total, count) in zip(names, sums.unbind()):
-            self.log(name, (total / count).float(), prog_bar=name == "psnr")
+            self.log(name, (total / count).float(), prog_bar=name == self.modality.measured[0])
 
     def _count_codes(self, part: str, tokens: Tokens | Latents) -> None:
         if isinstance(tokens, Tokens):

@@ -74,6 +74,13 @@ class Tokens:
     def rows(self, index: Tensor | slice | Sequence[int]) -> Tokens:
         return Tokens(self.codes[index], self.spec, None if self.lengths is None else self.lengths[index])
 
+    def padded(self, spec: TokenSpec) -> Tokens:
+        """The same codes on the grid of `spec`, of as many positions or more: ABSENT behind. Raises ValueError where it has fewer."""
+        more = spec.positions - self.codes.shape[2]
+        if more < 0:
+            raise ValueError(f"an item of {self.codes.shape[2]} positions does not fit a grid of {spec.positions} (its longest item)")
+        return Tokens(torch.nn.functional.pad(self.codes, (0, more), value=ABSENT), spec, self.lengths)
+
     def truncate(self, levels: int | None = None, positions: int | None = None) -> Tokens:
         """Later levels and positions made ABSENT: a coarser code of the same item, for nested levels and nested lines."""
         codes = self.codes.clone()

@@ -16,8 +16,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gentok.data.folder import ImageFolder
+from gentok.data.listing import DataError
 from gentok.data.pictures import picture_size, read_picture, read_pixels
-from gentok.data.pictureset import DataError
 from gentok.data.sets import identity
 
 KINDS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"]

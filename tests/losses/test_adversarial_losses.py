@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from gentok.losses.adversarial import LOSSES, Adversaries, Adversary, adaptive_weight, gradient_at, hinge, lecam, non_saturating
+from gentok.losses.adversarial import (
+    LOSSES,
+    Adversaries,
+    Adversary,
+    adaptive_weight,
+    feature_matching,
+    gradient_at,
+    hinge,
+    lecam,
+    least_squares,
+    non_saturating,
+)
 from gentok.training.optim import AdamW
 
 
@@ -23,7 +34,7 @@ class Judge(nn.Module):
         return self.scale * media.flatten(1).mean(1), []
 
 
-def test_hinge_and_non_saturating_are_their_formulas():
+def test_the_losses_are_their_formulas():
     real, fake = torch.tensor([2.0, 0.5, -1.0]), torch.tensor([-3.0, 0.25])
     assert hinge(real, fake).item() == pytest.approx(0.5 * (0 + 0.5 + 2) / 3 + 0.5 * (0 + 1.25) / 2)
     assert hinge(None, fake).item() == pytest.approx(2.75 / 2)
@@ -34,12 +45,14 @@ def test_hinge_and_non_saturating_are_their_formulas():
     expected = 0.5 * (softplus(-2) + softplus(-0.5) + softplus(1)) / 3 + 0.5 * (softplus(-3) + softplus(0.25)) / 2
     assert non_saturating(real, fake).item() == pytest.approx(expected)
     assert non_saturating(None, fake).item() == pytest.approx((softplus(3) + softplus(-0.25)) / 2)
+    assert least_squares(real, fake).item() == pytest.approx(0.5 * (1 + 0.25 + 4) / 3 + 0.5 * (9 + 0.0625) / 2)
+    assert least_squares(None, fake).item() == pytest.approx((16 + 0.5625) / 2)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_down_each_loss_goes_the_right_way(loss):
     """The discriminator raises D(x) and lowers D(x'), the tokenizer raises D(x')."""
-    real, fake = torch.zeros(3, requires_grad=True), torch.zeros(3, requires_grad=True)
+    real, fake = torch.full((3,), 0.25, requires_grad=True), torch.full((3,), 0.25, requires_grad=True)
     LOSSES[loss](real, fake).backward()
     assert (real.grad < 0).all() and (fake.grad > 0).all()
     fake.grad = None
@@ -83,16 +96,16 @@ def test_adaptive_terms_are_balanced_against_the_other_losses():
     made = last(torch.randn(6, 4)).view(6, 1, 2, 2)
     other = made.square().mean()
     parts = {"a": Adversary(Judge(), weight=0.5, adaptive=1e4), "b": Adversary(Judge(), weight=0.25)}
-    terms, weights = Adversaries(parts, AdamW()).against(made, other, last.weight, 0)
-    norms = [gradient_at(loss, last.weight).norm().item() for loss in (other, terms["a"])]
+    terms, weights = Adversaries(parts, AdamW()).against(made, None, other, last.weight, 0)
+    norms = [gradient_at(loss, last.weight).norm().item() for loss in (other, terms["adversarial_a"])]
     assert norms[1] == pytest.approx(0.5 * norms[0], rel=1e-4)
-    assert weights["b"] == 0.25 and terms["b"].item() == pytest.approx(0.25 * -1.5 * made.mean().item(), rel=1e-4)
+    assert weights["b"] == 0.25 and terms["adversarial_b"].item() == pytest.approx(0.25 * -1.5 * made.mean().item(), rel=1e-4)
 
 
 def test_each_side_has_gradient_from_its_own_loss_alone():
     part, media = Adversary(Judge()), torch.full((2, 1, 2, 2), 0.1)
     made = torch.zeros(2, 1, 2, 2, requires_grad=True)
-    part.against(made).backward()
+    part.against(made)["adversarial"].backward()
     assert part.network.scale.grad is None and made.grad.abs().sum() > 0
     made.grad = None
     part.judge(media, made)["loss"].backward()
@@ -108,14 +121,71 @@ def test_start_and_ramp_are_counted_in_steps():
     assert Adversary(Judge(), weight=2.0, start=3).weight_at(3) == 2.0
     made = torch.zeros(1, 1, 2, 2)
     both = Adversaries({"late": part, "early": Adversary(Judge())}, AdamW())
-    terms, _ = both.against(made, made.sum(), None, 9)
-    assert list(terms) == ["early"] and part.network.calls == 0
-    assert list(both.against(made, made.sum(), None, 10)[0]) == ["late", "early"]
+    terms, _ = both.against(made, None, made.sum(), None, 9)
+    assert list(terms) == ["adversarial_early"] and part.network.calls == 0
+    assert list(both.against(made, None, made.sum(), None, 10)[0]) == ["adversarial_late", "adversarial_early"]
+
+
+class Judges(nn.Module):
+    """Two discriminators of another size each, with two layers of features."""
+
+    def __init__(self):
+        super().__init__()
+        self.scales = nn.Parameter(torch.tensor([0.5, 2.0]))
+
+    def forward(self, media):
+        layers = [[scale * media, (scale * media).square().mean((2, 3))] for scale in self.scales]
+        return [media[:, 0] * self.scales[0], (self.scales[1] * media).mean((1, 2, 3))], layers
+
+
+@pytest.mark.parametrize("reduce, factor", [("mean", 1.0), ("sum", 2.0)])
+def test_several_discriminators_in_one_network_are_averaged_or_added(reduce, factor):
+    part, media, made = Adversary(Judges(), reduce=reduce, lecam=0.5), torch.rand(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    (a, b), (c, d) = part.network(media)[0], part.network(made)[0]
+    both = (hinge(a, c) + hinge(b, d)) / 2
+    judged = part.judge(media, made)
+    anchors = torch.stack([(x.mean() + y.mean()) / 2 for x, y in ((a, b), (c, d))])
+    torch.testing.assert_close(torch.stack([judged["real"], judged["fake"]]), anchors)
+    torch.testing.assert_close(part.anchors, anchors)
+    regularised = (lecam(a, c, anchors) + lecam(b, d, anchors)) / 2
+    torch.testing.assert_close(judged["loss"], factor * (both + 0.5 * regularised))
+    torch.testing.assert_close(part.against(made)["adversarial"], factor * (hinge(None, c) + hinge(None, d)) / 2)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_feature_matching_is_its_formula_and_reaches_the_reconstruction_alone(relative):
+    """Of two discriminators with two layers each: four layers, each of which weighs the same however many values it has."""
+    part, media = Adversary(Judges(), features=3.0, relative=relative), torch.rand(3, 1, 4, 4, requires_grad=True)
+    made = torch.rand(3, 1, 4, 4, requires_grad=True)
+    layers = [(x, y) for a, b in zip(part.network(made)[1], part.network(media)[1], strict=True) for x, y in zip(a, b, strict=True)]
+    expected = sum((x - y).abs().mean() / (y.abs().mean() if relative else 1) for x, y in layers) / 4
+    found = part.against(made, media)["features"]
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert media.grad is None and part.network.scales.grad is None and made.grad.abs().sum() > 0
+    summed = Adversary(Judges(), features=3.0, relative=relative, reduce="sum").against(made, media)["features"]
+    torch.testing.assert_close(summed, 4 * found)
+    terms, _ = Adversaries({"a": part}, AdamW()).against(made, media, made.sum(), None, 0)
+    torch.testing.assert_close(terms["features_a"], 3 * found)
+
+
+def test_relative_features_do_not_know_the_scale_of_a_layer():
+    real, made = [torch.randn(2, 3), torch.randn(2, 8)], [torch.randn(2, 3), torch.randn(2, 8)]
+    scaled = [[100 * x[0], x[1]] for x in (made, real)]
+    torch.testing.assert_close(feature_matching(*scaled, relative=True), feature_matching(made, real, relative=True))
+    assert feature_matching(*scaled) > 10 * feature_matching(made, real)
 
 
 @pytest.mark.parametrize(
     "wrong, word",
-    [({"loss": "wgan"}, "hinge"), ({"weight": -1}, "weight"), ({"adaptive": 0}, "null"), ({"decay": 1.0}, "decay")],
+    [
+        ({"loss": "wgan"}, "hinge"),
+        ({"reduce": "max"}, "mean or sum"),
+        ({"features": -1.0}, "features"),
+        ({"weight": -1}, "weight"),
+        ({"adaptive": 0}, "null"),
+        ({"decay": 1.0}, "decay"),
+    ],
 )
 def test_wrong_settings_are_refused_in_a_line(wrong, word):
     with pytest.raises(ValueError, match=word) as error:

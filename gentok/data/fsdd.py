@@ -1,0 +1,45 @@
+"""Free Spoken Digit Dataset (Jackson, CC BY-SA 4.0): 3,000 recordings of ten digits by six people, from webdataset shards of your own.
+
+Members KEY.wav, recorded at 8 kHz, and KEY.json with the fields digit, text, speaker and take. At a higher rate than that there is nothing
+above 4 kHz: `band_limit` says so, and what compares spectra should not ask for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gentok.data.sound_shards import SoundShards
+from gentok.tokens import ClassSpec, ConditionSpec
+
+__all__ = ["FSDD"]
+
+DIGITS = tuple("0123456789")
+
+
+class FSDD(SoundShards):
+    """media_shape (1, samples of the longest item); the class is the digit, its word the text where captions=ids.
+
+    shards, held_out, sample_rate, crop, longest, normalize, captions, max_broken, in_memory, index: see SoundShards; `held_out` is usually
+    the test set's shard (takes 0 to 4 of every digit and speaker).
+    """
+
+    condition_spec = ConditionSpec((("class", ClassSpec(DIGITS)),))
+
+    def __init__(
+        self,
+        shards: str | Sequence[str],
+        held_out: float | str | Sequence[str],
+        sample_rate: int = 16000,
+        crop: float | None = 0.5,
+        longest: float | None = None,
+        normalize: str | None = None,
+        captions: str | None = None,
+        max_broken: float = 0.01,
+        in_memory: bool = True,
+        index: str | None = None,
+    ):
+        super().__init__(
+            shards, held_out, sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize, label="json.digit",
+            caption="json.text", classes=DIGITS, captions=captions, caption_length=16, max_broken=max_broken, in_memory=in_memory,
+            index=index, kind="fsdd",
+        )  # fmt: skip

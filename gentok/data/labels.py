@@ -1,0 +1,69 @@
+"""From class names and captions of listed items to the parts of a Condition: classes by name or number, captions by characters."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from gentok.data.listing import Listing, some
+from gentok.tokens import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
+
+__all__ = ["condition_of", "spec_of"]
+
+_log = logging.getLogger("gentok.data")
+
+
+def spec_of(parts: dict[str, Listing], classes: Sequence[str] | None, captions: bool, caption_length: int) -> ConditionSpec:
+    """The ConditionSpec of the training listing's labels (their names in order: `classes`, by default those that occur) and, where
+    `captions` are wanted, of all texts. Raises ValueError with a line."""
+    train = parts["train"]
+    specs: list[tuple[str, Any]] = []
+    if train.labels is not None:
+        specs.append(("class", ClassSpec(tuple(classes) if classes else _class_names(train.labels))))
+    if captions:
+        specs.append(("text", _ids_spec([c for part in parts.values() for c in part.captions or ()], caption_length, train.where)))
+    return ConditionSpec(tuple(specs))
+
+
+def condition_of(spec: ConditionSpec, listing: Listing) -> dict[str, Class | Ids]:
+    """All rows of a listing in the words of `spec`: ids int64 [n] of classes, int32 [n, L] of texts."""
+    return {name: _part(part, listing) for name, part in spec.parts}
+
+
+def _class_names(labels: Sequence[str | None]) -> tuple[str, ...]:
+    """In the order of their names; numbers in the order of their values."""
+    names = {label for label in labels if label is not None}
+    return tuple(sorted(names, key=lambda n: (int(n), n)) if all(n.isdecimal() for n in names) else sorted(names))
+
+
+def _part(spec: ClassSpec | IdsSpec, listing: Listing) -> Class | Ids:
+    if isinstance(spec, ClassSpec):
+        if listing.labels is None:
+            raise ValueError(f"{listing.where} has no classes, the training {listing.medium.many} have: {some(list(spec.names))}")
+        place = {}
+        for label in sorted(set(listing.labels)):
+            try:
+                place[label] = int(spec.parse([label], "class").ids)
+            except ValueError as error:
+                raise ValueError(f"{listing.where} has the class {label!r}; the classes are {', '.join(spec.names[:12])}") from error
+        return Class(torch.tensor([place[label] for label in listing.labels], dtype=torch.int64))
+    number = {symbol: i for i, symbol in enumerate(spec.alphabet)}
+    ids = torch.full((len(listing.names), spec.max_length), ABSENT, dtype=torch.int32)  # half the memory of what batches have
+    for row, text in enumerate(listing.captions or ()):
+        cut = text[: spec.max_length]
+        ids[row, : len(cut)] = torch.tensor([number[c] for c in cut], dtype=torch.int32)
+    return Ids(ids)
+
+
+def _ids_spec(captions: Sequence[str], longest: int, where: str) -> IdsSpec:
+    if longest < 1:
+        raise ValueError(f"data.caption_length={longest}: characters, 1 or more")
+    if not any(captions):
+        raise ValueError(f"captions were asked for, {where} has none: data.captions=null trains without")
+    long = sum(len(c) > longest for c in captions)
+    if long:
+        _log.warning("%d of %d captions have more than data.caption_length=%d characters and are cut there", long, len(captions), longest)
+    return IdsSpec(tuple(sorted({c for text in captions for c in text[:longest]})), min(longest, max(map(len, captions))))

@@ -1,0 +1,199 @@
+"""What was found in a folder, a table or shards, before anything is decoded: which items, what of them is broken, and which are held out.
+
+Pictures and sounds share this; a `Medium` says what differs. Only headers are read here. More than a share `max_broken` of broken items
+stops the run; a single one does so only where that is 0.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from gentok.data.progress import progress
+
+__all__ = ["DataError", "Medium", "Source", "Files", "Listing", "split", "stop_if_too_many", "some"]
+
+_LISTED = 5
+_MANY = 5000
+"""From this many items on, reading headers shows a bar."""
+_log = logging.getLogger("gentok.data")
+
+
+class DataError(ValueError):
+    """Too many items are broken. A loader's worker hands its errors on with the whole traceback as their message; here the last line
+    of it, which is the message itself, is kept."""
+
+    def __init__(self, message: str):
+        super().__init__(str(message).strip().splitlines()[-1].removeprefix(f"{__name__}.DataError: "))
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A kind of media. one, many: words for messages. suffixes: of the files that are read.
+
+    header(path or bytes, name): an item's sizes from its header, a tuple of whole numbers; raises ValueError with a line, or OSError.
+    head: bytes in which the header of most files lies; None: their length is told only by the whole file.
+    """
+
+    one: str
+    many: str
+    suffixes: tuple[str, ...]
+    header: Callable[[Any, str], tuple[int, ...]]
+    head: int | None = None
+
+
+class Source(Protocol):
+    """Where items lie; sent to the loader's workers."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, i: int) -> str:
+        """What messages call item i."""
+
+    def open(self, i: int) -> str | bytes:
+        """The path or the bytes of item i. Raises OSError."""
+
+    def select(self, rows: Sequence[int]) -> Source:
+        """A source of some of the items."""
+
+
+class Files:
+    """Items that are files."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]]):
+        self.paths = [os.fspath(p) for p in paths]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, i: int) -> str:
+        return self.paths[i]
+
+    def open(self, i: int) -> str:
+        return self.paths[i]
+
+    def select(self, rows: Sequence[int]) -> Files:
+        return Files([self.paths[i] for i in rows])
+
+
+@dataclass
+class Listing:
+    """What was found at one place. The lists have one entry per item.
+
+    where: for messages. names: stable within the place; the split goes by them. stamps: what changes when an item's content does.
+    labels: class names, None for one that has none; or no list at all. captions: texts. sizes: what the medium's header says, None: it
+    cannot be read; no list: not known yet. lost: what cannot be read beside the items listed, `lost_count` of them.
+    """
+
+    where: str
+    medium: Medium
+    names: list[str]
+    source: Any
+    stamps: list[Any]
+    labels: list[str | None] | None = None
+    captions: list[str] | None = None
+    sizes: list[tuple[int, ...] | None] | None = None
+    lost: list[str] = field(default_factory=list)
+    lost_count: int = 0
+
+    def select(self, rows: Sequence[int]) -> Listing:
+        def pick(values: list[Any] | None) -> list[Any] | None:
+            return None if values is None else [values[i] for i in rows]
+
+        return Listing(
+            self.where, self.medium, pick(self.names) or [], self.source.select(rows), pick(self.stamps) or [], pick(self.labels),
+            pick(self.captions), pick(self.sizes),
+        )  # fmt: skip
+
+    def without_broken(self, max_broken: float) -> Listing:
+        """The items whose header can be read and whose label is there; the others are listed. Raises DataError where they are many."""
+        if self.sizes is None:
+            self.sizes = _sizes(self.source, self.medium)
+        good = [i for i, size in enumerate(self.sizes) if size is not None and (self.labels is None or self.labels[i] is not None)]
+        kept = set(good)
+        lost = [self.source.name(i) for i in range(len(self.names)) if i not in kept] + self.lost
+        count = len(self.names) - len(good) + self.lost_count
+        total = len(self.names) + self.lost_count
+        if count:
+            stop_if_too_many(lost, count, total, max_broken, self.medium.many)
+            _log.warning("%d of %d %s in %s cannot be read and are skipped: %s", count, total, self.medium.many, self.where, some(lost))
+        out = self.select(good)
+        out.lost, out.lost_count = lost, count
+        return out
+
+
+def split(listing: Listing, held_out: Listing | float, max_broken: float, seed: int) -> dict[str, Listing]:
+    """{"train", "held_out"}: what can be read of a listing and of another one, or of the listing without a share and of that share.
+
+    Of each class the same share is held out, by a hash of name and seed: a file that breaks, or is new, leaves the others where they are.
+    Raises ValueError with a line.
+    """
+    if not isinstance(held_out, Listing) and not 0 < held_out < 1:
+        raise ValueError(f"data.held_out={held_out}: a share between 0 and 1, or what to hold out instead")
+    if not 0 <= max_broken <= 1:
+        raise ValueError(f"data.max_broken={max_broken}: a share between 0 and 1")
+    found = len(listing.names)
+    if isinstance(held_out, Listing):
+        parts = {"train": listing.without_broken(max_broken), "held_out": held_out.without_broken(max_broken)}
+    else:
+        # of all that are listed: a file that breaks leaves the others where they are
+        kept = {listing.names[i] for i in _held_out(listing.names, listing.labels, held_out, seed)}
+        listing = listing.without_broken(max_broken)
+        rows: dict[str, list[int]] = {"train": [], "held_out": []}
+        for i, name in enumerate(listing.names):
+            rows["held_out" if name in kept else "train"].append(i)
+        parts = {name: listing.select(chosen) for name, chosen in rows.items()}
+        parts["train"].lost, parts["train"].lost_count = listing.lost, listing.lost_count
+    for name, part in parts.items():
+        if not part.names:
+            raise ValueError(
+                f"no {part.medium.one} is left for {name} ({part.where} has {found}): add some, or name others to hold out with "
+                "data.held_out"
+            )
+    return parts
+
+
+def _held_out(names: Sequence[str], labels: Sequence[str | None] | None, share: float, seed: int) -> list[int]:
+    """The rows that are held out: of each class the share whose hashes of name and seed are the smallest."""
+
+    def order(i: int) -> str:
+        return hashlib.sha256(f"{seed}/{names[i]}".encode()).hexdigest()
+
+    groups: dict[str | None, list[int]] = {}
+    for i in range(len(names)):
+        groups.setdefault(labels[i] if labels else None, []).append(i)
+    kept: list[int] = []
+    for rows in groups.values():
+        kept += sorted(rows, key=order)[: min(len(rows) - 1, max(1, round(share * len(rows))))]
+    return kept
+
+
+def _sizes(source: Source, medium: Medium) -> list[tuple[int, ...] | None]:
+    out: list[tuple[int, ...] | None] = []
+    with progress("reading headers", len(source), medium.many, len(source) >= _MANY) as advance:
+        for i in range(len(source)):
+            try:
+                out.append(medium.header(source.open(i), source.name(i)))
+            except (ValueError, OSError):
+                out.append(None)
+            advance(1)
+    return out
+
+
+def stop_if_too_many(broken: Sequence[str], count: int, total: int, max_broken: float, many: str) -> None:
+    """Raises DataError where `count` broken items of `total` are all, or more than the share `max_broken` (and more than one)."""
+    if count >= total:
+        raise DataError(f"none of the {total} {many} can be read: {some(broken)}")
+    if count > (max(max_broken * total, 1.0) if max_broken else 0.0):
+        raise DataError(
+            f"{count} of {total} {many} cannot be read, more than the share data.max_broken={max_broken:g} allows: {some(broken)}"
+        )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first few of them, and how many more there are."""
+    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

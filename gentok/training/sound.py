@@ -1,0 +1,48 @@
+"""Where sounds and a tokenizer meet: rate and channels are checked, and the longest item says how many frames a generator models."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from gentok.build import ConfigError, resolve
+from gentok.bundle import Bundle
+from gentok.tokens import Frames
+
+__all__ = ["check_media", "fit_to_items"]
+
+
+def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = ()) -> None:
+    """Raises ConfigError where a configured tokenizer of gentok is of pictures and the data are sounds or the other way round, or where
+    their rates differ."""
+    rate, target = getattr(data, "sample_rate", None), tokenizer["_target_"]
+    names = inspect.signature(resolve(target, trust)).parameters
+    wanted = tokenizer.get("sample_rate")
+    if target.startswith("gentok.") and (rate is None) != ("sample_rate" not in names):
+        kinds = ("sounds", "pictures") if rate is None else ("pictures", "sounds")
+        name = target.rsplit(".", 1)[-1]
+        raise ConfigError(f"{name} is a tokenizer of {kinds[0]}, the data are {kinds[1]}: choose another tokenizer, or other data")
+    if rate is not None and wanted is not None and wanted != rate:
+        raise ConfigError(f"data.sample_rate={rate}, tokenizer.sample_rate={wanted}: set both to the same rate")
+
+
+def fit_to_items(bundle: Bundle, data: Any) -> None:
+    """A frozen tokenizer of sound, for a generator of these data: its grid then has the frames of their longest item, and so have the
+    generator's. Its codes and fingerprint stay. Raises ConfigError where rate or channels are others."""
+    spec, rate = bundle.spec, getattr(data, "sample_rate", None)
+    if (spec.modality == "audio") != (rate is not None):
+        kinds = ("sounds", "pictures") if rate is None else ("pictures", "sounds")
+        raise ConfigError(f"this is a tokenizer of {kinds[0]}, the data are {kinds[1]}: choose other data")
+    if rate is None:
+        return
+    if (spec.sample_rate, spec.media_shape[0]) != (rate, data.media_shape[0]):
+        raise ConfigError(
+            f"this tokenizer takes sound of {spec.media_shape[0]} channel(s) at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
+            f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={spec.media_shape[0]}"
+        )
+    if isinstance(spec.grid, Frames):
+        frames = -(-data.longest_item * spec.grid.rate_hz // rate)
+        bundle.tokenizer.spec = replace(spec, grid=replace(spec.grid, n=int(frames)))
+        bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
