@@ -34,7 +34,8 @@ class Residual(BaseCodebook):
     """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them with `shared` (RQ-VAE).
 
     codebook: the book to copy, without projections of its own. width: channels in and out where they differ from the book's (linear
-    projections). level_dropout, batch_dropout: probabilities, used in training where `forward` is given noise and no `keep`.
+    projections; the one before has a bias unless in_bias is false). level_dropout, batch_dropout: probabilities, used in training where
+    `forward` is given noise and no `keep`.
     """
 
     invertible = False
@@ -50,6 +51,7 @@ class Residual(BaseCodebook):
         level_dropout: float = 0.0,
         batch_dropout: float = 0.0,
         shared: bool = False,
+        in_bias: bool = True,
     ):
         if codebook.levels != 1:
             raise ValueError(f"Residual takes a codebook of one level; {type(codebook).__name__} has {codebook.levels}")
@@ -60,7 +62,7 @@ class Residual(BaseCodebook):
             )
         if levels < 1:
             raise ValueError(f"Residual needs at least one level; got {levels}")
-        super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False)
+        super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False, in_bias=in_bias)
         self.levels, self.shared = levels, shared
         self.level_dropout, self.batch_dropout = level_dropout, batch_dropout
         self.books = nn.ModuleList([copy.deepcopy(codebook) for _ in range(1 if shared else levels)])
