@@ -34,8 +34,11 @@ def config(ratios, filters=4, top=16, rows=ROWS, levels=LEVELS, dim=4):
 
 
 def sound(batch, samples, seed=0):
+    """Float [B, 1, T] in [-1, 1]: noise of changing colour and loudness."""
     x = torch.randn(batch, 1, samples, generator=torch.Generator().manual_seed(seed))
-    return (x + x.cumsum(2)).div(4).tanh()
+    smooth = torch.nn.functional.avg_pool1d(x, 9, 1, padding=4)
+    time = torch.arange(samples) + 1000.0 * torch.arange(batch)[:, None, None]
+    return ((time / 150).sin() * x + 3 * (time / 1100).cos() * smooth).div(2).tanh()
 
 
 @torch.no_grad()
