@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gentok.tokenizers.pretrained.released import put, read_state
 
 __all__ = ["load_dac", "read_dac", "renamed"]
 
@@ -37,27 +38,7 @@ NORMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametr
 
 def read_dac(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, or of the folder that holds it, under the names there. Raises FileNotFoundError or ValueError with a line."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        found = [file for name in NAMES for file in sorted(path.glob(name))]
-        if not found:
-            raise FileNotFoundError(f"the folder {path} holds no DAC weights: none of {', '.join(NAMES)}")
-        path = found[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no DAC weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the readers raise on a foreign file, the answer is the same
-        raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not any(BOOK.fullmatch(str(key)) for key in state):
-        raise ValueError(f"{path} holds no DAC model: expected the weights of descript or transformers, with a quantizer")
-    return dict(state)
+    return read_state(path, "DAC", NAMES, BOOK.fullmatch, "descript or transformers")
 
 
 def _place(key: str, stages: int) -> str | None:
@@ -102,14 +83,4 @@ def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 def load_dac(codec: nn.Module, path: str | Path) -> None:
     """Puts the weights at `path` into a codec. Raises FileNotFoundError, or ValueError with a line where they are of another model."""
-    state, own = renamed(read_dac(path), codec.spec.levels), codec.state_dict()
-    for what, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
-        if keys:
-            raise ValueError(f"{path} is not the DAC that is configured here: it {what} {len(keys)} tensor(s), such as {min(keys)}")
-    for key, value in state.items():
-        if own[key].shape != value.shape:
-            raise ValueError(
-                f"{path} is not the DAC that is configured here: {key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
-            )
-    if not any(value.is_meta for value in own.values()):  # where only sizes are asked for, there is nowhere to put them
-        codec.load_state_dict(state)
+    put(codec, renamed(read_dac(path), codec.spec.levels), path, "DAC")

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gentok.tokenizers.pretrained.released import put, read_state
+
 __all__ = ["load_mimi", "read_mimi", "renamed"]
 
 PARTS = {"encoder_transformer": "encoder", "decoder_transformer": "decoder", "downsample": "encoder", "upsample": "decoder"}
@@ -42,19 +44,7 @@ EPSILON = 1e-5
 
 def read_mimi(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, or of the folder that holds it, under the names there. Raises FileNotFoundError or ValueError with a line."""
-    path = Path(path).expanduser()
-    path = path / "model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no Mimi weights at {path}")
-    try:
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    except Exception as error:  # whatever the reader raises on a foreign file, the answer is the same
-        raise ValueError(f"{path} is no file of safetensors that can be read: it is damaged, or something else") from error
-    if not any(BOOK.fullmatch(key) for key in state):
-        raise ValueError(f"{path} holds no Mimi model: expected the weights of transformers' MimiModel, with a quantizer")
-    return state
+    return read_state(path, "Mimi", ("model.safetensors",), BOOK.fullmatch, "transformers' MimiModel")
 
 
 def _in_half(part: str, what: str, rest: str) -> str:
@@ -97,14 +87,4 @@ def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 def load_mimi(codec: nn.Module, path: str | Path) -> None:
     """Puts the weights at `path` into a codec. Raises FileNotFoundError, or ValueError with a line where they are of another model."""
-    state, own = renamed(read_mimi(path), codec.spec.levels), codec.state_dict()
-    for what, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
-        if keys:
-            raise ValueError(f"{path} is not the Mimi that is configured here: it {what} {len(keys)} tensor(s), such as {min(keys)}")
-    for key, value in state.items():
-        if own[key].shape != value.shape:
-            raise ValueError(
-                f"{path} is not the Mimi that is configured here: {key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
-            )
-    if not any(value.is_meta for value in own.values()):  # where only sizes are asked for, there is nowhere to put them
-        codec.load_state_dict(state)
+    put(codec, renamed(read_mimi(path), codec.spec.levels), path, "Mimi")
