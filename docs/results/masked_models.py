@@ -71,9 +71,10 @@ def _single(set_: str) -> dict[str, Row]:
         "halton": Row("Halton, 16 steps", set_, "masked", "sampler=halton sampler.steps=16"),
         "first_hitting": Row("first-hitting", set_, "masked", "sampler=first_hitting"),
         "remasking": Row("ReMDM, cap 0.02, 64 steps", set_, "masked", "sampler=remasking sampler.steps=64"),
-        "entropy_bounded": Row("entropy-bounded, 1 nat", set_, "masked", "sampler=entropy_bounded sampler.gamma=1"),
+        "entropy_bounded": Row("entropy-bounded, 12 nats", set_, "masked", "sampler=entropy_bounded sampler.gamma=12"),
         "any_subset": Row("AS-ARM, ASSD k = 5", set_, "any_order", "sampler=any_subset sampler.k=5"),
         "self_speculative": Row("self-speculative, W = 8", set_, "self_speculative", "sampler=self_speculative sampler.window=8"),
+        "self_first_hitting": Row("the same model, first-hitting", set_, "self_speculative", "sampler=first_hitting"),
     }
     return {f"{set_}/{name}": row for name, row in rows.items()}
 
