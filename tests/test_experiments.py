@@ -11,8 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(
     str(path.relative_to(ROOT / "conf" / "experiment").with_suffix("")) for path in (ROOT / "conf" / "experiment").glob("*/*.yaml")
 )
-QUICK = ("cifar10/tokenflow_ms", "cifar10/resgen_rq", "mnist5k/self_speculative")
-WHERE = {"cifar10": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"], "mnist5k": [], "imagenet256": []}
+QUICK = ("cifar10/tokenflow_ms", "spoken_digits/semantic", "cifar10/resgen_rq", "mnist5k/self_speculative")
+WHERE = {
+    "cifar10": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
+    "fsdd": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
+    "imagenet256": [],
+}
 
 
 def words(name: str) -> list[str]:

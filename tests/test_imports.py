@@ -36,8 +36,8 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "regions": {*BASE, "generators", "layouts", "flow", "prompts"},
 }
 ANYTHING = {
-    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "codec", "describe", "demo", "report", "cli",
-    "__init__",
+    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "codec", "describe", "demo", "report",
+    "cli", "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room == "training",

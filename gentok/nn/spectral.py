@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.precision import no_autocast
+
 __all__ = ["stft", "mel_filters", "frame_mask", "Mel"]
 
 
@@ -142,7 +144,7 @@ class Mel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft if window is None else window), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:
-        with torch.autocast(wave.device.type, enabled=False):
+        with no_autocast(wave.device):
             spectrum = stft(wave, self.n_fft, self.hop, self.window, self.normalized, self.pad)
             magnitude = spectrum.abs() if self.power == 1 else spectrum.abs().pow(self.power)
             return self.filters.to(magnitude.dtype) @ magnitude

@@ -20,10 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.nn.constants import Constants
 from gentok.nn.conv1d import Conv
 from gentok.nn.rope import rotation
-from gentok.nn.spectral import Mel
+from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
+from gentok.precision import no_autocast
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 
@@ -44,12 +46,17 @@ class LogMel(nn.Module):
         super().__init__()
         if n_fft < hop or (n_fft - hop) % 2:
             raise ValueError(f"a mel frame needs n_fft >= hop and an even difference; got n_fft={n_fft}, hop={hop}")
-        self.mel = Mel(sample_rate, n_fft, hop, mels, pad=0)
-        self.hop, self.side = hop, (n_fft - hop) // 2
+        with torch.device("cpu"):  # also where models are being built on the meta device
+            self._tables = Constants(filters=mel_filters(n_fft // 2 + 1, mels, sample_rate), window=torch.hann_window(n_fft))
+        self.hop, self.n_fft, self.side = hop, n_fft, (n_fft - hop) // 2
 
     def forward(self, media: Tensor) -> Tensor:
-        missing = -media.shape[2] % self.hop
-        return 1 + self.mel(F.pad(media[:, 0], (self.side, missing + self.side))).clamp(min=1e-5).log10()
+        wave = F.pad(media[:, 0], (self.side, -media.shape[2] % self.hop + self.side))
+        with no_autocast(wave.device):
+            wave = wave if wave.dtype == torch.float64 else wave.float()
+            tables = self._tables.on(wave.device, wave.dtype)
+            magnitude = stft(wave, self.n_fft, self.hop, tables.window, pad=0).abs()
+            return 1 + (tables.filters @ magnitude).clamp(min=1e-5).log10()
 
 
 class _Body(nn.Module):

@@ -113,6 +113,13 @@ class SemanticSpeech(Codec):
         return (distance * inside).sum() / inside.sum().clamp(min=1)
 
     @torch.no_grad()
+    def scores(self, batch: Batch, tokens: Tokens) -> dict[str, Tensor]:
+        """{"transcripts_right": float [B], 1 where all of an item's transcript is read in its codes}, which validation averages."""
+        written = ["".join(self.symbols[i] for i in row if i >= 0) for row in batch.condition.parts["text"].ids.tolist()]
+        right = [float(read == text) for read, text in zip(self.transcribe(tokens), written)]
+        return {"transcripts_right": torch.tensor(right, device=batch.media.device)}
+
+    @torch.no_grad()
     def transcribe(self, tokens: Tokens) -> list[str]:
         """What the recogniser reads in codes: the most probable symbol of every frame, repetitions and blanks taken out."""
         self._check_tokens(tokens)

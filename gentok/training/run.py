@@ -27,7 +27,7 @@ from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
-from gentok.training.sound import check_media, fit_to_items
+from gentok.training.sound import check_media, fit_to_items, fit_to_texts
 
 __all__ = ["train", "precision"]
 
@@ -185,6 +185,7 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.tokenizer_task import TokenizerTask
 
     check_media(config["tokenizer"], data, config["trust"])
+    fit_to_texts(config["tokenizer"], data)
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
     config["tokenizer"], inside = nest_latents(config["tokenizer"], config["trust"])

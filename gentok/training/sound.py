@@ -11,7 +11,7 @@ from gentok.build import ConfigError, resolve
 from gentok.bundle import Bundle
 from gentok.tokens import Frames
 
-__all__ = ["check_media", "fit_to_items"]
+__all__ = ["check_media", "fit_to_items", "fit_to_texts"]
 
 
 def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = ()) -> None:
@@ -46,3 +46,19 @@ def fit_to_items(bundle: Bundle, data: Any) -> None:
         frames = -(-data.longest_item * spec.grid.rate_hz // rate)
         bundle.tokenizer.spec = replace(spec, grid=replace(spec.grid, n=int(frames)))
         bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
+
+
+def fit_to_texts(tokenizer: dict[str, Any], data: Any) -> None:
+    """Fills in the `symbols` of a configured tokenizer that learns from transcripts: the alphabet of the data's text. Raises ConfigError where
+    there is none, or another one than is configured."""
+    if "symbols" not in tokenizer:
+        return
+    text = dict(data.condition_spec.parts).get("text")
+    if text is None or text.kind != "ids":
+        raise ConfigError("this tokenizer learns from transcripts, the data have none: set data.captions=ids, or choose data with texts")
+    wanted = tokenizer["symbols"]
+    if wanted is not None and tuple(wanted) != text.alphabet:
+        raise ConfigError(
+            f"tokenizer.symbols={''.join(wanted)!r}, the transcripts' are {''.join(text.alphabet)!r}: set tokenizer.symbols=null"
+        )
+    tokenizer["symbols"] = list(text.alphabet)

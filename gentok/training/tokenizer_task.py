@@ -131,6 +131,8 @@ class TokenizerTask(GentokModule):
         if isinstance(tokens, Latents):
             self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
         self._add(self.modality.measure(reconstruction, media, lengths))
+        if hasattr(self.tokenizer, "scores"):
+            self._add(self.tokenizer.scores(batch, tokens))
         if step == 0:
             self._show(media, reconstruction, lengths)
 
