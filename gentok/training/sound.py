@@ -49,7 +49,7 @@ def fit_to_items(bundle: Bundle, data: Any) -> None:
 
 
 def fit_to_texts(tokenizer: dict[str, Any], data: Any) -> None:
-    """Fills in the `symbols` of a configured tokenizer that learns from transcripts: the alphabet of the data's text. Raises ConfigError where
+    """Fills in the `symbols` of a configured tokenizer that learns from transcripts: the alphabet of the data's text. ConfigError where
     there is none, or another one than is configured."""
     if "symbols" not in tokenizer:
         return
