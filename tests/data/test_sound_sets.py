@@ -158,7 +158,7 @@ def test_the_split_is_disjoint_and_new_files_leave_the_others_where_they_are(tmp
     again = SoundFolder(path, held_out=0.2)
     assert len(set(again.held_out.names) ^ held) <= 2 and train <= set(again.train.names) | set(again.held_out.names)
     assert set(SoundFolder(path, held_out=0.2, split_seed=1).held_out.names) != held
-    first = sorted(held)[0]
+    first = sorted(again.held_out.names)[0]
     open(first, "wb").close()  # one that breaks
     assert set(SoundFolder(path, held_out=0.2, max_broken=0.1).held_out.names) == set(again.held_out.names) - {first}
 
