@@ -146,6 +146,17 @@ def test_what_changes_the_waves_changes_the_description(tmp_path):
     assert word(SoundFolder(path, held_out=0.2)) != seen[0]
 
 
+def test_waves_stay_within_their_range(tmp_path):
+    import numpy as np
+    import soundfile
+
+    loud = np.random.default_rng(0).standard_normal((4000, 1)).astype(np.float32)
+    for i in range(4):
+        soundfile.write(tmp_path / f"{i}.wav", loud, 8000, subtype="FLOAT")
+    batch = SoundFolder(tmp_path, held_out=0.3, crop=None).train[0]
+    assert batch.media.abs().max() == 1.0 and loud.max() > 2
+
+
 # ------------------------------------------------------------------------------------------------------------------ split
 
 
