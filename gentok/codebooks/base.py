@@ -135,7 +135,7 @@ class BaseCodebook(nn.Module):
     """Attributes of every codebook, and the projections around its own space.
 
     dim: channels of the space in which codes are found. width: channels in and out; None, or dim, means no projections, else there is a
-    linear map width -> dim before and dim -> width behind, both per position (the latter with a bias unless out_bias is false).
+    linear map width -> dim before and dim -> width behind, both per position, with biases unless in_bias or out_bias is false.
     """
 
     levels = 1
@@ -144,7 +144,7 @@ class BaseCodebook(nn.Module):
     has_nearest = True
     """False where no nearest code exists: `nearest` then raises TypeError with a line."""
 
-    def __init__(self, dim: int, width: int | None, vocab_sizes: Sequence[int], out_bias: bool = True):
+    def __init__(self, dim: int, width: int | None, vocab_sizes: Sequence[int], out_bias: bool = True, in_bias: bool = True):
         super().__init__()
         if dim < 1 or (width is not None and width < 1):
             raise ValueError(f"a codebook needs dim and width of at least 1 (width may be null); got dim={dim}, width={width}")
@@ -153,7 +153,7 @@ class BaseCodebook(nn.Module):
         self.vocab_sizes = tuple(int(v) for v in vocab_sizes)
         self.parts: dict[str, slice] = {}
         self.projected = self.width != dim
-        self.project_in = nn.Linear(self.width, dim) if self.projected else None
+        self.project_in = nn.Linear(self.width, dim, bias=in_bias) if self.projected else None
         self.project_out = nn.Linear(dim, self.width, bias=out_bias) if self.projected else None
 
     def reset_parameters(self) -> None:

@@ -34,11 +34,14 @@ class Residual(BaseCodebook):
     """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them with `shared` (RQ-VAE).
 
     codebook: the book to copy, without projections of its own. width: channels in and out where they differ from the book's (linear
-    projections). level_dropout, batch_dropout: probabilities, used in training where `forward` is given noise and no `keep`.
+    projections; the one before has a bias unless in_bias is false). level_dropout, batch_dropout: probabilities, used in training where
+    `forward` is given noise and no `keep`.
     """
 
     invertible = False
     nested_levels = True
+    own_projections = False
+    """Whether every level has projections of its own (ProjectedResidual)."""
 
     def __init__(
         self,
@@ -48,17 +51,18 @@ class Residual(BaseCodebook):
         level_dropout: float = 0.0,
         batch_dropout: float = 0.0,
         shared: bool = False,
+        in_bias: bool = True,
     ):
         if codebook.levels != 1:
             raise ValueError(f"Residual takes a codebook of one level; {type(codebook).__name__} has {codebook.levels}")
-        if getattr(codebook, "projected", False):
+        if getattr(codebook, "projected", False) and not self.own_projections:
             raise ValueError(
                 "Residual has its projections around all levels: build its codebook without width "
                 f"(it has width={codebook.width}, dim={codebook.dim}) and give width to Residual"
             )
         if levels < 1:
             raise ValueError(f"Residual needs at least one level; got {levels}")
-        super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False)
+        super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False, in_bias=in_bias)
         self.levels, self.shared = levels, shared
         self.level_dropout, self.batch_dropout = level_dropout, batch_dropout
         self.books = nn.ModuleList([copy.deepcopy(codebook) for _ in range(1 if shared else levels)])

@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.noise import Noise
@@ -34,7 +35,9 @@ class Codec(Streaming, nn.Module):
 
     encoder: float [B, C, T] -> [B, D, ceil(T / hop)] with attributes channels, width (D), hop and causal. codebook: any that gives every
     frame its codes; its in_width is the encoder's width, its width the decoder's. decoder: [B, D, N] -> [B, C, N * hop], with attributes
-    channels, width, hop. Both parts may have `start` and `step` (gentok/nn/conv1d.py): then the codec works chunk by chunk.
+    channels, width, hop, and `takes_noise` where it draws (SNAC; without noise nothing is drawn). Both parts may have `start` and `step`
+    (gentok/nn/conv1d.py): then the codec works chunk by chunk. Where codes span several frames (the codebook's `multiple`), sounds are
+    continued with zeros to so many frames.
     sample_rate: of the sound in Hz. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained.
     media_shape: of the data, (C,) or (C, T), T samples of the longest item, which then bounds the grid.
 
@@ -65,7 +68,7 @@ class Codec(Streaming, nn.Module):
                 f"the encoder takes {encoder.channels} channel(s) at {encoder.hop} samples per frame, the decoder makes "
                 f"{decoder.channels} at {decoder.hop}: give both the same channels and ratios"
             )
-        if not isinstance(codebook.grid(1, 1), Raster):
+        if not hasattr(codebook, "strides") and not isinstance(codebook.grid(1, 1), Raster):
             raise ValueError(f"codec gives every frame its codes; {type(codebook).__name__} makes {codebook.grid(1, 1)}")
         if sample_rate < 1:
             raise ValueError(f"codec needs the sample rate in Hz; got {sample_rate}")
@@ -77,9 +80,10 @@ class Codec(Streaming, nn.Module):
             )
         self.encoder, self.codebook, self.decoder = encoder, codebook, decoder
         self.hop, self.losses = int(encoder.hop), losses
+        self.multiple = getattr(codebook, "multiple", 1)
         self.spec = TokenSpec(
             vocab_sizes=tuple(codebook.vocab_sizes),
-            grid=Frames(sample_rate / self.hop, frames_of(shape[1], self.hop) if len(shape) == 2 else None),
+            grid=Frames(sample_rate / self.hop, self._frames(shape[1]) if len(shape) == 2 else None),
             strides=getattr(codebook, "strides", None),
             nested_levels=codebook.nested_levels,
             modality="audio",
@@ -96,6 +100,10 @@ class Codec(Streaming, nn.Module):
     def _dtype(self) -> torch.dtype:
         return next(self.encoder.parameters()).dtype
 
+    def _frames(self, samples: int | Tensor) -> int | Tensor:
+        """Frames of so many samples: a whole number of what the codebook codes together."""
+        return frames_of(samples, self.hop * self.multiple) * self.multiple
+
     def _spec(self, frames: int) -> TokenSpec:
         """The spec of so many frames: its own where the grid has no bound, or this one."""
         grid = self.spec.grid
@@ -105,22 +113,32 @@ class Codec(Streaming, nn.Module):
 
     def _features(self, media: Tensor, lengths: Tensor | None) -> Tensor:
         """float [B, C, T] -> [B, D, ceil(T / hop)], zero behind a row's frames."""
-        media, frames = media.to(self._dtype), frames_of(media.shape[2], self.hop)
+        media, frames, block = media.to(self._dtype), self._frames(media.shape[2]), self.hop * self.multiple
         z = None
         for rows, length in groups_of(lengths, media):
-            part = self.encoder(media[rows, :, :length]) if length else media.new_zeros(len(media[rows]), self.encoder.width, 0)
+            part = media[rows, :, :length]
+            if self.multiple > 1:
+                part = F.pad(part, (0, -length % block))
+            part = self.encoder(part) if length else part.new_zeros(len(part), self.encoder.width, 0)
             if part.shape[2] == frames and len(part) == len(media):
                 return part
             z = part.new_zeros(len(media), self.encoder.width, frames) if z is None else z
             z[rows, :, : part.shape[2]] = part
         return z
 
-    def _sound(self, vectors: Tensor, lengths: Tensor | None) -> Tensor:
+    def _sound(self, vectors: Tensor, lengths: Tensor | None, noise: Noise | None = None) -> Tensor:
         """float [B, D, N], lengths in frames -> [B, C, N * hop] float32 (float64 in a float64 model), zero behind a row's frames."""
+        noise = None if noise is None or not getattr(self.decoder, "takes_noise", False) else noise.fork("decoder")
         vectors, samples = vectors.to(self._dtype), vectors.shape[2] * self.hop
         media = None
         for rows, frames in groups_of(lengths, vectors):
-            part = self.decoder(vectors[rows, :, :frames]) if frames else vectors.new_zeros(len(vectors[rows]), self.decoder.channels, 0)
+            part = vectors[rows, :, :frames]
+            if not frames:
+                part = part.new_zeros(len(part), self.decoder.channels, 0)
+            elif noise is None:
+                part = self.decoder(part)
+            else:
+                part = self.decoder(part, noise=noise if isinstance(rows, slice) else noise.rows(rows))
             part = part if part.dtype == torch.float64 else part.float()
             if part.shape[2] == samples and len(part) == len(vectors):
                 return part
@@ -157,7 +175,7 @@ class Codec(Streaming, nn.Module):
         lengths = check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, sample_rate)
         z = self._features(media, lengths)
         codes = self._quantize(z, noise).codes if z.shape[2] else self._no_codes(z)
-        return self._tokens(codes, None if lengths is None else frames_of(lengths, self.hop))
+        return self._tokens(codes, None if lengths is None else self._frames(lengths))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, noise: Noise | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:
@@ -175,7 +193,7 @@ class Codec(Streaming, nn.Module):
         if not frames:
             dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
             return torch.zeros(tokens.batch, self.decoder.channels, 0, dtype=dtype, device=tokens.codes.device)
-        media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths).clamp(-1, 1)
+        media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths, noise).clamp(-1, 1)
         if samples is None:
             return media
         ends = torch.as_tensor(samples, device=media.device)
@@ -190,12 +208,12 @@ class Codec(Streaming, nn.Module):
         lengths = check_sound(media, batch.lengths, self.encoder.channels, self.spec.sample_rate, finite=False)
         if not media.shape[2] or (lengths is not None and not int(lengths.max())):
             raise ValueError("a codec cannot be trained on sounds without a sample")
-        frames = None if lengths is None else frames_of(lengths, self.hop)
+        frames = None if lengths is None else self._frames(lengths)
         z = self._features(media, lengths)
         if frames is not None:
             z = repeated(z, frames)
         quantized = self.codebook(z, noise=noise)
-        reconstruction = self._sound(quantized.vectors, frames)[..., : media.shape[2]]
+        reconstruction = self._sound(quantized.vectors, frames, noise)[..., : media.shape[2]]
         if lengths is not None:
             reconstruction = reconstruction * within(lengths, media.shape[2])[:, None]
         losses = dict(quantized.losses)

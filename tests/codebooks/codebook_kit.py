@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gentok.build import build
 from gentok.noise import Noise
+from gentok.tokens import Raster
 
 OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
 """A conf folder of components outside gentok, tested like its own; GENTOK_TEST_TRUST names their packages, comma-separated."""
@@ -29,6 +30,27 @@ def make(name: str, **changes: Any) -> Any:
     if "sides" in config:
         config["sides"] = [1, 2, 3, 4]
     return build({**config, **changes}, trust=TRUST)
+
+
+def positions(book: Any) -> int:
+    """N for the 4 x 4 = 16 positions of `inputs`."""
+    return 16 if in_time(book) else book.grid(4, 4).positions
+
+
+def in_time(book: Any) -> bool:
+    """Whether its levels have several frame rates: then it has no grid of cells."""
+    return hasattr(book, "strides")
+
+
+def cell_by_cell(book: Any) -> bool:
+    """Whether a code at a position says something of this position alone."""
+    return not in_time(book) and isinstance(book.grid(4, 4), Raster)
+
+
+def exists(book: Any) -> Tensor:
+    """bool [K, N]: the cells that have a code."""
+    n = torch.arange(positions(book))
+    return torch.stack([n % stride == 0 for stride in getattr(book, "strides", (1,) * book.levels)])
 
 
 def has_nearest(book: Any) -> bool:

@@ -17,13 +17,17 @@ from torch import Tensor
 
 from gentok.codebooks.bernoulli import Bernoulli
 from gentok.codebooks.dual import Dual
+from gentok.codebooks.factorised import Factorised
 from gentok.codebooks.index_backprop import IndexBackprop
 from gentok.codebooks.library import Library
 from gentok.codebooks.lookup_free import LookupFree
+from gentok.codebooks.projected_residual import ProjectedResidual
 from gentok.codebooks.pyramid import Pyramid
 from gentok.codebooks.residual import Residual
 from gentok.codebooks.separate import Separate
 from gentok.codebooks.simvq import SimVQ
+from gentok.codebooks.split import Split
+from gentok.codebooks.strided import Strided
 from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
 from gentok.noise import Noise
@@ -45,8 +49,17 @@ BOOKS = {
     "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
     "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
     "pyramid_dual": lambda: Pyramid(Dual(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
+    "residual_factorised": lambda: ProjectedResidual(Factorised(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
+    "strided": lambda: Strided(Factorised(**LEARNT, width=6), (3, 1), level_dropout=0.4),
+    "split": lambda: Split(
+        Residual(VQ(**LEARNT, update="ema", normalize=False), 1, width=6),
+        Residual(VQ(**LEARNT, update="ema", normalize=False), 3, width=6, level_dropout=0.5),
+        no_quantization_rate=0.5,
+    ),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
+RATES = {"residual_factorised": 0.003, "strided": 0.003, "split": 0.003}
+"""Of learning, where 0.3 is too fast: nothing bounds the size of what its levels compare, and the data drift far."""
 
 
 def batch(width: int, step: int) -> Tensor:
@@ -62,7 +75,7 @@ def train(name: str, half: slice, after_step=lambda book: None) -> dict:
     book.train()
     health = CodebookHealth(book.vocab_sizes)
     parameters = list(book.parameters())
-    optimizer = torch.optim.SGD(parameters, 0.3) if parameters else None
+    optimizer = torch.optim.SGD(parameters, RATES.get(name, 0.3)) if parameters else None
     for step in range(STEPS):
         z = batch(book.in_width, step)[half]
         q = book(z, noise=Noise.of(5, torch.arange(BATCH)[half], step))

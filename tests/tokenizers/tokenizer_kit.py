@@ -62,7 +62,8 @@ def missing_parts(name: str, codebook: str) -> list[str]:
     target, config = resolve(read("tokenizer", name)["_target_"], TRUST), read("codebook", codebook)
     needed = needed_parts(name)
     missing = [part for part in needed if part not in build(config, trust=TRUST).parts] if needed else []
-    return missing + (["one code per cell"] if "sides" in config and getattr(target, "one_code_per_cell", False) else [])
+    one_rate = ["one rate for all levels"] if "strides" in config and not is_sound(name) else []
+    return missing + one_rate + (["one code per cell"] if "sides" in config and getattr(target, "one_code_per_cell", False) else [])
 
 
 def is_sound(name: str) -> bool:

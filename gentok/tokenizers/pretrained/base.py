@@ -22,10 +22,10 @@ from gentok.noise import Noise
 from gentok.tokenizers.base import check_images, sized_spec
 from gentok.tokens import Batch, Grid, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
 
-__all__ = ["Pretrained", "PretrainedVQ", "Table", "load_model", "plain"]
+__all__ = ["Portable", "Pretrained", "PretrainedVQ", "Table", "import_library", "load_model", "plain"]
 
 
-def _library(name: str) -> Any:
+def import_library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -61,7 +61,7 @@ def load_model(
             f"{name} needs tokenizer.path (a folder written by save_pretrained, or a hub name) or tokenizer.config (random weights), "
             f"and not both; got {'neither' if path is None else 'both'}"
         )
-    cls = getattr(_library(library), name, None)
+    cls = getattr(import_library(library), name, None)
     if cls is None:
         raise ImportError(f"the installed {library} has no {name}: upgrade it")
     if path is None:
@@ -144,7 +144,18 @@ class Table(nn.Module):
         return Quantized(straight_through(vectors, z).transpose(1, 2), codes[:, None], losses, usage)
 
 
-class Pretrained(nn.Module):
+class Portable:
+    """A tokenizer whose bundle describes the model that it was loaded from: `model_config` is what that is rebuilt from."""
+
+    model_config: dict[str, Any]
+
+    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The tokenizer's configuration `config` with the model's own in the place of where it was loaded from."""
+        gone = {"path": None, "subfolder": None} if "subfolder" in config else {"path": None}
+        return {**config, **gone, "config": self.model_config}
+
+
+class Pretrained(Portable, nn.Module):
     """A model of another library as `self.model`; `self.model_config` is what it is rebuilt from. Subclasses name library and model."""
 
     library: str
@@ -156,10 +167,6 @@ class Pretrained(nn.Module):
         self.model = load_model(self.library, self.model_name, path, config, subfolder, lambda cls: self._from_config(cls, dict(config)))
         self.model_config = self._config_of(self.model)
         self.losses = losses
-
-    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """The tokenizer's configuration `config` with the model's own in the place of where it was loaded from."""
-        return {**config, "path": None, "subfolder": None, "config": self.model_config}
 
     def _from_config(self, cls: type, config: dict[str, Any]) -> nn.Module:
         raise NotImplementedError

@@ -1,0 +1,109 @@
+"""A decoder that stays at the frame rate: Vocos (Siuzdak, arXiv 2306.00814), as WavTokenizer (Ji et al., arXiv 2408.16532) uses it.
+
+    conv7;  (attention over all frames);  layer norm;  blocks;  layer norm;  linear to magnitudes and phases;  inverse STFT
+    block: x + gamma * linear(gelu(linear(layer_norm(depthwise conv7(x)))))        (ConvNeXt, arXiv 2201.03545); gamma = 1 / blocks at first
+    S = min(exp(m), 100) * (cos p + i sin p),  a Hann window and n_fft = 4 hop by default
+
+The inverse transform is cut so that N frames give N * hop samples ("same" padding): frame n is centred on the middle of its own hop
+samples, and what the windows of overlapping frames sum to is divided out, so that the spectrum of a sound gives back the sound.
+
+Deviations: WavTokenizer's attention stands between convolutional residual blocks; here it is gentok's (gentok/nn/recurrence.py), alone. Its
+norms are conditioned on a bandwidth that a model of one codebook has not.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.nn.recurrence import Attention
+
+__all__ = ["ISTFTDecoder", "inverse_stft"]
+
+
+def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
+    """complex [B, n_fft // 2 + 1, N] -> float [B, N * hop]: overlap-add of Hann-windowed frames over the sum of the squared windows, cut
+    by (n_fft - hop) / 2 samples on the left and to N * hop samples."""
+    frames = spectrum.shape[2]
+    window = torch.hann_window(n_fft, dtype=spectrum.real.dtype, device=spectrum.device)
+    pieces = torch.fft.irfft(spectrum, n_fft, dim=1) * window[:, None]
+    whole = (frames - 1) * hop + n_fft
+    weight = window.square()[:, None].expand(-1, frames)
+
+    def added(x: Tensor) -> Tensor:
+        return F.fold(x, (1, whole), (1, n_fft), stride=(1, hop)).flatten(1)
+
+    left = (n_fft - hop) // 2
+    kept = slice(left, left + frames * hop)
+    return added(pieces)[:, kept] / added(weight[None])[:, kept].clamp(min=1e-8)
+
+
+class Block(nn.Module):
+    """float [B, filters, N] -> the same shape."""
+
+    def __init__(self, filters: int, hidden: int, gamma: float):
+        super().__init__()
+        self.mix = nn.Conv1d(filters, filters, 7, padding=3, groups=filters)
+        self.norm = nn.LayerNorm(filters, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(filters, hidden), nn.GELU(), nn.Linear(hidden, filters))
+        self.gamma = nn.Parameter(torch.full((filters,), gamma))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.mlp(self.norm(self.mix(x).transpose(1, 2)))
+        return x + (self.gamma * h).transpose(1, 2)
+
+
+class ISTFTDecoder(nn.Module):
+    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].
+
+    hop: samples per frame, the encoder's. filters, hidden: channels of the blocks and inside them (null: 3 * filters). blocks: how many.
+    n_fft: null: 4 * hop. attention: layers of attention before the blocks, of `heads` heads; it sees all frames. Raises ValueError with a
+    line where the windows do not overlap.
+    """
+
+    causal = False
+
+    def __init__(
+        self,
+        hop: int,
+        width: int = 512,
+        channels: int = 1,
+        filters: int = 768,
+        hidden: int | None = None,
+        blocks: int = 12,
+        n_fft: int | None = None,
+        attention: int = 0,
+        heads: int = 8,
+    ):
+        super().__init__()
+        self.channels, self.width, self.hop, self.n_fft = channels, width, int(hop), int(n_fft or 4 * hop)
+        if self.n_fft < 2 * self.hop or self.n_fft % 2:
+            raise ValueError(f"an inverse STFT needs an even n_fft of at least 2 * hop = {2 * self.hop}; got {self.n_fft}")
+        self.stem = nn.Conv1d(width, filters, 7, padding=3)
+        self.attention = Attention(filters, attention, heads, causal=False) if attention else nn.Identity()
+        self.norm = nn.LayerNorm(filters, eps=1e-6)
+        self.blocks = nn.ModuleList(Block(filters, hidden or 3 * filters, 1 / blocks) for _ in range(blocks))
+        self.last_norm = nn.LayerNorm(filters, eps=1e-6)
+        self.head = nn.Linear(filters, channels * (self.n_fft + 2))
+        for module in (self.stem, self.head, *(m for block in self.blocks for m in block.modules())):
+            if isinstance(module, (nn.Conv1d, nn.Linear)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The head's weight, where gradients of losses are compared (adaptive weights)."""
+        return self.head.weight
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.attention(self.stem(z))
+        x = self.norm(x.transpose(1, 2)).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        h = self.head(self.last_norm(x.transpose(1, 2))).transpose(1, 2)
+        with torch.autocast(h.device.type if h.device.type != "meta" else "cpu", enabled=False):
+            h = (h if h.dtype == torch.float64 else h.float()).reshape(len(z) * self.channels, self.n_fft + 2, -1)
+            magnitude, phase = h.chunk(2, dim=1)
+            spectrum = torch.polar(magnitude.exp().clamp(max=100.0), phase)
+            return inverse_stft(spectrum, self.n_fft, self.hop).view(len(z), self.channels, -1)

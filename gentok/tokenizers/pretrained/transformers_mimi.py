@@ -1,0 +1,66 @@
+"""transformers' MimiModel (Mimi of Moshi, arXiv 2410.00037; kyutai/mimi on the hub): 12.5 frames per second.
+
+Level 0 is the semantic one, the others acoustic; both quantise the same latent side by side, so there are no nearest codes of a vector.
+Codes are those of MimiModel.encode with `levels` quantizers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from gentok.nn.conv1d import weight_of
+from gentok.tokenizers.pretrained.codec_base import Half, TransformersCodec, first_levels
+from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
+
+__all__ = ["TransformersMimi"]
+
+
+class MimiLevel(Level):
+    """A MimiVectorQuantization: a table that the library averages, kept as sums and counts."""
+
+    @property
+    def rows(self) -> Tensor:
+        book = self.layer.codebook
+        return book.embed_sum / book.cluster_usage.clamp(min=book.epsilon)[:, None]
+
+
+class MimiEncoder(Half):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model(x, use_streaming=False).latents
+
+
+class MimiDecoder(Half):
+    def forward(self, z: Tensor) -> Tensor:
+        return self.model(z).audio_values
+
+
+class TransformersMimi(TransformersCodec):
+    """path: a folder of MimiModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use, at least the
+    semantic ones and one more (Moshi uses 8); null: all (32)."""
+
+    model_name = "MimiModel"
+
+    def _config_of(self, model: nn.Module) -> dict[str, Any]:
+        given = getattr(model.config, "_frame_rate", None)
+        return {**super()._config_of(model), **({} if given is None else {"frame_rate": given})}
+
+    @staticmethod
+    def _parts(model: nn.Module, levels: int | None) -> tuple[MimiEncoder, Levels, MimiDecoder]:
+        settings, split = model.config, model.quantizer
+        semantic = settings.num_semantic_quantizers
+        if levels is not None and not semantic < levels <= settings.num_quantizers:
+            raise ValueError(f"this model has {semantic + 1} to {settings.num_quantizers} levels; got tokenizer.levels={levels}")
+        branches = []
+        for part, count in (
+            (split.semantic_residual_vector_quantizer, None),
+            (split.acoustic_residual_vector_quantizer, None if levels is None else levels - semantic),
+        ):
+            branches.append(Branch(first_levels(part.layers, count, MimiLevel), part.input_proj, part.output_proj))
+        shape = (settings.audio_channels, settings.hidden_size, int(settings.sampling_rate / settings.frame_rate))
+        return MimiEncoder(model.encoder, *shape), Levels(branches, settings.hidden_size), MimiDecoder(model.decoder, *shape)
+
+    @property
+    def last_layer(self) -> Tensor:
+        return weight_of(self.decoder.model.decoder_seanet.layers[-1].conv)

@@ -1,0 +1,130 @@
+"""SNAC's levels of several rates: its formulas, the cells that exist, commitments, the ends of sounds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from codebook_kit import inputs, mutant, noise
+
+from gentok.codebooks.factorised import Factorised
+from gentok.codebooks.strided import Strided
+from gentok.layouts import LAYOUTS, Layout
+from gentok.tokens import ABSENT, UNKNOWN, Frames, Tokens, TokenSpec
+
+
+def book(cls: type = Strided, strides=(4, 2, 1), **options) -> Strided:
+    torch.manual_seed(0)
+    made = cls(Factorised(32, 4, 12), strides, **options)
+    for part in made.books:
+        torch.nn.init.normal_(part.project_out.bias)
+        with torch.no_grad():
+            part.project_in.weight, part.project_out.weight = 0.3 * torch.randn(4, 12), 0.3 * torch.randn(12, 4)
+    return made
+
+
+def the_release(b: Strided, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+    """(vectors, a list of codes per level as SNAC has it, the sum of its levels' mean errors) by SNAC's formulas."""
+    total, rest, codes, error = 0.0, z, [], 0.0
+    for part, stride in zip(b.books, b.strides):
+        x = F.conv1d(F.avg_pool1d(rest, stride, stride), part.project_in.weight[..., None], part.project_in.bias)
+        index = torch.einsum("bdn,vd->bvn", F.normalize(x, dim=1), F.normalize(part.weight, dim=1)).argmax(1)
+        rows = part.weight[index].transpose(1, 2)
+        error = error + F.mse_loss(x, rows)
+        value = F.conv1d(rows, part.project_out.weight[..., None], part.project_out.bias).repeat_interleave(stride, dim=2)
+        total, rest = total + value, rest - value
+        codes.append(index)
+    return total, codes, error
+
+
+def numbers_are_those_of_the_release(cls: type) -> None:
+    for strides in ((4, 2, 1), (8, 4, 2, 1), (2, 2)):
+        b = book(cls, strides)
+        z = inputs(b)
+        vectors, codes, error = the_release(b, z)
+        q = b(z)
+        for level, stride, found in zip(q.codes.unbind(1), b.strides, codes):
+            assert torch.equal(level[:, ::stride], found)
+            assert (level[:, torch.arange(16) % stride != 0] == ABSENT).all()
+        assert torch.allclose(q.vectors, vectors, atol=1e-5) and torch.equal(b.lookup(q.codes), q.vectors)
+        assert torch.allclose(q.losses["codebook"], error) and torch.allclose(q.losses["commitment"], 0.25 * error)
+
+
+def test_vectors_codes_and_losses_are_those_of_the_release():
+    numbers_are_those_of_the_release(Strided)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        ("return F.avg_pool1d(x, self.strides[level], ceil_mode=True)", "return x[..., :: self.strides[level]]"),  # no mean
+        ("vectors.repeat_interleave(self.strides[level], 2)", "vectors.repeat(1, 1, self.strides[level])"),  # tiled instead of held
+        ("cells[..., :: self.strides[level]] = codes", "cells[..., : codes.shape[2]] = codes"),  # cells that the spec does not have
+    ],
+    ids=["first", "tiled", "crowded"],
+)
+def test_the_law_of_the_release_s_numbers_catches(edit):
+    with pytest.raises(AssertionError):
+        numbers_are_those_of_the_release(mutant(Strided, edit))
+
+
+def test_every_levels_commitment_reaches_the_encoder():
+    for level in range(3):
+        b = book()
+        for k, part in enumerate(b.books):
+            part.commitment = float(k == level)
+        z = inputs(b).requires_grad_()
+        b(z).losses["commitment"].backward()
+        assert z.grad.abs().max() > 1e-8
+
+
+def test_the_last_frames_may_be_fewer_than_a_stride():
+    b = book()
+    z = inputs(b)
+    for n in (1, 2, 3, 5, 15):
+        q = b(z[..., :n])
+        assert q.codes.shape == (16, 3, n) and torch.equal(b.lookup(q.codes), q.vectors)
+        assert torch.equal(q.codes >= 0, (torch.arange(n) % torch.tensor([4, 2, 1])[:, None] == 0).expand_as(q.codes))
+    mean = z[..., 12:15].mean(2)  # the fourth code of the first level is that of three frames
+    last = b.book(0)(mean[..., None]).codes[:, 0, 0]
+    assert torch.equal(b(z[..., :15]).codes[:, 0, 12], last)
+
+
+def test_codes_behind_each_other_are_those_of_blocks():
+    """What a block of `multiple` frames is coded to does not depend on its neighbours."""
+    b = book()
+    z = inputs(b)
+    assert b.multiple == 4 and book(strides=(3, 2)).multiple == 6
+    assert torch.equal(b(z).codes, torch.cat([b(block).codes for block in z.split(4, 2)], 2))
+
+
+def test_dropped_levels_and_nearest_respect_the_cells():
+    b = book(level_dropout=0.5).train()
+    z = inputs(b, batch=400)
+    q = b(z, noise=noise(400))
+    kept = (q.codes[..., 0] >= 0).sum(1)
+    assert set(kept.tolist()) == {1, 2, 3} and ((q.codes >= 0).any(2).sum(1) == kept).all()
+    b.eval()
+    v = b.lookup(q.codes[:16])
+    for given in (None, torch.full((16, 3, 16), UNKNOWN)):
+        assert torch.equal(b.nearest(v, given) >= 0, (b(z[:16]).codes >= 0))
+
+
+def test_the_codes_fit_the_spec_s_cells_and_every_layout():
+    b = book()
+    spec = TokenSpec(b.vocab_sizes, Frames(10.0, 16), strides=b.strides, nested_levels=True, modality="audio", sample_rate=80)
+    codes = b(inputs(b)).codes
+    assert torch.equal(codes >= 0, Tokens.unknown(spec, 16).holes) and Tokens(codes, spec).validate()
+    for name in LAYOUTS:
+        if name == "raster":
+            continue
+        layout = Layout.of(name, spec)
+        assert torch.equal(layout.unflatten(layout.flatten(codes)), codes)
+        assert int(layout.exists.sum()) == 16 + 8 + 4
+
+
+def test_strides_that_are_none_are_refused_in_a_line():
+    with pytest.raises(ValueError, match="1 or more"):
+        book(strides=(2, 0))
+    with pytest.raises(ValueError, match="or use Residual"):
+        Strided(Factorised(8, 4), (2, 1))
