@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gentok import __version__
 from gentok.build import ConfigError, build
-from gentok.tokens import ConditionSpec, FormatError, Frames, TokenSpec, fingerprint
+from gentok.tokens import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
@@ -51,6 +51,12 @@ class Bundle:
     @property
     def spec(self) -> TokenSpec:
         return self.tokenizer.spec
+
+    def encode(self, batch: Batch) -> Tokens | Latents:
+        """A batch's media; items that differ in length as tokens on the grid of `spec`, whose longest item bounds it."""
+        if batch.lengths is None:
+            return self.tokenizer.encode(batch.media)
+        return self.tokenizer.encode(batch.media, batch.lengths).padded(self.spec)
 
     def to(self, device: torch.device | str) -> Bundle:
         self.tokenizer.to(device)

@@ -239,7 +239,7 @@ def sample() -> None:
     """`gentok-sample`, and sample.py."""
 
     def function(config: dict[str, Any]) -> None:
-        from gentok.sampling import sample_to_folder
+        from gentok.sample_files import sample_to_folder
 
         sample_to_folder(config)
 

@@ -3,7 +3,7 @@
 Everything is built on the meta device. FLOPs (a multiply-add counts two) are counted by torch.utils.flop_counter: of a training step as
 three forward passes of the batch (forward, and backward at twice that), of a sample as the network calls of the sampler, with the
 decoder. Memory is the training state in float32 (weights, gradients, two Adam moments, averaged weights), without activations.
-Discriminators have lines of their own: the totals, FLOPs and memory are the tokenizer's.
+Discriminators have lines of their own: the totals, FLOPs and memory are the tokenizer's. An item of sound is one second.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def _media_shape(config: Mapping[str, Any]) -> tuple[int, ...]:
     if given is None and isinstance(data.get("size"), (int, list)):
         size = data["size"] if isinstance(data["size"], list) else [data["size"]] * 2
         given = [data.get("channels", 3), *size]
+    if given is None and isinstance(data.get("sample_rate"), int):
+        given = [data.get("channels", 1), data["sample_rate"]]
     if given is None:
         raise ConfigError("describe=true reads no data, so say how large an image is: data.size=256, or tokenizer.media_shape=[3,256,256]")
     return tuple(given)

@@ -1,7 +1,7 @@
 """`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a protocol that is written down.
 
 reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real images; use of the codebook;
-                codes that survive decoding
+                codes that survive decoding. Of sounds: SI-SDR and mel distance, also of the first levels alone
 probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
 generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
                 FD-efflite0 to held-out images, distance to the nearest training item, nll
@@ -21,7 +21,7 @@ import torch
 
 from gentok.build import ConfigError, build
 from gentok.bundle import Bundle, load
-from gentok.protocols import generation, likelihood, probe, reconstruction
+from gentok.protocols import generation, likelihood, probe, reconstruction, sound
 from gentok.protocols.context import Context
 from gentok.sampling import pick_sampler
 
@@ -30,6 +30,8 @@ __all__ = ["evaluate", "main"]
 PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
 MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "generation": generation.measure, "nll": likelihood.measure}
 """name -> (context, out: folder for pictures) -> (metrics, protocol)."""
+OF_SOUNDS = {"reconstruction": sound.measure, "nll": likelihood.measure}
+"""The same, of sounds."""
 
 
 def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,8 +45,11 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
-    names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
+    measures, modelled = (OF_SOUNDS, "nll") if bundle.spec.modality == "audio" else (MEASURES, "generation")
+    names = {"auto": [modelled if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", modelled]}
     names = names.get(config["protocol"], [config["protocol"]])
+    if names[0] not in measures:
+        raise ConfigError(f"protocol={config['protocol']} is of pictures; of sounds there are {', '.join(measures)}")
     modelled = {"generation", "nll"}.intersection(names)
     if modelled and bundle.generator is None:
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
@@ -63,7 +68,7 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     context = Context(config, bundle, data, device)
     reports = {}
     for name in names:
-        metrics, protocol = MEASURES[name](context, out)
+        metrics, protocol = measures[name](context, out)
         report = reports[name] = {"metrics": metrics, "protocol": {**context.protocol(), **protocol}}
         (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
         _show(name, metrics)
@@ -76,7 +81,10 @@ def _data(config: Mapping[str, Any], bundle: Bundle) -> Any:
     if not isinstance(chosen, Mapping):
         raise ConfigError("the checkpoint does not say what it was trained on: choose with data=mnist5k, or data=folder data.path=FOLDER")
     data = build(chosen, trust=config["trust"], where="data")
-    wanted = bundle.spec.media_shape
+    wanted, rate = bundle.spec.media_shape, getattr(data, "sample_rate", None)
+    if rate != bundle.spec.sample_rate:
+        kinds = [f"sounds at {hz} Hz" if hz else "pictures" for hz in (bundle.spec.sample_rate, rate)]
+        raise ConfigError(f"this model is of {kinds[0]}, the data are {kinds[1]}: set data.sample_rate, or choose other data")
     if wanted is not None and tuple(wanted)[0] != tuple(data.media_shape)[0]:
         raise ConfigError(f"this model is of media {tuple(wanted)}, the data have {tuple(data.media_shape)}: set their channels and size")
     return data

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gentok.generators.base import AnyOrder, Causal, Masked, capabilities
 from gentok.noise import Noise
-from gentok.sampling import KEEPS, keep_mask
+from gentok.prompts import KEEPS, keep_mask
 from gentok.tokens import UNKNOWN, Condition, Tokens, TokenSpec
 
 __all__ = ["SCATTERED", "region_cells", "region_nll"]
@@ -26,7 +26,7 @@ SCATTERED = "scattered"
 
 
 def region_cells(region: str | None, spec: TokenSpec) -> Tensor | None:
-    """bool [K, N], the cells that a region names: all (None), one of sampling.KEEPS, or a file of numpy's; None for scattered ones.
+    """bool [K, N], the cells that a region names: all (None), one of prompts.KEEPS, or a file of numpy's; None for scattered ones.
 
     A file (.npy) holds truths of the shape [N], [K, N] or, on a raster, [H, W]. Raises ValueError in a line.
     """

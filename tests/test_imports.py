@@ -30,9 +30,13 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "build": set(),
     "mistakes": {"build"},
     "bundle": {*BASE, "build", "sampling"},
-    "regions": {*BASE, "generators", "layouts", "flow", "sampling"},
+    "prompts": {*BASE, "bundle", "data"},
+    "regions": {*BASE, "generators", "layouts", "flow", "prompts"},
 }
-ANYTHING = {"training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "describe", "demo", "report", "cli", "__init__"}
+ANYTHING = {
+    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "describe", "demo", "report", "cli",
+    "__init__",
+}  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room == "training",
     "hydra": lambda room, path: path.name == "cli.py",

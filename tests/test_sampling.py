@@ -13,7 +13,9 @@ from safetensors.torch import load_file
 from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.data.pictures import read_picture, save_picture
-from gentok.sampling import keep_mask, sample, sample_to_folder
+from gentok.prompts import keep_mask
+from gentok.sample_files import sample_to_folder
+from gentok.sampling import sample
 from gentok.tokens import ClassSpec, ConditionSpec, Line, Raster
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from gentok.data.sound_shards import SoundShards
 from gentok.tokens import ClassSpec, ConditionSpec
 
-__all__ = ["FSDD"]
+__all__ = ["FSDD", "WORDS"]
 
-DIGITS = tuple("0123456789")
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""Names of the classes; a model understands condition=seven and condition=7."""
 
 
 class FSDD(SoundShards):
@@ -23,7 +24,7 @@ class FSDD(SoundShards):
     the test set's shard (takes 0 to 4 of every digit and speaker).
     """
 
-    condition_spec = ConditionSpec((("class", ClassSpec(DIGITS)),))
+    condition_spec = ConditionSpec((("class", ClassSpec(WORDS)),))
 
     def __init__(
         self,
@@ -40,6 +41,6 @@ class FSDD(SoundShards):
     ):
         super().__init__(
             shards, held_out, sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize, label="json.digit",
-            caption="json.text", classes=DIGITS, captions=captions, caption_length=16, max_broken=max_broken, in_memory=in_memory,
+            caption="json.text", classes=WORDS, captions=captions, caption_length=16, max_broken=max_broken, in_memory=in_memory,
             index=index, kind="fsdd",
         )  # fmt: skip

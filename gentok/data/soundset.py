@@ -115,8 +115,9 @@ def _check_channels(parts: dict[str, Listing]) -> None:
 class SoundSet(ItemSet):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
-    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest: samples after
-    which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the whole sounds.
+    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest:
+    samples after which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the
+    whole sounds.
     """
 
     def __init__(
@@ -205,6 +206,6 @@ class SoundSet(ItemSet):
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
         media = torch.zeros(len(rows), self.form.channels, max(lengths.tolist(), default=0))
         for row, (_, wave) in zip(media, rows):
-            row[:, : wave.shape[1]] = normalized(wave, self.form.normalize)
+            row[:, : wave.shape[1]] = normalized(wave, self.form.normalize).clamp(-1, 1)  # decoders and resampling overshoot
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(media, index, self.condition(index), lengths=lengths)

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from gentok.data.atomic import whole_file, writable_folder
 from gentok.data.audio import resample
+from gentok.data.fsdd import WORDS
 from gentok.data.progress import progress
 from gentok.data.sound_shards import SoundShards
 from gentok.noise import Noise
@@ -32,7 +33,6 @@ from gentok.tokens import ClassSpec, ConditionSpec, fingerprint
 
 __all__ = ["SpokenDigits", "WORDS"]
 
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 FORMAT = 1
 RATE = 24000
 _HELD_OUT = 1 << 40
@@ -51,7 +51,7 @@ class SpokenDigits(SoundShards):
     Raises ImportError with the pip command where hibari-tts is missing and nothing is cached, ValueError or OSError with a line.
     """
 
-    condition_spec = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
+    condition_spec = ConditionSpec((("class", ClassSpec(WORDS)),))
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class SpokenDigits(SoundShards):
         single = most == 1
         super().__init__(
             str(paths["train"]), str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
-            label="json.digits" if single else None, caption="json.text", classes=tuple("0123456789") if single else False,
+            label="json.digits" if single else None, caption="json.text", classes=WORDS if single else False,
             captions=captions if single else "ids", caption_length=6 * most, in_memory=in_memory, max_broken=0.0,
             index=str(folder / "shards"), kind="spoken_digits",
         )  # fmt: skip

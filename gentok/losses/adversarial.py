@@ -226,20 +226,27 @@ class Adversaries(nn.Module):
         return {name: part for name, part in self.parts.items() if part.active(step)}
 
     def against(
-        self, reconstruction: Tensor, media: Tensor | None, loss: Tensor, last_layer: Tensor | None, step: int
+        self, reconstruction: Tensor, media: Tensor | None, loss: Tensor, last_layer: Tensor | None, step: int, weighted: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """({"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, {NAME: weight that its adversarial term has}).
 
         media: needed where features are matched. loss: the tokenizer's other terms, of which only those that pass through the decoder reach
-        `last_layer`, its last parameter (not needed where no active adversary is adaptive).
+        `last_layer`, its last parameter (not needed where no active adversary is adaptive). weighted: false leaves out all weights, for a
+        balancer that has its own.
         """
         terms, weights, own = {}, {}, None
         for name, part in self.active(step).items():
-            found, weight = part.against(reconstruction, media), part.weight_at(step)
-            if part.adaptive is not None:
+            found = part.against(reconstruction, media)
+            weight, of_features = (part.weight_at(step), part.features * part.ramp_at(step)) if weighted else (1.0, 1.0)
+            if part.adaptive is not None and weighted:
                 own = gradient_at(loss, last_layer) if own is None else own
                 weight = weight * adaptive_weight(own, gradient_at(found["adversarial"], last_layer), part.adaptive)
             terms[f"adversarial_{name}"], weights[name] = weight * found["adversarial"], weight
             if "features" in found:
-                terms[f"features_{name}"] = part.features * part.ramp_at(step) * found["features"]
+                terms[f"features_{name}"] = of_features * found["features"]
         return terms, weights
+
+    def names(self) -> dict[str, Adversary]:
+        """The names of all terms of `against`, and whose they are."""
+        names = {f"adversarial_{name}": part for name, part in self.parts.items()}
+        return names | {f"features_{name}": part for name, part in self.parts.items() if part.features}

@@ -13,6 +13,7 @@ from gentok.data.sets import batches
 from gentok.noise import Noise
 from gentok.protocols.context import Context, choice
 from gentok.regions import SCATTERED, region_cells, region_nll
+from gentok.tokens import Frames
 
 __all__ = ["NLL_SAMPLES", "likelihood", "measure"]
 
@@ -33,7 +34,7 @@ def likelihood(context: Context) -> dict[str, float]:
         for batch in batches(held_out, context.config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             noise = Noise.of(context.config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.tokenizer.encode(batch.media)
+            tokens = bundle.encode(batch)
             nats += bundle.generator.nll_bound(tokens, batch.condition, noise, samples=NLL_SAMPLES).double().sum().item()
             cells += int(tokens.present.sum())
             advance(len(batch.index))
@@ -46,7 +47,7 @@ def likelihood(context: Context) -> dict[str, float]:
 
 def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     bundle, config = context.bundle, context.config
-    region = config["region"]
+    region, frames = config["region"], 0
     asked = region_cells(region, bundle.spec)
     held_out, nats, bits, cells, exact = context.data.held_out, 0.0, [], 0, True
     count = min(len(held_out), config["max_held_out"])
@@ -54,13 +55,16 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             noise = Noise.of(config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.tokenizer.encode(batch.media)
+            tokens = bundle.encode(batch)
             row, number, exact = region_nll(bundle.generator, tokens, batch.condition, asked, noise, NLL_SAMPLES)
             nats, cells = nats + row.sum().item(), cells + int(number.sum())
+            frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())
             bits.append((row / math.log(2)).cpu())
             advance(len(batch.index))
     error = torch.cat(bits).std().item() * math.sqrt(count) / cells if count > 1 else None
     metrics = {"items": count, "tokens": cells, "bits_per_token": nats / math.log(2) / cells, "standard_error": error}
+    if frames and isinstance(bundle.spec.grid, Frames):
+        metrics["bits_per_second"] = nats / math.log(2) / frames * bundle.spec.grid.rate_hz
     what = "all cells" if region is None else "a random half of each item's cells" if region == SCATTERED else f"the cells of {region}"
     return metrics, {
         "what": f"-log2 p of {what}{'' if region is None else ' given the others'} of held-out items under the unguided model, per asked "

@@ -23,6 +23,8 @@ STEERING = ("lr", "gradient_norm")
 NAMES = {
     "psnr": "PSNR, dB",
     "ssim": "SSIM",
+    "si_sdr_db": "SI-SDR, dB",
+    "mel_distance": "mel distance",
     "lr": "learning rate",
     "loss": "loss",
     "gradient_norm": "gradient norm before clipping",
@@ -94,7 +96,7 @@ def _facts(run: Run) -> str:
     facts = [("Steps", f"{run.steps:,}" + (f" <small>of {wanted:,}</small>" if isinstance(wanted, int) else ""))]
     if run.result.get("seconds"):
         facts.append(("Training time", _duration(run.result["seconds"])))
-    measures = [n for n in dict.fromkeys(("psnr", "held_out_bits_per_token", *sorted(run.held_out))) if n in run.series]
+    measures = [n for n in dict.fromkeys(("psnr", "si_sdr_db", "held_out_bits_per_token", *sorted(run.held_out))) if n in run.series]
     measures = [n for n in measures if not BOOK.fullmatch(n)][:3]
     facts += [(_title(n) + ", held out", number(run.series[n][-1][1])) for n in measures]
     for name in ("codebook/held_out_usage", "codebook/held_out_perplexity"):

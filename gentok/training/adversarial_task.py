@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError, build, resolve
+from gentok.build import ConfigError, build, nearest_name, resolve
 from gentok.distributed import all_sum, world_size
 from gentok.losses.adversarial import Adversaries
 from gentok.tokens import Batch, TokenizerOutput
@@ -60,6 +60,15 @@ class AdversarialTokenizerTask(TokenizerTask):
                 f"discriminator.adversaries.{adaptive[0]}.adaptive needs a tokenizer with a `last_layer` that is trained; "
                 f"{type(self.tokenizer).__name__} {'does not name one' if last_layer is None else 'has it frozen'}: set adaptive=null"
             )
+        if self.balancer is not None:
+            self._check_balancer(adaptive)
+
+    def _check_balancer(self, adaptive: list[str]) -> None:
+        if adaptive:
+            raise ConfigError(f"discriminator.adversaries.{adaptive[0]}.adaptive and a balancer do the same: set adaptive=null")
+        missing = [name for name in self.adversaries.names() if name not in self.balancer.weights]
+        if missing:
+            raise ConfigError(f"balancer.weights does not name {missing[0]}{nearest_name(missing[0], self.balancer.weights)}")
 
     @property
     def adversaries(self) -> Adversaries:
@@ -99,9 +108,14 @@ class AdversarialTokenizerTask(TokenizerTask):
             raise ValueError(f"{type(self.tokenizer).__name__} makes no reconstruction to be judged: set discriminator=none")
         own = torch.stack(list(terms.values())).sum()
         last_layer = getattr(self.tokenizer, "last_layer", None)
-        added, weights = self.adversaries.against(output.reconstruction, own, last_layer, self.global_step)
-        self._log_at_interval({f"adversarial/{name}_weight": value for name, value in weights.items()})
-        return {**terms, **{f"adversarial_{name}": value for name, value in added.items()}}
+        weighted = self.balancer is None
+        added, weights = self.adversaries.against(output.reconstruction, batch.media, own, last_layer, self.global_step, weighted)
+        if weighted:
+            self._log_at_interval({f"adversarial/{name}_weight": value for name, value in weights.items()})
+        return {**terms, **added}
+
+    def ramps(self) -> dict[str, float]:
+        return {name: part.ramp_at(self.global_step) for name, part in self.adversaries.names().items()}
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         loss = super().training_step(batch, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -53,9 +54,7 @@ class GeneratorTask(GentokModule):
         if batch.tokens is not None:
             return batch.tokens
         media = self.augment(batch.media, self.noise(batch, "augment")) if augmented else batch.media
-        tokenizer = self.frozen.module.to(self.device).tokenizer
-        tokens = tokenizer.encode(media) if batch.lengths is None else tokenizer.encode(media, batch.lengths)
-        return tokens if batch.lengths is None else tokens.padded(tokenizer.spec)
+        return self.frozen.module.to(self.device).encode(replace(batch, media=media))
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)

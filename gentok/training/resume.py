@@ -24,7 +24,7 @@ from gentok.training.checkpoint import LAST
 __all__ = ["find", "read", "check_same_run"]
 
 _SAME = {
-    "tokenizer": ("tokenizer", "discriminator"),
+    "tokenizer": ("tokenizer", "discriminator", "balancer"),
     "generator": ("generator", "task.views"),
     "both": ("task.name", "task.augment", "seed", "batch_size", "optimizer", "schedule", "freeze", "callbacks.ema", "trainer.precision",
              "trainer.clip", "trainer.accumulate", "data._target_", "data.path", "limit_items", "overfit"),

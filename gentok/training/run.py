@@ -77,10 +77,14 @@ def check_config(config: Mapping[str, Any]) -> None:
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
         if config.get("discriminator"):
             check(config["discriminator"], trust=trust, where="discriminator")
+        if config.get("balancer"):
+            check(config["balancer"], where="balancer")
     else:
         check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
         if config.get("discriminator"):
             raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
+        if config.get("balancer"):
+            raise ConfigError("a balancer belongs to task=tokenizer: set balancer=none")
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
 
 

@@ -1,4 +1,4 @@
-"""task=tokenizer: media -> codes (or latents) -> media, trained by the tokenizer's own losses.
+"""task=tokenizer: media -> codes (or latents) -> media, trained by the tokenizer's own losses, added or balanced.
 
 Validation encodes and decodes all held-out items. A tokenizer that decodes by many network calls (`generative`) decodes only the first
 task.decode_items of them, and its losses are measured on all, as averages over items: with the same draws at every validation.
@@ -41,11 +41,15 @@ class TokenizerTask(GentokModule):
         self.tokenizer = self.prepared(tokenizer)
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
+        self.balancer = build(self.config["balancer"], where="balancer") if self.config.get("balancer") else None
         watched = self.config["callbacks"]
         self.collapse = Collapse(watched["collapse_below"], watched["collapse_steps"], _settings(self.config["tokenizer"].get("codebook")))
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
         self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
         self.modality = modality(self.tokenizer.spec)
+        heard, meant = self.config["data"].get("sample_rate"), self.tokenizer.spec.sample_rate
+        if heard and meant and heard != meant:
+            raise ConfigError(f"data.sample_rate={heard}, but this tokenizer takes {meant} Hz: set data.sample_rate={meant}")
         self.pictures: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
@@ -80,7 +84,7 @@ class TokenizerTask(GentokModule):
 
         output = forward()
         terms = self.terms(batch, output)
-        loss = torch.stack(list(terms.values())).sum()
+        loss = torch.stack(list(terms.values())).sum() if self.balancer is None else self._balanced(terms, output)
         self._count_codes("train", output.tokens)
         self.log_step(loss, terms, self.modality.amounts(batch.media, batch.lengths, output.tokens), again=forward)
         if self.global_step % self.config["trainer"]["log_every"] == 0 and self.global_step:
@@ -88,8 +92,23 @@ class TokenizerTask(GentokModule):
         return loss
 
     def terms(self, batch: Batch, output: TokenizerOutput) -> dict[str, Tensor]:
-        """What the loss is the sum of, {name: weighted scalar}."""
+        """What the loss is made of, {name: weighted scalar}."""
         return output.losses
+
+    def ramps(self) -> dict[str, float]:
+        """Factors of the balancer's weights, where they are not 1."""
+        return {}
+
+    def _balanced(self, terms: Mapping[str, Tensor], output: TokenizerOutput) -> Tensor:
+        if output.reconstruction is None or not output.reconstruction.requires_grad:
+            reason = "makes no reconstruction" if output.reconstruction is None else "has its decoder and encoder frozen"
+            raise ValueError(f"a balancer compares gradients at the reconstruction, and {type(self.tokenizer).__name__} {reason}: "
+                             "set balancer=none")  # fmt: skip
+        loss, norms = self.balancer(terms, output.reconstruction, self.ramps(), self.config["trainer"]["accumulate"])
+        if self.global_step % self.config["trainer"]["log_every"] == 0:
+            for name, value in norms.items():
+                self.log(f"balancer/{name}_norm", value)
+        return loss
 
     def on_validation_epoch_start(self) -> None:
         self._sums: dict[str, Tensor] = {}
@@ -161,12 +180,18 @@ class TokenizerTask(GentokModule):
         if self.health:
             counts = {key: [all_sum(c) for c in value] for key, value in self.health["train"].state_dict().items()}  # of all processes
         checkpoint["training"] |= {"health": counts, "collapse": self.collapse.state_dict()}
+        if self.balancer is not None:
+            checkpoint["training"]["balancer"] = self.balancer.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         if self.health and rank() == 0:  # which then counts for all
             self.health["train"].load_state_dict(checkpoint["training"]["health"])
         self.collapse.load_state_dict(checkpoint["training"]["collapse"])
+        if self.balancer is not None:
+            if "balancer" not in checkpoint["training"]:
+                raise ConfigError("this checkpoint holds no balancer: go on with balancer=none, or begin a new run from its weights")
+            self.balancer.load_state_dict(checkpoint["training"]["balancer"])
 
     def document(self) -> dict[str, Any]:
         return {

@@ -14,8 +14,8 @@ from gentok.losses.adversarial import (
     feature_matching,
     gradient_at,
     hinge,
-    lecam,
     least_squares,
+    lecam,
     non_saturating,
 )
 from gentok.training.optim import AdamW

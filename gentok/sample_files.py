@@ -1,0 +1,115 @@
+"""`python sample.py`: samples into a folder, as pictures, or as WAV files with their spectrograms."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentok.bundle import load
+from gentok.data.audio import save_sound
+from gentok.data.pictures import save_grid, save_picture
+from gentok.data.spectrograms import spectrograms
+from gentok.prompts import read_known
+from gentok.samplers.base import sampler_name
+from gentok.sampling import Samples, pick_sampler, sample
+from gentok.tokens import TokenSpec
+
+__all__ = ["sample_to_folder"]
+
+_log = logging.getLogger("gentok")
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error
+
+
+def sample_to_folder(config: Mapping[str, Any]) -> Path:
+    """`python sample.py`: samples into config["out"] as grid.png, 0000.png ... (of sounds spectrograms, with 0000.wav ...),
+    codes.safetensors and samples.json."""
+    from safetensors.torch import save_file
+
+    from gentok.data.progress import progress
+
+    if config["n"] < 1:
+        raise ValueError(f"n={config['n']}: the number of samples must be at least 1")
+    out = Path(config["out"])
+    with _writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
+    known = None if config["known"] is None else read_known(config["known"], bundle.spec)
+    with progress("sampling", config["n"], lazy=True) as advance:
+        samples = sample(
+            bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
+            guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
+            duration=config["duration"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
+        )  # fmt: skip
+    columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
+    with _writing(out):
+        _write_media(samples, out, columns, bundle.spec)
+        stored = {"codes": samples.tokens.codes, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
+        save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+    sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
+    made = int(samples.tokens.present.sum())
+    kept = config["keep"] or ("left-half" if samples.lengths is None else "all")
+    report = {
+        "ckpt": str(config["ckpt"]),
+        "n": config["n"],
+        "condition": config["condition"],
+        "seed": config["seed"],
+        "sampler": {"name": sampler_name(type(sampler)), "exact": sampler.exact, **vars(sampler)},
+        "guidance": config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0),
+        "guidance_schedule": config["guidance_schedule"],
+        "calls_per_sample": samples.calls.double().mean().item(),
+        "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
+        "seconds": round(samples.seconds, 3),
+        "tokens_per_second": round(made / max(samples.seconds, 1e-9), 1),
+        **({"known": str(config["known"]), "keep": kept} if known is not None else {}),
+        **({} if samples.lengths is None else _heard(samples, bundle.spec)),
+        **samples.stats,
+    }
+    with _writing(out):
+        (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    print(
+        f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
+        f"{report['tokens_per_second']:.0f} tokens/s"
+    )
+    return out
+
+
+def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> None:
+    if samples.lengths is None:
+        save_grid(samples.media, out / "grid.png", columns)
+        for i, media in enumerate(samples.media):
+            save_picture(media, out / f"{i:04d}.png")
+        return
+    rate, clipped = spec.sample_rate, 0
+    save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
+    for i, (media, length) in enumerate(zip(samples.media, samples.lengths.tolist())):
+        clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
+        save_picture(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
+    if clipped:
+        written = int(samples.lengths.sum()) * spec.media_shape[0]
+        _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)
+
+
+def _heard(samples: Samples, spec: TokenSpec) -> dict[str, Any]:
+    seconds = samples.lengths.double() / spec.sample_rate
+    return {
+        "seconds_of_sound": [round(value, 3) for value in seconds.tolist()],
+        "seconds_of_sound_per_second": round(float(seconds.sum()) / max(samples.seconds, 1e-9), 2),
+    }
