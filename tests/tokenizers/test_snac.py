@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from codec_sizes import size
+from mutants import mutant
 from tokenizer_kit import LOSSES, media, read
 
 from gentok.build import build
@@ -13,6 +14,8 @@ from gentok.cli import compose
 from gentok.noise import Noise
 from gentok.samplers.base import fitting
 from gentok.sampling import pick_sampler, sample_tokens
+from gentok.tokenizers.codec import Codec
+from gentok.tokenizers.pretrained.snac import SNAC
 from gentok.tokens import ABSENT, Batch, Class, ClassSpec, Condition, ConditionSpec, Frames
 
 
@@ -26,9 +29,17 @@ def config(**changes):
     return {**found, **changes}
 
 
+TYPES = (SNAC,)
+"""What `make` makes; a mutant in its place must break a law."""
+
+
 def make(samples=None):
     torch.manual_seed(0)
-    return build(config(), media_shape=(1,) if samples is None else (1, samples)).eval()
+    found, shape = config(), (1,) if samples is None else (1, samples)
+    if TYPES == (SNAC,):
+        return build(found, media_shape=shape).eval()
+    parts = {name: build(found[name]) for name in ("encoder", "codebook", "decoder")}
+    return TYPES[0](**parts, sample_rate=found["sample_rate"], media_shape=shape).eval()
 
 
 def test_a_sound_has_whole_codes_of_the_coarsest_level():
@@ -45,6 +56,22 @@ def test_a_sound_has_whole_codes_of_the_coarsest_level():
     assert make(100).spec.grid.n == 16 and model.decode(tokens, keep=1).shape == (2, 1, 128)
     with pytest.raises(ValueError, match="chunk by chunk"):
         model.stream(1)
+
+
+@pytest.mark.parametrize(
+    ("edit", "law"),
+    [
+        (('getattr(codebook, "multiple", 1)', "1"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
+        (("F.pad(part, (0, -length % block))", "part"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
+        (("noise.rows(rows))", "noise)"), "test_a_row_does_not_depend_on_its_neighbours_nor_its_noise"),
+    ],
+    ids=["no_blocks", "not_padded", "noise_of_others"],
+)
+def test_the_laws_of_blocks_and_noise_catch(edit, law, monkeypatch):
+    wrong = mutant(Codec, edit)
+    monkeypatch.setattr("test_snac.TYPES", (type("Wrong", (wrong,), {}),))
+    with pytest.raises((AssertionError, RuntimeError)):
+        globals()[law]()
 
 
 def test_a_row_does_not_depend_on_its_neighbours_nor_its_noise():
