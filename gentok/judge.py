@@ -64,6 +64,8 @@ def judge(config: Mapping[str, Any]) -> dict[str, Any]:
     if not os.access(out.parent, os.W_OK):
         raise OSError(f"{out.parent} cannot be written: set out=FILE")
     data = build(config["data"], trust=config["trust"], where="data")
+    if len(data.media_shape) != 3:
+        raise ConfigError("a judge looks at pictures, these data are sounds: choose other data")
     classes = next((part.names for name, part in data.condition_spec.parts if name == "class"), None)
     if classes is None:
         raise ConfigError("these data have no classes: there is nothing that a judge could learn")

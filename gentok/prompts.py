@@ -53,7 +53,7 @@ def _kept_frames(samples: int, keep: Any, spec: TokenSpec) -> int:
     seconds = have if keep is None else _seconds(keep, "keep")
     if seconds > have + 0.5 / spec.sample_rate:
         raise ValueError(f"keep={keep}: `known` is {have:.2f} s long")
-    count = int(seconds * rate + 1e-6)
+    count = int(seconds * rate + 1e-6) // spec.frame_multiple * spec.frame_multiple
     if not 1 <= count <= spec.positions:
         raise ValueError(f"keep={keep}: that is {count} frames of {1 / rate:g} s, this model takes 1 to {spec.positions}: set keep=SECONDS")
     return count
@@ -81,7 +81,8 @@ def frames_of(duration: Any, n: int, spec: TokenSpec) -> Tensor | None:
     if duration is None:
         return torch.full((n,), spec.positions, dtype=torch.int64)
     each = duration if isinstance(duration, Sequence) and not isinstance(duration, str) else [duration]
-    counts = torch.tensor([math.ceil(_seconds(value, "duration") * spec.grid.rate_hz - 1e-6) for value in each])
+    several = spec.frame_multiple
+    counts = torch.tensor([math.ceil(_seconds(value, "duration") * spec.grid.rate_hz / several - 1e-6) * several for value in each])
     if int(counts.max()) > spec.positions:
         raise ValueError(
             f"duration={duration}: this model makes up to {spec.positions / spec.grid.rate_hz:g} s ({spec.positions} frames), its longest "

@@ -65,6 +65,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
     made = int(samples.tokens.present.sum())
+    kept = config["keep"] or ("left-half" if samples.lengths is None else "all")
     report = {
         "ckpt": str(config["ckpt"]),
         "n": config["n"],
@@ -77,7 +78,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
         "seconds": round(samples.seconds, 3),
         "tokens_per_second": round(made / max(samples.seconds, 1e-9), 1),
-        **({"known": str(config["known"]), "keep": config["keep"]} if config["known"] is not None else {}),
+        **({"known": str(config["known"]), "keep": kept} if known is not None else {}),
         **({} if samples.lengths is None else _heard(samples, bundle.spec)),
         **samples.stats,
     }

@@ -206,6 +206,6 @@ class SoundSet(ItemSet):
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
         media = torch.zeros(len(rows), self.form.channels, max(lengths.tolist(), default=0))
         for row, (_, wave) in zip(media, rows):
-            row[:, : wave.shape[1]] = normalized(wave, self.form.normalize)
+            row[:, : wave.shape[1]] = normalized(wave, self.form.normalize).clamp(-1, 1)  # decoders and resampling overshoot
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(media, index, self.condition(index), lengths=lengths)

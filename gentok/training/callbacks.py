@@ -55,11 +55,14 @@ class SoundFiles(L.Callback):
 
         rate = module.modality.sample_rate
         for name, wave in module.sounds:
-            save_sound(wave, self.folder / f"{self.name}_{trainer.global_step:07d}" / f"{name}.wav", rate)
+            path = self.folder / f"{self.name}_{trainer.global_step:07d}" / f"{name}.wav"
+            save_sound(wave, path, rate)
             for logger in trainer.loggers:
                 if hasattr(logger.experiment, "add_audio"):
                     mono = wave.mean(0, keepdim=True).clamp(-1, 1)
                     logger.experiment.add_audio(f"{self.name}/{name}", mono, trainer.global_step, sample_rate=rate)
+                elif hasattr(logger, "log_audio"):
+                    logger.log_audio(f"{self.name}/{name}", [str(path)], step=trainer.global_step)
         module.sounds = None
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from gentok.build import ConfigError, resolve
 from gentok.bundle import Bundle
+from gentok.tokenizers.codec import Codec
 from gentok.tokens import Frames
 
 __all__ = ["check_media", "fit_to_items", "fit_to_texts"]
@@ -17,13 +18,14 @@ __all__ = ["check_media", "fit_to_items", "fit_to_texts"]
 def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = ()) -> None:
     """Raises ConfigError where a configured tokenizer of gentok is of pictures and the data are sounds or the other way round, or where
     their rates differ."""
-    rate, target = getattr(data, "sample_rate", None), tokenizer["_target_"]
-    names = inspect.signature(resolve(target, trust)).parameters
+    rate, component = getattr(data, "sample_rate", None), resolve(tokenizer["_target_"], trust)
     wanted = tokenizer.get("sample_rate")
-    if target.startswith("gentok.") and (rate is None) != ("sample_rate" not in names):
-        kinds = ("sounds", "pictures") if rate is None else ("pictures", "sounds")
-        name = target.rsplit(".", 1)[-1]
-        raise ConfigError(f"{name} is a tokenizer of {kinds[0]}, the data are {kinds[1]}: choose another tokenizer, or other data")
+    hears = "sample_rate" in inspect.signature(component).parameters or (isinstance(component, type) and issubclass(component, Codec))
+    if component.__module__.startswith("gentok.") and hears != (rate is not None):
+        kinds = ("sounds", "pictures") if hears else ("pictures", "sounds")
+        raise ConfigError(
+            f"{component.__name__} is a tokenizer of {kinds[0]}, the data are {kinds[1]}: choose another tokenizer, or other data"
+        )
     if rate is not None and wanted is not None and wanted != rate:
         raise ConfigError(f"data.sample_rate={rate}, tokenizer.sample_rate={wanted}: set both to the same rate")
 
@@ -43,8 +45,9 @@ def fit_to_items(bundle: Bundle, data: Any) -> None:
             f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={spec.media_shape[0]}"
         )
     if isinstance(spec.grid, Frames):
-        frames = -(-data.longest_item * spec.grid.rate_hz // rate)
-        bundle.tokenizer.spec = replace(spec, grid=replace(spec.grid, n=int(frames)))
+        several = spec.frame_multiple
+        frames = -(-data.longest_item // (round(rate / spec.grid.rate_hz) * several)) * several
+        bundle.tokenizer.spec = replace(spec, grid=replace(spec.grid, n=frames))
         bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
 
 

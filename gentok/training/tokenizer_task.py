@@ -47,6 +47,9 @@ class TokenizerTask(GentokModule):
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
         self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
         self.modality = modality(self.tokenizer.spec)
+        heard, meant = self.config["data"].get("sample_rate"), self.tokenizer.spec.sample_rate
+        if heard and meant and heard != meant:
+            raise ConfigError(f"data.sample_rate={heard}, but this tokenizer takes {meant} Hz: set data.sample_rate={meant}")
         self.pictures: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 

@@ -64,6 +64,11 @@ class TokenSpec:
         return self.grid.positions
 
     @property
+    def frame_multiple(self) -> int:
+        """How many positions codes of all levels span together: an item along time is a whole number of these."""
+        return math.lcm(*(self.strides or (1,)))
+
+    @property
     def vocab(self) -> int:
         """The largest level's V: the width of every logits tensor."""
         return max(self.vocab_sizes)

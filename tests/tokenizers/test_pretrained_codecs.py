@@ -5,11 +5,13 @@ import math
 
 import pytest
 import torch
+from mutants import mutant
 from tokenizer_kit import LOSSES, read
 
 from gentok.build import build
 from gentok.bundle import load, pretrained
 from gentok.noise import Noise
+from gentok.tokenizers.pretrained.levels import Levels
 from gentok.tokens import ABSENT, UNKNOWN, Batch, Codebook, Frames, Tokenizer, Tokens
 
 pytest.importorskip("encodec")
@@ -132,7 +134,7 @@ class Library:
 def test_codes_and_sound_are_the_library_s_for_every_length_and_number_of_levels(name):
     model, hop = make(name), HOPS[name]
     theirs = Library(name, model)
-    all_codes = model.encode(sound(16, 40 * hop)).codes
+    all_codes = theirs.encode(sound(16, 40 * hop), LEVELS)
     assert all(level.unique().numel() >= ROWS / 2 for level in all_codes.unbind(1)), "the test would prove nothing"
     for length in (1, hop - 1, hop, hop + 1, 203):
         x = sound(3, length)
@@ -147,7 +149,27 @@ def test_codes_and_sound_are_the_library_s_for_every_length_and_number_of_levels
             heard = heard[..., :length].clamp(-1, 1)
             assert (wave[..., : length - silent] - heard).norm() <= 1e-4 * heard.norm()
     assert heard.std() > 1e-3
-    assert (all_codes != theirs.encode(sound(16, 40 * hop), LEVELS).roll(1, 2)).float().mean() > 0.2  # a mutant
+    assert (all_codes != model.encode(sound(16, 40 * hop)).codes.roll(1, 2)).float().mean() > 0.2  # a mutant
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("transformers_encodec", ("residual - value.detach()", "residual - 0.7 * value.detach()")),  # not the whole residual
+        ("transformers_dac", ("value = level.outward(straight_through(rows, y)) if level.projected else", "value =")),  # no projection out
+        ("transformers_mimi", ("x = branch.project_in(z)", "x = branch.project_in(z - vectors)")),  # a residual of the semantic level
+        ("encodec_package", ("sum(self._added(level, codes[:, k]) for k, level in levels)", "self._added(*levels[0][::-1], codes[:, 0])")),
+    ],
+    ids=["part_of_the_residual", "no_projection", "not_in_parallel", "first_level_alone"],
+)
+def test_the_law_of_the_library_s_codes_catches(name, edit, monkeypatch):
+    wrong = mutant(Levels, edit)
+    model = make(name)
+    model.codebook.__class__ = wrong
+    monkeypatch.setattr("test_pretrained_codecs.make", lambda name: model)
+    with pytest.raises((AssertionError, RuntimeError, TypeError)) as error:
+        test_codes_and_sound_are_the_library_s_for_every_length_and_number_of_levels(name)
+    assert "prove nothing" not in str(error.value)
 
 
 @every

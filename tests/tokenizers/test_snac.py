@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from codec_sizes import size
+from mutants import mutant
 from tokenizer_kit import LOSSES, media, read
 
 from gentok.build import build
@@ -13,6 +14,8 @@ from gentok.cli import compose
 from gentok.noise import Noise
 from gentok.samplers.base import fitting
 from gentok.sampling import pick_sampler, sample_tokens
+from gentok.tokenizers.codec import Codec
+from gentok.tokenizers.pretrained.snac import SNAC
 from gentok.tokens import ABSENT, Batch, Class, ClassSpec, Condition, ConditionSpec, Frames
 
 
@@ -26,9 +29,17 @@ def config(**changes):
     return {**found, **changes}
 
 
+TYPES = (SNAC,)
+"""What `make` makes; a mutant in its place must break a law."""
+
+
 def make(samples=None):
     torch.manual_seed(0)
-    return build(config(), media_shape=(1,) if samples is None else (1, samples)).eval()
+    found, shape = config(), (1,) if samples is None else (1, samples)
+    if TYPES == (SNAC,):
+        return build(found, media_shape=shape).eval()
+    parts = {name: build(found[name]) for name in ("encoder", "codebook", "decoder")}
+    return TYPES[0](**parts, sample_rate=found["sample_rate"], media_shape=shape).eval()
 
 
 def test_a_sound_has_whole_codes_of_the_coarsest_level():
@@ -45,6 +56,22 @@ def test_a_sound_has_whole_codes_of_the_coarsest_level():
     assert make(100).spec.grid.n == 16 and model.decode(tokens, keep=1).shape == (2, 1, 128)
     with pytest.raises(ValueError, match="chunk by chunk"):
         model.stream(1)
+
+
+@pytest.mark.parametrize(
+    ("edit", "law"),
+    [
+        (('getattr(codebook, "multiple", 1)', "1"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
+        (("F.pad(part, (0, -length % block))", "part"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
+        (("noise.rows(rows))", "noise)"), "test_a_row_does_not_depend_on_its_neighbours_nor_its_noise"),
+    ],
+    ids=["no_blocks", "not_padded", "noise_of_others"],
+)
+def test_the_laws_of_blocks_and_noise_catch(edit, law, monkeypatch):
+    wrong = mutant(Codec, edit)
+    monkeypatch.setattr("test_snac.TYPES", (type("Wrong", (wrong,), {}),))
+    with pytest.raises((AssertionError, RuntimeError)):
+        globals()[law]()
 
 
 def test_a_row_does_not_depend_on_its_neighbours_nor_its_noise():
@@ -87,7 +114,9 @@ def test_training_steps_reduce_the_loss_and_a_bundle_gives_the_same_codes(tmp_pa
     torch.testing.assert_close(again.tokenizer.decode(tokens), model.decode(tokens))
 
 
-@pytest.mark.parametrize("layout", ["position_major", "level_major", "delayed", "parallel"])
+@pytest.mark.parametrize(
+    "layout", ["position_major", "level_major", *(pytest.param(name, marks=pytest.mark.slow) for name in ("delayed", "parallel"))]
+)
 def test_a_causal_generator_learns_eight_sounds_and_gives_them_back(layout):
     model, index = make(128), torch.arange(8)
     tokens = model.encode(media(8, (1, 128), seed=3))
@@ -108,6 +137,55 @@ def test_a_causal_generator_learns_eight_sounds_and_gives_them_back(layout):
     assert drawn.validate() and torch.equal(drawn.codes >= 0, tokens.codes >= 0)
     assert (drawn.codes == tokens.codes).all((1, 2)).double().mean() >= 7 / 8
     assert torch.equal(model.decode(drawn)[0], model.decode(tokens)[0]) or not torch.equal(drawn.codes[0], tokens.codes[0])
+
+
+def released(model):
+    """The model's tensors under the names that the release of SNAC has for them, written out for two ratios."""
+    places = {"encoder.layers.": "encoder.block.", "codebook.books.": "quantizer.quantizers."}
+    flat = [f"{j}" for j in (0, 1)] + [f"{2 + j}.block.{i}" for j in (0, 1) for i in range(6)] + ["4", "5"]
+    out = {}
+    for key, value in model.state_dict().items():
+        if key.endswith((".usage", ".started")):
+            continue
+        if key.startswith("decoder.layers."):
+            layer, _, rest = key.removeprefix("decoder.layers.").partition(".")
+            key = f"decoder.model.{flat[int(layer)]}.{rest.replace('layers.', 'block.').replace('scale.', 'linear.')}"
+        elif key.startswith("encoder.layers.") and key.split(".")[2] in "12":
+            head, layer, inner, rest = key.removeprefix("encoder.layers.").partition(".")[0], *key.split(".", 4)[2:]
+            key = f"encoder.block.{head}.block.{inner}.{rest.replace('layers.', 'block.')}"
+        for ours, theirs in places.items():
+            key = key.replace(ours, theirs)
+        if key.startswith("quantizer"):
+            key = key.replace("project_in", "in_proj").replace("project_out", "out_proj")
+            key = f"{key.removesuffix('weight')}codebook.weight" if key.endswith("weight") else key
+            value = value[..., None] if "proj" in key and value.dim() == 2 else value
+        out[key] = value.clone()
+    return out
+
+
+def test_released_files_load_and_others_are_refused_in_a_line(tmp_path):
+    model = make()
+    state = released(model)
+    assert {
+        "encoder.block.0.parametrizations.weight.original0", "encoder.block.1.block.2.block.3.bias", "encoder.block.2.block.4.bias",
+        "encoder.block.3.parametrizations.weight.original1", "decoder.model.1.bias", "decoder.model.2.block.0.alpha",
+        "decoder.model.3.block.2.linear.parametrizations.weight.original0", "decoder.model.3.block.5.block.0.alpha",
+        "decoder.model.4.alpha", "decoder.model.5.bias", "quantizer.quantizers.1.codebook.weight", "quantizer.quantizers.0.in_proj.bias",
+    } <= set(state)  # fmt: skip
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    torch.manual_seed(9)
+    again, x = build(config(weights=str(tmp_path)), media_shape=(1,)).eval(), media(2, (1, 100))
+    tokens, noise = model.encode(x), Noise.of(0, torch.arange(2))
+    assert torch.equal(again.encode(x).codes, tokens.codes)
+    assert torch.equal(again.decode(tokens, noise), model.decode(tokens, noise))
+    assert again.portable({"weights": "there"}) == {"weights": None}
+    torch.save({**state, "encoder.block.9.norm.weight": torch.zeros(1)}, tmp_path / "attention.bin")
+    wide = config(weights=str(tmp_path))
+    wide["decoder"]["filters"] = 32
+    for settings, line in ((config(weights=str(tmp_path / "attention.bin")), "it has, beyond"), (wide, "is .* there and .* here")):
+        with pytest.raises(ValueError, match=line) as error:
+            build(settings, media_shape=(1,))
+        assert "\n" not in str(error.value)
 
 
 def test_the_preset_has_the_published_size_and_rate():

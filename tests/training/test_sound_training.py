@@ -32,7 +32,8 @@ HOP, RATE = 80, 8000
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A corpus of tones of 0.2 to 0.32 s, and name -> the folder of a short run: codec, masked and autoregressive (over its tokens)."""
+    """A corpus of tones of 0.2 to 0.32 s, and name -> the folder of a short run: codec, masked and autoregressive over its tokens;
+    strided, a codec whose first level has a code for every two frames, and "strided masked"."""
     root = tmp_path_factory.mktemp("sounds")
     choir(root / "corpus", 10)
     data = ["data=sound_folder", f"data.path={root / 'corpus'}", f"data.sample_rate={RATE}", "data.crop=0.1", "data.held_out=0.2"]
@@ -40,13 +41,21 @@ def world(tmp_path_factory):
 
     def run(name: str) -> Path:
         if name not in done:
-            words = CODEC if name == "codec" else [*GENERATOR, f"generator={name}", f"tokenizer.ckpt={run('codec') / 'bundle'}"]
-            paths = [f"paths.root={root}", f"paths.run={root / name}", f"paths.cache={root / 'cache'}"]
+            codecs = {"codec": CODEC, "strided": STRIDED}
+            over, _, generator = name.rpartition(" ")
+            words = codecs.get(name) or [*GENERATOR, f"generator={generator}", f"tokenizer.ckpt={run(over or 'codec') / 'bundle'}"]
+            paths = [f"paths.root={root}", f"paths.run={root / name.replace(' ', '_')}", f"paths.cache={root / (over or 'cache')}"]
             done[name] = train(compose("config", [*words, *data, *QUIET, *paths]))
         return done[name]
 
     run.root, run.data = root, data
     return run
+
+
+STRIDED = ["tokenizer=snac_24khz", "tokenizer.sample_rate=8000", "losses=multi_scale_stft", "losses.distances.stft.windows=[256,64]",
+           "tokenizer.codebook.codebook.vocab_size=16", "tokenizer.codebook.codebook.width=32", "tokenizer.codebook.strides=[2,1]",
+           "tokenizer.encoder.filters=8", "tokenizer.encoder.width=32", "tokenizer.encoder.ratios=[8,5]", "tokenizer.decoder.filters=16",
+           "tokenizer.decoder.width=32", "tokenizer.decoder.ratios=[8,5]", "task.pictures=2", "task.sounds=1"]  # fmt: skip
 
 
 def logged(run):
@@ -227,3 +236,17 @@ def test_describe_counts_a_second_of_sound_and_needs_no_data(capsys):
     train(compose("config", words))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert 1.2e6 < report["tokenizer"] < 1.8e6 and report["tokens"] == 50 * 8 and report["bits"] == 4000
+
+
+def test_codes_that_span_several_frames_are_kept_and_drawn_whole(world, tmp_path):
+    from safetensors.torch import load_file
+
+    spec = load(world("strided masked") / "bundle").spec
+    assert spec.strides == (2, 1) and spec.positions == -(-round((0.2 + 0.013 * 9) * RATE) // 80) * 2 and spec.frame_multiple == 2
+    known = sing(tmp_path / "known.wav", RATE, seconds=0.2, seed=9)
+    out, report = sampled(world, tmp_path, "strided masked", f"known={known}", "keep=0.055s", "duration=0.101")
+    codes = load_file(out / "codes.safetensors")["codes"]  # 5 ms a frame: 10 are kept, and there are 22
+    expected = load(world("strided") / "bundle").tokenizer.encode(read_sound(known)[None]).codes[..., :10]
+    assert torch.equal(codes[..., :10], expected.expand(3, -1, -1)) and report["seconds_of_sound"] == [0.11] * 3
+    assert bool((codes[:, 0, :22:2] >= 0).all() and (codes[:, 0, 1::2] == -1).all() and (codes[:, 1, :22] >= 0).all())
+    assert bool((codes[:, :, 22:] == -1).all())

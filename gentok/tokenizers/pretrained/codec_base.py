@@ -57,10 +57,16 @@ def first_levels(layers: Sequence[nn.Module], levels: int | None, kind: type[Lev
 
 
 class PretrainedCodec(Portable, Codec):
-    """A model of another library as encoder, codebook and decoder. Subclasses give the loaded model's parts."""
+    """A model of another library as encoder, codebook and decoder: `parts`. config: what the model is rebuilt from."""
 
-    def __init__(self, model: nn.Module, parts: tuple[Half, Levels, Half], config: Mapping[str, Any], sample_rate: int, losses: Any,
-                 media_shape: Sequence[int] | None):  # fmt: skip
+    def __init__(
+        self,
+        parts: tuple[Half, Levels, Half],
+        config: Mapping[str, Any],
+        sample_rate: int,
+        losses: Any,
+        media_shape: Sequence[int] | None,
+    ):
         super().__init__(*parts, sample_rate=sample_rate, losses=losses, media_shape=media_shape)
         self.model_config = dict(config)
 
@@ -80,7 +86,7 @@ class TransformersCodec(OfTransformers, PretrainedCodec):
         media_shape: Sequence[int] | None = None,
     ):
         model = self._load(self.model_name, path, config, subfolder)
-        super().__init__(model, self._parts(model, levels), self._config_of(model), model.config.sampling_rate, losses, media_shape)
+        super().__init__(self._parts(model, levels), self._config_of(model), model.config.sampling_rate, losses, media_shape)
 
     @staticmethod
     def _parts(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:

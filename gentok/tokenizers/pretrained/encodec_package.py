@@ -112,7 +112,7 @@ class EncodecPackage(PretrainedCodec):
         book = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, EncodecLevel))], config["dimension"])
         shape = (1, config["dimension"], int(model.encoder.hop_length))
         parts = Half(model.encoder, *shape), book, Half(model.decoder, *shape)
-        super().__init__(model, parts, config, config["sample_rate"], losses, media_shape)
+        super().__init__(parts, config, config["sample_rate"], losses, media_shape)
 
     @property
     def last_layer(self) -> Tensor:
