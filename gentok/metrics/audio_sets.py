@@ -1,8 +1,9 @@
 """Sets of waves, and codes that survive: the Fréchet distance of mel statistics, and index stability.
 
-mel Fréchet distance: FD (gentok.metrics.image.frechet) of a wave's log-mel spectrum, its mean and standard deviation over time in 64 slaney
-mels (windows of 32 ms or a little more, a quarter apart). No network listens, so it hears timbre, loudness and their spread, not what is said; its figures
-compare with each other and with no published FAD. Biased upwards for few waves: give that of two real sets of the same sizes beside it.
+mel Fréchet distance: FD (gentok.metrics.image.frechet) of a wave's log-mel spectrum, its mean and standard deviation over time in 64
+slaney mels (windows of 32 ms or a little more, a quarter apart). No network listens, so it hears timbre, loudness and their spread, not
+what is said; its figures compare with each other and with no published FAD. Biased upwards for few waves: give that of two real sets of
+the same sizes beside it.
 
 index stability: codes that encode finds again in what decode makes of them, of every level, after one or more rounds; high levels of a
 residual codec commonly lose most of theirs.
@@ -28,7 +29,7 @@ MELS, FLOOR = 64, 1e-5
 
 @torch.no_grad()
 def mel_features(media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T], lengths int64 [B] in samples -> float32 [B, 128]: mean and standard deviation over the frames within a row's length."""
+    """float [B, C, T], lengths int64 [B] in samples -> float32 [B, 128]: mean and standard deviation over the frames within a length."""
     if media.dim() != 3:
         raise ValueError(f"mel features are of waves [B, C, T]; got {tuple(media.shape)}")
     mel = _mel(sample_rate, str(media.device))

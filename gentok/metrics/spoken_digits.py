@@ -1,7 +1,8 @@
 """Are spoken digits still understood? A recogniser (pocketsphinx with its English model) that can hear nothing but digits.
 
-Two grammars: one digit ("digit"), or any number of them ("digits"). Cepstral means are of each wave alone, so that a row is heard in a batch
-as it is heard alone. Needs the package pocketsphinx, which brings its model.
+Two grammars: one digit ("digit"), or any number of them ("digits", which now and then hears one more). Cepstral means are of each wave
+alone, so that a row is heard in a batch as it is heard alone. Give the originals' figures beside those of reconstructions: some voices are
+not understood to begin with. Needs the package pocketsphinx, which brings its model.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RATE, SILENCE = 16000, 0.25
 
 
 def recognise(media: Tensor, sample_rate: int, lengths: Tensor | None = None, grammar: str = "digits") -> list[list[str]]:
-    """float [B, C, T] in [-1, 1] -> the words heard in each row, [] where nothing was. Raises ImportError, or ValueError on other grammars."""
+    """float [B, C, T] in [-1, 1] -> the words heard in each row, [] where nothing was. Raises ValueError on other grammars."""
     if grammar not in GRAMMARS:
         raise ValueError(f"the grammars are {' and '.join(GRAMMARS)}; got {grammar!r}")
     decoder = _decoder(grammar)
@@ -69,8 +70,8 @@ def word_errors(heard: Sequence[str], said: Sequence[str]) -> int:
 
 
 def word_error_rate(media: Tensor, texts: Sequence[str], sample_rate: int, lengths: Tensor | None = None) -> float:
-    """Waves of any number of digits, float [B, C, T], and what was said, such as "seven three" -> errors over all words said, at least 0 (more
-    than 1 where much is heard that was not said)."""
+    """Waves of any number of digits, float [B, C, T], and what was said, such as "seven three" -> errors over all words said, at least 0
+    (more than 1 where much is heard that was not said)."""
     said = [text.lower().split() for text in texts]
     strange = sorted({word for words in said for word in words} - set(DIGITS))
     if strange or len(said) != len(media) or not sum(map(len, said)):

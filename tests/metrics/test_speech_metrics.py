@@ -67,6 +67,7 @@ def test_pesq_of_telephone_rates_is_narrow_band():
     assert speech.pesq(media, media, 8000).item() == pytest.approx(4.55, abs=0.05)  # where P.862.1 ends
 
 
+@pytest.mark.slow
 def test_dnsmos_prefers_a_clean_voice(spoken):
     pytest.importorskip("speechmos", reason="pip install speechmos librosa onnxruntime")
     media, lengths = spoken(["seven three one."])
@@ -98,7 +99,8 @@ def test_a_speaker_is_most_like_itself(spoken):
     ],
 )
 def test_a_missing_package_is_named_in_a_line(monkeypatch, module, call, install):
-    monkeypatch.setitem(sys.modules, module, None)
+    for name in [module, *(n for n in sys.modules if n.startswith(f"{module}."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(speech, "_voices", speech._voices.__wrapped__)
     monkeypatch.setattr(spoken_digits, "_decoder", spoken_digits._decoder.__wrapped__)
     with pytest.raises(ImportError, match=install) as error:
