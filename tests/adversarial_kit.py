@@ -1,6 +1,6 @@
 """A small adversarial run on made-up pictures, and the loop that it must equal; also a script for two processes:
 
-python adversarial_kit.py FOLDER PROCESSES ACCUMULATE
+python adversarial_kit.py FOLDER PROCESSES ACCUMULATE [WORD ...]
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ WORDS = [
     "+tokenizer.media_shape=[1,16,16]", "trainer=cpu", "trainer.precision=32-true", "trainer.progress_bar=false", "trainer.log_every=2",
     "trainer.validate_every=100", "trainer.checkpoint_every=100", "trainer.clip=0.05", "discriminator.clip=0.3", "logger=none",
     "schedule.warmup=3", "optimizer.lr=1e-3", f"{PATCH}.network.width=4", f"{PATCH}.start=2", f"{PATCH}.ramp=3", f"{PATCH}.lecam=0.1",
+]  # fmt: skip
+
+
+WEIGHTS = {"l1": 1.0, "l2": 2.0, "adversarial_patch": 1.5, "features_patch": 1.5}
+BALANCED = [
+    f"{PATCH}.adaptive=null", f"+{PATCH}.features=1", f"+{PATCH}.relative=true", "losses.l1=1", "balancer=encodec",
+    *(f"+balancer.weights.{name}={weight}" for name, weight in WEIGHTS.items()),
 ]  # fmt: skip
 
 
@@ -97,9 +104,9 @@ def by_hand(settings: dict):
     return tokenizer, adversaries
 
 
-def run_and_save(folder: Path, processes: int, accumulate: int) -> None:
+def run_and_save(folder: Path, processes: int, accumulate: int, *more: str) -> None:
     # an eps that keeps Adam from blowing a rounding error up to a step
-    words = [f"trainer.accumulate={accumulate}", "optimizer.eps=1e-4", "discriminator.optimizer.eps=1e-4"]
+    words = [*more, f"trainer.accumulate={accumulate}", "optimizer.eps=1e-4", "discriminator.optimizer.eps=1e-4"]
     task, trainer = fit(config(folder, *words), processes=processes)
     state = {"tokenizer": task.tokenizer.state_dict(), "discriminator": task.adversaries.state_dict(), "step": trainer.global_step}
     torch.save(state, folder / f"{processes}_{accumulate}_{trainer.global_rank}.pt")
@@ -107,4 +114,4 @@ def run_and_save(folder: Path, processes: int, accumulate: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    run_and_save(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    run_and_save(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:])

@@ -10,7 +10,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
-from adversarial_kit import PATCH, by_hand, config, fit, run_and_save
+from adversarial_kit import BALANCED, PATCH, by_hand, config, fit, run_and_save
 
 import gentok
 from gentok.build import ConfigError
@@ -188,17 +188,74 @@ def test_a_mistake_is_answered_in_a_line(tmp_path, words, answer):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("accumulate", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_two_processes_are_one_on_the_whole_batch(tmp_path, accumulate):
+@pytest.mark.parametrize(
+    "accumulate, words",
+    [(2, []), pytest.param(1, [], marks=pytest.mark.slow), pytest.param(1, BALANCED, marks=pytest.mark.slow)],
+)
+def test_two_processes_are_one_on_the_whole_batch(tmp_path, accumulate, words):
     """Both networks are the same on both ranks to the bit, and those of one process to rounding."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent), "CUDA_VISIBLE_DEVICES": ""}
-    words = [sys.executable, str(HERE / "adversarial_kit.py"), str(tmp_path), "2", str(accumulate)]
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=240)
+    command = [sys.executable, str(HERE / "adversarial_kit.py"), str(tmp_path), "2", str(accumulate), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-4000:]
-    run_and_save(tmp_path, 1, accumulate)
+    run_and_save(tmp_path, 1, accumulate, *words)
     one, first, second = (torch.load(tmp_path / f"{name}_{accumulate}_{rank}.pt") for name, rank in ((1, 0), (2, 0), (2, 1)))
     assert one["step"] == first["step"] == 8
     assert same(first, second)
     for part in ("tokenizer", "discriminator"):
         for key, value in one[part].items():
             assert torch.allclose(first[part][key].double(), value.double(), atol=1e-5), (part, key)
+
+
+# ------------------------------------------------------------------------------------------------------------------ balanced
+
+
+def test_a_balanced_run_does_not_know_the_scale_of_a_loss(tmp_path):
+    """Weights, their averages and the judge after eight steps, feature matching and ramp included. The mutant: without a balancer, the
+    same change of scale is another run."""
+    words = ["callbacks.ema=null", "optimizer.eps=1e-4"]
+    one, _ = fit(config(tmp_path / "one", *BALANCED, *words))
+    assert set(one.balancer.averages) == {"l1", "l2", "adversarial_patch", "features_patch"}
+    other, _ = fit(config(tmp_path / "other", *BALANCED, *words, "losses.l2=50", f"{PATCH}.weight=9", f"{PATCH}.features=0.1"))
+    for ours, theirs in ((one.tokenizer, other.tokenizer), (one.adversaries, other.adversaries)):
+        for (name, a), b in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+            assert torch.allclose(a.float(), b.float(), atol=1e-4), name
+    plain = []
+    for weight in (1, 50):
+        settings = {**config(tmp_path / "plain", *BALANCED, *words, f"losses.l2={weight}"), "balancer": None}
+        plain.append(fit(settings, stop=3)[0].tokenizer)
+    assert not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(*(t.parameters() for t in plain), strict=True))
+
+
+@pytest.mark.parametrize("judged", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_going_on_with_a_balancer_is_the_run_that_never_stopped(tmp_path, judged):
+    """To the bit, its averages too; and a checkpoint without them is refused."""
+
+    def settings(name, **more):
+        made = config(tmp_path / name, *BALANCED, "trainer.checkpoint_every=4")
+        return {**made, **({} if judged else {"discriminator": None}), **more}
+
+    whole, _ = fit(settings("whole"))
+    fit(settings("part"), stop=4)
+    last = tmp_path / "part" / "run" / "checkpoints" / "last.ckpt"
+    averages = saved(last)["training"]["balancer"]
+    again, _ = fit(settings("part"), ckpt=last, start=4)
+    assert same(again.tokenizer.state_dict(), whole.tokenizer.state_dict())
+    assert same(again.balancer.state_dict(), whole.balancer.state_dict())
+    assert not same(averages, whole.balancer.state_dict())
+    fit(settings("bare", balancer=None), stop=4)
+    with pytest.raises(ConfigError, match="balancer=none"):
+        fit(settings("bare"), ckpt=tmp_path / "bare" / "run" / "checkpoints" / "last.ckpt", start=4)
+
+
+@pytest.mark.parametrize(
+    "without, adaptive, answer",
+    [("", 1.0, "adaptive=null"), ("features_patch", None, "name features_patch"), ("l2", None, "'l2' passes through")],
+)
+def test_a_balancer_that_does_not_fit_is_refused_in_a_line(tmp_path, without, adaptive, answer):
+    settings = config(tmp_path, *BALANCED)
+    settings["discriminator"]["adversaries"]["patch"]["adaptive"] = adaptive
+    settings["balancer"]["weights"].pop(without, None)
+    with pytest.raises(ValueError, match=answer) as error:
+        fit(settings, stop=1)
+    assert "\n" not in str(error.value)
