@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -140,8 +141,22 @@ def measure(store: Store, names: list[str], seed: int, given: Mapping[str, str])
             "steps": bundle.meta["step"],
             "trunk_calls_per_sample": protocol["network_calls"].get("trunk", {}).get("calls", 0) / -(-N // 125) if "trunk" in protocol["network_calls"] else None,
         }  # fmt: skip
+        if row.model == "self_speculative" and "window" in row.words:
+            about["held_out_bits_per_token"] = _window_bits(bundle, row, given)
         found = {**{k: v for k, v in report["metrics"].items() if not isinstance(v, dict)}, **about}
         store.add(figures(f"{name}/seed{seed}", found, how, seed, time.monotonic() - began), {name: protocol})
+
+
+@torch.no_grad()
+def _window_bits(bundle: Bundle, row: Row, given: Mapping[str, str], items: int = 1000) -> float:
+    """The bound on bits per token of held-out items under the sampler's own law, where that is not the generator's nll_bound."""
+    window, nats, cells = int(row.words.rpartition("=")[2]), 0.0, 0
+    media, labels = _held_out(row.set, given, items)
+    for rows in torch.arange(items).split(125):
+        tokens = bundle.tokenizer.encode(media[rows])
+        bound = bundle.generator.window_bound(tokens, Condition({"class": Class(labels[rows])}), Noise.of(0, rows), window, samples=4)
+        nats, cells = nats + float(bound.sum()), cells + int(tokens.present.sum())
+    return nats / math.log(2) / cells
 
 
 # ------------------------------------------------------------------------------------------------------------------- regions

@@ -35,7 +35,7 @@ __all__ = ["SelfSpeculativeTransformer"]
 class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
     """As MaskedTransformer, whose samplers it takes too; verify_depth: causal blocks on top of the trunk's `depth`.
 
-    `nll_bound` is the trunk's: of cells drawn one by one, each after a pass of the trunk.
+    `nll_bound` is the trunk's: of cells drawn one by one, each after a pass of the trunk; `window_bound` that of self-speculative decoding.
     """
 
     def __init__(
@@ -130,3 +130,22 @@ class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
             nats.append(F.cross_entropy(logits.flatten(0, 2), target.flatten(), reduction="sum", ignore_index=-100) / count.clamp(min=1))
         terms = {"draft": nats[0].detach(), "verify": nats[1].detach(), "masked": count / cells.sum().clamp(min=1)}
         return LossOutput(nats[0] + nats[1], count, None, terms)
+
+    @torch.no_grad()
+    def window_bound(self, tokens: Tokens, condition: Condition, noise: Noise, window: int, samples: int = 1) -> Tensor:
+        """float [B]: an unbiased estimate, in nats, of an upper bound on -log p under the law of self-speculative decoding by windows:
+        the mean over orders of the sum over windows of -log q(first cell) - log p(the others). Each of `samples`, spread evenly over the
+        windows, takes a random order and one of its windows."""
+        codes, offset = tokens.codes, noise.uniform()
+        present = codes >= 0
+        windows = -(-present.sum((1, 2)) // window)
+        total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
+        for j in range(samples):
+            chosen = ((offset + j / samples) % 1.0 * windows).long().clamp(max=(windows - 1).clamp(min=0))
+            rank = ((random_rank(present, noise) - (chosen * window)[:, None, None]) * present).clamp(min=0)
+            state = self._hidden(codes.masked_fill(rank > 0, UNKNOWN), condition, None, None)
+            log_p = self._verified(state, codes, rank, None).double().log_softmax(-1)
+            mine = (rank > 0) & (rank <= window)
+            nats = -log_p.gather(3, codes.clamp(min=0)[..., None])[..., 0].masked_fill(~mine, 0.0)
+            total += nats.sum((1, 2)) * windows
+        return total / samples

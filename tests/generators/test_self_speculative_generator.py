@@ -1,5 +1,6 @@
 """Laws of the self-speculative generator: its trunk is a masked model, its verified laws read what came earlier and nothing else."""
 
+import itertools
 import math
 
 import pytest
@@ -127,3 +128,32 @@ def test_it_builds_on_the_meta_device_and_refuses_no_causal_block():
     with pytest.raises(ValueError, match="verify_depth must be >= 1; got 0"):
         SelfSpeculativeTransformer(RASTER, verify_depth=0)
     assert capabilities(SelfSpeculativeTransformer) == ("Masked", "SelfSpeculative")
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_the_window_bound_is_the_mean_over_orders_of_the_windows_laws(width):
+    """Enumerated: three cells have six orders; and a window of one is the trunk's own bound."""
+    spec = TokenSpec((3,), Line(3))
+    model, tokens = self_speculative(spec, depth=2), codes(spec, 1)
+    wanted = []
+    for order in itertools.permutations(range(3)):
+        nats = 0.0
+        for begin in range(0, 3, width):
+            rank = torch.zeros(1, 1, 3, dtype=torch.int64)
+            for r, n in enumerate(order[begin:]):
+                rank[0, 0, n] = r + 1
+            drafted, state = model.draft(Tokens(tokens.codes.masked_fill(rank > 0, UNKNOWN), spec), Condition())
+            verified = model.verify(state, tokens, rank)
+            for r, n in enumerate(order[begin : begin + width]):
+                law = (drafted if r == 0 else verified)[0, 0, n].log_softmax(0)
+                nats -= float(law[tokens.codes[0, 0, n]].detach())
+        wanted.append(nats)
+    rows = Tokens(tokens.codes.expand(4000, -1, -1), spec)
+    found = model.window_bound(rows, Condition(), Noise.of(0, range(4000)), width)
+    error = float(found.std()) / 4000**0.5
+    assert abs(float(found.mean()) - sum(wanted) / 6) < 4 * error + 1e-9
+    every = model.window_bound(rows, Condition(), Noise.of(1, range(4000)), width, samples=-(-3 // width))
+    assert abs(float(every.mean()) - sum(wanted) / 6) < 4 * float(every.std()) / 4000**0.5 + 1e-9
+    if width == 1:
+        trunk = model.nll_bound(rows, Condition(), Noise.of(2, range(4000)), samples=3)
+        assert abs(float(trunk.mean() - every.mean())) < 4 * float(trunk.std() + every.std()) / 4000**0.5
