@@ -98,8 +98,9 @@ def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> 
             save_picture(media, out / f"{i:04d}.png")
         return
     rate, clipped = spec.sample_rate, 0
+    hop = samples.media.shape[-1] // samples.tokens.codes.shape[2]  # a sound that ended at once is a frame of silence
     save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
-    for i, (media, length) in enumerate(zip(samples.media, samples.lengths.tolist())):
+    for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
         clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
         save_picture(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
     if clipped:

@@ -96,7 +96,8 @@ def sample(
 
     condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] or a sound
     [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half), the first seconds of the
-    sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as the model's longest item.
+    sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as the model's longest item, at
+    which a model that ends items by itself is cut.
     advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:
@@ -113,7 +114,7 @@ def sample(
     holes = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
     if advance is not None:
         advance(0)
-    media, codes, calls, network, stats, seconds = [], [], [], {}, {}, 0.0
+    media, codes, ends, calls, network, stats, seconds = [], [], [], [], {}, {}, 0.0
     for first in range(0, n, batch_size):
         rows = torch.arange(first, min(first + batch_size, n))
         began = time.perf_counter()
@@ -126,6 +127,8 @@ def sample(
         with torch.no_grad():
             media.append(bundle.tokenizer.decode(output.tokens).float().cpu())
         codes.append(output.tokens.codes.cpu())
+        if output.tokens.lengths is not None:  # those that were asked for, or where a model that ends items ended them
+            ends.append(output.tokens.lengths.cpu())
         calls.append(output.calls.cpu())
         stats.update(output.stats)
         for name, (count, positions) in output.network_calls.items():
@@ -133,6 +136,7 @@ def sample(
             network[name] = (before[0] + count, before[1] + positions)
         if advance is not None:
             advance(len(rows))
+    frames = torch.cat(ends) if ends else None
     out, tokens = torch.cat(media), Tokens(torch.cat(codes), bundle.spec, frames)
     lengths = None if frames is None else frames * (out.shape[-1] // tokens.codes.shape[2])
     return Samples(out, tokens, torch.cat(calls), network, seconds, stats, lengths)
