@@ -96,8 +96,8 @@ def sample(
 
     condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] or a sound
     [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half), the first seconds of the
-    sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as the model's longest item, at
-    which a model that ends items by itself is cut.
+    sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as the model's longest item,
+    at which a model that ends items by itself is cut.
     advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:
