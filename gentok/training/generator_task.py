@@ -108,7 +108,7 @@ class GeneratorTask(GentokModule):
         media = self.frozen.module.to(self.device).tokenizer.decode(output.tokens)
         ends = output.tokens.lengths
         if ends is not None:
-            ends = (ends * (media.shape[-1] // output.tokens.codes.shape[2])).cpu()  # in samples
+            ends = (ends.clamp(min=1) * (media.shape[-1] // output.tokens.codes.shape[2])).cpu()  # in samples
         self.pictures = self.modality.pictures(media, ends)
         self.sounds = self.modality.waves({"sample": media}, ends, self.config["task"].get("sounds", 0))
 

@@ -27,6 +27,7 @@ CODEC = ["tokenizer=codec", "codebook=residual", "codebook.levels=2", "codebook.
          "task.sounds=1"]  # fmt: skip
 GENERATOR = ["task=generator", "tokenizer=from_bundle", "generator.width=16", "generator.depth=1", "generator.heads=2", "task.pictures=3",
              "task.sounds=2", "task.encode_batch=4"]  # fmt: skip
+OWN = {"depth": ["generator.level_width=8", "generator.level_heads=2", "generator.ends=true"]}
 HOP, RATE = 80, 8000
 
 
@@ -43,7 +44,8 @@ def world(tmp_path_factory):
         if name not in done:
             codecs = {"codec": CODEC, "strided": STRIDED}
             over, _, generator = name.rpartition(" ")
-            words = codecs.get(name) or [*GENERATOR, f"generator={generator}", f"tokenizer.ckpt={run(over or 'codec') / 'bundle'}"]
+            own = [*GENERATOR, *OWN.get(generator, ()), f"generator={generator}"]
+            words = codecs.get(name) or [*own, f"tokenizer.ckpt={run(over or 'codec') / 'bundle'}"]
             paths = [f"paths.root={root}", f"paths.run={root / name.replace(' ', '_')}", f"paths.cache={root / (over or 'cache')}"]
             done[name] = train(compose("config", [*words, *data, *QUIET, *paths]))
         return done[name]
@@ -139,6 +141,19 @@ def test_samples_are_wav_files_with_spectrograms_as_long_as_was_asked(world, tmp
     for i in range(3):
         one, other = (read_sound(folder / f"{i:04d}.wav") for folder in (out, again))
         assert (one - other).abs().max() < 2 / 32768
+
+
+def test_a_model_that_ends_items_makes_samples_of_its_own_lengths(world, tmp_path):
+    from safetensors.torch import load_file
+
+    out, report = sampled(world, tmp_path, "depth", "n=24")
+    stored = load_file(out / "codes.safetensors")
+    frames = [soundfile.info(str(out / f"{i:04d}.wav")).frames for i in range(24)]
+    assert frames == (stored["lengths"].clamp(min=1) * HOP).tolist() and len(set(frames)) > 3
+    assert torch.equal(stored["codes"][:, 0] >= 0, torch.arange(stored["codes"].shape[2]) < stored["lengths"][:, None])
+    assert report["seconds_of_sound"] == [round(n * HOP / RATE, 3) for n in stored["lengths"].tolist()]
+    short, _ = sampled(world, tmp_path / "short", "depth", "duration=0.05")
+    assert int(load_file(short / "codes.safetensors")["lengths"].max()) <= 5
 
 
 @pytest.mark.parametrize("name", ["masked", "autoregressive"])
