@@ -173,26 +173,20 @@ class DepthTransformer(nn.Module, Causal):
             mask = (torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril() & seen[:, None])[:, None]
         return self.temporal(dropout(x, self.dropout, noise), turn, mask=mask, noise=noise)[:, given.tokens.shape[1] :]
 
-    def _logits(self, states: Tensor, level: Tensor) -> Tensor:
-        """states float [..., D'] of cells of level int64 [...] -> [..., V], or V + 1 where there is an end id."""
-        size = self.spec.vocab + self.ends
-        out = states.new_full((*level.shape, size), float("-inf"))
-        for k, head in enumerate(self.heads):
-            here = level == k
-            if not bool(here.any()):
-                continue
-            part, own = head(states[here]), self.spec.vocab_sizes[k]
-            if k == 0 and self.ends and own < self.spec.vocab:
-                part = torch.cat((part[:, :own], part.new_full((len(part), self.spec.vocab - own), float("-inf")), part[:, own:]), 1)
-            out = out.to(part.dtype)
-            out[here] = F.pad(part, (0, size - part.shape[1]), value=float("-inf"))
-        return out
+    def _head(self, states: Tensor, level: int) -> Tensor:
+        """states float [..., D'] of cells of one level -> [..., V], or V + 1 where there is an end id."""
+        part, own, size = self.heads[level](states), self.spec.vocab_sizes[level], self.spec.vocab + self.ends
+        if level == 0 and self.ends:
+            gap = part.new_full((*part.shape[:-1], self.spec.vocab - own), float("-inf"))
+            part = torch.cat((part[..., :own], gap, part[..., own:]), -1)
+        return F.pad(part, (0, size - part.shape[-1]), value=float("-inf"))
 
     def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
         """Teacher-forced, without a cache: -> float [B, S, 1, V], the law of every layout step given the steps before; as `logits`."""
         states = self._levels(self._hidden(tokens.codes, condition or Condition(), None), tokens.codes)
         tables = self._tables.on(states.device)
-        return self._logits(states[:, tables.position, tables.level], tables.level.expand(len(states), -1))[:, :, None]
+        every = torch.stack([self._head(states[:, :, k], k) for k in range(self.spec.levels)], 2)
+        return every[:, tables.position, tables.level][:, :, None]
 
     # --------------------------------------------------------------------------------------------------------- likelihood
 
@@ -267,7 +261,14 @@ class DepthTransformer(nn.Module, Causal):
         codes = cache.codes.transpose(1, 2)[rows, place].transpose(1, 2)
         states = self._levels(cache.hidden[rows, place], codes)
         level = tables.level[step]
-        return self._logits(states[rows, tables.position[step] - near[:, None], level], level)[:, :, None]
+        states = states[rows, tables.position[step] - near[:, None], level]  # [B, S, D']
+        out = None
+        for k in level.unique().tolist():
+            here = level == k
+            part = self._head(states[here], k)
+            out = part.new_empty((*level.shape, part.shape[-1])) if out is None else out
+            out[here] = part
+        return out[:, :, None]
 
     def _write(self, codes: Tensor, ids: Tensor, fed: Tensor) -> None:
         """ids int64 [B, S] of fed steps int64 [B, S], each the cell of the layout step before, into codes [B, K, N]; begin is no cell."""
