@@ -2,7 +2,8 @@
 
 Every item has its exact transcript. The voice is one, and what its own seed changes lies 35 dB below the speech: items that differ by it
 alone would make held-out ones copies of training ones. So an item's seed also draws how fast it is spoken and how high (the wave is
-resampled, which moves the whole voice, as a smaller or larger speaker would). Silence around the speech is cut to 30 ms.
+resampled, which moves the whole voice, as a smaller or larger speaker would). Silence around the speech is cut to 30 ms. Texts are spoken
+with a full stop: without it some a "four" sounds like "five".
 
 Spoken once, in a minute or two, into a webdataset shard per split of 16-bit FLAC at 24 kHz (members KEY.flac, KEY.json), which is kept and
 read like any other shard.
@@ -33,7 +34,7 @@ from gentok.tokens import ClassSpec, ConditionSpec, fingerprint
 
 __all__ = ["SpokenDigits", "WORDS"]
 
-FORMAT = 1
+FORMAT = 2
 RATE = 24000
 _HELD_OUT = 1 << 40
 """The number of the first held-out item: seeds of the two splits never meet."""
@@ -108,7 +109,7 @@ def _made(path: Path, noise: Noise, digits: tuple[int, int], speed: float, pitch
         ):
             for i, (said, seed, fast, high) in enumerate(plan):
                 text = " ".join(WORDS[d] for d in said)
-                wave = _trimmed(_pitched(torch.as_tensor(voice(text, speed=fast, seed=seed)).float(), high))
+                wave = _trimmed(_pitched(torch.as_tensor(voice(f"{text}.", speed=fast, seed=seed)).float(), high))
                 about = {"digits": "".join(map(str, said)), "text": text, "seed": seed, "speed": round(fast, 4), "pitch": high}
                 _add(archive, f"{i:06d}.flac", _flac(wave))
                 _add(archive, f"{i:06d}.json", json.dumps(about).encode())
