@@ -1,41 +1,18 @@
-"""EnCodec (Défossez et al., arXiv 2210.13438) as gentok's own Codec, with the weights of a release (encodec_keys.py) or to be trained.
+"""EnCodec (Défossez et al., arXiv 2210.13438) as gentok's own Codec, with released weights (encodec_keys.py) or to be trained.
 
-The networks and the residual codebook are gentok's; no other library is needed. What the released files hold is listed in encodec_keys.py.
+The networks and the residual codebook are gentok's; no other library is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from torch import Tensor
-
-from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.encodec_keys import load_encodec
+from gentok.tokenizers.pretrained.released import ReleasedCodec
 
 __all__ = ["EnCodec"]
 
 
-class EnCodec(Codec):
-    """weights: a file or folder with released weights, or None for random ones; the rest as in gentok.tokenizers.codec.Codec. A bundle
-    holds the weights, so its configuration names no file. Raises ValueError with a line where the weights are of another model."""
+class EnCodec(ReleasedCodec):
+    __doc__ = ReleasedCodec.__doc__
 
-    def __init__(
-        self,
-        encoder: Any,
-        codebook: Any,
-        decoder: Any,
-        sample_rate: int,
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
-        media_shape: Sequence[int] | None = None,
-        weights: str | None = None,
-    ):
-        super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)
-        if weights is not None:
-            load_encodec(self, weights)
-            self.portable = without_weights
-
-
-def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a tokenizer whose weights lie beside it."""
-    return {**config, "weights": None}
+    def load_weights(self, path: str) -> None:
+        load_encodec(self, path)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from gentok.tokenizers.pretrained.released import put, read_state
 
 __all__ = ["load_encodec", "read_encodec", "renamed"]
 
@@ -30,32 +31,13 @@ NORMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametr
 
 def read_encodec(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file, or of the folder that holds it, under the names there. Raises FileNotFoundError or ValueError with a line."""
-    path = Path(path).expanduser()
-    if path.is_dir():
-        found = [file for name in NAMES for file in sorted(path.glob(name))]
-        if not found:
-            raise FileNotFoundError(f"the folder {path} holds no EnCodec weights: none of {', '.join(NAMES)}")
-        path = found[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no EnCodec weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the readers raise on a foreign file, the answer is the same
-        raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
-    state = state.get("best_state", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not any(BOOK.fullmatch(str(key)) for key in state):
-        raise ValueError(f"{path} holds no EnCodec model: expected the weights of encodec, audiocraft or transformers, with a quantizer")
+    state = read_state(path, "EnCodec", NAMES, BOOK.fullmatch, "encodec, audiocraft or transformers")
     if any(".norm." in key for key in state):
         raise ValueError(
             f"{path} is EnCodec's model for 48 kHz: it sends a scale beside the codes of every second, and tokens hold nothing but codes; "
             "use the one for 24 or 32 kHz"
         )
-    return dict(state)
+    return state
 
 
 def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
@@ -68,7 +50,8 @@ def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
                 continue
             at = f"codebook.books.{level}."
             if what == "embed":
-                usage = state.get(key[: -len("embed")] + "cluster_size", value.new_zeros(len(value)))
+                usage = state.get(key[: -len("embed")] + "cluster_size")
+                usage = value.new_ones(len(value)) if usage is None or not usage.any() else usage  # where a release knows of none
                 out |= {at + "weight": value, at + "usage": usage, at + "sums": value * usage[:, None]}
                 out[at + "started"] = torch.tensor(True)
         elif network := NETWORK.fullmatch(key):
@@ -80,14 +63,4 @@ def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
 
 def load_encodec(codec: nn.Module, path: str | Path) -> None:
     """Puts the weights at `path` into a codec. Raises FileNotFoundError, or ValueError with a line where they are of another model."""
-    state, own = renamed(read_encodec(path), codec.spec.levels), codec.state_dict()
-    for what, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
-        if keys:
-            raise ValueError(f"{path} is not the EnCodec that is configured here: it {what} {len(keys)} tensor(s), such as {min(keys)}")
-    for key, value in state.items():
-        if own[key].shape != value.shape:
-            raise ValueError(
-                f"{path} is not the EnCodec that is configured here: {key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
-            )
-    if not any(value.is_meta for value in own.values()):  # where only sizes are asked for, there is nowhere to put them
-        codec.load_state_dict(state)
+    put(codec, renamed(read_encodec(path), codec.spec.levels), path, "EnCodec")

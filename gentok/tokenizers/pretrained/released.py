@@ -37,7 +37,8 @@ def read_state(path: str | Path, what: str, names: Sequence[str], known: Callabl
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the readers raise on a foreign file, the answer is the same
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if isinstance(state, Mapping):
+        state = next((state[inside] for inside in ("state_dict", "best_state") if inside in state), state)
     if not isinstance(state, Mapping) or not any(known(str(key)) for key in state):
         raise ValueError(f"{path} holds no {what} model: expected the weights of {expected}, with a quantizer")
     return dict(state)
