@@ -7,6 +7,8 @@ generation      accuracy per class by a judge, precision, recall and KID in its 
                 FD-efflite0 to held-out images, distance to the nearest training item, nll
 nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or a bound, as the generator can
 
+suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (protocols/audio_suite.py).
+
 Each writes NAME.json (metrics, and the protocol in words) and a picture into `out`.
 """
 
@@ -21,7 +23,7 @@ import torch
 
 from gentok.build import ConfigError, build
 from gentok.bundle import Bundle, load
-from gentok.protocols import generation, likelihood, probe, reconstruction, sound
+from gentok.protocols import audio_suite, generation, likelihood, probe, reconstruction, sound
 from gentok.protocols.context import Context
 from gentok.sampling import pick_sampler
 
@@ -32,6 +34,8 @@ MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "g
 """name -> (context, out: folder for pictures) -> (metrics, protocol)."""
 OF_SOUNDS = {"reconstruction": sound.measure, "nll": likelihood.measure}
 """The same, of sounds."""
+SUITES = {"audio_tokenizers": audio_suite.audio_tokenizers}
+"""name -> what compares several checkpoints: config -> report."""
 
 
 def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,6 +43,12 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises ValueError, OSError or ImportError with a line for the person at the keyboard.
     """
+    if config.get("suite") is not None:
+        if config["suite"] not in SUITES:
+            raise ConfigError(f"suite={config['suite']}: choose one of {', '.join(SUITES)}")
+        return SUITES[config["suite"]](config)
+    if config["ckpt"] is None:
+        raise ConfigError("what is to be measured? ckpt=PATH, a bundle folder or a training checkpoint")
     if config["protocol"] not in PROTOCOLS:
         raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
     if config["n"] < 1 or config["batch_size"] < 1:

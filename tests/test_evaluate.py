@@ -207,7 +207,8 @@ def test_training_items_are_taken_as_the_samples_are():
     [
         ({"protocol": "fid"}, "protocol=fid"),
         ({"n": 0}, "n=0"),
-        ({"ckpt": "???"}, "ckpt=PATH"),
+        ({"ckpt": None}, "ckpt=PATH"),
+        ({"suite": "images"}, "suite=images: choose one of audio_tokenizers"),
         ({"protocol": "generation"}, "holds a tokenizer alone"),
         ({"data": {"_target_": "gentok.data.folder.ImageFolder", "path": "nowhere"}}, "there is no folder"),
     ],

@@ -13,6 +13,7 @@ from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.audio import read_sound
 from gentok.data.tokens import TokenSet
+from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.training.run import train
 
@@ -227,6 +228,28 @@ def test_evaluation_of_a_codec_agrees_with_its_run_and_hears_its_levels(world, t
     assert metrics["entropy_bits_per_second"] <= metrics["nominal_bits_per_second"]
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert {"reconstruction.json", "reconstructions.png", "02_original.wav", "02_reconstruction.wav"} <= names
+
+
+def test_the_suite_compares_tokenizers_and_one_bad_checkpoint_does_not_end_it(world, tmp_path):
+    paths = [world("codec") / "bundle", tmp_path / "nowhere", world("strided") / "bundle", "docs/zoo/mnist5k_vq"]
+    words = ["suite=audio_tokenizers", f"ckpts=[{','.join(map(str, paths))}]", f"out={tmp_path / 'suite'}", "progress=false"]
+    data = [word.replace(f"sample_rate={RATE}", "sample_rate=16000") for word in world.data]  # above the codecs' own rate
+    report = evaluate(compose("evaluate", [*words, *data]))
+    codec, strided = (report["rows"][str(path)] for path in (paths[0], paths[2]))
+    assert set(report["failed"]) == {str(paths[1]), "docs/zoo/mnist5k_vq"} and all("\n" not in line for line in report["failed"].values())
+    assert abs(codec["frames_per_second"] - RATE / HOP) < 3 and abs(codec["kbit_per_second"] - 2 * 4 * RATE / HOP / 1000) < 0.03
+    assert codec["coded_kbit_per_second"] < 1.6 * codec["kbit_per_second"] and codec["latency_ms"] == 1000 * HOP / RATE
+    assert strided["latency_ms"] is None and "coded_kbit_per_second" not in strided
+    first = report["rows"][f"{paths[0]}, first 1"]
+    assert first["kbit_per_second"] == pytest.approx(codec["kbit_per_second"] / 2) and "probe_accuracy" in codec
+    itself = report["rows"]["the sounds themselves"]
+    assert itself["mel_distance"] == 0 and itself["si_sdr_db"] > 60 > 10 > codec["si_sdr_db"]
+    table = (tmp_path / "suite" / "audio_tokenizers.md").read_text()
+    assert str(paths[1]) in table and "could not be measured" in table and (tmp_path / "suite" / "rates.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="none of 1 tokenizers could be measured"):
+        evaluate(compose("evaluate", [*words[:1], f"ckpts=[{paths[1]}]", *words[2:], *data]))
+    with pytest.raises(ValueError, match="name them"):
+        evaluate(compose("evaluate", [words[0], *words[2:], *data]))
 
 
 def test_evaluation_of_a_generator_of_sounds_is_its_likelihood(world, tmp_path):
