@@ -84,7 +84,7 @@ def tokenizers():
     return get
 
 
-COSTLY = ("any_order", "self_speculative")
+COSTLY = ("any_order", "depth", "self_speculative")
 """Generators of which the quick suite trains the pairings of one level and of several alone."""
 
 

@@ -33,7 +33,8 @@ from gentok.data.pictures import save_grid
 from gentok.data.sets import whole
 from gentok.evaluate import evaluate
 from gentok.noise import Noise
-from gentok.sampling import KEEPS, keep_mask, pick_sampler, sample, sample_tokens
+from gentok.prompts import KEEPS, keep_mask
+from gentok.sampling import pick_sampler, sample, sample_tokens
 from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, ConditionSpec, Tokens
 
 RUNS = ROOT / "outputs" / "masked"

@@ -20,10 +20,18 @@ def generative(model) -> bool:
 
 
 def main_loss(model) -> str:
-    return "flow" if generative(model) else "l2"
+    return "flow" if generative(model) else "ctc" if hasattr(model, "transcribe") else "l2"
 
 
-@pytest.fixture(params=[(t, c) for t in TOKENIZERS for c in CODEBOOKS], ids=lambda p: f"{p[0]}-{p[1]}")
+def quick(tokenizer: str, codebook: str) -> bool:
+    """Of a tokenizer with every codebook and of every tokenizer with some: the other pairs are slow tests."""
+    return tokenizer == "vqgan" or codebook in ("vq", "residual", "fsq", "dual", "pyramid", "pyramid_dual", "strided", "split")
+
+
+PAIRS = [pytest.param((t, c), id=f"{t}-{c}", marks=() if quick(t, c) else pytest.mark.slow) for t in TOKENIZERS for c in CODEBOOKS]
+
+
+@pytest.fixture(params=PAIRS)
 def pair(request):
     tokenizer, codebook = request.param
     missing = missing_parts(tokenizer, codebook)

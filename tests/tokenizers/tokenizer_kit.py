@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from gentok.build import build, resolve
 from gentok.noise import Noise
-from gentok.tokens import Batch, Condition
+from gentok.tokens import Batch, Condition, Ids
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
@@ -24,6 +24,17 @@ PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "widt
 QUICK = {
     "flextok": {"registers": 8, "encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1, "steps": 2},
     "codec": {"encoder": {"filters": 8, "ratios": [4]}, "decoder": {"filters": 8, "ratios": [4]}},
+    "semantic_speech": {
+        "recogniser": {"inner": 16, "depth": 1, "heads": 2},
+        "encoder": {"inner": 16, "depth": 1, "heads": 2, "pool": 1, "mels": 3, "mel_hop": 4, "n_fft": 16},
+        "decoder": {
+            "inner": 16,
+            "depth": 1,
+            "heads": 2,
+            "upsample": 2,
+            "vocoder": {"_target_": "gentok.nn.istft_head.ISTFTDecoder", "width": 3, "hop": 4, "filters": 16, "blocks": 1, "n_fft": 16},
+        },
+    },
 }
 """Smaller than its yaml, by tokenizer (parts of a part: those alone): the laws are of no size."""
 IMAGE, SOUND = (1, 16, 16), (1, 64)
@@ -72,7 +83,7 @@ def is_sound(name: str) -> bool:
 
 def large(name: str) -> tuple[int, ...]:
     """Media of the usual size, for tokenizers that are only described."""
-    return (read("tokenizer", name)["encoder"]["channels"], 24000) if is_sound(name) else (3, 256, 256)
+    return (read("tokenizer", name)["encoder"].get("channels", 1), 24000) if is_sound(name) else (3, 256, 256)
 
 
 def merged(config: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
@@ -88,6 +99,8 @@ def make(
     shape = shape or (SOUND if is_sound(name) else IMAGE)
     config = merged({**read("tokenizer", name), "losses": losses or LOSSES}, {} if whole else QUICK.get(name, {}))
     config = merged(config, overrides)
+    if config.get("symbols", 0) is None:
+        config["symbols"] = ["a", "b"]
     if "codebook" in config:
         config["codebook"] = codebook or (HALVES if needed_parts(name) else PLAIN)
         for part, width in (("encoder", "in_width"), ("decoder", "width")):  # a codec's parts are built beside the codebook, not around it
@@ -120,7 +133,8 @@ def media_of(model: torch.nn.Module, batch: int = 4) -> torch.Tensor:
 
 
 def batch_of(x: torch.Tensor) -> Batch:
-    return Batch(x, torch.arange(len(x)), Condition())
+    said = torch.arange(2 * len(x)).view(-1, 2) % 2  # for those that learn from transcripts
+    return Batch(x, torch.arange(len(x)), Condition({"text": Ids(said)}))
 
 
 def noise_of(x: torch.Tensor, step: int = 0) -> Noise:
