@@ -22,6 +22,8 @@ class Voice:
         self.notes, self.dies_after = notes, dies_after
 
     def __call__(self, text, speed=1.0, seed=None):
+        assert text.endswith("."), "a bare word is misheard"
+        text = text[:-1]
         with open(self.notes, "a+") as file:
             file.write(f"{os.getpid()} {text}\n")
             file.seek(0)
