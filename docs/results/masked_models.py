@@ -323,7 +323,7 @@ def section_regions(store: Store, set_: str) -> str:
 
 {table(rows)}
 
-Held-out items, the tokens that are given (the rest absent), completed by AS-ARM, and by the masked model with first-hitting:
+The region is what is asked for. Held-out items; the tokens that are given; completed by the masked model with first-hitting; and by AS-ARM:
 
 {pictures}
 """
