@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from gentok import benchmark
-from gentok.benchmark import ITEMS, _model, codebook, first_hitting, sample, shards, small_tokenizers, tokenizers, train, without_cache
+from gentok.benchmark import ITEMS
+from gentok.benchmarks.codebooks import codebook
+from gentok.benchmarks.masked_sampling import first_hitting
+from gentok.benchmarks.models import model_of
+from gentok.benchmarks.sampling import sample, without_cache
+from gentok.benchmarks.training import shards, small_tokenizers, tokenizers, train
 from gentok.metrics import speed
 from gentok.metrics.speed import figure, interleaved, missing, table, timed
 from gentok.noise import Noise
@@ -125,7 +130,7 @@ def test_trainer_and_loop_do_the_same_work():
     """From the same start both end in the same weights: the difference in time is the trainer's, and no step is left out."""
     from gentok.training.overhead import by_loop, by_trainer
 
-    bundle, config, _, _ = _model(None, (*TINY, "trainer.precision=32-true", "schedule.warmup=2"))
+    bundle, config, _, _ = model_of(None, (*TINY, "trainer.precision=32-true", "schedule.warmup=2"))
     codes = torch.randint(512, (2, 1, 64))
     batch = Batch(None, torch.arange(2), bundle.condition_spec.parse([3, 7], 2), tokens=Tokens(codes, bundle.spec))
     ends = [run(config, bundle, bundle.condition_spec, batch, 3, 2)[1].state_dict() for run in (by_trainer, by_loop)]
@@ -136,7 +141,7 @@ def test_trainer_and_loop_do_the_same_work():
 
 
 def test_the_model_without_a_cache_draws_the_same_ids():
-    bundle, _, model, _ = _model(None, TINY)
+    bundle, _, model, _ = model_of(None, TINY)
     model = model.double()
     condition = bundle.condition_spec.parse([1, 2, 3], 3)
     noise = [Noise.of(0, torch.arange(3)) for _ in range(2)]

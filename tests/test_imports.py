@@ -36,7 +36,8 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "regions": {*BASE, "generators", "layouts", "flow", "prompts"},
 }
 ANYTHING = {
-    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "sampling", "sample_files", "codec", "describe", "demo", "report",
+    "training", "adopt", "evaluate", "protocols", "judge", "benchmark", "benchmarks",
+    "sampling", "sample_files", "codec", "describe", "demo", "report",
     "cli", "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
@@ -45,7 +46,7 @@ ONLY_IN = {  # packages that one place wraps
     "torchaudio": lambda room, path: "audio" in path.name or room in ("tokenizers", "metrics"),
     "encodec": lambda room, path: room == "tokenizers",
     "diffusers": lambda room, path: room == "tokenizers",
-    "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmark"),
+    "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmarks"),
 }
 LAZY = (
     "torchmetrics",

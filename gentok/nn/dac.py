@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
 
-__all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "down_stage", "normed_conv", "units", "up_conv"]
+__all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "check_halved", "down_stage", "normed_conv", "units", "up_conv"]
 
 
 def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1,
@@ -72,21 +72,34 @@ def down_stage(c_in: int, stride: int, depthwise: bool = False) -> nn.Sequential
     return nn.Sequential(*units(c_in, depthwise), Snake(c_in), down)
 
 
+def check_halved(filters: int, ratios: Sequence[int]) -> None:
+    """Raises ValueError with a line where `filters` cannot be halved once per ratio."""
+    if filters % 2 ** len(ratios):
+        raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
+
+
 class DACEncoder(nn.Module):
     """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)]; hop is the product of the ratios.
 
     filters: channels of the first convolution. ratios: in the decoder's order. width: channels of a frame; null: filters * 2^(number of
     ratios), as published. The sound is continued with zeros to a whole number of frames.
+    A subclass may say what its units and last layers are.
     """
 
     causal = False
+    depthwise = False
 
     def __init__(self, channels: int = 1, filters: int = 64, ratios: Sequence[int] = (8, 8, 4, 2), width: int | None = None):
         super().__init__()
         last = filters * 2 ** len(ratios)
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width or last
-        stages = [down_stage(filters * 2**i, int(ratio)) for i, ratio in enumerate(reversed(ratios))]
-        self.layers = nn.Sequential(normed_conv(channels, filters, 7), *stages, Snake(last), normed_conv(last, self.width, 3))
+        stages = [down_stage(filters * 2**i, int(ratio), self.depthwise) for i, ratio in enumerate(reversed(ratios))]
+        self.layers = nn.Sequential(normed_conv(channels, filters, 7), *stages, *self.ends(last, self.width))
+
+    @staticmethod
+    def ends(last: int, width: int) -> list[nn.Module]:
+        """What leads from the last stage's channels to the frame's."""
+        return [Snake(last), normed_conv(last, width, 3)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(F.pad(x, (0, -x.shape[2] % self.hop)))
@@ -105,8 +118,7 @@ class DACDecoder(nn.Module):
         self, width: int = 1024, channels: int = 1, filters: int = 1536, ratios: Sequence[int] = (8, 8, 4, 2), fill_odd: bool = False
     ):
         super().__init__()
-        if filters % 2 ** len(ratios):
-            raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
+        check_halved(filters, ratios)
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width
         stages = []
         for i, ratio in enumerate(ratios):

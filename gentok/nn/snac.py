@@ -16,36 +16,27 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.conv1d import weight_of
-from gentok.nn.dac import down_stage, normed_conv, units, up_conv
+from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
 from gentok.noise import Noise
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
 
-class SNACEncoder(nn.Module):
-    """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)]; hop is the product of the ratios.
+class SNACEncoder(DACEncoder):
+    """As DACEncoder, of depthwise units, without the last snake."""
 
-    filters: channels of the first convolution. ratios: in the decoder's order. width: channels of a frame; null: filters * 2^(number of
-    ratios), as published. The sound is continued with zeros to a whole number of frames.
-    """
-
-    causal = False
+    depthwise = True
 
     def __init__(self, channels: int = 1, filters: int = 48, ratios: Sequence[int] = (8, 8, 4, 2), width: int | None = None):
-        super().__init__()
-        last = filters * 2 ** len(ratios)
-        self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width or last
-        stages = [down_stage(filters * 2**i, int(ratio), depthwise=True) for i, ratio in enumerate(reversed(ratios))]
-        onward = [] if self.width == last else [normed_conv(last, self.width, 1)]
-        self.layers = nn.Sequential(normed_conv(channels, filters, 7), *stages, normed_conv(last, last, 7, groups=last), *onward)
+        super().__init__(channels, filters, ratios, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(F.pad(x, (0, -x.shape[2] % self.hop)))
+    @staticmethod
+    def ends(last: int, width: int) -> list[nn.Module]:
+        return [normed_conv(last, last, 7, groups=last), *([] if width == last else [normed_conv(last, width, 1)])]
 
 
 class NoiseBlock(nn.Module):
@@ -71,12 +62,9 @@ class SNACDecoder(nn.Module):
     causal = False
     takes_noise = True
 
-    def __init__(
-        self, width: int = 768, channels: int = 1, filters: int = 1024, ratios: Sequence[int] = (8, 8, 4, 2), noise: bool = True
-    ):
+    def __init__(self, width: int = 768, channels: int = 1, filters: int = 1024, ratios: Sequence[int] = (8, 8, 4, 2), noise: bool = True):
         super().__init__()
-        if filters % 2 ** len(ratios):
-            raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
+        check_halved(filters, ratios)
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width
         layers = [normed_conv(width, width, 7, groups=width), normed_conv(width, filters, 1)]
         for i, ratio in enumerate(ratios):

@@ -95,7 +95,7 @@ class SemanticSpeech(Codec):
         return TokenizerOutput(self._tokens(quantized.codes, frames), losses, reconstruction)
 
     def _recognition(self, vectors: Tensor, frames: Tensor | None, ids: Tensor) -> Tensor:
-        """CTC in nats per symbol, the mean over rows whose transcript fits into their frames."""
+        """CTC in nats per symbol, the mean over rows; one whose transcript does not fit into its frames counts as 0."""
         logits = self.recogniser(vectors, frames)
         ends = torch.full((len(ids),), logits.shape[1], device=ids.device) if frames is None else frames * self.recogniser.upsample
         written = (ids >= 0).sum(1)

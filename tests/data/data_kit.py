@@ -70,3 +70,16 @@ def pictures(count=11):
     """A set of noise in memory."""
     media = torch.from_numpy(Noise.of(0, range(count)).uniform(1, 4, 4).numpy()).float() * 2 - 1
     return MemorySet(media, torch.arange(count) % 2, CLASSES, {"data": "toy", "split": "train"})
+
+
+def wounds(good: bytes, count: int):
+    """`count` damaged copies: bytes overwritten, and the end cut off, in turn."""
+    random = np.random.default_rng(0)
+    for i in range(count):
+        bad = bytearray(good)
+        if i % 2:
+            for place in random.integers(0, len(bad), 8):
+                bad[place] = random.integers(256)
+        else:
+            bad = bad[: random.integers(len(bad))]
+        yield bytes(bad)

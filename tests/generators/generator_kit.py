@@ -63,3 +63,19 @@ def everything(batch, seed=0):
     mask = torch.arange(2) < torch.tensor([1, 0, 2])[row % 3][:, None]
     voice = torch.randn(batch, 2, 6, generator=generator, dtype=torch.float64)
     return Condition({"class": Class(torch.tensor([2, -1, 0])[row % 3]), "text": Ids(text), "voice": Vectors(voice, mask)})
+
+
+def fed(model, tokens):
+    """All fed steps of a causal model, begin first: [B, S + 1, G]."""
+    flat = model.layout.flatten(tokens.codes)
+    return torch.cat((model.begin.expand(len(flat), 1, -1), flat), 1)
+
+
+def same(a, b, tolerance=1e-9):
+    """Equal logits, -inf at the same ids."""
+    finite = torch.isfinite(a)
+    return torch.equal(finite, torch.isfinite(b)) and torch.allclose(a[finite], b[finite], atol=tolerance, rtol=tolerance)
+
+
+def at(*where):
+    return torch.tensor(where)

@@ -4,28 +4,13 @@ import math
 
 import pytest
 import torch
-from generator_kit import CASES, CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, autoregressive, codes, everything
+from generator_kit import CASES, CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, at, autoregressive, codes, everything, fed, same
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.base import Causal, capabilities
 from gentok.tokens import ABSENT, Class, Condition, ConditionSpec, Ids, Noise, Raster, Tokens, TokenSpec, Vectors
 
 BY = ["prefix", "cross", "adaln"]
-
-
-def fed(model, tokens):
-    """All fed steps, begin first: [B, S + 1, G]."""
-    flat = model.layout.flatten(tokens.codes)
-    return torch.cat((model.begin.expand(len(flat), 1, -1), flat), 1)
-
-
-def same(a, b, tolerance=1e-9):
-    finite = torch.isfinite(a)
-    return torch.equal(finite, torch.isfinite(b)) and torch.allclose(a[finite], b[finite], atol=tolerance, rtol=tolerance)
-
-
-def at(*where):
-    return torch.tensor(where)
 
 
 @pytest.mark.parametrize("by", BY)

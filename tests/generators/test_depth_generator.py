@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, everything, randomise
+from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, at, codes, everything, fed, randomise, same
 
 from gentok.generators.depth import DepthTransformer
 from gentok.tokens import ABSENT, Class, Condition, Noise, Tokens
@@ -14,20 +14,6 @@ BY = ["prefix", "cross", "adaln"]
 def depth(spec, condition_spec=None, dtype=torch.float64, **options):
     sizes = {"width": 16, "depth": 2, "heads": 2, "level_width": 8, "level_depth": 2, "level_heads": 2}
     return randomise(DepthTransformer(spec, condition_spec, **{**sizes, **options})).to(dtype)
-
-
-def fed(model, tokens):
-    flat = model.layout.flatten(tokens.codes)
-    return torch.cat((model.begin.expand(len(flat), 1, -1), flat), 1)
-
-
-def same(a, b, tolerance=1e-9):
-    finite = torch.isfinite(a)
-    return torch.equal(finite, torch.isfinite(b)) and torch.allclose(a[finite], b[finite], atol=tolerance, rtol=tolerance)
-
-
-def at(*where):
-    return torch.tensor(where)
 
 
 @pytest.mark.parametrize("by", BY)

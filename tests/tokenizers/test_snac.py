@@ -6,7 +6,7 @@ import pytest
 import torch
 from codec_sizes import size
 from mutants import mutant
-from tokenizer_kit import LOSSES, media, read
+from tokenizer_kit import LOSSES, learns, media, read
 
 from gentok.build import build
 from gentok.bundle import build_generator, load, save
@@ -16,7 +16,7 @@ from gentok.samplers.base import fitting
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.snac import SNAC
-from gentok.tokens import ABSENT, Batch, Class, ClassSpec, Condition, ConditionSpec, Frames
+from gentok.tokens import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Frames
 
 
 def config(**changes):
@@ -98,15 +98,8 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_its_noise():
 
 
 def test_training_steps_reduce_the_loss_and_a_bundle_gives_the_same_codes(tmp_path):
-    model, x, errors = make().train(), media(8, (1, 96)), []
-    optimizer = torch.optim.Adam(model.parameters(), lr=4e-3)
-    for step in range(20):
-        out = model(Batch(x, torch.arange(8)), Noise.of(0, torch.arange(8), step))
-        optimizer.zero_grad()
-        sum(out.losses.values()).backward()
-        optimizer.step()
-        errors.append(float(out.losses["l2"].detach()))
-    assert min(errors[-3:]) < 0.8 * errors[0]
+    model, x = make(), media(8, (1, 96))
+    assert learns(model, x)
     model.eval()
     again = load(save(tmp_path / "bundle", tokenizer=model, tokenizer_config={**config(), "media_shape": [1]}))
     tokens = model.encode(x)

@@ -5,8 +5,6 @@ python codec_kit.py FOLDER
 
 from __future__ import annotations
 
-import os
-import socket
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 import torch.distributed as dist
+from forked import on_two
 
 from gentok.cli import compose
 from gentok.training.run import train
@@ -74,22 +73,8 @@ def agree(self: TokenizerTask, *args: object) -> None:
 
 
 def main(root: Path) -> None:
-    torch.set_num_threads(1)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
-    child = os.fork()
-    rank = str(int(child == 0))  # as torchrun says it
-    os.environ.update(TORCHELASTIC_RUN_ID="two", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0", RANK=rank, LOCAL_RANK=rank)
     TokenizerTask.on_train_batch_end = agree
-    try:
-        run(root, "two", "trainer.precision=32-true", "trainer=ddp_sim")
-    except BaseException as error:
-        print(f"process {os.environ['LOCAL_RANK']}: {error!r}", file=sys.stderr, flush=True)
-        os._exit(1)
-    if child == 0:
-        os._exit(0)
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    on_two(lambda second: run(root, "two", "trainer.precision=32-true", "trainer=ddp_sim"))
 
 
 if __name__ == "__main__":

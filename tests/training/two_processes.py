@@ -8,12 +8,12 @@ A throw-away quantizer of the library is built before the process group exists: 
 from __future__ import annotations
 
 import os
-import socket
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from forked import on_two
 from resume_kit import CASES, GENERATOR, TOKENIZER, configured
 
 from gentok.codebooks.library import Library
@@ -65,34 +65,24 @@ def broken() -> None:
 
 
 def main(root: Path) -> None:
-    torch.set_num_threads(1)
     Library("VectorQuantize", 4, {"codebook_size": 16})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(probe.getsockname()[1]))
-    child = os.fork()
-    rank = str(int(child == 0))  # as torchrun says it
-    os.environ.update(TORCHELASTIC_RUN_ID="two", WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0", RANK=rank, LOCAL_RANK=rank)
     TokenizerTask.on_train_batch_end = agree
-    try:
+
+    def work(second: bool) -> None:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
         generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative")
         assert len(compared) == 4 * sum(name not in generators for name in RUNS), compared
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
-        if child == 0:
+        if second:
             broken()
         try:
             train(configured(root, "broken", RUNS["vq_ema"], "trainer=ddp_sim"))
         except ValueError as error:
             (root / f"broken_{os.environ['LOCAL_RANK']}.txt").write_text(str(error))
-    except BaseException as error:
-        print(f"process {os.environ['LOCAL_RANK']}: {error!r}", file=sys.stderr, flush=True)
-        os._exit(1)
-    if child == 0:
-        os._exit(0)
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+    on_two(work)
 
 
 if __name__ == "__main__":

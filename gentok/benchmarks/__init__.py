@@ -1,0 +1,1 @@
+"""What `python -m gentok.benchmark` measures, by what it is of."""

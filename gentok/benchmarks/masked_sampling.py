@@ -1,0 +1,81 @@
+"""First-hitting against ancestral sampling."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from gentok.metrics.speed import Figures, figure, interleaved, timed
+
+__all__ = ["first_hitting"]
+
+
+def first_hitting(
+    rounds: int, sizes: tuple[tuple[int, int], ...] = ((8, 1), (8, 16), (16, 1), (16, 16)), vocab: int = 16_384, width: int = 64
+) -> Figures:
+    """First-hitting, one network call per token, against ancestral sampling with 16 times as many steps as tokens, of the same untrained
+    masked model; all of them draw ids of revealed cells alone. Peers: every row in every step; the whole batch whenever one of its rows
+    reveals something (what a cache of the last prediction does); each row when it does (gentok's ancestral).
+
+    sizes: (side of the raster, batch). Of large ones contenders run the same first part of their steps, which the setting names.
+    """
+    import torch
+
+    from gentok.generators.masked import MaskedTransformer
+    from gentok.noise import Noise
+    from gentok.samplers.ancestral import Ancestral
+    from gentok.samplers.first_hitting import FirstHitting
+    from gentok.tokens import Condition, Raster, TokenSpec
+
+    class Enough(Exception):
+        pass
+
+    class WholeBatch(MaskedTransformer):
+        """A model that computes the other rows of the batch, too."""
+
+        def logits(self, tokens: Any, condition: Any, t: Any = None) -> Any:
+            rows = [*range(tokens.batch), *[0] * (self.batch - tokens.batch)]
+            return super().logits(tokens.rows(rows), condition, t if t is None else t[rows])[: tokens.batch]
+
+    figures: Figures = {}
+    for side, batch in sizes:
+        n = side * side
+        # The uncached peer's time is that of its steps, so few of them tell; which steps the others compute is chance, so they run longer.
+        parts = {"uncached": max(1, min(n // 2, n * batch // 32)), "cached": 1 if batch == 1 else max(1, n // 8)}
+        plain, whole = (
+            cls(TokenSpec((vocab,), Raster(side, side)), width=width, depth=2, heads=2).eval() for cls in (MaskedTransformer, WholeBatch)
+        )
+        whole.batch = batch
+
+        def draw(sampler: Any, model: Any, part: int, batch: int = batch) -> None:
+            def stop(tokens: Any, number: int, of: int) -> None:
+                if number * part >= of:
+                    raise Enough
+
+            with contextlib.suppress(Enough):
+                sampler(model, Condition(), noise=Noise.of(0, torch.arange(batch)), on_step=stop)
+
+        steps = 16 * n
+        peers = {
+            "uncached": {"uncached": ("every row in every step", Ancestral(steps=steps, cache=False), plain)},
+            "cached": {
+                "cached_batch": ("the whole batch where a row changes", Ancestral(steps=steps), whole),
+                "cached_rows": ("each row where it changes", Ancestral(steps=steps), plain),
+            },
+        }
+        for kind, those in peers.items():
+            part = parts[kind]
+            contenders = {"first hitting": timed(draw, FirstHitting(), plain, part)}
+            contenders |= {name: timed(draw, sampler, model, part) for name, sampler, model in those.values()}
+            seconds = interleaved(contenders, rounds)
+            sizes_are = f"batch {batch}, {n} tokens of {vocab:,}, T = {steps:,}, width {width}, depth 2, first 1/{part}"
+            for key, (name, *_) in those.items():
+                figures[f"first_hitting/n{n}/batch{batch}/{key}"] = figure(
+                    seconds["first hitting"],
+                    seconds[name],
+                    peer=f"ancestral, {name}",
+                    tokens=batch * n // part,
+                    dtype="float32",
+                    setting=sizes_are,
+                )
+    return figures

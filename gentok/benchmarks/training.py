@@ -1,0 +1,98 @@
+"""What a training step costs beside its network: the trainer, small tokenizers, shards."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from gentok.benchmarks.models import model_of, sizes_of
+from gentok.metrics.speed import Contender, Figures, figure, interleaved
+
+__all__ = ["shards", "small_tokenizers", "tokenizers", "train"]
+
+
+def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Figures:
+    """What Lightning, its callbacks and its logs add to a training step of conf/experiment/mnist5k/ar.yaml on tokens in memory."""
+    import torch
+
+    from gentok.tokens import Batch, Tokens
+    from gentok.training.overhead import by_loop, by_trainer
+    from gentok.training.run import precision
+
+    bundle, config, generator, _ = model_of(None, overrides)
+    size = config["batch_size"]
+    codes = torch.randint(bundle.spec.vocab, (size, 1, bundle.spec.positions))
+    condition = bundle.condition_spec.parse(list(range(10)), size)
+    batch = Batch(None, torch.arange(size), condition, tokens=Tokens(codes, bundle.spec))
+    setting = f"{steps} steps of {size} items, {sizes_of(generator)}; both with clipping and averaged weights"
+
+    def contender(run: Callable[..., tuple[float, Any]]) -> Contender:
+        return lambda: run(config, bundle, bundle.condition_spec, batch, steps)[0]
+
+    seconds = interleaved({"trainer": contender(by_trainer), "loop": contender(by_loop)}, rounds)
+    about = {"peer": "bare PyTorch loop", "dtype": precision(config["trainer"]["precision"], "cpu"), "setting": setting}
+    return {"train/step/loop": figure(seconds["trainer"], seconds["loop"], overhead=True, **about)}
+
+
+def small_tokenizers() -> dict[str, list[str]]:
+    """Name -> overrides of conf/config.yaml: conf/tokenizer/vqgan.yaml with each kind of codebook, and the tokenizers of the experiments on
+    photographs of 32 x 32, each with its own codebook and losses."""
+    from gentok.cli import compose, conf_dir
+
+    found = {f"vqgan_{book}": ["tokenizer=vqgan", f"codebook={book}"] for book in ("vq", "vq_ema", "fsq", "lookup_free", "residual")}
+    for path in sorted((conf_dir() / "experiment" / "cifar10").glob("*.yaml")):
+        words = [f"experiment=cifar10/{path.stem}"]
+        config = compose("config", [*words, "data=noise"])
+        if config["task"]["name"] == "tokenizer" and "_target_" in config["tokenizer"]:
+            found[f"cifar10_{path.stem}"] = words
+    return found
+
+
+def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Figures:
+    """Training steps of the small tokenizers on pictures of noise, 32 x 32 x 3, in memory: images per second through the trainer, and the
+    share of its time that is neither the forward nor the backward pass of the same network (without discriminator) run bare."""
+    import torch
+
+    from gentok.cli import compose
+    from gentok.data.noise_pictures import NoisePictures
+    from gentok.training.overhead import tokenizer_by_network, tokenizer_by_trainer
+    from gentok.training.run import precision
+
+    batch = NoisePictures(size, 1).train.__getitems__(range(size))
+    figures = {}
+    for name, words in small_tokenizers().items():
+        if names and name not in names:
+            continue
+        extra = ["data=noise", "discriminator=none", "paths.run=none", "trainer.accelerator=cpu", *overrides]
+        config = compose("config", [*words, *extra])
+        config["tokenizer"] = {**config["tokenizer"], "media_shape": list(batch.media.shape[1:])}
+
+        def contender(run: Callable[..., float], config: dict[str, Any] = config) -> Contender:
+            return lambda: run(config, copy.copy(batch), steps)
+
+        seconds = interleaved({"trainer": contender(tokenizer_by_trainer), "network": contender(tokenizer_by_network)}, rounds)
+        what, book = (part["_target_"].rsplit(".", 1)[-1] for part in (config["tokenizer"], config["codebook"]))
+        dtype = precision(config["trainer"]["precision"], "cpu")
+        setting = f"{what} with {book}, {steps} steps of {size} pictures of 32 x 32 x 3"
+        about = {"peer": "forward and backward alone", "dtype": dtype, "setting": setting}
+        own = figure(seconds["trainer"], seconds["network"], share=True, **about)
+        own["images_per_second"] = steps * size / own["seconds"]
+        figures[f"tokenizers/{name}/outside"] = own
+    torch.manual_seed(0)
+    return figures
+
+
+def shards(rounds: int, steps: int = 60, items: int = 4096, overrides: tuple[str, ...] = ()) -> Figures:
+    """Share of its time that a run of conf/experiment/mnist5k/ar.yaml, from token shards on disk by the real loader, waits for data."""
+    import tempfile
+
+    from gentok.training.overhead import from_shards
+
+    words = ["experiment=mnist5k/ar", "trainer.accelerator=cpu", *overrides]
+    with tempfile.TemporaryDirectory() as folder:
+        took = [from_shards(words, Path(folder), steps, items) for _ in range(rounds)]
+    setting = f"{steps} steps, 64 tokens of 512 per item, {items:,} items in one shard, no loader workers"
+    about = {"peer": "without the waits for data", "dtype": "as the run", "setting": setting}
+    return {"shards/wait": figure([whole for whole, _ in took], [whole - wait for whole, wait in took], share=True, **about)}
