@@ -73,12 +73,13 @@ def audio_tokenizers(config: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"rows": {"the sounds themselves": {}}, "failed": {}, "left_out": []}
     measures = _available(data, report["left_out"])
     items = list(batches(data.held_out, config["batch_size"], rows=choice(len(data.held_out), count).sort().values.tolist()))
-    report["rows"]["the sounds themselves"] = _qualities(items, [b.media for b in items], data, measures)
+    said = _said(items, data, report["left_out"])
+    report["rows"]["the sounds themselves"] = _qualities(items, [b.media for b in items], data.sample_rate, measures, said)
     for path in config["ckpts"]:
         name = str(path)
         try:
             bundle = load(path, trust=config["trust"], ema=config["ema"], device=device)
-            report["rows"] |= _rows(name, bundle, data, items, measures, config, device)
+            report["rows"] |= _rows(name, bundle, data, items, measures, said, config, device)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
             report["failed"][name] = " ".join(str(error).split()) or type(error).__name__
             print(f"gentok: {name}: {report['failed'][name]}")
@@ -106,7 +107,14 @@ def _available(data: Any, left_out: list[str]) -> dict[str, Measure]:
 
 
 def _rows(
-    name: str, bundle: Bundle, data: Any, items: list[Batch], measures: Mapping[str, Measure], config: Mapping[str, Any], device: str
+    name: str,
+    bundle: Bundle,
+    data: Any,
+    items: list[Batch],
+    measures: Mapping[str, Measure],
+    said: list[list[list[str]]] | None,
+    config: Mapping[str, Any],
+    device: str,
 ) -> dict[str, dict[str, Any]]:
     tokenizer, spec = bundle.tokenizer.eval(), bundle.spec
     if spec.modality != "audio" or not spec.levels:
@@ -128,7 +136,11 @@ def _rows(
         kept = tokens if levels == spec.levels else [t.truncate(levels=levels) for t in tokens]
         made = [_decoded(tokenizer, t, batch, data.sample_rate, spec.sample_rate) for t, batch in zip(kept, items)]
         decoding = time.perf_counter() - began
-        row = {"levels": levels, **_rates(kept, spec.vocab_sizes[:levels], seconds), **_qualities(items, made, data, measures)}
+        row = {
+            "levels": levels,
+            **_rates(kept, spec.vocab_sizes[:levels], seconds),
+            **_qualities(items, made, data.sample_rate, measures, said),
+        }
         if levels == spec.levels:
             row |= _own(tokenizer, tokens, made, items, data, config, device)
             row |= {"real_time_factor": seconds / (encoding + decoding), "parameters": sum(p.numel() for p in tokenizer.parameters())}
@@ -167,23 +179,32 @@ def _rates(tokens: list[Tokens], sizes: tuple[int, ...], seconds: float) -> dict
     return found if strided else {**found, "coded_kbit_per_second": coded / seconds / 1000}
 
 
-def _qualities(items: list[Batch], made: list[Tensor], data: Any, measures: Mapping[str, Measure]) -> dict[str, float]:
-    """Means over the items that each measure can judge; words heard, where the data say what was said in digits."""
-    found: dict[str, list[Tensor]] = {name: [] for name in measures}
-    errors, said = 0, 0
-    texts = [_texts(batch, data) for batch in items]
-    for batch, sounds, words in zip(items, made, texts):
-        for name, measure in measures.items():
-            found[name].append(measure(sounds, batch.media, data.sample_rate, batch.lengths).double().cpu())
-        if words is not None:
-            try:
-                heard = recognise(sounds, data.sample_rate, batch.lengths, "digits")
-            except ImportError:
-                continue
-            errors += sum(word_errors(h, w) for h, w in zip(heard, words))
-            said += sum(map(len, words))
-    out = {name: float(torch.cat(values).nanmean()) for name, values in found.items()}
-    return {**out, "word_error_rate": errors / said} if said else out
+def _qualities(
+    items: list[Batch], made: list[Tensor], rate: int, measures: Mapping[str, Measure], said: list[list[list[str]]] | None
+) -> dict[str, float]:
+    """Means over the items that each measure can judge, and the word error rate where `said` holds the words of every batch's items."""
+    out = {}
+    for name, measure in measures.items():
+        values = [measure(sounds, batch.media, rate, batch.lengths).double().cpu() for batch, sounds in zip(items, made)]
+        out[name] = float(torch.cat(values).nanmean())
+    if said is not None:
+        heard = [recognise(sounds, rate, batch.lengths, "digits") for batch, sounds in zip(items, made)]
+        errors = sum(word_errors(h, w) for every, words in zip(heard, said) for h, w in zip(every, words))
+        out["word_error_rate"] = errors / sum(len(w) for words in said for w in words)
+    return out
+
+
+def _said(items: list[Batch], data: Any, left_out: list[str]) -> list[list[list[str]]] | None:
+    """The words of every batch's items, where the data say that they are digits and these can be recognised."""
+    said = [_texts(batch, data) for batch in items]
+    if any(words is None for words in said):
+        return None
+    try:
+        recognise(torch.zeros(1, 1, data.sample_rate), data.sample_rate)
+    except ImportError as error:
+        left_out.append(f"word_error_rate: {error}")
+        return None
+    return said
 
 
 def _texts(batch: Batch, data: Any) -> list[list[str]] | None:
