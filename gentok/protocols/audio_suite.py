@@ -213,8 +213,9 @@ def _texts(batch: Batch, data: Any) -> list[list[str]] | None:
     if "text" in parts and "text" in batch.condition.parts:
         alphabet = parts["text"].alphabet
         said = ["".join(alphabet[i] for i in row if i >= 0).split() for row in batch.condition.parts["text"].ids.tolist()]
-    elif "class" in parts and parts["class"].names == tuple("0123456789"):
-        said = [[DIGITS[i]] for i in batch.condition.parts["class"].ids.tolist()]
+    elif "class" in parts:
+        names = [DIGITS[int(name)] if name in "0123456789" else name for name in parts["class"].names]
+        said = [[names[i]] for i in batch.condition.parts["class"].ids.tolist()]
     else:
         return None
     return said if all(word in DIGITS for words in said for word in words) else None
