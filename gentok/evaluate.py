@@ -4,7 +4,8 @@ reconstruction  PSNR, SSIM and recognised share of held-out items after encode a
                 codes that survive decoding. Of sounds: SI-SDR and mel distance, also of the first levels alone
 probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
 generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
-                FD-efflite0 to held-out images, distance to the nearest training item, nll
+                FD-efflite0 to held-out images, distance to the nearest training item, nll. Of sounds: what is heard of what held-out items
+                say, mel Fréchet distance, distance to the nearest training item, calls, real-time factor, nll
 nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or a bound, as the generator can
 
 suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (protocols/audio_suite.py).
@@ -23,7 +24,7 @@ import torch
 
 from gentok.build import ConfigError, build
 from gentok.bundle import Bundle, load
-from gentok.protocols import audio_suite, generation, likelihood, probe, reconstruction, sound
+from gentok.protocols import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
 from gentok.protocols.context import Context
 from gentok.sampling import pick_sampler
 
@@ -32,7 +33,7 @@ __all__ = ["evaluate", "main"]
 PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
 MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "generation": generation.measure, "nll": likelihood.measure}
 """name -> (context, out: folder for pictures) -> (metrics, protocol)."""
-OF_SOUNDS = {"reconstruction": sound.measure, "nll": likelihood.measure}
+OF_SOUNDS = {"reconstruction": sound.measure, "generation": speech.measure, "nll": likelihood.measure}
 """The same, of sounds."""
 SUITES = {"audio_tokenizers": audio_suite.audio_tokenizers}
 """name -> what compares several checkpoints: config -> report."""
@@ -55,8 +56,8 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
-    measures, modelled = (OF_SOUNDS, "nll") if bundle.spec.modality == "audio" else (MEASURES, "generation")
-    names = {"auto": [modelled if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", modelled]}
+    measures = OF_SOUNDS if bundle.spec.modality == "audio" else MEASURES
+    names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
     names = names.get(config["protocol"], [config["protocol"]])
     if names[0] not in measures:
         raise ConfigError(f"protocol={config['protocol']} is of pictures; of sounds there are {', '.join(measures)}")

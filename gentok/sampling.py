@@ -94,10 +94,10 @@ def sample(
 ) -> Samples:
     """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
 
-    condition: see ConditionSpec.parse. guidance: None takes the bundle's recommendation, else 1. known: an image [C, H, W] or a sound
-    [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half), the first seconds of the
-    sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as the model's longest item,
-    at which a model that ends items by itself is cut.
+    condition: see ConditionSpec.parse; or a Condition of n rows. guidance: None takes the bundle's recommendation, else 1. known: an
+    image [C, H, W] or a sound [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half),
+    the first seconds of the sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as
+    the model's longest item, at which a model that ends items by itself is cut.
     advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:
@@ -109,7 +109,7 @@ def sample(
     device = next(bundle.generator.parameters()).device
     sampler = pick_sampler(sampler, type(bundle.generator), trust)
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-    conditions = bundle.condition_spec.parse(condition, n)
+    conditions = condition if isinstance(condition, Condition) else bundle.condition_spec.parse(condition, n)
     frames = frames_of(duration, n, bundle.spec)
     holes = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
     if advance is not None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gentok.metrics.spoken_digits import DIGITS
-from gentok.protocols.audio_suite import _said, _texts
+from gentok.protocols.hearing import heard, said, words_of
 from gentok.tokens import Batch, Class, ClassSpec, Condition, ConditionSpec
 
 DIGIT_NAMES = {"numerals": tuple("0123456789"), "words": DIGITS, "both, in another order": ("9", "zero")}
@@ -23,9 +23,9 @@ def batch_of(**parts):
 @pytest.mark.parametrize("names", DIGIT_NAMES.values(), ids=DIGIT_NAMES)
 def test_classes_of_digits_say_what_is_said(names):
     batch = batch_of(**{"class": Class(torch.tensor([1, 0]))})
-    said = _texts(batch, data_of(**{"class": ClassSpec(tuple(names))}))
+    found = words_of(batch.condition, data_of(**{"class": ClassSpec(tuple(names))}).condition_spec)
     wanted = {"0": "zero", "1": "one", "9": "nine"}
-    assert said == [[wanted.get(names[1], names[1])], [wanted.get(names[0], names[0])]]
+    assert found == [[wanted.get(names[1], names[1])], [wanted.get(names[0], names[0])]]
 
 
 def test_texts_say_it_and_other_words_are_no_digits():
@@ -33,20 +33,37 @@ def test_texts_say_it_and_other_words_are_no_digits():
 
     for text, wanted in (("seven one", ["seven", "one"]), ("hello one", None)):
         spec = IdsSpec(tuple(sorted(set(text))), len(text))
-        found = _texts(batch_of(text=spec.parse([text, text], "text")), data_of(text=spec))
+        found = words_of(batch_of(text=spec.parse([text, text], "text")).condition, data_of(text=spec).condition_spec)
         assert found == (None if wanted is None else [wanted, wanted])
-    assert _texts(batch_of(**{"class": Class(torch.tensor([0, 1]))}), data_of(**{"class": ClassSpec(("cat", "dog"))})) is None
-    assert _texts(batch_of(), data_of()) is None
+    animals = ConditionSpec((("class", ClassSpec(("cat", "dog"))),))
+    assert words_of(Condition({"class": Class(torch.tensor([0, 1]))}), animals) is None
+    assert words_of(Condition({}), ConditionSpec()) is None
 
 
 def test_what_cannot_be_heard_is_said(monkeypatch):
-    from gentok.protocols import audio_suite
+    from gentok.protocols import hearing
 
     def missing(*_):
         raise ImportError("recognising digits needs the package pocketsphinx")
 
-    monkeypatch.setattr(audio_suite, "recognise", missing)
+    monkeypatch.setattr(hearing, "recognise", missing)
     batch, data, left_out = batch_of(**{"class": Class(torch.tensor([0, 1]))}), data_of(**{"class": ClassSpec(DIGITS)}), []
-    assert _said([batch], data, left_out) is None and "pocketsphinx" in left_out[0]
-    monkeypatch.setattr(audio_suite, "recognise", lambda *_: [[]])
-    assert _said([batch], data, left_out) == [[["zero"], ["one"]]]
+    assert said([batch], data, left_out) is None and "pocketsphinx" in left_out[0]
+    monkeypatch.setattr(hearing, "recognise", lambda *_: [[]])
+    assert said([batch], data, left_out) == [[["zero"], ["one"]]]
+
+
+def test_single_digits_are_chosen_among_ten_and_strings_may_have_any_number(monkeypatch):
+    from gentok.protocols import hearing
+
+    asked = []
+
+    def recogniser(media, rate, lengths, grammar):
+        asked.append(grammar)
+        return [["one"], ["two", "two"]][: len(media)] if grammar == "digits" else [["one"], ["two"]]
+
+    monkeypatch.setattr(hearing, "recognise", recogniser)
+    sounds, ends = [torch.zeros(2, 1, 80)], [torch.tensor([80, 80])]
+    assert heard([[["one"], ["nine"]]], sounds, ends, 8000) == ({"digit_accuracy": 0.5}, [[["one"], ["two"]]])
+    assert heard([[["one"], ["two", "nine"]]], sounds, ends, 8000)[0] == {"word_error_rate": 1 / 3}
+    assert asked == ["digit", "digits"]

@@ -22,7 +22,8 @@ WHERE = {
 def words(name: str) -> list[str]:
     out = [f"experiment={name}", *WHERE.get(name.partition("/")[0], [])]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():
-        zoo = f"{name.partition('/')[0]}_{'rq' if name.endswith('_rq') else 'vq'}"
+        data = name.partition("/")[0]
+        zoo = f"{data}_{'codec' if data == 'spoken_digits' else 'rq' if name.endswith('_rq') else 'vq'}"
         out.append(f"tokenizer.ckpt={ROOT / 'docs' / 'zoo' / zoo}")
     return out
 

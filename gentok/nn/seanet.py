@@ -70,8 +70,8 @@ class _SEANet(nn.Module):
 
     units per ratio, each dilated by dilation_base^j; kernel of the first convolution, last_kernel of the last, unit_kernel of the units;
     compress: their channels are divided by it. causal: no look-ahead. padding: zero or reflect. shortcut: conv or identity. activation:
-    elu, leaky_relu or snake. memory: lstm, attention (heads, window: see gentok/nn/recurrence.py) or null, of `memory_layers` layers. weight_norm: of
-    every convolution. Raises ValueError with a line on an unknown word.
+    elu, leaky_relu or snake. memory: lstm, attention (heads, window: see gentok/nn/recurrence.py) or null, of `memory_layers` layers.
+    weight_norm: of every convolution. Raises ValueError with a line on an unknown word.
     """
 
     def __init__(

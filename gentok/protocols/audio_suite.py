@@ -29,8 +29,8 @@ from gentok.metrics.audio import mel_distance, si_sdr
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.probe import linear_probe
 from gentok.metrics.speech import dnsmos, pesq, speaker_similarity, stoi
-from gentok.metrics.spoken_digits import DIGITS, recognise, word_errors
 from gentok.protocols.context import choice
+from gentok.protocols.hearing import Said, heard, said
 from gentok.tokens import Batch, Tokens
 
 __all__ = ["audio_tokenizers"]
@@ -46,7 +46,8 @@ MEASURES: dict[str, Measure] = {  # (made, media, rate, lengths) -> float [b]; N
 }
 COLUMNS = {
     "levels": "d", "frames_per_second": ".1f", "kbit_per_second": ".2f", "coded_kbit_per_second": ".2f", **dict.fromkeys(MEASURES, ".2f"),
-    "word_error_rate": ".3f", "probe_accuracy": ".3f", "least_usage": ".3f", "index_stability": ".3f", "real_time_factor": ".1f",
+    "word_error_rate": ".3f", "digit_accuracy": ".3f",
+    "probe_accuracy": ".3f", "least_usage": ".3f", "index_stability": ".3f", "real_time_factor": ".1f",
     "latency_ms": ".0f", "parameters": ",d",
 }  # fmt: skip
 
@@ -73,13 +74,13 @@ def audio_tokenizers(config: Mapping[str, Any]) -> dict[str, Any]:
     report: dict[str, Any] = {"rows": {"the sounds themselves": {}}, "failed": {}, "left_out": []}
     measures = _available(data, report["left_out"])
     items = list(batches(data.held_out, config["batch_size"], rows=choice(len(data.held_out), count).sort().values.tolist()))
-    said = _said(items, data, report["left_out"])
-    report["rows"]["the sounds themselves"] = _qualities(items, [b.media for b in items], data.sample_rate, measures, said)
+    words = said(items, data, report["left_out"])
+    report["rows"]["the sounds themselves"] = _qualities(items, [b.media for b in items], data.sample_rate, measures, words)
     for path in config["ckpts"]:
         name = str(path)
         try:
             bundle = load(path, trust=config["trust"], ema=config["ema"], device=device)
-            report["rows"] |= _rows(name, bundle, data, items, measures, said, config, device)
+            report["rows"] |= _rows(name, bundle, data, items, measures, words, config, device)
         except (ValueError, OSError, RuntimeError, ImportError) as error:
             report["failed"][name] = " ".join(str(error).split()) or type(error).__name__
             print(f"gentok: {name}: {report['failed'][name]}")
@@ -112,7 +113,7 @@ def _rows(
     data: Any,
     items: list[Batch],
     measures: Mapping[str, Measure],
-    said: list[list[list[str]]] | None,
+    words: list[Said] | None,
     config: Mapping[str, Any],
     device: str,
 ) -> dict[str, dict[str, Any]]:
@@ -139,7 +140,7 @@ def _rows(
         row = {
             "levels": levels,
             **_rates(kept, spec.vocab_sizes[:levels], seconds),
-            **_qualities(items, made, data.sample_rate, measures, said),
+            **_qualities(items, made, data.sample_rate, measures, words),
         }
         if levels == spec.levels:
             row |= _own(tokenizer, tokens, made, items, data, config, device)
@@ -180,45 +181,16 @@ def _rates(tokens: list[Tokens], sizes: tuple[int, ...], seconds: float) -> dict
 
 
 def _qualities(
-    items: list[Batch], made: list[Tensor], rate: int, measures: Mapping[str, Measure], said: list[list[list[str]]] | None
+    items: list[Batch], made: list[Tensor], rate: int, measures: Mapping[str, Measure], words: list[Said] | None
 ) -> dict[str, float]:
-    """Means over the items that each measure can judge, and the word error rate where `said` holds the words of every batch's items."""
+    """Means over the items that each measure can judge, and what is heard where `words` holds those of every batch's items."""
     out = {}
     for name, measure in measures.items():
         values = [measure(sounds, batch.media, rate, batch.lengths).double().cpu() for batch, sounds in zip(items, made)]
         out[name] = float(torch.cat(values).nanmean())
-    if said is not None:
-        heard = [recognise(sounds, rate, batch.lengths, "digits") for batch, sounds in zip(items, made)]
-        errors = sum(word_errors(h, w) for every, words in zip(heard, said) for h, w in zip(every, words))
-        out["word_error_rate"] = errors / sum(len(w) for words in said for w in words)
+    if words is not None:
+        out |= heard(words, made, [batch.lengths for batch in items], rate)[0]
     return out
-
-
-def _said(items: list[Batch], data: Any, left_out: list[str]) -> list[list[list[str]]] | None:
-    """The words of every batch's items, where the data say that they are digits and these can be recognised."""
-    said = [_texts(batch, data) for batch in items]
-    if any(words is None for words in said):
-        return None
-    try:
-        recognise(torch.zeros(1, 1, data.sample_rate), data.sample_rate)
-    except ImportError as error:
-        left_out.append(f"word_error_rate: {error}")
-        return None
-    return said
-
-
-def _texts(batch: Batch, data: Any) -> list[list[str]] | None:
-    """The digits that are said in each item, by its text or by its class; None where they are no digits."""
-    parts = dict(data.condition_spec.parts)
-    if "text" in parts and "text" in batch.condition.parts:
-        alphabet = parts["text"].alphabet
-        said = ["".join(alphabet[i] for i in row if i >= 0).split() for row in batch.condition.parts["text"].ids.tolist()]
-    elif "class" in parts:
-        names = [DIGITS[int(name)] if name in "0123456789" else name for name in parts["class"].names]
-        said = [[names[i]] for i in batch.condition.parts["class"].ids.tolist()]
-    else:
-        return None
-    return said if all(word in DIGITS for words in said for word in words) else None
 
 
 @torch.no_grad()
@@ -290,9 +262,8 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    measured = [
-        name for name in ("si_sdr_db", "mel_distance", "pesq", "word_error_rate") if any(name in row for row in report["rows"].values())
-    ]
+    shown = ("si_sdr_db", "mel_distance", "pesq", "word_error_rate", "digit_accuracy")
+    measured = [name for name in shown if any(name in row for row in report["rows"].values())]
     figure, every = plt.subplots(1, len(measured), figsize=(4.4 * len(measured), 3.8), squeeze=False)
     curves: dict[str, list[dict[str, Any]]] = {}
     for name, row in report["rows"].items():

@@ -253,11 +253,11 @@ def test_the_suite_compares_tokenizers_and_one_bad_checkpoint_does_not_end_it(wo
 
 
 def test_evaluation_of_a_generator_of_sounds_is_its_likelihood(world, tmp_path):
-    metrics = evaluated(world, tmp_path, "autoregressive")["metrics"]
+    metrics = evaluated(world, tmp_path, "autoregressive", "protocol=nll")["metrics"]
     run = json.loads((world("autoregressive") / "metrics.json").read_text())["metrics"]
     assert abs(metrics["bits_per_token"] - run["held_out_bits_per_token"]) < 0.01
     assert abs(metrics["bits_per_second"] - metrics["bits_per_token"] * 2 * RATE / HOP) < 0.01
-    with pytest.raises(ValueError, match="protocol=probe is of pictures; of sounds there are reconstruction, nll"):
+    with pytest.raises(ValueError, match="protocol=probe is of pictures; of sounds there are reconstruction, generation, nll"):
         evaluated(world, tmp_path, "codec", "protocol=probe")
     with pytest.raises(ValueError, match="this model is of sounds at 8000 Hz, the data are pictures"):
         evaluated(world, tmp_path, "codec", "data=noise", "data.items=8", "data.held_out=2")
@@ -288,3 +288,19 @@ def test_codes_that_span_several_frames_are_kept_and_drawn_whole(world, tmp_path
     assert torch.equal(codes[..., :10], expected.expand(3, -1, -1)) and report["seconds_of_sound"] == [0.11] * 3
     assert bool((codes[:, 0, :22:2] >= 0).all() and (codes[:, 0, 1::2] == -1).all() and (codes[:, 1, :22] >= 0).all())
     assert bool((codes[:, :, 22:] == -1).all())
+
+
+@pytest.mark.parametrize("name", ["masked", "depth"])
+def test_what_is_generated_is_measured_against_held_out_sounds(world, tmp_path, name):
+    words = [f"ckpt={world(name) / 'bundle'}", f"out={tmp_path}", "n=3", "batch_size=2", "progress=false", *world.data]
+    report = evaluate(compose("evaluate", words))
+    metrics, rows = report["metrics"], json.loads((tmp_path / "samples.json").read_text())
+    assert metrics["samples"] == len(rows) == 3 and metrics["bits_per_token"] > 0 and metrics["mel_frechet"] > 0
+    assert metrics["seconds_of_sound"] == pytest.approx(sum(row["seconds"] for row in rows), abs=0.01)
+    assert metrics["held_out_nearest_training"] > 0 and min(row["distance"] for row in rows) == pytest.approx(
+        metrics["nearest_training_least"], abs=1e-3
+    )
+    assert "word_error_rate" not in metrics  # tones say nothing
+    assert {p.name for p in tmp_path.iterdir()} == {"generation.json", "samples.json", "samples.png", "00.wav", "01.wav", "02.wav"}
+    if name == "masked":  # as long as the held-out items, in turn
+        assert len({row["seconds"] for row in rows[:2]}) == 2
