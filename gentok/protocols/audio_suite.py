@@ -1,7 +1,8 @@
 """suite=audio_tokenizers: several tokenizers of sound on the same held-out items, a table and a plot of quality against rate.
 
 All measures are taken at the rate of the data: a tokenizer of another rate is given the items resampled, and what it makes is resampled
-back, so that what it cannot carry counts against it. Rows are tokenizers, and of nested levels also their first 1, 2, 4, ... levels.
+back, so that what it cannot carry counts against it. Rows are tokenizers, and of nested levels also their first few (of up to eight, every
+number of them).
 Axes follow the survey of discrete audio tokenizers (arXiv 2506.10274): reconstruction, intelligibility, speaker, rate, speed, streaming,
 use of the codebooks, stability of indices, and what a linear probe reads. A checkpoint that cannot be measured becomes a line, and the
 others go on; a measure whose package is missing is left out of the table, and said.
@@ -34,6 +35,9 @@ from gentok.protocols.hearing import Said, heard, said
 from gentok.tokens import Batch, Tokens
 
 __all__ = ["audio_tokenizers"]
+
+ALL_LEVELS = 8
+"""Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels."""
 
 Measure = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 MEASURES: dict[str, Measure] = {  # (made, media, rate, lengths) -> float [b]; NaN where an item cannot be judged
@@ -131,7 +135,8 @@ def _rows(
     encoding = time.perf_counter() - began
     seconds = sum(int(b.lengths.sum()) for b in items) / data.sample_rate
     rows = {}
-    prefixes = [1 << i for i in range(spec.levels.bit_length()) if 1 << i < spec.levels] if spec.nested_levels else []
+    fewer = range(1, spec.levels) if spec.nested_levels else ()
+    prefixes = [k for k in fewer if spec.levels <= ALL_LEVELS or k.bit_count() == 1]
     for levels in (spec.levels, *prefixes):
         began = time.perf_counter()
         kept = tokens if levels == spec.levels else [t.truncate(levels=levels) for t in tokens]
@@ -207,7 +212,9 @@ def _own(
         width = min(again.codes.shape[2], t.codes.shape[2])
         same += int(((again.codes == t.codes[..., :width])[..., :width] & t.present[..., :width]).sum())
         cells += int(t.present.sum())
-    out: dict[str, Any] = {"least_usage": min(health.compute().usage), "index_stability": same / cells}
+    report = health.compute()
+    out: dict[str, Any] = {"usage": list(report.usage), "entropy_bits": list(report.entropy)}  # of every level
+    out |= {"least_usage": min(report.usage), "index_stability": same / cells}
     spec_of_class = dict(data.condition_spec.parts).get("class")
     if spec_of_class is None:
         return out

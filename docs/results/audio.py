@@ -1,0 +1,211 @@
+"""Trains and measures the models of sound: writes audio.json, audio.md and the pictures beside it.
+
+    python docs/results/audio.py train ROW ... [seed=0]      into outputs/audio/ROW (ROW_seed1, ...), left alone where it is done
+    python docs/results/audio.py suite ROW ... [seed=0]      tokenizers: suite=audio_tokenizers on ITEMS held-out digits, one by one
+    python docs/results/audio.py speech ROW ... [seed=0]     generators: N strings of three digits, as a recogniser hears them
+    python docs/results/audio.py page                        the page anew, from the figures that are there
+
+Needs the extra `speech` (recogniser and judges of sounds). fsdd=FOLDER: where fsdd-train-000.tar and fsdd-test-000.tar lie.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from evidence import HERE, ROOT, ZOO, Store, figures, table
+
+from gentok.cli import compose
+from gentok.evaluate import evaluate
+
+RUNS = ROOT / "outputs" / "audio"
+ITEMS, N = 100, 200
+FSDD = "data.shards=FOLDER/fsdd-train-000.tar data.held_out=FOLDER/fsdd-test-000.tar"
+
+
+@dataclass(frozen=True)
+class Row:
+    """words: of train.py. zoo: the bundle of docs/zoo that the run of seed 0 became."""
+
+    title: str
+    words: str
+    zoo: str | None = None
+    tokens: str | None = None
+
+
+TOKENIZERS = {
+    "codec": Row("residual, EMA, inverse STFT", "experiment=spoken_digits/codec", "spoken_digits_codec"),
+    "codec_12min": Row("the same, 12 minutes", "experiment=spoken_digits/codec budget=12min"),
+    "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.width=64 budget=12min"),
+    "codec_balanced": Row(
+        "with the balancer",
+        "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:1.0,mel:1.0} trainer.clip=null budget=12min",
+    ),
+    "codec_causal": Row("causal SEANet, streams", "experiment=spoken_digits/codec_causal budget=12min"),
+    "single": Row("one level of 1,024", "experiment=spoken_digits/codec codebook.levels=1 codebook.codebook.vocab_size=1024 budget=12min"),
+    "semantic": Row("12.5 Hz, by transcripts", "experiment=spoken_digits/semantic budget=12min"),
+    "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec budget=12min {FSDD}", "fsdd_codec"),
+}  # fmt: skip
+GENERATORS = {
+    "ar_delay": Row("delayed autoregression", "experiment=spoken_digits/ar_delay", tokens="codec"),
+    "depth": Row("depth transformer", "experiment=spoken_digits/depth", tokens="codec"),
+    "masked": Row("masked, MaskGIT 16 steps", "experiment=spoken_digits/masked", tokens="codec"),
+}
+ROWS = TOKENIZERS | GENERATORS
+SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"]}
+
+
+def run_of(name: str, seed: int) -> Path:
+    return RUNS / (name if seed == 0 else f"{name}_seed{seed}")
+
+
+def bundle_of(name: str, seed: int) -> Path:
+    """The bundle of a row: that of docs/zoo where the run itself is gone."""
+    bundle, row = run_of(name, seed) / "bundle", ROWS[name]
+    return ZOO / row.zoo if row.zoo and seed == 0 and not bundle.is_dir() else bundle
+
+
+def command(name: str, seed: int) -> str:
+    row = ROWS[name]
+    on = f" tokenizer.ckpt=docs/zoo/{TOKENIZERS[row.tokens].zoo}" if row.tokens else ""
+    return f"python train.py {row.words}{on} clock=cpu seed={seed}"
+
+
+def train(names: list[str], seed: int, folder: str) -> None:
+    for name in names:
+        run = run_of(name, seed)
+        if (run / "bundle").is_dir():
+            continue
+        words = command(name, seed).replace("FOLDER", folder).split()[1:]
+        quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000"]
+        words += [*quiet, f"paths.run={run}", f"paths.cache={RUNS / 'cache'}"]
+        if subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
+            sys.exit(f"the training of {name} failed")
+
+
+def suite(store: Store, names: list[str], seed: int) -> None:
+    """All rows by one command; {name}/levels{k}/figure, and originals/figure."""
+    began = time.monotonic()
+    paths = {str(bundle_of(name, seed)): name for name in names}
+    own = ["suite=audio_tokenizers", "data=spoken_digits", f"max_held_out={ITEMS}", "max_train=1000"]
+    with tempfile.TemporaryDirectory() as out:
+        report = evaluate(compose("evaluate", [*own, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))
+        (Path(out) / "rates.png").replace(HERE / "audio_rates.png")
+    how = f"python -m gentok.evaluate {' '.join(own)} ckpts=[{','.join(f'RUNS/{name}/bundle' for name in names)}]"
+    for title, row in report["rows"].items():
+        path, _, _ = title.partition(", first ")
+        name = paths.get(path)
+        key = "originals" if name is None else f"{name}{'' if seed == 0 else f'/seed{seed}'}/levels{row['levels']}"
+        store.add(figures(key, row, f"{how}; {command(name, seed)}" if name else how, seed, time.monotonic() - began))
+    print(report["failed"], report["left_out"])
+
+
+def speech(store: Store, names: list[str], seed: int) -> None:
+    for name in names:
+        began = time.monotonic()
+        own = [f"n={N}", "guidance=1", f"seed={seed}", *SAMPLER.get(name, [])]
+        with tempfile.TemporaryDirectory() as out:
+            report = evaluate(compose("evaluate", [f"ckpt={bundle_of(name, seed)}", f"out={out}", *own, "progress=false"]))
+            samples = json.loads((Path(out) / "samples.json").read_text())
+            if seed == 0:
+                (Path(out) / "samples.png").replace(HERE / f"audio_{name}.png")
+        how = f"python -m gentok.evaluate ckpt=RUN/bundle {' '.join(own)}, after: {command(name, seed)}"
+        key = name if seed == 0 else f"{name}/seed{seed}"
+        protocol = {k: v for k, v in report["protocol"].items() if k not in ("ckpt", "data")}  # which hold paths
+        found = figures(key, report["metrics"], how, seed, time.monotonic() - began)
+        store.add(found, {key: {**protocol, "first_samples": samples[:16]}})
+
+
+def page(store: Store) -> str:
+    value, percent = store.value, store.percent
+    lines = ["# Sound", "", "Made by `python docs/results/audio.py`; figures with command, seed, seconds and machine: [audio.json](audio.json)."]
+    lines += ["", "## A codec of spoken digits, level by level", "", LEVELS]
+    head = ("levels", "kbit/s", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "DNSMOS", "speaker", "digits heard")
+    measures = ("kbit_per_second", "si_sdr_db", "mel_distance", "pesq", "stoi", "dnsmos", "speaker_similarity")
+    forms = dict.fromkeys(measures, ".2f") | {"stoi": ".3f", "speaker_similarity": ".3f"}
+    for name in ("codec", "fsdd_codec"):
+        rows = [
+            (str(k), *(value(f"{name}/levels{k}/{m}", forms[m]) for m in measures), percent(f"{name}/levels{k}/digit_accuracy"))
+            for k in range(1, 9) if f"{name}/levels{k}/mel_distance" in store.figures
+        ]  # fmt: skip
+        if rows:
+            rows.append(("originals", *(value(f"originals/{m}", forms[m]) for m in measures), percent("originals/digit_accuracy")))
+            usage = store.figures.get(f"{name}/levels8/usage", {}).get("value", [])
+            lines += ["", f"`{name}`: {ROWS[name].title}", "", table([head, *rows])]
+            lines += ["", f"Rows in use by level: {', '.join(f'{u:.0%}' for u in usage)}."]
+    lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
+    lines += ["", "## Text to speech", "", SPEECH, "", _speech(store)]
+    lines += [f"\n![{ROWS[n].title}](audio_{n}.png)" for n in GENERATORS if (HERE / f"audio_{n}.png").is_file()]
+    return "\n".join(lines) + "\n"
+
+
+LEVELS = f"""{ITEMS} held-out digits of the one voice, decoded from their first levels. A recogniser chooses among ten digits; the last line of a
+table is what it and the judges make of the originals themselves."""
+SPEECH = f"""{N} samples given the texts of held-out items ("seven three one"), heard with a grammar of any number of digits. The text is all that
+the model is given: it says itself when it has finished (the masked model is told how long). Nearest training item: mean distance of
+spectrograms as a share of that of held-out items; well below 1 would be copies."""
+
+
+def _compared(store: Store) -> str:
+    value, percent = store.value, store.percent
+    head = ("tokenizer", "seed", "tokens/s", "kbit/s", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "digits heard", "probe",
+            "least usage", "codes stable", "× real time", "latency, ms", "parameters")  # fmt: skip
+    rows = []
+    for name, row in TOKENIZERS.items():
+        for seed in (0, 1):
+            prefix = f"{name}{'' if seed == 0 else f'/seed{seed}'}/levels"
+            levels = [k for k in range(1, 33) if f"{prefix}{k}/probe_accuracy" in store.figures]
+            if levels:
+                at = f"{prefix}{levels[-1]}/"
+                rows.append((
+                    row.title, str(seed), value(at + "frames_per_second", ".1f", levels[-1]), value(at + "kbit_per_second", ".2f"),
+                    value(at + "si_sdr_db", ".2f"), value(at + "mel_distance", ".2f"), value(at + "pesq", ".2f"), value(at + "stoi"),
+                    percent(at + "digit_accuracy"), percent(at + "probe_accuracy"), percent(at + "least_usage"),
+                    percent(at + "index_stability"), value(at + "real_time_factor", ".0f"), value(at + "latency_ms", ".0f"),
+                    value(at + "parameters", ",d"),
+                ))  # fmt: skip
+    return table([head, *rows])
+
+
+def _speech(store: Store) -> str:
+    value, percent = store.value, store.percent
+    head = ("", "seed", "word errors", "codec's", "originals'", "mel Fréchet", "training items'", "nearest / held-out's", "bits/token",
+            "calls/sample", "× real time")  # fmt: skip
+    rows = []
+    for name, row in GENERATORS.items():
+        for seed in (0, 1):
+            at = name if seed == 0 else f"{name}/seed{seed}"
+            if f"{at}/word_error_rate" in store.figures:
+                rows.append((
+                    row.title, str(seed), percent(f"{at}/word_error_rate"), percent(f"{at}/reconstructed_held_out_word_error_rate"),
+                    percent(f"{at}/held_out_word_error_rate"), value(f"{at}/mel_frechet", ".2f"), value(f"{at}/training_mel_frechet", ".2f"),
+                    value(f"{at}/nearest_training_ratio", ".2f"), value(f"{at}/bits_per_token", ".2f"),
+                    value(f"{at}/calls_per_sample", ".1f"), value(f"{at}/real_time_factor", ".1f"),
+                ))  # fmt: skip
+    return table([head, *rows])
+
+
+def main(words: list[str]) -> None:
+    given: Mapping[str, str] = dict(word.split("=", 1) for word in words if "=" in word)
+    names = [word for word in words[1:] if "=" not in word]
+    strange = set(names) - set(ROWS)
+    if not words or strange:
+        sys.exit(f"{__doc__}\nrows: {' '.join(ROWS)}")
+    seed, store = int(given.get("seed", 0)), Store("audio")
+    if words[0] == "train":
+        train(names, seed, given.get("fsdd", "PATH"))
+        return
+    if words[0] != "page":
+        {"suite": suite, "speech": speech}[words[0]](store, names, seed)
+    (HERE / "audio.md").write_text(page(store))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
