@@ -1,10 +1,10 @@
 """How fast gentok is, on this machine's CPU: every figure is a ratio against a named peer that does the same work.
 
-    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting] [rounds=5] [threads=N] [out=outputs/benchmark]
+    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting,codec] [rounds=5] [threads=N] [out=outputs/benchmark]
 
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Prints a table and writes OUT/benchmark.json: figure ->
 value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine; where tokens are drawn also tokens_per_second
-and peer_tokens_per_second, where tokenizers are trained images_per_second; where a peer is not installed value = null and a note.
+and peer_tokens_per_second, where tokenizers are trained images_per_second, of codecs real_time_factor; where a peer is not installed value = null and a note.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.benchmarks.codebooks import codebook
+from gentok.benchmarks.codecs import codec
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.sampling import sample
 from gentok.benchmarks.training import shards, tokenizers, train
@@ -26,7 +27,7 @@ __all__ = ["ITEMS", "benchmark", "main"]
 
 ITEMS: dict[str, Callable[[int], Figures]] = {
     "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample,
-    "first_hitting": first_hitting,
+    "first_hitting": first_hitting, "codec": codec,
 }  # fmt: skip
 
 

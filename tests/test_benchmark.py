@@ -10,6 +10,7 @@ import torch
 from gentok import benchmark
 from gentok.benchmark import ITEMS
 from gentok.benchmarks.codebooks import codebook
+from gentok.benchmarks.codecs import codec
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.models import model_of
 from gentok.benchmarks.sampling import sample, without_cache
@@ -181,3 +182,21 @@ def test_errors_are_one_line(monkeypatch, words, says):
     with pytest.raises(SystemExit) as stop:
         benchmark.main()
     assert str(stop.value.code).startswith("gentok: ") and says in str(stop.value.code) and "\n" not in str(stop.value.code)
+
+
+def test_a_codec_and_its_package_do_the_same_work(monkeypatch):
+    pytest.importorskip("encodec")
+    figures = codec(1, seconds=(1,))
+    assert set(figures) == {"codec/encodec_24khz/1s/encode", "codec/encodec_24khz/1s/decode"}
+    for values in figures.values():
+        assert set(values) >= FIELDS and values["real_time_factor"] == pytest.approx(1 / values["seconds"])
+    from gentok.tokenizers.pretrained.encodec import EnCodec
+
+    encode = EnCodec.encode
+
+    def shifted(self, media, *args, **kwargs):  # a mutant that hears another sound
+        return encode(self, media.flip(-1), *args, **kwargs)
+
+    monkeypatch.setattr(EnCodec, "encode", shifted)
+    with pytest.raises(ValueError, match="do not do the same work"):
+        codec(1, seconds=(1,))

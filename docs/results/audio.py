@@ -3,6 +3,7 @@
     python docs/results/audio.py train ROW ... [seed=0]      into outputs/audio/ROW (ROW_seed1, ...), left alone where it is done
     python docs/results/audio.py suite ROW ... [seed=0]      tokenizers: suite=audio_tokenizers on ITEMS held-out digits, one by one
     python docs/results/audio.py speech ROW ... [seed=0]     generators: N strings of three digits, as a recogniser hears them
+    python docs/results/audio.py compress                    an hour and five minutes of sound, as the command line compresses them
     python docs/results/audio.py page                        the page anew, from the figures that are there
 
 Needs the extra `speech` (recogniser and judges of sounds). fsdd=FOLDER: where fsdd-train-000.tar and fsdd-test-000.tar lie.
@@ -20,9 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from evidence import HERE, ROOT, ZOO, Store, figures, table
 
+from gentok.build import build
 from gentok.cli import compose
+from gentok.data.audio import save_sound
+from gentok.data.sets import batches
 from gentok.evaluate import evaluate
 
 RUNS = ROOT / "outputs" / "audio"
@@ -123,6 +128,28 @@ def speech(store: Store, names: list[str], seed: int) -> None:
         store.add(found, {key: {**protocol, "first_samples": samples[:16]}})
 
 
+def compress(store: Store, names: list[str], seed: int) -> None:
+    """Seconds, peak memory and bits of `python -m gentok.codec compress` for MINUTES of speech, all held-out digits in turn."""
+    ckpt = bundle_of("codec", 0)
+    data = build(compose("config", ["experiment=spoken_digits/codec", "data.digits=1", "data.crop=null"])["data"], where="data")
+    said = torch.cat([wave[:, :n] for b in batches(data.held_out, 64) for wave, n in zip(b.media, b.lengths.tolist())], 1)
+    with tempfile.TemporaryDirectory() as folder:
+        for minutes in (5, 60):
+            samples = minutes * 60 * data.sample_rate
+            path, out = Path(folder) / f"{minutes}.wav", Path(folder) / f"{minutes}.gtk"
+            save_sound(said.repeat(1, -(-samples // said.shape[1]))[:, :samples], path, data.sample_rate)
+            words = [sys.executable, "-m", "gentok.codec", "compress", str(path), str(out), f"ckpt={ckpt}"]
+            began = time.monotonic()
+            process = subprocess.Popen(words, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"})
+            _, status, usage = os.wait4(process.pid, 0)
+            if status:
+                sys.exit("compression failed")
+            took = time.monotonic() - began
+            found = {"seconds": took, "peak_mb": usage.ru_maxrss / 1024, "kbit_per_second": 8 * out.stat().st_size / minutes / 60_000}
+            how = "python -m gentok.codec compress IN.wav OUT.gtk ckpt=docs/zoo/spoken_digits_codec"
+            store.add(figures(f"compress/{minutes}min", found, how, 0, took))
+
+
 def page(store: Store) -> str:
     value, percent = store.value, store.percent
     lines = ["# Sound", "", "Made by `python docs/results/audio.py`; figures with command, seed, seconds and machine: [audio.json](audio.json)."]
@@ -141,6 +168,8 @@ def page(store: Store) -> str:
             lines += ["", f"`{name}`: {ROWS[name].title}", "", table([head, *rows])]
             lines += ["", f"Rows in use by level: {', '.join(f'{u:.0%}' for u in usage)}."]
     lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
+    if "compress/60min/seconds" in store.figures:
+        lines += ["", _compressed(store)]
     lines += ["", "## Text to speech", "", SPEECH, "", _speech(store)]
     lines += [f"\n![{ROWS[n].title}](audio_{n}.png)" for n in GENERATORS if (HERE / f"audio_{n}.png").is_file()]
     return "\n".join(lines) + "\n"
@@ -174,6 +203,15 @@ def _compared(store: Store) -> str:
     return table([head, *rows])
 
 
+def _compressed(store: Store) -> str:
+    hour, short = (f"compress/{minutes}min" for minutes in (60, 5))
+    value = store.value
+    return (
+        f"`python -m gentok.codec compress` takes {value(f'{hour}/seconds', '.0f')} s for an hour of sound and {value(f'{hour}/peak_mb', '.0f')} MB at "
+        f"most ({value(f'{short}/peak_mb', '.0f')} MB for five minutes), and writes {value(f'{hour}/kbit_per_second', '.2f')} kbit/s."
+    )
+
+
 def _speech(store: Store) -> str:
     value, percent = store.value, store.percent
     head = ("", "seed", "word errors", "codec's", "originals'", "mel Fréchet", "training items'", "nearest / held-out's", "bits/token",
@@ -203,7 +241,7 @@ def main(words: list[str]) -> None:
         train(names, seed, given.get("fsdd", "PATH"))
         return
     if words[0] != "page":
-        {"suite": suite, "speech": speech}[words[0]](store, names, seed)
+        {"suite": suite, "speech": speech, "compress": compress}[words[0]](store, names, seed)
     (HERE / "audio.md").write_text(page(store))
 
 
