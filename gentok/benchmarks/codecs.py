@@ -15,8 +15,8 @@ PEER = "encodec EncodecModel"
 
 def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Figures:
     """gentok's EnCodec at 24 kHz with the weights of a model of the package `encodec` (random ones, with filled tables), and that model:
-    encoding, and decoding, of the same sounds in all 32 levels. real_time_factor: seconds of sound in a second. Raises ValueError where both do not give
-    the same codes, near ties aside: then they would not do the same work."""
+    encoding, and decoding, of the same sounds in all 32 levels. real_time_factor: seconds of sound in a second. Raises ValueError where
+    both do not give the same codes, near ties aside: then they would not do the same work."""
     try:
         from encodec.model import EncodecModel
     except ImportError:
