@@ -62,9 +62,10 @@ GENERATORS = {
     "ar_delay": Row("delayed autoregression", "experiment=spoken_digits/ar_delay", tokens="codec"),
     "depth": Row("depth transformer", "experiment=spoken_digits/depth", tokens="codec"),
     "masked": Row("masked, MaskGIT 16 steps", "experiment=spoken_digits/masked", tokens="codec"),
+    "soundstorm": Row("level by level, 16 + 7 steps", "experiment=spoken_digits/soundstorm", tokens="codec"),
 }
 ROWS = TOKENIZERS | GENERATORS
-SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"]}
+SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"], "soundstorm": ["sampler=soundstorm"]}
 
 
 def run_of(name: str, seed: int) -> Path:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.base import Masked
-from gentok.generators.masked_losses import SCHEDULES, hide
+from gentok.generators.masked_losses import SCHEDULES, ByLevel, hide
 from gentok.generators.masked_losses import objective as make_objective
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
@@ -38,7 +38,7 @@ class MaskedTransformer(nn.Module, Masked):
     width D, depth, heads, hidden and activation (swiglu, gelu) of the feed-forward part: the transformer.
     condition_by: prefix, cross or adaln; condition_dropout: share of training rows whose condition becomes null, for guidance.
     rope: auto (axial on a raster), line, axial.
-    objective: maskgit, elbo or any_order; schedule: of the masked share in training (flow/absorbing.py; any_order has none); times:
+    objective: maskgit, elbo, any_order or by_level; schedule: of the masked share in training (flow/absorbing.py; not any_order's); times:
     independent, or stratified over a batch. uses_time: the network is told the masked share (by adaLN).
     label_smoothing: of the training loss, with any objective. dropout: of embeddings and branches.
     tie_embeddings: the head's weights are the input table's. zero_init_head: the first prediction is uniform.
@@ -188,16 +188,17 @@ class MaskedTransformer(nn.Module, Masked):
         return nll, torch.stack(uniform, 1) if uniform else nll
 
     def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
-        """maskgit: mean nats per masked cell, nll None. elbo, any_order: the estimated bound in nats per present cell, and nll [B] of each
-        row (unsmoothed). noise: rows' streams for the masks, and, in training mode, condition dropout and dropout. terms: nll (unsmoothed
-        mean nats of the masked cells, each counted once), masked (their share), nll_level{k} where K > 1, bound (elbo, any_order)."""
+        """maskgit, by_level: mean nats per masked cell that counts, nll None. elbo, any_order: the estimated bound in nats per present
+        cell, and nll [B] of each row (unsmoothed). noise: rows' streams for the masks, and, in training mode, condition dropout and
+        dropout. terms: nll (unsmoothed mean nats of these cells, each counted once), masked (their share), nll_level{k} where K > 1,
+        bound (elbo, any_order)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
         hidden_cells = self.objective.choose(codes, noise)
-        chosen, weight = hidden_cells.cells, hidden_cells.weight
+        weight, chosen = hidden_cells.weight, hidden_cells.cells if hidden_cells.counted is None else hidden_cells.counted
         if self.training and self.condition_dropout:
             condition = condition.drop(noise.uniform() < self.condition_dropout)
-        masked = codes.masked_fill(chosen, UNKNOWN)
+        masked = codes.masked_fill(hidden_cells.cells, UNKNOWN)
         hidden = self._hidden(masked, condition, hidden_cells.time, noise if self.training else None)
         nll, uniform = self._nll(codes, hidden, chosen)
         number = chosen.sum()
@@ -224,9 +225,12 @@ class MaskedTransformer(nn.Module, Masked):
         The bound is that of drawing the C cells one by one in a uniformly random order: the mean over n = 1..C of (C / n) times the sum
         over n masked cells of -log p(cell | the others); a network that uses time is told n / C. One that uses time and was trained by
         the elbo is told the diffusion's own time m instead: the continuous-time bound, estimated at m uniform in (0, 1).
-        `samples` values of n or m per row, spread evenly, each with a mask of its own; every one is a network call.
+        `samples` values of n or m per row, spread evenly, each with a mask of its own; every one is a network call. Of a network trained
+        by level: the same, level by level, coarse first, the deeper ones hidden; K calls for every value.
         """
         codes = tokens.codes
+        if self.objective.name == "by_level":
+            return self._bound_by_level(codes, condition, noise, samples)
         offset = noise.uniform()
         bound = _BY_TIME if self.uses_time and self.objective.name == "elbo" else _BY_COUNT
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
@@ -234,4 +238,17 @@ class MaskedTransformer(nn.Module, Masked):
             drawn = bound.at(codes, (offset + j / samples) % 1.0, noise)
             hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, drawn.time, None)
             total += self._nll(codes, hidden, drawn.cells)[0].flatten(1).sum(1).double() * drawn.weight
+        return total / samples
+
+    def _bound_by_level(self, codes: Tensor, condition: Condition, noise: Noise, samples: int) -> Tensor:
+        offset, first = noise.uniform(), codes.new_zeros(len(codes))
+        total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
+        for j in range(samples):
+            u = (offset + j / samples) % 1.0
+            for k in range(self.spec.levels):
+                level = torch.full_like(first, k)
+                drawn, cells = ByLevel.at(codes, level, first, lambda c, u=u: torch.minimum((u * c).to(torch.int64) + 1, c), noise)
+                hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, None, None)
+                weight = cells.double() / drawn.counted.flatten(1).sum(1).clamp(min=1)
+                total += self._nll(codes, hidden, drawn.counted)[0].flatten(1).sum(1).double() * weight
         return total / samples

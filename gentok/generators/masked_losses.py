@@ -7,6 +7,10 @@
                  al., arXiv 2110.02037; Ou et al., arXiv 2406.03736). It is the elbo with the row's number of hidden cells averaged out
                  (no row without a hidden cell, no weight above C), so its gradient is less noisy; the network is told n / C
 
+    by_level     a level q uniform in 1..K and a first position uniform in 0..N - 1: from there on ceil(gamma(u) C) of the C cells of level
+                 q are hidden and count one, those of deeper levels are hidden and count nothing, all others are known (SoundStorm,
+                 Borsos et al., arXiv 2305.09636, section 3.3): for samplers that go level by level, and continue what is given
+
 MDLM's two substitutions hold by construction: a model has no logit for "masked" (zero masking probability), and cells that are not hidden
 have no term (they are carried over unchanged, and cost nothing). `carry_over` writes the second one out for those who want the law of a
 whole row.
@@ -28,6 +32,7 @@ from torch import Tensor
 from gentok.flow.absorbing import MaskSchedule, mask_schedule
 from gentok.flow.times import Stratified, Times, Uniform
 from gentok.noise import Noise
+from gentok.tokens import ABSENT
 
 __all__ = ["OBJECTIVES", "SCHEDULES", "TIMES", "Hidden", "Objective", "carry_over", "hide", "objective"]
 
@@ -59,11 +64,12 @@ def carry_over(logits: Tensor, codes: Tensor) -> Tensor:
 @dataclass
 class Hidden:
     """cells bool [B, K, N]; weight float64 [B] of each row's hidden cells, or None where all count one; time float64 [B] that the
-    network is told, or None: the hidden share of the row."""
+    network is told, or None: the hidden share of the row; counted bool [B, K, N]: the hidden cells that have a loss, or None: all."""
 
     cells: Tensor
     weight: Tensor | None = None
     time: Tensor | None = None
+    counted: Tensor | None = None
 
 
 class Objective:
@@ -118,7 +124,33 @@ class AnyOrder(Objective):
         return self.at(codes, self.times(noise), noise)
 
 
-OBJECTIVES = ("maskgit", "elbo", "any_order")
+@dataclass(frozen=True)
+class ByLevel(Objective):
+    gamma: Callable[[Tensor], Tensor]
+    times: Times
+    name = "by_level"
+
+    @staticmethod
+    def at(codes: Tensor, level: Tensor, first: Tensor, count: Callable[[Tensor], Tensor], noise: Noise) -> tuple[Hidden, Tensor]:
+        """level, first int64 [B]; count: the C int64 [B] cells of the row's level from `first` on -> how many of them are hidden.
+        -> Hidden, and C."""
+        levels, positions = (torch.arange(n, device=codes.device) for n in codes.shape[1:])
+        there = (codes >= 0) & (positions >= first[:, None, None])
+        own = there & (levels[:, None] == level[:, None, None])
+        cells = own.flatten(1).sum(1)
+        counted = hide(codes.masked_fill(~own, ABSENT), count(cells), noise)
+        return Hidden(counted | (there & (levels[:, None] > level[:, None, None])), counted=counted), cells
+
+    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+        u, present = noise.uniform(2), (codes >= 0).any(1)
+        nth = (u[:, 1] * present.sum(1)).to(torch.int64)  # the first hidden position, among those that are there
+        first = (present.cumsum(1) <= nth[:, None]).sum(1)
+        share = self.gamma(self.times(noise))
+        level = (u[:, 0] * codes.shape[1]).to(torch.int64)
+        return self.at(codes, level, first, lambda cells: torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)[0]
+
+
+OBJECTIVES = ("maskgit", "elbo", "any_order", "by_level")
 
 
 def objective(name: str, schedule: str, times: str) -> Objective:
@@ -132,7 +164,8 @@ def objective(name: str, schedule: str, times: str) -> Objective:
         return AnyOrder(TIMES[times])
     if name == "elbo":
         return Elbo(mask_schedule(schedule), TIMES[times])
+    kind = ByLevel if name == "by_level" else MaskGITWeights
     if schedule in SCHEDULES:
-        return MaskGITWeights(SCHEDULES[schedule], TIMES[times])
+        return kind(SCHEDULES[schedule], TIMES[times])
     masked = mask_schedule(schedule).masked
-    return MaskGITWeights(lambda u: masked(1 - u), TIMES[times])
+    return kind(lambda u: masked(1 - u), TIMES[times])

@@ -38,13 +38,21 @@ class MaskGIT(Stepwise):
     requires = Masked
 
     def step(
-        self, model: Masked, tokens: Tokens, condition: Condition, noise: Noise, masked: Tensor, i: int, choose: Choice, calls: Calls
+        self,
+        model: Masked,
+        tokens: Tokens,
+        condition: Condition,
+        noise: Noise,
+        holes: Tensor,
+        masked: Tensor,
+        progress: float,
+        choose: Choice,
+        calls: Calls,
     ) -> Tensor:
-        holes = tokens.holes
-        left = holes.sum((1, 2))
+        left = tokens.holes.sum((1, 2))
         logits = model.logits(tokens, condition, left / (tokens.present.sum((1, 2)) + left))
         calls.add(model, tokens.codes.numel())
         logits = logits.masked_fill(~holes[..., None], 0.0)  # the rows of known cells are unspecified
         ids = choose(self.filter(logits), noise)
         score = logits.double().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
-        return ids.where(holes & (self.ranks(score, holes, noise, i) >= masked[:, None, None]), tokens.codes)
+        return ids.where(holes & (self.ranks(score, holes, noise, progress) >= masked[:, None, None]), tokens.codes)

@@ -60,18 +60,18 @@ class ResGenSampler(Stepwise):
         tokens: Tokens,
         condition: Condition,
         noise: Noise,
+        holes: Tensor,
         masked: Tensor,
-        i: int,
+        progress: float,
         choose: Choice,
         calls: Calls,
     ) -> Tensor:
-        holes = tokens.holes
         mixture = model.mixture(tokens, condition)
         calls.add(model, tokens.batch * holes.shape[2])
         component = choose(self.filter(mixture.logits), noise)
         z = mixture.draw(component, noise, self.temperature if self.vector_temperature is None else self.vector_temperature)
         filled = model.requantize(z, tokens).codes
         confidence = mixture.width * mixture.unit.double().log() - mixture.nats(z).double()
-        rank = self.ranks(confidence[:, None], holes, noise, i)
+        rank = self.ranks(confidence[:, None], holes, noise, progress)
         kept = shallowest(holes, holes & (rank >= masked[:, None, None]))
         return torch.where(kept, filled, tokens.codes)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,33 +66,60 @@ class Stepwise(CellSampler):
             raise ValueError(f"choice_temperature must be >= 0; got {self.choice_temperature}")
 
     def run(self, model: Any, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
-        codes = tokens.codes
-        begun = tokens.holes.sum((1, 2))
-        counts = masked_counts(begun, self.steps, self.schedule)
-        busy = torch.cat([begun[:, None], counts[:, :-1]], 1) > 0
-        calls = Calls()
-        for i, everyone in enumerate(busy.all(0).tolist()):
-            rows = torch.arange(len(codes), device=codes.device) if everyone else busy[:, i].nonzero()[:, 0]
+        return self.rounds(model, condition, noise, tokens, [(tokens.holes, self.steps)], choose, on_step)
+
+    def rounds(
+        self,
+        model: Any,
+        condition: Condition,
+        noise: Noise,
+        tokens: Tokens,
+        parts: Sequence[tuple[Tensor, int]],
+        choose: Choice,
+        on_step: OnStep | None,
+    ) -> SampleOutput:
+        """Fills the parts, (holes bool [B, K, N], steps), one after the other, each in its own steps: disjoint, together all holes."""
+        codes, calls = tokens.codes, Calls()
+        plan = []  # (part, share of its steps done, who takes part bool [B], holes left after it int64 [B])
+        for p, (holes, steps) in enumerate(parts):
+            begun = holes.sum((1, 2))
+            counts = masked_counts(begun, steps, self.schedule)
+            before = torch.cat([begun[:, None], counts[:, :-1]], 1)
+            plan += [(p, (i + 1) / steps, before[:, i] > 0, counts[:, i]) for i in range(steps)]
+        busy = torch.stack([row for _, _, row, _ in plan], 1)
+        total, done = int(busy.any(0).sum()), 0
+        for (p, progress, taking, masked), everyone in zip(plan, busy.all(0).tolist()):
+            rows = torch.arange(len(codes), device=codes.device) if everyone else taking.nonzero()[:, 0]
             if not len(rows):
-                break
+                continue
             now = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
             own_noise, own_condition = (noise, condition) if everyone else (noise.rows(rows), condition.rows(rows))
-            filled = self.step(model, now, own_condition, own_noise, counts[rows, i], i, choose, calls)
-            codes = codes.index_copy(0, rows, filled)
+            holes = parts[p][0][rows] & now.holes
+            filled = self.step(model, now, own_condition, own_noise, holes, masked[rows], progress, choose, calls)
+            codes, done = codes.index_copy(0, rows, filled), done + 1
             if on_step is not None:
-                on_step(Tokens(codes, tokens.spec, tokens.lengths), i + 1, int(busy.any(0).sum()))
+                on_step(Tokens(codes, tokens.spec, tokens.lengths), done, total)
         out = Tokens(codes, tokens.spec, tokens.lengths).validate()
         return SampleOutput(out, busy.sum(1), dict(calls))
 
     @abstractmethod
     def step(
-        self, model: Any, tokens: Tokens, condition: Condition, noise: Noise, masked: Tensor, i: int, choose: Choice, calls: Calls
+        self,
+        model: Any,
+        tokens: Tokens,
+        condition: Condition,
+        noise: Noise,
+        holes: Tensor,
+        masked: Tensor,
+        progress: float,
+        choose: Choice,
+        calls: Calls,
     ) -> Tensor:
-        """One network call, added to `calls`: codes int64 [B, K, N] after step i (from 0), in which all but `masked` int64 [B] of each
-        row's holes were filled."""
+        """One network call, added to `calls`: codes int64 [B, K, N] after a step with which the share `progress` of the steps is done, in
+        which all but `masked` int64 [B] of each row's `holes` bool [B, K, N] were filled."""
 
-    def ranks(self, score: Tensor, holes: Tensor, noise: Noise, i: int) -> Tensor:
+    def ranks(self, score: Tensor, holes: Tensor, noise: Noise, progress: float) -> Tensor:
         """score float64 that broadcasts to [B, K, N], and this step's Gumbel noise -> int64 [B, K, N]: 0 for the hole of the lowest score;
         what is no hole comes last."""
-        noisy = score + self.choice_temperature * (1 - (i + 1) / self.steps) * noise.gumbel(*holes.shape[1:])
+        noisy = score + self.choice_temperature * (1 - progress) * noise.gumbel(*holes.shape[1:])
         return noisy.masked_fill(~holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(holes)

@@ -29,11 +29,16 @@ from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.halton import Halton
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
+from gentok.samplers.soundstorm import SoundStorm
 from gentok.tokens import UNKNOWN, Condition, Tokens
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
 """Conditionals of its own for every order, whose law is that of the order that is asked."""
+
+
+LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
+"""Two levels of three cells."""
 
 
 class InOrder(Causal):
@@ -89,8 +94,7 @@ class Counted:
 
 def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list[Row]:
     """The distances of all samplers on the rig (or of those named), for an item of which nothing is known."""
-    case = kit.cases_of(RIG)[0]
-    law = kit.masked_law(RIG, case)
+    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, LEVELS)}
     runs = [
         ("autoregressive", AutoregressiveSampler(), InOrder(RIG)),
         ("any_order", AnyOrderSampler(), ANY),
@@ -119,13 +123,16 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
         ("maskgit, one cell per call, most confident first", MaskGIT(steps=4, schedule="linear", choice_temperature=0.0), RIG),
         ("maskgit, two calls", MaskGIT(steps=2), RIG),
         ("maskgit, one call", MaskGIT(steps=1), RIG),
+        ("soundstorm, one cell per call", SoundStorm(steps=3, later_steps=3, schedule="linear"), LEVELS),
+        ("soundstorm, one call per level", SoundStorm(steps=1), LEVELS),
     ]
     rows = []
     for name, sampler, model in runs:
         if only and name not in only:
             continue
         counted = Counted(sampler)
-        own = ordered_law(model, case, sampler) if model is ANY else law
+        case = cases.get(model, cases[RIG])
+        own = ordered_law(model, case, sampler) if model is ANY else kit.masked_law(RIG if model not in cases else model, case)
         samples = kit.sample(counted, model, [case], n, seed)
         rows.append(Row(name, sampler.exact, counted.calls, kit.distance(samples, [own]), kit.floor([own], n)))
     return rows

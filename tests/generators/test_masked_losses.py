@@ -246,3 +246,52 @@ def test_settings_that_do_not_exist_are_refused_in_one_line(settings, words):
     with pytest.raises(ValueError, match=words) as error:
         masked(RASTER, **settings)
     assert "\n" not in str(error.value)
+
+
+# --------------------------------------------------------------------------------------------------------------- by level
+
+
+def level_by_level(model, tokens):
+    """The mean over all orders of each level's cells of -log p, a cell at a time: the levels before known, the ones behind hidden."""
+    flat, total = tokens.codes.flatten(1), 0.0
+    for own, behind in (((0, 1), (2, 3)), ((2, 3), ())):
+        for order in itertools.permutations(own):
+            for i, cell in enumerate(order):
+                state = flat.clone()
+                state[:, [*order[i:], *behind]] = UNKNOWN
+                log_p = model.logits(Tokens(state.view(1, 2, 2), SPEC), Condition()).detach().log_softmax(-1).flatten(1, 2)
+                total -= float(log_p[0, cell, flat[0, cell]]) / 2
+    return total
+
+
+def test_the_bound_of_a_network_trained_by_level_goes_level_by_level():
+    model, tokens = masked(SPEC, objective="by_level").requires_grad_(False).eval(), codes(SPEC, 1)
+    many = Tokens(tokens.codes.expand(ROWS, -1, -1).contiguous(), SPEC)
+    nats = model.nll_bound(many, Condition(), Noise.of(5, range(ROWS)))
+    error, truth = float(nats.std()) / math.sqrt(ROWS), level_by_level(model, tokens)
+    assert abs(float(nats.mean()) - truth) < 4 * error and error < 0.02
+    assert abs(in_orders(model, tokens) - truth) > 8 * error  # a mutant: any order over all cells
+
+
+def test_by_level_hides_part_of_a_level_behind_a_prompt_and_all_that_is_deeper():
+    spec, rows = TokenSpec((4, 4, 4), Line(6)), 12_000
+    one = codes(spec, 1).codes.clone()
+    one[..., 5] = ABSENT  # a row of five positions
+    drawn = objective("by_level", "cosine", "independent").choose(one.expand(rows, -1, -1), Noise.of(3, range(rows)))
+    cells, counted = drawn.cells, drawn.counted
+    assert drawn.weight is None and not bool(cells[..., 5].any()) and bool((counted & ~cells).sum() == 0)
+    level = counted.any(2).double().argmax(1)
+    assert bool((counted.any(2).sum(1) == 1).all())  # of one level alone, and at least one cell of it
+    assert torch.allclose(level.bincount(minlength=3) / rows, torch.full((3,), 1 / 3), atol=0.02)
+    deepest = cells[:, 2]  # of rows whose level is not the deepest, it is hidden from the prompt's end on
+    first = deepest.double().argmax(1)
+    for k in (0, 1):
+        here = level == k
+        assert bool((deepest[here] == (torch.arange(6) >= first[here, None]) & (torch.arange(6) < 5)).all())
+        assert torch.allclose(first[here].bincount(minlength=5) / here.sum(), torch.full((5,), 1 / 5), atol=0.03)
+        assert not bool(cells[here][:, :k].any())  # what is coarser is known
+        assert bool((counted[here].any(1).double().argmax(1) >= first[here]).all())
+    whole = (level == 0) & (first == 0)  # cos(pi u / 2) of five cells, rounded up: as often as its inverse says
+    share = counted[whole].flatten(1).sum(1).bincount(minlength=6)[1:] / whole.sum()
+    edges = torch.acos(torch.arange(6) / 5.0) * 2 / math.pi
+    assert torch.allclose(share, edges[:-1] - edges[1:], atol=0.04)

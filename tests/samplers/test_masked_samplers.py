@@ -17,6 +17,7 @@ from gentok.samplers.guided import guided
 from gentok.samplers.halton import Halton, halton_points, radical_inverse
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
+from gentok.samplers.soundstorm import SoundStorm
 from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Frames, Line, Pyramid, Raster, Tokens, TokenSpec
 
 VARIANTS = [
@@ -38,6 +39,7 @@ VARIANTS = [
     Corrector(steps=3, cells=2, start=2),
     Corrector(steps=2, cells=3, parallel=False),
     MaskGIT(steps=3),
+    SoundStorm(steps=3, later_steps=2),
 ]
 SHORT = [pytest.param(s, id=f"{sampler_name(type(s))}-{i}") for i, s in enumerate(VARIANTS)]
 
