@@ -237,6 +237,7 @@ def _without_training(config: Mapping[str, Any]) -> dict[str, Any]:
 def _card(document: Mapping[str, Any]) -> str:
     spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
     bits = f"{spec.bits_per_second:.0f} bits per second" if spec.grid.positions is None else f"{spec.bits:.0f} bits per item"
+    media = "sounds" if spec.modality == "audio" else "images"
     lines = [
         f"# A gentok {document['kind']}",
         "",
@@ -245,7 +246,7 @@ def _card(document: Mapping[str, Any]) -> str:
         "```python",
         "import gentok",
         'model = gentok.load("path/to/this/folder")',
-        "images = model.sample(n=16)" if document["kind"] == "generator" else "tokens = model.tokenizer.encode(images)",
+        f"{media} = model.sample(n=16)" if document["kind"] == "generator" else f"tokens = model.tokenizer.encode({media})",
         "```",
         "",
     ]
