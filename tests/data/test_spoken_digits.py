@@ -87,7 +87,7 @@ def test_single_digits_may_have_text_too(tmp_path, voice):
 
 
 def test_utterances_differ_in_speed_and_pitch_and_splits_share_none(tmp_path, voice):
-    data = SpokenDigits(**SMALL, cache=tmp_path)
+    data = SpokenDigits(**SMALL, speed=1.25, pitch=1.15, cache=tmp_path)
     found = {}
     for split in ("train", "held_out"):
         with tarfile.open(next((tmp_path / "spoken_digits").glob(f"{split}-*.tar"))) as archive:

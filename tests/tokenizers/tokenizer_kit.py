@@ -24,6 +24,10 @@ PLAIN = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4, "widt
 QUICK = {
     "flextok": {"registers": 8, "encoder_width": 32, "encoder_depth": 1, "decoder_width": 32, "decoder_depth": 1, "steps": 2},
     "codec": {"encoder": {"filters": 8, "ratios": [4]}, "decoder": {"filters": 8, "ratios": [4]}},
+    "codec_istft": {
+        "encoder": {"filters": 8, "ratios": [4], "padding": "zero"},
+        "decoder": {"hop": 4, "n_fft": 16, "filters": 16, "hidden": 48, "blocks": 1},
+    },
     "semantic_speech": {
         "recogniser": {"inner": 16, "depth": 1, "heads": 2},
         "encoder": {"inner": 16, "depth": 1, "heads": 2, "pool": 1, "mels": 3, "mel_hop": 4, "n_fft": 16},
