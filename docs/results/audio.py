@@ -11,6 +11,7 @@ Needs the extra `speech` (recogniser and judges of sounds). fsdd=FOLDER: where f
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -66,6 +67,8 @@ GENERATORS = {
 }
 ROWS = TOKENIZERS | GENERATORS
 SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"], "soundstorm": ["sampler=soundstorm"]}
+VARIANTS = {"": ("as it is", ["guidance=1"]), "/guided": ("guidance 2, temperature 0.7", ["guidance=2", "sampler.temperature=0.7"])}
+"""Of every generator: its own law, and what listeners would be given."""
 
 
 def run_of(name: str, seed: int) -> Path:
@@ -114,16 +117,16 @@ def suite(store: Store, names: list[str], seed: int) -> None:
 
 
 def speech(store: Store, names: list[str], seed: int) -> None:
-    for name in names:
+    for name, (suffix, (_, words)) in itertools.product(names, VARIANTS.items()):
         began = time.monotonic()
-        own = [f"n={N}", "guidance=1", f"seed={seed}", *SAMPLER.get(name, [])]
+        own = [f"n={N}", f"seed={seed}", *SAMPLER.get(name, ["sampler=autoregressive"]), *words]
         with tempfile.TemporaryDirectory() as out:
             report = evaluate(compose("evaluate", [f"ckpt={bundle_of(name, seed)}", f"out={out}", *own, "progress=false"]))
             samples = json.loads((Path(out) / "samples.json").read_text())
-            if seed == 0:
+            if seed == 0 and not suffix:
                 (Path(out) / "samples.png").replace(HERE / f"audio_{name}.png")
         how = f"python -m gentok.evaluate ckpt=RUN/bundle {' '.join(own)}, after: {command(name, seed)}"
-        key = name if seed == 0 else f"{name}/seed{seed}"
+        key = (name if seed == 0 else f"{name}/seed{seed}") + suffix
         protocol = {k: v for k, v in report["protocol"].items() if k not in ("ckpt", "data")}  # which hold paths
         found = figures(key, report["metrics"], how, seed, time.monotonic() - began)
         store.add(found, {key: {**protocol, "first_samples": samples[:16]}})
@@ -219,11 +222,11 @@ def _speech(store: Store) -> str:
             "calls/sample", "× real time")  # fmt: skip
     rows = []
     for name, row in GENERATORS.items():
-        for seed in (0, 1):
-            at = name if seed == 0 else f"{name}/seed{seed}"
+        for seed, (suffix, (how, _)) in itertools.product((0, 1), VARIANTS.items()):
+            at = (name if seed == 0 else f"{name}/seed{seed}") + suffix
             if f"{at}/word_error_rate" in store.figures:
                 rows.append((
-                    row.title, str(seed), percent(f"{at}/word_error_rate"), percent(f"{at}/reconstructed_held_out_word_error_rate"),
+                    f"{row.title}, {how}", str(seed), percent(f"{at}/word_error_rate"), percent(f"{at}/reconstructed_held_out_word_error_rate"),
                     percent(f"{at}/held_out_word_error_rate"), value(f"{at}/mel_frechet", ".2f"), value(f"{at}/training_mel_frechet", ".2f"),
                     value(f"{at}/nearest_training_ratio", ".2f"), value(f"{at}/bits_per_token", ".2f"),
                     value(f"{at}/calls_per_sample", ".1f"), value(f"{at}/real_time_factor", ".1f"),
