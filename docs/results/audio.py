@@ -32,7 +32,7 @@ from gentok.data.sets import batches
 from gentok.evaluate import evaluate
 
 RUNS = ROOT / "outputs" / "audio"
-ITEMS, N = 100, 200
+ITEMS, N = 40, 200
 FSDD = "data.shards=FOLDER/fsdd-train-000.tar data.held_out=FOLDER/fsdd-test-000.tar"
 
 
