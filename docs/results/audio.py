@@ -170,7 +170,7 @@ def page(store: Store) -> str:
             rows.append(("originals", *(value(f"originals/{m}", forms[m]) for m in measures), percent("originals/digit_accuracy")))
             usage = store.figures.get(f"{name}/levels8/usage", {}).get("value", [])
             lines += ["", f"`{name}`: {ROWS[name].title}", "", table([head, *rows])]
-            lines += ["", f"Rows in use by level: {', '.join(f'{u:.0%}' for u in usage)}."]
+            lines += ["", f"Rows in use by level, of these items: {', '.join(f'{u:.0%}' for u in usage)}. {_usage(name)}"]
     lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
     if "compress/60min/seconds" in store.figures:
         lines += ["", _compressed(store)]
@@ -184,6 +184,14 @@ table is what it and the judges make of the originals themselves."""
 SPEECH = f"""{N} samples given the texts of held-out items ("seven three one"), heard with a grammar of any number of digits. The text is all that
 the model is given: it says itself when it has finished (the masked model is told how long). Nearest training item: mean distance of
 spectrograms as a share of that of held-out items; well below 1 would be copies."""
+
+
+def _usage(name: str) -> str:
+    """What the run itself measured, over all of its held-out items."""
+    path = bundle_of(name, 0) / "bundle.json"
+    metrics = json.loads(path.read_text())["meta"]["metrics"] if path.is_file() else {}
+    shares = [value for key, value in metrics.items() if key.startswith("codebook/held_out_usage_")]
+    return f"Of all held-out items of its own run: {', '.join(f'{u:.0%}' for u in shares)}." if shares else ""
 
 
 def _compared(store: Store) -> str:
@@ -202,7 +210,7 @@ def _compared(store: Store) -> str:
                     value(at + "si_sdr_db", ".2f"), value(at + "mel_distance", ".2f"), value(at + "pesq", ".2f"), value(at + "stoi"),
                     percent(at + "digit_accuracy"), percent(at + "probe_accuracy"), percent(at + "least_usage"),
                     percent(at + "index_stability"), value(at + "real_time_factor", ".0f"), value(at + "latency_ms", ".0f"),
-                    value(at + "parameters", ",d"),
+                    value(at + "parameters", ",.0f"),
                 ))  # fmt: skip
     return table([head, *rows])
 
