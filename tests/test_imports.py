@@ -44,7 +44,7 @@ ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room == "training",
     "hydra": lambda room, path: path.name == "cli.py",
     "torchaudio": lambda room, path: "audio" in path.name or room in ("tokenizers", "metrics"),
-    "encodec": lambda room, path: room == "tokenizers",
+    "encodec": lambda room, path: room in ("tokenizers", "benchmarks"),
     "diffusers": lambda room, path: room == "tokenizers",
     "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmarks"),
 }

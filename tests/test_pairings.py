@@ -119,7 +119,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     samplers = fitting(generator)
     assert samplers
     for cls in samplers:
-        sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1}, type(generator))
+        words = {"later_steps": 16, "later_temperature": 0.1} if cls.__name__ == "SoundStorm" else {}  # trained in any order, not by level
+        sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **words}, type(generator))
         output = sample_tokens(generator, condition, sampler, noise=Noise.of(3, index))
         drawn = tokenizer.decode(output.tokens)
         close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own - 1.0 for i in range(ITEMS)]).any(1)
