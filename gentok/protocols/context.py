@@ -40,13 +40,18 @@ class Context:
         self._media: dict[str, tuple[Tensor, Tensor | None]] = {}
         self._judge: tuple[Any, dict[str, Any]] | None = None
 
+    def rows(self, split: str) -> list[int]:
+        """The items of "train" or "held_out" that are used: up to the configured number and memory."""
+        data = getattr(self.data, split)
+        fits = int(self.config["max_memory"] * 2**30) // (4 * math.prod(data.media_shape))
+        count = min(len(data), self.config[f"max_{split}"], max(1, fits))
+        return choice(len(data), count).sort().values.tolist()
+
     def media(self, split: str) -> tuple[Tensor, Tensor | None]:
         """media float [n, ...] and labels (None without classes) of "train" or "held_out", up to the configured number and memory."""
         if split not in self._media:
-            data = getattr(self.data, split)
-            fits = int(self.config["max_memory"] * 2**30) // (4 * math.prod(data.media_shape))
-            count = min(len(data), self.config[f"max_{split}"], max(1, fits))
-            rows = choice(len(data), count).sort().values.tolist()
+            data, rows = getattr(self.data, split), self.rows(split)
+            count = len(rows)
             with progress(f"reading {split}", count, shown=self.config["progress"] and count > 5000) as advance:
                 self._media[split] = whole(data, rows=rows, advance=advance)
         return self._media[split]

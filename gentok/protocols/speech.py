@@ -35,10 +35,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     guidance = config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0)
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
     rate, missing = bundle.spec.sample_rate, []
-    count = min(len(data.held_out), config["max_held_out"])
-    rows = choice(len(data.held_out), count).sort().values
-    held_out = _read(data.held_out, rows)
-    asked = held_out.condition.rows(torch.arange(config["n"]) % count)  # held-out items in turn
+    held_out = _read(data.held_out, context.rows("held_out"))
+    asked = held_out.condition.rows(torch.arange(config["n"]) % len(held_out.media))  # held-out items in turn
     with progress(f"sampling, guidance {guidance:g}", config["n"], "samples", config["progress"]) as advance:
         samples = sample(
             bundle, n=config["n"], condition=asked, sampler=sampler, guidance=guidance, guidance_schedule=config["guidance_schedule"],
@@ -46,7 +44,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
             seed=config["seed"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
         )  # fmt: skip
     made = _as_batch(samples.media.clamp(-1, 1), samples.lengths, asked)
-    train = _read(whole_items(data.train), choice(len(data.train), min(len(data.train), config["max_train"])).sort().values)
+    train = _read(whole_items(data.train), context.rows("train"))
     seconds = int(made.lengths.sum()) / rate
     metrics: dict[str, Any] = {"samples": config["n"], "guidance": guidance, "seconds_of_sound": seconds}
     words = said([made, held_out], data, missing)
@@ -88,13 +86,12 @@ def _as_batch(media: Tensor, lengths: Tensor | None, condition: Condition) -> Ba
     return Batch(media * (torch.arange(media.shape[2]) < lengths[:, None])[:, None], torch.arange(len(media)), condition, lengths)
 
 
-def _read(data: Any, rows: Tensor) -> Batch:
+def _read(data: Any, rows: list[int]) -> Batch:
     """The items of a set as one batch."""
-    parts = list(batches(data, 256, rows=rows.tolist()))
+    parts = list(batches(data, 256, rows=rows))
     longest = max(b.media.shape[2] for b in parts)
     media = torch.cat([F.pad(b.media, (0, longest - b.media.shape[2])) for b in parts])
-    names = parts[0].condition.parts
-    condition = Condition({name: type(part)(torch.cat([b.condition.parts[name].ids for b in parts])) for name, part in names.items()})
+    condition = Condition.concat([b.condition for b in parts])
     return Batch(media, torch.cat([b.index for b in parts]), condition, torch.cat([b.lengths for b in parts]))
 
 

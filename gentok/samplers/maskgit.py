@@ -25,8 +25,7 @@ from torch import Tensor
 
 from gentok.generators.base import Masked
 from gentok.samplers.base import Calls, Choice
-from gentok.samplers.stepwise import Stepwise
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.stepwise import Now, Stepwise
 
 __all__ = ["MaskGIT"]
 
@@ -37,22 +36,12 @@ class MaskGIT(Stepwise):
 
     requires = Masked
 
-    def step(
-        self,
-        model: Masked,
-        tokens: Tokens,
-        condition: Condition,
-        noise: Noise,
-        holes: Tensor,
-        masked: Tensor,
-        progress: float,
-        choose: Choice,
-        calls: Calls,
-    ) -> Tensor:
+    def step(self, model: Masked, now: Now, choose: Choice, calls: Calls) -> Tensor:
+        tokens = now.tokens
         left = tokens.holes.sum((1, 2))
-        logits = model.logits(tokens, condition, left / (tokens.present.sum((1, 2)) + left))
+        logits = model.logits(tokens, now.condition, left / (tokens.present.sum((1, 2)) + left))
         calls.add(model, tokens.codes.numel())
-        logits = logits.masked_fill(~holes[..., None], 0.0)  # the rows of known cells are unspecified
-        ids = choose(self.filter(logits), noise)
+        logits = logits.masked_fill(~now.holes[..., None], 0.0)  # the rows of known cells are unspecified
+        ids = choose(self.filter(logits), now.noise)
         score = logits.double().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
-        return ids.where(holes & (self.ranks(score, holes, noise, progress) >= masked[:, None, None]), tokens.codes)
+        return ids.where(self.kept(score, now), tokens.codes)

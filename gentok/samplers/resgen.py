@@ -28,8 +28,7 @@ from torch import Tensor
 
 from gentok.generators.base import CumulativeMasked
 from gentok.samplers.base import Calls, Choice
-from gentok.samplers.stepwise import Stepwise
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.stepwise import Now, Stepwise
 
 __all__ = ["ResGenSampler", "shallowest"]
 
@@ -54,24 +53,12 @@ class ResGenSampler(Stepwise):
         if (self.vector_temperature or 0.0) < 0:
             raise ValueError(f"vector_temperature must be >= 0; got {self.vector_temperature}")
 
-    def step(
-        self,
-        model: CumulativeMasked,
-        tokens: Tokens,
-        condition: Condition,
-        noise: Noise,
-        holes: Tensor,
-        masked: Tensor,
-        progress: float,
-        choose: Choice,
-        calls: Calls,
-    ) -> Tensor:
-        mixture = model.mixture(tokens, condition)
-        calls.add(model, tokens.batch * holes.shape[2])
-        component = choose(self.filter(mixture.logits), noise)
-        z = mixture.draw(component, noise, self.temperature if self.vector_temperature is None else self.vector_temperature)
+    def step(self, model: CumulativeMasked, now: Now, choose: Choice, calls: Calls) -> Tensor:
+        tokens = now.tokens
+        mixture = model.mixture(tokens, now.condition)
+        calls.add(model, tokens.batch * now.holes.shape[2])
+        component = choose(self.filter(mixture.logits), now.noise)
+        z = mixture.draw(component, now.noise, self.temperature if self.vector_temperature is None else self.vector_temperature)
         filled = model.requantize(z, tokens).codes
         confidence = mixture.width * mixture.unit.double().log() - mixture.nats(z).double()
-        rank = self.ranks(confidence[:, None], holes, noise, progress)
-        kept = shallowest(holes, holes & (rank >= masked[:, None, None]))
-        return torch.where(kept, filled, tokens.codes)
+        return torch.where(shallowest(now.holes, self.kept(confidence[:, None], now)), filled, tokens.codes)

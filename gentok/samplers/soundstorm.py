@@ -21,6 +21,7 @@ from torch import Tensor
 from gentok.generators.base import Masked
 from gentok.samplers.base import Calls, Choice, OnStep, SampleOutput
 from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.stepwise import Now
 from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["SoundStorm"]
@@ -49,17 +50,6 @@ class SoundStorm(MaskGIT):
         parts = [(tokens.holes & (level == k), self.later_steps if k else self.steps) for k in range(tokens.spec.levels)]
         return self.rounds(model, condition, noise, tokens, parts, choose, on_step)
 
-    def step(
-        self,
-        model: Masked,
-        tokens: Tokens,
-        condition: Condition,
-        noise: Noise,
-        holes: Tensor,
-        masked: Tensor,
-        progress: float,
-        choose: Choice,
-        calls: Calls,
-    ) -> Tensor:
-        own = self if bool(holes[:, 0].any()) else replace(self, temperature=self.later_temperature)
-        return MaskGIT.step(own, model, tokens, condition, noise, holes, masked, progress, choose, calls)
+    def step(self, model: Masked, now: Now, choose: Choice, calls: Calls) -> Tensor:
+        own = self if bool(now.holes[:, 0].any()) else replace(self, temperature=self.later_temperature)
+        return MaskGIT.step(own, model, now, choose, calls)

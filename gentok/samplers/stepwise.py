@@ -17,7 +17,7 @@ from torch import Tensor
 from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
 from gentok.tokens import Condition, Noise, Tokens
 
-__all__ = ["SCHEDULES", "Stepwise", "masked_counts"]
+__all__ = ["SCHEDULES", "Now", "Stepwise", "masked_counts"]
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda r: math.cos(math.pi * r / 2),
@@ -42,6 +42,19 @@ def masked_counts(holes: Tensor, steps: int, schedule: str = "cosine") -> Tensor
         masked = torch.minimum(target, (masked - 1).clamp(min=0))
         out.append(masked)
     return torch.stack(out, 1)
+
+
+@dataclass(frozen=True)
+class Now:
+    """The rows that take part in a step. holes bool [B, K, N]: the cells that it may fill; masked int64 [B]: how many of them it leaves;
+    progress: the share of the steps that is done with it."""
+
+    tokens: Tokens
+    condition: Condition
+    noise: Noise
+    holes: Tensor
+    masked: Tensor
+    progress: float
 
 
 @dataclass(frozen=True)
@@ -92,34 +105,23 @@ class Stepwise(CellSampler):
             rows = torch.arange(len(codes), device=codes.device) if everyone else taking.nonzero()[:, 0]
             if not len(rows):
                 continue
-            now = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
+            own = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
             own_noise, own_condition = (noise, condition) if everyone else (noise.rows(rows), condition.rows(rows))
-            holes = parts[p][0][rows] & now.holes
-            filled = self.step(model, now, own_condition, own_noise, holes, masked[rows], progress, choose, calls)
-            codes, done = codes.index_copy(0, rows, filled), done + 1
+            now = Now(own, own_condition, own_noise, parts[p][0][rows] & own.holes, masked[rows], progress)
+            codes, done = codes.index_copy(0, rows, self.step(model, now, choose, calls)), done + 1
             if on_step is not None:
                 on_step(Tokens(codes, tokens.spec, tokens.lengths), done, total)
         out = Tokens(codes, tokens.spec, tokens.lengths).validate()
         return SampleOutput(out, busy.sum(1), dict(calls))
 
     @abstractmethod
-    def step(
-        self,
-        model: Any,
-        tokens: Tokens,
-        condition: Condition,
-        noise: Noise,
-        holes: Tensor,
-        masked: Tensor,
-        progress: float,
-        choose: Choice,
-        calls: Calls,
-    ) -> Tensor:
-        """One network call, added to `calls`: codes int64 [B, K, N] after a step with which the share `progress` of the steps is done, in
-        which all but `masked` int64 [B] of each row's `holes` bool [B, K, N] were filled."""
+    def step(self, model: Any, now: Now, choose: Choice, calls: Calls) -> Tensor:
+        """One network call, added to `calls`: codes int64 [B, K, N] after it, in which all but `now.masked` of each row's `now.holes` were
+        filled."""
 
-    def ranks(self, score: Tensor, holes: Tensor, noise: Noise, progress: float) -> Tensor:
-        """score float64 that broadcasts to [B, K, N], and this step's Gumbel noise -> int64 [B, K, N]: 0 for the hole of the lowest score;
-        what is no hole comes last."""
-        noisy = score + self.choice_temperature * (1 - progress) * noise.gumbel(*holes.shape[1:])
-        return noisy.masked_fill(~holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(holes)
+    def kept(self, score: Tensor, now: Now) -> Tensor:
+        """score float64 that broadcasts to [B, K, N] -> bool [B, K, N]: the holes that stay filled, those of the highest scores after this
+        step's Gumbel noise."""
+        noisy = score + self.choice_temperature * (1 - now.progress) * now.noise.gumbel(*now.holes.shape[1:])
+        rank = noisy.masked_fill(~now.holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(now.holes)
+        return now.holes & (rank >= now.masked[:, None, None])

@@ -6,6 +6,7 @@ lengths, components and their filters, guidance, the vector's temperature, which
 """
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -150,13 +151,13 @@ def test_the_settings_have_laws_of_their_own():
 
 def test_mutant_that_keeps_the_deepest_levels_first():
     class Deepest(ResGenSampler):
-        def step(self, model, tokens, condition, noise, holes, masked, progress, choose, calls):
+        def step(self, model, now, choose, calls):
             import gentok.samplers.resgen as module
 
             right = module.shallowest
             module.shallowest = lambda holes, wanted: holes & (holes.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
             try:
-                return super().step(model, tokens, condition, noise, holes, masked, progress, choose, calls)
+                return super().step(model, now, choose, calls)
             finally:
                 module.shallowest = right
 
@@ -219,8 +220,8 @@ def test_mutant_that_filters_before_it_guides():
 
 def test_mutant_that_takes_the_same_random_numbers_in_every_call():
     class Again(ResGenSampler):
-        def step(self, model, tokens, condition, noise, holes, masked, progress, choose, calls):
-            return super().step(model, tokens, condition, Noise(torch.arange(tokens.batch)), holes, masked, progress, choose, calls)
+        def step(self, model, now, choose, calls):
+            return super().step(model, replace(now, noise=Noise(torch.arange(now.tokens.batch))), choose, calls)
 
     model = Scalars(2)
     assert agreement(run(model, "plain", 4000, Again), laws_of(model, "plain")) < 1e-6
