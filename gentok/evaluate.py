@@ -66,6 +66,8 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
     if "nll" not in names and config.get("region") is not None:
         raise ConfigError(f"region={config['region']} is of protocol=nll: set that too, or leave region out")
+    if config.get("prefixes") and ("reconstruction" not in names or measures is OF_SOUNDS):
+        raise ConfigError("prefixes is of protocol=reconstruction of pictures (of sounds all levels are measured anyway): leave it out")
     if "generation" in names:
         pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
     data = _data(config, bundle)

@@ -101,6 +101,23 @@ def test_reconstruction_end_to_end(tmp_path, pictures, cache):
     assert "30 reconstructed held-out images against 30 training images" in report["protocol"]["fd_efflite0"]
 
 
+RESIDUAL = {
+    "_target_": "gentok.codebooks.residual.Residual", "levels": 3, "width": 8,
+    "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8},
+}  # fmt: skip
+
+
+def test_prefixes_are_measured_beside_the_whole(tmp_path, pictures, cache):
+    model = models(tmp_path, pictures, generator=False, codebook=RESIDUAL)
+    report = evaluate(config(model, tmp_path, cache, prefixes=[3, 1]))
+    metrics = report["metrics"]
+    whole = {name: metrics[name] for name in ("psnr_db", "ssim", "recognised", "fd_efflite0_own")}
+    assert metrics["prefix_3"] == pytest.approx(whole) and metrics["prefix_1"].keys() == whole.keys()
+    assert metrics["prefix_1"]["psnr_db"] != metrics["psnr_db"] and "nested levels" in report["protocol"]["prefixes"]
+    width, height = Image.open(tmp_path / "out" / "prefixes.png").size
+    assert round(width / height, 1) == 0.3  # ten rows of two prefixes and the original
+
+
 def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, pictures, cache, monkeypatch):
     bundle = Bundle("tokenizer", Levels(256), None, ConditionSpec(), {}, meta={"data": data(pictures)})
     bundle.tokenizer.codebook = type("Itself", (), {"lookup": lambda self, c: c, "nearest": lambda self, v: v})()
@@ -210,6 +227,8 @@ def test_training_items_are_taken_as_the_samples_are():
         ({"ckpt": None}, "ckpt=PATH"),
         ({"suite": "images"}, "suite=images: choose one of audio_tokenizers"),
         ({"protocol": "generation"}, "holds a tokenizer alone"),
+        ({"prefixes": [2]}, r"prefixes=\[2\]: of this tokenizer none"),
+        ({"prefixes": [1], "protocol": "probe"}, "prefixes is of protocol=reconstruction"),
         ({"data": {"_target_": "gentok.data.folder.ImageFolder", "path": "nowhere"}}, "there is no folder"),
     ],
 )

@@ -143,3 +143,27 @@ def test_fingerprints_see_every_byte_and_nothing_else():
 
 def test_unknown_is_not_absent():
     assert UNKNOWN != ABSENT and UNKNOWN < 0 and ABSENT < 0
+
+
+@pytest.mark.parametrize(
+    ("spec", "left"),
+    [
+        (TokenSpec((4, 4, 4), Raster(2, 2), nested_levels=True), [4, 8, 12]),
+        (TokenSpec((4,), Line(3, nested=True)), [1, 2, 3]),
+        (TokenSpec((4,), Pyramid((1, 2, 3))), [1, 5, 14]),
+    ],
+)
+def test_prefixes_of_a_code(spec, left):
+    tokens = Tokens(torch.zeros(2, spec.levels, spec.positions, dtype=torch.int64), spec)
+    assert spec.prefixes == len(left)
+    assert [int(tokens.prefix(k + 1).present[0].sum()) for k in range(len(left))] == left
+    for k in (0, len(left) + 1):
+        with pytest.raises(ValueError, match=f"a prefix of {k}: this code has prefixes of 1 to {len(left)}"):
+            tokens.prefix(k)
+
+
+def test_a_code_that_is_all_or_nothing_has_no_prefixes():
+    spec = TokenSpec((4,), Line(3))
+    assert spec.prefixes == 1
+    with pytest.raises(ValueError, match="whole or not at all"):
+        Tokens(torch.zeros(1, 1, 3, dtype=torch.int64), spec).prefix(2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,23 +13,30 @@ from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr, ssim
 from gentok.tokens import Tokens
 
-__all__ = ["reconstruction"]
+__all__ = ["reconstruction", "fidelity"]
 
 
 @torch.inference_mode()
 def reconstruction(
-    tokenizer: Any, media: Tensor, *, batch_size: int = 125, device: str = "cpu", advance: Callable[[int], None] | None = None
-) -> tuple[Tensor, dict[str, Any]]:
-    """Images float [n, C, H, W] in [-1, 1] -> their reconstructions, clipped, on the CPU, and
+    tokenizer: Any,
+    media: Tensor,
+    *,
+    prefixes: Sequence[int] = (),
+    batch_size: int = 125,
+    device: str = "cpu",
+    advance: Callable[[int], None] | None = None,
+) -> tuple[Tensor, dict[str, Any], dict[int, Tensor]]:
+    """Images float [n, C, H, W] in [-1, 1] -> their reconstructions, clipped, on the CPU, metrics, and what each of `prefixes` decodes to.
 
     psnr_db, ssim: means over items. For tokens (not for latents) also usage and perplexity per level, entropy_bits_per_item (of each
     level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode, and
-    codes_surviving_lookup_and_nearest (None where the codebook has no nearest). tokenizer: on `device`, in eval mode. advance(items) is
-    called after every batch.
+    codes_surviving_lookup_and_nearest (None where the codebook has no nearest). prefixes: see Tokens.prefix.
+    tokenizer: on `device`, in eval mode. advance(items) is called after every batch.
     """
     spec = tokenizer.spec
     health = CodebookHealth(spec.vocab_sizes)
     made, cells, decoded, looked_up = [], 0, 0, 0.0
+    of_prefix: dict[int, list[Tensor]] = {k: [] for k in prefixes}
     for part in media.split(batch_size):
         tokens = tokenizer.encode(part.to(device))
         images = tokenizer.decode(tokens).float().clamp(-1, 1)
@@ -39,13 +46,12 @@ def reconstruction(
             cells += int(tokens.present.sum())
             decoded += int(((tokenizer.encode(images).codes == tokens.codes) & tokens.present).sum())
             looked_up += _survive_lookup(tokenizer.codebook, tokens)
+            for k, parts in of_prefix.items():
+                parts.append(tokenizer.decode(tokens.prefix(k)).float().clamp(-1, 1).cpu())
         if advance is not None:
             advance(len(part))
     out = torch.cat(made)
-    metrics: dict[str, Any] = {
-        "psnr_db": psnr(out, media).mean().item(),
-        "ssim": torch.cat([ssim(a, b) for a, b in zip(out.split(batch_size), media.split(batch_size))]).double().mean().item(),
-    }
+    metrics: dict[str, Any] = fidelity(out, media, batch_size)
     if cells:
         report = health.compute()
         metrics |= {
@@ -56,7 +62,13 @@ def reconstruction(
             "codes_surviving_decode_and_encode": decoded / cells,
             "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
         }
-    return out, metrics
+    return out, metrics, {k: torch.cat(parts) for k, parts in of_prefix.items()}
+
+
+def fidelity(made: Tensor, media: Tensor, batch_size: int = 125) -> dict[str, float]:
+    """psnr_db and ssim, means over images float [n, C, H, W] in [-1, 1]."""
+    each = (ssim(a, b) for a, b in zip(made.split(batch_size), media.split(batch_size)))
+    return {"psnr_db": psnr(made, media).mean().item(), "ssim": torch.cat([*each]).double().mean().item()}
 
 
 def _survive_lookup(codebook: Any, tokens: Tokens) -> float:

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from gentok.build import ConfigError
 from gentok.data.pictures import pairs, save_grid
 from gentok.data.progress import progress
 from gentok.metrics.distance import distances, enough, halves, of_reconstructions
 from gentok.metrics.generation import accuracy
 from gentok.metrics.image import frechet
-from gentok.metrics.reconstruction import reconstruction
+from gentok.metrics.reconstruction import fidelity, reconstruction
 from gentok.protocols.context import Context, check_images, choice, left_out, scale_of
 
 __all__ = ["measure"]
 
+ROWS = 10
+"""Items in the picture of prefixes."""
+
 
 def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     config = context.config
+    prefixes = _prefixes(context)
     media, labels = context.media("held_out")
     with progress("reconstructing", len(media), shown=config["progress"]) as advance:
-        reconstructed, metrics = reconstruction(
-            context.bundle.tokenizer, media, batch_size=config["batch_size"], device=context.device, advance=advance
+        reconstructed, metrics, of_prefix = reconstruction(
+            context.bundle.tokenizer, media, prefixes=prefixes, batch_size=config["batch_size"], device=context.device, advance=advance
         )
     metrics = {"items": len(media), **metrics}
     protocol: dict[str, Any] = {
@@ -39,8 +46,42 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         protocol["fd_efflite0"] = of_reconstructions(len(media), min(len(media), len(context.media("train")[0])))
     except (ValueError, ImportError) as error:
         left_out(protocol, str(error))
+    if of_prefix:
+        protocol["prefixes"] = (
+            "of the first k nested levels, tokens of a nested line or scales of a pyramid; prefixes.png: a row per item, a column per k, "
+            "the original last"
+        )
+        for k, made in of_prefix.items():
+            metrics[f"prefix_{k}"] = _of_prefix(context, made, media, labels)
+        save_grid(torch.stack([*(made[:ROWS] for made in of_prefix.values()), media[:ROWS]], 1).flatten(0, 1), out / "prefixes.png",
+                  len(of_prefix) + 1, scale=scale_of(media))  # fmt: skip
     save_grid(pairs(media, reconstructed), out / "reconstructions.png", 10, scale=scale_of(media))
     return metrics, protocol
+
+
+def _prefixes(context: Context) -> list[int]:
+    """Those asked for, in order. Raises ConfigError with a line where the code has no such prefix."""
+    wanted, spec = context.config.get("prefixes") or [], context.bundle.spec
+    wanted = list(wanted) if isinstance(wanted, Sequence) and not isinstance(wanted, str) else [wanted]
+    if any(isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= spec.prefixes for k in wanted):
+        able = f"any of 1 to {spec.prefixes}" if spec.prefixes > 1 else "none: this code has no nested levels, nested line or scales"
+        raise ConfigError(f"prefixes={context.config['prefixes']}: of this tokenizer {able}")
+    return sorted(set(wanted))
+
+
+def _of_prefix(context: Context, made: Tensor, media: Tensor, labels: Tensor | None) -> dict[str, float]:
+    """psnr_db and ssim; recognised where there are classes, and FD-efflite0 to the originals where they are enough."""
+    values = fidelity(made, media, context.config["batch_size"])
+    if context.classes:
+        values["recognised"] = accuracy(context.predict(context.judge()[0], made)[0], labels, context.classes)[0]
+    try:
+        check_images(media)
+        enough(context.config["few"], len(media), len(media))
+        real = context.features(media, "held-out images", True)
+        values["fd_efflite0_own"] = float(frechet(context.features(made, "reconstructions", False), real))
+    except (ValueError, ImportError):
+        pass  # the protocol says already why there is no Fréchet distance
+    return values
 
 
 def _distances(context: Context, media: Tensor, reconstructed: Tensor) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.words.grids import Pyramid
 from gentok.words.spec import TokenSpec
 
 __all__ = ["ABSENT", "UNKNOWN", "Tokens", "Latents"]
@@ -89,6 +90,17 @@ class Tokens:
         if positions is not None:
             codes[:, :, positions:] = ABSENT
         return Tokens(codes, self.spec, self.lengths)
+
+    def prefix(self, k: int) -> Tokens:
+        """The first k nested levels, tokens of a nested line or scales of a pyramid, the rest ABSENT. Raises ValueError where the code has
+        no such prefix."""
+        if not 1 <= k <= self.spec.prefixes:
+            some = f"prefixes of 1 to {self.spec.prefixes}" if self.spec.prefixes > 1 else "no prefixes: it decodes whole or not at all"
+            raise ValueError(f"a prefix of {k}: this code has {some}")
+        if self.spec.nested_levels:
+            return self.truncate(levels=k)
+        grid = self.spec.grid
+        return self.truncate(positions=sum(side * side for side in grid.sides[:k]) if isinstance(grid, Pyramid) else k)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentok.words.formats import FormatError, strict
-from gentok.words.grids import GRIDS, Frames, Grid
+from gentok.words.grids import GRIDS, Frames, Grid, Line, Pyramid
 
 __all__ = ["TokenSpec"]
 
@@ -85,6 +85,16 @@ class TokenSpec:
         if not isinstance(self.grid, Frames):
             raise ValueError(f"tokens on {self.grid} have no bits per second: they do not lie in time")
         return self.grid.rate_hz * sum(math.log2(v) / stride for v, stride in zip(self.vocab_sizes, self.strides or (1,) * self.levels))
+
+    @property
+    def prefixes(self) -> int:
+        """How many prefixes of an item are codes of their own, the whole one included: nested levels, the tokens of a nested line, or the
+        scales of a pyramid. 1 where an item is all or nothing."""
+        if self.nested_levels:
+            return self.levels
+        if isinstance(self.grid, Pyramid):
+            return len(self.grid.sides)
+        return self.grid.n if isinstance(self.grid, Line) and self.grid.nested else 1
 
     def exists(self, positions: int | None = None) -> Tensor:
         """bool [K, N]: the cells that the spec has (all of them unless there are strides)."""
