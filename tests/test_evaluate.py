@@ -118,6 +118,17 @@ def test_prefixes_are_measured_beside_the_whole(tmp_path, pictures, cache):
     assert round(width / height, 1) == 0.3  # ten rows of two prefixes and the original
 
 
+def test_a_pyramid_tells_what_each_scale_uses(tmp_path, pictures, cache):
+    codebook = {
+        "_target_": "gentok.codebooks.pyramid.Pyramid", "sides": [1, 2], "width": 8,
+        "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8},
+    }  # fmt: skip
+    metrics = evaluate(config(models(tmp_path, pictures, generator=False, codebook=codebook), tmp_path, cache, prefixes=[1]))["metrics"]
+    assert len(metrics["usage_per_scale"]) == 2 and len(metrics["usage"]) == 1
+    assert 0 < max(metrics["usage_per_scale"]) <= metrics["usage"][0] <= sum(metrics["usage_per_scale"]) + 1e-6
+    assert metrics["prefix_1"]["psnr_db"] != metrics["psnr_db"]
+
+
 def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, pictures, cache, monkeypatch):
     bundle = Bundle("tokenizer", Levels(256), None, ConditionSpec(), {}, meta={"data": data(pictures)})
     bundle.tokenizer.codebook = type("Itself", (), {"lookup": lambda self, c: c, "nearest": lambda self, v: v})()

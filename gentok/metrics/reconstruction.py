@@ -28,14 +28,14 @@ def reconstruction(
 ) -> tuple[Tensor, dict[str, Any], dict[int, Tensor]]:
     """Images float [n, C, H, W] in [-1, 1] -> their reconstructions, clipped, on the CPU, metrics, and what each of `prefixes` decodes to.
 
-    psnr_db, ssim: means over items. For tokens (not for latents) also usage and perplexity per level, entropy_bits_per_item (of each
-    level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode, and
-    codes_surviving_lookup_and_nearest (None where the codebook has no nearest). prefixes: see Tokens.prefix.
+    psnr_db, ssim: means over items. For tokens (not for latents) also usage and perplexity per level (and usage_per_scale of a pyramid),
+    entropy_bits_per_item (of each level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode,
+    and codes_surviving_lookup_and_nearest (None where the codebook has no nearest). prefixes: see Tokens.prefix.
     tokenizer: on `device`, in eval mode. advance(items) is called after every batch.
     """
     spec = tokenizer.spec
     health = CodebookHealth(spec.vocab_sizes)
-    made, cells, decoded, looked_up = [], 0, 0, 0.0
+    made, codes, cells, decoded, looked_up = [], [], 0, 0, 0.0
     of_prefix: dict[int, list[Tensor]] = {k: [] for k in prefixes}
     for part in media.split(batch_size):
         tokens = tokenizer.encode(part.to(device))
@@ -43,6 +43,7 @@ def reconstruction(
         made.append(images.cpu())
         if isinstance(tokens, Tokens):
             health.update(tokens.codes)
+            codes.append(tokens.codes)
             cells += int(tokens.present.sum())
             decoded += int(((tokenizer.encode(images).codes == tokens.codes) & tokens.present).sum())
             looked_up += _survive_lookup(tokenizer.codebook, tokens)
@@ -62,6 +63,8 @@ def reconstruction(
             "codes_surviving_decode_and_encode": decoded / cells,
             "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
         }
+        if hasattr(tokenizer.codebook, "scale_usage"):
+            metrics["usage_per_scale"] = tokenizer.codebook.scale_usage(torch.cat(codes)).tolist()
     return out, metrics, {k: torch.cat(parts) for k, parts in of_prefix.items()}
 
 
