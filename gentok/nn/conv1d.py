@@ -6,8 +6,8 @@ section 3.1; the padding is that of the `encodec` package).
     Transposed   T = N * stride.        All that kernel and stride give, less kernel - stride samples: causal, cut off on the right;
                  otherwise on both sides, the larger half on the left.
 
-Padding is zero, or the reflected beginning and end. A sound no longer than its padding has no such reflection: it is extended by zeros on
-the right, reflected, and what the zeros added at the end is cut off again.
+Padding is zero, the first or last sample repeated (replicate), or the reflected beginning and end. A sound no longer than its padding has
+no such reflection: it is extended by zeros on the right, reflected, and what the zeros added at the end is cut off again.
 
 Chunk by chunk (`start`, `step`): a causal Conv keeps the inputs that later windows need; a causal Transposed the tail of outputs that the
 next input adds to, without the bias, which would be counted twice. With reflection the first output waits for the span - stride + 1 inputs
@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 __all__ = ["Chain", "Conv", "Transposed", "pad", "start", "step", "weight_of"]
 
-PADDINGS = ("zero", "reflect")
+PADDINGS = ("zero", "replicate", "reflect")
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
@@ -36,6 +36,8 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
         return x
     if mode == "zero":
         return F.pad(x, (left, right))
+    if mode == "replicate":
+        return F.pad(x, (left, right), mode="replicate")
     missing = max(0, max(left, right) + 1 - x.shape[2])
     return F.pad(F.pad(x, (0, missing)), (left, right), mode="reflect")[..., : left + x.shape[2] + right]
 
@@ -95,7 +97,7 @@ class Conv(nn.Module):
         super().__init__()
         self.span, self.stride, self.causal, self.padding = (kernel - 1) * dilation + 1, stride, causal, padding
         if padding not in PADDINGS:
-            raise ValueError(f"padding is {' or '.join(PADDINGS)}; got {padding!r}")
+            raise ValueError(f"padding is one of {', '.join(PADDINGS)}; got {padding!r}")
         if self.span < stride:
             raise ValueError(f"a convolution of kernel {kernel} and dilation {dilation} leaves out samples at stride {stride}")
         conv = nn.Conv1d(inputs, outputs, kernel, stride, dilation=dilation, bias=bias, groups=groups)
@@ -124,7 +126,7 @@ class Conv(nn.Module):
             if last:
                 state.held, state.begun = held[..., :0], True
                 return self.forward(held) if held.shape[2] else self._nothing(x)
-            if self.padding == "reflect" and held.shape[2] <= self.around:
+            if held.shape[2] < {"zero": 0, "replicate": 1, "reflect": self.around + 1}[self.padding]:
                 state.held = held
                 return self._nothing(x)
             held, state.begun = pad(held, self.around, 0, self.padding), True
@@ -151,12 +153,22 @@ class Transposed(nn.Module):
     """float [B, inputs, N] -> [B, outputs, N * stride]. normed: by weight normalisation, a length per input channel (as the `encodec`
     package has it). Raises ValueError with a line where the window is shorter than the stride."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, causal: bool = True, normed: bool = True, groups: int = 1):
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        stride: int,
+        causal: bool = True,
+        normed: bool = True,
+        groups: int = 1,
+        bias: bool = True,
+    ):
         super().__init__()
         if kernel < stride:
             raise ValueError(f"a transposed convolution of kernel {kernel} leaves holes at stride {stride}")
         self.stride, self.causal, self.over = stride, causal, kernel - stride
-        conv = nn.ConvTranspose1d(inputs, outputs, kernel, stride, groups=groups)
+        conv = nn.ConvTranspose1d(inputs, outputs, kernel, stride, groups=groups, bias=bias)
         self.conv = weight_norm(conv) if normed else conv
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,5 +188,5 @@ class Transposed(nn.Module):
         if state.tail is not None and self.over:
             y = torch.cat([y[..., : self.over] + state.tail, y[..., self.over :]], 2)
         whole = x.shape[2] * self.stride
-        state.tail = y[..., whole:] - self.conv.bias[:, None].to(y)
+        state.tail = y[..., whole:] - (0 if self.conv.bias is None else self.conv.bias[:, None].to(y))
         return y[..., :whole]

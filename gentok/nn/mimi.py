@@ -7,19 +7,21 @@ the past, and a last halving to 12.5.
                  each frame attends itself and the window - 1 frames before it; scales start at 0.01 (LayerScale, arXiv 2103.17239)
 
 SEANet is as in audiocraft: identity around the units, zeros before the sound, kernels 7 and, last, 3, no memory; nothing is
-weight-normalised. Everything is causal, but working chunk by chunk is not built here.
+weight-normalised. Everything is causal and works chunk by chunk; the first halving of a stream waits for no more than its own window,
+since the frame that is repeated before the sound is the first.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.attention import SelfAttention
-from gentok.nn.conv1d import weight_of
+from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
+from gentok.nn.recurrence import RecentKeys, Seen, window_mask
 from gentok.nn.rope import rotation
 from gentok.nn.seanet import Decoder, Encoder
 
@@ -40,8 +42,11 @@ class WindowBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False))
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), scale)) for _ in range(2))
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
-        x = x + self.scale1 * self.attention(self.norm1(x), turn, mask, causal=mask is None)
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, recent: RecentKeys | None = None, layer: int = 0
+    ) -> Tensor:
+        seen = {"mask": mask, "causal": mask is None} if recent is None else {"cache": recent, "layer": layer, "window": Seen(mask)}
+        x = x + self.scale1 * self.attention(self.norm1(x), turn, **seen)
         return x + self.scale2 * self.mlp(self.norm2(x))
 
 
@@ -55,24 +60,54 @@ class WindowTransformer(nn.Module):
         self.window, self.head_width = window, width // heads
         self.blocks = nn.ModuleList(WindowBlock(width, heads, hidden, scale) for _ in range(depth))
 
-    def forward(self, x: Tensor) -> Tensor:
-        place = torch.arange(x.shape[2], device=x.device)
-        behind = place[:, None] - place
-        mask = ((behind >= 0) & (behind < self.window))[None, None] if x.shape[2] > self.window else None
+    def _through(self, x: Tensor, mask: Tensor | None, first: int = 0, recent: RecentKeys | None = None) -> Tensor:
+        place = torch.arange(first, first + x.shape[2], device=x.device)
         cos, sin = rotation(place[:, None], head_width=self.head_width)
         turn, x = (cos.to(x.dtype), sin.to(x.dtype)), x.transpose(1, 2)
-        for block in self.blocks:
-            x = block(x, turn, mask)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, turn, mask, recent, layer)
         return x.transpose(1, 2)
 
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.shape[2]
+        return self._through(x, window_mask(self.window, 0, 0, frames, x.device) if frames > self.window else None)
 
-class MimiEncoder(nn.Module):
+    def start(self) -> RecentKeys:
+        return RecentKeys(self.window - 1, len(self.blocks))
+
+    def step(self, x: Tensor, state: RecentKeys, last: bool) -> Tensor:
+        frames, first = x.shape[2], state.seen
+        if not frames:
+            return x
+        state.seen += frames
+        return self._through(x, window_mask(self.window, first, min(first, state.keep), frames, x.device), first, state)
+
+
+class _Half(nn.Module):
+    """Parts in a row, whole or chunk by chunk."""
+
+    causal = True
+
+    def parts(self) -> Chain:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.parts()(x)
+
+    def start(self) -> list[Any]:
+        """The state of a stream."""
+        return self.parts().start()
+
+    def step(self, x: Tensor, state: list[Any], last: bool = False) -> Tensor:
+        """The next chunk of a stream; see gentok/nn/conv1d.py."""
+        return self.parts().step(x, state, last)
+
+
+class MimiEncoder(_Half):
     """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)], hop = 2 * the product of the ratios.
 
     filters, ratios: of SEANet (in the decoder's order). depth, heads, hidden, window: of the transformer, in frames before the halving.
     """
-
-    causal = True
 
     def __init__(
         self,
@@ -88,18 +123,15 @@ class MimiEncoder(nn.Module):
         super().__init__()
         self.seanet = Encoder(channels, width, filters, ratios, **SEANET)
         self.transformer = WindowTransformer(width, depth, heads, hidden, window)
-        self.down = nn.Conv1d(width, width, 2 * STRIDE, STRIDE, bias=False)
+        self.down = Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False)
         self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.transformer(self.seanet(x))
-        return self.down(F.pad(x, (STRIDE, -x.shape[2] % STRIDE), mode="replicate"))
+    def parts(self) -> Chain:
+        return Chain(self.seanet, self.transformer, self.down)
 
 
-class MimiDecoder(nn.Module):
+class MimiDecoder(_Half):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop]; the rest as in MimiEncoder."""
-
-    causal = True
 
     def __init__(
         self,
@@ -113,7 +145,7 @@ class MimiDecoder(nn.Module):
         window: int = 250,
     ):
         super().__init__()
-        self.up = nn.ConvTranspose1d(width, width, 2 * STRIDE, STRIDE, groups=width, bias=False)
+        self.up = Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False)
         self.transformer = WindowTransformer(width, depth, heads, hidden, window)
         self.seanet = Decoder(channels, width, filters, ratios, **SEANET)
         self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
@@ -123,5 +155,5 @@ class MimiDecoder(nn.Module):
         """The last convolution's weight, where gradients of losses are compared (adaptive weights)."""
         return weight_of(self.seanet.layers[-1].conv)
 
-    def forward(self, z: Tensor) -> Tensor:
-        return self.seanet(self.transformer(self.up(z)[..., : STRIDE * z.shape[2]]))
+    def parts(self) -> Chain:
+        return Chain(self.up, self.transformer, self.seanet)

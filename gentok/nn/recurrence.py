@@ -75,6 +75,14 @@ class Seen:
     causal = False
 
 
+def window_mask(window: int, first: int, past: int, frames: int, device: torch.device) -> Tensor:
+    """bool [1, 1, frames, past + frames] of frames first, first + 1, ...: each sees itself and the window - 1 before it, of which `past`
+    stand before the first."""
+    query = torch.arange(first, first + frames, device=device)[:, None]
+    key = torch.arange(first - past, first + frames, device=device)
+    return ((key <= query) & (key > query - window))[None, None]
+
+
 class Attention(nn.Module):
     """float [B, width, N] -> the same shape. window: frames that a frame attends, itself and those before it; ignored where not causal."""
 
@@ -86,18 +94,12 @@ class Attention(nn.Module):
         self.transformer = Transformer(width, layers, heads, causal=causal)
         self.gate = nn.Parameter(torch.full((width,), 0.01))
 
-    def _mask(self, first: int, past: int, frames: int, device: torch.device) -> Tensor:
-        """bool [1, 1, frames, past + frames] of frames first, first + 1, ... that see themselves and `past` frames before them."""
-        query = torch.arange(first, first + frames, device=device)[:, None]
-        key = torch.arange(first - past, first + frames, device=device)
-        return ((key <= query) & (key > query - self.window))[None, None]
-
     def _turn(self, first: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.transformer.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
-        mask = self._mask(0, 0, frames, x.device) if self.causal and frames > self.window else None
+        mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and frames > self.window else None
         y = self.transformer(x.transpose(1, 2), self._turn(0, frames, x.device), mask=mask)
         return x + (self.gate * y).transpose(1, 2)
 
@@ -110,7 +112,7 @@ class Attention(nn.Module):
         frames = x.shape[2]
         if not frames:
             return x
-        mask = self._mask(state.seen, min(state.seen, state.keep), frames, x.device)
+        mask = window_mask(self.window, state.seen, min(state.seen, state.keep), frames, x.device)
         y = self.transformer.extend(x.transpose(1, 2), self._turn(state.seen, frames, x.device), state, Seen(mask))
         state.seen += frames
         return x + (self.gate * y).transpose(1, 2)

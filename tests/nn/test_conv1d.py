@@ -8,6 +8,7 @@ from mutants import mutant
 
 from gentok.nn import conv1d
 from gentok.nn.conv1d import Conv, Transposed, pad
+from gentok.nn.mimi import WindowTransformer
 from gentok.nn.recurrence import LSTM, Attention
 from gentok.nn.seanet import Decoder, Encoder
 from gentok.nn.snake import Snake
@@ -134,19 +135,21 @@ def test_chunks_give_what_the_whole_gives(name, cls):
 
 
 @pytest.mark.parametrize("layer", [lambda: Conv(3, 4, 5, 3, padding="reflect"), lambda: Conv(3, 4, 4, 3), lambda: Conv(3, 4, 3, dilation=4),
+                                   lambda: Conv(3, 4, 4, 2, padding="replicate"), lambda: Transposed(3, 3, 4, 2, groups=3, bias=False),
                                    lambda: Transposed(3, 4, 7, 2), lambda: Transposed(3, 4, 3, 3), lambda: LSTM(3, 2),
-                                   lambda: Attention(4, 2, 2, window=1)])  # fmt: skip
+                                   lambda: Attention(4, 2, 2, window=1),
+                                   lambda: WindowTransformer(4, 2, 1, 8, window=3, scale=0.5)])  # fmt: skip
 def test_chunks_of_any_layer_give_what_the_whole_gives(layer):
     torch.manual_seed(1)
     model = layer().double().eval()
-    inputs = 4 if isinstance(model, Attention) else 3
+    inputs = 4 if isinstance(model, Attention | WindowTransformer) else 3
     streams_as_the_whole(model, inputs, range(1, 16), seeds=(0,), largest=4)
 
 
 CONV_EDITS = {
     "too_little_is_kept": ("state.held = held[..., frames * self.stride :]", "state.held = held[..., frames * self.stride + 1 :]"),
     "no_padding_at_the_start": ("pad(held, self.around, 0, self.padding), True", "held, True"),
-    "reflection_of_the_first_chunk_alone": ("held.shape[2] <= self.around:", "held.shape[2] < 1:"),
+    "reflection_of_the_first_chunk_alone": ('"reflect": self.around + 1}', '"reflect": 1}'),
     "the_last_window_is_dropped": ("if last and new > 0:", "if False:"),
 }
 
@@ -162,7 +165,7 @@ def test_the_law_of_streams_catches_a_convolution(edit, monkeypatch):
 @pytest.mark.parametrize(
     "edit",
     [
-        (" - self.conv.bias[:, None].to(y)", ""),  # the bias is counted twice
+        ("else self.conv.bias[:, None].to(y)", "else 0"),  # the bias is counted twice
         ("y[..., : self.over] + state.tail", "y[..., : self.over]"),
         ("state.tail = y[..., whole:]", "state.tail = y[..., : self.over]"),
     ],
@@ -208,7 +211,7 @@ def test_what_cannot_be_is_refused_in_a_line():
         (lambda: Encoder(activation="relu"), "elu or snake"),
         (lambda: Encoder(memory="gru"), "lstm or attention or null"),
         (lambda: Encoder(shortcut="none"), "conv or identity"),
-        (lambda: Encoder(padding="circular"), "zero or reflect"),
+        (lambda: Encoder(padding="circular"), "zero, replicate, reflect"),
         (lambda: Encoder(ratios=()), "decoder's order"),
         (lambda: Attention(8, window=0), "the frame itself"),
         (lambda: Conv(1, 1, 2, 3), "leaves out samples"),

@@ -52,7 +52,7 @@ def _in_half(part: str, what: str, rest: str) -> str:
     if what.endswith("seanet"):
         return f"{part}.seanet.layers.{rest.removeprefix('layers.')}"
     if what.endswith("sample"):
-        return f"{part}.{'down' if what == 'downsample' else 'up'}.{rest.removeprefix('conv.')}"
+        return f"{part}.{'down' if what == 'downsample' else 'up'}.conv.{rest.removeprefix('conv.')}"
     number, inside = BLOCK.fullmatch(rest).groups()
     return f"{part}.transformer.blocks.{number}.{IN_BLOCK.get(inside, inside)}"
 
