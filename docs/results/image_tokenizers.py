@@ -126,6 +126,7 @@ def train(names: list[str], given: dict[str, str]) -> None:
             "print_config=false",
             "trainer.progress_bar=false",
             "trainer.validate_every=100000",
+            "trainer.validate_batches=16",
         ]
         words += [f"tokenizer.latents={{ckpt:{RUNS / row.inside / 'bundle'}}}"] if row.inside else []
         words += [

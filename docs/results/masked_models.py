@@ -4,7 +4,7 @@
     measure ROW ... seed=0          a row is a model and a sampler: protocol=generation with N samples at guidance 1
     regions SET seed=0              nll of regions given the rest, and completed pictures
     subsets SET seed=0              calls of any-subset speculation by the size of the subset and by k, on held-out items
-    seconds SET                     seconds of BATCH samples on one thread, samplers in turn, median of three
+    seconds SET seed=0              seconds of BATCH samples on one thread, samplers in turn, median of three
     levels                          calls of ResGen and of flattened autoregression at 4, 8 and 16 levels
 """
 
@@ -118,7 +118,7 @@ def train(names: list[str], seed: int, given: Mapping[str, str]) -> None:
         if (run / "bundle").is_dir():
             continue
         words = command(name, seed).removesuffix(f" {CIFAR}").split()[1:] + data_words(MODELS[name].set, given)
-        quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000"]
+        quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000", "trainer.validate_batches=16"]
         words += [*quiet, f"paths.run={run}", f"paths.cache={RUNS / 'cache'}"]
         if subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
             sys.exit(f"the training of {name} failed")
@@ -229,21 +229,21 @@ def subsets(store: Store, set_: str, seed: int, given: Mapping[str, str], items:
             store.add(figures(f"{set_}/subsets/size{size}/k{k}/seed{seed}", values, how, seed, time.monotonic() - began))
 
 
-def seconds(store: Store, set_: str, given: Mapping[str, str], turns: int = 3) -> None:
+def seconds(store: Store, set_: str, seed: int, turns: int = 3) -> None:
     bundles: dict[str, Bundle] = {}
     taken: dict[str, list[float]] = {}
     for turn in range(turns):
         for name, row in of_set(set_).items():
-            if not (run_of(row.name, 0) / "bundle").is_dir():
+            if not (run_of(row.name, seed) / "bundle").is_dir():
                 continue
-            bundle = bundles.setdefault(row.name, load(run_of(row.name, 0) / "bundle"))
+            bundle = bundles.setdefault(row.name, load(run_of(row.name, seed) / "bundle"))
             sampler = compose("evaluate", ["ckpt=none", *row.words.split()])["sampler"]
             labels = torch.arange(BATCH) % len(bundle.condition_spec.parts[0][1].names)
             made = sample(bundle, n=BATCH, condition=labels.tolist(), sampler=sampler, guidance=1.0, seed=turn, batch_size=BATCH)
             taken.setdefault(name, []).append(made.seconds)
     for name, each in taken.items():
-        how = f"python docs/results/masked.py seconds {set_} (OMP_NUM_THREADS={torch.get_num_threads()})"
-        store.add(figures(name, {"seconds_per_batch": statistics.median(each), "batch": BATCH}, how, 0, sum(each)))
+        how = f"python docs/results/masked.py seconds {set_} seed={seed} (OMP_NUM_THREADS={torch.get_num_threads()})"
+        store.add(figures(name, {"seconds_per_batch": statistics.median(each), "batch": BATCH}, how, seed, sum(each)))
 
 
 def levels(store: Store) -> None:
@@ -369,7 +369,13 @@ def section_trainings(store: Store) -> str:
         return ""
     first = {name: next(r for r, row in ROWS.items() if row.name == name and f"{r}/seed0/steps" in store.figures) for name in names}
     rows = [("model", "parameters", "steps", "command"), *((f"`{n}`", store.value(f"{first[n]}/seed0/parameters", ",.0f"), store.value(f"{first[n]}/seed0/steps", ",.0f"), f"`{command(n, 0)}`") for n in names)]  # fmt: skip
-    return f"## How the models were trained\n\n{table(rows)}\n\nProcessor time of one thread each, in bfloat16; other seeds by the same commands.\n"
+    return f"""## How the models were trained
+
+{table(rows)}
+
+Processor time of one thread each, in bfloat16 where the processor computes in it, else in float32, which took twice the time per step: every
+figure names its machine. Other seeds by the same commands.
+"""
 
 
 SECTIONS: tuple[Callable[[Store], str], ...] = (
@@ -398,5 +404,5 @@ def run(what: str, names: list[str], given: dict[str, Any], store: Store) -> boo
         levels(store)
     else:
         for name in names:
-            {"regions": lambda s: regions(store, s, seed, given), "subsets": lambda s: subsets(store, s, seed, given), "seconds": lambda s: seconds(store, s, given)}[what](name)  # fmt: skip
+            {"regions": lambda s: regions(store, s, seed, given), "subsets": lambda s: subsets(store, s, seed, given), "seconds": lambda s: seconds(store, s, seed)}[what](name)  # fmt: skip
     return True

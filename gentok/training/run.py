@@ -62,6 +62,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     counts = {"steps": 1 if config["steps"] is None else config["steps"], "batch_size": config["batch_size"]}
     for key in ("log_every", "validate_every", "checkpoint_every", "accumulate"):
         counts[f"trainer.{key}"] = config["trainer"][key]
+    if config["trainer"]["validate_batches"] is not None:
+        counts["trainer.validate_batches"] = config["trainer"]["validate_batches"]
     for key, value in counts.items():
         if not isinstance(value, int) or value < 1:
             raise ConfigError(f"{key}={value}: a whole number, at least 1")
@@ -273,6 +275,7 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: in
         accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
         max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
         logger=loggers(config["logger"], run, start) or False, log_every_n_steps=settings["log_every"],
+        limit_val_batches=settings["validate_batches"] or 1.0,
         val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=run, use_distributed_sampler=False,
         enable_progress_bar=settings["progress_bar"], enable_model_summary=False,

@@ -50,7 +50,7 @@ def test_two_mistakes_are_answered_one_by_one(monkeypatch, capsys):
     assert "'optimizer.lr'" in said(monkeypatch, capsys, ["optimizer.lrr=1", "sampelr=x"])
 
 
-@pytest.mark.parametrize("key", ["steps", "batch_size", "trainer.log_every"])
+@pytest.mark.parametrize("key", ["steps", "batch_size", "trainer.log_every", "trainer.validate_batches"])
 @pytest.mark.parametrize("value", ["many", "0", "1.5"])
 def test_what_is_no_number_of_things_is_said(tmp_path, key, value):
     from gentok.training.run import train
