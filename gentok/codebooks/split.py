@@ -9,6 +9,8 @@ the sound, which need not be rebuilt on top of it. Losses are means over the cel
 no_quantization_rate: the probability, in training, that a row passes a branch unquantized, through its projections alone; its codes, losses
 and statistics are as ever, so the tables go on learning. One draw per row and branch, as in the release; 0.5 in the paper.
 
+`branches` of what it returns are both terms of the sum, quantized also where a row passes a branch unquantized.
+
 Dropout of levels is the acoustic book's own (`batch_dropout`: 1.0 is Mimi's, one uniform count for every batch): the semantic levels are
 always kept. There are no nearest codes of a vector: a sum does not say which of its terms gave what.
 """
@@ -82,7 +84,8 @@ class Split(BaseCodebook):
         for q, part in zip(made, share):
             for name, loss in q.losses.items():
                 losses[name] = losses.get(name, 0.0) + loss * part
-        return Quantized(vectors, torch.cat([q.codes for q in made], 1), losses, torch.cat([q.usage for q in made]))
+        codes, usage = torch.cat([q.codes for q in made], 1), torch.cat([q.usage for q in made])
+        return Quantized(vectors, codes, losses, usage, {name: q.vectors for name, q in zip(("semantic", "acoustic"), made)})
 
     @float32
     def lookup(self, codes: Tensor) -> Tensor:

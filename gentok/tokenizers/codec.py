@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from gentok.noise import Noise
 from gentok.tokenizers.sound import check_sound, frames_of, groups_of, within
 from gentok.tokenizers.streaming import CodecStream, Streaming
-from gentok.tokens import ABSENT, Batch, Frames, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.tokens import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["Codec", "CodecStream"]
 
@@ -216,10 +216,14 @@ class Codec(Streaming, nn.Module):
         reconstruction = self._sound(quantized.vectors, frames, noise)[..., : media.shape[2]]
         if lengths is not None:
             reconstruction = reconstruction * within(lengths, media.shape[2])[:, None]
-        losses = dict(quantized.losses)
+        losses = {**quantized.losses, **self._taught(quantized, media, lengths, frames)}
         if self.losses is not None:
             losses.update(self.losses(reconstruction, media))
         return TokenizerOutput(self._tokens(quantized.codes, frames), losses, reconstruction)
+
+    def _taught(self, quantized: Quantized, media: Tensor, lengths: Tensor | None, frames: Tensor | None) -> dict[str, Tensor]:
+        """Further losses of what was quantized, {name: weighted scalar}."""
+        return {}
 
     def _check_tokens(self, tokens: Tokens) -> None:
         if tokens.spec.vocab_sizes != self.spec.vocab_sizes or not isinstance(tokens.spec.grid, Frames):

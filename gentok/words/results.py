@@ -38,12 +38,14 @@ class Batch:
 @dataclass
 class Quantized:
     """What a codebook returns. vectors float32 [B, D, M], straight-through to its input; codes int64 [B, K, N], ABSENT where a
-    level was dropped; losses: named scalars to be added to the tokenizer's; usage float [K]: share of rows hit in this call."""
+    level was dropped; losses: named scalars to be added to the tokenizer's; usage float [K]: share of rows hit in this call. branches: of
+    quantizers side by side, what each adds to the vectors, by name."""
 
     vectors: Tensor
     codes: Tensor
     losses: dict[str, Tensor]
     usage: Tensor
+    branches: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
