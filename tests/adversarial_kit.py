@@ -80,6 +80,8 @@ def by_hand(settings: dict):
     last = tokenizer.decoder.head.weight
     for step in range(settings["steps"]):
         active = step >= part.start
+        draw = Noise.of(settings["seed"], torch.tensor([step])).fork("adversaries").uniform(1).item()
+        trained = active and draw < settings["discriminator"]["update_rate"]
         for _ in range(accumulate):
             batch = next(data)
             output = tokenizer(batch, Noise.of(settings["seed"], batch.index, step).fork("tokenizer"))
@@ -91,11 +93,12 @@ def by_hand(settings: dict):
                 of_loss, of_against = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (loss, against))
                 adaptive = (of_loss / (of_against + 1e-6)).clamp(max=part.adaptive)
                 loss = loss + part.weight * min(1.0, (step - part.start + 1) / part.ramp) * adaptive * against
-                (part.judge(batch.media, made)["loss"] / accumulate).backward()
+                if trained:
+                    (part.judge(batch.media, made)["loss"] / accumulate).backward()
             (loss / accumulate).backward()
         cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / settings["steps"], dtype=torch.float64)).item())
         for optimizer, module, lr, clip, since in zip(optimizers, (tokenizer, part), rates, clips, (0, part.start), strict=True):
-            if step >= since:
+            if module is tokenizer or trained:
                 assert torch.nn.utils.clip_grad_norm_(module.parameters(), clip) > clip, "the law is about clipped gradients"
                 for group in optimizer.param_groups:
                     group["lr"] = lr * min(1.0, (step - since + 1) / settings["schedule"]["warmup"]) * cosine

@@ -34,10 +34,12 @@ def saved(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
-def test_the_run_is_the_loop_written_by_hand(tmp_path, accumulate):
-    """Clipping, accumulation, schedules, start, ramp, adaptive weight, LeCam. A validation falls between the batches of a step."""
-    settings = config(tmp_path, f"trainer.accumulate={accumulate}", "callbacks.ema=null", "trainer.validate_every=4")
+@pytest.mark.parametrize(("accumulate", "rate"), [(1, 1.0), (3, 1.0), (2, 0.5)])
+def test_the_run_is_the_loop_written_by_hand(tmp_path, accumulate, rate):
+    """Clipping, accumulation, schedules, start, ramp, adaptive weight, LeCam, steps that train the tokenizer alone. A validation falls
+    between the batches of a step."""
+    words = [f"trainer.accumulate={accumulate}", f"discriminator.update_rate={rate}", "callbacks.ema=null", "trainer.validate_every=4"]
+    settings = config(tmp_path, *words)
     task, trainer = fit(settings)
     tokenizer, adversaries = by_hand(settings)
     assert trainer.global_step == task.steps_done == 8

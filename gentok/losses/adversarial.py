@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
+from gentok.noise import Noise
 
 __all__ = [
     "LOSSES", "REDUCTIONS", "Adversary", "Adversaries", "hinge", "non_saturating", "least_squares", "feature_matching", "lecam",
@@ -208,19 +209,29 @@ class Adversaries(nn.Module):
     """The discriminators of a run.
 
     adversaries: name -> Adversary. optimizer: of all their parameters, module -> torch optimizer. clip: of the norm of their gradient,
-    separately from the tokenizer's; None: not at all.
+    separately from the tokenizer's; None: not at all. update_rate: the probability that a step trains them; they judge in every step.
     """
 
     def __init__(
-        self, adversaries: Mapping[str, Adversary], optimizer: Callable[[nn.Module], torch.optim.Optimizer], clip: float | None = 1.0
+        self,
+        adversaries: Mapping[str, Adversary],
+        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        clip: float | None = 1.0,
+        update_rate: float = 1.0,
     ):
         super().__init__()
         if not adversaries:
             raise ValueError("discriminator.adversaries is empty: name at least one, or set discriminator=none")
         if clip is not None and clip <= 0:
             raise ValueError(f"discriminator.clip={clip}: a positive norm, or null for none")
+        if not 0 < update_rate <= 1:
+            raise ValueError(f"discriminator.update_rate={update_rate}: a probability above 0, 1 for every step")
         self.parts = nn.ModuleDict(adversaries)
-        self.optimizer, self.clip = optimizer, clip
+        self.optimizer, self.clip, self.update_rate = optimizer, clip, update_rate
+
+    def trained_at(self, step: int, seed: int) -> bool:
+        """Whether a step of the run with this seed trains them: one draw for all of them and for all processes."""
+        return self.update_rate == 1 or Noise.of(seed, torch.tensor([step])).fork("adversaries").uniform(1).item() < self.update_rate
 
     def active(self, step: int) -> dict[str, Adversary]:
         return {name: part for name, part in self.parts.items() if part.active(step)}

@@ -125,13 +125,13 @@ class AdversarialTokenizerTask(TokenizerTask):
         apart = getattr(strategy, "block_backward_sync", nullcontext)  # ranks need to agree only when an update is due
         with nullcontext() if complete else apart():
             self.manual_backward(loss / accumulate)
-        if self._judged is not None:
+        if self._judged is not None and self.adversaries.trained_at(self.global_step, self.config["seed"]):
             for name, part in self.adversaries.active(self.global_step).items():
                 terms = part.judge(batch.media, self._judged)
                 # not manual_backward: what prepares DistributedDataParallel for a backward pass knows the tokenizer alone
                 (terms["loss"] / accumulate).backward()
                 self._log_at_interval({f"adversarial/{name}_{key}": value.detach() for key, value in terms.items()})
-            self._judged = None
+        self._judged = None
         if complete:
             self._update()
         return loss.detach()
