@@ -62,15 +62,17 @@ class Row:
 
 
 LATENT = "tokenizer.patch=2 batch_size=64"
+# Found with 4 minutes each at w = 4: decoding from both halves, averages, and a semantic half of few channels, which costs the looks least.
+FLOW = "experiment=cifar10/tokenflow codebook.semantic=8 codebook.pixel=16 codebook.update=ema tokenizer.decode_from=both tokenizer.semantic_depth=1"
 # The paper's ablation: a semantic network trained afresh and distilled from the teacher, until the last row, which starts from it.
 AFRESH = "tokenizer.semantic={_target_:gentok.nn.semantic.ConvolutionalMap} tokenizer.teacher={_target_:gentok.nn.semantic.EfficientNetMap} tokenizer.target=112"
 ROWS = {
     "kl": Row("KL autoencoder, 64 × 4 numbers", "experiment=cifar10/kl tokenizer.width=48 budget=15min"),
     "vq": Row("VQ, 64 × 4,096", "experiment=cifar10/vq budget=12min", keeps=(4, 8), cut=True, probe=True),
-    "tokenflow_w0": Row("TokenFlow, w = 0", "experiment=cifar10/tokenflow codebook.w=0", probe=True),
-    "tokenflow_w025": Row("TokenFlow, w = ¼", "experiment=cifar10/tokenflow codebook.w=0.25", probe=True),
-    "tokenflow_w1": Row("TokenFlow, w = 1", "experiment=cifar10/tokenflow codebook.w=1", probe=True),
-    "tokenflow_w4": Row("TokenFlow, w = 4", "experiment=cifar10/tokenflow codebook.w=4 codebook.pixel=16 tokenizer.decode_from=both tokenizer.semantic_depth=1", probe=True),
+    "tokenflow_w0": Row("TokenFlow, w = 0", f"{FLOW} codebook.w=0", probe=True),
+    "tokenflow_w025": Row("TokenFlow, w = ¼", f"{FLOW} codebook.w=0.25", probe=True),
+    "tokenflow_w1": Row("TokenFlow, w = 1", f"{FLOW} codebook.w=1", probe=True),
+    "tokenflow_w4": Row("TokenFlow, w = 4", f"{FLOW} codebook.w=4", probe=True),
     "flextok": Row("FlexTok", f"experiment=cifar10/flextok budget=30min {LATENT} +tokenizer.times.mean=0.5", keeps=KEEPS, inside="kl"),
     "flextok_regression": Row("FlexTok's encoder, regression", f"experiment=cifar10/flextok_regression budget=30min {LATENT}", keeps=KEEPS, inside="kl"),
     "vq_64bit": Row("VQ, 16 × 16", "experiment=cifar10/vq budget=12min codebook.vocab_size=16 tokenizer.multipliers=[1,2,4]"),
