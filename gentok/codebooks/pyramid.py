@@ -183,6 +183,7 @@ class Pyramid(BaseCodebook):
             losses = self._gather(x, keep, noise, skip)
         _, parts, totals = self._coded(x, skip)
         used = [total for s, total in enumerate(totals) if s != skip]
+        used[-1] = totals[-1]  # the same sum where the last scale is skipped, but with its convolution behind it
         losses["commitment"] = self.commitment * torch.stack([row_mean((x - f.detach()).square(), present) for f in used]).mean()
         if self.learnt:
             losses["codebook"] = torch.stack([row_mean((f - x.detach()).square(), present) for f in used]).mean()

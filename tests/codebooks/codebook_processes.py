@@ -48,6 +48,7 @@ BOOKS = {
     "index_backprop": lambda: IndexBackprop(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
     "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
     "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
+    "pyramid_phi": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), phi=2, scale_dropout=0.4),
     "pyramid_dual": lambda: Pyramid(Dual(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
     "residual_factorised": lambda: ProjectedResidual(Factorised(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
     "strided": lambda: Strided(Factorised(**LEARNT, width=6), (3, 1), level_dropout=0.4),
@@ -58,7 +59,7 @@ BOOKS = {
     ),
     "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
-RATES = {"residual_factorised": 0.003, "strided": 0.003, "split": 0.003}
+RATES = {"pyramid_phi": 0.003, "residual_factorised": 0.003, "strided": 0.003, "split": 0.003}
 """Of learning, where 0.3 is too fast: nothing bounds the size of what its levels compare, and the data drift far."""
 
 
