@@ -93,12 +93,14 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
             places, axes = self.conditioner.places, axes_of(spec, rope)
             before = prefix_coordinates(torch.arange(places), axes, places)
             cells = cell_coordinates(spec, position, axes, places)
-            cos, sin = rotation(torch.cat((before, cells, cells)), head_width=self.transformer.head_width)
+            cos, sin = rotation(torch.cat((before, cells)), head_width=self.transformer.head_width)
             named, names = cell_names(spec, level, position)
             starts = torch.tensor([part.start for part in self.vocab])
+            place = torch.zeros(levels * spec.positions, dtype=torch.int64)  # of a cell among those that the spec has
+            place[level * spec.positions + position] = torch.arange(len(level))
             self._tables = Constants(
                 cos=cos, sin=sin, named=named, level=level, position=position, start=starts[level], absent=codes + level,
-                query=codes + levels + level,
+                query=codes + levels + level, place=place,
             )  # fmt: skip
             self._of_level = [(level == k).nonzero()[:, 0] for k in range(levels)]
             self._positions = [position[cells] for cells in self._of_level]
@@ -111,8 +113,11 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
 
     # ------------------------------------------------------------------------------------------------------------ network
 
-    def _hidden(self, codes: Tensor, condition: Condition, rank: Tensor, seen: Tensor | None, noise: Noise | None) -> Tensor:
-        """codes and rank int64 [B, K, N] -> [B, C, D], the query rows of the spec's cells. noise: for dropout; None for none."""
+    def _hidden(
+        self, codes: Tensor, condition: Condition, rank: Tensor, seen: Tensor | None, noise: Noise | None, asked: Tensor | None = None
+    ) -> Tensor:
+        """codes and rank int64 [B, K, N] -> [B, C, D], the query rows of the spec's cells, or of `asked` int64 [B, Q] of them alone, with
+        no more content than these see. noise: for dropout; None for none."""
         if codes.shape[1:] != (self.spec.levels, self.spec.positions):
             raise ValueError(
                 f"these tokens have {codes.shape[1]} levels x {codes.shape[2]} positions; "
@@ -120,22 +125,30 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
             )
         batch, tables = codes.shape[0], self._tables.on(codes.device)
         ids, order = codes[:, tables.level, tables.position], rank[:, tables.level, tables.position]  # [B, C]
-        content = self.token_table(torch.where(ids >= 0, ids + tables.start, tables.absent))
-        x = torch.cat((content, self.token_table(tables.query).expand_as(content)), 1)
+        shown, turn = ids != UNKNOWN, None
+        held = wanted = torch.arange(ids.shape[1], device=codes.device)
+        if asked is not None:
+            wanted, turn = asked, order.gather(1, asked)
+            shown = shown & (order < turn.amax(1, keepdim=True) if seen is None else order <= seen[:, None])
+            held = shown.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, : int(shown.sum(1).amax())]
+            ids, order, shown = ids.gather(1, held), order.gather(1, held), shown.gather(1, held)
+        content = self.token_table(torch.where(ids >= 0, ids + tables.start[held], tables.absent[held]))
+        x = torch.cat((content, self.token_table(tables.query[wanted]).expand(batch, -1, -1)), 1)
+        places, cells = self.conditioner.places, torch.cat((held, wanted), -1)
         if self.place_table is not None:
-            x = x + self.place_table(tables.named).sum(-2).repeat(2, 1)
+            x = x + self.place_table(tables.named[cells]).sum(-2)
         given = self.conditioner(condition, batch)
-        places = self.conditioner.places
-        cos, sin, prefix, prefix_mask = tables.cos[places:], tables.sin[places:], 0, None
+        cos, sin, prefix, prefix_mask = tables.cos[places + cells], tables.sin[places + cells], 0, None
         context, context_mask = given.tokens, given.mask
         if given.tokens is not None and self.conditioner.by == "prefix":
             prefix, prefix_mask, context, context_mask = given.tokens.shape[1], given.mask, None, None
             x = torch.cat((given.tokens.to(x.dtype), x), 1)
-            cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
-        mask = two_stream_mask(order, ids != UNKNOWN, seen, prefix, prefix_mask)
+            before = tables.cos[given.place], tables.sin[given.place]
+            cos, sin = (torch.cat((b.expand(*t.shape[:-4], *b.shape[-4:]), t), -4) for b, t in zip(before, (cos, sin)))
+        mask = two_stream_mask(order, shown, seen, prefix, prefix_mask, turn)
         x = dropout(x, self.dropout, noise)
         x = self.transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=given.vector, noise=noise)
-        return x[:, prefix + len(tables.level) :]
+        return x[:, prefix + held.shape[-1] :]
 
     def _weights(self, level: int) -> Tensor:
         return (self.token_table if self.head is None else self.head).weight[self.vocab[level]]
@@ -148,6 +161,17 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
             part = F.linear(hidden[:, self._of_level[k]], self._weights(k))
             out[:, k, self._positions[k], :size] = part.to(out.dtype)
             out[:, k, :, size:] = float("-inf")
+        return out
+
+    def laws(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
+        """As AnyOrder.laws: only the asked queries and the content that they see go through the network."""
+        tables = self._tables.on(cells.device)
+        asked = tables.place[cells]
+        hidden = self._hidden(tokens.codes, condition, rank, seen, None, asked)
+        out = hidden.new_full((*cells.shape, self.spec.vocab), float("-inf"))
+        for k, size in enumerate(self.spec.vocab_sizes):
+            of_level = tables.level[asked] == k
+            out[..., :size][of_level] = F.linear(hidden[of_level], self._weights(k)).to(out.dtype)
         return out
 
     def forward(self, tokens: Tokens, condition: Condition | None = None, rank: Tensor | None = None) -> Tensor:

@@ -108,6 +108,12 @@ class AnyOrder(Capability):
         given to none, whatever their rank.
         """
 
+    def laws(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
+        """`logits` of some cells alone: int64 [B, Q], indices into a row's K N cells -> [B, Q, V]. A network may leave out what these
+        laws do not depend on."""
+        logits = self.logits(tokens, condition, rank, seen).flatten(1, 2)
+        return logits.gather(1, cells[..., None].expand(-1, -1, logits.shape[2]))
+
 
 class SelfSpeculative(Capability):
     """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read them in an order."""

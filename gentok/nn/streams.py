@@ -14,22 +14,27 @@ __all__ = ["two_stream_mask"]
 
 
 def two_stream_mask(
-    rank: Tensor, readable: Tensor, seen: Tensor | None = None, prefix: int = 0, prefix_mask: Tensor | None = None
+    rank: Tensor,
+    readable: Tensor,
+    seen: Tensor | None = None,
+    prefix: int = 0,
+    prefix_mask: Tensor | None = None,
+    asked: Tensor | None = None,
 ) -> Tensor:
-    """Who sees whom in the sequence (prefix P, content C, queries C): bool [B, 1, P + 2C, P + 2C], True where seen.
+    """Who sees whom in the sequence (prefix P, content C, queries Q): bool [B, 1, P + C + Q, P + C + Q], True where seen.
 
     rank int64 [B, C]; readable bool [B, C]: content that others may see (a hole has none). seen int64 [B]: query rows see ranks up to it
-    alone; None: all that are lower than their own. The prefix is seen by all and sees itself only; prefix_mask bool [B, P], None: all.
+    alone; None: all that are lower than their own. asked int64 [B, Q]: ranks of the queries; None: a query for every content row. The
+    prefix is seen by all and sees itself only; prefix_mask bool [B, P], None: all.
     """
+    asked = rank if asked is None else asked
     batch, cells = rank.shape
-    own = torch.eye(cells, dtype=torch.bool, device=rank.device)
-    content = (rank[:, None] <= rank[:, :, None]) & readable[:, None] | own
-    lower = rank[:, None] < rank[:, :, None]
+    length, queries = prefix + cells + asked.shape[1], prefix + cells
+    lower = rank[:, None] < asked[:, :, None]
     if seen is not None:
         lower = lower & (rank <= seen[:, None])[:, None]
-    out = torch.zeros(batch, prefix + 2 * cells, prefix + 2 * cells, dtype=torch.bool, device=rank.device)
+    out = torch.eye(length, dtype=torch.bool, device=rank.device).repeat(batch, 1, 1)
     out[:, :, :prefix] = True if prefix_mask is None else prefix_mask[:, None]
-    out[:, prefix : prefix + cells, prefix : prefix + cells] = content
-    out[:, prefix + cells :, prefix : prefix + cells] = lower & readable[:, None]
-    out[:, prefix + cells :, prefix + cells :] = own
+    out[:, prefix:queries, prefix:queries] |= (rank[:, None] <= rank[:, :, None]) & readable[:, None]
+    out[:, queries:, prefix:queries] = lower & readable[:, None]
     return out[:, None]

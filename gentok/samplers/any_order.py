@@ -61,10 +61,9 @@ class AnyOrderSampler(CellSampler):
         for r in range(1, rounds + 1):
             rows = (counts >= r).nonzero()[:, 0]
             now = Tokens(codes[rows].view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
-            logits = model.logits(now, condition.rows(rows), rank[rows])
-            calls.add(model, now.codes.numel())
             at = cells[rows, r - 1]
-            law = logits.flatten(1, 2)[torch.arange(len(rows), device=at.device), at]
+            law = model.laws(now, condition.rows(rows), rank[rows], at[:, None])[:, 0]
+            calls.add(model, now.codes.numel())
             codes[rows, at] = choose(self.filter(law), noise.rows(rows))
             if on_step is not None:
                 on_step(Tokens(codes.view_as(tokens.codes).clone(), tokens.spec, tokens.lengths), r, rounds)

@@ -65,12 +65,11 @@ class AnySubset(CellSampler):
         def laws(rows: Tensor, filled: Tensor, seen: Tensor | None) -> Tensor:
             """The filtered laws of the cells of rank done + 1 .. done + k + 1: float64 [b, k + 1, V]; ranks that a row has not: any."""
             now = Tokens(filled.view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
-            logits = model.logits(now, condition.rows(rows), rank[rows], seen).flatten(1, 2)
-            calls.add(model, now.codes.numel())
-            used[rows] += 1
             own = self._ahead(done[rows], counts[rows])
             at = cells[rows].gather(1, own.clamp(max=cells.shape[1] - 1))
-            law = logits.gather(1, at[..., None].expand(-1, -1, logits.shape[2]))
+            law = model.laws(now, condition.rows(rows), rank[rows], at, seen)
+            calls.add(model, now.codes.numel())
+            used[rows] += 1
             law = law.masked_fill((own >= counts[rows, None])[..., None], 0.0)  # what stands there may be -inf everywhere
             return self.filter(law).softmax(-1)
 

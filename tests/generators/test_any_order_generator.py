@@ -8,7 +8,8 @@ import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, everything, randomise
 
 from gentok.generators.any_order import AnyOrderTransformer
-from gentok.generators.base import capabilities, random_rank
+from gentok.generators.base import AnyOrder, capabilities, random_rank
+from gentok.samplers.guided import guided
 from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Frames, Line, Noise, Tokens, TokenSpec
 
 SPECS = [RASTER, LEVELS, STRIDED]
@@ -99,6 +100,29 @@ def test_seen_cuts_off_what_comes_after_it():
     other.codes[0, 0, 0] = (other.codes[0, 0, 0] + 1) % 3
     assert torch.allclose(blind, model.logits(other, Condition(), rank, torch.tensor([1])), atol=1e-12)
     assert not torch.allclose(model.logits(tokens, Condition(), rank)[0, 0, 3], blind[0, 0, 3])
+
+
+@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("spec", SPECS)
+def test_laws_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
+    """Rows with other numbers of holes, cells that are neither, codes behind what is seen; with guidance too."""
+    model, tokens, batch = any_order(spec, EVERYTHING, condition_by=by), codes(spec, 6), 6
+    condition, noise = everything(batch), Noise.of(5, range(batch))
+    exists = spec.exists().expand_as(tokens.codes)
+    asked = exists & (noise.uniform(*exists.shape[1:]) < torch.linspace(0.2, 1, batch)[:, None, None])
+    asked[:, 0, 0] = True
+    rank = random_rank(asked, noise)
+    drawn = torch.tensor([0, 1, 2, 0, 3, 2]).minimum(asked.sum((1, 2)) - 1)
+    given = tokens.codes.masked_fill(asked & (rank > drawn[:, None, None] + 2), UNKNOWN)  # two more than were accepted
+    given[:, 0, 1] = torch.where(exists[:, 0, 1] & ~asked[:, 0, 1], UNKNOWN, given[:, 0, 1])  # neither visible nor asked
+    now = Tokens(given, spec)
+    order = torch.where(rank > 0, rank, 99).flatten(1).argsort(1)
+    for width, seen in ((1, None), (3, None), (2, drawn)):
+        at = (drawn if seen is not None else torch.zeros_like(drawn))[:, None] + torch.arange(width)
+        cells = order.gather(1, at.minimum(asked.sum((1, 2))[:, None] - 1))
+        for this in (model, guided(model, 1.7, "linear")):
+            expected = AnyOrder.laws(this, now, condition, rank, cells, seen)
+            assert torch.allclose(this.laws(now, condition, rank, cells, seen), expected, atol=1e-10)
 
 
 def test_the_order_of_the_asked_matters_and_the_visible_block_has_none():
