@@ -201,14 +201,14 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
 
 
 def probe(store: Store, name: str, given: dict[str, str]) -> None:
-    began = time.monotonic()
+    began, seed = time.monotonic(), row_of(name)[1]
     with tempfile.TemporaryDirectory() as out:
         words = [f"ckpt={RUNS / name / 'bundle'}", "protocol=probe", f"out={out}", "data=cifar10", f"data.shards='{given['shards']}'",
                  f"data.held_out={given['held_out']}", "max_held_out=5000", "progress=false"]  # fmt: skip
         report = evaluate(compose("evaluate", words))
     how = f"python -m gentok.evaluate ckpt=RUN/bundle protocol=probe max_held_out=5000 data=cifar10 {DATA}, after: {command(name)}"
     values = {f"probe_{key}": value for key, value in report["metrics"].items()}
-    store.add(figures(name, values, how, ROWS[name].seed, time.monotonic() - began), {"probe": report["protocol"]["what"]})
+    store.add(figures(name, values, how, seed, time.monotonic() - began), {"probe": report["protocol"]["what"]})
 
 
 SEEDS = ("", "@1")
