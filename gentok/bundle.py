@@ -95,7 +95,8 @@ def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: C
     tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar, which this generator does not follow."""
     spec, codebook = tokenizer.spec, getattr(tokenizer, "codebook", None)
     if spec.grammar and not getattr(resolve(config["_target_"], trust), "follows_grammar", False):
-        raise ConfigError(f"these tokens have a grammar, which {config['_target_'].rpartition('.')[2]} does not follow: generator=autoregressive")
+        name = config["_target_"].rpartition(".")[2]
+        raise ConfigError(f"these tokens have a grammar, which {name} does not follow: choose generator=autoregressive")
     left = condition_spec.without(getattr(tokenizer, "takes", None) or ConditionSpec())
     return build(config, trust=trust, where="generator", spec=spec, condition_spec=left, codebook=codebook)
 

@@ -28,27 +28,34 @@ class Grammar:
             lost = len(table)  # where an impossible id leads; everything may follow, the row has probability 0 already
             follows = torch.where(table < 0, lost, table)
             stay = torch.arange(lost + 1)[:, None]
-            self._next = torch.cat((torch.cat((follows, torch.full((1, table.shape[1]), lost))), stay), 1)  # the last part: no id
+            follows = torch.cat((torch.cat((follows, torch.full((1, table.shape[1]), lost))), stay), 1)  # the last part: no id
             part = torch.full((spec.vocab + 2,), table.shape[1])
             for number, (_, start, stop) in enumerate(spec.parts):
                 part[start:stop] = number
-            self._part = part
             able = torch.cat((table >= 0, (table < 0).all(1, keepdim=True)), 1)
             able = torch.cat((able, torch.ones(1, able.shape[1], dtype=torch.bool)))
-            self._able = able[:, part[: spec.vocab + 1]]  # [states + 1, V + 1]: the last column is the end of a row
+            able = able[:, part[: spec.vocab + 1]]  # [states + 1, V + 1]: the last column is the end of a row
         self.vocab = spec.vocab
+        self._tables = {torch.device("cpu"): (follows, part, able)}
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+        """The tables of next states, of parts, and of what is possible, on a device."""
+        if device not in self._tables:
+            with torch.inference_mode(False):  # a copy made in a validation serves training too
+                self._tables[device] = tuple(table.to(device) for table in self._tables[torch.device("cpu")])
+        return self._tables[device]
 
     def _parts(self, ids: Tensor) -> Tensor:
         """ids int64 [...] -> the number of their part; what is no id of the vocabulary (ABSENT, begin) is no part."""
-        return self._part.to(ids.device)[torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
+        return self._on(ids.device)[1][torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
 
     def step(self, state: Tensor, ids: Tensor) -> Tensor:
         """State and id, int64 [...] -> the state after it; ABSENT changes nothing."""
-        return self._next.to(ids.device)[state, self._parts(ids)]
+        return self._on(ids.device)[0][state, self._parts(ids)]
 
     def states(self, ids: Tensor) -> Tensor:
         """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of states are composed."""
-        maps = self._next.to(ids.device).T[self._parts(ids[:, :-1])]  # [B, N - 1, states]
+        maps = self._on(ids.device)[0].T[self._parts(ids[:, :-1])]  # [B, N - 1, states]
         reach = 1
         while reach < maps.shape[1]:
             maps = torch.cat((maps[:, :reach], maps[:, reach:].gather(2, maps[:, :-reach])), 1)
@@ -57,7 +64,7 @@ class Grammar:
 
     def allowed(self, state: Tensor) -> Tensor:
         """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the row."""
-        return self._able.to(state.device)[state]
+        return self._on(state.device)[2][state]
 
 
 class Follower:

@@ -104,10 +104,11 @@ def sample(
 ) -> Samples:
     """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
 
-    condition: see ConditionSpec.parse; or a Condition of n rows; of a stream of text and speech also the text to be spoken. guidance: None takes the bundle's recommendation, else 1. known: an
+    condition: see ConditionSpec.parse; or a Condition of n rows. guidance: None takes the bundle's recommendation, else 1. known: an
     image [C, H, W] or a sound [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half),
     the first seconds of the sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as
-    the model's longest item, at which a model that ends items by itself is cut.
+    the model's longest item, at which a model that ends items by itself is cut. Of streams of text and speech: the text of condition is
+    spoken, the sound `known` is written down, and with both that sound goes on (its first `keep` seconds).
     advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:

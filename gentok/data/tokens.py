@@ -31,7 +31,21 @@ from gentok.data.progress import progress as progress_bar
 from gentok.data.sets import locate
 from gentok.data.tensorfile import Layout, read_layout, write_arrays
 from gentok.noise import Noise
-from gentok.tokens import ABSENT, Batch, Class, Condition, ConditionSpec, FormatError, Ids, Latents, Tokens, TokenSpec, Vectors, encoding, fingerprint
+from gentok.tokens import (
+    ABSENT,
+    Batch,
+    Class,
+    Condition,
+    ConditionSpec,
+    FormatError,
+    Ids,
+    Latents,
+    Tokens,
+    TokenSpec,
+    Vectors,
+    encoding,
+    fingerprint,
+)
 
 __all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenSet"]
 

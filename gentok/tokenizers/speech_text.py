@@ -11,7 +11,8 @@ generator gives all ids of the wrong part the probability 0. Since the order is 
 (a text, a sound, a text and the first seconds of its sound) is then the beginning of a row of an order that puts it first, and the rest
 is sampled exactly. Speech codes are those of a frozen tokenizer of one level inside, which the bundle holds too.
 
-Deviations: text is of characters; orders are ids of the vocabulary, where the paper words the task as a prompt; speech has an end of its own.
+Deviations: text is of characters; orders are ids of the vocabulary, where the paper words the task as a prompt; speech has an end of its
+own; text that is still there when its speech has ended follows it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,19 @@ from torch import Tensor, nn
 from gentok.noise import Noise
 from gentok.tokenizers.sound import frames_of
 from gentok.tokens import (
-    ABSENT, UNKNOWN, Batch, Condition, ConditionSpec, Frames, Ids, IdsSpec, Line, TokenizerOutput, Tokens, TokenSpec,
-)  # fmt: skip
+    ABSENT,
+    UNKNOWN,
+    Batch,
+    Condition,
+    ConditionSpec,
+    Frames,
+    Ids,
+    IdsSpec,
+    Line,
+    TokenizerOutput,
+    Tokens,
+    TokenSpec,
+)
 
 __all__ = ["ORDERS", "SpeechText"]
 
@@ -61,7 +73,7 @@ class SpeechText(nn.Module):
         self.speech = _inner(speech)
         inner: TokenSpec = self.speech.spec
         if not symbols or len(set(symbols)) != len(symbols):
-            raise ValueError(f"speech_text needs the symbols of its texts, each once; got {symbols}: use data with a text (data.captions=ids)")
+            raise ValueError(f"speech_text needs symbols of texts, each once; got {symbols}: use data with a text (data.captions=ids)")
         for name, span in (("text_span", text_span), ("speech_span", speech_span)):
             if not isinstance(span, int) or span < 1:
                 raise ValueError(f"tokenizer.{name}={span}: how many ids of a part stand in a row, a whole number of at least 1")
@@ -107,7 +119,7 @@ class SpeechText(nn.Module):
         symbol beyond the alphabet."""
         text = None if condition is None else condition.parts.get("text")
         if not isinstance(text, Ids):
-            raise ValueError("speech_text writes transcripts into its codes, and these items have no `text`: data.captions=ids, or other data")
+            raise ValueError("speech_text writes texts into its codes, and these items have no `text`: data.captions=ids, or other data")
         codes = self.speech.encode(media, lengths)
         which = torch.zeros(len(media)) if noise is None else noise.fork("order").uniform() * len(self.orders)
         rows = []

@@ -20,7 +20,8 @@ def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = 
     their rates differ."""
     rate, component = getattr(data, "sample_rate", None), resolve(tokenizer["_target_"], trust)
     wanted = tokenizer.get("sample_rate")
-    hears = hasattr(component, "samples_of") or "sample_rate" in inspect.signature(component).parameters or (isinstance(component, type) and issubclass(component, Codec))
+    named = "sample_rate" in inspect.signature(component).parameters or hasattr(component, "samples_of")
+    hears = named or (isinstance(component, type) and issubclass(component, Codec))
     if component.__module__.startswith("gentok.") and hears != (rate is not None):
         kinds = ("sounds", "pictures") if hears else ("pictures", "sounds")
         raise ConfigError(

@@ -21,7 +21,7 @@ class Raster:
 
 @dataclass(frozen=True)
 class Line:
-    """An ordered list of n tokens without a place (None: any number); `nested` when every prefix is a valid code (FlexTok yes, TiTok no)."""
+    """An ordered list of n tokens (None: any number) without a place; `nested` when every prefix is a code (FlexTok yes, TiTok no)."""
 
     n: int | None
     nested: bool = False

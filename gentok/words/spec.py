@@ -25,8 +25,9 @@ class TokenSpec:
     vocab_sizes: V of each level, coarse to fine; empty for Latents, which have a `width` instead.
     strides: level k exists at positions n % strides[k] == 0 (SNAC); default 1 everywhere.
     latent_positions: M, where it differs from N (a pyramid). nested_levels: coarse levels alone are a valid code.
-    parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech. grammar: [state][part] -> the state after an
-    id of that part, -1 where there can be none; a row begins in state 0 (gentok/grammar.py). Empty: any id may follow any.
+    parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
+    grammar: [state][part] -> the state after an id of that part, -1 where there can be none; a row begins in state 0, and ends in one that
+    nothing follows (gentok/grammar.py). Empty: any id may follow any.
     media_shape: (C, H, W) or (C,), what decode returns. sample_rate in Hz, for audio.
     encode_fingerprint: hash of every tensor and setting that codes depend on; decode_fingerprint: of the rest.
     """

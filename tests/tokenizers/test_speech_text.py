@@ -108,9 +108,7 @@ def test_known_beginnings_are_those_of_written_rows():
         model = stream(orders=ORDERS)
         own = model.speech.encode(media, lengths)
         alone = stream(orders=(order,)).encode(media, lengths, None, ids_of(texts))
-        prompt = model.prompt(
-            None if known == "speech" else ids_of(texts).parts["text"], None if known == "text" else own
-        )
+        prompt = model.prompt(None if known == "speech" else ids_of(texts).parts["text"], None if known == "text" else own)
         count = (prompt.codes >= 0).sum((1, 2))
         said, heard = torch.tensor([len(t) for t in texts]), own.lengths
         assert torch.equal(count, {"text": said + 2, "speech": heard + 2, "both": said + 2 + heard}[known])
