@@ -151,3 +151,10 @@ def test_a_run_without_the_cache_encodes_anew_and_refuses_what_does_not_fit(worl
         with pytest.raises(ValueError, match=words_of_error) as error:
             train(compose("config", [*words, *more, f"paths.run={root / 'refused'}"]))
         assert "\n" not in str(error.value)
+
+
+def test_it_is_asked_to_say_what_held_out_items_say(world):
+    root, _, run, _ = world
+    words = [f"ckpt={run / 'bundle'}", "protocol=generation", "n=3", "max_held_out=4", f"out={root / 'said'}", "progress=false"]
+    metrics = evaluate(compose("evaluate", words))["metrics"]
+    assert metrics["samples"] == 3 and np.isfinite(metrics["mel_frechet"]) and metrics["bits_per_token"] > 0
