@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.build import ConfigError, build
-from gentok.tokens import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, fingerprint
+from gentok.build import ConfigError, build, resolve
+from gentok.noise import Noise
+from gentok.tokens import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, encoding, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
@@ -52,11 +53,13 @@ class Bundle:
     def spec(self) -> TokenSpec:
         return self.tokenizer.spec
 
-    def encode(self, batch: Batch) -> Tokens | Latents:
-        """A batch's media; items that differ in length as tokens on the grid of `spec`, whose longest item bounds it."""
-        if batch.lengths is None:
+    def encode(self, batch: Batch, noise: Noise | None = None) -> Tokens | Latents:
+        """A batch's media; items that differ in length as tokens on the grid of `spec`, whose longest item bounds it. noise: for tokenizers
+        that draw how a batch's condition is written into their codes."""
+        given = encoding(self.tokenizer, batch.condition, noise)
+        if batch.lengths is None and not given:
             return self.tokenizer.encode(batch.media)
-        return self.tokenizer.encode(batch.media, batch.lengths).padded(self.spec)
+        return self.tokenizer.encode(batch.media, batch.lengths, **given).padded(self.spec)
 
     def to(self, device: torch.device | str) -> Bundle:
         self.tokenizer.to(device)
@@ -88,34 +91,48 @@ def build_tokenizer(config: Mapping[str, Any], trust: Iterable[str] = (), *, tra
 
 
 def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: ConditionSpec, trust: Iterable[str] = ()) -> nn.Module:
-    """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook."""
-    spec = tokenizer.spec
-    return build(
-        config, trust=trust, where="generator", spec=spec, condition_spec=condition_spec, codebook=getattr(tokenizer, "codebook", None)
-    )
+    """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook. It is not conditioned on what the
+    tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar, which this generator does not follow."""
+    spec, codebook = tokenizer.spec, getattr(tokenizer, "codebook", None)
+    if spec.grammar and not getattr(resolve(config["_target_"], trust), "follows_grammar", False):
+        name = config["_target_"].rpartition(".")[2]
+        raise ConfigError(f"these tokens have a grammar, which {name} does not follow: choose generator=autoregressive")
+    left = condition_spec.without(getattr(tokenizer, "takes", None) or ConditionSpec())
+    return build(config, trust=trust, where="generator", spec=spec, condition_spec=left, codebook=codebook)
 
 
 def nest_latents(config: Mapping[str, Any], trust: Iterable[str] = (), *, shape_only: bool = False) -> tuple[dict[str, Any], str | None]:
-    """(a tokenizer's configuration, None), where its `latents` are {ckpt: BUNDLE} with the configuration of the tokenizer in that bundle in
-    their place, which the new bundle then describes and holds by itself, and BUNDLE, where its weights come from.
+    """(a tokenizer's configuration, None), where its `latents` (or `speech`) are {ckpt: BUNDLE} with the configuration of the tokenizer in
+    that bundle in their place, which the new bundle then describes and holds by itself, and BUNDLE, where its weights come from.
 
-    shape_only: latents without a bundle, described by their {width, stride}, are left as they are. Raises ConfigError, OSError.
+    shape_only: what is inside without a bundle, described by its sizes, is left as it is. Raises ConfigError, OSError.
     """
     config = dict(config)
-    latents = config.get("latents")
-    if not isinstance(latents, Mapping) or "_target_" in latents:
+    name = "speech" if "speech" in config else "latents"
+    given = config.get(name)
+    if not isinstance(given, Mapping) or "_target_" in given:
         return config, None
-    if latents.get("ckpt") is None:
+    if given.get("ckpt") is None:
         if shape_only:
             return config, None
-        raise ConfigError("this tokenizer works on latents: give the bundle of what makes them, tokenizer.latents.ckpt=BUNDLE")
-    inner = load(latents["ckpt"], trust=trust)
-    stride = inner.spec.media_shape[1] // getattr(inner.spec.grid, "h", 1)
-    for key, found in {"width": inner.spec.width, "stride": stride}.items():
-        if latents.get(key) not in (None, found):
-            raise ConfigError(f"tokenizer.latents.{key}={latents[key]}, but {latents['ckpt']} makes latents of {key} {found}")
-    config["latents"] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
-    return config, str(latents["ckpt"])
+        raise ConfigError(f"this tokenizer works on {name}: give the bundle of what makes them, tokenizer.{name}.ckpt=BUNDLE")
+    inner = load(given["ckpt"], trust=trust)
+    sizes = _latent_sizes(inner.spec) if name == "latents" else _speech_sizes(inner.spec)
+    for key, found in sizes.items():
+        if given.get(key) not in (None, found):
+            raise ConfigError(f"tokenizer.{name}.{key}={given[key]}, but {given['ckpt']} makes {name} of {key} {found}")
+    config[name] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
+    return config, str(given["ckpt"])
+
+
+def _latent_sizes(spec: TokenSpec) -> dict[str, Any]:
+    return {"width": spec.width, "stride": spec.media_shape[1] // getattr(spec.grid, "h", 1)}
+
+
+def _speech_sizes(spec: TokenSpec) -> dict[str, Any]:
+    if spec.levels != 1 or not isinstance(spec.grid, Frames):
+        return {}  # the tokenizer around it says what is wrong
+    return {"vocab_size": spec.vocab, "hop": round(spec.sample_rate / spec.grid.rate_hz), "sample_rate": spec.sample_rate}
 
 
 def portable(tokenizer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,11 +142,15 @@ def portable(tokenizer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Iterable[str] = ()) -> Bundle:
-    """A tokenizer that others trained (gentok/tokenizers/pretrained), as the bundle that it would be, with fingerprints, in eval mode.
+    """A tokenizer that needs no training, as the bundle that it would be, with fingerprints, in eval mode: one that others trained
+    (gentok/tokenizers/pretrained), or that only writes what a trained one inside gives (speech_text).
 
     Raises ConfigError where `config` is of a tokenizer that has to be trained first.
     """
+    config, inside = nest_latents(config, trust) if "speech" in config else (dict(config), None)
     tokenizer = build_tokenizer({**config, "media_shape": config.get("media_shape") or list(media_shape)}, trust)
+    if inside is not None:
+        tokenizer.speech.load_state_dict(load(inside, trust=trust).tokenizer.state_dict())
     if not hasattr(tokenizer, "portable"):
         raise ConfigError(
             f"{type(tokenizer).__name__} as configured has random weights: train it with task=tokenizer, then give its bundle by "
@@ -151,7 +172,8 @@ def stamp(tokenizer: Any, config: Mapping[str, Any]) -> TokenSpec:
     settings = {key: value for key, value in portable(tokenizer, config).items() if key not in TRAINING_ONLY}
     spec = replace(tokenizer.spec, encode_fingerprint="", decode_fingerprint="")
     meant = spec
-    if isinstance(spec.grid, Frames):  # how long the longest item is, is a matter of the data
+    if spec.modality == "audio":  # how long the longest item is, is a matter of the data
+        settings.pop("longest_text", None)
         settings["media_shape"], meant = list(spec.media_shape or ()), replace(spec, grid=replace(spec.grid, n=None))
     encode = fingerprint(settings, meant.to_dict(), encode_state)
     tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))

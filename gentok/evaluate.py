@@ -27,6 +27,7 @@ from gentok.bundle import Bundle, load
 from gentok.protocols import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
 from gentok.protocols.context import Context
 from gentok.sampling import pick_sampler
+from gentok.tokens import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 
@@ -71,7 +72,8 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     if "generation" in names:
         pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
     data = _data(config, bundle)
-    if modelled and bundle.condition_spec != data.condition_spec:
+    takes = getattr(bundle.tokenizer, "takes", None) or ConditionSpec()
+    if modelled and bundle.condition_spec != data.condition_spec.without(takes):
         raise ConfigError(
             f"the generator is conditioned on {_words(bundle.condition_spec)}, these data have {_words(data.condition_spec)}: "
             "evaluate with the data it was trained on"

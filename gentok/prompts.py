@@ -12,9 +12,9 @@ from torch import Tensor
 from gentok.bundle import Bundle
 from gentok.data.audio import read_sound
 from gentok.data.pictures import read_picture
-from gentok.tokens import ABSENT, UNKNOWN, Frames, Raster, Tokens, TokenSpec
+from gentok.tokens import ABSENT, UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
 
-__all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
+__all__ = ["KEEPS", "frames_of", "keep_mask", "known_stream", "known_tokens", "read_known"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -47,15 +47,31 @@ def known_tokens(bundle: Bundle, known: Tensor, keep: Any, frames: Tensor | None
     return Tokens(codes.masked_fill(~keep_mask("left-half" if keep is None else keep, spec.grid).to(codes.device), UNKNOWN), spec)
 
 
-def _kept_frames(samples: int, keep: Any, spec: TokenSpec) -> int:
-    """How many whole frames of a sound of so many samples are kept."""
+def known_stream(bundle: Bundle, condition: Condition, known: Tensor | None, keep: Any) -> Tokens | None:
+    """What is known of rows of text and speech, from the condition's `text` and the sound `known` [1, T] of which the first `keep` seconds
+    count; None where nothing is. With a text, its sound begins so; without one, its text is to be written. ValueError in a line."""
+    text, speech = condition.parts.get("text"), None
+    if known is not None:
+        inner = bundle.tokenizer.speech
+        speech = inner.encode(known[None])
+        speech = Tokens(speech.codes[:, :, : _kept_frames(known.shape[-1], keep, inner.spec, speech.codes.shape[2])], inner.spec)
+    if speech is None and (text is None or not bool((text.ids >= 0).any())):
+        return None
+    return bundle.tokenizer.prompt(text, speech)
+
+
+def _kept_frames(samples: int, keep: Any, spec: TokenSpec, whole: int | None = None) -> int:
+    """How many whole frames of a sound of so many samples are kept; `whole` where all of it is, None: those that are full of it."""
+    if keep is None and whole is not None:
+        return whole
     have, rate = samples / spec.sample_rate, spec.grid.rate_hz
     seconds = have if keep is None else _seconds(keep, "keep")
     if seconds > have + 0.5 / spec.sample_rate:
         raise ValueError(f"keep={keep}: `known` is {have:.2f} s long")
     count = int(seconds * rate + 1e-6) // spec.frame_multiple * spec.frame_multiple
-    if not 1 <= count <= spec.positions:
-        raise ValueError(f"keep={keep}: that is {count} frames of {1 / rate:g} s, this model takes 1 to {spec.positions}: set keep=SECONDS")
+    most = spec.positions if whole is None else whole
+    if not 1 <= count <= most:
+        raise ValueError(f"keep={keep}: that is {count} frames of {1 / rate:g} s, this model takes 1 to {most}: set keep=SECONDS")
     return count
 
 

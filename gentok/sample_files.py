@@ -80,6 +80,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         "tokens_per_second": round(made / max(samples.seconds, 1e-9), 1),
         **({"known": str(config["known"]), "keep": kept} if known is not None else {}),
         **({} if samples.lengths is None else _heard(samples, bundle.spec)),
+        **({} if samples.texts is None else {"texts": samples.texts}),
         **samples.stats,
     }
     with _writing(out):
@@ -98,7 +99,7 @@ def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> 
             save_picture(media, out / f"{i:04d}.png")
         return
     rate, clipped = spec.sample_rate, 0
-    hop = samples.media.shape[-1] // samples.tokens.codes.shape[2]  # a sound that ended at once is a frame of silence
+    hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
     save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
     for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
         clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)

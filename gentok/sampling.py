@@ -14,19 +14,19 @@ from gentok.build import ConfigError, build, resolve
 from gentok.bundle import Bundle
 from gentok.generators.base import capabilities
 from gentok.noise import Noise
-from gentok.prompts import frames_of, known_tokens
+from gentok.prompts import frames_of, known_stream, known_tokens
 from gentok.samplers.base import SampleOutput, Sampler, fitting
 from gentok.samplers.guided import guided
-from gentok.tokens import Condition, Tokens
+from gentok.tokens import Condition, ConditionSpec, Tokens
 
-__all__ = ["Samples", "pick_sampler", "sample", "sample_tokens"]
+__all__ = ["Samples", "pick_sampler", "sample", "sample_tokens", "sound_ends"]
 
 
 @dataclass
 class Samples:
     """media float [n, ...] in [-1, 1]; tokens of all of them; calls int64 [n]; network_calls: name -> (calls, positions); seconds.
 
-    lengths int64 [n]: of sounds, the samples of each; what lies behind is no part of it.
+    lengths int64 [n]: of sounds, the samples of each; what lies behind is no part of it. texts: of streams of text and speech.
     """
 
     media: Tensor
@@ -36,6 +36,7 @@ class Samples:
     seconds: float
     stats: dict[str, Any]
     lengths: Tensor | None = None
+    texts: list[str] | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------------ samplers
@@ -73,6 +74,15 @@ def sample_tokens(
         return sampler(guided(generator, guidance, schedule), condition, noise=noise, **options)
 
 
+def sound_ends(tokenizer: Any, tokens: Tokens, media: Tensor, least: int = 0) -> Tensor | None:
+    """int64 [B] on the CPU: samples of each row of decoded sound, of at least `least` frames; None where tokens have no lengths."""
+    if tokens.lengths is None:
+        return None
+    if hasattr(tokenizer, "samples_of"):
+        return tokenizer.samples_of(tokens).clamp(min=least * tokenizer.hop).cpu()
+    return (tokens.lengths.clamp(min=least) * (media.shape[-1] // tokens.codes.shape[2])).cpu()
+
+
 # ------------------------------------------------------------------------------------------------------------------ sampling
 
 
@@ -97,7 +107,8 @@ def sample(
     condition: see ConditionSpec.parse; or a Condition of n rows. guidance: None takes the bundle's recommendation, else 1. known: an
     image [C, H, W] or a sound [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half),
     the first seconds of the sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as
-    the model's longest item, at which a model that ends items by itself is cut.
+    the model's longest item, at which a model that ends items by itself is cut. Of streams of text and speech: the text of condition is
+    spoken, the sound `known` is written down, and with both that sound goes on (its first `keep` seconds).
     advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
     """
     if bundle.generator is None:
@@ -109,12 +120,17 @@ def sample(
     device = next(bundle.generator.parameters()).device
     sampler = pick_sampler(sampler, type(bundle.generator), trust)
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-    conditions = condition if isinstance(condition, Condition) else bundle.condition_spec.parse(condition, n)
+    takes, tokenizer = getattr(bundle.tokenizer, "takes", None), bundle.tokenizer
+    understood = bundle.condition_spec if takes is None else ConditionSpec(bundle.condition_spec.parts + takes.parts)
+    conditions = condition if isinstance(condition, Condition) else understood.parse(condition, n)
     frames = frames_of(duration, n, bundle.spec)
-    holes = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
+    if takes is None:
+        holes = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
+    else:
+        holes = known_stream(bundle, conditions.to(device), None if known is None else known.to(device), keep)
     if advance is not None:
         advance(0)
-    media, codes, ends, calls, network, stats, seconds = [], [], [], [], {}, {}, 0.0
+    media, codes, ends, lengths, texts, calls, network, stats, seconds = [], [], [], [], [], [], {}, {}, 0.0
     for first in range(0, n, batch_size):
         rows = torch.arange(first, min(first + batch_size, n))
         began = time.perf_counter()
@@ -125,10 +141,13 @@ def sample(
         )  # fmt: skip
         seconds += time.perf_counter() - began
         with torch.no_grad():
-            media.append(bundle.tokenizer.decode(output.tokens).float().cpu())
+            media.append(tokenizer.decode(output.tokens).float().cpu())
         codes.append(output.tokens.codes.cpu())
         if output.tokens.lengths is not None:  # those that were asked for, or where a model that ends items ended them
             ends.append(output.tokens.lengths.cpu())
+            lengths.append(sound_ends(tokenizer, output.tokens, media[-1]))
+        if takes is not None:
+            texts += tokenizer.text(output.tokens)
         calls.append(output.calls.cpu())
         stats.update(output.stats)
         for name, (count, positions) in output.network_calls.items():
@@ -136,7 +155,10 @@ def sample(
             network[name] = (before[0] + count, before[1] + positions)
         if advance is not None:
             advance(len(rows))
-    frames = torch.cat(ends) if ends else None
-    out, tokens = torch.cat(media), Tokens(torch.cat(codes), bundle.spec, frames)
-    lengths = None if frames is None else frames * (out.shape[-1] // tokens.codes.shape[2])
-    return Samples(out, tokens, torch.cat(calls), network, seconds, stats, lengths)
+    longest = max(part.shape[-1] for part in media)
+    media = [torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media]  # streams of text and speech differ
+    tokens = Tokens(torch.cat(codes), bundle.spec, torch.cat(ends) if ends else None)
+    return Samples(
+        torch.cat(media), tokens, torch.cat(calls), network, seconds, stats, torch.cat(lengths) if lengths else None,
+        texts if takes is not None else None,
+    )  # fmt: skip

@@ -13,12 +13,12 @@ from gentok.words.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vec
 from gentok.words.formats import FormatError, fingerprint
 from gentok.words.grids import Frames, Grid, Line, Pyramid, Raster
 from gentok.words.items import ABSENT, UNKNOWN, Latents, Tokens
-from gentok.words.protocols import Codebook, Generator, Streams, Tokenizer
+from gentok.words.protocols import Codebook, Generator, Streams, Tokenizer, encoding
 from gentok.words.results import Batch, LossOutput, Quantized, TokenizerOutput
 from gentok.words.spec import TokenSpec
 
 __all__ = [
     "ABSENT", "UNKNOWN", "NULL_CLASS", "FormatError", "Grid", "Raster", "Line", "Frames", "Pyramid", "TokenSpec", "Tokens", "Latents",
     "Class", "Ids", "Vectors", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec", "Batch", "Quantized",
-    "TokenizerOutput", "LossOutput", "Noise", "Codebook", "Tokenizer", "Generator", "Streams", "fingerprint",
+    "TokenizerOutput", "LossOutput", "Noise", "Codebook", "Tokenizer", "Generator", "Streams", "encoding", "fingerprint",
 ]  # fmt: skip

@@ -30,6 +30,8 @@ def words(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NAMES])
 def test_an_experiment_describes_what_it_trains(name, capsys):
-    report = describe(compose("config", words(name)))
+    config = compose("config", words(name))
+    report = describe(config)
     assert report["tokens"] > 0 or report["bits"] == 0
-    assert report["tokenizer"] > 0 and report["flops_train_step"] > 0
+    assert report["tokenizer"] > 0 or config["tokenizer"]["speech"]["ckpt"] is None  # a size alone stands for what is inside
+    assert report["flops_train_step"] > 0

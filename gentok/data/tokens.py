@@ -6,7 +6,8 @@ The file holds
     lengths     int64 [items, views], where the tokenizer gives lengths
     condition.NAME[.x | .mask]   one row per item
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
-seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v). The file is
+seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v), which also draws
+what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
 written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
 
 Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`); gentok.data.together does
@@ -30,7 +31,21 @@ from gentok.data.progress import progress as progress_bar
 from gentok.data.sets import locate
 from gentok.data.tensorfile import Layout, read_layout, write_arrays
 from gentok.noise import Noise
-from gentok.tokens import ABSENT, Batch, Class, Condition, ConditionSpec, FormatError, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
+from gentok.tokens import (
+    ABSENT,
+    Batch,
+    Class,
+    Condition,
+    ConditionSpec,
+    FormatError,
+    Ids,
+    Latents,
+    Tokens,
+    TokenSpec,
+    Vectors,
+    encoding,
+    fingerprint,
+)
 
 __all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenSet"]
 
@@ -82,7 +97,7 @@ def encode_set(
     set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
     tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
     """
-    if views < 1 or (views > 1 and augment is None):
+    if views < 1 or (views > 1 and augment is None and not encoding(tokenizer, Condition())):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
     if not 0 <= rank < world:
         raise ValueError(f"rank={rank} of world={world}: ranks are 0..{world - 1}")
@@ -139,8 +154,10 @@ def _encode_batch(
     given = None if batch.lengths is None else batch.lengths[rows].to(device)
     codes, lengths = [], []
     for view in range(views):
-        seen = media if view == 0 else augment(media, Noise.of(seed, index, step=view))
-        tokens = tokenizer.encode(seen.to(device), given)
+        noise = Noise.of(seed if view else 0, index, step=view)
+        seen = media if view == 0 or augment is None else augment(media, noise)
+        more = encoding(tokenizer, batch.condition.rows(rows).to(device), noise.fork("encoding").to(device))
+        tokens = tokenizer.encode(seen.to(device), given, **more)
         if isinstance(tokens, Latents):
             raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
         codes.append(_pack(tokens.validate(), tokenizer.spec))

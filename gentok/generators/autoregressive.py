@@ -8,7 +8,7 @@ for layouts with several slots (delayed, parallel) that is exact for *this model
 Deviations from LlamaGen: QK-norm; each fed step is told by a learned embedding which cell comes next (level; row and column, or position);
 queries turn with the cell that they predict and keys with the cell that they hold; the condition is a token before `begin` and not in its
 place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries that
-of the end id.
+of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.base import Causal
+from gentok.grammar import Follower, Grammar
 from gentok.layouts import Layout
 from gentok.nn.cache import KVCache
 from gentok.nn.conditioning import Conditioner
@@ -63,6 +64,7 @@ class Autoregressive(nn.Module, Causal):
     """
 
     exact_slots = True
+    follows_grammar = True
 
     def __init__(
         self,
@@ -86,6 +88,9 @@ class Autoregressive(nn.Module, Causal):
     ):
         super().__init__()
         self.spec, self.condition_spec, self.ends = spec, condition_spec or ConditionSpec(), ends
+        self.grammar = Grammar(spec) if spec.grammar else None
+        if self.grammar is not None and not ends:
+            raise ValueError("these tokens have a grammar, by which their items end: set generator.ends=true")
         self.condition_dropout, self.dropout = condition_dropout, dropout
         self.token_dropout, self.label_smoothing = token_dropout, label_smoothing
         with torch.device("cpu"):
@@ -239,6 +244,8 @@ class Autoregressive(nn.Module, Causal):
                 out = part.new_full((*hidden.shape[:2], self.layout.slots, self._ids), float("-inf"))
             out[:, level.steps, level.slots, : part.shape[-1]] = part
         out[:, tables.vacant_steps, tables.vacant_slots, 0] = 0.0
+        if self.grammar is not None:
+            out = out.masked_fill(~self.grammar.allowed(self.grammar.states(tokens.codes[:, 0]))[:, :, None], float("-inf"))
         return out
 
     # --------------------------------------------------------------------------------------------------------- likelihood
@@ -250,6 +257,10 @@ class Autoregressive(nn.Module, Causal):
             target = codes[:, k, level.positions]
             logits = F.linear(hidden[:, level.steps], self._weights(k))
             logits = logits if logits.dtype == torch.float64 else logits.float()
+            allowed = None
+            if self.grammar is not None:
+                allowed = self.grammar.allowed(self.grammar.states(target))
+                logits = logits.masked_fill(~allowed, float("-inf"))
             there = target >= 0
             if k == 0 and self.ends:
                 ended = ~there & F.pad(there, (1, -1), value=True)  # the first cell beyond the item's length
@@ -257,9 +268,10 @@ class Autoregressive(nn.Module, Causal):
             nll = F.cross_entropy(logits.flatten(0, 1), target.masked_fill(~there, -100).flatten(), reduction="none").view_as(target)
             smooth = nll
             if self.training and self.label_smoothing:
-                # Against the uniform law: logsumexp - mean(logits), and nll + logit of the target is the logsumexp.
+                # Against the uniform law of what is possible: logsumexp - mean(logits), and nll + logit of the target is the logsumexp.
                 chosen = logits.gather(2, target.clamp(min=0)[..., None])[..., 0]
-                uniform = (nll + chosen - logits.mean(2)) * there
+                mean = logits.mean(2) if allowed is None else logits.masked_fill(~allowed, 0.0).sum(2) / allowed.sum(2)
+                uniform = (nll + chosen - mean).masked_fill(~there, 0.0)
                 smooth = torch.lerp(nll, uniform, self.label_smoothing)
             nats.append(nll)
             losses.append(smooth)
@@ -292,6 +304,12 @@ class Autoregressive(nn.Module, Causal):
     # ------------------------------------------------------------------------------------------------------------- Causal
 
     def start(self, condition: Condition, batch: int, capacity: int) -> KVCache:
+        cache = self._start(condition, batch, capacity)
+        if self.grammar is not None:
+            cache.follower = Follower(self.grammar, batch, capacity, self.token_table.weight.device)
+        return cache
+
+    def _start(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         given = self.conditioner(condition, batch)
         if given.tokens is None or self.conditioner.by != "prefix":
             return self.transformer.start(batch, capacity, context=given.tokens, context_mask=given.mask, vector=given.vector)
@@ -316,7 +334,11 @@ class Autoregressive(nn.Module, Causal):
             depth = torch.arange(ids.shape[1], device=ids.device) if window.depth is None else window.depth
             steps = (at[:, None] + depth).clamp(max=last)
         hidden = self.transformer.extend(self._embed(ids, steps), self._rotation(ids.device, steps=steps), cache, window)
-        return self._heads(hidden, self._tables.on(ids.device).level[steps])
+        out = self._heads(hidden, self._tables.on(ids.device).level[steps])
+        if cache.follower is None:
+            return out
+        allowed = cache.follower.grammar.allowed(cache.follower.read(ids[..., 0], at, parents))
+        return out.masked_fill(~allowed[:, :, None], float("-inf"))
 
     def _heads(self, hidden: Tensor, level: Tensor) -> Tensor:
         """hidden [B, S, D], level int64 [S, G] or [B, S, G] -> logits [B, S, G, V]."""
@@ -340,3 +362,5 @@ class Autoregressive(nn.Module, Causal):
     def commit(self, cache: KVCache, at: Tensor, path: Tensor | None = None) -> None:
         if path is not None:
             cache.commit(at, path)
+            if cache.follower is not None:
+                cache.follower.commit(at, path)

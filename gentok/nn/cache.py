@@ -8,6 +8,7 @@ call overwrites), and keeping a path through a tree is one gather per layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,6 +63,7 @@ class KVCache:
         self.context: list[tuple[Tensor, Tensor]] | None = None
         self.context_mask: Tensor | None = None
         self.modulation: list[Tensor] | None = None
+        self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
 
     def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
         """at int64 [B] (-prefix for the prefix itself), parents int64 [B, S] or None. Raises ValueError beyond the capacity."""

@@ -34,7 +34,7 @@ def likelihood(context: Context) -> dict[str, float]:
         for batch in batches(held_out, context.config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             noise = Noise.of(context.config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.encode(batch)
+            tokens = bundle.encode(batch, noise.fork("encoding"))
             nats += bundle.generator.nll_bound(tokens, batch.condition, noise, samples=NLL_SAMPLES).double().sum().item()
             cells += int(tokens.present.sum())
             advance(len(batch.index))
@@ -55,7 +55,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             noise = Noise.of(config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.encode(batch)
+            tokens = bundle.encode(batch, noise.fork("encoding"))
             row, number, exact = region_nll(bundle.generator, tokens, batch.condition, asked, noise, NLL_SAMPLES)
             nats, cells = nats + row.sum().item(), cells + int(number.sum())
             frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())

@@ -16,7 +16,7 @@ from gentok.data.spectrograms import spectrograms
 from gentok.metrics.audio import mel_distance, si_sdr
 from gentok.metrics.codebook import CodebookHealth
 from gentok.protocols.context import Context, choice
-from gentok.tokens import Batch, Tokens
+from gentok.tokens import Batch, Tokens, encoding
 
 __all__ = ["measure"]
 
@@ -34,7 +34,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     with progress("reconstructing", count, shown=config["progress"]) as advance:
         for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             batch = batch.to(context.device)
-            tokens = tokenizer.encode(batch.media, batch.lengths)
+            more = encoding(tokenizer, batch.condition)
+            tokens = tokenizer.encode(batch.media, batch.lengths, **more)
             made = _decoded(tokenizer, tokens, batch)
             if not values:
                 _show(batch, made, spec.sample_rate, out)
@@ -43,7 +44,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
                 _add(values, f"of_{levels}_levels", _decoded(tokenizer, tokens, batch, keep=levels), batch, spec.sample_rate)
             health.update(tokens.codes)
             cells, samples = cells + int(tokens.present.sum()), samples + int(batch.lengths.sum())
-            again = tokenizer.encode(made, batch.lengths)
+            again = tokenizer.encode(made, batch.lengths, **more)
             surviving += int(((again.codes == tokens.codes) & tokens.present).sum())
             advance(len(batch.index))
     report, seconds = health.compute(), samples / spec.sample_rate

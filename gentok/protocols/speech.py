@@ -21,7 +21,7 @@ from gentok.protocols.context import Context, choice, left_out
 from gentok.protocols.hearing import heard, said
 from gentok.protocols.likelihood import measure as nll_measure
 from gentok.sampling import pick_sampler, sample
-from gentok.tokens import Batch, Condition
+from gentok.tokens import Batch, Condition, encoding
 
 __all__ = ["measure"]
 
@@ -102,7 +102,8 @@ def _split(batch: Batch, size: int) -> list[Batch]:
 
 
 def _rebuilt(tokenizer: Any, batch: Batch, device: str) -> Tensor:
-    tokens = tokenizer.encode(batch.media.to(device), batch.lengths.to(device))
+    batch = batch.to(device)
+    tokens = tokenizer.encode(batch.media, batch.lengths, **encoding(tokenizer, batch.condition))
     made = tokenizer.decode(tokens).float().cpu().clamp(-1, 1)[..., : batch.media.shape[2]]
     return F.pad(made, (0, batch.media.shape[2] - made.shape[2]))
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator
 from gentok.noise import Noise
-from gentok.sampling import pick_sampler, sample_tokens
+from gentok.sampling import pick_sampler, sample_tokens, sound_ends
 from gentok.tokens import Batch, Condition, ConditionSpec, LossOutput, Tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Outside
@@ -27,7 +27,8 @@ class GeneratorTask(GentokModule):
 
     def __init__(self, config: dict[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec):
         super().__init__(config)
-        self.frozen, self.condition_spec = Outside(tokenizer), condition_spec
+        self.frozen = Outside(tokenizer)
+        self.condition_spec = condition_spec.without(getattr(tokenizer.tokenizer, "takes", None) or ConditionSpec())
 
     @property
     def fingerprint(self) -> str:
@@ -54,7 +55,7 @@ class GeneratorTask(GentokModule):
         if batch.tokens is not None:
             return batch.tokens
         media = self.augment(batch.media, self.noise(batch, "augment")) if augmented else batch.media
-        return self.frozen.module.to(self.device).encode(replace(batch, media=media))
+        return self.frozen.module.to(self.device).encode(replace(batch, media=media), self.noise(batch, "encoding"))
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
@@ -97,6 +98,8 @@ class GeneratorTask(GentokModule):
         else:
             n = min(n, tokens.batch)
             condition, options["lengths"] = condition.rows(torch.arange(n, device=self.device)), tokens.lengths[:n]
+            if tokens.spec.grammar:  # says what the held-out items say, and ends as it ends
+                options = {"known": self.frozen.module.tokenizer.prompt(text=condition.parts["text"])}
         output = sample_tokens(
             self.generator,
             condition,
@@ -105,10 +108,9 @@ class GeneratorTask(GentokModule):
             guidance=self.guidance,
             **options,
         )
-        media = self.frozen.module.to(self.device).tokenizer.decode(output.tokens)
-        ends = output.tokens.lengths
-        if ends is not None:
-            ends = (ends.clamp(min=1) * (media.shape[-1] // output.tokens.codes.shape[2])).cpu()  # in samples
+        tokenizer = self.frozen.module.to(self.device).tokenizer
+        media = tokenizer.decode(output.tokens)
+        ends = sound_ends(tokenizer, output.tokens, media, least=1)
         self.pictures = self.modality.pictures(media, ends)
         self.sounds = self.modality.waves({"sample": media}, ends, self.config["task"].get("sounds", 0))
 

@@ -205,6 +205,7 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
 
     if "_target_" in config["tokenizer"]:
         check_media(config["tokenizer"], data, config["trust"])
+        fit_to_texts(config["tokenizer"], data)
         tokenizer = pretrained(config["tokenizer"], data.media_shape, config["trust"])
     else:
         tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])

@@ -20,7 +20,8 @@ def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = 
     their rates differ."""
     rate, component = getattr(data, "sample_rate", None), resolve(tokenizer["_target_"], trust)
     wanted = tokenizer.get("sample_rate")
-    hears = "sample_rate" in inspect.signature(component).parameters or (isinstance(component, type) and issubclass(component, Codec))
+    named = "sample_rate" in inspect.signature(component).parameters or hasattr(component, "samples_of")
+    hears = named or (isinstance(component, type) and issubclass(component, Codec))
     if component.__module__.startswith("gentok.") and hears != (rate is not None):
         kinds = ("sounds", "pictures") if hears else ("pictures", "sounds")
         raise ConfigError(
@@ -44,6 +45,10 @@ def fit_to_items(bundle: Bundle, data: Any) -> None:
             f"this tokenizer takes sound of {spec.media_shape[0]} channel(s) at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
             f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={spec.media_shape[0]}"
         )
+    if hasattr(bundle.tokenizer, "positions_of"):
+        _check_alphabet(bundle.tokenizer.symbols, data)
+        bundle.tokenizer.spec = replace(spec, grid=replace(spec.grid, n=bundle.tokenizer.positions_of(data.longest_item)))
+        bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
     if isinstance(spec.grid, Frames):
         several = spec.frame_multiple
         frames = -(-data.longest_item // (round(rate / spec.grid.rate_hz) * several)) * several
@@ -56,12 +61,19 @@ def fit_to_texts(tokenizer: dict[str, Any], data: Any) -> None:
     there is none, or another one than is configured."""
     if "symbols" not in tokenizer:
         return
+    text = _check_alphabet(tokenizer["symbols"], data)
+    tokenizer["symbols"] = list(text.alphabet)
+    if tokenizer.get("longest_text", 0) is None:
+        tokenizer["longest_text"] = text.max_length
+
+
+def _check_alphabet(wanted: Any, data: Any) -> Any:
+    """The data's text. Raises ConfigError where there is none, or one of other symbols than `wanted` (None: any)."""
     text = dict(data.condition_spec.parts).get("text")
     if text is None or text.kind != "ids":
         raise ConfigError("this tokenizer learns from transcripts, the data have none: set data.captions=ids, or choose data with texts")
-    wanted = tokenizer["symbols"]
     if wanted is not None and tuple(wanted) != text.alphabet:
         raise ConfigError(
             f"tokenizer.symbols={''.join(wanted)!r}, the transcripts' are {''.join(text.alphabet)!r}: set tokenizer.symbols=null"
         )
-    tokenizer["symbols"] = list(text.alphabet)
+    return text

@@ -124,6 +124,11 @@ class ConditionSpec:
             parts[name] = spec.parse([row_values[i % len(row_values)] for i in range(batch)], f"condition.{name}")
         return Condition(parts)
 
+    def without(self, other: ConditionSpec) -> ConditionSpec:
+        """The parts that `other` has no part of that name for."""
+        taken = dict(other.parts)
+        return ConditionSpec(tuple((name, part) for name, part in self.parts if name not in taken))
+
     def to_dict(self) -> dict[str, Any]:
         return {name: json.loads(json.dumps(dataclasses.asdict(spec))) for name, spec in self.parts}
 

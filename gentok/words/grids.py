@@ -21,13 +21,13 @@ class Raster:
 
 @dataclass(frozen=True)
 class Line:
-    """An ordered list of n tokens without a place; `nested` when every prefix is a valid code (FlexTok yes, TiTok no)."""
+    """An ordered list of n tokens (None: any number) without a place; `nested` when every prefix is a code (FlexTok yes, TiTok no)."""
 
-    n: int
+    n: int | None
     nested: bool = False
 
     @property
-    def positions(self) -> int:
+    def positions(self) -> int | None:
         return self.n
 
 

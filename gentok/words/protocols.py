@@ -14,7 +14,7 @@ from gentok.words.items import Latents, Tokens
 from gentok.words.results import Batch, LossOutput, Quantized, TokenizerOutput
 from gentok.words.spec import TokenSpec
 
-__all__ = ["Codebook", "Tokenizer", "Streams", "Generator"]
+__all__ = ["Codebook", "Tokenizer", "Streams", "Generator", "encoding"]
 
 
 @runtime_checkable
@@ -57,7 +57,11 @@ class Codebook(Protocol):
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """media -> Tokens -> media. Images float [-1, 1] [B, C, H, W]; audio float [B, C, T]."""
+    """media -> Tokens -> media. Images float [-1, 1] [B, C, H, W]; audio float [B, C, T].
+
+    One that writes a part of the items' condition into its codes (a stream of text and speech) says which in `takes`, a ConditionSpec:
+    `encode` is then called with condition=Condition beside the media, and generators of its tokens are not conditioned on that part.
+    """
 
     spec: TokenSpec
     codebook: Any
@@ -67,6 +71,11 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Tokens | Latents, noise: Noise | None = None, **options: Any) -> Tensor: ...
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput: ...
+
+
+def encoding(tokenizer: Any, condition: Condition, noise: Noise | None = None) -> dict[str, Any]:
+    """What `encode` is to be given of an item beside its media: nothing, but for a tokenizer that `takes` a part of the condition."""
+    return {"condition": condition, "noise": noise} if getattr(tokenizer, "takes", None) is not None else {}
 
 
 @runtime_checkable

@@ -26,6 +26,8 @@ class TokenSpec:
     strides: level k exists at positions n % strides[k] == 0 (SNAC); default 1 everywhere.
     latent_positions: M, where it differs from N (a pyramid). nested_levels: coarse levels alone are a valid code.
     parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
+    grammar: [state][part] -> the state after an id of that part, -1 where there can be none; a row begins in state 0, and ends in one that
+    nothing follows (gentok/grammar.py). Empty: any id may follow any.
     media_shape: (C, H, W) or (C,), what decode returns. sample_rate in Hz, for audio.
     encode_fingerprint: hash of every tensor and setting that codes depend on; decode_fingerprint: of the rest.
     """
@@ -37,6 +39,7 @@ class TokenSpec:
     width: int | None = None
     nested_levels: bool = False
     parts: tuple[tuple[str, int, int], ...] = ()
+    grammar: tuple[tuple[int, ...], ...] = ()
     modality: str = "image"
     media_shape: tuple[int, ...] | None = None
     sample_rate: int | None = None
@@ -50,6 +53,25 @@ class TokenSpec:
             raise ValueError(f"every level needs a vocabulary of at least 1; vocab_sizes = {self.vocab_sizes}")
         if self.strides is not None and len(self.strides) != self.levels:
             raise ValueError(f"strides must name one stride per level: {self.levels} levels, strides = {self.strides}")
+        if self.grammar:
+            self._check_grammar()
+
+    def _check_grammar(self) -> None:
+        ends = [0, *(stop for _, _, stop in self.parts)]
+        if self.levels != 1 or [start for _, start, _ in self.parts] != ends[:-1] or ends[-1] != self.vocab or ends != sorted(set(ends)):
+            raise ValueError(
+                f"a grammar is one of ids of one level, of which parts are consecutive ranges; {self.levels} level(s) of "
+                f"{self.vocab_sizes} ids, parts = {self.parts}"
+            )
+        if any(len(row) != len(self.parts) or not all(-1 <= state < len(self.grammar) for state in row) for row in self.grammar):
+            raise ValueError(f"a grammar has a row per state, of a state or -1 for each of {len(self.parts)} parts; got {self.grammar}")
+
+    def part(self, name: str) -> slice:
+        """The ids of a named part. Raises ValueError where there is none of that name."""
+        for part, start, stop in self.parts:
+            if part == name:
+                return slice(start, stop)
+        raise ValueError(f"these tokens have no part {name!r}; they have {', '.join(part for part, _, _ in self.parts) or 'none'}")
 
     @property
     def levels(self) -> int:
@@ -117,6 +139,8 @@ class TokenSpec:
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         values["grid"] = {"kind": type(self.grid).__name__.lower(), **dataclasses.asdict(self.grid)}
+        if not self.grammar:  # what has none reads, and is fingerprinted, as before there were any
+            del values["grammar"]
         return json.loads(json.dumps(values))
 
     @classmethod
@@ -128,4 +152,5 @@ class TokenSpec:
             raise FormatError(f"the token spec has a grid of kind {kind!r}; this gentok knows {', '.join(GRIDS)}")
         values["grid"] = GRIDS[kind](**strict(GRIDS[kind], grid, f"the {kind} grid"))
         values["parts"] = tuple(tuple(part) for part in values.get("parts", ()))
+        values["grammar"] = tuple(tuple(row) for row in values.get("grammar", ()))
         return cls(**values)
