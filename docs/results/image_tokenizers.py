@@ -76,6 +76,7 @@ ROWS = {
     "tokenflow_w025": Row("TokenFlow, w = ¼", f"{FLOW} codebook.w=0.25", probe=True),
     "tokenflow_w1": Row("TokenFlow, w = 1", f"{FLOW} codebook.w=1", probe=True),
     "tokenflow_w4": Row("TokenFlow, w = 4", f"{FLOW} codebook.w=4", probe=True),
+    "tokenflow_winf": Row("TokenFlow, w = ∞: codes by looks alone", f"{FLOW} codebook.w=inf"),
     "flextok": Row("FlexTok", f"experiment=cifar10/flextok budget=30min {LATENT} +tokenizer.times.mean=0.5", keeps=KEEPS, inside="kl"),
     "flextok_regression": Row("FlexTok's encoder, regression", f"experiment=cifar10/flextok_regression budget=30min {LATENT}", keeps=KEEPS, inside="kl"),
     "vq_64bit": Row("VQ, 16 × 16", "experiment=cifar10/vq budget=12min codebook.vocab_size=16 tokenizer.multipliers=[1,2,4]"),
@@ -296,7 +297,7 @@ def page(store: Store) -> str:
         return ROWS[name].title, value(f"{name}/psnr_db", ".2f"), f"{lost:+.2f}", percent(f"{name}/usage"), *probes, value(f"{name}/steps", ",.0f")  # fmt: skip
 
     head = ("row", "PSNR, dB", "against VQ, dB", "usage", "probe, semantic half: flat", "mean", "probe, all: flat", "mean", "steps")
-    flows = [head, *(flow_row(name) for name in have("vq", "tokenflow_w0", "tokenflow_w025", "tokenflow_w1", "tokenflow_w4"))]
+    flows = [head, *(flow_row(name) for name in have("vq", "tokenflow_w0", "tokenflow_w025", "tokenflow_w1", "tokenflow_w4", "tokenflow_winf"))]
     order = [name for name in ROWS if name.startswith("ablation")]
     ablation = ""
     if have(*order):
