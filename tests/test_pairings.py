@@ -84,14 +84,14 @@ def tokenizers():
     return get
 
 
-COSTLY = ("any_order", "depth", "self_speculative")
-"""Generators of which the quick suite trains the pairings of one level and of several alone."""
+QUICK = {"autoregressive": CODEBOOKS, "masked": ("vq", "residual", "bae", "pyramid"), "resgen": CODEBOOKS}
+"""Generator -> the codebooks that the quick suite trains it with; of the others one of one level and one of several."""
 
 
 @pytest.mark.parametrize(
     ("generator_name", "codebook"),
     [
-        pytest.param(g, c, marks=[pytest.mark.slow] if g in COSTLY and c not in ("vq", "residual") else [])
+        pytest.param(g, c, marks=[] if c in QUICK.get(g, ("vq", "residual")) else [pytest.mark.slow])
         for g in GENERATORS
         for c in CODEBOOKS
     ],
@@ -105,7 +105,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         return
     media, index = pictures(), torch.arange(ITEMS)
     tokens, condition = tokenizer.encode(media), Condition({"class": Class(index)})
-    own = psnr(tokenizer.decode(tokens), media)
+    own = (psnr(tokenizer.decode(tokens), media) - 1.0).clamp(max=35.0)  # above 35 dB a code of the finest level is a decibel by itself
 
     torch.manual_seed(1)
     config = {**compose("config", [f"generator={generator_name}"])["generator"], **GENERATORS[generator_name]}
@@ -123,7 +123,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **words}, type(generator))
         output = sample_tokens(generator, condition, sampler, noise=Noise.of(3, index))
         drawn = tokenizer.decode(output.tokens)
-        close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own - 1.0 for i in range(ITEMS)]).any(1)
+        close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own for i in range(ITEMS)]).any(1)
         assert close.double().mean() >= 0.9, f"{sampler_name(cls)}: {int(close.sum())} of {ITEMS}"
 
 
