@@ -11,12 +11,10 @@ name and renamed, so that a kill at any time leaves the last good bundle. Finger
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import platform
 import shutil
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,12 +25,12 @@ from torch import Tensor, nn
 
 from gentok import __version__
 from gentok.build import ConfigError, build, resolve
+from gentok.bundle_files import FORMAT, load_state, neighbours, read_checkpoint, read_folder
 from gentok.noise import Noise
 from gentok.tokens import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, encoding, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
-FORMAT = 1
 TRAINING_ONLY = ("losses", "teacher")  # parts of a tokenizer's configuration that neither codes nor pictures depend on
 
 
@@ -291,15 +289,15 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     if not path.exists() and (_last_good(path) / "bundle.json").is_file():
         path = _last_good(path)  # a kill fell between the two renames of `save`
     if not path.exists():
-        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{_neighbours(path)}")
+        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{neighbours(path)}")
     if path.is_dir() and not (path / "bundle.json").is_file():
         found = sorted(str(p.parent) for p in path.glob("*/bundle.json"))
         raise FileNotFoundError(f"{path} is a folder without bundle.json" + (f"; bundles inside it: {', '.join(found)}" if found else ""))
-    document, tokenizer_state, generator_state = _read_folder(path) if path.is_dir() else _read_checkpoint(path, ema)
+    document, tokenizer_state, generator_state = read_folder(path) if path.is_dir() else read_checkpoint(path, ema)
 
     spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
     tokenizer = build_tokenizer(document["tokenizer"]["config"], trust)
-    _load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
+    load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
     tokenizer.spec = spec
     if spec.encode_fingerprint:
         made = stamp(tokenizer, document["tokenizer"]["config"])
@@ -316,7 +314,7 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
         if not meant.same_codes(spec):
             raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
         generator = build_generator(generator_config, tokenizer, condition_spec, trust)
-        _load_state(generator, generator_state, f"the generator in {path}")
+        load_state(generator, generator_state, f"the generator in {path}")
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
     bundle = Bundle(
@@ -330,77 +328,3 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
         str(path),
     )
     return bundle.to(device)
-
-
-def _read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    try:
-        document = json.loads((path / "bundle.json").read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path / 'bundle.json'} is no JSON ({error}): this is not a gentok bundle, or it was cut off") from error
-    if not isinstance(document, dict) or not isinstance(document.get("format"), int):
-        raise FormatError(f"{path / 'bundle.json'} has no format number: this is not a gentok bundle")
-    if document["format"] > FORMAT:
-        raise FormatError(
-            f"{path} is a bundle of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok"
-        )
-    missing = [key for key in ("kind", "tokenizer", "condition_spec", "meta") if key not in document]
-    if missing:
-        raise FormatError(f"{path / 'bundle.json'} lacks {', '.join(missing)}: the bundle is damaged")
-    generator = _read_weights(path / "generator" / "model.safetensors") if document["kind"] == "generator" else {}
-    return document, _read_weights(path / "tokenizer" / "model.safetensors"), generator
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise FileNotFoundError(f"the bundle lacks {path}")
-    try:
-        return {key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()}
-    except SafetensorError as error:
-        raise FormatError(f"{path} is no safetensors file ({error}): it is damaged, cut off, or something else under that name") from error
-
-
-def _read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
-    """A Lightning checkpoint of gentok's training. Its state dict holds the averaged weights, `current_model_state` the raw ones."""
-    if path.suffix in (".safetensors", ".json"):
-        raise FormatError(f"{path} is a part of a bundle: give the folder that holds bundle.json")
-    if not zipfile.is_zipfile(path):
-        raise FormatError(
-            f"{path} is neither a bundle folder nor a training checkpoint (a torch zip file): it is damaged, cut off, or something else"
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch raises on a hostile or foreign pickle, the answer is the same
-        raise FormatError(f"{path} was refused: it does not load with weights_only=True, so it may run code or is damaged") from error
-    if not isinstance(checkpoint, dict) or "gentok" not in checkpoint:
-        raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training")
-    document = checkpoint["gentok"]
-    if document["format"] > FORMAT:
-        raise FormatError(
-            f"{path} is a checkpoint of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok"
-        )
-    state = checkpoint["state_dict"] if ema else checkpoint.get("current_model_state", checkpoint["state_dict"])
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(name + ".")}
-
-    return document, checkpoint.get("tokenizer_state") or part("tokenizer"), part("generator")
-
-
-def _load_state(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    try:
-        module.load_state_dict(state)
-    except RuntimeError as error:
-        lines = str(error).splitlines()
-        raise FormatError(f"{what} does not fit its configuration: {lines[1].strip() if len(lines) > 1 else lines[0]}") from error
-
-
-def _neighbours(path: Path) -> str:
-    parent = path.parent
-    if not parent.is_dir():
-        return f" (nor a folder {parent})"
-    names = sorted(p.name for p in parent.iterdir() if not p.name.startswith("."))
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {parent / close[0]}?" if close else f"; {parent} holds {', '.join(names[:8]) or 'nothing'}"

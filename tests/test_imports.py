@@ -32,7 +32,8 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "entropy": set(),
     "build": set(),
     "mistakes": {"build"},
-    "bundle": {*BASE, "build", "sampling"},
+    "bundle_files": BASE,
+    "bundle": {*BASE, "build", "bundle_files", "sampling"},
     "prompts": {*BASE, "bundle", "data"},
     "regions": {*BASE, "generators", "layouts", "flow", "prompts"},
 }

@@ -5,10 +5,12 @@ import itertools
 import pytest
 import torch
 from generator_kit import autoregressive, fed, same
+from mutants import mutant
 
+import gentok.generators.autoregressive as model_file
 from gentok.bundle import build_generator
 from gentok.cli import compose
-from gentok.grammar import Grammar
+from gentok.grammar import Follower, Grammar
 from gentok.noise import Noise
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, Line, Tokens, TokenSpec
@@ -66,6 +68,22 @@ def test_the_rows_that_are_possible_have_all_the_probability(pair):
     assert {tuple(row) for row in every[nats.isfinite()].tolist()} == possible and not nats.isnan().any()
 
 
+MISTAKES = {
+    "everything_is_possible": (Grammar, ("torch.cat((table >= 0, ", "torch.cat((table >= -1, ")),
+    "maps_composed_with_themselves": (Grammar, ("gather(2, maps[:, :-reach])", "gather(2, maps[:, reach:])")),
+    "rows_begin_in_another_state": (Grammar, ("torch.cat((ids.new_zeros", "torch.cat((ids.new_ones")),
+    "the_end_is_never_possible": (Grammar, ("(table < 0).all(1, keepdim=True)", "torch.zeros(lost, 1, dtype=torch.bool)")),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_the_law_of_all_probability_catches_a_grammar_that_is_read_wrongly(name, monkeypatch):
+    cls, edit = MISTAKES[name]
+    monkeypatch.setattr(model_file, cls.__name__, mutant(cls, edit))
+    nats = autoregressive(SPEC, ends=True).nll_bound(tokens_of(rows_of_the_grammar()), Condition())
+    assert not abs(float((-nats).exp().sum()) - 1) < 1e-3
+
+
 def test_nll_is_that_of_the_free_model_renormalised_over_what_is_possible(pair):
     model, free = pair
     tokens = tokens_of(rows_of_the_grammar())
@@ -121,6 +139,16 @@ def test_cached_logits_step_by_step_in_chunks_and_as_a_tree_are_those_of_one_pas
     assert same(out[:, 1:], whole[:, 1:3])
     model.commit(cache, at + 1, torch.tensor([[1, 2]]).expand(batch, -1))
     assert same(model.logits(ids[:, 3:4], cache, at + 3), whole[:, 3:4])
+
+
+@pytest.mark.parametrize("edit", [
+    ("self._before[row, at[row] + place + 1] =", "self._before[row, at[row] + place] ="),
+    ("torch.where(parents[:, s] < 0, s, parents[:, s])", "torch.where(parents[:, s] < 0, 0, parents[:, s])"),
+])  # fmt: skip
+def test_the_law_of_caches_catches_a_place_that_is_lost(edit, monkeypatch):
+    monkeypatch.setattr(model_file, "Follower", mutant(Follower, edit))
+    with pytest.raises((AssertionError, IndexError)):
+        test_cached_logits_step_by_step_in_chunks_and_as_a_tree_are_those_of_one_pass((autoregressive(SPEC, ends=True),))
 
 
 def test_samples_are_rows_of_the_grammar_with_the_models_own_frequencies(pair):
