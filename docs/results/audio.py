@@ -49,7 +49,7 @@ class Row:
 TOKENIZERS = {
     "codec": Row("residual, EMA, inverse STFT", "experiment=spoken_digits/codec", "spoken_digits_codec"),
     "codec_12min": Row("the same, 12 minutes", "experiment=spoken_digits/codec budget=12min"),
-    "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.width=64 budget=12min"),
+    "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
     "codec_balanced": Row(
         "with the balancer",
         "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:1.0,mel:1.0} trainer.clip=null budget=12min",
