@@ -57,7 +57,7 @@ TOKENIZERS = {
     "codec_causal": Row("causal SEANet, streams", "experiment=spoken_digits/codec_causal budget=12min"),
     "single": Row("one level of 1,024", "experiment=spoken_digits/codec codebook.levels=1 codebook.codebook.vocab_size=1024 budget=12min"),
     "semantic": Row("12.5 Hz, by transcripts", "experiment=spoken_digits/semantic budget=12min"),
-    "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec budget=12min {FSDD}", "fsdd_codec"),
+    "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec {FSDD}", "fsdd_codec"),
 }  # fmt: skip
 GENERATORS = {
     "ar_delay": Row("delayed autoregression", "experiment=spoken_digits/ar_delay", tokens="codec"),
