@@ -100,27 +100,33 @@ def build_generator(config: Mapping[str, Any], tokenizer: Any, condition_spec: C
 
 
 def nest_latents(config: Mapping[str, Any], trust: Iterable[str] = (), *, shape_only: bool = False) -> tuple[dict[str, Any], str | None]:
-    """(a tokenizer's configuration, None), where its `latents` (or `speech`) are {ckpt: BUNDLE} with the configuration of the tokenizer in
-    that bundle in their place, which the new bundle then describes and holds by itself, and BUNDLE, where its weights come from.
+    """(a tokenizer's configuration, None), where its `latents` (or `speech`, `whole`) are {ckpt: BUNDLE} with the configuration of the
+    tokenizer in that bundle in their place, which the new bundle then describes and holds by itself, and BUNDLE, whose weights it takes.
 
     shape_only: what is inside without a bundle, described by its sizes, is left as it is. Raises ConfigError, OSError.
     """
     config = dict(config)
-    name = "speech" if "speech" in config else "latents"
+    name = _inside(config) or "latents"
     given = config.get(name)
     if not isinstance(given, Mapping) or "_target_" in given:
         return config, None
     if given.get("ckpt") is None:
         if shape_only:
             return config, None
-        raise ConfigError(f"this tokenizer works on {name}: give the bundle of what makes them, tokenizer.{name}.ckpt=BUNDLE")
+        what = "needs the bundle of the whole" if name == "whole" else f"works on {name}: give the bundle of what makes them"
+        raise ConfigError(f"this tokenizer {what}, tokenizer.{name}.ckpt=BUNDLE")
     inner = load(given["ckpt"], trust=trust)
-    sizes = _latent_sizes(inner.spec) if name == "latents" else _speech_sizes(inner.spec)
+    sizes = {"latents": _latent_sizes, "speech": _speech_sizes, "whole": lambda spec: {}}[name](inner.spec)
     for key, found in sizes.items():
         if given.get(key) not in (None, found):
             raise ConfigError(f"tokenizer.{name}.{key}={given[key]}, but {given['ckpt']} makes {name} of {key} {found}")
     config[name] = {k: v for k, v in inner.tokenizer_config.items() if k not in TRAINING_ONLY}
     return config, str(given["ckpt"])
+
+
+def _inside(config: Mapping[str, Any]) -> str | None:
+    """The key of the tokenizer inside one that needs no training of its own (speech_text, prefix)."""
+    return next((name for name in ("speech", "whole") if name in config), None)
 
 
 def _latent_sizes(spec: TokenSpec) -> dict[str, Any]:
@@ -141,14 +147,15 @@ def portable(tokenizer: Any, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Iterable[str] = ()) -> Bundle:
     """A tokenizer that needs no training, as the bundle that it would be, with fingerprints, in eval mode: one that others trained
-    (gentok/tokenizers/pretrained), or that only writes what a trained one inside gives (speech_text).
+    (gentok/tokenizers/pretrained), or that only rewrites what a trained one inside gives (speech_text, prefix).
 
     Raises ConfigError where `config` is of a tokenizer that has to be trained first.
     """
-    config, inside = nest_latents(config, trust) if "speech" in config else (dict(config), None)
+    name = _inside(config)
+    config, inside = nest_latents(config, trust) if name else (dict(config), None)
     tokenizer = build_tokenizer({**config, "media_shape": config.get("media_shape") or list(media_shape)}, trust)
     if inside is not None:
-        tokenizer.speech.load_state_dict(load(inside, trust=trust).tokenizer.state_dict())
+        getattr(tokenizer, name).load_state_dict(load(inside, trust=trust).tokenizer.state_dict())
     if not hasattr(tokenizer, "portable"):
         raise ConfigError(
             f"{type(tokenizer).__name__} as configured has random weights: train it with task=tokenizer, then give its bundle by "

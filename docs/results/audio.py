@@ -59,11 +59,17 @@ TOKENIZERS = {
     "semantic": Row("12.5 Hz, by transcripts", "experiment=spoken_digits/semantic budget=12min"),
     "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec {FSDD}", "fsdd_codec"),
 }  # fmt: skip
+FOUR = "tokenizer=prefix tokenizer.keep=4"  # of 8: more add nothing that a listener would miss
 GENERATORS = {
     "ar_delay": Row("delayed autoregression", "experiment=spoken_digits/ar_delay", tokens="codec"),
-    "depth": Row("depth transformer", "experiment=spoken_digits/depth", tokens="codec"),
-    "masked": Row("masked, MaskGIT 16 steps", "experiment=spoken_digits/masked", tokens="codec"),
-    "soundstorm": Row("level by level, 16 + 7 steps", "experiment=spoken_digits/soundstorm", tokens="codec"),
+    "depth": Row("depth transformer, 4 levels", f"experiment=spoken_digits/depth {FOUR}", tokens="codec"),
+    "masked": Row("masked, MaskGIT 16 steps, 4 levels", f"experiment=spoken_digits/masked {FOUR}", tokens="codec"),
+    "soundstorm": Row("level by level, 16 + 3 steps, 4 levels", f"experiment=spoken_digits/soundstorm {FOUR}", tokens="codec"),
+    "layout_delayed": Row("delayed", f"experiment=spoken_digits/ar_delay {FOUR} budget=12min", tokens="codec"),
+    "layout_depth": Row("depth transformer", f"experiment=spoken_digits/depth {FOUR} budget=12min", tokens="codec"),
+    "layout_parallel": Row("parallel", f"experiment=spoken_digits/ar_delay generator.layout=parallel {FOUR} budget=12min", tokens="codec"),
+    "layout_flat": Row("flattened", f"experiment=spoken_digits/ar_delay generator.layout=position_major {FOUR} budget=12min", tokens="codec"),
+    "layout_level_major": Row("level after level", f"experiment=spoken_digits/ar_delay generator.layout=level_major {FOUR} budget=12min", tokens="codec"),
 }
 ROWS = TOKENIZERS | GENERATORS
 SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"], "soundstorm": ["sampler=soundstorm"]}
@@ -83,7 +89,8 @@ def bundle_of(name: str, seed: int) -> Path:
 
 def command(name: str, seed: int) -> str:
     row = ROWS[name]
-    on = f" tokenizer.ckpt=docs/zoo/{TOKENIZERS[row.tokens].zoo}" if row.tokens else ""
+    key = "tokenizer.whole.ckpt" if FOUR in row.words else "tokenizer.ckpt"
+    on = f" {key}=docs/zoo/{TOKENIZERS[row.tokens].zoo}" if row.tokens else ""
     return f"python train.py {row.words}{on} clock=cpu seed={seed}"
 
 

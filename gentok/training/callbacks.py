@@ -12,11 +12,20 @@ __all__ = ["Budget", "Pictures", "SoundFiles", "Bar"]
 
 
 class Budget(L.Callback):
-    """Stops at the first step at which the task's progress (by steps or by the clock) is complete."""
+    """Stops at the first step at which the task's progress (by steps or by the clock) is complete. Lightning would validate a loop that is
+    told to stop once more: that is left to the validation which follows every training, of the same weights."""
+
+    def __init__(self) -> None:
+        self._batches: int | float | None = None  # of a validation, while there is to be none
 
     def on_train_batch_end(self, trainer: L.Trainer, module: Any, *args: Any) -> None:
-        if module.progress >= 1.0:
+        if module.progress >= 1.0 and self._batches is None:
             trainer.should_stop = True
+            self._batches, trainer.limit_val_batches = trainer.limit_val_batches, 0
+
+    def on_fit_end(self, trainer: L.Trainer, module: Any) -> None:
+        if self._batches is not None:
+            trainer.limit_val_batches, self._batches = self._batches, None
 
 
 class Pictures(L.Callback):

@@ -17,7 +17,9 @@ __all__ = ["check_media", "fit_to_items", "fit_to_texts"]
 
 def check_media(tokenizer: Mapping[str, Any], data: Any, trust: Iterable[str] = ()) -> None:
     """Raises ConfigError where a configured tokenizer of gentok is of pictures and the data are sounds or the other way round, or where
-    their rates differ."""
+    their rates differ. Of one that only rewrites another's codes (prefix) that one counts: `fit_to_items` looks at it."""
+    if tokenizer.get("whole") is not None:
+        return
     rate, component = getattr(data, "sample_rate", None), resolve(tokenizer["_target_"], trust)
     wanted = tokenizer.get("sample_rate")
     named = "sample_rate" in inspect.signature(component).parameters or hasattr(component, "samples_of")

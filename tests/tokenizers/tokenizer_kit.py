@@ -64,7 +64,7 @@ def read(group: str, name: str) -> dict[str, Any]:
 def names(group: str) -> list[str]:
     """Configurations that name a component themselves and load no weights (from a bundle, or that others trained), also not inside."""
     found = {name: read(group, name) for name in _files(group)}
-    return sorted(name for name, config in found.items() if "_target_" in config and not {"path", "speech"} & set(config))
+    return sorted(name for name, config in found.items() if "_target_" in config and not {"path", "speech", "whole"} & set(config))
 
 
 def needed_parts(name: str) -> tuple[str, ...]:

@@ -1,0 +1,130 @@
+"""The first part of a trained tokenizer's code as a code of its own: what a generator then models, and nothing behind it.
+
+Codes whose every prefix decodes (TokenSpec.prefixes) are usually modelled by fewer tokens than they have: MusicGen and its like take the
+first 4 of EnCodec's 32 levels (arXiv 2306.05284, section 3), FlexTok's generators as many of its ordered tokens as the picture's
+condition needs (arXiv 2502.13967, section 4).
+
+    nested levels    codes[:, :keep]        of a residual codebook: fewer bits per second
+    a nested line    codes[:, :, :keep]     of FlexTok: fewer tokens per picture
+
+A pyramid's scales are no such prefix: its last one is what its decoder takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.noise import Noise
+from gentok.tokens import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
+
+__all__ = ["FirstLevels", "Prefix"]
+
+
+class Prefix(nn.Module):
+    """media -> the first `keep` levels (or tokens) of what `whole` encodes it to -> media.
+
+    whole: a built tokenizer whose prefixes are codes; in training {ckpt: BUNDLE}. It is frozen, and the bundle of what is trained here
+    holds it. keep: 1 to its number of levels, or of tokens in a nested line. media_shape: of the data, whose channels must be the whole's.
+
+    Raises ValueError with a line where the code has no such prefix.
+    """
+
+    def __init__(self, whole: Any, keep: int, media_shape: Sequence[int] | None = None):
+        super().__init__()
+        if isinstance(whole, Mapping):
+            raise ValueError("prefix cuts the code of a trained tokenizer: tokenizer.whole.ckpt=BUNDLE")
+        spec: TokenSpec = whole.spec
+        line = isinstance(spec.grid, Line) and spec.grid.nested
+        most = spec.levels if spec.nested_levels else spec.prefixes if line else 0
+        if not isinstance(keep, int) or not 1 <= keep <= most:
+            some = f"1 to {most}" if most else f"none that is a code: {spec.describe()}"
+            raise ValueError(f"tokenizer.keep={keep}: of this tokenizer's {'levels' if spec.nested_levels else 'tokens'} keep {some}")
+        if media_shape and media_shape[0] != spec.media_shape[0]:
+            raise ValueError(f"the tokenizer inside takes media of {spec.media_shape[0]} channel(s), the data have {media_shape[0]}")
+        self.whole, self.keep = whole.requires_grad_(False).eval(), keep
+        self.generative = bool(getattr(whole, "generative", False))
+        cut: dict[str, Any] = {"encode_fingerprint": "", "decode_fingerprint": ""}
+        if spec.nested_levels:
+            cut |= {"vocab_sizes": spec.vocab_sizes[:keep], "strides": None if spec.strides is None else spec.strides[:keep]}
+        else:
+            cut |= {"grid": replace(spec.grid, n=keep)}
+        self.spec = replace(spec, **cut)
+
+    @property
+    def codebook(self) -> Any:
+        """That of the whole, of the levels that are kept."""
+        book = self.whole.codebook
+        return FirstLevels(book, self.keep) if self.spec.nested_levels and book is not None else book
+
+    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A bundle of its own describes it: it has no weights beside those of the tokenizer inside."""
+        return dict(config)
+
+    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None, **options: Any) -> Tokens:
+        """media float [B, C, ...] -> Tokens [B, keep, N], or [B, K, keep] of a line. options: those of the whole."""
+        tokens = self.whole.encode(media, lengths, noise, **options)
+        codes = tokens.codes[:, : self.keep] if self.spec.nested_levels else tokens.codes[:, :, : self.keep]
+        return Tokens(codes.contiguous(), self._of(codes, tokens.spec), tokens.lengths)
+
+    def decode(self, tokens: Tokens, noise: Noise | None = None, **options: Any) -> Tensor:
+        """Tokens -> media float32 [B, C, ...] in [-1, 1]: what the whole decodes where the rest is ABSENT. options: those of the whole.
+        Raises ValueError on tokens of another tokenizer."""
+        if tokens.spec.vocab_sizes != self.spec.vocab_sizes or type(tokens.spec.grid) is not type(self.spec.grid):
+            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
+        whole: TokenSpec = self.whole.spec
+        if self.spec.nested_levels:
+            codes, changed = _more_levels(tokens.codes, whole.levels), {"vocab_sizes": whole.vocab_sizes, "strides": whole.strides}
+        else:
+            codes = F.pad(tokens.codes, (0, whole.positions - tokens.codes.shape[2]), value=ABSENT)
+            changed = {"grid": whole.grid}
+        return self.whole.decode(Tokens(codes, replace(tokens.spec, **changed), tokens.lengths), noise, **options)
+
+    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+        raise ValueError("a prefix has nothing to train: train the whole tokenizer (task=tokenizer), then a generator (task=generator)")
+
+    def _of(self, codes: Tensor, spec: TokenSpec) -> TokenSpec:
+        """Of so many positions, and of media as large as theirs are."""
+        grid = self.spec.grid
+        if self.spec.nested_levels and grid.positions not in (None, codes.shape[2]):
+            grid = spec.grid
+        return replace(self.spec, grid=grid, media_shape=spec.media_shape)
+
+
+class FirstLevels(nn.Module):
+    """The first levels of a codebook whose levels add up: `lookup`, `nearest` and `table` of these alone."""
+
+    nested_levels = True
+    invertible = False
+    """As residual books are: a sum's levels may be found in another way than they were written."""
+
+    def __init__(self, book: Any, keep: int):
+        super().__init__()
+        self.book, self.levels = book, keep
+        self.vocab_sizes = tuple(book.vocab_sizes[:keep])
+        self.in_width, self.width, self.parts = book.in_width, book.width, book.parts
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, keep, N] -> vectors float32 [B, D, N]; absent levels add nothing."""
+        return self.book.lookup(_more_levels(codes, self.book.levels))
+
+    def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
+        """vectors float [B, D, N] -> codes int64 [B, keep, N]; with `given`, only its UNKNOWN cells."""
+        if given is not None:
+            given = _more_levels(given, self.book.levels, UNKNOWN)
+        return self.book.nearest(vectors, given)[:, : self.levels]
+
+    def table(self, level: int = 0) -> Tensor:
+        """float32 [V, D]."""
+        if level >= self.levels:
+            raise ValueError(f"table({level}): this codebook has the first {self.levels} levels, 0 to {self.levels - 1}")
+        return self.book.table(level)
+
+
+def _more_levels(codes: Tensor, levels: int, value: int = ABSENT) -> Tensor:
+    """[B, keep, N] -> [B, levels, N]."""
+    return F.pad(codes, (0, 0, 0, levels - codes.shape[1]), value=value)
