@@ -2,6 +2,7 @@
 
     python docs/results/audio.py train ROW ... [seed=0]      into outputs/audio/ROW (ROW_seed1, ...), left alone where it is done
     python docs/results/audio.py suite ROW ... [seed=0]      tokenizers: suite=audio_tokenizers on ITEMS held-out digits, one by one
+    python docs/results/audio.py recorded ROW ...            the same on recorded digits (fsdd)
     python docs/results/audio.py speech ROW ... [seed=0]     generators: N strings of three digits, as a recogniser hears them
     python docs/results/audio.py compress                    an hour and five minutes of sound, as the command line compresses them
     python docs/results/audio.py page                        the page anew, from the figures that are there
@@ -106,19 +107,22 @@ def train(names: list[str], seed: int, folder: str) -> None:
             sys.exit(f"the training of {name} failed")
 
 
-def suite(store: Store, names: list[str], seed: int) -> None:
-    """All rows by one command; {name}/levels{k}/figure, and originals/figure."""
-    began = time.monotonic()
+def suite(store: Store, names: list[str], seed: int, folder: str | None = None) -> None:
+    """All rows by one command; {name}/levels{k}/figure, and originals/figure. folder: of recorded digits, then recorded/..."""
+    began, on = time.monotonic(), "" if folder is None else "recorded/"
     paths = {str(bundle_of(name, seed)): name for name in names}
-    own = ["suite=audio_tokenizers", "data=spoken_digits", f"max_held_out={ITEMS}", "max_train=1000"]
+    data = ["data=spoken_digits"] if folder is None else ["data=fsdd", *FSDD.split()]
+    own = ["suite=audio_tokenizers", *data, f"max_held_out={ITEMS}", "max_train=1000"]
     with tempfile.TemporaryDirectory() as out:
-        report = evaluate(compose("evaluate", [*own, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))
-        (Path(out) / "rates.png").replace(HERE / "audio_rates.png")
+        words = [word.replace("FOLDER", folder or "") for word in own]
+        report = evaluate(compose("evaluate", [*words, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))
+        if folder is None and seed == 0:
+            (Path(out) / "rates.png").replace(HERE / "audio_rates.png")
     how = f"python -m gentok.evaluate {' '.join(own)} ckpts=[{','.join(f'RUNS/{name}/bundle' for name in names)}]"
     for title, row in report["rows"].items():
         path, _, _ = title.partition(", first ")
         name = paths.get(path)
-        key = "originals" if name is None else f"{name}{'' if seed == 0 else f'/seed{seed}'}/levels{row['levels']}"
+        key = on + ("originals" if name is None else f"{name}{'' if seed == 0 else f'/seed{seed}'}/levels{row['levels']}")
         store.add(figures(key, row, f"{how}; {command(name, seed)}" if name else how, seed, time.monotonic() - began))
     print(report["failed"], report["left_out"])
 
@@ -168,14 +172,14 @@ def page(store: Store) -> str:
     head = ("levels", "kbit/s", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "DNSMOS", "speaker", "digits heard")
     measures = ("kbit_per_second", "si_sdr_db", "mel_distance", "pesq", "stoi", "dnsmos", "speaker_similarity")
     forms = dict.fromkeys(measures, ".2f") | {"stoi": ".3f", "speaker_similarity": ".3f"}
-    for name in ("codec", "fsdd_codec"):
+    for name, on in (("codec", ""), ("fsdd_codec", "recorded/")):
         rows = [
-            (str(k), *(value(f"{name}/levels{k}/{m}", forms[m]) for m in measures), percent(f"{name}/levels{k}/digit_accuracy"))
-            for k in range(1, 9) if f"{name}/levels{k}/mel_distance" in store.figures
+            (str(k), *(value(f"{on}{name}/levels{k}/{m}", forms[m]) for m in measures), percent(f"{on}{name}/levels{k}/digit_accuracy"))
+            for k in range(1, 9) if f"{on}{name}/levels{k}/mel_distance" in store.figures
         ]  # fmt: skip
         if rows:
-            rows.append(("originals", *(value(f"originals/{m}", forms[m]) for m in measures), percent("originals/digit_accuracy")))
-            usage = store.figures.get(f"{name}/levels8/usage", {}).get("value", [])
+            rows.append(("originals", *(value(f"{on}originals/{m}", forms[m]) for m in measures), percent(f"{on}originals/digit_accuracy")))
+            usage = store.figures.get(f"{on}{name}/levels8/usage", {}).get("value", [])
             lines += ["", f"`{name}`: {ROWS[name].title}", "", table([head, *rows])]
             lines += ["", f"Rows in use by level, of these items: {', '.join(f'{u:.0%}' for u in usage)}. {_usage(name)}"]
     lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
@@ -260,7 +264,9 @@ def main(words: list[str]) -> None:
     if words[0] == "train":
         train(names, seed, given.get("fsdd", "PATH"))
         return
-    if words[0] != "page":
+    if words[0] == "recorded":
+        suite(store, names, seed, given.get("fsdd", "PATH"))
+    elif words[0] != "page":
         {"suite": suite, "speech": speech, "compress": compress}[words[0]](store, names, seed)
     (HERE / "audio.md").write_text(page(store))
 
