@@ -57,6 +57,11 @@ TOKENIZERS = {
     ),
     "codec_causal": Row("causal SEANet, streams", "experiment=spoken_digits/codec_causal budget=12min"),
     "single": Row("one level of 1,024", "experiment=spoken_digits/codec codebook.levels=1 codebook.codebook.vocab_size=1024 budget=12min"),
+    "acoustic_12hz": Row(
+        "12.5 Hz, by sound alone",
+        "experiment=spoken_digits/codec codebook.levels=1 tokenizer.encoder.ratios=[8,8,5,4] tokenizer.decoder.hop=1280 tokenizer.decoder.n_fft=2560 "
+        "budget=12min",
+    ),
     "semantic": Row("12.5 Hz, by transcripts", "experiment=spoken_digits/semantic budget=12min"),
     "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec {FSDD}", "fsdd_codec"),
 }  # fmt: skip
