@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -190,7 +190,9 @@ def page(store: Store) -> str:
     lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
     if "compress/60min/seconds" in store.figures:
         lines += ["", _compressed(store)]
-    lines += ["", "## Text to speech", "", SPEECH, "", _speech(store)]
+    lines += ["", "## What the parts of a codec do", "", PARTS, "", _parts(store)]
+    lines += ["", "## Text to speech", "", SPEECH, "", _speech(store, [name for name in GENERATORS if not name.startswith("layout")])]
+    lines += ["", "### Orders of the levels", "", ORDERS, "", _speech(store, [name for name in GENERATORS if name.startswith("layout")])]
     lines += [f"\n![{ROWS[n].title}](audio_{n}.png)" for n in GENERATORS if (HERE / f"audio_{n}.png").is_file()]
     return "\n".join(lines) + "\n"
 
@@ -201,6 +203,30 @@ SPEECH = f"""{N} samples given the texts of held-out items ("seven three one"), 
 the model is given: it says itself when it has finished (the masked model is told how long). Guidance and temperature of the second line
 are the best of five pairs tried on these same texts. Nearest training item: mean distance of
 spectrograms as a share of that of held-out items; well below 1 would be copies."""
+
+
+PARTS = """12 processor minutes each; mean of the seeds that there are ± half of what is between them. Balancer: shares of the gradient, 1 : 1 for
+wave and spectrograms, against their weights. Factorised: levels compared in 8 channels, learnt by gradient (DAC), against averages (EnCodec)
+of the residual itself. The last two are of equal rate, 12.5 codes of 256 per second."""
+ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec."""
+COMPARED = ("codec_12min", "codec_balanced", "codec_factorised", "acoustic_12hz", "semantic")
+
+
+def _parts(store: Store) -> str:
+    measures = {"si_sdr_db": (".2f", 1), "mel_distance": (".2f", 1), "pesq": (".2f", 1), "stoi": (".3f", 1), "digit_accuracy": (".1f", 100),
+                "probe_accuracy": (".1f", 100), "least_usage": (".1f", 100), "index_stability": (".1f", 100)}  # fmt: skip
+    rows = [("tokenizer", "seeds", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "digits heard, %", "probe, %", "least usage, %", "codes stable, %")]
+    for name in COMPARED:
+        levels = 1 if name in ("acoustic_12hz", "semantic") else 8
+        keys = [f"{name}{seed}/levels{levels}" for seed in ("", "/seed1") if f"{name}{seed}/levels{levels}/si_sdr_db" in store.figures]
+        if keys:
+            cells = []
+            for measure, (form, scale) in measures.items():
+                each = [scale * store.figures[f"{key}/{measure}"]["value"] for key in keys]
+                spread = f" ± {(max(each) - min(each)) / 2:{form}}" if len(each) > 1 else ""
+                cells.append(f"{sum(each) / len(each):{form}}{spread}")
+            rows.append((ROWS[name].title, str(len(keys)), *cells))
+    return table(rows)
 
 
 def _usage(name: str) -> str:
@@ -241,12 +267,13 @@ def _compressed(store: Store) -> str:
     )
 
 
-def _speech(store: Store) -> str:
+def _speech(store: Store, names: Sequence[str]) -> str:
     value, percent = store.value, store.percent
     head = ("", "seed", "word errors", "codec's", "originals'", "mel Fréchet", "training items'", "nearest / held-out's", "bits/token",
             "calls/sample", "× real time")  # fmt: skip
     rows = []
-    for name, row in GENERATORS.items():
+    for name in names:
+        row = ROWS[name]
         for seed, (suffix, (how, _)) in itertools.product((0, 1), VARIANTS.items()):
             at = (name if seed == 0 else f"{name}/seed{seed}") + suffix
             if f"{at}/word_error_rate" in store.figures:
