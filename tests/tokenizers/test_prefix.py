@@ -5,10 +5,11 @@ import torch
 from tokenizer_kit import make, media_of, read
 
 from gentok.build import build
-from gentok.bundle import load, pretrained, save
+from gentok.bundle import build_generator, load, pretrained, save
 from gentok.noise import Noise
+from gentok.sampling import pick_sampler, sample_tokens
 from gentok.tokenizers.prefix import FirstLevels, Prefix
-from gentok.tokens import UNKNOWN, Line, Tokens
+from gentok.tokens import UNKNOWN, Condition, ConditionSpec, Line, Tokens
 
 RESIDUAL = {"_target_": "gentok.codebooks.residual.Residual", "levels": 3, "level_dropout": 0.0,
             "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8, "normalize": False}}  # fmt: skip
@@ -120,3 +121,16 @@ def test_a_prefix_that_forgets_to_leave_levels_out_is_found_out():
     wrong = whole.decode(Tokens(filled, whole.spec))
     assert not torch.allclose(wrong, whole.decode(whole.encode(media), keep=2), atol=1e-4)
     assert isinstance(part.codebook, FirstLevels)
+
+
+def test_a_generator_of_code_vectors_takes_its_codebook():
+    whole = whole_of("pictures")
+    part = Prefix(whole, 2)
+    config = {**read("generator", "resgen"), "width": 16, "depth": 1, "heads": 2, "components": 4, "rank": 2}
+    generator = build_generator(config, part, ConditionSpec())
+    tokens = part.encode(media_of(whole))
+    loss = generator.loss(tokens, Condition({}), Noise.of(0, torch.arange(tokens.batch))).loss
+    assert loss.isfinite()
+    sampler = pick_sampler({"_target_": "gentok.samplers.resgen.ResGenSampler", "steps": 2}, type(generator))
+    output = sample_tokens(generator, Condition({}), sampler, noise=Noise.of(1, torch.arange(2)))
+    assert output.tokens.validate().codes.shape == (2, 2, whole.spec.positions)

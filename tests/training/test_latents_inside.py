@@ -6,11 +6,13 @@ import shutil
 
 import pytest
 import torch
-from resume_kit import CASES, FLEXTOK, configured, last, run
+from resume_kit import CASES, FLEXTOK, GENERATOR, QUIET, configured, last, run
 
 from gentok.build import build
 from gentok.bundle import load
+from gentok.cli import compose
 from gentok.data.sets import whole
+from gentok.training.run import train
 
 pytest.importorskip("mlxtend")
 
@@ -44,3 +46,18 @@ def test_a_bundle_without_latents_is_refused_in_one_line(tmp_path):
     with pytest.raises(ValueError) as error:
         run(tmp_path, "outer", [*WORDS, f"tokenizer.latents={{ckpt:{vq}}}"])
     assert "\n" not in str(error.value) and "Latents" in str(error.value)
+
+
+def test_a_generator_of_the_first_levels_holds_the_whole_tokenizer_and_samples_these_levels_alone(tmp_path):
+    inner = run(tmp_path, "inner", CASES["residual with dropout"]) / "bundle"
+    theirs = load(inner).tokenizer.state_dict()
+    words = ["experiment=mnist5k/ar", *GENERATOR, "generator.layout=auto", "tokenizer=prefix", f"tokenizer.whole.ckpt={inner}"]
+    paths = [f"paths.root={tmp_path}", f"paths.run={tmp_path / 'run'}"]
+    folder = train(compose("config", [*QUIET, *words, "tokenizer.keep=2", "task.views=2", *paths]))
+    shutil.rmtree(inner)
+    model = load(folder / "bundle")
+    ours = model.tokenizer.whole.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(value, ours[name]) for name, value in theirs.items())
+    assert model.spec.levels == 2 and model.generator.spec.levels == 2
+    pictures = model.sample(n=2, condition=[3, 5])
+    assert pictures.shape == (2, *model.spec.media_shape) and pictures.isfinite().all()
