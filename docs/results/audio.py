@@ -52,7 +52,11 @@ TOKENIZERS = {
     "codec_12min": Row("the same, 12 minutes", "experiment=spoken_digits/codec budget=12min"),
     "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
     "codec_balanced": Row(
-        "with the balancer",
+        "with the balancer, wave : mel 0.1 : 1",
+        "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:0.1,mel:1.0} trainer.clip=null budget=12min",
+    ),
+    "codec_balanced_even": Row(
+        "with the balancer, 1 : 1",
         "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:1.0,mel:1.0} trainer.clip=null budget=12min",
     ),
     "codec_causal": Row("causal SEANet, streams", "experiment=spoken_digits/codec_causal budget=12min"),
@@ -205,11 +209,11 @@ are the best of five pairs tried on these same texts. Nearest training item: mea
 spectrograms as a share of that of held-out items; well below 1 would be copies."""
 
 
-PARTS = """12 processor minutes each; mean of the seeds that there are ± half of what is between them. Balancer: shares of the gradient, 1 : 1 for
-wave and spectrograms, against their weights. Factorised: levels compared in 8 channels, learnt by gradient (DAC), against averages (EnCodec)
+PARTS = """12 processor minutes each; mean of the seeds that there are ± half of what is between them. Balancer: shares of the gradient of
+wave and spectrograms, against fixed weights (whose shares turn out as 0.05 : 1; EnCodec's are 0.1 : 1). Factorised: levels compared in 8 channels, learnt by gradient (DAC), against averages (EnCodec)
 of the residual itself. The last two are of equal rate, 12.5 codes of 256 per second."""
 ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec."""
-COMPARED = ("codec_12min", "codec_balanced", "codec_factorised", "acoustic_12hz", "semantic")
+COMPARED = ("codec_12min", "codec_balanced", "codec_balanced_even", "codec_factorised", "acoustic_12hz", "semantic")
 
 
 def _parts(store: Store) -> str:
