@@ -45,4 +45,8 @@ def _near(word: str, names: list[str]) -> str:
     close = difflib.get_close_matches(word, ends, n=1, cutoff=0.3) or ends[:1]
     if close:
         return f"; did you mean {close[0]!r}?"
+    parent, _, last = word.rpartition(".")
+    own = sorted(n.rpartition(".")[2] for n in names if parent and n.rpartition(".")[0] == parent)
+    if own and not difflib.get_close_matches(last, own):  # what is alike as a whole is so by its parent alone
+        return f"; {parent} has {', '.join(n for n in own if n != '_target_')}"
     return nearest_name(word, names if len(names) < 40 or difflib.get_close_matches(word, names) else [])

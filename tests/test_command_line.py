@@ -56,6 +56,7 @@ AR = [*QUIET, *SMALL, "task=generator", "task.pictures=10"]
 AR += ["batch_size=8", "limit_items=16", "paths.run={root}/run", "paths.cache={root}/cache"]
 CASES: dict[str, tuple[str, list[str], str]] = {
     "a mistyped key": ("train", [*TRAIN, "optimizer.lrr=1"], "no key 'optimizer.lrr'; did you mean 'optimizer.lr'"),
+    "a key that a group does not have": ("train", [*TRAIN, "optimizer.momentun=1"], "no key 'optimizer.momentun'; optimizer has betas, "),
     "an unknown experiment": ("train", ["experiment=mnist5k/vqq"], "no experiment 'mnist5k/vqq'; did you mean 'mnist5k/vq'"),
     "an unknown component key": ("train", [*TRAIN, "+tokenizer.widht=3"], "widht.*width"),
     "no checkpoint to sample": ("sample", ["ckpt={root}/nowhere"], "{root}/nowhere"),

@@ -41,9 +41,11 @@ class Prefix(nn.Module):
         spec: TokenSpec = whole.spec
         line = isinstance(spec.grid, Line) and spec.grid.nested
         most = spec.levels if spec.nested_levels else spec.prefixes if line else 0
+        if not most:
+            kind = f"{spec.levels} level(s) on a {type(spec.grid).__name__.lower()}"
+            raise ValueError(f"this code ({kind}) has no prefix that is a code: take one of nested levels (residual) or of a nested line")
         if not isinstance(keep, int) or not 1 <= keep <= most:
-            some = f"1 to {most}" if most else f"none that is a code: {spec.describe()}"
-            raise ValueError(f"tokenizer.keep={keep}: of this tokenizer's {'levels' if spec.nested_levels else 'tokens'} keep {some}")
+            raise ValueError(f"tokenizer.keep={keep}: this tokenizer has {'levels' if spec.nested_levels else 'tokens'} 1 to {most}")
         if media_shape and media_shape[0] != spec.media_shape[0]:
             raise ValueError(f"the tokenizer inside takes media of {spec.media_shape[0]} channel(s), the data have {media_shape[0]}")
         self.whole, self.keep = whole.requires_grad_(False).eval(), keep

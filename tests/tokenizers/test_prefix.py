@@ -90,10 +90,10 @@ def test_a_bundle_gives_the_prefix_and_every_keep_is_a_tokenizer_of_its_own(tmp_
 
 
 @pytest.mark.parametrize("tokenizer, codebook, keep, says", [
-    ("vqgan", RESIDUAL, 4, "levels keep 1 to 3"),
-    ("vqgan", RESIDUAL, 0, "levels keep 1 to 3"),
-    ("vqgan", None, 1, "none that is a code"),
-    ("flextok", None, 9, "tokens keep 1 to 8"),
+    ("vqgan", RESIDUAL, 4, "has levels 1 to 3"),
+    ("vqgan", RESIDUAL, 0, "has levels 1 to 3"),
+    ("vqgan", None, 1, "no prefix that is a code"),
+    ("flextok", None, 9, "has tokens 1 to 8"),
 ])  # fmt: skip
 def test_what_is_no_prefix_is_refused_in_a_line(tokenizer, codebook, keep, says):
     with pytest.raises(ValueError, match=says) as error:
