@@ -122,6 +122,7 @@ def suite(store: Store, names: list[str], seed: int, folder: str | None = None) 
     paths = {str(bundle_of(name, seed)): name for name in names}
     data = ["data=spoken_digits"] if folder is None else ["data=fsdd", *FSDD.split()]
     own = ["suite=audio_tokenizers", *data, f"max_held_out={ITEMS}", "max_train=1000"]
+    own += ["prefixes=[1,4]"] if len(names) > 1 else []
     with tempfile.TemporaryDirectory() as out:
         words = [word.replace("FOLDER", folder or "") for word in own]
         report = evaluate(compose("evaluate", [*words, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))

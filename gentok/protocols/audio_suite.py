@@ -2,7 +2,7 @@
 
 All measures are taken at the rate of the data: a tokenizer of another rate is given the items resampled, and what it makes is resampled
 back, so that what it cannot carry counts against it. Rows are tokenizers, and of nested levels also their first few (of up to eight, every
-number of them).
+number of them; prefixes=[1, 4] measures these alone).
 Axes follow the survey of discrete audio tokenizers (arXiv 2506.10274): reconstruction, intelligibility, speaker, rate, speed, streaming,
 use of the codebooks, stability of indices, and what a linear probe reads. A checkpoint that cannot be measured becomes a line, and the
 others go on; a measure whose package is missing is left out of the table, and said.
@@ -37,7 +37,7 @@ from gentok.tokens import Batch, Tokens
 __all__ = ["audio_tokenizers"]
 
 ALL_LEVELS = 8
-"""Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels."""
+"""Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels; where `prefixes` are named, these."""
 
 Measure = Callable[[Tensor, Tensor, int, Tensor], Tensor]
 MEASURES: dict[str, Measure] = {  # (made, media, rate, lengths) -> float [b]; NaN where an item cannot be judged
@@ -136,7 +136,7 @@ def _rows(
     seconds = sum(int(b.lengths.sum()) for b in items) / data.sample_rate
     rows = {}
     fewer = range(1, spec.levels) if spec.nested_levels else ()
-    prefixes = [k for k in fewer if spec.levels <= ALL_LEVELS or k.bit_count() == 1]
+    prefixes = [k for k in fewer if (k in config["prefixes"] if config["prefixes"] else spec.levels <= ALL_LEVELS or k.bit_count() == 1)]
     for levels in (spec.levels, *prefixes):
         began = time.perf_counter()
         kept = tokens if levels == spec.levels else [t.truncate(levels=levels) for t in tokens]

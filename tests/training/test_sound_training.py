@@ -250,6 +250,8 @@ def test_the_suite_compares_tokenizers_and_one_bad_checkpoint_does_not_end_it(wo
         evaluate(compose("evaluate", [*words[:1], f"ckpts=[{paths[1]}]", *words[2:], *data]))
     with pytest.raises(ValueError, match="name them"):
         evaluate(compose("evaluate", [words[0], *words[2:], *data]))
+    rows = evaluate(compose("evaluate", [words[0], f"ckpts=[{paths[0]}]", *words[2:], *data, "prefixes=[2,5]"]))["rows"]
+    assert set(rows) == {"the sounds themselves", str(paths[0])}  # it has two levels: none is asked for that it has not
 
 
 def test_evaluation_of_a_generator_of_sounds_is_its_likelihood(world, tmp_path):
