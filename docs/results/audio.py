@@ -73,6 +73,9 @@ FOUR = "tokenizer=prefix tokenizer.keep=4"  # of 8: more add nothing that a list
 GENERATORS = {
     "ar_delay": Row("delayed autoregression", "experiment=spoken_digits/ar_delay", tokens="codec"),
     "depth": Row("depth transformer, 4 levels", f"experiment=spoken_digits/depth {FOUR}", tokens="codec"),
+    "depth_longer": Row(
+        "the same, 40 minutes more", f"experiment=spoken_digits/depth {FOUR} budget=40min init_from=outputs/audio/depth/bundle", tokens="codec"
+    ),
     "masked": Row("masked, MaskGIT 16 steps, 4 levels", f"experiment=spoken_digits/masked {FOUR}", tokens="codec"),
     "soundstorm": Row("level by level, 16 + 3 steps, 4 levels", f"experiment=spoken_digits/soundstorm {FOUR}", tokens="codec"),
     "layout_delayed": Row("delayed", f"experiment=spoken_digits/ar_delay {FOUR} budget=12min", tokens="codec"),
