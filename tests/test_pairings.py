@@ -84,14 +84,17 @@ def tokenizers():
     return get
 
 
-QUICK = {"autoregressive": CODEBOOKS, "masked": ("vq", "residual", "bae", "pyramid"), "resgen": CODEBOOKS}
-"""Generator -> the codebooks that the quick suite trains it with; of the others one of one level and one of several."""
+QUICK = {
+    "autoregressive": ("vq", "residual", "fsq", "bae", "dual", "pyramid"), "depth": ("residual",), "masked": ("vq", "residual", "pyramid"),
+    "any_order": ("vq", "residual"), "self_speculative": ("vq",), "resgen": ("vq", "residual"),
+}  # fmt: skip
+"""Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks that differ in their codes."""
 
 
 @pytest.mark.parametrize(
     ("generator_name", "codebook"),
     [
-        pytest.param(g, c, marks=[] if c in QUICK.get(g, ("vq", "residual")) else [pytest.mark.slow])
+        pytest.param(g, c, marks=[] if c in QUICK[g] else [pytest.mark.slow])
         for g in GENERATORS
         for c in CODEBOOKS
     ],
