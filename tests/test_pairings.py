@@ -88,7 +88,7 @@ QUICK = {
     "autoregressive": ("vq", "residual", "fsq", "bae", "dual", "pyramid"), "depth": ("residual",), "masked": ("vq", "residual", "pyramid"),
     "any_order": ("vq", "residual"), "self_speculative": ("vq",), "resgen": ("vq", "residual"),
 }  # fmt: skip
-"""Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks that differ in their codes."""
+"""Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
 
 @pytest.mark.parametrize(
