@@ -123,7 +123,7 @@ def suite(store: Store, names: list[str], seed: int, folder: str | None = None) 
     """All rows by one command; {name}/levels{k}/figure, and originals/figure. folder: of recorded digits, then recorded/..."""
     began, on = time.monotonic(), "" if folder is None else "recorded/"
     paths = {str(bundle_of(name, seed)): name for name in names}
-    data = ["data=spoken_digits"] if folder is None else ["data=fsdd", *FSDD.split()]
+    data = ["data=spoken_digits"] if folder is None else ["data=fsdd", *FSDD.split(), "data.normalize=rms"]
     own = ["suite=audio_tokenizers", *data, f"max_held_out={ITEMS}", "max_train=1000"]
     own += ["prefixes=[1,4]"] if len(names) > 1 else []
     with tempfile.TemporaryDirectory() as out:
