@@ -22,6 +22,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from evidence import HERE, ROOT, ZOO, Store, figures, table
@@ -31,6 +32,7 @@ from gentok.cli import compose
 from gentok.data.audio import save_sound
 from gentok.data.sets import batches
 from gentok.evaluate import evaluate
+from gentok.protocols.audio_suite import draw_rates
 
 RUNS = ROOT / "outputs" / "audio"
 ITEMS, N = 40, 200
@@ -129,8 +131,6 @@ def suite(store: Store, names: list[str], seed: int, folder: str | None = None) 
     with tempfile.TemporaryDirectory() as out:
         words = [word.replace("FOLDER", folder or "") for word in own]
         report = evaluate(compose("evaluate", [*words, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))
-        if folder is None and seed == 0:
-            (Path(out) / "rates.png").replace(HERE / "audio_rates.png")
     how = f"python -m gentok.evaluate {' '.join(own)} ckpts=[{','.join(f'RUNS/{name}/bundle' for name in names)}]"
     for title, row in report["rows"].items():
         path, _, _ = title.partition(", first ")
@@ -180,6 +180,18 @@ def compress(store: Store, names: list[str], seed: int) -> None:
             store.add(figures(f"compress/{minutes}min", found, how, 0, took))
 
 
+def _rows_of(store: Store) -> dict[str, dict[str, Any]]:
+    """{title: {measure: value}} of the first seed's tokenizers on spoken digits, as the suite reports them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name in TOKENIZERS:
+        levels = [k for k in range(1, 33) if f"{name}/levels{k}/mel_distance" in store.figures]
+        for k in levels:
+            at = f"{name}/levels{k}/"
+            title = name if k == levels[-1] else f"{name}, first {k}"
+            rows[title] = {key.removeprefix(at): found["value"] for key, found in store.figures.items() if key.startswith(at)}
+    return rows
+
+
 def _peak_mb(pid: int) -> float:
     """The most memory that the process has held so far; 0 where it has ended. (What wait4 reports would count this script's own in.)"""
     try:
@@ -206,6 +218,7 @@ def page(store: Store) -> str:
             usage = store.figures.get(f"{on}{name}/levels8/usage", {}).get("value", [])
             lines += ["", f"`{name}`: {ROWS[name].title}", "", table([head, *rows])]
             lines += ["", f"Rows in use by level, of these items: {', '.join(f'{u:.0%}' for u in usage)}. {_usage(name)}"]
+    draw_rates({"rows": _rows_of(store)}, HERE / "audio_rates.png")
     lines += ["", "## Tokenizers compared", "", "![Quality against rate](audio_rates.png)", "", _compared(store)]
     if "compress/60min/seconds" in store.figures:
         lines += ["", _compressed(store)]

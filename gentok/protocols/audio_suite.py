@@ -34,7 +34,7 @@ from gentok.protocols.context import choice
 from gentok.protocols.hearing import Said, heard, said
 from gentok.tokens import Batch, Tokens
 
-__all__ = ["audio_tokenizers"]
+__all__ = ["audio_tokenizers", "draw_rates"]
 
 ALL_LEVELS = 8
 """Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels; where `prefixes` are named, these."""
@@ -260,10 +260,10 @@ def _write(report: Mapping[str, Any], out: Path) -> None:
     lines += [f"\n{name} could not be measured: {line}" for name, line in report["failed"].items()]
     lines += [f"\nLeft out: {line}" for line in report["left_out"]]
     (out / "audio_tokenizers.md").write_text("\n".join(lines) + "\n\n![Quality against rate](rates.png)\n")
-    _draw(report, out / "rates.png")
+    draw_rates(report, out / "rates.png")
 
 
-def _draw(report: Mapping[str, Any], path: Path) -> None:
+def draw_rates(report: Mapping[str, Any], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -285,8 +285,8 @@ def _draw(report: Mapping[str, Any], path: Path) -> None:
         axes.set_xlabel("kbit per second")
         axes.set_title(measure.replace("_", " "))
         axes.spines[["top", "right"]].set_visible(False)
-    if curves:
-        every[0][0].legend(frameon=False, fontsize=8)
+    if curves:  # beside the axes: it would lie on the curves
+        every[0][-1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
