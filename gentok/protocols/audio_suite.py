@@ -264,7 +264,7 @@ def _write(report: Mapping[str, Any], out: Path) -> None:
 
 
 def draw_rates(report: Mapping[str, Any], path: Path) -> None:
-    """Writes `path`: a panel for every measure, against kbit per second, with a curve for each tokenizer of what `audio_tokenizers` returns."""
+    """Writes `path`: a panel for every measure, against kbit per second, with a curve for each tokenizer of that report."""
     import matplotlib
 
     matplotlib.use("Agg")
