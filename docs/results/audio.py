@@ -233,7 +233,7 @@ LEVELS = f"""{ITEMS} held-out digits of the one voice, decoded from their first 
 table is what it and the judges make of the originals themselves."""
 SPEECH = f"""{N} samples given the texts of held-out items ("seven three one"), heard with a grammar of any number of digits. The text is all that
 the model is given: it says itself when it has finished (the masked model is told how long). Guidance and temperature of the second line
-are the best of five pairs tried on these same texts. Nearest training item: mean distance of
+are the best of five pairs tried on these same texts with the first model, and taken over by the others. Nearest training item: mean distance of
 spectrograms as a share of that of held-out items; well below 1 would be copies."""
 
 
