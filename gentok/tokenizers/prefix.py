@@ -78,6 +78,8 @@ class Prefix(nn.Module):
         Raises ValueError on tokens of another tokenizer."""
         if tokens.spec.vocab_sizes != self.spec.vocab_sizes or type(tokens.spec.grid) is not type(self.spec.grid):
             raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
+        if isinstance(self.spec.grid, Line) and tokens.codes.shape[2] != self.spec.positions:
+            raise ValueError(f"this prefix has {self.spec.positions} tokens on its line; got {tokens.codes.shape[2]}")
         whole: TokenSpec = self.whole.spec
         if self.spec.nested_levels:
             codes, changed = _more_levels(tokens.codes, whole.levels), {"vocab_sizes": whole.vocab_sizes, "strides": whole.strides}

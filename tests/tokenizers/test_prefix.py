@@ -1,5 +1,7 @@
 """A prefix is the first part of the whole's code, decodes as the whole decodes it, and its codebook is that of the first levels."""
 
+import math
+
 import pytest
 import torch
 from tokenizer_kit import make, media_of, read
@@ -37,7 +39,8 @@ def test_it_is_the_first_part_of_the_code_and_decodes_as_the_whole_decodes_that(
     mine, theirs = part.encode(media).validate(), whole.encode(media)
     line = isinstance(whole.spec.grid, Line)
     assert torch.equal(mine.codes, theirs.codes[:, :, :keep] if line else theirs.codes[:, :keep])
-    assert mine.spec.vocab_sizes == part.spec.vocab_sizes and part.spec.bits < whole.spec.bits or keep == whole.spec.prefixes
+    assert mine.spec.vocab_sizes == part.spec.vocab_sizes
+    assert math.isclose(part.spec.bits, whole.spec.bits * keep / whole.spec.prefixes)  # levels, and tokens, are of one size here
     noise = Noise.of(0, torch.arange(len(media)))
     assert torch.equal(part.decode(mine, noise), whole.decode(theirs.prefix(keep), Noise.of(0, torch.arange(len(media)))))
     assert part.spec.prefixes == keep and part.generative == getattr(whole, "generative", False)
@@ -106,6 +109,10 @@ def test_tokens_of_another_tokenizer_are_refused_and_so_is_a_configuration_witho
     tokens = whole.encode(media_of(whole))
     with pytest.raises(ValueError, match="of another tokenizer"):
         Prefix(whole, 2).decode(tokens)
+    line = Prefix(whole_of("registers"), 3)
+    longer = line.whole.encode(media_of(line.whole))
+    with pytest.raises(ValueError, match="has 3 tokens on its line; got 8"):
+        line.decode(longer)
     with pytest.raises(ValueError, match="tokenizer.whole.ckpt=BUNDLE"):
         Prefix({"ckpt": None}, 2)
     with pytest.raises(ValueError, match="channel"):

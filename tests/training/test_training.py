@@ -14,7 +14,7 @@ from gentok.cli import compose
 from gentok.data.mnist5k import MNIST5k
 from gentok.data.tokens import TokenSet
 from gentok.training.loader import DrawSampler
-from gentok.training.module import CLOCKS, seconds
+from gentok.training.module import CLOCKS, GentokModule, seconds
 from gentok.training.run import train
 
 pytest.importorskip("mlxtend")
@@ -139,6 +139,17 @@ def test_a_budget_ends_the_run_with_its_schedule(runs, monkeypatch, tmp_path, cl
     rates = [float(r["lr"]) for r in rows(tmp_path / "run") if r["lr"]]
     assert 5 < len(rates) < 40 and rates == sorted(rates, reverse=True)
     assert rates[-1] < 0.15 * config["optimizer"]["lr"]
+
+
+@pytest.mark.parametrize("every, validated", [(3, [3, 6]), (4, [4, 6]), (100, [6])])
+def test_a_run_is_validated_when_it_is_due_and_once_at_its_end(runs, monkeypatch, tmp_path, every, validated):
+    at, end = [], GentokModule.on_validation_end
+    monkeypatch.setattr(GentokModule, "on_validation_end", lambda self: (at.append(self.global_step), end(self)))
+    config = runs.config("vq")
+    config["paths"] = {**config["paths"], "run": str(tmp_path / "run")}
+    config["trainer"] = {**config["trainer"], "validate_every": every}
+    train(config)
+    assert at == validated
 
 
 @pytest.mark.parametrize("text, value", [("90s", 90), ("6min", 360), ("2h", 7200), ("1.5 min", 90), (45, 45), (None, None)])
