@@ -85,7 +85,7 @@ def tokenizers():
 
 
 QUICK = {
-    "autoregressive": ("vq", "residual", "fsq", "bae", "dual", "pyramid"), "depth": ("residual",), "masked": ("vq", "residual", "pyramid"),
+    "autoregressive": ("vq", "residual", "fsq", "pyramid"), "depth": ("residual",), "masked": ("vq", "residual", "pyramid"),
     "any_order": ("vq", "residual"), "self_speculative": ("vq",), "resgen": ("vq", "residual"),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
