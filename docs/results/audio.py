@@ -244,8 +244,8 @@ PARTS = """12 processor minutes each, by the same settings but for what is named
 Balancer: shares of the gradient of wave and spectrograms, in place of fixed weights (whose shares turn out as 0.05 to 0.1 : 1; EnCodec's are
 0.1 : 1). Factorised: levels compared in 8 channels and learnt by gradient (DAC), where the first row takes averages of the residual itself
 (EnCodec). Rows of 12.5 Hz have codes of 256. One recipe was tried of each: it is that of the first row, which is tuned."""
-ALIKE = f"""The {ITEMS} digits by all levels of each, by one command. Single digits of one voice are easy to probe: every code tells them apart. Times were
-taken beside other work: those of equal networks (the first four) differ by that alone."""
+ALIKE = f"""The {ITEMS} digits by all levels of each, by one command; the first and the last row once more by themselves, at every level. Single digits of one voice are easy to probe: every code tells them
+apart. Times were taken beside other work: those of equal networks (the first four) differ by that alone."""
 ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec."""
 COMPARED = ("codec_12min", "codec_balanced", "codec_balanced_even", "codec_factorised", "acoustic_12hz", "semantic")
 
