@@ -24,15 +24,10 @@ from torch import Tensor
 from gentok.generators.base import AnyOrder
 from gentok.samplers.any_order import cell_of_rank, check_order, ranks_of
 from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
+from gentok.samplers.speculation import accepted, residual
 from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
 
-__all__ = ["AnySubset", "residual"]
-
-
-def residual(p: Tensor, q: Tensor) -> Tensor:
-    """Logits of norm((p - q)+), of laws float64 [..., V]; of p itself where nothing is left."""
-    rest = (p - q).clamp(min=0)
-    return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p).log()
+__all__ = ["AnySubset"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class AnySubset(CellSampler):
         rank = ranks_of(model, tokens.holes, self.order, noise)
         cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
         codes, done, used = tokens.codes.flatten(1), torch.zeros_like(counts), torch.zeros_like(counts)
-        calls, guessed, accepted, steps = Calls(), 0, 0, 0
+        calls, guessed, stood, steps = Calls(), 0, 0, 0
 
         def laws(rows: Tensor, filled: Tensor, seen: Tensor | None) -> Tensor:
             """The filtered laws of the cells of rank done + 1 .. done + k + 1: float64 [b, k + 1, V]; ranks that a row has not: any."""
@@ -95,12 +90,12 @@ class AnySubset(CellSampler):
                 at = cells[rows, (done[rows] + kept).clamp(max=cells.shape[1] - 1)]
                 codes[rows[more], at[more]] = last[more]
                 done[rows] += kept + more
-                guessed, accepted = guessed + int(drafted.sum()) - len(rows), accepted + int(kept.sum()) - len(rows)
+                guessed, stood = guessed + int(drafted.sum()) - len(rows), stood + int(kept.sum()) - len(rows)
             steps += 1
             if on_step is not None:
                 on_step(self._drawn(codes, cells, done, counts, tokens), steps, int(counts.max()))
         out = Tokens(codes.view_as(tokens.codes), tokens.spec, tokens.lengths).validate()
-        return SampleOutput(out, used, dict(calls), stats={"drafts": guessed, "accepted": accepted})
+        return SampleOutput(out, used, dict(calls), stats={"drafts": guessed, "accepted": stood})
 
     def _ahead(self, done: Tensor, counts: Tensor) -> Tensor:
         """int64 [b, k + 1]: done, done + 1, ..., done + k: the ranks, less one, of a call's drafts and of the cell after them."""
@@ -115,11 +110,7 @@ class AnySubset(CellSampler):
     def _accept(self, p: Tensor, q: Tensor, guesses: Tensor, left: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """p, q float64 [b, k, V], guesses int64 [b, k], left int64 [b] holes -> int64 [b]: drafts accepted from the left, and drafted."""
         drafted = left.clamp(max=self.k)
-        ratio = p.gather(2, guesses[..., None])[..., 0] / q.gather(2, guesses[..., None])[..., 0]
-        good = noise.uniform(self.k) < ratio
-        good[:, 0] = True  # the same law, but for rounding
-        good = good & (torch.arange(self.k, device=left.device) < drafted[:, None])
-        return good.to(torch.int64).cumprod(1).sum(1), drafted
+        return accepted(p, q, guesses, torch.ones_like(left), drafted, noise), drafted  # the first: the same law, but for rounding
 
     @staticmethod
     def _drawn(codes: Tensor, cells: Tensor, done: Tensor, counts: Tensor, tokens: Tokens) -> Tokens:

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from gentok.generators.base import SelfSpeculative, random_rank
 from gentok.samplers.any_order import cell_of_rank
-from gentok.samplers.any_subset import residual
 from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
+from gentok.samplers.speculation import accepted, residual
 from gentok.tokens import Condition, Noise, Tokens
 
 __all__ = ["SelfSpeculativeSampler"]
@@ -58,7 +58,7 @@ class SelfSpeculativeSampler(CellSampler):
         guesses = torch.zeros(len(codes), width, dtype=torch.int64, device=codes.device)
         q = torch.zeros(len(codes), width, model.spec.vocab, dtype=torch.float64, device=codes.device)
         state: Tensor | None = None
-        calls, drafted, accepted, steps = Calls(), 0, 0, 0
+        calls, drafted, stood, steps = Calls(), 0, 0, 0
 
         def grid(rows: Tensor, values: Tensor) -> Tokens:
             return Tokens(values.view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
@@ -103,12 +103,14 @@ class SelfSpeculativeSampler(CellSampler):
                 done[rows] = begin[rows] + kept + failed
                 settled = begin[rows, None] + ahead < done[rows, None]
                 codes[rows] = codes[rows].scatter(1, at, torch.where(settled, fixed, codes[rows].gather(1, at)))
-                drafted, accepted = drafted + int((size - sure).sum()), accepted + int((kept - sure).sum())
+                drafted, stood = drafted + int((size - sure).sum()), stood + int((kept - sure).sum())
             steps += 1
             if on_step is not None:
                 on_step(Tokens(codes.view_as(tokens.codes).clone(), tokens.spec, tokens.lengths), steps, int(counts.max()))
         out = Tokens(codes.view_as(tokens.codes), tokens.spec, tokens.lengths).validate()
-        return SampleOutput(out, used, dict(calls), stats={"drafts": drafted, "accepted": accepted})
+        return SampleOutput(out, used, dict(calls), stats={"drafts": drafted, "accepted": stood})
+
+    _accept = staticmethod(accepted)
 
     def _order(self, holes: Tensor, noise: Noise) -> Tensor:
         return random_rank(holes, noise)
@@ -119,10 +121,3 @@ class SelfSpeculativeSampler(CellSampler):
         a row has no such rank."""
         at = begin[:, None] + torch.arange(width, device=cells.device)
         return cells.gather(1, at % cells.shape[1])
-
-    def _accept(self, p: Tensor, q: Tensor, guesses: Tensor, sure: Tensor, size: Tensor, noise: Noise) -> Tensor:
-        """int64 [b]: cells of the window that stand, of which `sure` stood before."""
-        ahead = torch.arange(p.shape[1], device=p.device)
-        ratio = p.gather(2, guesses[..., None])[..., 0] / q.gather(2, guesses[..., None])[..., 0]
-        good = (noise.uniform(p.shape[1]) < ratio) | (ahead < sure[:, None])
-        return (good & (ahead < size[:, None])).to(torch.int64).cumprod(1).sum(1)

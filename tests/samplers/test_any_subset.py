@@ -7,9 +7,10 @@ from kit import SPECS, batch_of, cases_of
 
 from gentok.noise import Noise
 from gentok.samplers.any_order import AnyOrderSampler
-from gentok.samplers.any_subset import AnySubset, residual
+from gentok.samplers.any_subset import AnySubset
 from gentok.samplers.base import draw
 from gentok.samplers.guided import guided
+from gentok.samplers.speculation import residual
 from gentok.tokens import UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 BOTH = [AnyOrderSampler(), AnySubset()]

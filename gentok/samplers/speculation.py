@@ -1,0 +1,32 @@
+"""The verification of speculative sampling (Leviathan et al., arXiv 2211.17192, algorithm 1), which leaves the verifier's law as it is.
+
+Drafts x_j ~ q_j are kept from left to right, x_j with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure an id is drawn from
+norm((p_j - q_j)+) in its place. Where p_j is the law given the drafts before x_j, the kept ids and that last one are samples of p.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gentok.tokens import Noise
+
+__all__ = ["accepted", "residual"]
+
+
+def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor, noise: Noise) -> Tensor:
+    """int64 [b]: how many drafts are kept, those that stood before included.
+
+    p, q: laws, float64 [b, W, V]. drafts: int64 [b, W]. sure, drafted: int64 [b], drafts from the left that stand in any case, and that
+    there are. noise: draws W uniform numbers per row, whatever is sure.
+    """
+    place = torch.arange(p.shape[1], device=p.device)
+    ratio = p.gather(2, drafts[..., None])[..., 0] / q.gather(2, drafts[..., None])[..., 0]
+    good = (noise.uniform(p.shape[1]) < ratio) | (place < sure[:, None])
+    return (good & (place < drafted[:, None])).to(torch.int64).cumprod(1).sum(1)
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """Logits of norm((p - q)+), of laws float64 [..., V]; of p itself where nothing is left, as rounding may have it."""
+    rest = (p - q).clamp(min=0)
+    return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p).log()
