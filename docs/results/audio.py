@@ -231,6 +231,7 @@ def page(store: Store) -> str:
     if layouts:
         lines += ["", "### Orders of the levels", "", ORDERS, "", _speech(store, layouts)]
     lines += [f"\n![{ROWS[n].title}](audio_{n}.png)" for n in GENERATORS if (HERE / f"audio_{n}.png").is_file()]
+    lines += ["", "## What is exact, and the test that holds it", "", LAWS, "", table([("law", "tests"), *HELD])]
     return "\n".join(lines) + "\n"
 
 
@@ -250,6 +251,21 @@ ALIKE = f"""The {ITEMS} digits by all levels of each, by one command; the first 
 apart. Times were taken beside other work: those of equal networks (the first four) differ by that alone."""
 ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec, sampled
 from their own law. Times were taken beside other work."""
+LAWS = "Most of these tests also run forms made wrong on purpose, which they must notice."
+HELD = [
+    (law, ", ".join(f"[{Path(test).stem}](../../tests/{test}.py)" for test in tests.split()))
+    for law, tests in {
+        "codes and waves of the `encodec` package, of transformers' DAC, Mimi and EnCodec, on the same weights, every number of levels; "
+        "released files load by path": "tokenizers/test_encodec tokenizers/test_dac tokenizers/test_mimi tokenizers/test_pretrained_codecs",
+        "commitment of every level reaches the encoder, dropped levels learn nothing": "codebooks/test_codebook_audio codebooks/test_codebook_residual",
+        "revival changes the next lookup, k-means keeps norms, averages are the paper's": "codebooks/test_codebook_audio",
+        "the scale of a loss changes no balanced gradient; the balancer is its formula, resumes, and is one on two processes": "losses/test_balancer",
+        "a stream gives what the whole gives, in chunks of any size, for every causal preset; its delay is the stated one": "tokenizers/test_codec_streams",
+        "length in is length out for every length modulo the hop; what silence, one sample, clipping, NaN, other rates and stereo give": "tokenizers/test_codec",
+        "decompression gives back the codes that compression was given": "test_codec_command",
+        "two processes are one, a killed and resumed run is the run, a bundle is the model": "training/test_codec_training training/test_sound_training",
+    }.items()
+]  # fmt: skip
 COMPARED = ("codec_12min", "codec_balanced", "codec_balanced_even", "codec_factorised", "acoustic_12hz", "semantic")
 
 
