@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -55,11 +56,11 @@ TOKENIZERS = {
     "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
     "codec_balanced": Row(
         "with the balancer, wave : mel 0.1 : 1",
-        "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:0.1,mel:1.0} trainer.clip=null budget=12min",
+        "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:0.1,mel:1.0}' trainer.clip=null budget=12min",
     ),
     "codec_balanced_even": Row(
         "with the balancer, 1 : 1",
-        "experiment=spoken_digits/codec balancer=encodec balancer.weights={wave:1.0,mel:1.0} trainer.clip=null budget=12min",
+        "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:1.0,mel:1.0}' trainer.clip=null budget=12min",
     ),
     "codec_causal": Row("causal SEANet, streams", "experiment=spoken_digits/codec_causal budget=12min"),
     "single": Row("one level of 1,024", "experiment=spoken_digits/codec codebook.levels=1 codebook.codebook.vocab_size=1024 budget=12min"),
@@ -115,7 +116,7 @@ def train(names: list[str], seed: int, folder: str) -> None:
         run = run_of(name, seed)
         if (run / "bundle").is_dir():
             continue
-        words = command(name, seed).replace("FOLDER", folder).split()[1:]
+        words = shlex.split(command(name, seed).replace("FOLDER", folder))[1:]
         quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000"]
         words += [*quiet, f"paths.run={run}", f"paths.cache={RUNS / 'cache'}"]
         if subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:

@@ -35,7 +35,7 @@ class Balancer:
 
     def __init__(self, weights: Mapping[str, float], total: float = 1.0, decay: float = 0.999, epsilon: float = 1e-12):
         if not isinstance(weights, Mapping):
-            raise ValueError(f"a balancer's weights are named, such as {{wave: 0.1, mel: 1.0}}; got {weights!r}: in a shell, quote the braces")
+            raise ValueError(f"a balancer needs weights by name, as {{wave: 0.1, mel: 1.0}}; got {weights!r}: in a shell, quote the braces")
         if not weights or min(weights.values()) < 0 or total <= 0 or not 0 <= decay < 1 or epsilon < 0:
             raise ValueError(
                 "a balancer needs weights of at least 0 by the names of losses, total > 0, decay in [0, 1) and epsilon of at least 0; "
