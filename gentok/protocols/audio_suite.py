@@ -51,7 +51,7 @@ MEASURES: dict[str, Measure] = {  # (made, media, rate, lengths) -> float [b]; N
 COLUMNS = {
     "levels": "d", "frames_per_second": ".1f", "kbit_per_second": ".2f", "coded_kbit_per_second": ".2f", **dict.fromkeys(MEASURES, ".2f"),
     "word_error_rate": ".3f", "digit_accuracy": ".3f",
-    "probe_accuracy": ".3f", "least_usage": ".3f", "index_stability": ".3f", "real_time_factor": ".1f",
+    "probe_accuracy": ".3f", "few_probe_accuracy": ".3f", "least_usage": ".3f", "index_stability": ".3f", "real_time_factor": ".1f",
     "latency_ms": ".0f", "parameters": ",d",
 }  # fmt: skip
 
@@ -221,14 +221,19 @@ def _own(
     count = min(len(data.train), config["max_train"], 1000)
     whole = data.train.whole() if hasattr(data.train, "whole") else data.train
     train = list(batches(whole, config["batch_size"], rows=choice(len(whole), count).sort().values.tolist()))
-    features, labels = [], []
+    features, labels, classes = [], [], len(spec_of_class.names)
     for part in (train, items):
         x = [_pooled(tokenizer, batch, data.sample_rate, device) for batch in part]
         features.append(torch.cat(x))
         labels.append(torch.cat([batch.condition.parts["class"].ids for batch in part]))
     try:
-        probe = linear_probe(features[0], labels[0], features[1], labels[1], len(spec_of_class.names))
+        probe = linear_probe(features[0], labels[0], features[1], labels[1], classes)
         out["probe_accuracy"] = probe["accuracy"]
+        sets = min(MOST, count // (FEW * classes))
+        if sets:
+            few = choice(count, count)[: sets * FEW * classes].view(sets, -1)  # not side by side: files of a folder lie class by class
+            found = [linear_probe(features[0][i], labels[0][i], features[1], labels[1], classes)["accuracy"] for i in few]
+            out["few_probe_accuracy"] = sum(found) / sets
     except ValueError as error:
         print(f"gentok: left out: {error}")
     return out
@@ -236,6 +241,9 @@ def _own(
 
 PIECES = 8
 """Parts of an item whose mean vectors a probe reads side by side."""
+FEW, MOST = 3, 10
+"""few_probe_accuracy: the mean of up to MOST probes, each of FEW training items per class and no others. Where enough items make every
+tokenizer's classes legible, it says in whose tokens they lie open."""
 
 
 def _pooled(tokenizer: Any, batch: Batch, rate: int, device: str) -> Tensor:

@@ -242,6 +242,7 @@ def test_the_suite_compares_tokenizers_and_one_bad_checkpoint_does_not_end_it(wo
     assert strided["latency_ms"] is None and "coded_kbit_per_second" not in strided
     first = report["rows"][f"{paths[0]}, first 1"]
     assert first["kbit_per_second"] == pytest.approx(codec["kbit_per_second"] / 2) and "probe_accuracy" in codec
+    assert (codec["few_probe_accuracy"] * 8).is_integer()  # the mean of two probes, on four held-out items
     itself = report["rows"]["the sounds themselves"]
     assert itself["mel_distance"] == 0 and itself["si_sdr_db"] > 60 > 10 > codec["si_sdr_db"]
     table = (tmp_path / "suite" / "audio_tokenizers.md").read_text()
