@@ -3,6 +3,7 @@
     python docs/results/audio.py train ROW ... [seed=0]      into outputs/audio/ROW (ROW_seed1, ...), left alone where it is done
     python docs/results/audio.py suite ROW ... [seed=0]      tokenizers: suite=audio_tokenizers on ITEMS held-out digits, one by one
     python docs/results/audio.py recorded ROW ...            the same on recorded digits (fsdd)
+    python docs/results/audio.py probes ROW ... [seed=0]     who speaks and what is said in recorded digits, as read from the tokens
     python docs/results/audio.py speech ROW ... [seed=0]     generators: N strings of three digits, as a recogniser hears them
     python docs/results/audio.py compress                    an hour and five minutes of sound, as the command line compresses them
     python docs/results/audio.py page                        the page anew, from the figures that are there
@@ -36,7 +37,7 @@ from gentok.evaluate import evaluate
 from gentok.protocols.audio_suite import draw_rates
 
 RUNS = ROOT / "outputs" / "audio"
-ITEMS, N = 40, 200
+ITEMS, HELD_OUT, N = 40, 150, 200
 FSDD = "data.shards=FOLDER/fsdd-train-000.tar data.held_out=FOLDER/fsdd-test-000.tar"
 
 
@@ -142,6 +143,23 @@ def suite(store: Store, names: list[str], seed: int, folder: str | None = None) 
     print(report["failed"], report["left_out"])
 
 
+def probes(store: Store, names: list[str], seed: int, folder: str) -> None:
+    """recorded/{name}/{digit, speaker}_{probe, few_probe}_accuracy: what a linear probe reads from the tokens of recorded digits."""
+    paths = {str(bundle_of(name, seed)): name for name in names}
+    for label in ("digit", "speaker"):
+        began = time.monotonic()
+        data = [*FSDD.split(), f"data.label=json.{label}", "data.normalize=rms", "data.caption=json.text"]
+        own = ["suite=audio_tokenizers", "data=sound_shards", *data, f"max_held_out={HELD_OUT}", "max_train=1000", "prefixes=[64]"]
+        with tempfile.TemporaryDirectory() as out:
+            words = [word.replace("FOLDER", folder) for word in own]
+            report = evaluate(compose("evaluate", [*words, f"ckpts=[{','.join(paths)}]", f"out={out}", "progress=false"]))
+        how = f"python -m gentok.evaluate {' '.join(own)} ckpts=[RUN/bundle]"
+        for path, name in paths.items():
+            key = f"recorded/{name}{'' if seed == 0 else f'/seed{seed}'}"
+            found = {f"{label}_{kind}_accuracy": report["rows"][path][f"{kind}_accuracy"] for kind in ("probe", "few_probe")}
+            store.add(figures(key, found, f"{how}; {command(name, seed)}", seed, time.monotonic() - began))
+
+
 def speech(store: Store, names: list[str], seed: int) -> None:
     for name, (suffix, (_, words)) in itertools.product(names, VARIANTS.items()):
         if suffix and name.startswith("layout"):  # compared by their own laws
@@ -227,6 +245,8 @@ def page(store: Store) -> str:
     if "compress/60min/seconds" in store.figures:
         lines += ["", _compressed(store)]
     lines += ["", "## What the parts of a codec do", "", PARTS, "", _parts(store)]
+    if any(key.endswith("speaker_probe_accuracy") for key in store.figures):
+        lines += ["", "### What is said, and who says it", "", PROBED, "", _probed(store)]
     lines += ["", "## Text to speech", "", SPEECH, "", _speech(store, [name for name in GENERATORS if not name.startswith("layout")])]
     layouts = [name for name in GENERATORS if name.startswith("layout") and f"{name}/word_error_rate" in store.figures]
     if layouts:
@@ -248,6 +268,8 @@ PARTS = """12 processor minutes each, by the same settings but for what is named
 Balancer: shares of the gradient of wave and spectrograms, in place of fixed weights (whose shares turn out as 0.05 to 0.1 : 1; EnCodec's are
 0.1 : 1). Factorised: levels compared in 8 channels and learnt by gradient (DAC), where the first row takes averages of the residual itself
 (EnCodec). Rows of 12.5 Hz have codes of 256. One recipe was tried of each: it is that of the first row, which is tuned."""
+PROBED = f"""Recorded digits of six people (fsdd), of which all tokenizers but that of recorded digits never heard one: linear probes on the means of codes'
+vectors over eighths of an item, fitted to 1,000 training items, or to three per class (mean of ten such probes); {HELD_OUT} held-out items."""
 ALIKE = f"""The {ITEMS} digits by all levels of each, by one command; the first and the last row once more by themselves, at every level. Single digits of one voice are easy to probe: every code tells them
 apart. Times were taken beside other work: those of equal networks (the first four) differ by that alone."""
 ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec, sampled
@@ -272,19 +294,32 @@ COMPARED = ("codec_12min", "codec_balanced", "codec_balanced_even", "codec_facto
 
 def _parts(store: Store) -> str:
     measures = {"si_sdr_db": (".2f", 1), "mel_distance": (".2f", 1), "pesq": (".2f", 1), "stoi": (".3f", 1), "digit_accuracy": (".1f", 100),
-                "probe_accuracy": (".1f", 100), "least_usage": (".1f", 100), "index_stability": (".1f", 100)}  # fmt: skip
-    rows = [("tokenizer", "seeds", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "digits heard, %", "probe, %", "least usage, %", "codes stable, %")]
+                "few_probe_accuracy": (".1f", 100), "least_usage": (".1f", 100), "index_stability": (".1f", 100)}  # fmt: skip
+    rows = [("tokenizer", "seeds", "SI-SDR, dB", "mel distance", "PESQ", "STOI", "digits heard, %", "probe of 30, %", "least usage, %", "codes stable, %")]
     for name in COMPARED:
         levels = 1 if name in ("acoustic_12hz", "semantic") else 8
         keys = [f"{name}{seed}/levels{levels}" for seed in ("", "/seed1") if f"{name}{seed}/levels{levels}/si_sdr_db" in store.figures]
         if keys:
-            cells = []
-            for measure, (form, scale) in measures.items():
-                each = [scale * store.figures[f"{key}/{measure}"]["value"] for key in keys]
-                spread = f" ± {(max(each) - min(each)) / 2:{form}}" if len(each) > 1 else ""
-                cells.append(f"{sum(each) / len(each):{form}}{spread}")
+            cells = [_of_seeds(store, [f"{key}/{measure}" for key in keys], form, scale) for measure, (form, scale) in measures.items()]
             title = "averages, fixed weights" if name == "codec_12min" else ROWS[name].title
             rows.append((title, str(len(keys)), *cells))
+    return table(rows)
+
+
+def _of_seeds(store: Store, keys: Sequence[str], form: str, scale: float) -> str:
+    """Mean of the figures that there are ± half of what is between them."""
+    each = [scale * store.figures[key]["value"] for key in keys if key in store.figures]
+    spread = f" ± {(max(each) - min(each)) / 2:{form}}" if len(each) > 1 else ""
+    return f"{sum(each) / len(each):{form}}{spread}" if each else "–"
+
+
+def _probed(store: Store) -> str:
+    rows = [("tokenizer", "seeds", "digit, %", "of 30 items", "speaker, %", "of 18 items")]
+    for name, row in TOKENIZERS.items():
+        keys = [f"recorded/{name}{seed}" for seed in ("", "/seed1") if f"recorded/{name}{seed}/digit_probe_accuracy" in store.figures]
+        if keys:
+            kinds = ("digit_probe", "digit_few_probe", "speaker_probe", "speaker_few_probe")
+            rows.append((row.title, str(len(keys)), *(_of_seeds(store, [f"{key}/{kind}_accuracy" for key in keys], ".1f", 100) for kind in kinds)))
     return table(rows)
 
 
@@ -355,7 +390,9 @@ def main(words: list[str]) -> None:
     if words[0] == "train":
         train(names, seed, given.get("fsdd", "PATH"))
         return
-    if words[0] == "recorded":
+    if words[0] == "probes":
+        probes(store, names, seed, given.get("fsdd", "PATH"))
+    elif words[0] == "recorded":
         suite(store, names, seed, given.get("fsdd", "PATH"))
     elif words[0] != "page":
         {"suite": suite, "speech": speech, "compress": compress}[words[0]](store, names, seed)
