@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from gentok.generators.base import Masked
 from gentok.generators.masked_losses import SCHEDULES, ByLevel, hide
 from gentok.generators.masked_losses import objective as make_objective
+from gentok.nn.bidirectional import seeing_all
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
 from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.rope import rotation
-from gentok.nn.transformer import Transformer, dropout, initialise
+from gentok.nn.transformer import Transformer, initialise
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
@@ -142,19 +143,7 @@ class MaskedTransformer(nn.Module, Masked):
                 t = holes / (codes != ABSENT).flatten(1).sum(1).clamp(min=1)
             told = self._time(t.to(codes.device))
             vector = told if vector is None else vector + told
-        places = self.conditioner.places
-        cos, sin, mask, prefix = tables.cos[places:], tables.sin[places:], None, 0
-        context, context_mask = given.tokens, given.mask
-        if given.tokens is not None and self.conditioner.by == "prefix":
-            prefix, context, context_mask = given.tokens.shape[1], None, None
-            x = torch.cat((given.tokens.to(x.dtype), x), 1)
-            cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
-            if given.mask is not None:
-                mask = torch.cat((given.mask, given.mask.new_ones(batch, length)), 1)[:, None, None]
-        x = dropout(x, self.dropout, noise)
-        return self.transformer(
-            x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=vector, noise=noise
-        )[:, prefix:]  # fmt: skip
+        return seeing_all(self.transformer, self.conditioner, tables, x, given, vector, self.dropout, noise)
 
     def _weights(self, level: int) -> Tensor:
         return (self.token_table if self.head is None else self.head).weight[self.vocab[level]]

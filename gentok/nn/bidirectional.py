@@ -6,10 +6,12 @@ cross-attention or by adaLN, and returns one state per position.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from gentok.nn.conditioning import Conditioner
+from gentok.nn.conditioning import Conditioned, Conditioner
 from gentok.nn.constants import Constants
 from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.rope import rotation
@@ -17,7 +19,27 @@ from gentok.nn.transformer import Transformer, dropout, initialise
 from gentok.noise import Noise
 from gentok.tokens import Condition, ConditionSpec, TokenSpec
 
-__all__ = ["Bidirectional"]
+__all__ = ["Bidirectional", "seeing_all"]
+
+
+def seeing_all(
+    transformer: Transformer, conditioner: Conditioner, tables: Any, x: Tensor, given: Conditioned, vector: Tensor | None,
+    dropped: float, noise: Noise | None,
+) -> Tensor:
+    """x float [B, N, D] -> [B, N, D]: positions that see one another and what the conditioner made of the condition.
+
+    tables.cos, tables.sin: rotations of the conditioner's places, then of the positions. vector: of adaLN, or None. dropped: share of x.
+    """  # fmt: skip
+    cos, sin, mask, prefix = tables.cos[conditioner.places :], tables.sin[conditioner.places :], None, 0
+    context, context_mask = given.tokens, given.mask
+    if given.tokens is not None and conditioner.by == "prefix":
+        prefix, context, context_mask = given.tokens.shape[1], None, None
+        if given.mask is not None:
+            mask = torch.cat((given.mask, given.mask.new_ones(x.shape[:2])), 1)[:, None, None]
+        x = torch.cat((given.tokens.to(x.dtype), x), 1)
+        cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
+    x = dropout(x, dropped, noise)
+    return transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=vector, noise=noise)[:, prefix:]
 
 
 class Bidirectional(nn.Module):
@@ -60,21 +82,8 @@ class Bidirectional(nn.Module):
 
     def forward(self, x: Tensor, condition: Condition, noise: Noise | None = None) -> Tensor:
         """x float [B, N, D] -> [B, N, D], normalised. noise: for dropout; None for none."""
-        batch, length = x.shape[:2]
         tables = self._tables.on(x.device)
         if self.place_table is not None:
             x = x + self.place_table(tables.named).sum(-2)
-        given = self.conditioner(condition, batch)
-        places = self.conditioner.places
-        cos, sin, mask, prefix = tables.cos[places:], tables.sin[places:], None, 0
-        context, context_mask = given.tokens, given.mask
-        if given.tokens is not None and self.conditioner.by == "prefix":
-            prefix, context, context_mask = given.tokens.shape[1], None, None
-            x = torch.cat((given.tokens.to(x.dtype), x), 1)
-            cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
-            if given.mask is not None:
-                mask = torch.cat((given.mask, given.mask.new_ones(batch, length)), 1)[:, None, None]
-        x = dropout(x, self.dropout, noise)
-        return self.transformer(
-            x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=given.vector, noise=noise
-        )[:, prefix:]  # fmt: skip
+        given = self.conditioner(condition, len(x))
+        return seeing_all(self.transformer, self.conditioner, tables, x, given, given.vector, self.dropout, noise)
