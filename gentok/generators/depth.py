@@ -53,8 +53,9 @@ class DepthTransformer(nn.Module, Causal):
 
     width D, depth, heads, hidden: the temporal transformer. level_width, level_depth, level_heads: the depth transformer.
     condition_by: prefix, cross or adaln; condition_dropout: share of training rows whose condition becomes null, for guidance.
-    rope: auto (axial on a raster), line, axial. dropout: of the temporal embeddings and of branches. zero_init_head: the first prediction
-    is uniform. ends: items end by themselves, by an id of their own at level 0; else lengths are given to the sampler.
+    rope: auto (axial on a raster), line, axial. dropout: of the temporal embeddings and of branches; token_dropout: share of positions that
+    the temporal transformer is fed in training without their codes. zero_init_head: the first prediction is uniform. ends: items end by
+    themselves, by an id of their own at level 0; else lengths are given to the sampler.
     """
 
     exact_slots = True
@@ -75,12 +76,13 @@ class DepthTransformer(nn.Module, Causal):
         rope: str = "auto",
         qk_norm: bool = True,
         dropout: float = 0.0,
+        token_dropout: float = 0.0,
         zero_init_head: bool = False,
         ends: bool = False,
     ):
         super().__init__()
         self.spec, self.condition_spec, self.ends = spec, condition_spec or ConditionSpec(), ends
-        self.condition_dropout, self.dropout = condition_dropout, dropout
+        self.condition_dropout, self.dropout, self.token_dropout = condition_dropout, dropout, token_dropout
         with torch.device("cpu"):
             self.layout = Layout.of("position_major", spec)
             self.begin = torch.full((1,), spec.vocab, dtype=torch.int64)
@@ -160,7 +162,10 @@ class DepthTransformer(nn.Module, Causal):
             )
         batch, tables, places = len(codes), self._tables.on(codes.device), self.conditioner.places
         position = torch.arange(codes.shape[2], device=codes.device).expand(batch, -1)
-        x = self._embed(codes.roll(1, 2), position)
+        before = codes.roll(1, 2)
+        if noise is not None and self.token_dropout:
+            before = torch.where((noise.uniform(codes.shape[2]) < self.token_dropout)[:, None], ABSENT, before)
+        x = self._embed(before, position)
         given = self.conditioner(condition, batch)
         if given.tokens is None or self.conditioner.by != "prefix":
             x, turn = dropout(x, self.dropout, noise), (tables.cos[places:], tables.sin[places:])

@@ -113,13 +113,28 @@ def test_nll_is_the_sum_over_cells_and_ends(name, ends):
 
 
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training():
-    model = depth(LEVELS, EVERYTHING, dropout=0.2, condition_dropout=0.5).train()
+    model = depth(LEVELS, EVERYTHING, dropout=0.2, token_dropout=0.3, condition_dropout=0.5).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
     whole = model.loss(tokens, condition, Noise.of(3, range(5)))
     for b in range(5):
         alone = model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b]))
         assert torch.allclose(alone.nll, whole.nll[b : b + 1], rtol=1e-12)
     assert not torch.equal(model.loss(tokens, condition, Noise.of(4, range(5))).loss, whole.loss)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_dropped_tokens_are_not_fed_to_later_positions_in_training_alone(share):
+    model, tokens = depth(LEVELS, token_dropout=share, dropout=0.0), codes(LEVELS, 2)
+    other = Tokens(tokens.codes.clone(), LEVELS)
+    other.codes[:, 1, 0] = (other.codes[:, 1, 0] + 1) % LEVELS.vocab_sizes[1]  # the last level but one or the last, of the first position
+
+    def later(tokens):
+        states = model._hidden(tokens.codes, Condition(), Noise([0, 1]) if model.training else None)
+        return states[:, 1:]
+
+    assert not same(later(tokens), later(other))
+    model.train()
+    assert same(later(tokens), later(other)) == (share == 1.0)
 
 
 def test_eight_items_are_learned_by_heart():
