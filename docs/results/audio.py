@@ -69,6 +69,10 @@ TOKENIZERS = {
         "with the balancer, 0.1 : 1, clipped",
         "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:0.1,mel:1.0}' budget=12min",
     ),
+    "codec_balanced_both": Row(
+        "with the balancer, 0.1 : 1, R = 10, clipped",
+        "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:0.1,mel:1.0}' balancer.total=10 budget=12min",
+    ),
     "codec_balanced_strong": Row(
         "with the balancer, 0.1 : 1, R = 10",
         "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:0.1,mel:1.0}' balancer.total=10 trainer.clip=null budget=12min",
@@ -301,7 +305,7 @@ HELD = [
         "two processes are one, a killed and resumed run is the run, a bundle is the model": "training/test_codec_training training/test_sound_training",
     }.items()
 ]  # fmt: skip
-COMPARED = ("codec_12min", "codec_balanced_clipped", "codec_balanced", "codec_balanced_strong", "codec_balanced_even", "codec_factorised", "codec_factorised_fast", "acoustic_12hz", "semantic")
+COMPARED = ("codec_12min", "codec_balanced_both", "codec_balanced_clipped", "codec_balanced", "codec_balanced_strong", "codec_balanced_even", "codec_factorised", "codec_factorised_fast", "acoustic_12hz", "semantic")
 
 
 def _parts(store: Store) -> str:
