@@ -55,6 +55,7 @@ class Row:
 TOKENIZERS = {
     "codec": Row("residual, EMA, inverse STFT", "experiment=spoken_digits/codec", "spoken_digits_codec"),
     "codec_12min": Row("the same, 12 minutes", "experiment=spoken_digits/codec budget=12min"),
+    "codec_fast": Row("averages, three times the rate", "experiment=spoken_digits/codec optimizer.lr=3e-3 budget=12min"),
     "codec_factorised": Row("factorised, l2", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
     "codec_factorised_fast": Row("factorised, l2, three times the rate", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 optimizer.lr=3e-3 budget=12min"),
     "codec_balanced": Row(
@@ -305,7 +306,7 @@ HELD = [
         "two processes are one, a killed and resumed run is the run, a bundle is the model": "training/test_codec_training training/test_sound_training",
     }.items()
 ]  # fmt: skip
-COMPARED = ("codec_12min", "codec_balanced_both", "codec_balanced_clipped", "codec_balanced", "codec_balanced_strong", "codec_balanced_even", "codec_factorised", "codec_factorised_fast", "acoustic_12hz", "semantic")
+COMPARED = ("codec_12min", "codec_fast", "codec_balanced_both", "codec_balanced_clipped", "codec_balanced", "codec_balanced_strong", "codec_balanced_even", "codec_factorised", "codec_factorised_fast", "acoustic_12hz", "semantic")
 
 
 def _parts(store: Store) -> str:
