@@ -285,11 +285,14 @@ def draw_rates(report: Mapping[str, Any], path: Path) -> None:
     for name, row in report["rows"].items():
         if "kbit_per_second" in row:
             curves.setdefault(name.partition(", first ")[0], []).append(row)
+    colors = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     for axes, measure in zip(every[0], measured):
-        for name, rows in curves.items():
+        for i, (name, rows) in enumerate(curves.items()):
+            label = Path(name).parent.name if Path(name).name == "bundle" else Path(name).name
+            look = {"color": colors[i % len(colors)], "marker": "os^vDP*X"[i // len(colors) % 8]}  # another marker where colours begin anew
             points = sorted((row["kbit_per_second"], row[measure]) for row in rows if measure in row)
             if points:
-                axes.plot(*zip(*points), marker="o", ms=4, label=Path(name).parent.name if Path(name).name == "bundle" else Path(name).name)
+                axes.plot(*zip(*points), **look, ms=4, label=label)
         axes.set_xscale("log")
         axes.set_xlabel("kbit per second")
         axes.set_title(measure.replace("_", " "))
