@@ -287,7 +287,8 @@ PARTS = """12 processor minutes each, by the same settings but for what is named
 seed are settings that were tried; of each kind the best went on.
 Balancer: shares of the gradient of wave and spectrograms (in 0.1 : 1, EnCodec's), in place of fixed weights, whose shares turn out as 0.05 to 0.1 : 1.
 What it sends back has the norm R, and commitment stays outside: EnCodec's R = 1 is a fifth to a sixteenth of what fixed weights send, so commitment
-counts for that much more, and it loses; R = 10 does not. Clipped to a gradient's norm of 1, but where it says not.
+counts for that much more. Clipped to a gradient's norm of 1, but where it says not: R = 10 and clipping together do as well as fixed weights, either
+alone does not.
 Factorised: levels compared in 8 channels and learnt by gradient (DAC), where the first row takes averages of the residual itself (EnCodec).
 Rows of 12.5 Hz have codes of 256."""
 PROBED = f"""Recorded digits of six people (fsdd), of which all tokenizers but that of recorded digits never heard one: linear probes on the means of codes'
