@@ -86,7 +86,7 @@ TOKENIZERS = {
         "budget=12min",
     ),
     "semantic": Row("12.5 Hz, by transcripts", "experiment=spoken_digits/semantic budget=12min"),
-    "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec {FSDD}", "fsdd_codec"),
+    "fsdd_codec": Row("residual, EMA, recorded digits", f"experiment=fsdd/codec init_from=docs/zoo/spoken_digits_codec budget=32min {FSDD}", "fsdd_codec"),
 }  # fmt: skip
 FOUR = "tokenizer=prefix tokenizer.keep=4"  # of 8: more add nothing that a listener would miss
 GENERATORS = {
