@@ -71,6 +71,16 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body))
 
 
+def held_by_tests(laws: Mapping[str, str]) -> str:
+    """The part of a page that says which tests hold its laws: law -> names of files in tests/, without .py."""
+    rows = [(law, ", ".join(f"[{Path(test).name}](../../tests/{test}.py)" for test in tests.split())) for law, tests in laws.items()]
+    return f"""## What is exact, and the test that holds it
+
+Most of these tests also run forms made wrong on purpose, which they must notice.
+
+{table([("law", "tests"), *rows])}"""
+
+
 def shell(*words: str) -> None:
     """Runs a command of this project's as its user would; ends the script with its message where it fails."""
     done = subprocess.run([sys.executable, *words], cwd=ROOT)

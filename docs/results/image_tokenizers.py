@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence import HERE, ROOT, Store, figures, machine, table
+from evidence import HERE, ROOT, Store, figures, held_by_tests, machine, table
 from torch import Tensor
 
 from gentok.build import build
@@ -105,6 +105,18 @@ RATES = {
     "768 bits": ("vq", "tokenflow_w1", "tokenflow_w4"),
     "1,024 bits": ("rq_1024", "bae_1024", "fsq_1024", "lfq_1024", "var_1020", "flextok/keep64", "flextok_regression/keep64"),
 }
+HELD = {
+    "every tokenizer: shapes, what encoding leaves alone, dropped levels, other sizes, a row alone and in a batch, bfloat16 and float32": "tokenizers/test_tokenizer_contract",
+    "two processes are one, a killed and resumed run is the run, a bundle is the model, tokens feed every generator that fits": "training/test_processes training/test_resume test_bundle test_pairings",
+    "FSQ in bfloat16 uses as many codes as in float32; registers see no later one and patches no register; what is dropped is masked": "tokenizers/test_flextok",
+    "solvers reach their order, Euler is diffusers' scheduler, a decoder repeats itself from the same noise": "flow/test_flow tokenizers/test_flextok",
+    "codes and pictures of diffusers' and transformers' tokenizers, on the same weights": "tokenizers/test_pretrained",
+    "sizes are the published ones": "tokenizers/test_flextok tokenizers/test_tokenflow tokenizers/test_vqgan",
+    "commitment of every level reaches the encoder, once; revival changes the next lookup; every prefix of the levels is a code": "codebooks/test_codebook_residual",
+    "one index from summed distances, weighed behind the normalisation": "codebooks/test_codebook_dual",
+    "VAR's scales: codes and vectors of the paper, gradients that arrive once": "codebooks/test_codebook_pyramid",
+    "bits: drawn with the encoder's probabilities, two views of one code": "codebooks/test_codebook_bits",
+}  # fmt: skip
 FLEXTOK_BITS = math.log2(64000)
 
 
@@ -385,6 +397,8 @@ Probes read the class linearly from the quantized vectors: of all 64 positions s
 
 One thread each: on AMD EPYC in bfloat16; on Intel Xeon, which does not compute in it, in float32, about half as many steps in the same time. So
 rows are to be compared with rows of the same machine.
+
+{held_by_tests(HELD)}
 """
 
 
