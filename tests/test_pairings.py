@@ -50,7 +50,7 @@ def pictures() -> torch.Tensor:
 
 
 def fit(module, loss, steps, lr):
-    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=lr, weight_decay=0.0, fused=True)
     module.train()
     for step in range(steps):
         for group in optimizer.param_groups:
@@ -85,8 +85,8 @@ def tokenizers():
 
 
 QUICK = {
-    "autoregressive": ("vq", "residual", "fsq", "pyramid"), "depth": ("residual",), "masked": ("vq", "residual", "pyramid"),
-    "any_order": ("vq", "residual"), "self_speculative": ("vq",), "resgen": ("vq", "residual"),
+    "autoregressive": ("residual", "fsq"), "depth": ("residual",), "masked": ("vq", "pyramid"), "any_order": ("vq",),
+    "self_speculative": ("vq",), "resgen": ("vq", "residual"),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
