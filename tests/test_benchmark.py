@@ -101,6 +101,22 @@ def test_every_small_tokenizer_is_measured_against_its_network_alone():
     assert "FSQ" in one["setting"]
 
 
+def test_tokenizers_with_a_network_inside_are_measured_where_it_is_there(monkeypatch, tmp_path):
+    names = ("cifar10_flextok", "cifar10_tokenflow")  # an autoencoder from the zoo, a teacher from a package
+    figures = tokenizers(1, steps=1, size=2, names=names)
+    check(figures, [f"tokenizers/{name}/outside" for name in names])
+    monkeypatch.chdir(tmp_path)
+    (one,) = tokenizers(1, steps=1, size=2, names=names[:1]).values()
+    assert one["value"] is None and "docs/zoo/cifar10_kl" in one["note"] and "\n" not in one["note"]
+    assert one["note"] in table({"tokenizers/cifar10_flextok/outside": one})
+
+
+@pytest.mark.slow
+def test_every_small_tokenizer_can_be_measured():
+    figures = tokenizers(1, steps=1, size=2)
+    check(figures, [f"tokenizers/{name}/outside" for name in small_tokenizers()])
+
+
 def test_waits_for_token_shards_are_a_share_of_a_real_run():
     tiny = ("generator.width=16", "generator.depth=1", "generator.heads=2", "batch_size=4")
     figures = shards(1, steps=40, items=64, overrides=tiny)

@@ -66,6 +66,8 @@ class TokenizerTask(GentokModule):
     def _remember_teachers(self) -> None:
         """Frozen networks that the tokenizer asks about every picture are asked once (task.teacher_maps GB at most)."""
         limit = (self.config["task"].get("teacher_maps") or 0) * 1e9
+        if not limit:
+            return
         networks = {name: getattr(self.tokenizer, name, None) for name in ("semantic", "teacher")}
         grid = tuple(n // self.tokenizer.stride for n in self.tokenizer.spec.media_shape[1:]) if any(networks.values()) else ()
         for name, network in networks.items():
