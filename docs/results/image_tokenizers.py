@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,15 @@ FLOW_STEPS = 10
 @dataclass(frozen=True)
 class Row:
     """One training. words: of train.py, beside the data; keeps: prefixes that are measured, cut: by leaving out later positions of a code
-    that was not trained for it; probe: whether classes are read from its vectors."""
+    that was not trained for it; probe: whether classes are read from its vectors, bits: whether
+    codes are made of bits, each of which is counted."""
 
     title: str
     words: str
     keeps: tuple[int, ...] = ()
     cut: bool = False
     probe: bool = False
+    bits: bool = False
     inside: str = field(default="")
     """The row whose tokenizer this one's works on the latents of."""
 
@@ -88,14 +91,14 @@ ROWS = {
     "vq_512": Row("VQ, 64 × 256", "experiment=cifar10/vq budget=12min codebook.vocab_size=256"),
     "ibq_512": Row("index backpropagation (IBQ), 64 × 256", "experiment=cifar10/ibq budget=12min"),
     "rq_512": Row("residual, 64 × 2 × 16", "experiment=cifar10/rq budget=12min codebook.levels=2 codebook.codebook.vocab_size=16"),
-    "bae_512": Row("binary (BAE), 64 × 8 bits", "experiment=cifar10/bae budget=12min codebook.bits=8 codebook.levels=1"),
+    "bae_512": Row("binary (BAE), 64 × 8 bits", "experiment=cifar10/bae budget=12min codebook.bits=8 codebook.levels=1", bits=True),
     "fsq_512": Row("FSQ, 64 × 256", "experiment=cifar10/fsq budget=12min codebook.values=[8,8,4]"),
-    "lfq_512": Row("lookup-free, 64 × 8 bits", "experiment=cifar10/lfq budget=12min codebook.bits=8"),
+    "lfq_512": Row("lookup-free, 64 × 8 bits", "experiment=cifar10/lfq budget=12min codebook.bits=8", bits=True),
     "var_510": Row("multi-scale (VAR), 85 × 64", "experiment=cifar10/var budget=12min codebook.codebook.vocab_size=64"),
     "rq_1024": Row("residual, 64 × 2 × 256", "experiment=cifar10/rq budget=12min codebook.levels=2 codebook.codebook.vocab_size=256"),
-    "bae_1024": Row("binary (BAE), 64 × 16 bits", "experiment=cifar10/bae budget=12min"),
+    "bae_1024": Row("binary (BAE), 64 × 16 bits", "experiment=cifar10/bae budget=12min", bits=True),
     "fsq_1024": Row("FSQ, 64 × 65,536", "experiment=cifar10/fsq budget=12min"),
-    "lfq_1024": Row("lookup-free, 64 × 16 bits", "experiment=cifar10/lfq budget=12min"),
+    "lfq_1024": Row("lookup-free, 64 × 16 bits", "experiment=cifar10/lfq budget=12min", bits=True),
     "var_1020": Row("multi-scale (VAR), 85 × 4,096", "experiment=cifar10/var budget=12min"),
 }  # fmt: skip
 
@@ -211,9 +214,18 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
             report = health.compute()
             about |= {"usage": min(report.usage), "perplexity": min(report.perplexity), "entropy_bits_per_item": report.bits_per_item,
                       "nominal_bits_per_item": model.spec.bits}  # fmt: skip
+            if row.bits:
+                about["least_bit_entropy"] = bit_entropy(torch.cat([c.codes for c in codes]), model.spec.vocab_sizes).min().item()
         store.add(figures(name, about, how + command(name), seed, model.meta["seconds"]))
         if row.keeps[-1:] == KEEPS[-1:] and not seed:
             save_grid(torch.stack([*shown, media[:12]], 1).flatten(0, 1), HERE / f"{name}_prefixes.png", len(KEEPS) + 1, scale=2)
+
+
+def bit_entropy(codes: Tensor, vocab_sizes: Sequence[int]) -> Tensor:
+    """codes int64 [B, K, N] of V_1, ..., V_K = powers of two -> the entropy in bits of every bit of a cell's codes over all cells [bits]."""
+    bits = torch.cat([codes[:, k, :, None] >> torch.arange(v.bit_length() - 1) & 1 for k, v in enumerate(vocab_sizes)], -1)
+    p = bits.double().mean((0, 1))
+    return (torch.special.entr(p) + torch.special.entr(1 - p)) / math.log(2)
 
 
 def probe(store: Store, name: str, given: dict[str, str]) -> None:
@@ -345,6 +357,7 @@ In the paper's order. The semantic network is convolutional and trained afresh, 
                 rates.append((title, f"{bits_of(shown, key):,.0f}", entropy, value(f"{key}/psnr_db", ".2f"), value(f"{key}/ssim", ".3f"),
                               value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), value(f"{name}/steps", ",.0f")))  # fmt: skip
 
+    bits = ", ".join(f"{value(f'{n}/least_bit_entropy')} ({ROWS[n].title})" for n in ROWS if ROWS[n].bits and have(n)) or "not been measured"
     regression = ""
     if have("flextok_regression"):
         regression = "The same encoder with a decoder that predicts the latents instead of sampling them:\n\n" + prefixes(
@@ -390,6 +403,8 @@ Probes read the class linearly from the quantized vectors: of all 64 positions s
 {table(rates)}
 
 ![Rate and distortion](image_tokenizers_rates.png)
+
+Of codes made of bits, the bit whose entropy over all cells is least has {bits}.
 
 ## How they were trained
 
