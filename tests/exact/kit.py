@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 from torch import Tensor
@@ -51,6 +52,17 @@ LAYOUTS = {
 
 
 # ------------------------------------------------------------------------------------------------------------------ models
+
+
+def checkered(**axes: Sequence[Any]) -> Any:
+    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are quick tests and the black ones
+    slow, so that in the default suite each value of an axis still meets every other one of the next axis."""
+    lists = [list(values) for values in axes.values()]
+    cells = []
+    for place in itertools.product(*(range(len(values)) for values in lists)):
+        marks = pytest.mark.slow if sum(place) % 2 else ()
+        cells.append(pytest.param(*(values[i] for values, i in zip(lists, place)), marks=marks))
+    return pytest.mark.parametrize(list(axes), cells)
 
 
 def _mix(state: Tensor, ids: Tensor) -> Tensor:

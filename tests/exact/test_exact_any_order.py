@@ -3,7 +3,7 @@
 import pytest
 import torch
 from any_order_kit import TabularAnyOrder, mean_law, ordered_law, subsets
-from kit import SPECS, agreement, alone, batch_of, cases_of, distance, floor, rejects, sample
+from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, distance, floor, rejects, sample
 from test_exact_networks import network
 
 from gentok.generators.any_order import AnyOrderTransformer
@@ -33,9 +33,7 @@ def run(model, name, setting, n=2500, seed=1, cases=None, choose=None, **options
     return sample(sampler, guided(model, *guidance), cases, n, seed, choose=choose), [law(model, case, sampler, guidance) for case in cases]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@checkered(name=SAMPLERS, spec=SPECS, setting=SETTINGS)
 def test_every_filter_draws_the_enumerated_law(name, spec, setting):
     assert agreement(*run(TabularAnyOrder(SPECS[spec]), name, setting)) > 1e-3
 
@@ -158,9 +156,7 @@ def test_mutant_that_compares_laws_before_the_temperature():
 # -------------------------------------------------------------------------------------------------------------- rows alone
 
 
-@pytest.mark.parametrize("order", ["left_to_right", "random"])
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("name", SAMPLERS)
+@checkered(name=SAMPLERS, spec=SPECS, order=["left_to_right", "random"])
 def test_a_row_of_a_batch_equals_that_row_alone(name, spec, order):
     model = TabularAnyOrder(SPECS[spec])
     together, by_itself = alone(SAMPLERS[name](order=order, top_p=0.9), guided(model, 2.0, "linear"), cases_of(model), n=15)

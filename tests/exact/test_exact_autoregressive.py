@@ -13,6 +13,7 @@ from kit import (
     altered,
     cases_of,
     causal_law,
+    checkered,
     rejects,
     sample,
 )  # fmt: skip
@@ -43,9 +44,9 @@ def run(model, setting, n=4000, seed=1, **options):
     return sample(sampler, guided(model, *guidance), cases, n, seed, **options), laws
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
-def test_every_layout_and_filter_draws_the_enumerated_law(spec, layout, setting):
+@checkered(order=["-".join(pair) for pair in GRID], setting=SETTINGS)
+def test_every_layout_and_filter_draws_the_enumerated_law(order, setting):
+    spec, layout = order.split("-")
     assert agreement(*run(TabularCausal(SPECS[spec], layout), setting)) > 1e-3
 
 

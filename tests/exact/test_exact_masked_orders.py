@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from kit import SPECS, TabularMasked, agreement, cases_of, distance, masked_law, rejects, sample
+from kit import SPECS, TabularMasked, agreement, cases_of, checkered, distance, masked_law, rejects, sample
 from masked_laws import Conditionals, TimedMasked, chain_law, ordered_law
 
 from gentok.noise import Noise
@@ -28,8 +28,7 @@ ONE_BY_ONE = {
 }
 
 
-@pytest.mark.parametrize("spec", SPECS)
-@pytest.mark.parametrize("name", ONE_BY_ONE)
+@checkered(name=ONE_BY_ONE, spec=SPECS)
 def test_one_cell_per_call_draws_the_joint_law_of_exact_conditionals(name, spec):
     """The order may look at what was drawn before, not at the ids to be drawn."""
     sampler, model = ONE_BY_ONE[name], TabularMasked(SPECS[spec])
@@ -277,10 +276,10 @@ def corrected(sampler, model, cases, n, law=masked_law):
     return out
 
 
-@pytest.mark.parametrize(
-    "sampler", [Corrector(steps=6, cells=1), Corrector(steps=3, cells=2, parallel=False), Corrector(steps=1, cells=9, parallel=False)]
+@checkered(
+    sampler=[Corrector(steps=6, cells=1), Corrector(steps=3, cells=2, parallel=False), Corrector(steps=1, cells=9, parallel=False)],
+    spec=SPECS,
 )
-@pytest.mark.parametrize("spec", SPECS)
 def test_the_joint_law_is_stationary(sampler, spec):
     model = TabularMasked(SPECS[spec], scale=1.5)
     cases = cases_of(model)

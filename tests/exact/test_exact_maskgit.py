@@ -3,7 +3,7 @@
 import pytest
 import torch
 from distances import RIG, measure
-from kit import SPECS, TabularMasked, agreement, alone, batch_of, cases_of, distance, floor, masked_law, rejects, sample
+from kit import SPECS, TabularMasked, agreement, alone, batch_of, cases_of, checkered, distance, floor, masked_law, rejects, sample
 
 from gentok.noise import Noise
 from gentok.samplers.guided import guided
@@ -55,8 +55,7 @@ def test_known_cells_stay_and_absent_cells_stay_absent(settings, scale):
         assert (codes[:, ~fixed] >= 0).all()
 
 
-@pytest.mark.parametrize("settings", [{}, {"steps": 3, "top_k": 2}, {"steps": 100, "temperature": 0.7}])
-@pytest.mark.parametrize("spec", ["k1", "strided"])
+@checkered(settings=[{}, {"steps": 3, "top_k": 2}, {"steps": 100, "temperature": 0.7}], spec=["k1", "strided"])
 def test_a_row_of_a_batch_equals_that_row_alone(spec, settings):
     model = TabularMasked(SPECS[spec])
     together, by_itself = alone(MaskGIT(**settings), guided(model, 2.0, "linear"), cases_of(model), n=20)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from any_order_kit import TabularAnyOrder
-from kit import SPECS, Law, agreement, alone, batch_of, cases_of, completions, reference_filter, reference_scale, rejects, sample
+from kit import SPECS, Law, agreement, alone, batch_of, cases_of, checkered, completions, reference_filter, reference_scale, rejects, sample
 from test_exact_networks import network
 
 from gentok.generators.base import Masked, SelfSpeculative
@@ -92,8 +92,7 @@ def run(model, setting, n=3000, seed=1, **options):
     return sample(sampler, guided(model, *guidance), cases, n, seed), [window_law(model, case, sampler, guidance) for case in cases]
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
-@pytest.mark.parametrize("window", [2, 3, 8])
+@checkered(window=[2, 3, 8], setting=SETTINGS)
 def test_every_window_and_filter_draws_the_enumerated_law(window, setting):
     assert agreement(*run(Tabular(SPECS["k1"]), setting, window=window)) > 1e-3
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kit import CLASSES, SPECS, TabularMasked, alone, batch_of, cases_of, sample
+from kit import CLASSES, SPECS, TabularMasked, alone, batch_of, cases_of, checkered, sample
 
 from gentok.generators.base import Masked
 from gentok.generators.masked import MaskedTransformer
@@ -73,11 +73,10 @@ def test_known_cells_stay_absent_cells_stay_absent_and_holes_are_filled(sampler,
         assert (codes[:, ~fixed] >= 0).all()
 
 
-@pytest.mark.parametrize("sampler", SHORT)
-@pytest.mark.parametrize("uses_time", [False, True])
-def test_a_row_of_a_batch_equals_that_row_alone(sampler, uses_time):
+@checkered(which=range(len(VARIANTS)), uses_time=[False, True])
+def test_a_row_of_a_batch_equals_that_row_alone(which, uses_time):
     model = network(uses_time=uses_time)
-    together, by_itself = alone(sampler, guided(model, 2.0, "linear"), cases_of(model), n=4)
+    together, by_itself = alone(VARIANTS[which], guided(model, 2.0, "linear"), cases_of(model), n=4)
     assert (together == by_itself).all()
 
 

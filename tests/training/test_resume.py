@@ -44,7 +44,11 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
     return whole, run(root, folder + "_killed", words, *more, "resume=auto")
 
 
-@pytest.mark.parametrize("name", CASES)
+SECOND = ("binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens")
+"""Cases whose parts others resume too."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SECOND else ()) for name in CASES])
 def test_a_killed_and_resumed_run_is_the_run(root, name):
     whole, resumed = both(root, name)
     assert last(whole)["global_step"] == STEPS
