@@ -16,7 +16,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m gentok.demo
 
 test: setup
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

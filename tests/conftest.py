@@ -16,3 +16,8 @@ torch.set_num_threads(int(os.environ.get("GENTOK_TEST_THREADS", "1")))
 def seeded():
     """Parameter initialisation is the only thing in gentok that draws from torch's global stream."""
     torch.manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Folders of long tests first, so that workers side by side end together."""
+    items.sort(key=lambda item: "training" not in item.path.parts and "tokenizers" not in item.path.parts)
