@@ -9,8 +9,8 @@ Rows are compared by their inner product, not by their distance: their lengths m
 direction. p takes part with every row in both passes; blocks of vectors bound the memory to one block's [vectors, V], at the cost of
 computing each block twice. The mean of q is taken over all processes.
 
-Deviations: the published code adds 1e-5 inside the logarithms, here the entropies are exact; rows start with a standard deviation of
-dim^-1/2, that of the other codebooks, where the published ones start with 1.
+Deviation: the published code adds 1e-5 inside the logarithms, here the entropies are exact. As there, rows start from a normal of standard
+deviation 1: shorter ones shrink away under the commitment before the choice has learnt anything.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class IndexBackprop(SingleLevel):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         super().reset_parameters()
-        self.weight.normal_(std=self.dim**-0.5)
+        self.weight.normal_()
 
     def rows(self, codes: Tensor) -> Tensor:
         return F.embedding(codes, self.weight.detach().float())
