@@ -15,6 +15,7 @@ from typing import Any
 import kit
 import torch
 from any_order_kit import TabularAnyOrder, ordered_law
+from self_speculative_kit import Tabular, window_law
 
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
@@ -29,13 +30,15 @@ from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.halton import Halton
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
+from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.soundstorm import SoundStorm
 from gentok.tokens import UNKNOWN, Condition, Tokens
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
 """Conditionals of its own for every order, whose law is that of the order that is asked."""
-
+WINDOWS = Tabular(kit.SPECS["k1"], scale=2.0)
+"""Drafts and verifies, whose law is that of its windows."""
 
 LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
 """Two levels of three cells."""
@@ -94,11 +97,13 @@ class Counted:
 
 def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list[Row]:
     """The distances of all samplers on the rig (or of those named), for an item of which nothing is known."""
-    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, LEVELS)}
+    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS)}
     runs = [
         ("autoregressive", AutoregressiveSampler(), InOrder(RIG)),
         ("any_order", AnyOrderSampler(), ANY),
         ("any_subset, four cells drafted", AnySubset(k=4), ANY),
+        ("self_speculative, windows of two cells", SelfSpeculativeSampler(window=2), WINDOWS),
+        ("self_speculative, one window", SelfSpeculativeSampler(window=4), WINDOWS),
         ("first_hitting", FirstHitting(), RIG),
         ("first_hitting, two cells per call", FirstHitting(cells_per_call=2), RIG),
         ("first_hitting, two cells per call, second order", FirstHitting(cells_per_call=2, order=2), RIG),
@@ -132,7 +137,12 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
             continue
         counted = Counted(sampler)
         case = cases.get(model, cases[RIG])
-        own = ordered_law(model, case, sampler) if model is ANY else kit.masked_law(RIG if model not in cases else model, case)
+        if model is ANY:
+            own = ordered_law(model, case, sampler)
+        elif model is WINDOWS:
+            own = window_law(model, case, sampler)
+        else:
+            own = kit.masked_law(RIG if model not in cases else model, case)
         samples = kit.sample(counted, model, [case], n, seed)
         rows.append(Row(name, sampler.exact, counted.calls, kit.distance(samples, [own]), kit.floor([own], n)))
     return rows

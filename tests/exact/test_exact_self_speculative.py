@@ -1,21 +1,18 @@
 """Self-speculative decoding draws the enumerated law of its windows, whatever was accepted on the way; near misses are noticed."""
 
-import itertools
 
-import numpy as np
 import pytest
 import torch
-from any_order_kit import TabularAnyOrder
-from kit import SPECS, Law, agreement, alone, batch_of, cases_of, checkered, completions, reference_filter, reference_scale, rejects, sample
+from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, rejects, sample
+from self_speculative_kit import Tabular, window_law
 from test_exact_networks import network
 
-from gentok.generators.base import Masked, SelfSpeculative
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
 from gentok.noise import Noise
 from gentok.samplers import self_speculative
 from gentok.samplers.guided import guided
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
-from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.tokens import UNKNOWN, Tokens
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -25,65 +22,6 @@ SETTINGS = {
     "guidance 2": ({}, (2.0, "constant")),
     "linear guidance, top-p": ({"top_p": 0.8}, (2.0, "linear")),
 }
-
-
-class Tabular(Masked, SelfSpeculative):
-    """Drafts and verified laws looked up by a hash of what each may depend on; the state is the class and the cells that the trunk saw."""
-
-    uses_time = False
-
-    def __init__(self, spec, scale=1.0):
-        self.table, self.spec = TabularAnyOrder(spec, scale), spec
-        self.condition_spec = self.table.condition_spec
-
-    def logits(self, tokens, condition, t=None):
-        rank = torch.where(tokens.holes, tokens.holes.flatten(1).cumsum(1).view_as(tokens.codes), 0)
-        return self.table.logits(tokens, condition, rank, torch.zeros(tokens.batch, dtype=torch.int64))
-
-    def draft(self, tokens, condition):
-        state = torch.cat((condition.parts["class"].ids[:, None], tokens.codes.flatten(1)), 1)
-        return self.logits(tokens, condition), state.double()
-
-    def verify(self, state, tokens, rank):
-        state = state.long()
-        saw = state[:, 1:].view_as(tokens.codes)
-        assert ((saw == UNKNOWN) | (saw == tokens.codes)).all() and ((rank > 0) == (saw == UNKNOWN)).all(), "another window's state"
-        return self.table.logits(tokens, Condition({"class": Class(state[:, 0])}), rank)
-
-
-@torch.no_grad()
-def window_law(model, case, sampler, guidance=PLAIN):
-    """The mean over all orders of the holes of the product of the windows' laws, each factor from passes that hold no more than it may
-    depend on."""
-    outcomes, spec = completions(case.codes, model.spec), model.spec
-    holes = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
-    m, visible, (scale, schedule) = len(outcomes), int((case.codes >= 0).sum()), guidance
-    total = np.zeros(m)
-    for order in itertools.permutations(holes):
-        codes, p = case.codes.expand(m, *case.codes.shape).clone(), np.ones(m)
-        for r, (k, n) in enumerate(order):
-            begin = r - r % sampler.window
-            rank, start = torch.zeros_like(case.codes), codes.clone()
-            for j, (level, position) in enumerate(order[begin:]):
-                rank[level, position] = j + 1
-                start[:, level, position] = UNKNOWN
-
-            def branch(class_id, codes=codes, start=start, rank=rank, first=r == begin):
-                drafted, state = model.draft(Tokens(start, spec), Condition({"class": Class(torch.full((m,), class_id))}))
-                return (drafted if first else model.verify(state, Tokens(codes, spec), rank.expand_as(codes))).double().numpy()
-
-            l_c = branch(case.class_id)[:, k, n, : spec.vocab_sizes[k]]
-            l_u = branch(NULL_CLASS)[:, k, n, : spec.vocab_sizes[k]] if scale != 1 else l_c
-            strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
-            laws = {}
-            for row in range(m):
-                mixed = l_u[row] + strength * (l_c[row] - l_u[row])
-                if mixed.tobytes() not in laws:
-                    laws[mixed.tobytes()] = reference_filter(mixed, sampler)
-                p[row] *= laws[mixed.tobytes()][outcomes[row, k, n]]
-            codes[:, k, n] = outcomes[:, k, n]
-        total += p
-    return Law(outcomes, total / len(list(itertools.permutations(holes))))
 
 
 def run(model, setting, n=3000, seed=1, **options):
