@@ -314,13 +314,19 @@ def draw_rates(page: Page) -> None:
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    for name in (name for names in RATES.values() for name in names if page.have(name.partition("/")[0])):
-        row = name.partition("/")[0]
-        color, marker = f"C{sorted(ROWS).index(row) % 10}", "osD^v<>Px*"[sorted(ROWS).index(row) % 9]
-        for axes, key in ((left, "psnr_db"), (right, "fd_efflite0_own")):
-            each = page.each(f"{name}/{key}")
-            axes.plot([bits_of(page, name)], [sum(each) / len(each)], marker, color=color)
-            axes.annotate(ROWS[row].title.split(",")[0], (bits_of(page, name), sum(each) / len(each)), xytext=(5, -3), textcoords="offset points", fontsize=7)  # fmt: skip
+    shown = [name for names in RATES.values() for name in names if page.have(name.partition("/")[0])]
+    titles = {name: ROWS[name.partition("/")[0]].title.partition(", 64")[0].partition(", 85")[0] for name in shown}
+    families = sorted({title.partition(",")[0] for title in titles.values()})
+    for axes, key in ((left, "psnr_db"), (right, "fd_efflite0_own")):
+        points = [(bits_of(page, name), sum(page.each(f"{name}/{key}")) / len(page.each(f"{name}/{key}")), titles[name]) for name in shown]
+        gap = 0.035 * (max(y for _, y, _ in points) - min(y for _, y, _ in points))
+        for names in RATES.values():
+            label = -math.inf
+            for x, y, title in sorted((points[shown.index(name)] for name in names if name in shown), key=lambda point: point[1]):
+                family = families.index(title.partition(",")[0])
+                label = max(y, label + gap)  # labels of equal heights lie above one another
+                axes.plot([x], [y], "osD^v<>Px*"[family], color=f"C{family}")
+                axes.annotate(title, (x + 15, label), fontsize=7, va="center")
     left.set_title("mean PSNR, dB")
     right.set_title("FD-efflite0 to the originals")
     for axes in (left, right):
