@@ -297,6 +297,10 @@ class Page:
         text = self.value(key, ".1f", 100.0)
         return text if text == "–" else f"{text} %"
 
+    def every(self, key: str, form: str = ",.0f") -> str:
+        """The figure of every seed by itself."""
+        return ", ".join(format(value, form) for value in self.each(key)) or "–"
+
     def have(self, *names: str) -> list[str]:
         return [name for name in names if self.each(f"{name}/parameters")]
 
@@ -318,8 +322,11 @@ def draw_rates(page: Page) -> None:
     titles = {name: ROWS[name.partition("/")[0]].title.partition(", 64")[0].partition(", 85")[0] for name in shown}
     families = sorted({title.partition(",")[0] for title in titles.values()})
     for axes, key in ((left, "psnr_db"), (right, "fd_efflite0_own")):
-        points = [(bits_of(page, name), sum(page.each(f"{name}/{key}")) / len(page.each(f"{name}/{key}")), titles[name]) for name in shown]
+        each = {name: page.each(f"{name}/{key}") for name in shown}
+        points = [(bits_of(page, name), sum(each[name]) / len(each[name]), titles[name]) for name in shown]
         gap = 0.035 * (max(y for _, y, _ in points) - min(y for _, y, _ in points))
+        for (x, _, title), values in zip(points, each.values(), strict=True):
+            axes.plot([x, x], [min(values), max(values)], color=f"C{families.index(title.partition(',')[0])}", linewidth=1)  # both seeds
         for names in RATES.values():
             label = -math.inf
             for x, y, title in sorted((points[shown.index(name)] for name in names if name in shown), key=lambda point: point[1]):
@@ -356,7 +363,7 @@ def page(store: Store) -> str:
         own, vq = shown.each(f"{name}/psnr_db"), shown.each("vq/psnr_db")
         lost = sum(own) / len(own) - sum(vq) / len(vq)
         probes = (percent(f"{name}/probe_{part}_{pooling}") for part in ("semantic", "all") for pooling in ("flat", "mean"))
-        return ROWS[name].title, value(f"{name}/psnr_db", ".2f"), f"{lost:+.2f}", percent(f"{name}/usage"), *probes, value(f"{name}/steps", ",.0f")  # fmt: skip
+        return ROWS[name].title, value(f"{name}/psnr_db", ".2f"), f"{lost:+.2f}", percent(f"{name}/usage"), *probes, shown.every(f"{name}/steps")  # fmt: skip
 
     head = ("row", "PSNR, dB", "against VQ, dB", "usage", "probe, semantic half: flat", "mean", "probe, all: flat", "mean", "steps")
     flows = [head, *(flow_row(name) for name in have("vq", "tokenflow_w0", "tokenflow_w025", "tokenflow_w1", "tokenflow_w4", "tokenflow_winf"))]
@@ -375,7 +382,7 @@ def page(store: Store) -> str:
         rows = [("row", "PSNR, dB", "FD-efflite0 to the originals", "usage", "probe, semantic half: flat", "bits", "steps")]
         for name in have(*order):
             rows.append((ROWS[name].title, value(f"{name}/psnr_db", ".2f"), value(f"{name}/fd_efflite0_own", ".0f"), percent(f"{name}/usage"),
-                         percent(f"{name}/probe_semantic_flat"), value(f"{name}/nominal_bits_per_item", ",.0f"), value(f"{name}/steps", ",.0f")))  # fmt: skip
+                         percent(f"{name}/probe_semantic_flat"), value(f"{name}/nominal_bits_per_item", ",.0f"), shown.every(f"{name}/steps")))  # fmt: skip
         ablation = f"""### What the parts do
 
 In the paper's order. The semantic network is convolutional and trained afresh, distilled from EfficientNet-lite0's map, until the last row.
@@ -402,7 +409,7 @@ In the paper's order. The semantic network is convolutional and trained afresh, 
                 entropy = "–" if keep and keep != "64" else value(f"{name}/entropy_bits_per_item", ",.0f")
                 title = ROWS[name].title + (f", first {keep}" if keep and keep != "64" else "")
                 rates.append((title, f"{bits_of(shown, key):,.0f}", entropy, value(f"{key}/psnr_db", ".2f"), value(f"{key}/ssim", ".3f"),
-                              value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), value(f"{name}/steps", ",.0f")))  # fmt: skip
+                              value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), shown.every(f"{name}/steps")))  # fmt: skip
 
     tried = [("tokenizer", "setting", "PSNR, dB", "usage")]
     for name, settings in TRIALS.items():
@@ -420,7 +427,7 @@ In the paper's order. The semantic network is convolutional and trained afresh, 
     trained = [("row", "parameters", "processor seconds", "steps", "machine", "command")]
     for n in have(*ROWS):
         on = store.figures[f"{n}/parameters"]["machine"].partition(",")[0] if f"{n}/parameters" in store.figures else "–"
-        trained.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), value(f"{n}/steps", ",.0f"), on, f"`{command(n)}`"))  # fmt: skip
+        trained.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), shown.every(f"{n}/steps"), on, f"`{command(n)}`"))  # fmt: skip
     return f"""# Image tokenizers on CIFAR-10
 
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in

@@ -81,6 +81,7 @@ def remember(
     """Gives `network`, which is frozen, the maps of all pictures of `sets` on the grid (h, w), made where they are not there yet.
     settings: the network's configuration. To be called by every process. Raises OSError where `folder` cannot be written."""
     network.memory.value = None  # what is written are the network's own words
+    network.name_weights()  # a teacher beside the network that is quantized has not been asked for its name yet
     blocks = []
     for data in sets:
         word = fingerprint(FORMAT, settings, network.identity, data.description, list(grid))

@@ -17,16 +17,16 @@ class Counting(SemanticNetwork):
 
     width = 2
 
-    def __init__(self):
+    def __init__(self, scale: float = 1.0):
         super().__init__(frozen=True)
-        self.seen = 0
+        self.seen, self.scale = 0, scale
 
     def map(self, media):
         self.seen += len(media)
         return torch.nn.functional.avg_pool2d(media.float().expand(-1, 2, -1, -1) * torch.tensor([1.0, -2.0]).view(1, 2, 1, 1), 4)
 
     def weights(self):
-        return {"w": torch.ones(2)}
+        return {"w": torch.full((2,), self.scale)}
 
 
 def pictures(n: int, seed: int = 0) -> MemorySet:
@@ -63,9 +63,7 @@ def test_another_run_asks_the_network_nothing_and_a_lost_block_alone_is_made_ane
 @pytest.mark.parametrize("change", ["pictures", "settings", "weights", "grid"])
 def test_whatever_maps_depend_on_makes_them_anew(tmp_path, change):
     remember(Counting(), {"zoom": 1}, (pictures(5),), (2, 2), tmp_path)
-    network = Counting()
-    if change == "weights":
-        network.identity.fill_(7)
+    network = Counting(2.0 if change == "weights" else 1.0)
     data = pictures(5, seed=3 if change == "pictures" else 0)
     remember(network, {"zoom": 2 if change == "settings" else 1}, (data,), (1, 1) if change == "grid" else (2, 2), tmp_path)
     assert network.seen == 5
