@@ -499,6 +499,9 @@ def main() -> None:
     store = Store("image_tokenizers")
     unknown = [name for name in names if re.sub(r"@\d+$", "", name) not in ROWS]
     if what in ("train", "trial", "measure") and names and not unknown and {"shards", "held_out"} <= set(given) <= {"shards", "held_out", "n"}:
+        untrained = [name for name in names if what == "measure" and not (RUNS / name / "bundle").is_dir()]
+        if untrained:
+            sys.exit(f"nothing was measured: train these rows first: {' '.join(untrained)}")
         if what == "train":
             train(names, given)
         elif what == "trial":
