@@ -388,8 +388,8 @@ def page(store: Store) -> str:
         ablation = f"""### What the parts do
 
 In the paper's order. The semantic network is convolutional and trained afresh, distilled from EfficientNet-lite0's map, until the last row.
-Each had twelve processor minutes, and steps as they cost; a row of one step count has one seed, that of the others' first count, when the
-machine was slower.
+Each had twelve processor minutes, and steps as they cost. A row of one step count has one seed. The first seed of the first three rows was trained
+on another day than the rest, when the machine made fewer steps in the same time, so that steps are to be looked at beside any difference.
 
 {table(rows)}
 
@@ -475,8 +475,8 @@ tuning: some got five trials, some two, those not named none; they were judged o
 (most rows in use, then most decibels) was put in words afterwards. It leaves out a line with more decibels of index backpropagation and of BAE.
 With seed 0, IBQ and lookup-free codes were trained later than the other rows of 512 and 1,024 bits, on a slower machine, as their steps show;
 the rows of seed 1 ran one after the other on one machine, two at a time. What both seeds say: at 1,024 bits two levels of residual VQ are best, then
-FSQ; at 512 bits these two and VQ lie within what a seed moves, in another order with each; VAR's scales follow; IBQ, BAE and lookup-free codes,
-tuned as told here, are two decibels and more behind the first at either rate.
+FSQ; at 512 bits these two and VQ lie within what a seed moves, in another order with each; VAR's scales follow; BAE and lookup-free codes,
+tuned as told here, are two decibels and more behind the first at either rate, and so is IBQ at 512 bits, where alone it was trained.
 
 {table(tried)}
 
