@@ -389,7 +389,7 @@ def page(store: Store) -> str:
 
 In the paper's order. The semantic network is convolutional and trained afresh, distilled from EfficientNet-lite0's map, until the last row.
 Each had twelve processor minutes, and steps as they cost. A row of one step count has one seed. The first seed of the first three rows was trained
-on another day than the rest, when the machine made fewer steps in the same time, so that steps are to be looked at beside any difference.
+earlier than the rest, when the machine made fewer steps in the same time, so that steps are to be looked at beside any difference.
 
 {table(rows)}
 
