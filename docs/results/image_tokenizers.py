@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -62,11 +62,8 @@ class Row:
     cut: bool = False
     probe: bool = False
     bits: bool = False
-    inside: str = field(default="")
-    """The row whose tokenizer this one's works on the latents of."""
 
 
-LATENT = "tokenizer.patch=2 batch_size=64"
 # Found in trials at w = 4: decoding from both halves, averages, and a semantic half of few channels, which costs the looks least.
 FLOW = (
     "experiment=cifar10/tokenflow codebook.semantic=3 codebook.pixel=16 codebook.update=ema tokenizer.decode_from=both "
@@ -82,8 +79,8 @@ ROWS = {
     "tokenflow_w1": Row("TokenFlow, w = 1", f"{FLOW} codebook.w=1", probe=True),
     "tokenflow_w4": Row("TokenFlow, w = 4", f"{FLOW} codebook.w=4", probe=True),
     "tokenflow_winf": Row("TokenFlow, w = ∞: codes by looks alone", f"{FLOW} codebook.w=inf"),
-    "flextok": Row("FlexTok", f"experiment=cifar10/flextok budget=30min {LATENT} +tokenizer.times.mean=0.5", keeps=KEEPS, inside="kl"),
-    "flextok_regression": Row("FlexTok's encoder, regression", f"experiment=cifar10/flextok_regression budget=30min {LATENT}", keeps=KEEPS, inside="kl"),
+    "flextok": Row("FlexTok", "experiment=cifar10/flextok budget=30min", keeps=KEEPS),
+    "flextok_regression": Row("FlexTok's encoder, regression", "experiment=cifar10/flextok_regression budget=30min", keeps=KEEPS),
     "vq_64bit": Row("VQ, 16 × 16", "experiment=cifar10/vq budget=12min codebook.vocab_size=16 tokenizer.multipliers=[1,2,4]"),
     "vq_128bit": Row("VQ, 16 × 256", "experiment=cifar10/vq budget=12min codebook.vocab_size=256 tokenizer.multipliers=[1,2,4]"),
     "ablation_separate": Row("separate codebooks, 64 + 64", f"experiment=cifar10/tokenflow_separate {AFRESH}", probe=True),
@@ -152,8 +149,7 @@ def row_of(name: str) -> tuple[Row, int]:
 
 def command(name: str) -> str:
     row, seed = row_of(name)
-    inside = f" tokenizer.latents.ckpt=RUN/{row.inside}/bundle" if row.inside else ""
-    return f"python train.py {row.words}{inside} seed={seed} clock=cpu {DATA}"
+    return f"python train.py {row.words} seed={seed} clock=cpu {DATA}"
 
 
 def run(what: str, words: list[str], folder: Path, given: dict[str, str]) -> None:
@@ -177,8 +173,7 @@ def train(names: list[str], given: dict[str, str]) -> None:
     for name in names:
         (row, seed), folder = row_of(name), RUNS / name
         if not (folder / "bundle").is_dir():
-            inside = [f"tokenizer.latents={{ckpt:{RUNS / row.inside / 'bundle'}}}"] if row.inside else []
-            run(name, [*row.words.split(), f"seed={seed}", "trainer.validate_batches=16", *inside], folder, given)
+            run(name, [*row.words.split(), f"seed={seed}", "trainer.validate_batches=16"], folder, given)
 
 
 def trial(store: Store, names: list[str], given: dict[str, str]) -> None:
