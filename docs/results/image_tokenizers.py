@@ -230,7 +230,7 @@ def guide(store: Store, names: list[str], given: dict[str, str]) -> None:
     n = int(given.get("n", 5000))
     media, labels, data = held_out(given, n + TRIED_ON)
     judge = find_judge("auto", dict(data.condition_spec.parts)["class"].names, tuple(data.media_shape))[0]
-    how = f"python docs/results/image_tokenizers.py guide ROW n={n}, after: "
+    how = f"python docs/results/image_tokenizers.py guide {' '.join(names)} n={n}, after: "  # the first row chooses for all
     tokenizers = {name: load(RUNS / name / "bundle").tokenizer.eval() for name in names}
     plain = [name for name, tokenizer in tokenizers.items() if not getattr(tokenizer, "generative", False)]
     if plain:
@@ -443,8 +443,14 @@ reverse of it for decibels, where separate codes stay first.
     guided += [(f"{g:g}", *(percent(f"flextok/trial/guidance={g:g}/keep{keep}/recognised") for keep in FEW)) for g in GUIDANCES]
     few = [("tokenizer", "bits", "class read by the judge", "PSNR, dB", "FD-efflite0 to the originals")]
     for k, equal in zip(FEW, ("vq_64bit", "vq_128bit")):
-        for name, key, bits in (("flextok", f"flextok/keep{k}", FLEXTOK_BITS * k), ("flextok", f"flextok/keep{k}/guided", FLEXTOK_BITS * k), ("flextok_regression", f"flextok_regression/keep{k}", FLEXTOK_BITS * k),
-                                ("vq", f"vq/keep{k}", 12.0 * k), (equal, equal, 16.0 * k)):  # fmt: skip
+        compared = [
+            ("flextok", f"flextok/keep{k}", FLEXTOK_BITS * k),
+            ("flextok", f"flextok/keep{k}/guided", FLEXTOK_BITS * k),
+            ("flextok_regression", f"flextok_regression/keep{k}", FLEXTOK_BITS * k),
+            ("vq", f"vq/keep{k}", 12.0 * k),
+            (equal, equal, 16.0 * k),
+        ]
+        for name, key, bits in compared:
             if shown.each(f"{key}/recognised"):
                 title = ROWS[name].title + (f", first {k}" if "keep" in key else "") + (", guided" if "guided" in key else "")
                 figures_ = percent(f"{key}/recognised"), value(f"{key}/psnr_db", ".2f"), value(f"{key}/fd_efflite0_own", ".0f")

@@ -84,7 +84,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
         seconds = interleaved({"trainer": contender(tokenizer_by_trainer), "network": contender(tokenizer_by_network)}, rounds)
         what, book = (part["_target_"].rsplit(".", 1)[-1] for part in (config["tokenizer"], config["codebook"]))
         dtype = precision(config["trainer"]["precision"], "cpu")
-        pair = what if config["tokenizer"].get("latent") else f"{what} with {book}"
+        pair = f"{what} with {book}" if "codebook" in config["tokenizer"] else what
         setting = f"{pair}, {steps} steps of {size} pictures of 32 x 32 x 3"
         about = {"peer": PASSES, "dtype": dtype, "setting": setting}
         own = figure(seconds["trainer"], seconds["network"], share=True, **about)
