@@ -2,19 +2,20 @@
 
     python docs/results/image_tokenizers.py train ROW ... shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
     python docs/results/image_tokenizers.py measure ROW ... shards=... held_out=... [n=5000]
-    python docs/results/image_tokenizers.py trial ROW ...         the settings tried before, in short runs
+    python docs/results/image_tokenizers.py trial ROW ...         five settings of each, in short runs: which one a row is trained with
+    python docs/results/image_tokenizers.py errors ROW ...        Fréchet distances of the first k tokens, with their standard errors
     python docs/results/image_tokenizers.py guide ROW ...         few tokens of a flow under guidance, of the strength that a trial finds best
     python docs/results/image_tokenizers.py page          the page anew, from the figures that are there
 
 A row is one training, written down in ROWS; ROW@1 is the same with seed 1. Its run goes into outputs/image_tokenizers/ROW and is left alone
-where it is done. Budgets are processor time of one thread. measure: PSNR with its standard error, SSIM, FD-efflite0 of `n` reconstructions to their originals, the class
+where it is done. Budgets are processor time of one thread; steps=N behind train, measure or errors puts that many steps in the place of the budget: a row
+as it was on a machine that is not there. measure: PSNR with its standard error, SSIM, FD-efflite0 of `n` reconstructions to their originals, the class
 that the stored judge reads, use of the codebook; of rows with prefixes, all of this by their first k tokens; of rows with a probe, how well
 a linear classifier reads the class from the quantized vectors.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -41,7 +42,7 @@ from gentok.judge import find_judge
 from gentok.metrics.classifier import predict
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.distance import image_features
-from gentok.metrics.image import frechet, psnr, ssim
+from gentok.metrics.image import frechet, frechet_without, jackknife_error, psnr, ssim
 from gentok.noise import Noise
 from gentok.tokens import ABSENT, Tokens
 
@@ -106,23 +107,18 @@ ROWS = {
 }  # fmt: skip
 
 
-TRIAL = "budget=null steps=240 trainer.validate_batches=8"
-# Weights of a codebook's own losses that were tried in short runs; the last of each was taken.
+# Settings are chosen in short runs, equally many for every row of 512 bits: first the learning rate, then at the best one the weights of the
+# codebook's own losses (of FSQ, which has none, the values). The best of the five, by decibels, is what the row is trained with.
+TRIAL = "budget=null steps=240 schedule.warmup=50"
+LEARNING_RATES = tuple(f"optimizer.lr={rate}" for rate in ("1e-3", "2e-3", "4e-3"))
 TRIALS = {
-    "ibq_512": (
-        "codebook.commitment=0.25 codebook.entropy=0.005",
-        "codebook.commitment=0.05 codebook.entropy=0",
-        "codebook.commitment=0.05 codebook.entropy=0.005",
-        "codebook.commitment=0.02 codebook.entropy=0.005",
-    ),
-    "lfq_512": (
-        "codebook.commitment=0.25 codebook.entropy=0.1",
-        "codebook.commitment=0.25 codebook.entropy=0.01",
-        "codebook.commitment=0.25 codebook.entropy=0.003",
-        "codebook.commitment=0.05 codebook.entropy=0.1",
-        "codebook.commitment=0.05 codebook.entropy=0.03",
-    ),
-    "bae_512": ("codebook.entropy=0.01", "codebook.entropy=0"),
+    "vq_512": ("codebook.commitment=0.05", "codebook.commitment=1"),
+    "ibq_512": ("codebook.commitment=0.05 codebook.entropy=0", "codebook.commitment=0.1 codebook.entropy=0.01"),
+    "rq_512": ("codebook.codebook.commitment=0.05", "codebook.codebook.commitment=1"),
+    "bae_512": ("codebook.entropy=0.01", "codebook.entropy=0.03"),
+    "fsq_512": ("codebook.values=[4,4,4,4]", "codebook.values=[16,16]"),
+    "lfq_512": ("codebook.commitment=0.05 codebook.entropy=0.1", "codebook.commitment=0.02 codebook.entropy=0.03"),
+    "var_510": ("codebook.commitment=0.05", "codebook.commitment=1"),
 }
 
 RATES = {
@@ -151,9 +147,14 @@ def row_of(name: str) -> tuple[Row, int]:
     return ROWS[row], int(seed or 0)
 
 
-def command(name: str) -> str:
+def words_of(name: str, given: dict[str, str]) -> str:
+    """What train.py is told of ROW or ROW@SEED, without data; given: steps=N, where a number of steps stands for the budget."""
     row, seed = row_of(name)
-    return f"python train.py {row.words} seed={seed} clock=cpu {DATA}"
+    return f"{row.words} seed={seed}" + (f" budget=null steps={given['steps']}" if "steps" in given else "")
+
+
+def command(name: str, given: dict[str, str] | None = None) -> str:
+    return f"python train.py {words_of(name, given or {})} clock=cpu {DATA}"
 
 
 def run(what: str, words: list[str], folder: Path, given: dict[str, str]) -> None:
@@ -175,20 +176,64 @@ def run(what: str, words: list[str], folder: Path, given: dict[str, str]) -> Non
 
 def train(names: list[str], given: dict[str, str]) -> None:
     for name in names:
-        (row, seed), folder = row_of(name), RUNS / name
+        folder = RUNS / name
         if not (folder / "bundle").is_dir():
-            run(name, [*row.words.split(), f"seed={seed}", "trainer.validate_batches=16"], folder, given)
+            run(name, [*words_of(name, given).split(), "trainer.validate_batches=16"], folder, given)
 
 
 def trial(store: Store, names: list[str], given: dict[str, str]) -> None:
-    """Every setting of TRIALS of these rows, for few steps: what a held-out photograph keeps, and how many rows are used."""
+    """The settings of TRIALS of these rows, for few steps: decibels of TRIED_ON photographs behind the n measured ones, and rows in use."""
+    n = int(given.get("n", 5000))
+    spare = held_out(given, n + TRIED_ON)[0][n:]
+
+    def tried(name: str, words: str) -> float:
+        base = f"{ROWS[name].words} {TRIAL} {words} seed=0"
+        folder = RUNS / "trials" / re.sub(r"[^\w-]+", "_", f"{name}_{words}")
+        if not (folder / "bundle").is_dir():
+            run(f"{name}, {words}", [*base.split(), "trainer.validate_batches=1"], folder, given)
+        model = load(folder / "bundle")
+        health, kept = CodebookHealth(model.spec.vocab_sizes), []
+        with torch.inference_mode():
+            for part in spare.split(250):
+                codes = model.tokenizer.eval().encode(part)
+                health.update(codes.codes)
+                kept.append(psnr(model.tokenizer.decode(codes).clamp(-1, 1), part))
+        found = {"psnr_db": torch.cat(kept).mean().item(), "usage": min(health.compute().usage)}
+        how = f"python docs/results/image_tokenizers.py trial {name} n={n}, among others: python train.py {base} clock=cpu {DATA}"
+        store.add(figures(f"{name}/trial/{words}", found, how, 0, model.meta["seconds"]))
+        print(name, words, found, flush=True)
+        return found["psnr_db"]
+
     for name in names:
-        for i, words in enumerate(TRIALS.get(name, ())):
-            folder, base = RUNS / "trials" / f"{name}_{i}", f"{ROWS[name].words} {TRIAL} {words}"
-            run(f"{name}, {words}", [*base.split(), "seed=0"], folder, given)
-            last = json.loads((folder / "metrics.json").read_text())
-            found = {"psnr_db": last["metrics"]["psnr"], "usage": last["metrics"]["codebook/held_out_usage"]}
-            store.add(figures(f"{name}/trial/{words}", found, f"python train.py {base} seed=0 {DATA}", 0, last["seconds"]))
+        rates = {words: tried(name, words) for words in LEARNING_RATES}
+        best = max(rates, key=lambda words: rates[words])
+        for words in TRIALS[name]:
+            tried(name, f"{best} {words}")
+
+
+@torch.inference_mode()
+def errors(store: Store, names: list[str], given: dict[str, str]) -> None:
+    """FD-efflite0 of the first k tokens of rows with prefixes, and what it changes by from one k to the next, each with its standard error
+    (a jackknife over groups of photographs)."""
+    n = int(given.get("n", 5000))
+    media = held_out(given, n)[0]
+    real = image_features(media, real=True)
+    how = f"python docs/results/image_tokenizers.py errors ROW n={n}, after: "
+    for name in names:
+        (row, seed), tokenizer, before = row_of(name), load(RUNS / name / "bundle").tokenizer.eval(), None
+        codes = [tokenizer.encode(part) for part in media.split(250)]
+        for keep in row.keeps:
+            began = time.monotonic()
+            made = torch.cat([decode(tokenizer, c, rows, keep, row.cut) for c, rows in zip(codes, torch.arange(n).split(250))]).clamp(-1, 1)
+            features = image_features(made)
+            distance, without = float(frechet(features, real)), frechet_without(features, real)
+            values = {"fd_efflite0_own": distance, "fd_efflite0_standard_error": jackknife_error(without).item()}
+            values["psnr_db"] = psnr(made, media).mean().item()
+            if before:
+                values["change"], values["change_standard_error"] = distance - before[0], jackknife_error(without - before[1]).item()
+            before = distance, without
+            store.add(figures(f"{name}/errors/keep{keep}", values, how + command(name, given), seed, time.monotonic() - began))
+            print(name, keep, values, flush=True)
 
 
 def held_out(given: dict[str, str], n: int) -> tuple[Tensor, Tensor, Any]:
@@ -275,7 +320,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
             made = torch.cat([decode(tokenizer, c, rows, keep, row.cut) for c, rows in zip(codes, torch.arange(n).split(250))]).clamp(-1, 1)
             values = looks(made, media, real, labels, judge)
             prefix = f"{name}/keep{keep}" if keep else name
-            store.add(figures(prefix, values, how + command(name), seed, time.monotonic() - began))
+            store.add(figures(prefix, values, how + command(name, given), seed, time.monotonic() - began))
             print(prefix, values, flush=True)
             shown.append(made[:12])
         about = {"parameters": sum(p.numel() for p in tokenizer.parameters()), "steps": model.meta["step"], "training_seconds": model.meta["seconds"], "items": n}  # fmt: skip
@@ -288,7 +333,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
                       "nominal_bits_per_item": model.spec.bits}  # fmt: skip
             if row.bits:
                 about["least_bit_entropy"] = bit_entropy(torch.cat([c.codes for c in codes]), model.spec.vocab_sizes).min().item()
-        store.add(figures(name, about, how + command(name), seed, model.meta["seconds"]))
+        store.add(figures(name, about, how + command(name, given), seed, model.meta["seconds"]))
         if row.keeps[-1:] == KEEPS[-1:] and not seed:
             save_grid(torch.stack([*shown, media[:12]], 1).flatten(0, 1), HERE / f"{name}_prefixes.png", len(KEEPS) + 1, scale=2)
 
@@ -469,10 +514,10 @@ reverse of it for decibels, where separate codes stay first.
                               value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), shown.every(f"{name}/steps")))  # fmt: skip
 
     tried = [("tokenizer", "setting", "PSNR, dB", "usage")]
-    for name, settings in TRIALS.items():
-        for words in settings:
-            key = f"{name}/trial/{words}"
-            tried.append((ROWS[name].title, f"`{words}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage")))
+    for name in TRIALS:
+        prefix = f"{name}/trial/"
+        for key in sorted({key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)}):
+            tried.append((ROWS[name].title, f"`{key.removeprefix(prefix)}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage")))
 
     bits = ", ".join(f"{value(f'{n}/least_bit_entropy')} ({ROWS[n].title})" for n in ROWS if ROWS[n].bits and have(n)) or "not been measured"
     regression = ""
@@ -566,14 +611,17 @@ def main() -> None:
     names, given = [w for w in rest if "=" not in w], dict(w.partition("=")[::2] for w in rest if "=" in w)
     store = Store("image_tokenizers")
     unknown = [name for name in names if re.sub(r"@\d+$", "", name) not in ROWS]
-    if what in ("train", "trial", "guide", "measure") and names and not unknown and {"shards", "held_out"} <= set(given) <= {"shards", "held_out", "n"}:
-        untrained = [name for name in names if what in ("guide", "measure") and not (RUNS / name / "bundle").is_dir()]
+    taken = {"shards", "held_out", "n"} | ({"steps"} if what in ("train", "measure", "errors") else set())
+    if what in ("train", "trial", "guide", "measure", "errors") and names and not unknown and {"shards", "held_out"} <= set(given) <= taken:
+        untrained = [name for name in names if what in ("guide", "measure", "errors") and not (RUNS / name / "bundle").is_dir()]
         if untrained:
             sys.exit(f"nothing was measured: train these rows first: {' '.join(untrained)}")
         if what == "train":
             train(names, given)
         elif what == "trial":
             trial(store, names, given)
+        elif what == "errors":
+            errors(store, names, given)
         elif what == "guide":
             guide(store, names, given)
         else:
@@ -583,7 +631,7 @@ def main() -> None:
                     probe(store, name, given)
     elif what != "page" or rest:
         sys.exit(
-            f"image_tokenizers.py takes train or trial ROW ... shards=PATTERN held_out=PATH, measure the same [n=5000], or page; rows: {', '.join(ROWS)}; "
+            f"image_tokenizers.py takes train, trial, measure, errors or guide, ROW ... shards=PATTERN held_out=PATH [n=5000] [steps=N], or page; rows: {', '.join(ROWS)}; "
             f"got {' '.join(sys.argv[1:])}"
         )
     draw_rates(Page(store))

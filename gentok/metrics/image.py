@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["psnr", "ssim", "frechet", "kid", "Manifold", "precision", "recall", "nearest_distances"]
+__all__ = ["psnr", "ssim", "frechet", "frechet_without", "jackknife_error", "kid", "Manifold", "precision", "recall", "nearest_distances"]
 
 
 def psnr(images: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
@@ -44,6 +44,25 @@ def _root(centred: Tensor) -> Tensor:
     """A matrix A with AᵀA = the covariance of the centred rows, of at most D rows."""
     scaled = centred / (len(centred) - 1) ** 0.5
     return torch.linalg.qr(scaled, mode="r").R if len(scaled) > scaled.shape[1] else scaled
+
+
+def frechet_without(features: Tensor, reference: Tensor, groups: int = 20) -> Tensor:
+    """float [n, D] twice -> float64 [groups]: `frechet` of all rows but one group's, group by group, each left out of both sets.
+
+    For `jackknife_error`, which gives the standard error of the distance, or of the difference of two distances to the same reference.
+    Row i of both sets is in one group (i modulo `groups`), so that reconstructions may be set beside their originals. groups: 2 to n.
+    """
+    x, y = _rows(features, reference, least=2)
+    if len(x) != len(y) or not 2 <= groups <= len(x):
+        raise ValueError(f"leaving out groups wants two sets of n rows and 2 to n groups; got {len(x)} and {len(y)} rows, {groups} groups")
+    group = torch.arange(len(x), device=x.device) % groups
+    return torch.stack([frechet(x[group != g], y[group != g]) for g in range(groups)])
+
+
+def jackknife_error(without: Tensor) -> Tensor:
+    """float [..., groups], an estimate made without each group -> [...]: the standard error of the estimate made with all of them."""
+    groups = without.shape[-1]
+    return ((groups - 1) / groups * (without - without.mean(-1, keepdim=True)).square().sum(-1)).sqrt()
 
 
 def kid(features: Tensor, reference: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:

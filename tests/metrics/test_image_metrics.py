@@ -47,6 +47,43 @@ def test_frechet_of_a_shift_is_its_square():
     torch.testing.assert_close(image.frechet(x, x + 2), torch.tensor(32.0, dtype=torch.float64))
 
 
+@pytest.fixture(scope="module")
+def repeated_distances():
+    """80 times 200 new rows and two distortions of them: both Fréchet distances to these rows, and the same without each of 20 groups."""
+    whole, without = [], []
+    for seed in range(80):
+        rows = gaussian(200, 8, 3 * seed)
+        made = [k * rows + 0.5 * gaussian(200, 8, 3 * seed + i, mean=0.6) for i, k in ((1, 0.8), (2, 0.75))]
+        whole.append([image.frechet(m, rows) for m in made])
+        without.append(torch.stack([image.frechet_without(m, rows) for m in made]))
+    return torch.tensor(whole), torch.stack(without)
+
+
+@pytest.mark.parametrize("what", ["distance", "difference"])
+def test_the_jackknife_tells_how_far_a_frechet_distance_varies(repeated_distances, what):
+    whole, without = (t[:, 0] if what == "distance" else t[:, 1] - t[:, 0] for t in repeated_distances)
+    error = image.jackknife_error(without)
+    assert error.mean() == pytest.approx(whole.std().item(), rel=0.3)
+    # a spread over groups that forgets how much they share is four times too small
+    assert without.std(-1).mean() < 0.3 * whole.std()
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error():
+    x = gaussian(500, 1, 0).double()[:, 0]
+    without = (x.sum() - x) / (len(x) - 1)
+    torch.testing.assert_close(image.jackknife_error(without), x.std() / len(x) ** 0.5)
+
+
+def test_groups_are_left_out_of_both_sets():
+    x, y = gaussian(40, 3, 0), gaussian(40, 3, 1)
+    rest = torch.arange(40) % 4 != 1
+    torch.testing.assert_close(image.frechet_without(x, y, groups=4)[1], image.frechet(x[rest], y[rest]))
+    with pytest.raises(ValueError, match="40 and 39 rows"):
+        image.frechet_without(x, y[:39])
+    with pytest.raises(ValueError, match="41 groups"):
+        image.frechet_without(x, y, groups=41)
+
+
 def test_kid_equals_torchmetrics():
     from torchmetrics.image.kid import poly_mmd
 
