@@ -4,9 +4,9 @@
                                [out=outputs/benchmark]
 
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Prints a table and writes OUT/benchmark.json: figure ->
-value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine; where tokens are drawn also tokens_per_second
-and peer_tokens_per_second, where tokenizers are trained images_per_second, of codecs real_time_factor; where a peer is not installed
-value = null and a note.
+value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command, seed; where tokens are drawn also
+tokens_per_second and peer_tokens_per_second, where tokenizers are trained images_per_second, of codecs real_time_factor; where a peer is
+not installed value = null and a note.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def benchmark(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    common = {"threads": torch.get_num_threads(), "machine": machine()}
+    words = ["" if only == ",".join(ITEMS) else f"only={only}", f"rounds={rounds}", "" if threads is None else f"threads={threads}"]
+    command = " ".join(["python -m gentok.benchmark", *filter(None, words)])
+    common = {"threads": torch.get_num_threads(), "machine": machine(), "command": command, "seed": 0}
     figures: Figures = {}
     for item in items:
         print(f"{item}: {rounds} rounds and one to warm up ...", file=sys.stderr, flush=True)

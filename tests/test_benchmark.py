@@ -176,6 +176,7 @@ def test_the_report_holds_every_figure(monkeypatch, tmp_path, capsys):
     assert list(report) == ["codebook/x", "sample/y"]
     assert report["codebook/x"]["value"] == 2.0 and report["codebook/x"]["rounds"] == 2
     assert report["codebook/x"]["threads"] == torch.get_num_threads()
+    assert report["codebook/x"]["command"] == "python -m gentok.benchmark only=codebook,sample rounds=2"
     assert report["codebook/x"]["machine"]["cores"] >= 1 and "torch" in report["codebook/x"]["machine"]["versions"]
     assert report["sample/y"]["value"] is None
     printed = capsys.readouterr().out
