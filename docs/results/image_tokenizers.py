@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from evidence import HERE, ROOT, Store, figures, held_by_tests, machine, table
+from evidence import HERE, ROOT, Store, figures, held_by_tests, table
 from torch import Tensor
 
 from gentok.build import build
@@ -387,6 +387,15 @@ class Page:
         """The figure of every seed by itself."""
         return ", ".join(format(value, form) for value in self.each(key)) or "–"
 
+    def mean(self, key: str, form: str = ".1f", scale: float = 100.0) -> str:
+        each = self.each(key)
+        return format(scale * sum(each) / len(each), form) if each else "–"
+
+    def change(self, before: str, after: str, figure: str, form: str, scale: float = 1.0) -> str:
+        """What a figure of one row is more than of another, seed by seed."""
+        pairs = zip(self.each(f"{before}/{figure}"), self.each(f"{after}/{figure}"))
+        return ", ".join(format(scale * (b - a), form) for a, b in pairs) or "–"
+
     def have(self, *names: str) -> list[str]:
         return [name for name in names if self.each(f"{name}/parameters")]
 
@@ -445,6 +454,9 @@ def page(store: Store) -> str:
         ]
         return table(rows)
 
+    def read(key: str) -> str:
+        return shown.mean(f"{key}/recognised")
+
     def flow_row(name: str) -> tuple[str, ...]:
         lost = ", ".join(f"{own - vq:+.2f}" for own, vq in zip(shown.each(f"{name}/psnr_db"), shown.each("vq/psnr_db")))  # seed by seed
         probes = (percent(f"{name}/probe_{part}_{pooling}") for part in ("semantic", "all") for pooling in ("flat", "mean"))
@@ -471,6 +483,11 @@ def page(store: Store) -> str:
         for name in have(*order):
             rows.append((ROWS[name].title, value(f"{name}/psnr_db", ".2f"), value(f"{name}/fd_efflite0_own", ".0f"), percent(f"{name}/usage"),
                          percent(f"{name}/probe_semantic_flat"), f"{bits_of(shown, name):,.0f}", shown.every(f"{name}/steps")))  # fmt: skip
+        parts = {"one shared index in place of two": order[:2], "several scales": order[1:3], "the teacher's weights in place of a network trained afresh": order[2:]}  # fmt: skip
+        changes = [("part", "decibels", "points of the probe")]
+        changes += [
+            (part, shown.change(*pair, "psnr_db", "+.2f"), shown.change(*pair, "probe_semantic_flat", "+.1f", 100.0)) for part, pair in parts.items()
+        ]
         ablation = f"""### What the parts do
 
 In the paper's order. The semantic network is convolutional and trained afresh, distilled from EfficientNet-lite0's map, until the last row.
@@ -479,10 +496,12 @@ earlier than the rest, when the machine made fewer steps in the same time, so th
 
 {table(rows)}
 
-What both seeds say: one shared index in place of two costs decibels (-0.75, -0.36) and gains points of the probe (+2.0, +1.8); several scales,
-although they are a third more bits, cost both (-0.24, -0.35 dB; -1.8, -2.2 points); the teacher's weights in place of a network trained afresh
-gain 4.2 and 4.1 points, and decibels with one seed (+0.29, -0.06). So the order is the paper's for meaning but for the scales, and the
-reverse of it for decibels, where separate codes stay first.
+What each part changes, seed by seed:
+
+{table(changes)}
+
+The scales are a third more bits and lose on both sides with both seeds. So the order is the paper's for meaning but for the scales, and the reverse
+of it for decibels, where separate codes stay first.
 
 """
     guided = [("guidance", *(f"class read from the first {keep}" for keep in FEW))]
@@ -517,7 +536,7 @@ reverse of it for decibels, where separate codes stay first.
     tried = [("tokenizer", "setting", "PSNR, dB", "usage")]
     for name in TRIALS:
         prefix = f"{name}/trial/"
-        for key in sorted({key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)}):
+        for key in dict.fromkeys(key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)):
             tried.append((ROWS[name].title, f"`{key.removeprefix(prefix)}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage")))
 
     bits = ", ".join(f"{value(f'{n}/least_bit_entropy')} ({ROWS[n].title})" for n in ROWS if ROWS[n].bits and have(n)) or "not been measured"
@@ -527,6 +546,7 @@ reverse of it for decibels, where separate codes stay first.
             "flextok_regression"
         )
         regression += "\n\n![regression prefixes](flextok_regression_prefixes.png)\n\n"
+    machines = sorted({figure["machine"].partition(",")[0] for figure in store.figures.values()})
     trained = [("row", "parameters", "processor seconds", "steps", "machine", "command")]
     for n in have(*ROWS):
         on = store.figures[f"{n}/parameters"]["machine"].partition(",")[0] if f"{n}/parameters" in store.figures else "–"
@@ -534,7 +554,7 @@ reverse of it for decibels, where separate codes stay first.
     return f"""# Image tokenizers on CIFAR-10
 
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in
-[image_tokenizers.json](image_tokenizers.json). Machine: {machine()}. The reference tokenizers are on [a page of their own](cifar10.md).
+[image_tokenizers.json](image_tokenizers.json). Machines: {", ".join(machines)}. The reference tokenizers are on [a page of their own](cifar10.md).
 Figures are of {value("vq/items", ",.0f")} held-out photographs; FD-efflite0 is a Fréchet distance in features of EfficientNet-lite0 and no FID. The judge is the
 stored one of CIFAR-10, which reads 88.4 % of the originals. "±" is half the difference of two seeds; without it there is one seed, and
 differences of a few tenths of a decibel say little.
@@ -564,9 +584,10 @@ FlexTok and its regression had 30 processor minutes each, both kinds of VQ 12; n
 {table(guided)}
 
 What both seeds say: FlexTok's first tokens keep more of the class than the first cells of a VQ code, and less than a VQ that was trained at
-that rate: at 64 bits 16.0 % (18.8 % guided) against 20.7 %, at 128 bits 19.8 % (22.0 %, which with one seed is what VQ keeps) against 23.9 %; a share of 2,000 has a standard error of 0.9 %. FlexTok's
+that rate: at 64 bits {read("flextok/keep4")} % ({read("flextok/keep4/guided")} % guided) against {read("vq_64bit")} %, at 128 bits {read("flextok/keep8")} %
+({read("flextok/keep8/guided")} %, which with one seed is what VQ keeps) against {read("vq_128bit")} %; a share of 2,000 has a standard error of 0.9 %. FlexTok's
 encoder with a regression decoder keeps more than the flow does, though at 64 bits hardly more than it does under guidance, and at 128 bits
-most of all (26.1 %). The flow's pictures are nearer to photographs in
+most of all ({read("flextok_regression/keep8")} %). The flow's pictures are nearer to photographs in
 distribution (FD-efflite0) than all of these, though not nearer to the photograph. Five is the strongest guidance that was tried and the best
 on average, so that more might do a little more. None of these says much of FlexTok at the paper's size: it had half an hour on one core.
 
