@@ -121,6 +121,8 @@ TRIALS = {
     "lfq_512": ("codebook.commitment=0.05 codebook.entropy=0.1", "codebook.commitment=0.02 codebook.entropy=0.03"),
     "var_510": ("codebook.commitment=0.05", "codebook.commitment=1"),
 }
+# What the trials chose, where it is not the setting of before.
+CHOSEN = {"vq_512": "codebook.commitment=0.05"}
 
 RATES = {
     "512 bits": ("vq_512", "ibq_512", "rq_512", "bae_512", "fsq_512", "lfq_512", "var_510", "flextok/keep32", "flextok_regression/keep32"),
@@ -151,7 +153,8 @@ def row_of(name: str) -> tuple[Row, int]:
 def words_of(name: str, given: dict[str, str]) -> str:
     """What train.py is told of ROW or ROW@SEED, without data; given: steps=N, where a number of steps stands for the budget."""
     row, seed = row_of(name)
-    return f"{row.words} seed={seed}" + (f" budget=null steps={given['steps']}" if "steps" in given else "")
+    words = " ".join(filter(None, [row.words, CHOSEN.get(name.partition("@")[0])]))
+    return f"{words} seed={seed}" + (f" budget=null steps={given['steps']}" if "steps" in given else "")
 
 
 def command(name: str, given: dict[str, str] | None = None) -> str:
@@ -549,8 +552,9 @@ of it for decibels, where separate codes stay first.
     machines = sorted({figure["machine"].partition(",")[0] for figure in store.figures.values()})
     trained = [("row", "parameters", "processor seconds", "steps", "machine", "command")]
     for n in have(*ROWS):
-        on = store.figures[f"{n}/parameters"]["machine"].partition(",")[0] if f"{n}/parameters" in store.figures else "–"
-        trained.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), shown.every(f"{n}/steps"), on, f"`{command(n)}`"))  # fmt: skip
+        made = store.figures[f"{n}/parameters"]
+        on, how = made["machine"].partition(",")[0], made["command"].rpartition("after: ")[2]
+        trained.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), shown.every(f"{n}/steps"), on, f"`{how}`"))  # fmt: skip
     return f"""# Image tokenizers on CIFAR-10
 
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in
