@@ -148,6 +148,8 @@ HELD = {
     "VAR's scales: codes and vectors of the paper, gradients that arrive once": "codebooks/test_codebook_pyramid",
     "bits: drawn with the encoder's probabilities, two views of one code": "codebooks/test_codebook_bits",
 }  # fmt: skip
+# Said of the figures of finding their order; to be read again where these change.
+READING = "TODO"
 FLEXTOK_BITS = math.log2(64000)
 
 
@@ -403,7 +405,7 @@ class Page:
 
     def change(self, before: str, after: str, figure: str, form: str, scale: float = 1.0) -> str:
         """What a figure of one row is more than of another, seed by seed."""
-        pairs = zip(self.each(f"{before}/{figure}"), self.each(f"{after}/{figure}"))
+        pairs = zip(self.each(f"{before}/{figure}"), self.each(f"{after}/{figure}"))  # before, after: ROW or ROW/MORE
         return ", ".join(format(scale * (b - a), form) for a, b in pairs) or "–"
 
     def have(self, *names: str) -> list[str]:
@@ -558,6 +560,11 @@ of it for decibels, where separate codes stay first.
             chosen = "this" if words == " ".join(filter(None, [LEARNING_RATES[0], CHOSEN.get(name)])) else ""
             tried.append((ROWS[name].title, f"`{words}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage"), chosen))
 
+    chosen_rows = [("tokenizer", "setting chosen", "PSNR before, dB", "PSNR with it, dB", "change, seed by seed")]
+    for name, words in CHOSEN.items():
+        before, after = (value(f"{name}/{key}", ".2f") for key in ("before/psnr_db", "psnr_db"))
+        chosen_rows.append((ROWS[name].title, f"`{words}`", before, after, shown.change(f"{name}/before", name, "psnr_db", "+.2f")))
+
     bits = ", ".join(f"{value(f'{n}/least_bit_entropy')} ({ROWS[n].title})" for n in ROWS if ROWS[n].bits and have(n)) or "not been measured"
     regression = ""
     if have("flextok_regression"):
@@ -636,6 +643,12 @@ be best at the end. Rows that left their setting were trained again, for as many
 (below). Rows of 1,024 bits kept the settings that they had, from trials that were fewer and not equal.
 
 {table(tried)}
+
+At full length, with both seeds, the choice against the setting of before:
+
+{table(chosen_rows)}
+
+{READING}
 
 Of codes made of bits, the bit whose entropy over all cells is least has {bits}.
 
