@@ -443,12 +443,12 @@ def draw_rates(page: Page) -> None:
                 family = families.index(title.partition(",")[0])
                 label = max(y, label + gap)  # labels of equal heights lie above one another
                 axes.plot([x], [y], "osD^v<>Px*"[family], color=f"C{family}")
-                axes.annotate(title, (x + 15, label), fontsize=7, va="center")
+                axes.annotate(title.replace("'s encoder", ""), (x + 15, label), fontsize=7, va="center")
     left.set_title("mean PSNR, dB")
     right.set_title("FD-efflite0 to the originals")
     for axes in (left, right):
         axes.set_xlabel("bits per photograph")
-        axes.set_xlim(400, 1250)
+        axes.set_xlim(450, 1350)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(HERE / "image_tokenizers_rates.png", dpi=110)
@@ -664,8 +664,9 @@ Of codes made of bits, the bit whose entropy over all cells is least has {bits}.
 
 {table(trained)}
 
-One thread each: `kl`, whose weights are the stored ones (docs/zoo/cifar10_kl), on AMD EPYC in bfloat16; all others on Intel Xeon, which does not
-compute in it, in float32, about half as many steps in the same time.
+One thread each: `kl`, whose weights are the stored ones (docs/zoo/cifar10_kl), on AMD EPYC in bfloat16; all others in float32, about half as many steps
+in the same time: on Intel Xeon, twelve or thirty minutes as told above, but rows of 512 bits that left their setting, with a number of steps in the
+command, on another AMD EPYC, which needs more seconds for them.
 
 {held_by_tests(HELD)}
 """
