@@ -647,16 +647,16 @@ be best at the end. Rows that left their setting were trained again, for as many
 
 {table(tried)}
 
-At full length, with both seeds, the choice against the setting of before:
+At full length the choice against the setting of before:
 
 {table(chosen_rows)}
 
-So 200 steps chose well for VQ, residual VQ and VAR, with both seeds, and badly for FSQ, with both seeds: two channels of 16 values learn faster than
-three, and end lower. Its row above has what the short runs chose, by the rule; with [8, 8, 4] it is {shown.mean("fsq_512/before/psnr_db", ".2f", 1)} dB.
+So 200 steps chose what is better at the end or makes little difference, but for FSQ, where they chose badly with both seeds: two channels of 16 values
+learn faster than three, and end lower. BAE pays for its tenths with codes that are not in use. FSQ's row above has what the short runs chose, by the rule; with [8, 8, 4] it is {shown.mean("fsq_512/before/psnr_db", ".2f", 1)} dB.
 
 What both seeds say: at 512 bits VQ is best, residual VQ {-shown.gap("vq_512", "rq_512", "psnr_db"):.1f} dB behind it; FSQ is third, if it has the better of its two settings; VAR's scales
-follow; lookup-free codes, BAE and IBQ are two decibels and more behind the first. At 1,024 bits, with
-settings not equally tuned, two levels of residual VQ are best, then FSQ, and BAE and lookup-free codes three decibels behind.
+follow; lookup-free codes, BAE and IBQ are two decibels and more behind the first. At 1,024 bits, with settings not equally
+tuned, two levels of residual VQ are best, then FSQ, and BAE and lookup-free codes three decibels behind.
 
 Of codes made of bits, the bit whose entropy over all cells is least has {bits}.
 
