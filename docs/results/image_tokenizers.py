@@ -215,6 +215,9 @@ def trial(store: Store, names: list[str], given: dict[str, str]) -> None:
         print(name, words, found, flush=True)
         return found["psnr_db"]
 
+    untried = [name for name in names if name not in TRIALS]
+    if untried:
+        sys.exit(f"nothing was tried: there are trials of {', '.join(TRIALS)}; got {' '.join(untried)}")
     for name in names:
         rates = {words: tried(name, words) for words in LEARNING_RATES}
         best = LEARNING_RATES[rates[LEARNING_RATES[1]] >= rates[LEARNING_RATES[0]] + TIE]
@@ -222,16 +225,35 @@ def trial(store: Store, names: list[str], given: dict[str, str]) -> None:
             tried(name, f"{best} {words}")
 
 
+def choice(store: Store, name: str) -> str:
+    """What the trials of a row choose, beside its words: the best of them where it gains TIE decibels on the setting of before, else that."""
+    prefix, suffix = f"{name}/trial/", "/psnr_db"
+    kept = {key[len(prefix) : -len(suffix)]: f["value"] for key, f in store.figures.items() if key.startswith(prefix) and key.endswith(suffix)}
+    best = max(kept, key=lambda words: kept[words])
+    return best if kept[best] >= kept[LEARNING_RATES[0]] + TIE else LEARNING_RATES[0]
+
+
+def trained(name: str, given: dict[str, str]) -> Any:
+    """The bundle of ROW or ROW@SEED; ends the script where it was trained for other steps than `given` says."""
+    model = load(RUNS / name / "bundle")
+    if int(given.get("steps", model.meta["step"])) != model.meta["step"]:
+        sys.exit(f"{name} was trained for {model.meta['step']} steps, not for steps={given['steps']}")
+    return model
+
+
 @torch.inference_mode()
 def errors(store: Store, names: list[str], given: dict[str, str]) -> None:
     """FD-efflite0 of the first k tokens of rows with prefixes, and what it changes by from one k to the next, each with its standard error
     (a jackknife over groups of photographs)."""
+    plain = [name for name in names if not row_of(name)[0].keeps]
+    if plain:
+        sys.exit(f"nothing was measured: these rows have no prefixes: {' '.join(plain)}")
     n = int(given.get("n", 5000))
     media = held_out(given, n)[0]
     real = image_features(media, real=True)
     how = f"python docs/results/image_tokenizers.py errors ROW n={n}, after: "
     for name in names:
-        (row, seed), tokenizer, before = row_of(name), load(RUNS / name / "bundle").tokenizer.eval(), None
+        (row, seed), tokenizer, before = row_of(name), trained(name, given).tokenizer.eval(), None
         codes = [tokenizer.encode(part) for part in media.split(250)]
         for keep in row.keeps:
             began = time.monotonic()
@@ -322,7 +344,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
     real = image_features(media, real=True)
     how = f"python docs/results/image_tokenizers.py measure ROW n={n}, after: "
     for name in names:
-        (row, seed), model = row_of(name), load(RUNS / name / "bundle")
+        (row, seed), model = row_of(name), trained(name, given)
         tokenizer = model.tokenizer.eval()
         codes = [tokenizer.encode(part) for part in media.split(250)]
         shown = []
@@ -560,8 +582,10 @@ of it for decibels, where separate codes stay first.
         prefix = f"{name}/trial/"
         for key in dict.fromkeys(key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)):
             words = key.removeprefix(prefix)
-            chosen = "this" if words == " ".join(filter(None, [LEARNING_RATES[0], CHOSEN.get(name)])) else ""
+            chosen = "this" if words == choice(store, name) else ""
             tried.append((ROWS[name].title, f"`{words}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage"), chosen))
+        if choice(store, name) != " ".join(filter(None, [LEARNING_RATES[0], CHOSEN.get(name)])):
+            sys.exit(f"the trials of {name} choose {choice(store, name)}: CHOSEN says {CHOSEN.get(name, 'nothing')}")
 
     chosen_rows = [("tokenizer", "setting chosen", "PSNR before, dB", "PSNR with it, dB", "change, seed by seed")]
     for name, words in CHOSEN.items():
@@ -576,11 +600,11 @@ of it for decibels, where separate codes stay first.
         )
         regression += "\n\n![regression prefixes](flextok_regression_prefixes.png)\n\n"
     machines = sorted({figure["machine"].partition(",")[0] for figure in store.figures.values()})
-    trained = [("row", "parameters", "processor seconds", "steps", "machine", "command")]
+    made_by = [("row", "parameters", "processor seconds", "steps", "machine", "command")]
     for n in have(*ROWS):
         made = store.figures[f"{n}/parameters"]
         on, how = made["machine"].partition(",")[0], made["command"].rpartition("after: ")[2]
-        trained.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), shown.every(f"{n}/steps"), on, f"`{how}`"))  # fmt: skip
+        made_by.append((f"`{n}`", value(f"{n}/parameters", ",.0f"), value(f"{n}/training_seconds", ",.0f"), shown.every(f"{n}/steps"), on, f"`{how}`"))  # fmt: skip
     return f"""# Image tokenizers on CIFAR-10
 
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in
@@ -662,7 +686,7 @@ Of codes made of bits, the bit whose entropy over all cells is least has {bits}.
 
 ## How they were trained
 
-{table(trained)}
+{table(made_by)}
 
 One thread each: `kl`, whose weights are the stored ones (docs/zoo/cifar10_kl), on AMD EPYC in bfloat16; all others in float32, about half as many steps
 in the same time: on Intel Xeon, twelve or thirty minutes as told above, but rows of 512 bits that left their setting, with a number of steps in the
