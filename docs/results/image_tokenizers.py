@@ -107,7 +107,7 @@ ROWS = {
 }  # fmt: skip
 
 
-# Four short runs of every row of 512 bits: its setting of before, twice the learning rate, and at the better rate two other weights of the
+# Four short runs of every row of 512 and of 1,024 bits: its setting of before, twice the learning rate, and at the better rate two other weights of the
 # codebook's own losses (of FSQ, which has none, other values). A row leaves its setting for the best of them where that gains TIE decibels.
 TRIAL = "budget=null steps=200 schedule.warmup=45"
 LEARNING_RATES = ("optimizer.lr=2e-3", "optimizer.lr=4e-3")
@@ -120,6 +120,11 @@ TRIALS = {
     "fsq_512": ("codebook.values=[4,4,4,4]", "codebook.values=[16,16]"),
     "lfq_512": ("codebook.commitment=0.05 codebook.entropy=0.1", "codebook.commitment=0.02 codebook.entropy=0.03"),
     "var_510": ("codebook.commitment=0.05", "codebook.commitment=1"),
+    "rq_1024": ("codebook.codebook.commitment=0.05", "codebook.codebook.commitment=1"),
+    "bae_1024": ("codebook.entropy=0.01", "codebook.entropy=0.03"),
+    "fsq_1024": ("codebook.values=[4,4,4,4,4,4,4,4]", "codebook.values=[16,16,16,16]"),
+    "lfq_1024": ("codebook.commitment=0.05 codebook.entropy=0.1", "codebook.commitment=0.02 codebook.entropy=0.03"),
+    "var_1020": ("codebook.commitment=0.05", "codebook.commitment=1"),
 }
 # What the trials chose, where it is not the setting of before.
 CHOSEN = {
@@ -578,7 +583,7 @@ of it for decibels, where separate codes stay first.
                               value(f"{key}/fd_efflite0_own", ".0f"), percent(f"{key}/recognised"), percent(f"{name}/usage"), shown.every(f"{name}/steps")))  # fmt: skip
 
     tried = [("tokenizer", "setting", "PSNR, dB", "usage", "trained with")]
-    for name in TRIALS:
+    for name in (name for name in TRIALS if f"{name}/trial/{LEARNING_RATES[0]}/psnr_db" in store.figures):
         prefix = f"{name}/trial/"
         for key in dict.fromkeys(key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)):
             words = key.removeprefix(prefix)
