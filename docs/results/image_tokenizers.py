@@ -231,11 +231,11 @@ def trial(store: Store, names: list[str], given: dict[str, str]) -> None:
 
 
 def choice(store: Store, name: str) -> str:
-    """What the trials of a row choose, beside its words: the best of them where it gains TIE decibels on the setting of before, else that."""
+    """What the trials of a row choose, beside its words: the best of them where it gains TIE decibels on the setting of before, else nothing."""
     prefix, suffix = f"{name}/trial/", "/psnr_db"
     kept = {key[len(prefix) : -len(suffix)]: f["value"] for key, f in store.figures.items() if key.startswith(prefix) and key.endswith(suffix)}
     best = max(kept, key=lambda words: kept[words])
-    return best if kept[best] >= kept[LEARNING_RATES[0]] + TIE else LEARNING_RATES[0]
+    return best.removeprefix(LEARNING_RATES[0]).strip() if kept[best] >= kept[LEARNING_RATES[0]] + TIE else ""
 
 
 def trained(name: str, given: dict[str, str]) -> Any:
@@ -587,10 +587,10 @@ of it for decibels, where separate codes stay first.
         prefix = f"{name}/trial/"
         for key in dict.fromkeys(key.rpartition("/")[0] for key in store.figures if key.startswith(prefix)):
             words = key.removeprefix(prefix)
-            chosen = "this" if words == choice(store, name) else ""
+            chosen = "this" if words.removeprefix(LEARNING_RATES[0]).strip() == choice(store, name) else ""
             tried.append((ROWS[name].title, f"`{words}`", value(f"{key}/psnr_db", ".2f"), percent(f"{key}/usage"), chosen))
-        if choice(store, name) != " ".join(filter(None, [LEARNING_RATES[0], CHOSEN.get(name)])):
-            sys.exit(f"the trials of {name} choose {choice(store, name)}: CHOSEN says {CHOSEN.get(name, 'nothing')}")
+        if choice(store, name) != CHOSEN.get(name, ""):
+            sys.exit(f"the trials of {name} choose {choice(store, name) or 'nothing'}: CHOSEN says {CHOSEN.get(name, 'nothing')}")
 
     chosen_rows = [("tokenizer", "setting chosen", "PSNR before, dB", "PSNR with it, dB", "change, seed by seed")]
     for name, words in CHOSEN.items():
