@@ -3,7 +3,8 @@
     python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting,codec] [rounds=5] [threads=N]
                                [out=outputs/benchmark]
 
-How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Prints a table and writes OUT/benchmark.json: figure ->
+How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Says every figure as soon as it is there and writes it to
+OUT/benchmark.json; prints a table at the end. In the file: figure ->
 value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command, seed; where tokens are drawn also
 tokens_per_second and peer_tokens_per_second, where tokenizers are trained images_per_second, of codecs real_time_factor; where a peer is
 not installed value = null and a note.
@@ -23,11 +24,11 @@ from gentok.benchmarks.codecs import codec
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.sampling import sample
 from gentok.benchmarks.training import shards, tokenizers, train
-from gentok.metrics.speed import Figures, machine, table
+from gentok.metrics.speed import Figures, Measured, machine, table
 
 __all__ = ["ITEMS", "benchmark", "main"]
 
-ITEMS: dict[str, Callable[[int], Figures]] = {
+ITEMS: dict[str, Callable[[int], Measured]] = {
     "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample,
     "first_hitting": first_hitting, "codec": codec,
 }  # fmt: skip
@@ -42,7 +43,7 @@ def _count(name: str, value: Any) -> int:
 def benchmark(
     only: str = ",".join(ITEMS), rounds: str | int = 5, threads: str | int | None = None, out: str | Path = "outputs/benchmark"
 ) -> Figures:
-    """Runs the items named in `only`, prints the table, writes out/benchmark.json after every item, and returns the figures. Raises
+    """Runs the items named in `only`, writes out/benchmark.json anew behind every figure, prints the table, and returns the figures. Raises
     ValueError on an unknown item or number."""
     items = only.split(",")
     for item in items:
@@ -60,12 +61,16 @@ def benchmark(
     command = " ".join(["python -m gentok.benchmark", *filter(None, words)])
     common = {"threads": torch.get_num_threads(), "machine": machine(), "command": command, "seed": 0}
     figures: Figures = {}
+    path, temporary = out / "benchmark.json", out / f".benchmark.json.{os.getpid()}.part"
     for item in items:
         print(f"{item}: {rounds} rounds and one to warm up ...", file=sys.stderr, flush=True)
         torch.manual_seed(0)
-        figures |= {name: {**values, **common} for name, values in ITEMS[item](rounds).items()}
-        (out / "benchmark.json").write_text(json.dumps(figures, indent=1) + "\n")
-    print(f"{table(figures)}\n{out / 'benchmark.json'}: {common['machine']['cpu']}, {common['threads']} threads")
+        for name, values in ITEMS[item](rounds):
+            figures[name] = {**values, **common}
+            temporary.write_text(json.dumps(figures, indent=1) + "\n")
+            os.replace(temporary, path)
+            print(table({name: values}).splitlines()[-1], file=sys.stderr, flush=True)
+    print(f"{table(figures)}\n{path}: {common['machine']['cpu']}, {common['threads']} threads")
     return figures
 
 

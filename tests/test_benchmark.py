@@ -73,14 +73,14 @@ def check(figures, names):
 
 
 def test_codebook_names_each_peer():
-    figures = codebook(2, vectors=32, vocab=16, residual_vocab=8)
+    figures = dict(codebook(2, vectors=32, vocab=16, residual_vocab=8))
     names = [f"codebook/{book}/{mode}/library" for book in ("vq", "fsq", "residual") for mode in ("eval", "train")]
     check(figures, [*names, "codebook/vq/eval/product", "codebook/vq/train/product"])
     assert "ResidualVQ" in figures["codebook/residual/train/library"]["peer"]
 
 
 def test_train_measures_the_trainer():
-    figures = train(1, steps=2, overrides=TINY)
+    figures = dict(train(1, steps=2, overrides=TINY))
     check(figures, ["train/step/loop"])
     assert figures["train/step/loop"]["unit"] == "% more time"
 
@@ -94,7 +94,7 @@ def test_a_share_is_of_the_whole():
 def test_every_small_tokenizer_is_measured_against_its_network_alone():
     known = small_tokenizers()
     assert {"vqgan_vq", "vqgan_residual", "cifar10_vq", "cifar10_rq"} <= set(known)
-    figures = tokenizers(1, steps=2, size=4, overrides=("tokenizer.width=8",), names=("vqgan_fsq",))
+    figures = dict(tokenizers(1, steps=2, size=4, overrides=("tokenizer.width=8",), names=("vqgan_fsq",)))
     check(figures, ["tokenizers/vqgan_fsq/outside"])
     one = figures["tokenizers/vqgan_fsq/outside"]
     assert one["unit"] == "% of the time" and one["images_per_second"] * one["seconds"] == pytest.approx(8)
@@ -103,30 +103,30 @@ def test_every_small_tokenizer_is_measured_against_its_network_alone():
 
 def test_tokenizers_with_a_network_inside_are_measured_where_it_is_there(monkeypatch, tmp_path):
     names = ("cifar10_flextok", "cifar10_tokenflow")  # an autoencoder from the zoo, a teacher from a package
-    figures = tokenizers(1, steps=1, size=2, names=names)
+    figures = dict(tokenizers(1, steps=1, size=2, names=names))
     check(figures, [f"tokenizers/{name}/outside" for name in names])
     monkeypatch.chdir(tmp_path)
-    (one,) = tokenizers(1, steps=1, size=2, names=names[:1]).values()
+    ((_, one),) = tokenizers(1, steps=1, size=2, names=names[:1])
     assert one["value"] is None and "docs/zoo/cifar10_kl" in one["note"] and "\n" not in one["note"]
     assert one["note"] in table({"tokenizers/cifar10_flextok/outside": one})
 
 
 @pytest.mark.slow
 def test_every_small_tokenizer_can_be_measured():
-    figures = tokenizers(1, steps=1, size=2)
+    figures = dict(tokenizers(1, steps=1, size=2))
     check(figures, [f"tokenizers/{name}/outside" for name in small_tokenizers()])
 
 
 def test_waits_for_token_shards_are_a_share_of_a_real_run():
     tiny = ("generator.width=16", "generator.depth=1", "generator.heads=2", "batch_size=4")
-    figures = shards(1, steps=40, items=64, overrides=tiny)
+    figures = dict(shards(1, steps=40, items=64, overrides=tiny))
     check(figures, ["shards/wait"])
     assert 0 < figures["shards/wait"]["value"] < 100
 
 
 def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    figures = sample(1, batches=(2,), ckpt=tmp_path, overrides=TINY)
+    figures = dict(sample(1, batches=(2,), ckpt=tmp_path, overrides=TINY))
     assert figures.pop("sample/autoregressive/batch2/transformers")["value"] is None
     check(figures, ["sample/autoregressive/batch2/no_cache", "sample/maskgit12/batch2/autoregressive"])
     one = figures["sample/autoregressive/batch2/no_cache"]
@@ -134,7 +134,7 @@ def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_
 
 
 def test_first_hitting_is_measured_against_every_way_to_call_the_network():
-    figures = first_hitting(1, sizes=((2, 1), (4, 3)), vocab=5, width=8)
+    figures = dict(first_hitting(1, sizes=((2, 1), (4, 3)), vocab=5, width=8))
     check(
         figures,
         [f"first_hitting/{size}/{way}" for size in ("n4/batch1", "n16/batch3") for way in ("uncached", "cached_batch", "cached_rows")],
@@ -169,8 +169,8 @@ def test_the_model_without_a_cache_draws_the_same_ids():
 
 def test_the_report_holds_every_figure(monkeypatch, tmp_path, capsys):
     made = figure([1.0, 1.0], [2.0, 2.0], peer="p", dtype="float32", setting="s")
-    monkeypatch.setitem(ITEMS, "codebook", lambda rounds: {"codebook/x": {**made, "rounds": rounds}})
-    monkeypatch.setitem(ITEMS, "sample", lambda rounds: {"sample/y": missing("q", "quux")})
+    monkeypatch.setitem(ITEMS, "codebook", lambda rounds: iter([("codebook/x", {**made, "rounds": rounds})]))
+    monkeypatch.setitem(ITEMS, "sample", lambda rounds: iter([("sample/y", missing("q", "quux"))]))
     benchmark.benchmark(only="codebook,sample", rounds="2", out=tmp_path)
     report = json.loads((tmp_path / "benchmark.json").read_text())
     assert list(report) == ["codebook/x", "sample/y"]
@@ -182,6 +182,18 @@ def test_the_report_holds_every_figure(monkeypatch, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "times as fast" in printed and "q: not installed (pip install quux)" in printed
     assert len(table(report).splitlines()) == 3
+
+
+def test_what_is_measured_stays_where_a_later_contender_fails(monkeypatch, tmp_path, capsys):
+    def item(rounds):
+        yield "codebook/x", figure([1.0], [2.0], peer="p")
+        assert json.loads((tmp_path / "benchmark.json").read_text())["codebook/x"]["value"] == 2.0
+        raise ValueError("the second one does not run")
+
+    monkeypatch.setitem(ITEMS, "codebook", item)
+    with pytest.raises(ValueError, match="second one"):
+        benchmark.benchmark(only="codebook", rounds=1, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"] and "codebook/x" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -203,7 +215,7 @@ def test_errors_are_one_line(monkeypatch, words, says):
 
 def test_a_codec_and_its_package_do_the_same_work(monkeypatch):
     pytest.importorskip("encodec")
-    figures = codec(1, seconds=(1,))
+    figures = dict(codec(1, seconds=(1,)))
     assert set(figures) == {"codec/encodec_24khz/1s/encode", "codec/encodec_24khz/1s/decode"}
     for values in figures.values():
         assert set(values) >= FIELDS and values["real_time_factor"] == pytest.approx(1 / values["seconds"])
@@ -216,4 +228,4 @@ def test_a_codec_and_its_package_do_the_same_work(monkeypatch):
 
     monkeypatch.setattr(EnCodec, "encode", shifted)
     with pytest.raises(ValueError, match="do not do the same work"):
-        codec(1, seconds=(1,))
+        dict(codec(1, seconds=(1,)))

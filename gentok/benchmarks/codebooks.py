@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gentok.metrics.speed import Figures, figure, interleaved, timed
+from gentok.metrics.speed import Measured, figure, interleaved, timed
 
 __all__ = ["codebook"]
 
 
-def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Figures:
+def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Measured:
     """Codebooks against vector-quantize-pytorch with the same arithmetic (Euclidean distance, moving averages, straight-through), as an
     encoder's evaluation and as its training step (forward, backward, update of the table); vq also against the bare product of all vectors
     with all rows (torch.mm), the floor of a search that writes out all distances."""
@@ -43,7 +43,6 @@ def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_v
                 whole, losses = (out.vectors, out.losses.values()) if hasattr(out, "losses") else (out[0], out[2:])
                 (whole.square().mean() + sum(part.sum() for part in losses)).backward()
 
-    figures = {}
     for name, (own, theirs, dim, setting) in pairs.items():
         z, repeat = torch.randn(16, vectors // 16, dim), 20 if name == "fsq" else 1
         for mode in ("eval", "train"):
@@ -57,5 +56,4 @@ def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_v
             for peer in list(seconds)[1:]:
                 key = f"codebook/{name}/{mode}/{'product' if peer.startswith('bare') else 'library'}"
                 about = f"{setting}, {vectors:,} vectors, {'forward' if mode == 'eval' else 'training step'}"
-                figures[key] = figure(seconds["gentok"], seconds[peer], peer=peer, dtype="float32", setting=about)
-    return figures
+                yield key, figure(seconds["gentok"], seconds[peer], peer=peer, dtype="float32", setting=about)

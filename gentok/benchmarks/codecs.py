@@ -6,14 +6,14 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from gentok.metrics.speed import Figures, figure, interleaved, missing, timed
+from gentok.metrics.speed import Measured, figure, interleaved, missing, timed
 
 __all__ = ["codec"]
 
 PEER = "encodec EncodecModel"
 
 
-def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Figures:
+def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Measured:
     """gentok's EnCodec at 24 kHz with the weights of a model of the package `encodec` (random ones, with filled tables), and that model:
     encoding, and decoding, of the same sounds in all 32 levels. real_time_factor: seconds of sound in a second. Raises ValueError where
     both do not give the same codes, near ties aside: then they would not do the same work."""
@@ -21,7 +21,8 @@ def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Figures:
         from encodec.model import EncodecModel
     except ImportError:
         names = [f"codec/encodec_24khz/{length}s/{what}" for length in seconds for what in ("encode", "decode")]
-        return {name: missing(PEER, "encodec") for name in names}
+        yield from ((name, missing(PEER, "encodec")) for name in names)
+        return
     import torch
 
     from gentok.build import build
@@ -40,23 +41,19 @@ def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Figures:
         path = Path(folder) / "encodec.th"
         torch.save(peer.state_dict(), path)
         own = build(compose("config", ["tokenizer=encodec_24khz", f"tokenizer.weights={path}"])["tokenizer"]).eval()
-    figures = {}
-    with torch.inference_mode():
-        for length in seconds:
-            media = sound[..., : 24_000 * length]
+    for length in seconds:
+        media = sound[..., : 24_000 * length]
+        with torch.inference_mode():
             frames, tokens = peer.encode(media), own.encode(media)
-            agreeing = float((frames[0][0] == tokens.codes).double().mean())
-            if agreeing < 0.95:  # a near tie changes the levels behind it, too
-                raise ValueError(f"encodec and gentok agree in {agreeing:.1%} of the codes: they do not do the same work")
-            pairs = {
-                "encode": (lambda media=media: own.encode(media), lambda media=media: peer.encode(media)),
-                "decode": (lambda tokens=tokens: own.decode(tokens), lambda frames=frames: peer.decode(frames)),
-            }
-            for what, (ours, theirs) in pairs.items():
-                took = interleaved({"gentok": timed(ours), PEER: timed(theirs)}, rounds)
-                figures[f"codec/encodec_24khz/{length}s/{what}"] = figure(
-                    took["gentok"], took[PEER], peer=PEER, dtype="float32", setting=f"{length} s of sound, 32 levels, batch 1",
-                    real_time_factor=length / statistics.median(took["gentok"]),
-                    peer_real_time_factor=length / statistics.median(took[PEER]),
-                )  # fmt: skip
-    return figures
+        agreeing = float((frames[0][0] == tokens.codes).double().mean())
+        if agreeing < 0.95:  # a near tie changes the levels behind it, too
+            raise ValueError(f"encodec and gentok agree in {agreeing:.1%} of the codes: they do not do the same work")
+        for what, given, given_to_peer in (("encode", media, media), ("decode", tokens, frames)):
+            with torch.inference_mode():
+                contenders = {"gentok": timed(getattr(own, what), given), PEER: timed(getattr(peer, what), given_to_peer)}
+                took = interleaved(contenders, rounds)
+            yield f"codec/encodec_24khz/{length}s/{what}", figure(
+                took["gentok"], took[PEER], peer=PEER, dtype="float32", setting=f"{length} s of sound, 32 levels, batch 1",
+                real_time_factor=length / statistics.median(took["gentok"]),
+                peer_real_time_factor=length / statistics.median(took[PEER]),
+            )  # fmt: skip

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from gentok.metrics.speed import Figures, figure, interleaved, timed
+from gentok.metrics.speed import Measured, figure, interleaved, timed
 
 __all__ = ["first_hitting"]
 
 
 def first_hitting(
     rounds: int, sizes: tuple[tuple[int, int], ...] = ((8, 1), (8, 16), (16, 1), (16, 16)), vocab: int = 16_384, width: int = 64
-) -> Figures:
+) -> Measured:
     """First-hitting, one network call per token, against ancestral sampling with 16 times as many steps as tokens, of the same untrained
     masked model; all of them draw ids of revealed cells alone. Peers: every row in every step; the whole batch whenever one of its rows
     reveals something (what a cache of the last prediction does); each row when it does (gentok's ancestral).
@@ -37,7 +37,6 @@ def first_hitting(
             rows = [*range(tokens.batch), *[0] * (self.batch - tokens.batch)]
             return super().logits(tokens.rows(rows), condition, t if t is None else t[rows])[: tokens.batch]
 
-    figures: Figures = {}
     for side, batch in sizes:
         n = side * side
         # The uncached peer's time is that of its steps, so few of them tell; which steps the others compute is chance, so they run longer.
@@ -70,12 +69,5 @@ def first_hitting(
             seconds = interleaved(contenders, rounds)
             sizes_are = f"batch {batch}, {n} tokens of {vocab:,}, T = {steps:,}, width {width}, depth 2, first 1/{part}"
             for key, (name, *_) in those.items():
-                figures[f"first_hitting/n{n}/batch{batch}/{key}"] = figure(
-                    seconds["first hitting"],
-                    seconds[name],
-                    peer=f"ancestral, {name}",
-                    tokens=batch * n // part,
-                    dtype="float32",
-                    setting=sizes_are,
-                )
-    return figures
+                about = {"peer": f"ancestral, {name}", "tokens": batch * n // part, "dtype": "float32", "setting": sizes_are}
+                yield f"first_hitting/n{n}/batch{batch}/{key}", figure(seconds["first hitting"], seconds[name], **about)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.benchmarks.models import ZOO, model_of, sizes_of
-from gentok.metrics.speed import Figures, figure, interleaved, missing, timed
+from gentok.metrics.speed import Measured, figure, interleaved, missing, timed
 
 __all__ = ["llama", "sample", "without_cache"]
 
@@ -58,7 +58,7 @@ def llama(model: Any, batch: int) -> Callable[[], Any] | None:
     return functools.partial(peer.generate, prompt, attention_mask=torch.ones_like(prompt), **options)
 
 
-def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, overrides: tuple[str, ...] = ()) -> Figures:
+def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, overrides: tuple[str, ...] = ()) -> Measured:
     """Drawing items token by token with the static cache, against the same model without a cache and against transformers' Llama of the
     same width, depth, heads and vocabulary; and MaskGIT's 12 steps of a masked model of these sizes against token by token."""
     import torch
@@ -72,7 +72,6 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
     network = model.transformer
     masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads, _hidden(network)).eval()
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-    figures: Figures = {}
     for batch in batches:
         condition = bundle.condition_spec.parse(None, batch)
 
@@ -91,12 +90,11 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
         seconds = interleaved(contenders, rounds)
         about = {"dtype": dtype, "setting": f"batch {batch}, {what}, {sizes_of(model)}", "tokens": batch * model.spec.positions}
         ours, name = seconds["static cache"], f"sample/autoregressive/batch{batch}"
-        figures[f"{name}/no_cache"] = figure(ours, seconds["no cache"], peer="no cache", **about)
+        yield f"{name}/no_cache", figure(ours, seconds["no cache"], peer="no cache", **about)
         fast = missing(peer, "transformers") if generate is None else figure(ours, seconds[peer], peer=peer, **about)
-        figures[f"{name}/transformers"] = fast
+        yield f"{name}/transformers", fast
         beside = figure(seconds["maskgit"], ours, peer="token by token, static cache", **about)
-        figures[f"sample/maskgit12/batch{batch}/autoregressive"] = beside
-    return figures
+        yield f"sample/maskgit12/batch{batch}/autoregressive", beside
 
 
 def _hidden(network: Any) -> int:

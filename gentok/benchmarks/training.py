@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from gentok.benchmarks.models import model_of, sizes_of
-from gentok.metrics.speed import Contender, Figures, figure, interleaved
+from gentok.metrics.speed import Contender, Measured, figure, interleaved
 
 __all__ = ["shards", "small_tokenizers", "tokenizers", "train"]
 
 PASSES = "forward and backward alone"
 
 
-def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Figures:
+def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Measured:
     """What Lightning, its callbacks and its logs add to a training step of conf/experiment/mnist5k/ar.yaml on tokens in memory."""
     import torch
 
@@ -35,7 +35,7 @@ def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Figu
 
     seconds = interleaved({"trainer": contender(by_trainer), "loop": contender(by_loop)}, rounds)
     about = {"peer": "bare PyTorch loop", "dtype": precision(config["trainer"]["precision"], "cpu"), "setting": setting}
-    return {"train/step/loop": figure(seconds["trainer"], seconds["loop"], overhead=True, **about)}
+    yield "train/step/loop", figure(seconds["trainer"], seconds["loop"], overhead=True, **about)
 
 
 def small_tokenizers() -> dict[str, list[str]]:
@@ -52,7 +52,7 @@ def small_tokenizers() -> dict[str, list[str]]:
     return found
 
 
-def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Figures:
+def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Measured:
     """Training steps of the small tokenizers on pictures of noise, 32 x 32 x 3, in memory: images per second through the trainer, and the
     share of its time that is neither the forward nor the backward pass of the same network (without discriminator) run bare. Teachers are
     asked anew in every step of both. Where a tokenizer works on the latents of a bundle that is not there, only a note."""
@@ -65,7 +65,6 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     from gentok.training.run import precision
 
     batch = NoisePictures(size, 1).train.__getitems__(range(size))
-    figures = {}
     for name, words in small_tokenizers().items():
         if names and name not in names:
             continue
@@ -74,7 +73,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
         try:
             nested, _ = nest_latents(config["tokenizer"])
         except FileNotFoundError as error:
-            figures[f"tokenizers/{name}/outside"] = {"value": None, "peer": PASSES, "note": str(error)}
+            yield f"tokenizers/{name}/outside", {"value": None, "peer": PASSES, "note": str(error)}
             continue
         config["tokenizer"] = {**nested, "media_shape": list(batch.media.shape[1:])}
 
@@ -89,12 +88,11 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
         about = {"peer": PASSES, "dtype": dtype, "setting": setting}
         own = figure(seconds["trainer"], seconds["network"], share=True, **about)
         own["images_per_second"] = steps * size / own["seconds"]
-        figures[f"tokenizers/{name}/outside"] = own
+        yield f"tokenizers/{name}/outside", own
     torch.manual_seed(0)
-    return figures
 
 
-def shards(rounds: int, steps: int = 60, items: int = 4096, overrides: tuple[str, ...] = ()) -> Figures:
+def shards(rounds: int, steps: int = 60, items: int = 4096, overrides: tuple[str, ...] = ()) -> Measured:
     """Share of its time that a run of conf/experiment/mnist5k/ar.yaml, from token shards on disk by the real loader, waits for data."""
     import tempfile
 
@@ -105,4 +103,4 @@ def shards(rounds: int, steps: int = 60, items: int = 4096, overrides: tuple[str
         took = [from_shards(words, Path(folder), steps, items) for _ in range(rounds)]
     setting = f"{steps} steps, 64 tokens of 512 per item, {items:,} items in one shard, no loader workers"
     about = {"peer": "without the waits for data", "dtype": "as the run", "setting": setting}
-    return {"shards/wait": figure([whole for whole, _ in took], [whole - wait for whole, wait in took], share=True, **about)}
+    yield "shards/wait", figure([whole for whole, _ in took], [whole - wait for whole, wait in took], share=True, **about)

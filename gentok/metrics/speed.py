@@ -12,16 +12,18 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Contender", "Figures", "figure", "interleaved", "machine", "missing", "table", "timed"]
+__all__ = ["Contender", "Figures", "figure", "Measured", "interleaved", "machine", "missing", "table", "timed"]
 
 Contender = Callable[[], float]
 """Runs once and returns its seconds."""
 Figures = dict[str, dict[str, Any]]
 """Name of a figure -> its fields, all plain JSON."""
+Measured = Iterator[tuple[str, dict[str, Any]]]
+"""Figures one by one, each as soon as it is measured."""
 
 
 def timed(work: Callable[..., Any], *args: Any, repeat: int = 1) -> Contender:
