@@ -134,6 +134,7 @@ CHOSEN = {
     "fsq_512": "codebook.values=[16,16]",
     "lfq_512": "codebook.commitment=0.02 codebook.entropy=0.03",
     "var_510": "codebook.commitment=0.05",
+    "rq_1024": "codebook.codebook.commitment=0.05",
 }
 
 RATES = {
