@@ -135,6 +135,7 @@ CHOSEN = {
     "lfq_512": "codebook.commitment=0.02 codebook.entropy=0.03",
     "var_510": "codebook.commitment=0.05",
     "rq_1024": "codebook.codebook.commitment=0.05",
+    "var_1020": "optimizer.lr=4e-3",
 }
 
 RATES = {
