@@ -137,6 +137,7 @@ CHOSEN = {
     "rq_1024": "codebook.codebook.commitment=0.05",
     "var_1020": "optimizer.lr=4e-3",
     "bae_1024": "optimizer.lr=4e-3 codebook.entropy=0.03",
+    "lfq_1024": "optimizer.lr=4e-3",
 }
 
 RATES = {
