@@ -138,6 +138,7 @@ CHOSEN = {
     "var_1020": "optimizer.lr=4e-3",
     "bae_1024": "optimizer.lr=4e-3 codebook.entropy=0.03",
     "lfq_1024": "optimizer.lr=4e-3",
+    "fsq_1024": "optimizer.lr=4e-3 codebook.values=[16,16,16,16]",
 }
 
 RATES = {
