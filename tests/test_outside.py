@@ -39,10 +39,10 @@ def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(mine):
     words = ["trust=[mine]", "tokenizer=patches", "codebook=fsq", "steps=2", "trainer.progress_bar=false", "logger=none", "paths.run=run"]
     done = run(mine, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", *words)
     assert done.returncode == 0, done.stderr[-3000:]
-    load = "import gentok; print(gentok.load('run/bundle'{}).spec.grid)"
-    assert "Raster(h=8, w=8)" in run(mine, "-c", load.format(", trust=['mine']")).stdout
-    refused = run(mine, "-c", load.format(""))
-    assert "mine.patches.Patches" in refused.stderr and "not allowed" in refused.stderr
+    loads = "import gentok\nprint(gentok.load('run/bundle', trust=['mine']).spec.grid, flush=True)\ngentok.load('run/bundle')"
+    loaded = run(mine, "-c", loads)
+    assert "Raster(h=8, w=8)" in loaded.stdout
+    assert "mine.patches.Patches" in loaded.stderr and "not allowed" in loaded.stderr
 
 
 def test_without_trust_it_is_refused_with_a_line(mine):

@@ -44,7 +44,10 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
     return whole, run(root, folder + "_killed", words, *more, "resume=auto")
 
 
-SECOND = ("binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens")
+SECOND = (
+    "binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens", "accumulated",
+    "workers",
+)  # fmt: skip
 """Cases whose parts others resume too."""
 
 
