@@ -14,6 +14,8 @@ import pkgutil
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from gentok.format1_names import NAMES
+
 __all__ = ["ConfigError", "build", "check", "resolve", "nearest_name"]
 
 
@@ -33,6 +35,7 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
 def resolve(target: str, trust: Iterable[str] = ()) -> type:
     """The class that a `_target_` names. Raises ConfigError where it is not allowed, not there, or not defined where it says."""
     allowed = ("gentok", *trust)
+    target = NAMES.get(target, target) if isinstance(target, str) else target
     if not isinstance(target, str) or target.split(".")[0] not in allowed or target.count(".") < 1:
         raise ConfigError(
             f"_target_={target!r} is not allowed: only components defined in {', '.join(allowed)} are built; "

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from gentok import __version__
 from gentok.build import ConfigError, build, resolve
 from gentok.bundle_files import FORMAT, load_state, neighbours, read_checkpoint, read_folder
-from gentok.noise import Noise
-from gentok.tokens import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, encoding, fingerprint
+from gentok.rng import RowRNG
+from gentok.types import Batch, ConditionSpec, FormatError, Frames, Latents, Tokens, TokenSpec, encoding, fingerprint
 
 __all__ = ["FORMAT", "Bundle", "load", "pretrained", "save", "stamp", "build_tokenizer", "build_generator", "nest_latents", "portable"]
 
@@ -51,10 +51,10 @@ class Bundle:
     def spec(self) -> TokenSpec:
         return self.tokenizer.spec
 
-    def encode(self, batch: Batch, noise: Noise | None = None) -> Tokens | Latents:
+    def encode(self, batch: Batch, rng: RowRNG | None = None) -> Tokens | Latents:
         """A batch's media; items that differ in length as tokens on the grid of `spec`, whose longest item bounds it. noise: for tokenizers
         that draw how a batch's condition is written into their codes."""
-        given = encoding(self.tokenizer, batch.condition, noise)
+        given = encoding(self.tokenizer, batch.condition, rng)
         if batch.lengths is None and not given:
             return self.tokenizer.encode(batch.media)
         return self.tokenizer.encode(batch.media, batch.lengths, **given).padded(self.spec)

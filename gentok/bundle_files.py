@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.tokens import FormatError
+from gentok.types import FormatError
 
 __all__ = ["FORMAT", "load_state", "neighbours", "read_checkpoint", "read_folder"]
 

@@ -124,7 +124,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        from gentok.mistakes import explained
+        from gentok.config_errors import explained
 
         print(f"gentok: {explained(error, sys.argv[1:], conf_dir(), lambda rest: _keys(name, rest))}", file=sys.stderr)
         sys.exit(2)

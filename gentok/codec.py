@@ -24,10 +24,10 @@ from torch import Tensor
 from gentok.build import ConfigError
 from gentok.bundle import load
 from gentok.data.atomic import whole_file
-from gentok.data.audio import part_step, read_sound, resampled_length, sound_size
 from gentok.data.progress import progress
+from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
 from gentok.entropy import AdaptiveCoder, bits_of
-from gentok.tokens import ABSENT, Tokens
+from gentok.types import ABSENT, Tokens
 
 __all__ = ["compress", "decompress", "run"]
 

@@ -21,7 +21,7 @@ from gentok.build import ConfigError, resolve
 from gentok.bundle import build_generator, build_tokenizer, nest_latents
 from gentok.generators.base import Causal
 from gentok.sampling import pick_sampler
-from gentok.tokens import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
+from gentok.types import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
 
 __all__ = ["describe"]
 

@@ -24,10 +24,10 @@ import torch
 
 from gentok.build import ConfigError, build
 from gentok.bundle import Bundle, load
-from gentok.protocols import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
-from gentok.protocols.context import Context
+from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
+from gentok.evaluation.context import Context
 from gentok.sampling import pick_sampler
-from gentok.tokens import ConditionSpec
+from gentok.types import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 

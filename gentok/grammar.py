@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.tokens import TokenSpec
+from gentok.types import TokenSpec
 
 __all__ = ["Follower", "Grammar"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gentok.tokens import ABSENT, TokenSpec
+from gentok.types import ABSENT, TokenSpec
 
 __all__ = ["Layout", "LAYOUTS"]
 
@@ -138,8 +138,8 @@ class Layout:
         out = ids[:, step.clamp(min=0), slot.clamp(min=0)]
         return torch.where(step >= 0, out, torch.full_like(out, ABSENT))
 
-    def prefix(self, holes: Tensor) -> Tensor:
+    def prefix(self, masked_cells: Tensor) -> Tensor:
         """holes bool [B, K, N] -> int64 [B]: the first step that holds a hole (S where there is none)."""
-        per_step = self.flatten(holes.to(torch.int64)).eq(1).any(2)
+        per_step = self.flatten(masked_cells.to(torch.int64)).eq(1).any(2)
         first = per_step.to(torch.int64).argmax(1)
         return torch.where(per_step.any(1), first, torch.full_like(first, self.steps))

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from gentok.bundle import load
-from gentok.data.audio import save_sound
-from gentok.data.pictures import save_grid, save_picture
+from gentok.data.image_files import save_grid, save_picture
+from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
-from gentok.prompts import read_known
+from gentok.prompt import read_known
 from gentok.samplers.base import sampler_name
 from gentok.sampling import Samples, pick_sampler, sample
-from gentok.tokens import TokenSpec
+from gentok.types import TokenSpec
 
 __all__ = ["sample_to_folder"]
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from gentok.build import ConfigError, build, resolve
 from gentok.bundle import Bundle
 from gentok.generators.base import capabilities
-from gentok.noise import Noise
-from gentok.prompts import frames_of, known_stream, known_tokens
+from gentok.prompt import frames_of, known_stream, known_tokens
+from gentok.rng import RowRNG
 from gentok.samplers.base import SampleOutput, Sampler, fitting
 from gentok.samplers.guided import guided
-from gentok.tokens import Condition, ConditionSpec, Tokens
+from gentok.types import Condition, ConditionSpec, Tokens
 
 __all__ = ["Samples", "pick_sampler", "sample", "sample_tokens", "sound_ends"]
 
@@ -64,14 +64,14 @@ def sample_tokens(
     condition: Condition,
     sampler: Sampler,
     *,
-    noise: Noise,
+    rng: RowRNG,
     guidance: float = 1.0,
     schedule: str = "constant",
     **options: Any,
 ) -> SampleOutput:
     """One batch: `sampler` on the guided generator, without gradients."""
     with torch.no_grad():
-        return sampler(guided(generator, guidance, schedule), condition, noise=noise, **options)
+        return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
 
 
 def sound_ends(tokenizer: Any, tokens: Tokens, media: Tensor, least: int = 0) -> Tensor | None:
@@ -125,9 +125,9 @@ def sample(
     conditions = condition if isinstance(condition, Condition) else understood.parse(condition, n)
     frames = frames_of(duration, n, bundle.spec)
     if takes is None:
-        holes = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
+        masked_cells = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
     else:
-        holes = known_stream(bundle, conditions.to(device), None if known is None else known.to(device), keep)
+        masked_cells = known_stream(bundle, conditions.to(device), None if known is None else known.to(device), keep)
     if advance is not None:
         advance(0)
     media, codes, ends, lengths, texts, calls, network, stats, seconds = [], [], [], [], [], [], {}, {}, 0.0
@@ -135,9 +135,9 @@ def sample(
         rows = torch.arange(first, min(first + batch_size, n))
         began = time.perf_counter()
         output = sample_tokens(
-            bundle.generator, conditions.rows(rows).to(device), sampler, noise=Noise.of(seed, rows).to(device), guidance=guidance,
+            bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
-            known=None if holes is None else Tokens(holes.codes[rows % len(holes.codes)].clone(), bundle.spec),
+            known=None if masked_cells is None else Tokens(masked_cells.codes[rows % len(masked_cells.codes)].clone(), bundle.spec),
         )  # fmt: skip
         seconds += time.perf_counter() - began
         with torch.no_grad():

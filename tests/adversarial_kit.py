@@ -14,13 +14,13 @@ import torch
 
 from gentok.bundle import build_tokenizer
 from gentok.cli import compose
-from gentok.data.sets import MemorySet
-from gentok.noise import Noise
-from gentok.tokens import ConditionSpec
+from gentok.data.datasets import MemoryDataset
+from gentok.rng import RowRNG
 from gentok.training.adversarial_task import AdversarialTokenizerTask, build_adversaries
 from gentok.training.loader import held_out_loader, training_loader
 from gentok.training.run import _trainer
 from gentok.training.tokenizer_task import TokenizerTask
+from gentok.types import ConditionSpec
 
 PATCH = "discriminator.adversaries.patch"
 WORDS = [
@@ -42,11 +42,11 @@ def config(folder: Path, *words: str) -> dict:
     return compose("config", [*WORDS, f"paths.root={folder}", f"paths.run={folder / 'run'}", *words])
 
 
-def pictures(count: int = 40) -> MemorySet:
+def pictures(count: int = 40) -> MemoryDataset:
     """Smooth random images, float [count, 1, 16, 16]."""
     media = torch.randn(count, 1, 4, 4, generator=torch.Generator().manual_seed(1))
     media = torch.nn.functional.interpolate(media, scale_factor=4.0, mode="bilinear").clamp(-1, 1)
-    return MemorySet(media, None, ConditionSpec(), {"data": "made up"})
+    return MemoryDataset(media, None, ConditionSpec(), {"data": "made up"})
 
 
 def fit(settings: dict, *, stop: int | None = None, ckpt: Path | None = None, start: int = 0, processes: int = 1, task=None):
@@ -80,11 +80,11 @@ def by_hand(settings: dict):
     last = tokenizer.decoder.head.weight
     for step in range(settings["steps"]):
         active = step >= part.start
-        draw = Noise.of(settings["seed"], torch.tensor([step])).fork("adversaries").uniform(1).item()
+        draw = RowRNG.of(settings["seed"], torch.tensor([step])).fork("adversaries").uniform(1).item()
         trained = active and draw < settings["discriminator"]["update_rate"]
         for _ in range(accumulate):
             batch = next(data)
-            output = tokenizer(batch, Noise.of(settings["seed"], batch.index, step).fork("tokenizer"))
+            output = tokenizer(batch, RowRNG.of(settings["seed"], batch.index, step).fork("tokenizer"))
             loss = torch.stack(list(output.losses.values())).sum()
             made = output.reconstruction
             if active:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gentok.evaluation.speech_recognition import heard, said, words_of
 from gentok.metrics.spoken_digits import DIGITS
-from gentok.protocols.hearing import heard, said, words_of
-from gentok.tokens import Batch, Class, ClassSpec, Condition, ConditionSpec
+from gentok.types import Batch, Class, ClassSpec, Condition, ConditionSpec
 
 DIGIT_NAMES = {"numerals": tuple("0123456789"), "words": DIGITS, "both, in another order": ("9", "zero")}
 
@@ -29,7 +29,7 @@ def test_classes_of_digits_say_what_is_said(names):
 
 
 def test_texts_say_it_and_other_words_are_no_digits():
-    from gentok.tokens import IdsSpec
+    from gentok.types import IdsSpec
 
     for text, wanted in (("seven one", ["seven", "one"]), ("hello one", None)):
         spec = IdsSpec(tuple(sorted(set(text))), len(text))
@@ -41,7 +41,7 @@ def test_texts_say_it_and_other_words_are_no_digits():
 
 
 def test_what_cannot_be_heard_is_said(monkeypatch):
-    from gentok.protocols import hearing
+    from gentok.evaluation import speech_recognition as hearing
 
     def missing(*_):
         raise ImportError("recognising digits needs the package pocketsphinx")
@@ -54,7 +54,7 @@ def test_what_cannot_be_heard_is_said(monkeypatch):
 
 
 def test_single_digits_are_chosen_among_ten_and_strings_may_have_any_number(monkeypatch):
-    from gentok.protocols import hearing
+    from gentok.evaluation import speech_recognition as hearing
 
     asked = []
 

@@ -17,9 +17,9 @@ from gentok.benchmarks.sampling import sample, without_cache
 from gentok.benchmarks.training import shards, small_tokenizers, tokenizers, train
 from gentok.metrics import speed
 from gentok.metrics.speed import figure, interleaved, missing, table, timed
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.tokens import Batch, Tokens
+from gentok.types import Batch, Tokens
 
 TINY = ("generator.width=16", "generator.depth=1", "generator.heads=2", "batch_size=2", "generator.zero_init_head=false")
 FIELDS = {"value", "min", "max", "unit", "peer", "seconds", "peer_seconds", "rounds", "dtype", "setting"}
@@ -159,9 +159,9 @@ def test_the_model_without_a_cache_draws_the_same_ids():
     bundle, _, model, _ = model_of(None, TINY)
     model = model.double()
     condition = bundle.condition_spec.parse([1, 2, 3], 3)
-    noise = [Noise.of(0, torch.arange(3)) for _ in range(2)]
-    cached = AutoregressiveSampler()(model, condition, noise=noise[0])
-    plain = AutoregressiveSampler()(without_cache(model), condition, noise=noise[1])
+    rng = [RowRNG.of(0, torch.arange(3)) for _ in range(2)]
+    cached = AutoregressiveSampler()(model, condition, rng=rng[0])
+    plain = AutoregressiveSampler()(without_cache(model), condition, rng=rng[1])
     assert torch.equal(cached.tokens.codes, plain.tokens.codes)
 
 

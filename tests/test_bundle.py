@@ -11,7 +11,7 @@ import torch
 
 import gentok
 from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
-from gentok.tokens import ClassSpec, ConditionSpec
+from gentok.types import ClassSpec, ConditionSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
 GENERATOR = {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2}

@@ -44,7 +44,7 @@ def words(bundle, action, source, target, **more):
 
 @pytest.mark.parametrize("chunk", [0.1, 0.37, 10])
 def test_a_file_comes_back_with_its_length_and_a_streams_codes_are_the_wholes(bundle, tmp_path, chunk):
-    from gentok.data.audio import read_sound
+    from gentok.data.sound_files import read_sound
 
     source = sound(tmp_path / "in.wav")
     report = compress(words(bundle, "compress", source, tmp_path / "x.gtk", chunk=chunk))

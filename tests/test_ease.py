@@ -126,24 +126,24 @@ def test_a_run_too_short_to_profile_says_so(tmp_path, capsys):
 def test_a_limited_set_is_the_first_items_in_every_epoch():
     import torch
 
-    from gentok.data.limited import Limited
-    from gentok.data.sets import MemorySet
-    from gentok.tokens import ConditionSpec
+    from gentok.data.datasets import MemoryDataset
+    from gentok.data.subset import Subset
+    from gentok.types import ConditionSpec
 
-    def make(value: int) -> MemorySet:
-        return MemorySet(torch.full((10, 1, 2, 2), float(value)), None, ConditionSpec(), {"split": str(value)})
+    def make(value: int) -> MemoryDataset:
+        return MemoryDataset(torch.full((10, 1, 2, 2), float(value)), None, ConditionSpec(), {"split": str(value)})
 
     class Data:
         media_shape, condition_spec, train, held_out = (1, 2, 2), ConditionSpec(), make(0), make(1)
 
-    limited = Limited(Data, 4)
+    limited = Subset(Data, 4)
     assert len(limited.train) == len(limited.held_out) == 4 and limited.train.description != Data.train.description
     assert limited.train.__getitems__([0, 3, 4, 11, -1]).index.tolist() == [0, 3, 0, 3, 3]
-    assert limited.held_out[0].media.unique().tolist() == [1.0] and len(Limited(Data, 99).train) == 10
-    overfit = Limited(Data, 4, overfit=True)
+    assert limited.held_out[0].media.unique().tolist() == [1.0] and len(Subset(Data, 99).train) == 10
+    overfit = Subset(Data, 4, overfit=True)
     assert overfit.held_out.__getitems__([0]).media.unique().tolist() == [0.0]
     with pytest.raises(ValueError, match="limit_items"):
-        Limited(Data, 0)
+        Subset(Data, 0)
 
 
 def test_debug_modes_win_over_the_experiment_and_lose_to_the_command_line():
@@ -176,7 +176,7 @@ def test_every_log_can_be_chosen(choice, kinds):
 def test_the_configuration_fits_a_screen(experiment):
     from rich.console import Console
 
-    from gentok.training.show import config_tree
+    from gentok.training.config_tree import config_tree
 
     config = compose("config", [f"experiment={experiment}", "seed=1234", "optimizer.lr=0.0123"])
     console = Console(width=100, record=True, file=io.StringIO())

@@ -13,11 +13,11 @@ from gentok import evaluate as module
 from gentok.build import ConfigError
 from gentok.bundle import Bundle, build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
-from gentok.data.sets import whole
+from gentok.data.datasets import whole
 from gentok.evaluate import evaluate
+from gentok.evaluation.context import choice
 from gentok.metrics.generation import alike
-from gentok.protocols.context import choice
-from gentok.tokens import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
+from gentok.types import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("left", "right"))),))
 SIDE = 16
@@ -102,7 +102,7 @@ def test_reconstruction_end_to_end(tmp_path, pictures, cache):
 
 
 RESIDUAL = {
-    "_target_": "gentok.codebooks.residual.Residual", "levels": 3, "width": 8,
+    "_target_": "gentok.codebooks.residual.ResidualCodebook", "levels": 3, "width": 8,
     "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8},
 }  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_prefixes_are_measured_beside_the_whole(tmp_path, pictures, cache):
 
 def test_a_pyramid_tells_what_each_scale_uses(tmp_path, pictures, cache):
     codebook = {
-        "_target_": "gentok.codebooks.pyramid.Pyramid", "sides": [1, 2], "width": 8,
+        "_target_": "gentok.codebooks.pyramid.PyramidCodebook", "sides": [1, 2], "width": 8,
         "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8},
     }  # fmt: skip
     metrics = evaluate(config(models(tmp_path, pictures, generator=False, codebook=codebook), tmp_path, cache, prefixes=[1]))["metrics"]
@@ -164,10 +164,10 @@ class Levels(nn.Module):
         self.half = (levels - 1) / 2
         self.spec = TokenSpec((2 * levels,), Raster(SIDE, SIDE), media_shape=(1, SIDE, SIDE))
 
-    def encode(self, media, lengths=None, noise=None):
+    def encode(self, media, lengths=None, rng=None):
         return Tokens(((media.flatten(2) + 1) * self.half).round().long(), self.spec)
 
-    def decode(self, tokens, noise=None):
+    def decode(self, tokens, rng=None):
         return (tokens.codes / self.half - 1).view(-1, 1, SIDE, SIDE)
 
 

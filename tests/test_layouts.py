@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gentok.layouts import LAYOUTS, Layout
-from gentok.tokens import ABSENT, Frames, Line, Raster, TokenSpec
+from gentok.types import ABSENT, Frames, Line, Raster, TokenSpec
 
 SPECS = {
     "K1": TokenSpec((5,), Raster(2, 3)),
@@ -40,11 +40,11 @@ def test_unflatten_undoes_flatten_and_every_cell_occurs_once(name, spec):
 def test_prefix_is_the_first_step_with_a_hole(name, spec):
     layout = Layout.of(name, SPECS[spec])
     exists = SPECS[spec].exists()
-    holes = exists.expand(3, -1, -1).clone()
-    holes[1] = False
+    masked_cells = exists.expand(3, -1, -1).clone()
+    masked_cells[1] = False
     last = layout.step == layout.steps - 1
-    holes[2] &= last
-    assert layout.prefix(holes).tolist() == [0, layout.steps, layout.steps - 1]
+    masked_cells[2] &= last
+    assert layout.prefix(masked_cells).tolist() == [0, layout.steps, layout.steps - 1]
 
 
 def test_orders_are_the_field_s():

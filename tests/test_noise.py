@@ -5,11 +5,11 @@ import pytest
 import torch
 from scipy import stats
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 
 def test_uniforms_are_uniform_and_strictly_inside_the_unit_interval():
-    u = Noise(torch.arange(200)).uniform(1000)
+    u = RowRNG(torch.arange(200)).uniform(1000)
     assert u.dtype == torch.float64
     assert u.shape == (200, 1000)
     assert u.min() > 0 and u.max() < 1
@@ -20,22 +20,22 @@ def test_uniforms_are_uniform_and_strictly_inside_the_unit_interval():
 
 @pytest.mark.parametrize(("kind", "law"), [("exponential", "expon"), ("normal", "norm"), ("gumbel", "gumbel_r")])
 def test_the_other_laws_are_what_their_names_say(kind, law):
-    x = getattr(Noise(torch.arange(100)), kind)(5, 400)
+    x = getattr(RowRNG(torch.arange(100)), kind)(5, 400)
     assert x.dtype == torch.float64
     assert stats.kstest(x.flatten().numpy(), law).pvalue > 1e-3
 
 
 def test_neighbouring_seeds_rows_and_numbers_are_uncorrelated():
-    u = Noise(torch.arange(2000)).uniform(50) - 0.5
+    u = RowRNG(torch.arange(2000)).uniform(50) - 0.5
     for product in (u[1:] * u[:-1], u[:, 1:] * u[:, :-1]):
         assert abs(12 * float(product.mean())) < 5 / np.sqrt(product.numel())
-    assert len(torch.unique(Noise(torch.arange(5000)).words(4))) == 20_000
+    assert len(torch.unique(RowRNG(torch.arange(5000)).words(4))) == 20_000
 
 
 def test_the_tail_of_an_exponential_passes_what_float32_noise_can_reach():
     """Uniforms on a grid of 2^-24 stop at 16.6: what is rarer than that would never be drawn."""
 
-    class Ends(Noise):
+    class Ends(RowRNG):
         """The streams whose words are all zeros and all ones."""
 
         def words(self, *shape):
@@ -45,64 +45,64 @@ def test_the_tail_of_an_exponential_passes_what_float32_noise_can_reach():
     assert (low, high) == (2.0**-53, 1 - 2.0**-53)
     assert float(Ends([0, 1]).exponential(1).max()) > 36.7
     assert bool(Ends([0, 1]).gumbel(1).isfinite().all()) and bool(Ends([0, 1]).normal(1).isfinite().all())
-    fraction = (Noise(torch.arange(100)).uniform(100) * 2.0**24) % 1
+    fraction = (RowRNG(torch.arange(100)).uniform(100) * 2.0**24) % 1
     assert stats.kstest(fraction.flatten().numpy(), "uniform").pvalue > 1e-3
 
 
 def test_a_row_does_not_depend_on_its_batch():
-    together = Noise.of(3, torch.arange(10))
+    together = RowRNG.of(3, torch.arange(10))
     first, second = together.uniform(4), together.normal(3)
     for b in range(10):
-        row = Noise.of(3, [b])
+        row = RowRNG.of(3, [b])
         assert (row.uniform(4)[0] == first[b]).all()
         assert (row.normal(3)[0] == second[b]).all()
 
 
 def test_seeds_steps_and_indices_give_different_streams():
-    draws = [Noise.of(seed, [index], step).uniform(1).item() for seed in range(5) for index in range(5) for step in range(5)]
+    draws = [RowRNG.of(seed, [index], step).uniform(1).item() for seed in range(5) for index in range(5) for step in range(5)]
     assert len(set(draws)) == 125
 
 
 def test_a_view_advances_its_own_rows_only():
-    noise, twin = Noise(torch.arange(6)), Noise(torch.arange(6))
+    rng, twin = RowRNG(torch.arange(6)), RowRNG(torch.arange(6))
     rows = torch.tensor([4, 1])
-    seen = noise.rows(rows).uniform(3)
+    seen = rng.rows(rows).uniform(3)
     expected = twin.uniform(3)
     assert (seen == expected[rows]).all()
-    later, twin_later = noise.uniform(2), twin.uniform(2)
+    later, twin_later = rng.uniform(2), twin.uniform(2)
     assert (later[rows] == twin_later[rows]).all()
     assert (later[[0, 2, 3, 5]] == expected[[0, 2, 3, 5], :2]).all()
 
 
 def test_views_of_views_and_of_masks_reach_the_rows_that_they_show():
-    noise = Noise(torch.arange(5))
+    rng = RowRNG(torch.arange(5))
     mask = torch.tensor([False, True, True, False, True])
-    inner = noise.rows(mask).rows(torch.tensor([2]))
+    inner = rng.rows(mask).rows(torch.tensor([2]))
     first = inner.uniform(1)
-    alone = Noise([4])
+    alone = RowRNG([4])
     assert first.item() == alone.uniform(1).item()
-    assert noise.rows(torch.tensor([4])).uniform(1).item() == alone.uniform(1).item()
-    assert noise.rows(torch.tensor([1])).uniform(1).item() == Noise([1]).uniform(1).item()
+    assert rng.rows(torch.tensor([4])).uniform(1).item() == alone.uniform(1).item()
+    assert rng.rows(torch.tensor([1])).uniform(1).item() == RowRNG([1]).uniform(1).item()
 
 
 def test_forks_are_independent_and_do_not_advance():
-    noise = Noise(torch.arange(2000))
-    a, b, again = noise.fork("mask"), noise.fork("drop"), noise.fork("mask")
+    rng = RowRNG(torch.arange(2000))
+    a, b, again = rng.fork("mask"), rng.fork("drop"), rng.fork("mask")
     x, y = a.uniform(20), b.uniform(20)
     assert (again.uniform(20) == x).all()
-    main = noise.uniform(20)
-    assert (main == Noise(torch.arange(2000)).uniform(20)).all()
+    main = rng.uniform(20)
+    assert (main == RowRNG(torch.arange(2000)).uniform(20)).all()
     for one, other in ((x, y), (x, main), (y, main)):
         assert abs(np.corrcoef(one.flatten(), other.flatten())[0, 1]) < 5 / np.sqrt(x.numel())
-    assert (noise.fork("mask").uniform(20) != x).all()  # a later fork of the same name is another stream
+    assert (rng.fork("mask").uniform(20) != x).all()  # a later fork of the same name is another stream
 
 
 def test_permutations_are_uniform():
-    counts = torch.unique(Noise(torch.arange(12_000)).permutation(3), dim=0, return_counts=True)[1]
+    counts = torch.unique(RowRNG(torch.arange(12_000)).permutation(3), dim=0, return_counts=True)[1]
     assert len(counts) == 6
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
 def test_seeds_must_be_one_per_row():
     with pytest.raises(ValueError, match="one seed per row"):
-        Noise(torch.zeros(2, 2, dtype=torch.int64))
+        RowRNG(torch.zeros(2, 2, dtype=torch.int64))

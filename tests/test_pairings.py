@@ -11,11 +11,11 @@ import torch
 from gentok.bundle import build_generator, build_tokenizer
 from gentok.cli import compose
 from gentok.metrics.image import psnr
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.base import fitting, sampler_name
 from gentok.sampling import pick_sampler, sample_tokens
-from gentok.tokens import Batch, Class, ClassSpec, Condition, ConditionSpec
 from gentok.training.run import check_config
+from gentok.types import Batch, Class, ClassSpec, Condition, ConditionSpec
 
 ITEMS = 16
 CLASSES = ConditionSpec((("class", ClassSpec(tuple(map(str, range(ITEMS))))),))
@@ -77,7 +77,7 @@ def tokenizers():
                 config["codebook"]["codebook"]["vocab_size"] = 64
             tokenizer = build_tokenizer(config, training=True)
             media, index = pictures(), torch.arange(ITEMS)
-            fit(tokenizer, lambda step: sum(tokenizer(Batch(media, index), Noise.of(0, index, step)).losses.values()), 150, 4e-3)
+            fit(tokenizer, lambda step: sum(tokenizer(Batch(media, index), RowRNG.of(0, index, step)).losses.values()), 150, 4e-3)
             made[name] = tokenizer
         return made[name]
 
@@ -114,9 +114,9 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     config = {**compose("config", [f"generator={generator_name}"])["generator"], **GENERATORS[generator_name]}
     generator = build_generator(config, tokenizer, CLASSES)
     steps = STEPS.get((generator_name, codebook), 160)
-    fit(generator, lambda step: generator.loss(tokens, condition, Noise.of(1, index, step)).loss, steps, 5e-3)
+    fit(generator, lambda step: generator.loss(tokens, condition, RowRNG.of(1, index, step)).loss, steps, 5e-3)
 
-    nats = generator.nll_bound(tokens, condition, Noise.of(2, index)).sum() / tokens.present.sum()
+    nats = generator.nll_bound(tokens, condition, RowRNG.of(2, index)).sum() / tokens.present.sum()
     assert nats < 0.3 * math.log(tokenizer.spec.vocab)
 
     samplers = fitting(generator)
@@ -124,7 +124,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     for cls in samplers:
         words = {"later_steps": 16, "later_temperature": 0.1} if cls.__name__ == "SoundStorm" else {}  # trained in any order, not by level
         sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **words}, type(generator))
-        output = sample_tokens(generator, condition, sampler, noise=Noise.of(3, index))
+        output = sample_tokens(generator, condition, sampler, rng=RowRNG.of(3, index))
         drawn = tokenizer.decode(output.tokens)
         close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own for i in range(ITEMS)]).any(1)
         assert close.double().mean() >= 0.9, f"{sampler_name(cls)}: {int(close.sum())} of {ITEMS}"

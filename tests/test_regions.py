@@ -14,9 +14,9 @@ from gentok.evaluate import evaluate
 from gentok.generators.any_order import AnyOrderTransformer
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.masked import MaskedTransformer
-from gentok.noise import Noise
-from gentok.regions import region_cells, region_nll
-from gentok.tokens import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
+from gentok.region_likelihood import region_cells, region_nll
+from gentok.rng import RowRNG
+from gentok.types import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
 
 SPEC = TokenSpec((3, 2), Raster(2, 2))
 CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
@@ -26,13 +26,13 @@ def random_model(cls, spec=SPEC, **options):
     model = cls(spec, CLASSES, width=16, depth=1, heads=2, **options).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(Noise([3]).normal(*parameter.shape)[0] * 0.4)
+            parameter.copy_(RowRNG([3]).normal(*parameter.shape)[0] * 0.4)
     return model
 
 
 def items(n, spec=SPEC):
     codes = torch.stack([torch.randint(0, v, (n, spec.positions), generator=torch.Generator().manual_seed(v)) for v in spec.vocab_sizes], 1)
-    return Tokens(codes, spec), Condition({"class": Class(torch.arange(n) % 2)}), Noise.of(0, range(n))
+    return Tokens(codes, spec), Condition({"class": Class(torch.arange(n) % 2)}), RowRNG.of(0, range(n))
 
 
 def test_regions_are_cells():
@@ -50,30 +50,30 @@ def test_a_mask_file_names_cells(tmp_path, shape):
 
 
 def test_an_any_order_model_gives_the_exact_density_of_any_region():
-    model, (tokens, condition, noise) = random_model(AnyOrderTransformer), items(4)
+    model, (tokens, condition, rng) = random_model(AnyOrderTransformer), items(4)
     for region in ("left-half", "top-half", None):
         asked = region_cells(region, SPEC)
-        nats, cells, exact = region_nll(model, tokens, condition, asked, noise)
+        nats, cells, exact = region_nll(model, tokens, condition, asked, rng)
         assert exact and (cells == asked.sum()).all()
         assert torch.allclose(nats, -model.log_prob(tokens, condition, asked.expand_as(tokens.codes)))
-    nats, cells, exact = region_nll(model, tokens, condition, None, noise)
+    nats, cells, exact = region_nll(model, tokens, condition, None, rng)
     assert (cells == 4).all() and (nats > 0).all()
 
 
 def test_a_causal_model_gives_it_where_the_region_comes_last():
-    model, (tokens, condition, noise) = random_model(Autoregressive), items(4)
-    whole = region_nll(model, tokens, condition, region_cells(None, SPEC), noise)[0]
+    model, (tokens, condition, rng) = random_model(Autoregressive), items(4)
+    whole = region_nll(model, tokens, condition, region_cells(None, SPEC), rng)[0]
     assert torch.allclose(whole, model.nll_bound(tokens, condition).double())
-    bottom, cells, exact = region_nll(model, tokens, condition, region_cells("bottom-half", SPEC), noise)
+    bottom, cells, exact = region_nll(model, tokens, condition, region_cells("bottom-half", SPEC), rng)
     assert exact and (cells == 4).all() and (bottom < whole).all()
     total = torch.zeros(4, dtype=torch.float64)
     for filling in itertools.product(range(3), range(2), range(3), range(2)):
         codes = tokens.codes.clone()
         codes[:, :, 2:] = torch.tensor(filling).view(2, 2).T
-        total += (-region_nll(model, Tokens(codes, SPEC), condition, region_cells("bottom-half", SPEC), noise)[0]).exp()
+        total += (-region_nll(model, Tokens(codes, SPEC), condition, region_cells("bottom-half", SPEC), rng)[0]).exp()
     assert torch.allclose(total, torch.ones_like(total))
     with pytest.raises(ValueError, match="any_order") as error:
-        region_nll(model, tokens, condition, region_cells("left-half", SPEC), noise)
+        region_nll(model, tokens, condition, region_cells("left-half", SPEC), rng)
     assert "\n" not in str(error.value)
 
 
@@ -91,7 +91,7 @@ def test_a_masked_models_bound_is_the_mean_over_all_orders_of_the_region():
         nats.append(total)
     many = 4000
     tokens, condition = tokens.rows([0] * many), condition.rows([0] * many)
-    bound, cells, exact = region_nll(model, tokens, condition, asked, Noise.of(0, range(many)), samples=2)
+    bound, cells, exact = region_nll(model, tokens, condition, asked, RowRNG.of(0, range(many)), samples=2)
     error = float(bound.std()) / math.sqrt(many)
     assert not exact and (cells == 3).all() and error < 0.03
     assert abs(float(bound.mean()) - sum(nats) / 6) < 4 * error
@@ -113,7 +113,7 @@ def test_a_region_needs_a_raster_and_a_model_that_has_a_density():
     with pytest.raises(ValueError, match="raster"):
         region_cells("left-half", TokenSpec((3,), Line(4)))
     with pytest.raises(ValueError, match="AnyOrder, Causal or Masked"):
-        region_nll(object(), *items(2)[:2], None, Noise([0, 1]))
+        region_nll(object(), *items(2)[:2], None, RowRNG([0, 1]))
 
 
 @pytest.mark.parametrize("name, exact", [("any_order", True), ("masked", False)])

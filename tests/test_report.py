@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from gentok.report.__main__ import write_report
-from gentok.report.chart import MOST, Line, chart, number, thin
+from gentok.report.chart import MOST, Curve, chart, number, thin
 from gentok.report.run_folder import PICTURES, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,7 +119,7 @@ def test_what_the_log_says_is_what_is_drawn(tmp_path):
     assert run.held_out == {"psnr", "codebook/held_out_usage", "codebook/held_out_perplexity"}
     assert 20 not in dict(run.series["loss"]) and any("loss: 1 value" in note for note in run.notes)
     assert run.sizes == {"tokenizer.encoder": 15} and run.steps == 400
-    drawn = chart("x", "PSNR", [Line("held out", run.series["psnr"], "held_out")])
+    drawn = chart("x", "PSNR", [Curve("held out", run.series["psnr"], "held_out")])
     data = json.loads(re.search(r'data-lines="([^"]*)"', drawn)[1].replace("&quot;", '"'))
     assert [p[2:] for p in data[0]["points"]] == [["100", "11.98"], ["200", "13.98"], ["300", "15.98"], ["400", "17.98"]]
     heights = [p[1] for p in data[0]["points"]]
@@ -139,7 +139,7 @@ CURVES = [[(0, 0.0)], [(5, 3.0)], [(1, 1e-9), (2, 1e9)], [(1, -5.0), (2, -5.0)],
 @pytest.mark.parametrize("points", CURVES)
 @pytest.mark.parametrize("how", [{}, {"zero": True}, {"may_log": True}])
 def test_every_curve_can_be_drawn(points, how):
-    drawn = chart("x", "x", [Line("x", points)], **how)
+    drawn = chart("x", "x", [Curve("x", points)], **how)
     numbers = [float(v) for v in re.findall(r' (?:x|y|x1|x2|y1|y2|cx|cy)="([^"]+)"', drawn)]
     assert all(math.isfinite(v) and -1 <= v <= 481 for v in numbers)
 

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 
 from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
-from gentok.data.pictures import read_picture, save_picture
-from gentok.prompts import keep_mask
+from gentok.data.image_files import read_picture, save_picture
+from gentok.prompt import keep_mask
 from gentok.sample_files import sample_to_folder
 from gentok.sampling import sample
-from gentok.tokens import ClassSpec, ConditionSpec, Line, Raster
+from gentok.types import ClassSpec, ConditionSpec, Line, Raster
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES = ConditionSpec((("class", ClassSpec(("cat", "dog", "horse"))),))
@@ -64,7 +64,7 @@ def test_a_path_is_enough(bundles, tmp_path, name, sampler):
     assert report["calls_per_sample"] == 16
     bundle = load(bundles[name])
     codes = load_file(out / "codes.safetensors")["codes"]
-    from gentok.tokens import Tokens
+    from gentok.types import Tokens
 
     decoded = bundle.tokenizer.decode(Tokens(codes, bundle.spec))
     for i in range(5):

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from gentok.tokens import (
+from gentok.types import (
     ABSENT,
     NULL_CLASS,
     UNKNOWN,
@@ -56,9 +56,9 @@ def test_cells_and_bits_follow_the_strides():
     spec = SPECS[2]
     assert spec.exists().sum(1).tolist() == [2, 4, 8]
     assert spec.bits == 2 * 4 + 4 * 4 + 8 * 3
-    holes = Tokens.unknown(spec, 2, lengths=torch.tensor([8, 4]))
-    assert holes.holes.sum((1, 2)).tolist() == [14, 7]
-    assert (holes.codes[:, ~spec.exists()] == ABSENT).all()
+    masked_cells = Tokens.unknown(spec, 2, lengths=torch.tensor([8, 4]))
+    assert masked_cells.masked.sum((1, 2)).tolist() == [14, 7]
+    assert (masked_cells.codes[:, ~spec.exists()] == ABSENT).all()
 
 
 def test_codes_outside_the_vocabulary_are_refused_by_place():

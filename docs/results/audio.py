@@ -32,10 +32,10 @@ from evidence import HERE, ROOT, ZOO, Store, figures, held_by_tests, table
 
 from gentok.build import build
 from gentok.cli import compose
-from gentok.data.audio import save_sound
-from gentok.data.sets import batches
+from gentok.data.datasets import batches
+from gentok.data.sound_files import save_sound
 from gentok.evaluate import evaluate
-from gentok.protocols.audio_suite import draw_rates
+from gentok.evaluation.audio_suite import draw_rates
 
 RUNS = ROOT / "outputs" / "audio"
 ITEMS, HELD_OUT, N = 40, 150, 200

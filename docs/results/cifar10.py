@@ -20,7 +20,7 @@ from evidence import HERE, ZOO, Store, figures, machine, table
 
 from gentok.bundle import load
 from gentok.cli import compose
-from gentok.data.sets import batches
+from gentok.data.datasets import batches
 from gentok.evaluate import evaluate
 from gentok.metrics.image import psnr
 

@@ -35,16 +35,16 @@ from torch import Tensor
 from gentok.build import build
 from gentok.bundle import load
 from gentok.cli import compose
-from gentok.data.pictures import save_grid
-from gentok.data.sets import whole
+from gentok.data.datasets import whole
+from gentok.data.image_files import save_grid
+from gentok.eval_classifier import find_judge
 from gentok.evaluate import evaluate
-from gentok.judge import find_judge
 from gentok.metrics.classifier import predict
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.distance import image_features
 from gentok.metrics.image import frechet, frechet_without, jackknife_error, psnr, ssim
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, Tokens
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, Tokens
 
 RUNS = ROOT / "outputs" / "image_tokenizers"
 DATA = "data.shards='PATH/cifar10-train-{000..004}.tar' data.held_out=PATH/cifar10-test-000.tar"
@@ -289,7 +289,7 @@ def held_out(given: dict[str, str], n: int) -> tuple[Tensor, Tensor, Any]:
 def decode(tokenizer: Any, tokens: Tokens, rows: Tensor, keep: int | None, cut: bool, guidance: float | None = None) -> Tensor:
     """Pictures of the first `keep` tokens; where these are no code of their own (cut), positions behind them are absent."""
     if getattr(tokenizer, "generative", False):
-        return tokenizer.decode(tokens, Noise.of(0, rows), keep=keep, steps=FLOW_STEPS, guidance=guidance)
+        return tokenizer.decode(tokens, RowRNG.of(0, rows), keep=keep, steps=FLOW_STEPS, guidance=guidance)
     if keep is None:
         return tokenizer.decode(tokens)
     if not cut:

@@ -25,10 +25,10 @@ from torch import Tensor
 
 from gentok.generators.base import Masked
 from gentok.metrics.truncation import entropy, masked_race, truncated_race
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
 from gentok.samplers.first_hitting import FirstHitting
-from gentok.tokens import Condition, ConditionSpec, Line, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, Line, Tokens, TokenSpec
 
 VOCAB = 50_257
 STEPS = (16, 64, 256, 1024, 4096, 10_000)
@@ -68,8 +68,8 @@ def raced(p: np.ndarray, steps: int, cells: int, seed: int) -> np.ndarray:
     for n in range(steps, 0, -1):
         now = torch.cat((law / n, torch.tensor([1 - 1 / n], dtype=torch.float64))).float()
         for rows in masked.nonzero()[:, 0].split(64):
-            noise = 1e-10 - (torch.rand(len(rows), len(now), generator=generator) + 1e-10).log()
-            codes[rows] = (now / noise).argmax(1)
+            rng = 1e-10 - (torch.rand(len(rows), len(now), generator=generator) + 1e-10).log()
+            codes[rows] = (now / rng).argmax(1)
         masked = masked & (codes == len(p))
     return codes.numpy()
 
@@ -99,7 +99,7 @@ def float32(store: Store, seed: int) -> None:
 
     def ours(sampler: Callable[..., object], step: int) -> np.ndarray:
         return np.concatenate(
-            [sampler(model, Condition(), noise=Noise.of(seed, [row], step)).tokens.codes.numpy().ravel() for row in range(rows)]
+            [sampler(model, Condition(), rng=RowRNG.of(seed, [row], step)).tokens.codes.numpy().ravel() for row in range(rows)]
         )  # fmt: skip
 
     for steps in STEPS:

@@ -29,13 +29,13 @@ from torch import Tensor
 from gentok.build import build
 from gentok.bundle import Bundle, load
 from gentok.cli import compose
-from gentok.data.pictures import save_grid
-from gentok.data.sets import whole
+from gentok.data.datasets import whole
+from gentok.data.image_files import save_grid
 from gentok.evaluate import evaluate
-from gentok.noise import Noise
-from gentok.prompts import KEEPS, keep_mask
+from gentok.prompt import KEEPS, keep_mask
+from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample, sample_tokens
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, ConditionSpec, Tokens
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, ConditionSpec, Tokens
 
 RUNS = ROOT / "outputs" / "masked"
 SETS = {"mnist5k": "mnist5k_vq", "cifar10": "cifar10_vq", "cifar10_rq": "cifar10_rq"}
@@ -155,7 +155,7 @@ def _window_bits(bundle: Bundle, row: Row, given: Mapping[str, str], items: int 
     media, labels = _held_out(row.set, given, items)
     for rows in torch.arange(items).split(125):
         tokens = bundle.tokenizer.encode(media[rows])
-        bound = bundle.generator.window_bound(tokens, Condition({"class": Class(labels[rows])}), Noise.of(0, rows), window, samples=4)
+        bound = bundle.generator.window_bound(tokens, Condition({"class": Class(labels[rows])}), RowRNG.of(0, rows), window, samples=4)
         nats, cells = nats + float(bound.sum()), cells + int(tokens.present.sum())
     return nats / math.log(2) / cells
 
@@ -172,7 +172,7 @@ def hidden(region: str, tokens: Tokens, seed: int) -> Tensor:
     """bool [B, K, N]: the cells of a region; "scattered": a random half of each row's."""
     if region in KEEPS:
         return keep_mask(region, tokens.spec.grid).expand(tokens.codes.shape)
-    order = Noise.of(seed, torch.arange(tokens.batch)).uniform(*tokens.codes.shape[1:])
+    order = RowRNG.of(seed, torch.arange(tokens.batch)).uniform(*tokens.codes.shape[1:])
     return order <= order.flatten(1).median(1).values[:, None, None]
 
 
@@ -198,12 +198,12 @@ def regions(store: Store, set_: str, seed: int, given: Mapping[str, str], column
         for row in able.values():
             bundle = load(run_of(row.name, 0) / "bundle")
             tokens = bundle.tokenizer.encode(media)
-            holes = hidden(region, tokens, 0)
-            known = Tokens(tokens.codes.masked_fill(holes, UNKNOWN), bundle.spec)
+            masked_cells = hidden(region, tokens, 0)
+            known = Tokens(tokens.codes.masked_fill(masked_cells, UNKNOWN), bundle.spec)
             sampler = pick_sampler({}, type(bundle.generator))
-            made = sample_tokens(bundle.generator, Condition({"class": Class(labels)}), sampler, noise=Noise.of(0, torch.arange(columns)), known=known)  # fmt: skip
+            made = sample_tokens(bundle.generator, Condition({"class": Class(labels)}), sampler, rng=RowRNG.of(0, torch.arange(columns)), known=known)  # fmt: skip
             if len(shown) == 1:
-                shown.append(bundle.tokenizer.decode(Tokens(tokens.codes.masked_fill(holes, ABSENT), bundle.spec)))
+                shown.append(bundle.tokenizer.decode(Tokens(tokens.codes.masked_fill(masked_cells, ABSENT), bundle.spec)))
             shown.append(bundle.tokenizer.decode(made.tokens))
         save_grid(torch.cat(shown), HERE / f"masked_{set_}_{region}.png", columns, scale=2)
 
@@ -216,12 +216,12 @@ def subsets(store: Store, set_: str, seed: int, given: Mapping[str, str], items:
     media, labels = _held_out(set_, given, items)
     tokens = bundle.tokenizer.encode(media)
     rows = torch.arange(items)
-    order = Noise.of(seed, rows).fork("subsets").uniform(*tokens.codes.shape[1:]).flatten(1).argsort(1).argsort(1).view_as(tokens.codes)
+    order = RowRNG.of(seed, rows).fork("subsets").uniform(*tokens.codes.shape[1:]).flatten(1).argsort(1).argsort(1).view_as(tokens.codes)
     for size in (8, 16, 32, 48, 64):
         for k in (2, 5, 10):
             began = time.monotonic()
             known = Tokens(tokens.codes.masked_fill(order < size, UNKNOWN), bundle.spec)
-            made = sample_tokens(bundle.generator, Condition({"class": Class(labels)}), AnySubset(k=k), noise=Noise.of(seed, rows), known=known)
+            made = sample_tokens(bundle.generator, Condition({"class": Class(labels)}), AnySubset(k=k), rng=RowRNG.of(seed, rows), known=known)
             calls, drafts = made.calls.double(), max(1, made.stats["drafts"])
             values = {"calls_per_token": (calls / size).mean().item(), "most_calls_per_token": (calls / size).max().item(),
                       "accepted": made.stats["accepted"] / drafts, "items": items}  # fmt: skip
@@ -248,26 +248,26 @@ def seconds(store: Store, set_: str, seed: int, turns: int = 3) -> None:
 
 def levels(store: Store) -> None:
     """Of models as they are built: how often the network is called says nothing of its weights."""
-    from gentok.codebooks.residual import Residual
+    from gentok.codebooks.residual import ResidualCodebook
     from gentok.codebooks.vq import VQ
     from gentok.generators.autoregressive import Autoregressive
     from gentok.generators.resgen import ResGen
     from gentok.samplers.autoregressive import AutoregressiveSampler
     from gentok.samplers.resgen import ResGenSampler
-    from gentok.tokens import Raster, TokenSpec
+    from gentok.types import Raster, TokenSpec
 
     for k in (4, 8, 16):
         began = time.monotonic()
         torch.manual_seed(0)
-        codebook = Residual(VQ(vocab_size=64, dim=8), levels=k)
+        codebook = ResidualCodebook(VQ(vocab_size=64, dim=8), levels=k)
         spec = TokenSpec(codebook.vocab_sizes, Raster(8, 8), nested_levels=True)
         common = {"width": 32, "depth": 1, "heads": 2}
         resgen = ResGen(spec, ConditionSpec(), codebook, components=32, **common)
         flat = Autoregressive(spec, ConditionSpec(), layout="position_major", **common)
-        noise = Noise.of(0, torch.arange(2))
+        rng = RowRNG.of(0, torch.arange(2))
         values = {
-            "resgen": sample_tokens(resgen, Condition(), ResGenSampler(steps=16), noise=noise).calls.double().mean().item(),
-            "flattened": sample_tokens(flat, Condition(), AutoregressiveSampler(), noise=noise).calls.double().mean().item(),
+            "resgen": sample_tokens(resgen, Condition(), ResGenSampler(steps=16), rng=rng).calls.double().mean().item(),
+            "flattened": sample_tokens(flat, Condition(), AutoregressiveSampler(), rng=rng).calls.double().mean().item(),
         }
         store.add(figures(f"levels/{k}", values, "python docs/results/masked.py levels", 0, time.monotonic() - began))
 

@@ -15,7 +15,7 @@ def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_v
     import vector_quantize_pytorch as library
 
     from gentok.codebooks.fsq import FSQ
-    from gentok.codebooks.residual import Residual
+    from gentok.codebooks.residual import ResidualCodebook
     from gentok.codebooks.vq import VQ
 
     ema = {"commitment_weight": 0.25, "decay": 0.99, "rotation_trick": False}
@@ -28,7 +28,7 @@ def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_v
         "vq": (learnt(vocab, 8), library.VectorQuantize(dim=8, codebook_size=vocab, **ema), 8, f"V = {vocab:,}, D = 8"),
         "fsq": (FSQ(values), library.FSQ(levels=list(values)), 6, f"values {'x'.join(map(str, values))}"),
         "residual": (
-            Residual(learnt(residual_vocab, 128), levels=8),
+            ResidualCodebook(learnt(residual_vocab, 128), levels=8),
             library.ResidualVQ(dim=128, num_quantizers=8, codebook_size=residual_vocab, **ema),
             128,
             f"8 levels of V = {residual_vocab:,}, D = 128",

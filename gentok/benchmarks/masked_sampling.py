@@ -22,10 +22,10 @@ def first_hitting(
     import torch
 
     from gentok.generators.masked import MaskedTransformer
-    from gentok.noise import Noise
+    from gentok.rng import RowRNG
     from gentok.samplers.ancestral import Ancestral
     from gentok.samplers.first_hitting import FirstHitting
-    from gentok.tokens import Condition, Raster, TokenSpec
+    from gentok.types import Condition, Raster, TokenSpec
 
     class Enough(Exception):
         pass
@@ -52,7 +52,7 @@ def first_hitting(
                     raise Enough
 
             with contextlib.suppress(Enough):
-                sampler(model, Condition(), noise=Noise.of(0, torch.arange(batch)), on_step=stop)
+                sampler(model, Condition(), rng=RowRNG.of(0, torch.arange(batch)), on_step=stop)
 
         steps = 16 * n
         peers = {

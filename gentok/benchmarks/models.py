@@ -18,7 +18,7 @@ def model_of(ckpt: Path | None, overrides: tuple[str, ...] = ()) -> tuple[Any, d
 
     from gentok.bundle import Bundle, build_generator, load
     from gentok.cli import compose
-    from gentok.tokens import ClassSpec, ConditionSpec, Raster, TokenSpec
+    from gentok.types import ClassSpec, ConditionSpec, Raster, TokenSpec
 
     config = compose("config", ["experiment=mnist5k/ar", "tokenizer.ckpt=none", "paths.run=none", "trainer.accelerator=cpu", *overrides])
     if ckpt is not None and (ckpt / "bundle.json").is_file():

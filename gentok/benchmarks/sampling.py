@@ -25,8 +25,8 @@ def without_cache(model: Any) -> Any:
             for name in ("spec", "condition_spec", "layout", "exact_slots", "begin"):
                 setattr(self, name, getattr(model, name))
 
-        def start(self, condition: Any, batch: int, capacity: int) -> dict[str, Any]:
-            return {"inner": model.start(condition, batch, capacity), "ids": self.begin.new_empty(batch, 0, len(self.begin))}
+        def init_cache(self, condition: Any, batch: int, capacity: int) -> dict[str, Any]:
+            return {"inner": model.init_cache(condition, batch, capacity), "ids": self.begin.new_empty(batch, 0, len(self.begin))}
 
         def logits(self, ids: Any, cache: dict[str, Any], at: Any, parents: Any = None) -> Any:
             cache["ids"] = torch.cat((cache["ids"], ids), 1)
@@ -64,7 +64,7 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
     import torch
 
     from gentok.generators.masked import MaskedTransformer
-    from gentok.noise import Noise
+    from gentok.rng import RowRNG
     from gentok.samplers.autoregressive import AutoregressiveSampler
     from gentok.samplers.maskgit import MaskGIT
 
@@ -76,7 +76,7 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
         condition = bundle.condition_spec.parse(None, batch)
 
         def draw(sampler: Any, generator: Any, batch: int = batch, condition: Any = condition) -> None:
-            sampler(generator, condition, noise=Noise.of(0, torch.arange(batch)))
+            sampler(generator, condition, rng=RowRNG.of(0, torch.arange(batch)))
 
         contenders = {
             "static cache": timed(draw, AutoregressiveSampler(), model),

@@ -19,9 +19,9 @@ def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Meas
     """What Lightning, its callbacks and its logs add to a training step of conf/experiment/mnist5k/ar.yaml on tokens in memory."""
     import torch
 
-    from gentok.tokens import Batch, Tokens
     from gentok.training.overhead import by_loop, by_trainer
     from gentok.training.run import precision
+    from gentok.types import Batch, Tokens
 
     bundle, config, generator, _ = model_of(None, overrides)
     size = config["batch_size"]
@@ -60,11 +60,11 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
 
     from gentok.bundle import nest_latents
     from gentok.cli import compose
-    from gentok.data.noise_pictures import NoisePictures
+    from gentok.data.noise_images import NoiseImages
     from gentok.training.overhead import tokenizer_by_network, tokenizer_by_trainer
     from gentok.training.run import precision
 
-    batch = NoisePictures(size, 1).train.__getitems__(range(size))
+    batch = NoiseImages(size, 1).train.__getitems__(range(size))
     for name, words in small_tokenizers().items():
         if names and name not in names:
             continue

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_gather
-from gentok.noise import Noise
 from gentok.precision import no_autocast
-from gentok.tokens import ABSENT, UNKNOWN, Grid, Quantized, Raster
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Grid, Quantized, Raster
 
 __all__ = ["BaseCodebook", "SingleLevel", "draw_vectors", "fill", "float32", "nearest_rows", "no_autocast", "row_mean", "share_used",
            "straight_through"]  # fmt: skip
@@ -87,14 +87,14 @@ def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def draw_vectors(x: Tensor, noise: Noise, want: int, present: Tensor | None = None) -> Tensor:
+def draw_vectors(x: Tensor, rng: RowRNG, want: int, present: Tensor | None = None) -> Tensor:
     """Up to `want` of the vectors x float [B, M, d] of all processes, uniformly without replacement, float [<= want, d].
 
     Every vector gets a key from its own row's stream and the smallest keys win: how the batch is spread over processes does not matter, and
     all processes return the same. present bool [B]: rows to draw from. `noise` is not advanced.
     """
     batch, positions, width = x.shape
-    keys = noise.fork("vectors").uniform(positions).to(x.device)
+    keys = rng.fork("vectors").uniform(positions).to(x.device)
     if present is not None:
         keys = keys.masked_fill(~present[:, None], torch.inf)
     keys, order = keys.flatten().sort()
@@ -197,7 +197,7 @@ class BaseCodebook(nn.Module):
 class SingleLevel(BaseCodebook):
     """A codebook of one level, K = 1, M = N: a subclass says how x becomes codes (`quantize`) and codes become rows (`rows`)."""
 
-    def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """x float32 [B, M, dim], present bool [B] or None -> (codes int64 [B, M], values float32 [B, M, dim] straight-through to x,
         losses averaged over present rows). Codes of rows that are not present are ignored."""
         raise NotImplementedError
@@ -215,11 +215,11 @@ class SingleLevel(BaseCodebook):
         raise NotImplementedError
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized. keep int64 [B]: 0 leaves a row out (codes ABSENT, vectors 0, no loss, no statistics)."""
         x = self.inward(z)
         present = None if keep is None else keep > 0
-        codes, values, losses = self.quantize(x, present, noise)
+        codes, values, losses = self.quantize(x, present, rng)
         vectors = self.outward(values)
         if present is not None:
             codes = codes.masked_fill(~present[:, None], ABSENT)

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from gentok.codebooks.vq import VQ
 
-__all__ = ["Dual"]
+__all__ = ["DualCodebook"]
 
 
-class Dual(VQ):
+class DualCodebook(VQ):
     """A table of vocab_size rows of semantic + pixel channels, each half on its own unit sphere.
 
     Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says which channels are whose. No

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from gentok.codebooks.base import SingleLevel, straight_through
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["FSQ"]
 
@@ -52,7 +52,7 @@ class FSQ(SingleLevel):
         digits = (x * self.middle).round()
         return self._codes(torch.minimum(torch.maximum(digits, -self.middle), self.sizes - 1 - self.middle))
 
-    def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         half = (self.sizes - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.sizes % 2 == 0, 0.5, 0.0)
         bounded = torch.tanh(x + torch.atanh(offset / half)) * half - offset

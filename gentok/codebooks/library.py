@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, share_used, straight_through
 from gentok.distributed import world_size
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Quantized
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Quantized
 
-__all__ = ["Library"]
+__all__ = ["LibraryCodebook"]
 
 KINDS = ("VectorQuantize", "ResidualVQ", "FSQ", "LFQ", "SimVQ")
 SYNCHRONISED = ("VectorQuantize", "ResidualVQ")
@@ -33,7 +33,7 @@ MASKED = ("VectorQuantize", "LFQ")
 RESERVED = {"dim", "sync_codebook", "heads", "num_codebooks", "accept_image_fmap", "accept_3d_fmap", "channel_last", "channel_first"}
 
 
-class Library(BaseCodebook):
+class LibraryCodebook(BaseCodebook):
     """kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ. width: channels in and out. options: the rest of that class's arguments
     (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set the shape of the interface."""
 
@@ -89,7 +89,7 @@ class Library(BaseCodebook):
                 flag.fill_(False)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized. keep int64 [B]: levels to use in each row; in training for kinds that can leave rows out.
         In eval the vectors are lookup's to the bit; in training they may differ by the rounding of the library's gradient estimator."""
         x = self.inward(z)

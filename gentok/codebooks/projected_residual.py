@@ -20,14 +20,14 @@ import torch
 from torch import Tensor
 
 from gentok.codebooks.base import float32
-from gentok.codebooks.residual import Residual
-from gentok.noise import Noise
-from gentok.tokens import Codebook, Quantized
+from gentok.codebooks.residual import ResidualCodebook
+from gentok.rng import RowRNG
+from gentok.types import Codebook, Quantized
 
 __all__ = ["ProjectedResidual"]
 
 
-class ProjectedResidual(Residual):
+class ProjectedResidual(ResidualCodebook):
     """K = levels copies of a codebook of one level with projections, each with fresh parameters.
 
     codebook: the book to copy, whose width is the networks' (D in and out). level_dropout, batch_dropout: as in Residual.
@@ -44,15 +44,15 @@ class ProjectedResidual(Residual):
         super().__init__(codebook, levels, None, level_dropout, batch_dropout)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
         residual = self.inward(z).transpose(1, 2)
-        if keep is None and noise is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
-            keep = self._draw_keep(len(z), noise).to(z.device)
+        if keep is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
+            keep = self._draw_keep(len(z), rng).to(z.device)
         total, codes, usage, losses = torch.zeros_like(residual), [], [], {}
         for k in range(self.levels):
             here = None if keep is None else (keep > k).long()
-            q = self.book(k)(self._shrunk(k, residual), keep=here, noise=None if noise is None else noise.fork(k))
+            q = self.book(k)(self._shrunk(k, residual), keep=here, rng=None if rng is None else rng.fork(k))
             value = self._grown(k, q.vectors, z.shape[2])
             total, residual = total + value, residual - value.detach()
             codes.append(self._placed(k, q.codes, z.shape[2]))

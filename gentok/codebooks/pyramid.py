@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, float32, no_autocast, row_mean, share_used, straight_through
 from gentok.distributed import all_sum
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Grid, Quantized
-from gentok.tokens import Pyramid as PyramidGrid
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
+from gentok.types import Pyramid as PyramidGrid
 
-__all__ = ["Pyramid"]
+__all__ = ["PyramidCodebook"]
 
 
 def _resized(x: Tensor, side: int, mode: str) -> Tensor:
@@ -40,7 +40,7 @@ def _resized(x: Tensor, side: int, mode: str) -> Tensor:
     return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode=mode)
 
 
-class Pyramid(BaseCodebook):
+class PyramidCodebook(BaseCodebook):
     """K = 1, N = sum of sides^2, M = sides[-1]^2: a codebook of one level, used at every scale.
 
     codebook: the book inside, without projections of its own. sides: of the scales, growing. width: channels in and out where they differ
@@ -148,14 +148,14 @@ class Pyramid(BaseCodebook):
 
     # ------------------------------------------------------------------------------------------------------------ forward
 
-    def _draw_skip(self, noise: Noise) -> int | None:
+    def _draw_skip(self, rng: RowRNG) -> int | None:
         """The scale that the batch leaves out, if any: from the sum of one word of every row of all processes."""
-        words = all_sum(noise.fork("scale").words(2).sum(0))
+        words = all_sum(rng.fork("scale").words(2).sum(0))
         u = (((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)).tolist()
         scales = len(self.sides)
         return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
 
-    def _gather(self, x: Tensor, keep: Tensor | None, noise: Noise | None, skip: int | None) -> dict[str, Tensor]:
+    def _gather(self, x: Tensor, keep: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
         """Shows the inner book the cells of all scales, and returns the losses that are its own."""
         if getattr(self.book, "started", None) is None or self.book.started:
             inputs = self._coded(x, skip)[0]
@@ -165,11 +165,11 @@ class Pyramid(BaseCodebook):
                 inputs.append(self._lowered(s, rest))
                 rest = rest - _resized(inputs[-1].unflatten(2, (side, side)), self.sides[-1], "bicubic")
         seen = torch.cat([part for s, part in enumerate(inputs) if s != skip], 2)
-        losses = self.book(seen, keep=keep, noise=None if noise is None else noise.fork("book")).losses
+        losses = self.book(seen, keep=keep, rng=None if rng is None else rng.fork("book")).losses
         return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized of one level, N codes. keep int64 [B]: 0 leaves a row out. A ValueError names another M."""
         x = self.inward(z)
         if x.shape[1] != self.cells[-1]:
@@ -178,9 +178,9 @@ class Pyramid(BaseCodebook):
         present = None if keep is None else keep > 0
         skip, losses = None, {}
         if self.training:
-            if noise is not None and self.scale_dropout > 0:
-                skip = self._draw_skip(noise)
-            losses = self._gather(x, keep, noise, skip)
+            if rng is not None and self.scale_dropout > 0:
+                skip = self._draw_skip(rng)
+            losses = self._gather(x, keep, rng, skip)
         _, parts, totals = self._coded(x, skip)
         used = [total for s, total in enumerate(totals) if s != skip]
         used[-1] = totals[-1]  # the same sum where the last scale is skipped, but with its convolution behind it

@@ -24,13 +24,13 @@ from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, straight_through
 from gentok.distributed import all_sum, world_size
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Codebook, Quantized
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Codebook, Quantized
 
-__all__ = ["Residual"]
+__all__ = ["ResidualCodebook"]
 
 
-class Residual(BaseCodebook):
+class ResidualCodebook(BaseCodebook):
     """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them with `shared` (RQ-VAE).
 
     codebook: the book to copy, without projections of its own. width: channels in and out where they differ from the book's (linear
@@ -76,28 +76,28 @@ class Residual(BaseCodebook):
     def book(self, level: int) -> Codebook:
         return self.books[0 if self.shared else level]
 
-    def _draw_keep(self, batch: int, noise: Noise) -> Tensor:
+    def _draw_keep(self, batch: int, rng: RowRNG) -> Tensor:
         """int64 [B]: how many levels each row keeps."""
         levels = self.levels
-        u = noise.fork("levels").uniform(2)
+        u = rng.fork("levels").uniform(2)
         cut = torch.where(u[:, 0] < self.level_dropout, 1 + (u[:, 1] * levels).long(), levels)
         if self.batch_dropout > 0:
-            words = all_sum(noise.fork("batch").words(2).sum(0))
+            words = all_sum(rng.fork("batch").words(2).sum(0))
             u = ((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)
             cut = cut.clamp(max=torch.where(u[0] < self.batch_dropout, 1 + (u[1] * levels).long(), levels))
         return cut
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
         x = self.inward(z).transpose(1, 2)
-        if keep is None and noise is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
-            keep = self._draw_keep(len(z), noise).to(z.device)
+        if keep is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
+            keep = self._draw_keep(len(z), rng).to(z.device)
         total, residual = torch.zeros_like(x), x
         codes, usage, losses, weights = [], [], {}, x.new_zeros(())
         for k in range(self.levels):
             here = None if keep is None else (keep > k).long()
-            q = self.book(k)(residual, keep=here, noise=None if noise is None else noise.fork(k))
+            q = self.book(k)(residual, keep=here, rng=None if rng is None else rng.fork(k))
             value = q.vectors.detach()
             total, residual = total + value, residual - value
             codes.append(q.codes)

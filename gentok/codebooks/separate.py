@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.base import BaseCodebook, float32
-from gentok.noise import Noise
-from gentok.tokens import UNKNOWN, Codebook, Quantized
+from gentok.rng import RowRNG
+from gentok.types import UNKNOWN, Codebook, Quantized
 
-__all__ = ["Separate"]
+__all__ = ["SeparateCodebooks"]
 
 
-class Separate(BaseCodebook):
+class SeparateCodebooks(BaseCodebook):
     """K = 2: level 0 is the code of `semantic`, level 1 that of `pixel`, both codebooks of one level without shared channels.
 
     Inputs float [B, semantic.in_width + pixel.in_width, M], vectors float32 [B, semantic.width + pixel.width, M]; both widths must agree
@@ -51,13 +51,13 @@ class Separate(BaseCodebook):
         return x.split([book.width for book in self._books()], 1)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, M] -> Quantized of two levels. keep int64 [B]: 0 leaves out both codes of a row, 1 that of the pixels."""
         self.inward(z)  # checks the shape
         made = []
         for k, (book, half) in enumerate(zip(self._books(), self._halves(z.float()))):
             here = None if keep is None else (keep > k).long()
-            made.append(book(half, keep=here, noise=None if noise is None else noise.fork(k)))
+            made.append(book(half, keep=here, rng=None if rng is None else rng.fork(k)))
         losses = {f"{part}_{name}": loss for part, q in zip(self.parts, made) for name, loss in q.losses.items()}
         join = [torch.cat([getattr(q, what) for q in made], dim) for what, dim in (("vectors", 1), ("codes", 1), ("usage", 0))]
         return Quantized(join[0], join[1], losses, join[2])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.codebooks.base import SingleLevel, nearest_rows, row_mean, straight_through
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["SimVQ"]
 
@@ -51,7 +51,7 @@ class SimVQ(SingleLevel):
     def search(self, x: Tensor) -> Tensor:
         return nearest_rows(x.double(), self._table().detach().double())
 
-    def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         table = self._table()
         codes = nearest_rows(x.detach().reshape(-1, self.dim), table.detach()).view(x.shape[:2])
         rows = F.embedding(codes, table)

@@ -22,12 +22,12 @@ from torch import Tensor
 
 from gentok.codebooks.base import fill, float32
 from gentok.codebooks.projected_residual import ProjectedResidual
-from gentok.tokens import ABSENT, UNKNOWN, Codebook, Grid
+from gentok.types import ABSENT, UNKNOWN, Codebook, Grid
 
-__all__ = ["Strided"]
+__all__ = ["StridedResidual"]
 
 
-class Strided(ProjectedResidual):
+class StridedResidual(ProjectedResidual):
     """K = len(strides) copies of a codebook of one level with projections, each with fresh parameters.
 
     codebook: the book to copy, whose width is the networks' (D in and out). strides: frames per code of each level, coarse to fine.
@@ -36,14 +36,14 @@ class Strided(ProjectedResidual):
 
     def __init__(self, codebook: Codebook, strides: Sequence[int], level_dropout: float = 0.0, batch_dropout: float = 0.0):
         if not strides or min(strides) < 1:
-            raise ValueError(f"Strided needs the frames per code of each level, 1 or more; got {tuple(strides)}")
+            raise ValueError(f"StridedResidual needs the frames per code of each level, 1 or more; got {tuple(strides)}")
         super().__init__(codebook, len(strides), level_dropout, batch_dropout)
         self.strides = tuple(int(s) for s in strides)
         self.multiple = math.lcm(*self.strides)
 
     def grid(self, h: int, w: int) -> Grid:
         """Raises ValueError: levels of several rates are made of frames in time, not of the cells of a picture."""
-        raise ValueError(f"Strided codes frames of sound at several rates ({self.strides}); a picture has none: use it in a codec")
+        raise ValueError(f"StridedResidual codes frames of sound at several rates ({self.strides}); a picture has none: use it in a codec")
 
     def _shrunk(self, level: int, x: Tensor) -> Tensor:
         return F.avg_pool1d(x, self.strides[level], ceil_mode=True)

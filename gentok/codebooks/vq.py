@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from gentok.codebooks.base import SingleLevel, draw_vectors, nearest_rows, row_mean, straight_through
 from gentok.distributed import all_sum, rank
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["VQ"]
 
@@ -102,11 +102,11 @@ class VQ(SingleLevel):
     def search(self, x: Tensor) -> Tensor:
         return nearest_rows(x.double(), self._table().detach().double())
 
-    def quantize(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x = self._scaled(x)
         if self.training:
-            self._start(x, present, noise)
-            self._revive(x, present, noise)
+            self._start(x, present, rng)
+            self._revive(x, present, rng)
         table = self._table()
         codes = nearest_rows(self._compared(x.detach()).reshape(-1, self.dim), self._compared(table.detach())).view(x.shape[:2])
         rows = F.embedding(codes, table)
@@ -137,7 +137,7 @@ class VQ(SingleLevel):
             self.sums[index] = self.weight[index] * self.usage[index][:, None]
 
     @torch.no_grad()
-    def _start(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> None:
+    def _start(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> None:
         if self.started:
             return
         vectors = x.shape[0] * x.shape[1] if present is None else present.sum() * x.shape[1]
@@ -146,15 +146,15 @@ class VQ(SingleLevel):
             return
         self._set(slice(None), self.weight, uniform)
         if self.kmeans_start > 0:
-            if noise is None:  # nothing random may happen: the choice of centres is a function of the place in the batch alone
-                noise = Noise(torch.arange(x.shape[0], device=x.device) + rank() * x.shape[0])
-            self._kmeans(x, present, noise.fork("start"))
+            if rng is None:  # nothing random may happen: the choice of centres is a function of the place in the batch alone
+                rng = RowRNG(torch.arange(x.shape[0], device=x.device) + rank() * x.shape[0])
+            self._kmeans(x, present, rng.fork("start"))
         self.started.fill_(True)
 
-    def _kmeans(self, x: Tensor, present: Tensor | None, noise: Noise) -> None:
+    def _kmeans(self, x: Tensor, present: Tensor | None, rng: RowRNG) -> None:
         """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep their random place
         and count as unused."""
-        centres = draw_vectors(x, noise, self.vocab_sizes[0], present)
+        centres = draw_vectors(x, rng, self.vocab_sizes[0], present)
         flat = self._compared(x).reshape(-1, self.dim)
         for _ in range(self.kmeans_start + 1):  # the last pass counts the clusters of the final centres
             codes = nearest_rows(flat, self._compared(centres)).view(x.shape[:2])
@@ -165,13 +165,13 @@ class VQ(SingleLevel):
         self._set(slice(len(final), None), self.weight[len(final) :], 0.0)
 
     @torch.no_grad()
-    def _revive(self, x: Tensor, present: Tensor | None, noise: Noise | None) -> None:
-        if self.revive_below <= 0 or noise is None:
+    def _revive(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> None:
+        if self.revive_below <= 0 or rng is None:
             return
         uniform = self.usage.mean()
         dead = (self.usage < self.revive_below * uniform).nonzero()[:, 0]
         if len(dead):
-            fresh = draw_vectors(x, noise.fork("revive"), len(dead), present)
+            fresh = draw_vectors(x, rng.fork("revive"), len(dead), present)
             self._set(dead[: len(fresh)], fresh, uniform)
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["Augment"]
 
@@ -28,10 +28,10 @@ class Augment:
         """The settings, for headers and protocols."""
         return {"shift": self.shift, "flip": self.flip, "fill": self.fill}
 
-    def __call__(self, media: Tensor, noise: Noise) -> Tensor:
+    def __call__(self, media: Tensor, rng: RowRNG) -> Tensor:
         """media [B, C, H, W] -> the same shape and dtype. Takes three numbers of each row's stream, whatever the settings."""
         rows, height, width = media.shape[0], media.shape[-2], media.shape[-1]
-        u = noise.uniform(3).to(media.device)
+        u = rng.uniform(3).to(media.device)
         if self.shift == 0 and not self.flip:
             return media
         if media.dim() != 4:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gentok.data.shards import Shards
-from gentok.tokens import ClassSpec, ConditionSpec
+from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["CIFAR10"]
 

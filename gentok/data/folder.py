@@ -1,6 +1,6 @@
 """ImageFolder: your own pictures. A folder of image files; where all of them lie in sub-folders, those are the classes.
 
-What becomes of files that cannot be read: see gentok.data.itemset.
+What becomes of files that cannot be read: see gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from gentok.data.listing import Files, Listing, Medium, some
-from gentok.data.pictureset import PICTURES, PictureData
+from gentok.data.file_index import Files, Listing, Medium, some
+from gentok.data.image_dataset import PICTURES, ImageData
 
 __all__ = ["ImageFolder", "list_folders"]
 
 
-class ImageFolder(PictureData):
+class ImageFolder(ImageData):
     """media_shape (channels, H, W); train and held_out over the files of `path`, sub-folders included.
 
     size: side or [height, width] of what the model sees; null: the pictures' own size, which must then be one and the same.

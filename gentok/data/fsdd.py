@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gentok.data.sound_shards import SoundShards
-from gentok.tokens import ClassSpec, ConditionSpec
+from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["FSDD", "WORDS"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from gentok.data.listing import Listing, some
-from gentok.tokens import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
+from gentok.data.file_index import Listing, some
+from gentok.types import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
 
 __all__ = ["condition_of", "spec_of"]
 

@@ -1,7 +1,7 @@
 """Manifest: pictures that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
 
 MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to
-the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.itemset.
+the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gentok.data.listing import Files, Listing, Medium, some
-from gentok.data.pictureset import PICTURES, PictureData
+from gentok.data.file_index import Files, Listing, Medium, some
+from gentok.data.image_dataset import PICTURES, ImageData
 
 __all__ = ["Manifest", "list_manifests", "class_list"]
 
 _KINDS = (".csv", ".tsv", ".jsonl")
 
 
-class Manifest(PictureData):
+class Manifest(ImageData):
     """media_shape (channels, H, W); train and held_out over the rows of the manifest `path`.
 
     path_column, label_column, caption_column: the names of the columns. size, channels, resize, max_broken, split_seed, in_memory: as of

@@ -11,9 +11,9 @@ import functools
 import torch
 from torch import Tensor
 
-from gentok.data.sets import MemorySet
-from gentok.noise import Noise
-from gentok.tokens import ClassSpec, ConditionSpec
+from gentok.data.datasets import MemoryDataset
+from gentok.rng import RowRNG
+from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["MNIST5k"]
 
@@ -33,10 +33,10 @@ class MNIST5k:
             raise ValueError(f"data.held_out={held_out}: mnist5k has 500 digits of each class, hold out 1..499 of them")
         media, labels = _digits()
         by_class = torch.stack([(labels == c).nonzero()[:, 0] for c in range(10)])  # [10, 500]
-        order = by_class.gather(1, Noise.of(split_seed, range(10)).permutation(500)).T  # [500, 10]: row after row, all classes in turn
+        order = by_class.gather(1, RowRNG.of(split_seed, range(10)).permutation(500)).T  # [500, 10]: row after row, all classes in turn
         parts = {"held_out": order[:held_out].reshape(-1), "train": order[held_out:].reshape(-1)}
         sets = {
-            name: MemorySet(media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed})
+            name: MemoryDataset(media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed})
             for name, rows in parts.items()
         }
         self.train, self.held_out = sets["train"], sets["held_out"]

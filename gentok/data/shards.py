@@ -1,7 +1,7 @@
 """Shards: pictures in tar files of the webdataset convention, read map-style: any item at any time, by its place in the file.
 
 Members of one item share a key, what stands before the first dot: KEY.jpg, with KEY.cls (a class, by number or name), KEY.json (fields) and
-KEY.txt (a caption). One pass over a shard's headers makes its index (gentok.data.tarindex), which is kept. From then on items are
+KEY.txt (a caption). One pass over a shard's headers makes its index (gentok.data.tar_index), which is kept. From then on items are
 read by offset, so that shuffling, shares of processes and workers, and a resumed position are those of every other set.
 """
 
@@ -14,10 +14,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
-from gentok.data.listing import Listing, Medium, some
+from gentok.data.file_index import Listing, Medium, some
+from gentok.data.image_dataset import PICTURES, ImageData
 from gentok.data.manifest import class_list
-from gentok.data.pictureset import PICTURES, PictureData
-from gentok.data.tarindex import index_shard, is_url, open_shard
+from gentok.data.tar_index import index_shard, is_url, open_shard
 
 __all__ = ["Shards", "ShardSource", "expand_braces", "list_shards"]
 
@@ -25,7 +25,7 @@ _OPEN = 32
 """Shards that a process keeps open."""
 
 
-class Shards(PictureData):
+class Shards(ImageData):
     """media_shape (channels, H, W); train and held_out over the items of tar files.
 
     shards: a path, an fsspec url (s3://..., https://...; filecache::s3://... keeps a copy), or a list of such, braces expanded:

@@ -1,6 +1,6 @@
 """SoundFolder: your own sounds. A folder of WAV, FLAC, OGG and MP3 files; where all of them lie in sub-folders, those are the classes.
 
-What becomes of files that cannot be read: see gentok.data.itemset; how waves leave the set: gentok.data.soundset.
+What becomes of files that cannot be read: see gentok.data.indexed_dataset; how waves leave the set: gentok.data.sound_dataset.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 
 from gentok.data.folder import list_folders
-from gentok.data.soundset import SOUNDS, SoundData
+from gentok.data.sound_dataset import SOUNDS, SoundData
 
 __all__ = ["SoundFolder"]
 
@@ -18,7 +18,7 @@ class SoundFolder(SoundData):
 
     sample_rate: Hz that the model hears; files of another are resampled. channels: 1 mixes down, 2 is stereo. crop: seconds of the piece
     that training sees of an item, begun at random; null: whole items. longest: seconds after which whole items are cut (held-out ones, and
-    training ones without crop); null: nowhere. normalize: null, peak or rms (gentok.data.audio.normalized), of what is read. held_out,
+    training ones without crop); null: nowhere. normalize: null, peak or rms (gentok.data.sound_files.normalized), of what is read. held_out,
     classes, max_broken, split_seed: as of gentok.data.folder.ImageFolder. crop_seed: where pieces begin. in_memory: decode all sounds once
     and keep them as float32. Raises FileNotFoundError or ValueError with a line.
     """

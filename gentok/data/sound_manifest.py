@@ -1,6 +1,6 @@
 """SoundManifest: sounds that a table (.csv, .tsv, .jsonl) lists, one row each: the file, and, where wanted, its class and its text.
 
-The table's form is that of gentok.data.manifest; what becomes of files that cannot be read: gentok.data.itemset.
+The table's form is that of gentok.data.manifest; what becomes of files that cannot be read: gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 
 from gentok.data.manifest import class_list, list_manifests
-from gentok.data.soundset import SOUNDS, SoundData
+from gentok.data.sound_dataset import SOUNDS, SoundData
 
 __all__ = ["SoundManifest"]
 

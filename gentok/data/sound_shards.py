@@ -1,6 +1,6 @@
 """SoundShards: sounds in tar files of the webdataset convention: KEY.wav (.flac, .ogg, .mp3) with KEY.cls, KEY.json, KEY.txt.
 
-The shards' form, their index and urls are those of gentok.data.shards; what becomes of items that cannot be read: gentok.data.itemset.
+The shards' form, their index and urls are those of gentok.data.shards; what becomes of items that cannot be read: gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from gentok.data.manifest import class_list
 from gentok.data.shards import list_shards
-from gentok.data.soundset import SOUNDS, SoundData
+from gentok.data.sound_dataset import SOUNDS, SoundData
 
 __all__ = ["SoundShards"]
 

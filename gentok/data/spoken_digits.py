@@ -25,12 +25,12 @@ import torch
 from torch import Tensor
 
 from gentok.data.atomic import whole_file, writable_folder
-from gentok.data.audio import resample
 from gentok.data.fsdd import WORDS
 from gentok.data.progress import progress
+from gentok.data.sound_files import resample
 from gentok.data.sound_shards import SoundShards
-from gentok.noise import Noise
-from gentok.tokens import ClassSpec, ConditionSpec, fingerprint
+from gentok.rng import RowRNG
+from gentok.types import ClassSpec, ConditionSpec, fingerprint
 
 __all__ = ["SpokenDigits", "WORDS"]
 
@@ -83,7 +83,7 @@ class SpokenDigits(SoundShards):
         paths = {}
         for name, first, count in (("train", 0, items), ("held_out", _HELD_OUT, held_out)):
             paths[name] = folder / f"{name}-{count}-{word}.tar"
-            _made(paths[name], Noise.of(seed, range(first, first + count)), (least, most), speed, pitch)
+            _made(paths[name], RowRNG.of(seed, range(first, first + count)), (least, most), speed, pitch)
         single = most == 1
         super().__init__(
             str(paths["train"]), str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
@@ -93,7 +93,7 @@ class SpokenDigits(SoundShards):
         )  # fmt: skip
 
 
-def _made(path: Path, noise: Noise, digits: tuple[int, int], speed: float, pitch: float) -> None:
+def _made(path: Path, rng: RowRNG, digits: tuple[int, int], speed: float, pitch: float) -> None:
     """The shard `path`, unless it is there: all of it or nothing. One process speaks, others that come meanwhile wait for it."""
     if path.is_file():
         return
@@ -101,7 +101,7 @@ def _made(path: Path, noise: Noise, digits: tuple[int, int], speed: float, pitch
     with _alone(path):
         if path.is_file():
             return
-        plan = _plan(noise, digits, speed, pitch)
+        plan = _plan(rng, digits, speed, pitch)
         with (
             progress("speaking", len(plan), "utterances") as advance,
             whole_file(path) as file,
@@ -124,11 +124,11 @@ def _voice() -> Any:
     return Hibari()
 
 
-def _plan(noise: Noise, digits: tuple[int, int], speed: float, pitch: float) -> list[tuple[list[int], int, float, float]]:
+def _plan(rng: RowRNG, digits: tuple[int, int], speed: float, pitch: float) -> list[tuple[list[int], int, float, float]]:
     """(digits, the voice's seed, speed, pitch in steps of 1 %) of each row of the noise; single digits by turns."""
     least, most = digits
-    seeds = (noise.words(1)[:, 0] & 0x7FFF_FFFF).tolist()
-    shapes, drawn = noise.uniform(3).tolist(), (noise.uniform(most) * 10).long().tolist()
+    seeds = (rng.words(1)[:, 0] & 0x7FFF_FFFF).tolist()
+    shapes, drawn = rng.uniform(3).tolist(), (rng.uniform(most) * 10).long().tolist()
     plan = []
     for i, ((fast, high, count), values, seed) in enumerate(zip(shapes, drawn, seeds)):
         said = [i % 10] if most == 1 else values[: least + int(count * (most - least + 1))]

@@ -33,8 +33,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gentok.noise import Noise
 from gentok.precision import no_autocast
+from gentok.rng import RowRNG
 
 __all__ = ["Mixture"]
 
@@ -116,11 +116,11 @@ class Mixture:
         weights = (-costs).softmax(-1).detach()
         return -(weights * self._log_weights()).sum(-1), -torch.logsumexp(-costs, -1)
 
-    def draw(self, component: Tensor, noise: Noise, temperature: float = 1.0) -> Tensor:
+    def draw(self, component: Tensor, rng: RowRNG, temperature: float = 1.0) -> Tensor:
         """component int64 [B, N] -> z float [B, N, D] of N(mean, temperature var I): its density to the power 1 / temperature."""
         mean = self.mean(component)
         deviation = (temperature * self.variance.gather(-1, component[..., None])).sqrt()
-        return mean + deviation * noise.normal(*mean.shape[1:]).to(mean)
+        return mean + deviation * rng.normal(*mean.shape[1:]).to(mean)
 
     def _log_weights(self) -> Tensor:
         logits = self.logits if self.logits.dtype == torch.float64 else self.logits.float()

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gentok.flow.path import score_of
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
 
@@ -50,7 +50,7 @@ class Solver:
 
     calls_per_step = 1
 
-    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], noise: Noise | None = None) -> Tensor:
+    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
         """x at times[0] -> x at times[-1], of x's type. noise: for solvers that draw; they raise ValueError without it."""
         for t, following in zip(times[:-1], times[1:]):
             x = self.step(field, x, t, following)
@@ -91,11 +91,11 @@ class EulerMaruyama(Solver):
 
     diffusion: float = 2.0
 
-    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], noise: Noise | None = None) -> Tensor:
-        if noise is None:
+    def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
+        if rng is None:
             raise ValueError("EulerMaruyama draws random numbers: give it noise, or take Euler, Midpoint or Heun")
         for t, following in zip(times[:-2], times[1:-1]):
             v, h, w = field(x, t), following - t, self.diffusion * t
-            z = noise.normal(*x.shape[1:]).to(x)
+            z = rng.normal(*x.shape[1:]).to(x)
             x = x + h * (v - w / 2 * score_of(x, v, t)) + (w * -h) ** 0.5 * z
         return x + (times[-1] - times[-2]) * field(x, times[-2])

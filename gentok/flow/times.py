@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from gentok.distributed import all_gather
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
 
@@ -29,8 +29,8 @@ class Times:
     def quantile(self, u: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def __call__(self, noise: Noise) -> Tensor:
-        return self.quantile(noise.uniform())
+    def __call__(self, rng: RowRNG) -> Tensor:
+        return self.quantile(rng.uniform())
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Stratified(Times):
     def quantile(self, u: Tensor) -> Tensor:
         return self.law.quantile(u)
 
-    def __call__(self, noise: Noise) -> Tensor:
-        key, u = noise.uniform(2).unbind(1)
+    def __call__(self, rng: RowRNG) -> Tensor:
+        key, u = rng.uniform(2).unbind(1)
         keys = all_gather(key)
         rank = (keys < key[:, None]).sum(1)
         return self.law.quantile((rank + u) / len(keys))

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 
 from gentok.generators.base import AnyOrder, random_rank
 from gentok.generators.masked import hide
+from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.rope import rotation
-from gentok.nn.streams import two_stream_mask
 from gentok.nn.transformer import Transformer, dropout, initialise
-from gentok.noise import Noise
-from gentok.tokens import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.nn.two_stream import two_stream_mask
+from gentok.rng import RowRNG
+from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["AnyOrderTransformer"]
 
@@ -114,7 +114,7 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
     # ------------------------------------------------------------------------------------------------------------ network
 
     def _hidden(
-        self, codes: Tensor, condition: Condition, rank: Tensor, seen: Tensor | None, noise: Noise | None, asked: Tensor | None = None
+        self, codes: Tensor, condition: Condition, rank: Tensor, seen: Tensor | None, rng: RowRNG | None, asked: Tensor | None = None
     ) -> Tensor:
         """codes and rank int64 [B, K, N] -> [B, C, D], the query rows of the spec's cells, or of `asked` int64 [B, Q] of them alone, with
         no more content than these see. noise: for dropout; None for none."""
@@ -146,8 +146,8 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
             before = tables.cos[given.place], tables.sin[given.place]
             cos, sin = (torch.cat((b.expand(*t.shape[:-4], *b.shape[-4:]), t), -4) for b, t in zip(before, (cos, sin)))
         mask = two_stream_mask(order, shown, seen, prefix, prefix_mask, turn)
-        x = dropout(x, self.dropout, noise)
-        x = self.transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=given.vector, noise=noise)
+        x = dropout(x, self.dropout, rng)
+        x = self.transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=given.vector, rng=rng)
         return x[:, prefix + held.shape[-1] :]
 
     def _weights(self, level: int) -> Tensor:
@@ -189,19 +189,19 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
             out[:, k, self._positions[k]] = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(target)
         return out
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """Mean nats per asked cell; ceil(share C) of each row's C present cells are asked. noise: rows' streams for the subsets and random
         orders, and, in training mode, condition dropout and dropout. nll None; terms: nll, asked (their share), nll_level{k} (K > 1)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
         warm = 1.0 if self.warmup == 0 else min(self.progress / self.warmup, 1.0)
         low, high = (self.START + warm * (end - self.START) for end in self.asked)
-        share = low + (high - low) * noise.uniform()
-        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
-        rank = self.rank(chosen) if self.orders == "left_to_right" else random_rank(chosen, noise)
+        share = low + (high - low) * rng.uniform()
+        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)
+        rank = self.rank(chosen) if self.orders == "left_to_right" else random_rank(chosen, rng)
         if self.training and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
-        nll = self._nll(codes, self._hidden(codes, condition, rank, None, noise if self.training else None), chosen)
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
+        nll = self._nll(codes, self._hidden(codes, condition, rank, None, rng if self.training else None), chosen)
         count = chosen.sum()
         loss = nll.sum() / count.clamp(min=1)
         terms = {"nll": loss.detach(), "asked": count / cells.sum().clamp(min=1)}
@@ -230,7 +230,7 @@ class AnyOrderTransformer(nn.Module, AnyOrder):
 
     @torch.no_grad()
     def nll_bound(
-        self, tokens: Tokens, condition: Condition, noise: Noise | None = None, samples: int = 1, asked: Tensor | None = None
+        self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None, samples: int = 1, asked: Tensor | None = None
     ) -> Tensor:
         """float64 [B]: nats of each row's present cells, or of the asked ones given the others. Here exact, the tightest of bounds: no
         draws, `samples` is not needed."""

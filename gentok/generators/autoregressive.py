@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from gentok.generators.base import Causal
 from gentok.grammar import Follower, Grammar
 from gentok.layouts import Layout
-from gentok.nn.cache import KVCache
+from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
+from gentok.nn.kv_cache import KVCache
 from gentok.nn.rope import Rotation, rotation
 from gentok.nn.transformer import Transformer, dropout, initialise
-from gentok.noise import Noise
-from gentok.tokens import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["Autoregressive"]
 
@@ -203,7 +203,7 @@ class Autoregressive(nn.Module, Causal):
         gap = out.new_full((*out.shape[:-1], self.spec.vocab - size), float("-inf"))
         return torch.cat((out[..., :size], gap, out[..., size:]), -1)
 
-    def _hidden(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Tensor:
+    def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
         """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted. noise: for dropout; None for none."""
         if codes.shape[1:] != self.layout.step.shape:
             raise ValueError(
@@ -214,15 +214,15 @@ class Autoregressive(nn.Module, Causal):
         flat = self.layout.flatten(codes)
         ids = torch.cat((self.begin.to(codes.device).expand(batch, 1, -1), flat[:, :-1]), 1)
         hide = None
-        if noise is not None and self.token_dropout:
-            hide = noise.uniform(ids.shape[1]) < self.token_dropout
+        if rng is not None and self.token_dropout:
+            hide = rng.uniform(ids.shape[1]) < self.token_dropout
             hide = hide & (torch.arange(ids.shape[1], device=ids.device) > 0)
         x = self._embed(ids, slice(None), hide)
         given = self.conditioner(condition, batch)
         if given.tokens is None or self.conditioner.by != "prefix":
             turn = self._rotation(ids.device, steps=slice(None))
-            x = dropout(x, self.dropout, noise)
-            return self.transformer(x, turn, context=given.tokens, context_mask=given.mask, vector=given.vector, noise=noise)
+            x = dropout(x, self.dropout, rng)
+            return self.transformer(x, turn, context=given.tokens, context_mask=given.mask, vector=given.vector, rng=rng)
         prefix = given.tokens.shape[1]
         x = torch.cat((given.tokens.to(x.dtype), x), 1)
         turn = self._rotation(ids.device, given.place, slice(None))
@@ -231,7 +231,7 @@ class Autoregressive(nn.Module, Causal):
             seen = torch.cat((given.mask, given.mask.new_ones(batch, ids.shape[1])), 1)
             triangle = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             mask = (triangle & seen[:, None])[:, None]
-        return self.transformer(dropout(x, self.dropout, noise), turn, mask=mask, noise=noise)[:, prefix:]
+        return self.transformer(dropout(x, self.dropout, rng), turn, mask=mask, rng=rng)[:, prefix:]
 
     def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
         """Teacher-forced, without a cache: -> float [B, S, G, V], the law of every layout step given the steps before; as `logits`."""
@@ -278,12 +278,12 @@ class Autoregressive(nn.Module, Causal):
             present.append(there)
         return nats, losses, present
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise | None = None) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None) -> LossOutput:
         """Mean nats per present cell and end. noise: rows' streams for condition dropout, dropout and token dropout, which happen in
         training mode alone; terms: nll, and nll_level{k} where K > 1."""
-        if self.training and noise is not None and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
-        hidden = self._hidden(tokens.codes, condition, noise if self.training else None)
+        if self.training and rng is not None and self.condition_dropout:
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
+        hidden = self._hidden(tokens.codes, condition, rng if self.training else None)
         nats, losses, present = self._nll(tokens.codes, hidden)
         counts = torch.stack([there.sum() for there in present])
         count = counts.sum()
@@ -296,14 +296,14 @@ class Autoregressive(nn.Module, Causal):
         return LossOutput(total / count.clamp(min=1), count, rows, terms)
 
     @torch.no_grad()
-    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise | None = None, samples: int = 1) -> Tensor:
+    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None, samples: int = 1) -> Tensor:
         """float [B]: nats of each row. Here the exact -log p (no draws, `samples` is not needed): the tightest of bounds."""
         nats, _, _ = self._nll(tokens.codes, self._hidden(tokens.codes, condition, None))
         return torch.stack([nll.sum(1) for nll in nats]).sum(0)
 
     # ------------------------------------------------------------------------------------------------------------- Causal
 
-    def start(self, condition: Condition, batch: int, capacity: int) -> KVCache:
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         cache = self._start(condition, batch, capacity)
         if self.grammar is not None:
             cache.follower = Follower(self.grammar, batch, capacity, self.token_table.weight.device)
@@ -312,9 +312,9 @@ class Autoregressive(nn.Module, Causal):
     def _start(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         given = self.conditioner(condition, batch)
         if given.tokens is None or self.conditioner.by != "prefix":
-            return self.transformer.start(batch, capacity, context=given.tokens, context_mask=given.mask, vector=given.vector)
+            return self.transformer.init_cache(batch, capacity, context=given.tokens, context_mask=given.mask, vector=given.vector)
         prefix = given.tokens.shape[1]
-        cache = self.transformer.start(batch, capacity, prefix, given.mask)
+        cache = self.transformer.init_cache(batch, capacity, prefix, given.mask)
         at = torch.full((batch,), -prefix, device=given.tokens.device)
         turn = self._rotation(given.tokens.device, given.place)
         self.transformer.extend(given.tokens, turn, cache, cache.window(at, prefix))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gentok.flow.mixture import Mixture
 from gentok.layouts import Layout
-from gentok.tokens import Condition, ConditionSpec, Noise, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, RowRNG, Tokens, TokenSpec
 
 __all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "SelfSpeculative", "capabilities", "random_rank"]
 
@@ -42,7 +42,7 @@ class Causal(Capability):
     as long as that cell's position, which it has no more. It is never fed: what lies beyond an item's end is ABSENT."""
 
     @abstractmethod
-    def start(self, condition: Condition, batch: int, capacity: int) -> Any:
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
         """A cache for `batch` rows and up to `capacity` fed steps (scratch steps of trees included); prefixes are inside and free."""
 
     @abstractmethod
@@ -131,9 +131,9 @@ class SelfSpeculative(Capability):
         """
 
 
-def random_rank(asked: Tensor, noise: Noise) -> Tensor:
+def random_rank(asked: Tensor, rng: RowRNG) -> Tensor:
     """A uniformly random order of each row's asked cells: bool [B, K, N] -> int64 [B, K, N], 1, 2, ... there and 0 elsewhere."""
-    key = noise.uniform(*asked.shape[1:]).masked_fill(~asked, 2.0).flatten(1)
+    key = rng.uniform(*asked.shape[1:]).masked_fill(~asked, 2.0).flatten(1)
     return (key.argsort(1).argsort(1).view(asked.shape) + 1) * asked
 
 

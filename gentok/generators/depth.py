@@ -24,14 +24,14 @@ from torch import Tensor, nn
 
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
-from gentok.nn.cache import KVCache
+from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
+from gentok.nn.kv_cache import KVCache
 from gentok.nn.rope import rotation
 from gentok.nn.transformer import Transformer, dropout, initialise
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["DepthTransformer"]
 
@@ -141,19 +141,19 @@ class DepthTransformer(nn.Module, Causal):
             x = x + self.position_table(tables.named[position]).sum(-2)
         return x
 
-    def _levels(self, hidden: Tensor, codes: Tensor, noise: Noise | None = None) -> Tensor:
+    def _levels(self, hidden: Tensor, codes: Tensor, rng: RowRNG | None = None) -> Tensor:
         """hidden float [B, n, D], codes int64 [B, K, n] -> float [B, n, K, D']: the state from which each level is predicted, given those
         before it."""
         x = self.into_levels(hidden).unflatten(2, (self.spec.levels, -1))
         given = self.level_table(self._rows(codes)[:, :-1].transpose(1, 2))  # [B, n, K - 1, D']
         x = torch.cat((x[:, :, :1], x[:, :, 1:] + given), 2)
-        if noise is None or not self.dropout:
+        if rng is None or not self.dropout:
             return self.levels(x.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         flat = x.flatten(0, 1)
-        each = Noise(noise.words(hidden.shape[1]).flatten())  # a stream per position: dropout draws by rows
-        return self.levels(flat, noise=each).unflatten(0, hidden.shape[:2])
+        each = RowRNG(rng.words(hidden.shape[1]).flatten())  # a stream per position: dropout draws by rows
+        return self.levels(flat, rng=each).unflatten(0, hidden.shape[:2])
 
-    def _hidden(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Tensor:
+    def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
         """codes int64 [B, K, N] -> float [B, N, D], teacher-forced. noise: for dropout; None for none."""
         if codes.shape[1:] != (self.spec.levels, self.spec.positions):
             raise ValueError(
@@ -163,20 +163,20 @@ class DepthTransformer(nn.Module, Causal):
         batch, tables, places = len(codes), self._tables.on(codes.device), self.conditioner.places
         position = torch.arange(codes.shape[2], device=codes.device).expand(batch, -1)
         before = codes.roll(1, 2)
-        if noise is not None and self.token_dropout:
-            before = torch.where((noise.uniform(codes.shape[2]) < self.token_dropout)[:, None], ABSENT, before)
+        if rng is not None and self.token_dropout:
+            before = torch.where((rng.uniform(codes.shape[2]) < self.token_dropout)[:, None], ABSENT, before)
         x = self._embed(before, position)
         given = self.conditioner(condition, batch)
         if given.tokens is None or self.conditioner.by != "prefix":
-            x, turn = dropout(x, self.dropout, noise), (tables.cos[places:], tables.sin[places:])
-            return self.temporal(x, turn, context=given.tokens, context_mask=given.mask, vector=given.vector, noise=noise)
+            x, turn = dropout(x, self.dropout, rng), (tables.cos[places:], tables.sin[places:])
+            return self.temporal(x, turn, context=given.tokens, context_mask=given.mask, vector=given.vector, rng=rng)
         x = torch.cat((given.tokens.to(x.dtype), x), 1)
         turn = tuple(torch.cat((table[given.place], table[places:])) for table in (tables.cos, tables.sin))
         mask = None
         if given.mask is not None:
             seen = torch.cat((given.mask, given.mask.new_ones(batch, codes.shape[2])), 1)
             mask = (torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril() & seen[:, None])[:, None]
-        return self.temporal(dropout(x, self.dropout, noise), turn, mask=mask, noise=noise)[:, given.tokens.shape[1] :]
+        return self.temporal(dropout(x, self.dropout, rng), turn, mask=mask, rng=rng)[:, given.tokens.shape[1] :]
 
     def _head(self, states: Tensor, level: int) -> Tensor:
         """states float [..., D'] of cells of one level -> [..., V], or V + 1 where there is an end id."""
@@ -213,13 +213,13 @@ class DepthTransformer(nn.Module, Causal):
             present.append(there)
         return nats, present
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise | None = None) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None) -> LossOutput:
         """Mean nats per present cell and end. noise: rows' streams for condition dropout and dropout, which happen in training mode alone;
         terms: nll, and nll_level{k} where K > 1."""
-        if self.training and noise is not None and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
-        noise = noise if self.training else None
-        states = self._levels(self._hidden(tokens.codes, condition, noise), tokens.codes, noise)
+        if self.training and rng is not None and self.condition_dropout:
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
+        rng = rng if self.training else None
+        states = self._levels(self._hidden(tokens.codes, condition, rng), tokens.codes, rng)
         nats, present = self._nll(tokens.codes, states)
         counts = torch.stack([there.sum() for there in present])
         sums, count = torch.stack([nll.sum() for nll in nats]), counts.sum()
@@ -229,22 +229,22 @@ class DepthTransformer(nn.Module, Causal):
         return LossOutput(sums.sum() / count.clamp(min=1), count, torch.stack(nats).detach().sum((0, 2)), terms)
 
     @torch.no_grad()
-    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise | None = None, samples: int = 1) -> Tensor:
+    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None, samples: int = 1) -> Tensor:
         """float [B]: the exact nats of each row (no draws, `samples` is not needed)."""
         nats, _ = self._nll(tokens.codes, self._levels(self._hidden(tokens.codes, condition, None), tokens.codes))
         return torch.stack(nats).sum((0, 2))
 
     # ------------------------------------------------------------------------------------------------------------- Causal
 
-    def start(self, condition: Condition, batch: int, capacity: int) -> _Cache:
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> _Cache:
         """The cache holds all positions, whatever `capacity`."""
         given, device = self.conditioner(condition, batch), self.token_table.weight.device
         codes = torch.full((batch, self.spec.levels, self.spec.positions), ABSENT, dtype=torch.int64, device=device)
         if given.tokens is None or self.conditioner.by != "prefix":
             options = {"context": given.tokens, "context_mask": given.mask, "vector": given.vector}
-            return _Cache(codes, self.temporal.start(batch, self.spec.positions, **options), condition)
+            return _Cache(codes, self.temporal.init_cache(batch, self.spec.positions, **options), condition)
         prefix, tables = given.tokens.shape[1], self._tables.on(device)
-        cache = self.temporal.start(batch, self.spec.positions, prefix, given.mask)
+        cache = self.temporal.init_cache(batch, self.spec.positions, prefix, given.mask)
         window = cache.window(torch.full((batch,), -prefix, device=device), prefix)
         self.temporal.extend(given.tokens, (tables.cos[given.place], tables.sin[given.place]), cache, window)
         return _Cache(codes, cache, condition)

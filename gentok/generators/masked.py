@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.base import Masked
-from gentok.generators.masked_losses import SCHEDULES, ByLevel, hide
+from gentok.generators.masked_losses import SCHEDULES, ByLevelObjective, hide
 from gentok.generators.masked_losses import objective as make_objective
 from gentok.nn.bidirectional import seeing_all
+from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.rope import rotation
 from gentok.nn.transformer import Transformer, initialise
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["MaskedTransformer", "SCHEDULES", "hide"]
 
@@ -118,7 +118,7 @@ class MaskedTransformer(nn.Module, Masked):
         waves = torch.cat((angles.cos(), angles.sin()), 1)
         return self.time(F.pad(waves, (0, weight.shape[1] - waves.shape[1])))
 
-    def _hidden(self, codes: Tensor, condition: Condition, t: Tensor | None, noise: Noise | None) -> Tensor:
+    def _hidden(self, codes: Tensor, condition: Condition, t: Tensor | None, rng: RowRNG | None) -> Tensor:
         """codes int64 [B, K, N] with UNKNOWN cells -> [B, N, D]. noise: for dropout; None for none."""
         if codes.shape[1:] != (self.spec.levels, self.spec.positions):
             raise ValueError(
@@ -139,11 +139,11 @@ class MaskedTransformer(nn.Module, Masked):
         vector = given.vector
         if self.uses_time:
             if t is None:
-                holes = (codes == UNKNOWN).flatten(1).sum(1)
-                t = holes / (codes != ABSENT).flatten(1).sum(1).clamp(min=1)
+                masked_cells = (codes == UNKNOWN).flatten(1).sum(1)
+                t = masked_cells / (codes != ABSENT).flatten(1).sum(1).clamp(min=1)
             told = self._time(t.to(codes.device))
             vector = told if vector is None else vector + told
-        return seeing_all(self.transformer, self.conditioner, tables, x, given, vector, self.dropout, noise)
+        return seeing_all(self.transformer, self.conditioner, tables, x, given, vector, self.dropout, rng)
 
     def _weights(self, level: int) -> Tensor:
         return (self.token_table if self.head is None else self.head).weight[self.vocab[level]]
@@ -176,19 +176,19 @@ class MaskedTransformer(nn.Module, Masked):
         nll = torch.stack(nats, 1)
         return nll, torch.stack(uniform, 1) if uniform else nll
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """maskgit, by_level: mean nats per masked cell that counts, nll None. elbo, any_order: the estimated bound in nats per present
         cell, and nll [B] of each row (unsmoothed). noise: rows' streams for the masks, and, in training mode, condition dropout and
         dropout. terms: nll (unsmoothed mean nats of these cells, each counted once), masked (their share), nll_level{k} where K > 1,
         bound (elbo, any_order)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
-        hidden_cells = self.objective.choose(codes, noise)
+        hidden_cells = self.objective.choose(codes, rng)
         weight, chosen = hidden_cells.weight, hidden_cells.cells if hidden_cells.counted is None else hidden_cells.counted
         if self.training and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
         masked = codes.masked_fill(hidden_cells.cells, UNKNOWN)
-        hidden = self._hidden(masked, condition, hidden_cells.time, noise if self.training else None)
+        hidden = self._hidden(masked, condition, hidden_cells.time, rng if self.training else None)
         nll, uniform = self._nll(codes, hidden, chosen)
         number = chosen.sum()
         plain = nll.sum() / number.clamp(min=1)
@@ -208,7 +208,7 @@ class MaskedTransformer(nn.Module, Masked):
         return LossOutput(loss, count, None if rows is None else rows.detach(), terms)
 
     @torch.no_grad()
-    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise, samples: int = 1) -> Tensor:
+    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
         """float [B]: an unbiased estimate, in nats, of an upper bound on -log p.
 
         The bound is that of drawing the C cells one by one in a uniformly random order: the mean over n = 1..C of (C / n) times the sum
@@ -219,24 +219,24 @@ class MaskedTransformer(nn.Module, Masked):
         """
         codes = tokens.codes
         if self.objective.name == "by_level":
-            return self._bound_by_level(codes, condition, noise, samples)
-        offset = noise.uniform()
+            return self._bound_by_level(codes, condition, rng, samples)
+        offset = rng.uniform()
         bound = _BY_TIME if self.uses_time and self.objective.name == "elbo" else _BY_COUNT
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):
-            drawn = bound.at(codes, (offset + j / samples) % 1.0, noise)
+            drawn = bound.at(codes, (offset + j / samples) % 1.0, rng)
             hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, drawn.time, None)
             total += self._nll(codes, hidden, drawn.cells)[0].flatten(1).sum(1).double() * drawn.weight
         return total / samples
 
-    def _bound_by_level(self, codes: Tensor, condition: Condition, noise: Noise, samples: int) -> Tensor:
-        offset, first = noise.uniform(), codes.new_zeros(len(codes))
+    def _bound_by_level(self, codes: Tensor, condition: Condition, rng: RowRNG, samples: int) -> Tensor:
+        offset, first = rng.uniform(), codes.new_zeros(len(codes))
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):
             u = (offset + j / samples) % 1.0
             for k in range(self.spec.levels):
                 level = torch.full_like(first, k)
-                drawn, cells = ByLevel.at(codes, level, first, lambda c, u=u: torch.minimum((u * c).to(torch.int64) + 1, c), noise)
+                drawn, cells = ByLevelObjective.at(codes, level, first, lambda c, u=u: torch.minimum((u * c).to(torch.int64) + 1, c), rng)
                 hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, None, None)
                 weight = cells.double() / drawn.counted.flatten(1).sum(1).clamp(min=1)
                 total += self._nll(codes, hidden, drawn.counted)[0].flatten(1).sum(1).double() * weight

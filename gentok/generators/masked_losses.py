@@ -31,8 +31,8 @@ from torch import Tensor
 
 from gentok.flow.absorbing import MaskSchedule, mask_schedule
 from gentok.flow.times import Stratified, Times, Uniform
-from gentok.noise import Noise
-from gentok.tokens import ABSENT
+from gentok.rng import RowRNG
+from gentok.types import ABSENT
 
 __all__ = ["OBJECTIVES", "SCHEDULES", "TIMES", "Hidden", "Objective", "carry_over", "hide", "objective"]
 
@@ -46,9 +46,9 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 TIMES: dict[str, Times] = {"independent": Uniform(), "stratified": Stratified(Uniform())}
 
 
-def hide(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
+def hide(codes: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
     """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: a uniform choice of count[b] of each row's present cells."""
-    order = noise.uniform(*codes.shape[1:]).masked_fill(codes < 0, 2.0).flatten(1)
+    order = rng.uniform(*codes.shape[1:]).masked_fill(codes < 0, 2.0).flatten(1)
     rank = order.argsort(1).argsort(1)
     return (rank < count[:, None]).view(codes.shape) & (codes >= 0)
 
@@ -77,77 +77,77 @@ class Objective:
 
     name: str
 
-    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class MaskGITWeights(Objective):
+class MaskGITObjective(Objective):
     gamma: Callable[[Tensor], Tensor]
     times: Times
     name = "maskgit"
 
-    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
+    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
         cells = (codes >= 0).flatten(1).sum(1)
-        share = self.gamma(self.times(noise))
-        return Hidden(hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise))
+        share = self.gamma(self.times(rng))
+        return Hidden(hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng))
 
 
 @dataclass(frozen=True)
-class Elbo(Objective):
+class ElboObjective(Objective):
     schedule: MaskSchedule
     times: Times
     name = "elbo"
 
-    def at(self, codes: Tensor, t: Tensor, noise: Noise) -> Hidden:
+    def at(self, codes: Tensor, t: Tensor, rng: RowRNG) -> Hidden:
         """Hidden at times t float64 [B]."""
         share = self.schedule.masked(t)
-        cells = (noise.uniform(*codes.shape[1:]) < share[:, None, None]) & (codes >= 0)
+        cells = (rng.uniform(*codes.shape[1:]) < share[:, None, None]) & (codes >= 0)
         return Hidden(cells, self.schedule.weight(t), share)
 
-    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
-        return self.at(codes, self.times(noise), noise)
+    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
+        return self.at(codes, self.times(rng), rng)
 
 
 @dataclass(frozen=True)
-class AnyOrder(Objective):
+class AnyOrderObjective(Objective):
     times: Times
     name = "any_order"
 
-    def at(self, codes: Tensor, u: Tensor, noise: Noise) -> Hidden:
+    def at(self, codes: Tensor, u: Tensor, rng: RowRNG) -> Hidden:
         """floor(u C) + 1 hidden cells, for u float64 [B] in (0, 1)."""
         cells = (codes >= 0).flatten(1).sum(1)
         count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
-        return Hidden(hide(codes, count, noise), cells.double() / count.clamp(min=1))
+        return Hidden(hide(codes, count, rng), cells.double() / count.clamp(min=1))
 
-    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
-        return self.at(codes, self.times(noise), noise)
+    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
+        return self.at(codes, self.times(rng), rng)
 
 
 @dataclass(frozen=True)
-class ByLevel(Objective):
+class ByLevelObjective(Objective):
     gamma: Callable[[Tensor], Tensor]
     times: Times
     name = "by_level"
 
     @staticmethod
-    def at(codes: Tensor, level: Tensor, first: Tensor, count: Callable[[Tensor], Tensor], noise: Noise) -> tuple[Hidden, Tensor]:
+    def at(codes: Tensor, level: Tensor, first: Tensor, count: Callable[[Tensor], Tensor], rng: RowRNG) -> tuple[Hidden, Tensor]:
         """level, first int64 [B]; count: the C int64 [B] cells of the row's level from `first` on -> how many of them are hidden.
         -> Hidden, and C."""
         levels, positions = (torch.arange(n, device=codes.device) for n in codes.shape[1:])
         there = (codes >= 0) & (positions >= first[:, None, None])
         own = there & (levels[:, None] == level[:, None, None])
         cells = own.flatten(1).sum(1)
-        counted = hide(codes.masked_fill(~own, ABSENT), count(cells), noise)
+        counted = hide(codes.masked_fill(~own, ABSENT), count(cells), rng)
         return Hidden(counted | (there & (levels[:, None] > level[:, None, None])), counted=counted), cells
 
-    def choose(self, codes: Tensor, noise: Noise) -> Hidden:
-        u, present = noise.uniform(2), (codes >= 0).any(1)
+    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
+        u, present = rng.uniform(2), (codes >= 0).any(1)
         nth = (u[:, 1] * present.sum(1)).to(torch.int64)  # the first hidden position, among those that are there
         first = (present.cumsum(1) <= nth[:, None]).sum(1)
-        share = self.gamma(self.times(noise))
+        share = self.gamma(self.times(rng))
         level = (u[:, 0] * codes.shape[1]).to(torch.int64)
-        return self.at(codes, level, first, lambda cells: torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)[0]
+        return self.at(codes, level, first, lambda cells: torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)[0]
 
 
 OBJECTIVES = ("maskgit", "elbo", "any_order", "by_level")
@@ -161,10 +161,10 @@ def objective(name: str, schedule: str, times: str) -> Objective:
         raise ValueError(f"times must be one of {', '.join(TIMES)}; got {times!r}")
     if name == "any_order":
         mask_schedule(schedule)
-        return AnyOrder(TIMES[times])
+        return AnyOrderObjective(TIMES[times])
     if name == "elbo":
-        return Elbo(mask_schedule(schedule), TIMES[times])
-    kind = ByLevel if name == "by_level" else MaskGITWeights
+        return ElboObjective(mask_schedule(schedule), TIMES[times])
+    kind = ByLevelObjective if name == "by_level" else MaskGITObjective
     if schedule in SCHEDULES:
         return kind(SCHEDULES[schedule], TIMES[times])
     masked = mask_schedule(schedule).masked

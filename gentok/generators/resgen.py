@@ -47,18 +47,18 @@ from gentok.nn.bidirectional import Bidirectional
 from gentok.nn.constants import Constants
 from gentok.nn.frozen import Frozen
 from gentok.nn.transformer import initialise
-from gentok.noise import Noise
 from gentok.precision import no_autocast
-from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["ResGen", "hide_deepest"]
 
 
-def hide_deepest(codes: Tensor, count: Tensor, noise: Noise) -> Tensor:
+def hide_deepest(codes: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
     """codes int64 [B, K, N], count int64 [B] -> bool [B, K, N]: count[b] of each row's present cells, how many at each position by the
     multivariate hypergeometric law, and there the deepest ones."""
     present = codes >= 0
-    each = hide(codes, count, noise).sum(1, keepdim=True)
+    each = hide(codes, count, rng).sum(1, keepdim=True)
     from_below = present.flip(1).cumsum(1).flip(1)  # 1 at a position's deepest present cell
     return present & (from_below <= each)
 
@@ -172,7 +172,7 @@ class ResGen(nn.Module, CumulativeMasked):
         with no_autocast(chosen.device):
             return share @ levels.mean, share @ levels.variance
 
-    def _mixture(self, codes: Tensor, condition: Condition, noise: Noise | None) -> Mixture:
+    def _mixture(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Mixture:
         """codes with UNKNOWN cells. noise: for dropout; None for none."""
         if codes.shape[1:] != (self.spec.levels, self.spec.positions):
             raise ValueError(
@@ -180,16 +180,16 @@ class ResGen(nn.Module, CumulativeMasked):
                 f"this generator models {self.spec.levels} x {self.spec.positions}"
             )
         levels = self._levels.on(codes.device, self._type)
-        visible, holes = codes >= 0, codes == UNKNOWN
+        visible, masked_cells = codes >= 0, codes == UNKNOWN
         mean, _ = self._moments(visible)
         x = (self.cumulative(codes, visible) - mean) / levels.variance.sum().sqrt()
-        rows = (levels.level + holes + 2 * (codes == ABSENT)).transpose(1, 2)
+        rows = (levels.level + masked_cells + 2 * (codes == ABSENT)).transpose(1, 2)
         x = self.read(x.to(self.read.weight.dtype)) + self.marks(rows).sum(-2)
-        hidden = self.trunk(x, condition, noise)
+        hidden = self.trunk(x, condition, rng)
 
-        mean, variance = self._moments(holes)
-        unit = torch.where(holes.any(1), variance, 1.0).sqrt()
-        first = (holes & (holes.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], which level is the first hidden one
+        mean, variance = self._moments(masked_cells)
+        unit = torch.where(masked_cells.any(1), variance, 1.0).sqrt()
+        first = (masked_cells & (masked_cells.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], which level is the first hidden one
         with no_autocast(hidden.device):  # a mean that is right to three digits would be wrong by more than s
             h = hidden.to(self._type)
 
@@ -226,16 +226,16 @@ class ResGen(nn.Module, CumulativeMasked):
         """Nats of N(., spread I)."""
         return 0.5 * self.offsets.shape[1] * (1 + torch.log(2 * math.pi * spread))
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """Mean over positions with hidden levels of the bound, nats per position. noise: rows' streams for the masks, and, in training
         mode, condition dropout and dropout. nll None; terms: choice and fit (their sum is the loss), masked (share of cells)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
-        share = SCHEDULES[self.schedule](noise.uniform())
-        chosen = hide_deepest(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
+        share = SCHEDULES[self.schedule](rng.uniform())
+        chosen = hide_deepest(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)
         if self.training and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
-        mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, noise if self.training else None)
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
+        mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, rng if self.training else None)
         choice, fit = mixture.bound(self.cumulative(codes, chosen), mixture.floor)
         here = chosen.any(1)
         count = here.sum()
@@ -244,7 +244,7 @@ class ResGen(nn.Module, CumulativeMasked):
         return LossOutput(choice + fit, count, None, terms)
 
     @torch.no_grad()
-    def nll_bound(self, tokens: Tokens, condition: Condition, noise: Noise, samples: int = 1) -> Tensor:
+    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
         """float [B]: an unbiased estimate, in nats, of an upper bound on -log p of the codes (see the file's head).
 
         The mean over n = 1..C hidden cells of C times the mean over those cells of the nats of their position's next level. `samples`
@@ -252,18 +252,18 @@ class ResGen(nn.Module, CumulativeMasked):
         """
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
-        offset = noise.uniform()
+        offset = rng.uniform()
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):
             u = (offset + j / samples) % 1.0
             count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
-            chosen = hide_deepest(codes, count, noise)
+            chosen = hide_deepest(codes, count, rng)
             mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, None)
-            nats = self._next_level(mixture, codes, chosen, noise).double()
+            nats = self._next_level(mixture, codes, chosen, rng).double()
             total += (chosen.sum(1) * nats).sum(1) * cells / count.clamp(min=1)
         return total / samples
 
-    def _next_level(self, mixture: Mixture, codes: Tensor, chosen: Tensor, noise: Noise) -> Tensor:
+    def _next_level(self, mixture: Mixture, codes: Tensor, chosen: Tensor, rng: RowRNG) -> Tensor:
         """float [B, N]: the bound on the nats of each position's first hidden level; 0 where nothing is hidden."""
         smear = self._levels.on(codes.device, self._type).smear
         number = torch.arange(codes.shape[1], device=codes.device)[:, None]
@@ -280,7 +280,7 @@ class ResGen(nn.Module, CumulativeMasked):
                 better = divergence < best
                 best, width = torch.where(better, divergence, best), torch.where(better, spread, width)
                 z = torch.where(better[..., None], centre, z)
-        z = z + width.sqrt()[..., None] * noise.normal(*z.shape[1:]).to(z)
+        z = z + width.sqrt()[..., None] * rng.normal(*z.shape[1:]).to(z)
         nats = torch.zeros_like(best)
         for k in range(codes.shape[1]):
             rows = first == k

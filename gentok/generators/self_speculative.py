@@ -21,13 +21,13 @@ from torch import Tensor, nn
 
 from gentok.generators.base import SelfSpeculative, random_rank
 from gentok.generators.masked import SCHEDULES, MaskedTransformer, hide
+from gentok.nn.cell_positions import axes_of, cell_coordinates
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates
 from gentok.nn.rope import rotation
-from gentok.nn.streams import two_stream_mask
 from gentok.nn.transformer import Transformer, initialise
-from gentok.noise import Noise
-from gentok.tokens import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.nn.two_stream import two_stream_mask
+from gentok.rng import RowRNG
+from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["SelfSpeculativeTransformer"]
 
@@ -95,14 +95,14 @@ class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
         parts = [F.linear(state, self._weights(k)) for k in range(self.spec.levels)]
         return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
 
-    def _verified(self, state: Tensor, codes: Tensor, rank: Tensor, noise: Noise | None) -> Tensor:
+    def _verified(self, state: Tensor, codes: Tensor, rank: Tensor, rng: RowRNG | None) -> Tensor:
         tables = self._cells.on(codes.device)
         ids, order = codes[:, tables.level, tables.position], rank[:, tables.level, tables.position]  # [B, C]
         own = self.take_state(state)[:, tables.position]
         content = own + self.draft_table(torch.where(ids >= 0, ids + tables.start, tables.absent)).to(own.dtype)
         x = torch.cat((content, own + self.draft_table(tables.query).to(own.dtype)), 1)
         mask = two_stream_mask(order, ids != UNKNOWN)
-        queries = self.verifier(x, (tables.cos, tables.sin), mask=mask, noise=noise)[:, ids.shape[1] :]
+        queries = self.verifier(x, (tables.cos, tables.sin), mask=mask, rng=rng)[:, ids.shape[1] :]
         drafted = self._drafted(state)
         change = torch.zeros_like(drafted)
         for k, size in enumerate(self.spec.vocab_sizes):
@@ -110,17 +110,17 @@ class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
             change[:, k, self._positions[k], :size] = part.to(change.dtype)
         return drafted + change * (rank > 1)[..., None]
 
-    def loss(self, tokens: Tokens, condition: Condition, noise: Noise) -> LossOutput:
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """Mean nats per hidden cell of the trunk's laws, plus the same of the verified ones. noise: rows' streams for the hidden cells and
         their order, and, in training mode, condition dropout and dropout. nll None; terms: draft, verify, masked (their share)."""
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
-        share = SCHEDULES[self.hidden_share](noise.uniform())
-        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), noise)
-        rank = random_rank(chosen, noise)
+        share = SCHEDULES[self.hidden_share](rng.uniform())
+        chosen = hide(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)
+        rank = random_rank(chosen, rng)
         if self.training and self.condition_dropout:
-            condition = condition.drop(noise.uniform() < self.condition_dropout)
-        own = noise if self.training else None
+            condition = condition.drop(rng.uniform() < self.condition_dropout)
+        own = rng if self.training else None
         state = self._hidden(codes.masked_fill(chosen, UNKNOWN), condition, None, own)
         count = chosen.sum()
         nats = []
@@ -132,17 +132,17 @@ class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
         return LossOutput(nats[0] + nats[1], count, None, terms)
 
     @torch.no_grad()
-    def window_bound(self, tokens: Tokens, condition: Condition, noise: Noise, window: int, samples: int = 1) -> Tensor:
+    def window_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, window: int, samples: int = 1) -> Tensor:
         """float [B]: an unbiased estimate, in nats, of an upper bound on -log p under the law of self-speculative decoding by windows:
         the mean over orders of the sum over windows of -log q(first cell) - log p(the others). Each of `samples`, spread evenly over the
         windows, takes a random order and one of its windows."""
-        codes, offset = tokens.codes, noise.uniform()
+        codes, offset = tokens.codes, rng.uniform()
         present = codes >= 0
         windows = -(-present.sum((1, 2)) // window)
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):
             chosen = ((offset + j / samples) % 1.0 * windows).long().clamp(max=(windows - 1).clamp(min=0))
-            rank = ((random_rank(present, noise) - (chosen * window)[:, None, None]) * present).clamp(min=0)
+            rank = ((random_rank(present, rng) - (chosen * window)[:, None, None]) * present).clamp(min=0)
             state = self._hidden(codes.masked_fill(rank > 0, UNKNOWN), condition, None, None)
             log_p = self._verified(state, codes, rank, None).double().log_softmax(-1)
             mine = (rank > 0) & (rank <= window)

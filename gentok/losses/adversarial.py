@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = [
     "LOSSES", "REDUCTIONS", "Adversary", "Adversaries", "hinge", "non_saturating", "least_squares", "feature_matching", "lecam",
@@ -231,7 +231,7 @@ class Adversaries(nn.Module):
 
     def trained_at(self, step: int, seed: int) -> bool:
         """Whether a step of the run with this seed trains them: one draw for all of them and for all processes."""
-        return self.update_rate == 1 or Noise.of(seed, torch.tensor([step])).fork("adversaries").uniform(1).item() < self.update_rate
+        return self.update_rate == 1 or RowRNG.of(seed, torch.tensor([step])).fork("adversaries").uniform(1).item() < self.update_rate
 
     def active(self, step: int) -> dict[str, Adversary]:
         return {name: part for name, part in self.parts.items() if part.active(step)}

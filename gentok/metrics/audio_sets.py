@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from gentok.metrics.image import frechet
 from gentok.nn.spectral import Mel, frame_mask
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 __all__ = ["mel_features", "mel_frechet", "index_stability"]
 

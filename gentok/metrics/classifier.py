@@ -3,7 +3,7 @@
 Four 3x3 convolutions, global pooling and a hidden layer of 128 features (the penultimate ones, that distances are taken in), trained from
 scratch on the training split with random rotations, scalings, shears and shifts. Fixed seed and protocol: figures are comparable among
 models that were judged by the same VERSION on the same data. It is no judge of
-photographs: those have gentok/metrics/judge.py.
+photographs: those have gentok/metrics/eval_classifier.py.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.metrics.cache import cached, keep
-from gentok.noise import Noise
-from gentok.tokens import fingerprint
+from gentok.rng import RowRNG
+from gentok.types import fingerprint
 
 __all__ = ["VERSION", "SmallCNN", "warp", "train_classifier", "classifier", "predict"]
 
@@ -59,9 +59,9 @@ class SmallCNN(nn.Module):
         return self.head(self.features(media))
 
 
-def warp(media: Tensor, noise: Noise, degrees: float = 12.0, scale: float = 0.12, shear: float = 0.15, shift: float = 0.08) -> Tensor:
+def warp(media: Tensor, rng: RowRNG, degrees: float = 12.0, scale: float = 0.12, shear: float = 0.15, shift: float = 0.08) -> Tensor:
     """Every row under a random affine map: rotation +-degrees, scale 1 +- `scale`, shear, shifts as a share of the side; edges repeat."""
-    u = (noise.uniform(5) * 2 - 1).to(media)
+    u = (rng.uniform(5) * 2 - 1).to(media)
     angle, size = u[:, 0] * math.radians(degrees), 1 + u[:, 1] * scale
     cos, sin, slant = angle.cos() / size, angle.sin() / size, u[:, 2] * shear
     matrix = torch.stack(
@@ -83,9 +83,9 @@ def train_classifier(
     per_epoch = max(1, len(media) // BATCH)
     for step in range(steps):
         if step % per_epoch == 0:
-            order = Noise.of(SEED, [step // per_epoch]).permutation(len(media))[0].to(media.device)
+            order = RowRNG.of(SEED, [step // per_epoch]).permutation(len(media))[0].to(media.device)
         rows = order[step % per_epoch * BATCH :][:BATCH]
-        seen = warp(media[rows], Noise.of(SEED + 1, rows.cpu(), step=step)).contiguous(memory_format=torch.channels_last)
+        seen = warp(media[rows], RowRNG.of(SEED + 1, rows.cpu(), step=step)).contiguous(memory_format=torch.channels_last)
         loss = F.cross_entropy(model(seen), labels[rows], label_smoothing=0.05)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

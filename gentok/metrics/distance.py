@@ -19,7 +19,7 @@ from torch import Tensor
 from gentok.metrics.cache import cached, keep
 from gentok.metrics.image import frechet
 from gentok.nn.features import pooled
-from gentok.tokens import fingerprint
+from gentok.types import fingerprint
 
 __all__ = ["LEAST", "SIZE", "image_features", "enough", "distances", "halves", "of_reconstructions", "of_samples"]
 

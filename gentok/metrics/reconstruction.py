@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr, ssim
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 __all__ = ["reconstruction", "fidelity"]
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentok.metrics.outside import package, rows
+from gentok.metrics.optional_packages import package, rows
 
 __all__ = ["pesq", "stoi", "dnsmos", "speaker_embeddings", "speaker_similarity"]
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gentok.metrics.outside import package, rows
+from gentok.metrics.optional_packages import package, rows
 
 __all__ = ["DIGITS", "GRAMMARS", "recognise", "digit_accuracy", "word_errors", "word_error_rate"]
 

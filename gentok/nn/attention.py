@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.nn.cache import KVCache, Window
+from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.norm import rms_norm
 from gentok.nn.rope import Rotation, rotate
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Encoder", "Decoder", "ResidualBlock", "Attention", "stride_of"]
+__all__ = ["ConvEncoder", "ConvDecoder", "ResidualBlock", "SpatialAttention", "stride_of"]
 
 
 def stride_of(multipliers: Sequence[int], patch: int = 1) -> int:
@@ -45,7 +45,7 @@ class ResidualBlock(nn.Module):
         return self.skip(x) + h
 
 
-class Attention(nn.Module):
+class SpatialAttention(nn.Module):
     """x [B, D, H, W] -> the same: every position attends to every other with one head of width D, beside a skip."""
 
     def __init__(self, width: int):
@@ -87,12 +87,12 @@ def _stage(width_in: int, width_out: int, blocks: int, attention: bool) -> list[
     for i in range(blocks):
         layers.append(ResidualBlock(width_in if i == 0 else width_out, width_out))
         if attention:
-            layers.append(Attention(width_out))
+            layers.append(SpatialAttention(width_out))
     return layers
 
 
 def _middle(width: int, attention: bool) -> list[nn.Module]:
-    return [ResidualBlock(width, width), *([Attention(width)] if attention else []), ResidualBlock(width, width)]
+    return [ResidualBlock(width, width), *([SpatialAttention(width)] if attention else []), ResidualBlock(width, width)]
 
 
 class _Convolutional(nn.Module):
@@ -102,7 +102,7 @@ class _Convolutional(nn.Module):
         return self.head(F.silu(self.norm(self.body(x))))
 
 
-class Encoder(_Convolutional):
+class ConvEncoder(_Convolutional):
     """media [B, C, H, W] -> features [B, D, H / stride, W / stride], where stride = patch * 2^(len(multipliers) - 1).
 
     channels: C. out_width: D. width: channels at the first resolution, times a multiplier at each. blocks: residual blocks per resolution.
@@ -136,7 +136,7 @@ class Encoder(_Convolutional):
         return self._run(self.fold(media))
 
 
-class Decoder(_Convolutional):
+class ConvDecoder(_Convolutional):
     """features [B, D, h, w] -> media [B, C, h * stride, w * stride], unbounded. Arguments as the Encoder's; one more block each."""
 
     def __init__(

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.spectral import stft
-from gentok.nn.waves import check_wave, convolution, levelled
+from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
 __all__ = ["BANDS", "BandDiscriminators"]
 
@@ -33,7 +33,7 @@ class BandDiscriminators(nn.Module):
     [B, filters, frames, .].
 
     channels: C. windows: in samples, divisible by 4; T must be at least 5/8 of the longest. filters: channels of every layer. bands: see
-    BANDS. peak: see gentok.nn.waves.levelled. Raises ValueError on other channels, shorter waves, or bands without frequency.
+    BANDS. peak: see gentok.nn.waveform_checks.levelled. Raises ValueError on other channels, shorter waves, or bands without frequency.
     """
 
     def __init__(

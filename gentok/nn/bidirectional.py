@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioned, Conditioner
 from gentok.nn.constants import Constants
-from gentok.nn.places import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.rope import rotation
 from gentok.nn.transformer import Transformer, dropout, initialise
-from gentok.noise import Noise
-from gentok.tokens import Condition, ConditionSpec, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import Condition, ConditionSpec, TokenSpec
 
 __all__ = ["Bidirectional", "seeing_all"]
 
 
 def seeing_all(
     transformer: Transformer, conditioner: Conditioner, tables: Any, x: Tensor, given: Conditioned, vector: Tensor | None,
-    dropped: float, noise: Noise | None,
+    dropped: float, rng: RowRNG | None,
 ) -> Tensor:
     """x float [B, N, D] -> [B, N, D]: positions that see one another and what the conditioner made of the condition.
 
@@ -38,8 +38,8 @@ def seeing_all(
             mask = torch.cat((given.mask, given.mask.new_ones(x.shape[:2])), 1)[:, None, None]
         x = torch.cat((given.tokens.to(x.dtype), x), 1)
         cos, sin = torch.cat((tables.cos[given.place], cos)), torch.cat((tables.sin[given.place], sin))
-    x = dropout(x, dropped, noise)
-    return transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=vector, noise=noise)[:, prefix:]
+    x = dropout(x, dropped, rng)
+    return transformer(x, (cos, sin), mask=mask, context=context, context_mask=context_mask, vector=vector, rng=rng)[:, prefix:]
 
 
 class Bidirectional(nn.Module):
@@ -80,10 +80,10 @@ class Bidirectional(nn.Module):
         if self.place_table is not None:
             initialise(self.place_table)
 
-    def forward(self, x: Tensor, condition: Condition, noise: Noise | None = None) -> Tensor:
+    def forward(self, x: Tensor, condition: Condition, rng: RowRNG | None = None) -> Tensor:
         """x float [B, N, D] -> [B, N, D], normalised. noise: for dropout; None for none."""
         tables = self._tables.on(x.device)
         if self.place_table is not None:
             x = x + self.place_table(tables.named).sum(-2)
         given = self.conditioner(condition, len(x))
-        return seeing_all(self.transformer, self.conditioner, tables, x, given, given.vector, self.dropout, noise)
+        return seeing_all(self.transformer, self.conditioner, tables, x, given, given.vector, self.dropout, rng)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.nn.transformer import initialise
-from gentok.tokens import Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Vectors, VectorsSpec
+from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Vectors, VectorsSpec
 
 __all__ = ["Conditioner", "Conditioned", "CONDITION_BY"]
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.nn.recurrence import Attention
+from gentok.nn.recurrence import WindowedAttention
 
 __all__ = ["ISTFTDecoder", "inverse_stft"]
 
@@ -39,7 +39,7 @@ def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
     return added(pieces)[:, kept] / added(weight[None])[:, kept].clamp(min=1e-8)
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """float [B, filters, N] -> the same shape."""
 
     def __init__(self, filters: int, hidden: int, gamma: float):
@@ -81,9 +81,9 @@ class ISTFTDecoder(nn.Module):
         if self.n_fft < 2 * self.hop or self.n_fft % 2:
             raise ValueError(f"an inverse STFT needs an even n_fft of at least 2 * hop = {2 * self.hop}; got {self.n_fft}")
         self.stem = nn.Conv1d(width, filters, 7, padding=3)
-        self.attention = Attention(filters, attention, heads, causal=False) if attention else nn.Identity()
+        self.attention = WindowedAttention(filters, attention, heads, causal=False) if attention else nn.Identity()
         self.norm = nn.LayerNorm(filters, eps=1e-6)
-        self.blocks = nn.ModuleList(Block(filters, hidden or 3 * filters, 1 / blocks) for _ in range(blocks))
+        self.blocks = nn.ModuleList(ConvNeXtBlock(filters, hidden or 3 * filters, 1 / blocks) for _ in range(blocks))
         self.last_norm = nn.LayerNorm(filters, eps=1e-6)
         self.head = nn.Linear(filters, channels * (self.n_fft + 2))
         for module in (self.stem, self.head, *(m for block in self.blocks for m in block.modules())):

@@ -23,7 +23,7 @@ from gentok.nn.attention import SelfAttention
 from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
 from gentok.nn.recurrence import RecentKeys, Seen, window_mask
 from gentok.nn.rope import rotation
-from gentok.nn.seanet import Decoder, Encoder
+from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 
@@ -121,7 +121,7 @@ class MimiEncoder(_Half):
         window: int = 250,
     ):
         super().__init__()
-        self.seanet = Encoder(channels, width, filters, ratios, **SEANET)
+        self.seanet = SEANetEncoder(channels, width, filters, ratios, **SEANET)
         self.transformer = WindowTransformer(width, depth, heads, hidden, window)
         self.down = Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False)
         self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
@@ -147,7 +147,7 @@ class MimiDecoder(_Half):
         super().__init__()
         self.up = Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False)
         self.transformer = WindowTransformer(width, depth, heads, hidden, window)
-        self.seanet = Decoder(channels, width, filters, ratios, **SEANET)
+        self.seanet = SEANetDecoder(channels, width, filters, ratios, **SEANET)
         self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
 
     @property

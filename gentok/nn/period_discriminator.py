@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentok.nn.waves import check_wave, convolution, levelled
+from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
 __all__ = ["PeriodDiscriminators"]
 
@@ -25,7 +25,7 @@ class PeriodDiscriminators(nn.Module):
     """media float [B, C, T] -> (logits, features), one of each per period p: float [B, 1, ., p], and five [B, channels, ., p].
 
     channels: C. periods: in samples, commonly primes; T must be at least twice the longest. width: channels of the first layer. peak: see
-    gentok.nn.waves.levelled. Raises ValueError on other channels or shorter waves.
+    gentok.nn.waveform_checks.levelled. Raises ValueError on other channels or shorter waves.
     """
 
     def __init__(self, channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11), width: int = 32, peak: float | None = None):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from gentok.nn.rope import rotation
 from gentok.nn.transformer import Transformer
 
-__all__ = ["LSTM", "Attention"]
+__all__ = ["LSTM", "WindowedAttention"]
 
 
 @dataclass
@@ -83,7 +83,7 @@ def window_mask(window: int, first: int, past: int, frames: int, device: torch.d
     return ((key <= query) & (key > query - window))[None, None]
 
 
-class Attention(nn.Module):
+class WindowedAttention(nn.Module):
     """float [B, width, N] -> the same shape. window: frames that a frame attends, itself and those before it; ignored where not causal."""
 
     def __init__(self, width: int, layers: int = 8, heads: int = 8, window: int = 250, causal: bool = True):

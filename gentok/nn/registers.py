@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from gentok.nn.constants import Constants
 from gentok.nn.patches import positions_2d
 from gentok.nn.transformer import Transformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["RegisterEncoder", "RegisterDecoder", "TimeEmbedding", "causal_last", "draw_keep", "KEEP_MODES"]
 
@@ -43,10 +43,10 @@ def causal_last(patches: int, registers: int) -> Tensor:
     return see
 
 
-def draw_keep(mode: str, registers: int, noise: Noise) -> Tensor:
+def draw_keep(mode: str, registers: int, rng: RowRNG) -> Tensor:
     """How many registers each row keeps, int64 [B] in 1..N: "uniform"; "powers": uniform over the powers of two up to N, and N itself;
     "rounded": uniform, then up to the next power of two (or N)."""
-    u = noise.uniform()
+    u = rng.uniform()
     if mode == "uniform":
         return (u * registers).long() + 1
     powers = torch.tensor([min(2**i, registers) for i in range(math.ceil(math.log2(registers)) + 1)], device=u.device)

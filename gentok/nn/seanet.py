@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
-from gentok.nn.recurrence import LSTM, Attention
+from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
 
-__all__ = ["Encoder", "Decoder", "Unit"]
+__all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 
 ACTIVATIONS = {"elu": lambda channels: nn.ELU(), "leaky_relu": lambda channels: nn.LeakyReLU(0.1), "snake": Snake}
 """leaky_relu is that of HiFi-GAN; on a CPU it takes a fortieth of the time of elu, which is a third of a training step there."""
@@ -113,7 +113,7 @@ class _SEANet(nn.Module):
         def remember(n: int) -> list[nn.Module]:
             if memory == "lstm":
                 return [LSTM(n, memory_layers)]
-            return [Attention(n, memory_layers, heads, window, causal)] if memory == "attention" else []
+            return [WindowedAttention(n, memory_layers, heads, window, causal)] if memory == "attention" else []
 
         def residual(n: int) -> list[nn.Module]:
             return [Unit(n, unit_kernel, dilation_base**j, compress, shortcut, activation, common) for j in range(units)]
@@ -135,7 +135,7 @@ class _SEANet(nn.Module):
         return self.layers.step(x, state, last)
 
 
-class Encoder(_SEANet):
+class SEANetEncoder(_SEANet):
     __doc__ = f"Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].\n\n    {_SEANet.__doc__}"
 
     def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
@@ -147,7 +147,7 @@ class Encoder(_SEANet):
         return [*layers, *remember(n), act(n), Conv(n, self.width, last_kernel, **common)]
 
 
-class Decoder(_SEANet):
+class SEANetDecoder(_SEANet):
     __doc__ = f"float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].\n\n    {_SEANet.__doc__}"
 
     def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):

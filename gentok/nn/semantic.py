@@ -8,7 +8,7 @@ has: finer ones are averaged, coarser ones interpolated. It is one of two kinds:
     trained   its weights are the tokenizer's, saved with it. `start: teacher` takes them over from the teacher of the run, which must be
               the same network; `start: fresh` begins anew. A loaded model asks for no teacher.
 
-A frozen network may be handed a MapMemory of maps that it has made before (see gentok.nn.maps).
+A frozen network may be handed a MapMemory of maps that it has made before (see gentok.nn.feature_cache).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn import features
-from gentok.nn.autoencoder import Encoder, stride_of
-from gentok.nn.maps import MapMemory, Shared
+from gentok.nn.autoencoder import ConvEncoder, stride_of
+from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
 
 __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
@@ -151,14 +151,14 @@ class EfficientNetMap(SemanticNetwork):
 
 
 class ConvolutionalMap(SemanticNetwork):
-    """A trained convolutional network of the picture at its own size, from a fresh start (gentok.nn.autoencoder.Encoder)."""
+    """A trained convolutional network of the picture at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
 
     def __init__(self, channels: int = 3, width: int = 64, multipliers: Sequence[int] = (1, 2), blocks: int = 1, patch: int = 2):
         super().__init__(frozen=False)
         self.stride = stride_of(multipliers, patch)
         self.width = width * multipliers[-1]
         common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": False, "patch": patch}
-        self.network = Encoder(channels, self.width, width=width, **common)
+        self.network = ConvEncoder(channels, self.width, width=width, **common)
 
     def map(self, media: Tensor) -> Tensor:
         return self.network(media)

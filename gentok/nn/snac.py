@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gentok.nn.conv1d import weight_of
 from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
@@ -46,10 +46,10 @@ class NoiseBlock(nn.Module):
         super().__init__()
         self.scale = normed_conv(channels, channels, 1, bias=False)
 
-    def forward(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        if noise is None:
+    def forward(self, x: Tensor, rng: RowRNG | None = None) -> Tensor:
+        if rng is None:
             return x
-        return x + noise.normal(1, x.shape[2]).to(x.device, x.dtype) * self.scale(x)
+        return x + rng.normal(1, x.shape[2]).to(x.device, x.dtype) * self.scale(x)
 
 
 class SNACDecoder(nn.Module):
@@ -79,7 +79,7 @@ class SNACDecoder(nn.Module):
         """The last convolution's direction, where gradients of losses are compared (adaptive weights)."""
         return weight_of(self.layers[-2])
 
-    def forward(self, z: Tensor, noise: Noise | None = None) -> Tensor:
+    def forward(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
         for i, layer in enumerate(self.layers):
-            z = layer(z, None if noise is None else noise.fork(i)) if isinstance(layer, NoiseBlock) else layer(z)
+            z = layer(z, None if rng is None else rng.fork(i)) if isinstance(layer, NoiseBlock) else layer(z)
         return z

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.spectral import stft
-from gentok.nn.waves import check_wave, convolution, levelled
+from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
 __all__ = ["STFTDiscriminators"]
 
@@ -28,7 +28,7 @@ class STFTDiscriminators(nn.Module):
     them, [B, filters, frames, .].
 
     channels: C. filters: channels of every layer. windows: in samples; T must be at least the longest. slope: of LeakyReLU. peak: see
-    gentok.nn.waves.levelled. Raises ValueError on other channels or shorter waves.
+    gentok.nn.waveform_checks.levelled. Raises ValueError on other channels or shorter waves.
     """
 
     def __init__(

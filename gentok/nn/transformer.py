@@ -19,12 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.attention import CrossAttention, SelfAttention
-from gentok.nn.cache import KVCache, Window
+from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.norm import RMSNorm
 from gentok.nn.rope import Rotation
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
-__all__ = ["Transformer", "Block", "FeedForward", "dropout", "initialise"]
+__all__ = ["Transformer", "TransformerBlock", "FeedForward", "dropout", "initialise"]
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -36,12 +36,12 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
                 nn.init.zeros_(part.bias)
 
 
-def dropout(x: Tensor, rate: float, noise: Noise | None) -> Tensor:
+def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
     """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). noise None: x itself."""
-    if rate == 0.0 or noise is None:
+    if rate == 0.0 or rng is None:
         return x
     count = x[0].numel()
-    bits = noise.words(math.ceil(count / 4)).view(torch.int16)[:, :count].view(x.shape)
+    bits = rng.words(math.ceil(count / 4)).view(torch.int16)[:, :count].view(x.shape)
     return x * (bits >= round(rate * 65536) - 32768).to(x.dtype).mul_(1.0 / (1.0 - rate))
 
 
@@ -79,7 +79,7 @@ def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
     return torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x)."""
 
     def __init__(self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: int, cross: bool, rate: float):
@@ -106,7 +106,7 @@ class Block(nn.Module):
         modulation: Tensor | None = None,
         context: tuple[Tensor, Tensor] | None = None,
         context_mask: Tensor | None = None,
-        noise: Noise | None = None,
+        rng: RowRNG | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
         window: Window | None = None,
@@ -118,14 +118,14 @@ class Block(nn.Module):
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
             h = _shifted(h, shift1, scale1, kinds)
         h = self.attention(h, turn, mask, causal, cache, layer, window)
-        x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, noise)
+        x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, rng)
         if self.cross is not None:
-            x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, noise)
+            x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, rng)
         h = self.norm2(x)
         if modulation is not None:
             h = _shifted(h, shift2, scale2, kinds)
         h = self.mlp(h)
-        return x + dropout(h if modulation is None else _gated(h, gate2, kinds), self.rate, noise)
+        return x + dropout(h if modulation is None else _gated(h, gate2, kinds), self.rate, rng)
 
 
 class Transformer(nn.Module):
@@ -152,7 +152,7 @@ class Transformer(nn.Module):
         if hidden is None:
             hidden = 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
         self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, activation, qk_norm, adaln, cross, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(width, heads, hidden, activation, qk_norm, adaln, cross, dropout) for _ in range(depth))
         self.norm = RMSNorm(width)
         initialise(self)
         std = 0.02 / math.sqrt(2 * depth)
@@ -176,7 +176,7 @@ class Transformer(nn.Module):
         context: Tensor | None = None,
         context_mask: Tensor | None = None,
         vector: Tensor | None = None,
-        noise: Noise | None = None,
+        rng: RowRNG | None = None,
         kinds: Sequence[int] | None = None,
         tap: tuple[int, list[Tensor]] | None = None,
     ) -> Tensor:
@@ -198,14 +198,14 @@ class Transformer(nn.Module):
                 None if vector is None else block.modulate(vector),
                 None if context is None else block.cross.project(context),
                 context_mask,
-                noise,
+                rng,
                 kinds=kinds,
             )
             if tap is not None and tap[0] == number:
                 tap[1].append(x)
         return self.norm(x)
 
-    def start(
+    def init_cache(
         self,
         batch: int,
         capacity: int,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-__all__ = ["Line", "chart", "number"]
+__all__ = ["Curve", "chart", "number"]
 
 WIDTH, HEIGHT = 480, 220
 LEFT, RIGHT, TOP, BOTTOM = 56, 14, 10, 34
@@ -23,7 +23,7 @@ LOG_FROM = 30.0
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """side: "train" or "held_out"; level: its place 0..1 between the coarsest and the finest codebook level, None without levels."""
 
     label: str
@@ -95,7 +95,7 @@ def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 def chart(
     name: str,
     title: str,
-    lines: Sequence[Line],
+    lines: Sequence[Curve],
     *,
     percent: bool = False,
     zero: bool = False,

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from gentok.report.chart import Line, chart, number
+from gentok.report.chart import Curve, chart, number
 from gentok.report.run_folder import Run
 
 __all__ = ["page"]
@@ -122,7 +122,7 @@ def _short(count: int) -> str:
 
 def _spec(run: Run) -> str:
     try:
-        from gentok.tokens import TokenSpec
+        from gentok.types import TokenSpec
 
         spec = TokenSpec.from_dict(run.bundle["tokenizer"]["spec"])
         return f"{spec.describe()}; {spec.bits:,.0f} bits per item"
@@ -145,7 +145,7 @@ def _title(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _charts(run: Run, made: Iterable[tuple[str, list[Line], dict[str, Any]]]) -> str:
+def _charts(run: Run, made: Iterable[tuple[str, list[Curve], dict[str, Any]]]) -> str:
     drawn = [
         chart(f"{re.sub('[^a-z0-9]+', '-', title.lower())}-{i}", title, lines, last_step=run.steps, **options)
         for i, (title, lines, options) in enumerate(made)
@@ -163,14 +163,14 @@ def _curves(run: Run) -> str:
         if name in used:
             continue
         side = "held_out" if name in run.held_out else "train"
-        lines = [Line("held out" if side == "held_out" else "train", run.series[name], side)]
+        lines = [Curve("held out" if side == "held_out" else "train", run.series[name], side)]
         for other in (f"held_out_{name.removeprefix('train/')}", f"held_out/{name.removeprefix('train/')}"):
             if side == "train" and other in run.held_out:
-                lines.append(Line("held out", run.series[other], "held_out"))
+                lines.append(Curve("held out", run.series[other], "held_out"))
                 used.add(other)
         # a masked model's nll counts only what it had masked: no neighbour of the held-out bound
         if name == "held_out_bits_per_token" and "train/nll" in run.series and "train/masked" not in run.series:
-            lines.insert(0, Line("train", [(s, v / math.log(2)) for s, v in run.series["train/nll"]], "train"))
+            lines.insert(0, Curve("train", [(s, v / math.log(2)) for s, v in run.series["train/nll"]], "train"))
             used.add("train/nll")
         made.append((_title(name), lines, {"may_log": side == "train" and name != "lr", "zero": name == "lr"}))
     return _charts(run, made)
@@ -189,19 +189,19 @@ def _codebook(run: Run) -> str:
         levels = sorted({k for _, k in columns if k is not None})
         options = {"percent": measure == "usage", "zero": measure in ("perplexity", "dead")}
         if not levels:
-            lines = [Line(s.replace("_", " "), run.series[columns[s, None]], s) for s in ("train", "held_out") if (s, None) in columns]
+            lines = [Curve(s.replace("_", " "), run.series[columns[s, None]], s) for s in ("train", "held_out") if (s, None) in columns]
         else:
             side = "held_out" if ("held_out", levels[0]) in columns else "train"
             options["hint"] = f"{'held-out' if side == 'held_out' else 'training'} items, a line per level, coarse to fine"
             top = max(1, len(levels) - 1)
-            lines = [Line(f"level {k}", run.series[columns[side, k]], side, i / top) for i, k in enumerate(levels) if (side, k) in columns]
+            lines = [Curve(f"level {k}", run.series[columns[side, k]], side, i / top) for i, k in enumerate(levels) if (side, k) in columns]
         made.append((_title(f"codebook/train_{measure}"), lines, options))
     return _charts(run, made)
 
 
 def _throughput(run: Run) -> str:
     names = [n for n in run.series if SPEED.fullmatch(n) and not BOOK.fullmatch(n)]
-    made = [(_title(n), [Line("train", run.series[n], "train")], {"zero": True, "percent": n.endswith("share")}) for n in names]
+    made = [(_title(n), [Curve("train", run.series[n], "train")], {"zero": True, "percent": n.endswith("share")}) for n in names]
     return _charts(run, made)
 
 

@@ -18,20 +18,20 @@ from dataclasses import dataclass
 import torch
 
 from gentok.flow.absorbing import mask_schedule
-from gentok.samplers.filling import Filling, FillingSampler
 from gentok.samplers.first_hitting import hitting_shares
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
 
 __all__ = ["Ancestral", "expected_calls"]
 
 
-def expected_calls(holes: int, steps: int, schedule: str = "linear") -> float:
+def expected_calls(masked_cells: int, steps: int, schedule: str = "linear") -> float:
     """The mean number of network calls of a row with `holes` holes, cached: the expected number of steps that reveal something."""
     grid = mask_schedule(schedule).grid(steps)
-    return sum(1 - (1 - (above - below)) ** holes for above, below in zip(grid, grid[1:]))
+    return sum(1 - (1 - (above - below)) ** masked_cells for above, below in zip(grid, grid[1:]))
 
 
 @dataclass(frozen=True)
-class Ancestral(FillingSampler):
+class Ancestral(UnmaskingSampler):
     """steps: T; schedule: of the masked share over them (flow/absorbing.py); cache: rows are computed only where they reveal something."""
 
     steps: int = 64
@@ -44,9 +44,9 @@ class Ancestral(FillingSampler):
             raise ValueError(f"steps must be >= 1; got {self.steps}")
         mask_schedule(self.schedule)
 
-    def fill(self, filling: Filling) -> None:
+    def fill(self, filling: Unmasking) -> None:
         grid = torch.tensor(mask_schedule(self.schedule).grid(self.steps), dtype=torch.float64, device=filling.codes.device)
-        shares = hitting_shares(filling.free, filling.noise)
+        shares = hitting_shares(filling.free, filling.rng)
         step = self.steps - torch.searchsorted(grid.flip(0), shares)  # m_step > share >= m_(step + 1)
         step = step.masked_fill(~filling.free, -1)
         last = step.flatten(1).amax(1) if step.numel() else filling.begun - 1

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import AnyOrder, random_rank
-from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
+from gentok.types import Condition, RowRNG, Tokens
 
 __all__ = ["AnyOrderSampler", "ORDERS", "cell_of_rank", "check_order", "ranks_of"]
 
@@ -26,9 +26,9 @@ def check_order(order: str) -> None:
         raise ValueError(f"order must be one of {', '.join(ORDERS)}; got {order!r}")
 
 
-def ranks_of(model: AnyOrder, holes: Tensor, order: str, noise: Noise) -> Tensor:
+def ranks_of(model: AnyOrder, masked_cells: Tensor, order: str, rng: RowRNG) -> Tensor:
     """int64 [B, K, N]: the order in which the holes, bool [B, K, N], are drawn; 0 at all other cells."""
-    return model.rank(holes) if order == "left_to_right" else random_rank(holes, noise)
+    return model.rank(masked_cells) if order == "left_to_right" else random_rank(masked_cells, rng)
 
 
 def cell_of_rank(rank: Tensor) -> Tensor:
@@ -53,18 +53,18 @@ class AnyOrderSampler(CellSampler):
         check_order(self.order)
 
     def run(
-        self, model: AnyOrder, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
+        self, model: AnyOrder, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
-        rank = ranks_of(model, tokens.holes, self.order, noise)
-        cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
-        codes, calls, rounds = tokens.codes.flatten(1), Calls(), int(counts.max()) if len(counts) else 0
+        rank = ranks_of(model, tokens.masked, self.order, rng)
+        cells, counts = cell_of_rank(rank), tokens.masked.sum((1, 2))
+        codes, calls, rounds = tokens.codes.flatten(1), NetworkCalls(), int(counts.max()) if len(counts) else 0
         for r in range(1, rounds + 1):
             rows = (counts >= r).nonzero()[:, 0]
             now = Tokens(codes[rows].view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
             at = cells[rows, r - 1]
             law = model.laws(now, condition.rows(rows), rank[rows], at[:, None])[:, 0]
             calls.add(model, now.codes.numel())
-            codes[rows, at] = choose(self.filter(law), noise.rows(rows))
+            codes[rows, at] = choose(self.filter(law), rng.rows(rows))
             if on_step is not None:
                 on_step(Tokens(codes.view_as(tokens.codes).clone(), tokens.spec, tokens.lengths), r, rounds)
         out = Tokens(codes.view_as(tokens.codes), tokens.spec, tokens.lengths).validate()

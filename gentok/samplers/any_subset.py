@@ -23,9 +23,9 @@ from torch import Tensor
 
 from gentok.generators.base import AnyOrder
 from gentok.samplers.any_order import cell_of_rank, check_order, ranks_of
-from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
+from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.samplers.speculation import accepted, residual
-from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
+from gentok.types import UNKNOWN, Condition, RowRNG, Tokens
 
 __all__ = ["AnySubset"]
 
@@ -49,13 +49,13 @@ class AnySubset(CellSampler):
             raise ValueError(f"k, the number of drafts, must be >= 1; got {self.k}")
 
     def run(
-        self, model: AnyOrder, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
+        self, model: AnyOrder, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
         """As Sampler. stats: drafts and accepted, those after the first of a call, which is no guess."""
-        rank = ranks_of(model, tokens.holes, self.order, noise)
-        cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
+        rank = ranks_of(model, tokens.masked, self.order, rng)
+        cells, counts = cell_of_rank(rank), tokens.masked.sum((1, 2))
         codes, done, used = tokens.codes.flatten(1), torch.zeros_like(counts), torch.zeros_like(counts)
-        calls, guessed, stood, steps = Calls(), 0, 0, 0
+        calls, guessed, stood, steps = NetworkCalls(), 0, 0, 0
 
         def laws(rows: Tensor, filled: Tensor, seen: Tensor | None) -> Tensor:
             """The filtered laws of the cells of rank done + 1 .. done + k + 1: float64 [b, k + 1, V]; ranks that a row has not: any."""
@@ -71,14 +71,14 @@ class AnySubset(CellSampler):
         while bool((done < counts).any()):
             rows = (done < counts).nonzero()[:, 0]
             q = laws(rows, codes[rows], done[rows])[:, : self.k]
-            guesses = choose(q.log(), noise.rows(rows))  # [b, k], also beyond a row's end: what a row draws is its own affair
+            guesses = choose(q.log(), rng.rows(rows))  # [b, k], also beyond a row's end: what a row draws is its own affair
             self._write(codes, rows, guesses, cells, done, (counts - done)[rows].clamp(max=self.k))
             pair = ((counts - done)[rows] > 1) & (self.k > 1)
             alone = rows[~pair]
             done[alone] += 1
             rows, q, guesses = rows[pair], q[pair], guesses[pair]
             if len(rows):
-                own_noise = noise.rows(rows)
+                own_noise = rng.rows(rows)
                 p = laws(rows, codes[rows], None)
                 kept, drafted = self._accept(p[:, : self.k], q, guesses, counts[rows] - done[rows], own_noise)
                 place = kept.clamp(max=self.k - 1)[:, None, None].expand(-1, 1, p.shape[2])
@@ -107,15 +107,15 @@ class AnySubset(CellSampler):
             has = number > j
             codes[rows[has], cells[rows[has], done[rows[has]] + j]] = ids[has, j]
 
-    def _accept(self, p: Tensor, q: Tensor, guesses: Tensor, left: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+    def _accept(self, p: Tensor, q: Tensor, guesses: Tensor, left: Tensor, rng: RowRNG) -> tuple[Tensor, Tensor]:
         """p, q float64 [b, k, V], guesses int64 [b, k], left int64 [b] holes -> int64 [b]: drafts accepted from the left, and drafted."""
         drafted = left.clamp(max=self.k)
-        return accepted(p, q, guesses, torch.ones_like(left), drafted, noise), drafted  # the first: the same law, but for rounding
+        return accepted(p, q, guesses, torch.ones_like(left), drafted, rng), drafted  # the first: the same law, but for rounding
 
     @staticmethod
     def _drawn(codes: Tensor, cells: Tensor, done: Tensor, counts: Tensor, tokens: Tokens) -> Tokens:
         """The tokens so far, with holes where a dropped draft stands."""
         place = torch.arange(cells.shape[1], device=codes.device)
         open_ = (place >= done[:, None]) & (place < counts[:, None])
-        holes = torch.zeros_like(open_).scatter(1, cells, open_)
-        return Tokens(torch.where(holes, torch.full_like(codes, UNKNOWN), codes).view_as(tokens.codes), tokens.spec, tokens.lengths)
+        masked_cells = torch.zeros_like(open_).scatter(1, cells, open_)
+        return Tokens(torch.where(masked_cells, torch.full_like(codes, UNKNOWN), codes).view_as(tokens.codes), tokens.spec, tokens.lengths)

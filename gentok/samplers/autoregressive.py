@@ -23,8 +23,8 @@ from torch import Tensor
 
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
-from gentok.samplers.base import Calls, Choice, SampleOutput, Sampler, check_known, draw, initial
-from gentok.tokens import ABSENT, UNKNOWN, Condition, Noise, Tokens
+from gentok.samplers.base import Choice, NetworkCalls, SampleOutput, Sampler, check_known, draw, initial
+from gentok.types import ABSENT, UNKNOWN, Condition, RowRNG, Tokens
 
 __all__ = ["AutoregressiveSampler"]
 
@@ -46,7 +46,7 @@ class AutoregressiveSampler(Sampler):
         model: Causal,
         condition: Condition,
         *,
-        noise: Noise,
+        rng: RowRNG,
         known: Tokens | None = None,
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
@@ -56,19 +56,19 @@ class AutoregressiveSampler(Sampler):
         self.check_model(model)
         self.no_draft(draft)
         layout, choose = model.layout, choose or draw
-        tokens = initial(model.spec, noise, known, lengths)
+        tokens = initial(model.spec, rng, known, lengths)
         ids = layout.flatten(tokens.codes)  # [B, S, G]
-        holes = ids == UNKNOWN
-        forced = check_known(tokens, layout, self.forced) | self._check_slots(model, holes)
+        masked_cells = ids == UNKNOWN
+        forced = check_known(tokens, layout, self.forced) | self._check_slots(model, masked_cells)
 
         fed = torch.cat([model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
         rows = torch.arange(len(ids), device=ids.device)
         done, used, lengths = torch.zeros_like(rows), torch.zeros_like(rows), tokens.lengths
         ending = _Ending(tokens, layout) if model.ends else None
-        plan = _Plan(holes, done)
-        cache = model.start(condition, len(ids), layout.steps if model.ends else plan.capacity) if plan.rounds else None
-        calls, steps, r = Calls(), plan.rounds, 0
+        plan = _Plan(masked_cells, done)
+        cache = model.init_cache(condition, len(ids), layout.steps if model.ends else plan.capacity) if plan.rounds else None
+        calls, steps, r = NetworkCalls(), plan.rounds, 0
         while r < plan.rounds:
             at, last, width = plan.at[:, r], plan.last[:, r], plan.width[r]
             window = (at[:, None] + torch.arange(width, device=ids.device)).clamp(max=layout.steps - 1)
@@ -77,10 +77,10 @@ class AutoregressiveSampler(Sampler):
             calls.add(model, len(ids) * width)
 
             busy = plan.counts > r
-            here = holes[rows, last] & busy[:, None]  # [B, G]
+            here = masked_cells[rows, last] & busy[:, None]  # [B, G]
             if ending is not None:
                 logits = ending.allow(logits, last)
-            drawn = self._draw(logits, here, plan.active[r], noise, choose)
+            drawn = self._draw(logits, here, plan.active[r], rng, choose)
             ids[rows, last] = torch.where(here, drawn, ids[rows, last])
             after = (last + 1).clamp(max=layout.steps - 1)
             fed[rows, after] = torch.where(here & (last + 1 < layout.steps)[:, None], drawn, fed[rows, after])
@@ -90,8 +90,8 @@ class AutoregressiveSampler(Sampler):
                 if bool(stopped.any()):
                     ids, fed[:, 1:] = ids.masked_fill(beyond, ABSENT), fed[:, 1:].masked_fill(beyond[:, :-1], ABSENT)
                     number = torch.arange(layout.steps, device=ids.device)
-                    holes = holes & ~beyond & (number >= done[:, None])[..., None]
-                    plan, r = _Plan(holes, done), 0
+                    masked_cells = masked_cells & ~beyond & (number >= done[:, None])[..., None]
+                    plan, r = _Plan(masked_cells, done), 0
             if on_step is not None:
                 on_step(Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths), int(used.max()), steps)
 
@@ -100,18 +100,18 @@ class AutoregressiveSampler(Sampler):
         out = Tokens(layout.unflatten(ids), tokens.spec, lengths).validate()
         return SampleOutput(out, used, dict(calls), stats={"forced": True} if forced else {})
 
-    def _draw(self, logits: Tensor, here: Tensor, active: Tensor | None, noise: Noise, choose: Choice) -> Tensor:
+    def _draw(self, logits: Tensor, here: Tensor, active: Tensor | None, rng: RowRNG, choose: Choice) -> Tensor:
         """ids int64 [B, G] where `here`; rows that are not active consume no noise. active: None for all rows."""
         logits = logits.masked_fill(~here[..., None], 0.0)  # a slot without a hole may hold anything, -inf everywhere too
         if active is None:
-            return choose(self.filter(logits), noise)
+            return choose(self.filter(logits), rng)
         ids = torch.full_like(here, ABSENT, dtype=torch.int64)
-        ids[active] = choose(self.filter(logits[active]), noise.rows(active))
+        ids[active] = choose(self.filter(logits[active]), rng.rows(active))
         return ids
 
-    def _check_slots(self, model: Causal, holes: Tensor) -> bool:
+    def _check_slots(self, model: Causal, masked_cells: Tensor) -> bool:
         """Whether slots are drawn together that the model does not hold independent. Raises ValueError then, unless forced."""
-        if model.exact_slots or not bool((holes.sum(2) > 1).any()):
+        if model.exact_slots or not bool((masked_cells.sum(2) > 1).any()):
             return False
         if not self.forced:
             raise ValueError(
@@ -130,7 +130,7 @@ class _Ending:
         self.level, self.position, self.end = layout.level.to(device), layout.position.to(device), tokens.spec.vocab
         place = torch.arange(1, tokens.codes.shape[2] + 1, device=device)
         self.known = (place * tokens.present.any(1)).amax(1)  # [B]: one behind the last known position
-        self.guarded = bool((tokens.holes[:, 0] & (place <= self.known[:, None])).any())
+        self.guarded = bool((tokens.masked[:, 0] & (place <= self.known[:, None])).any())
         self.lengths = torch.full_like(self.known, len(place)) if tokens.lengths is None else tokens.lengths.clone()
 
     def allow(self, logits: Tensor, last: Tensor) -> Tensor:
@@ -158,15 +158,15 @@ class _Plan:
     active: R tensors of row indices, None where all rows draw. capacity: fed steps that the cache must hold, never more than the layout's.
     """
 
-    def __init__(self, holes: Tensor, done: Tensor):
-        draws = holes.any(2)
+    def __init__(self, masked_cells: Tensor, done: Tensor):
+        draws = masked_cells.any(2)
         batch, steps = draws.shape
         self.counts = draws.sum(1)
         self.rounds = int(self.counts.max()) if batch else 0
-        number = torch.arange(steps, device=holes.device).expand(batch, steps)
+        number = torch.arange(steps, device=masked_cells.device).expand(batch, steps)
         last = torch.where(draws, number, torch.full_like(number, steps)).sort(1).values[:, : self.rounds]
         at = torch.cat([done[:, None], last[:, :-1] + 1], 1)[:, : self.rounds]
-        busy = torch.arange(self.rounds, device=holes.device) < self.counts[:, None]
+        busy = torch.arange(self.rounds, device=masked_cells.device) < self.counts[:, None]
         at, self.last = at * busy, last * busy
         width = (self.last - at + 1).amax(0) if self.rounds else self.counts[:0]
         self.at = torch.minimum(at, steps - width)  # a row with less to feed than others near the end feeds some steps once more

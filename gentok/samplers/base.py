@@ -23,14 +23,14 @@ from torch import Tensor
 from gentok.generators.base import Capability, capabilities
 from gentok.layouts import Layout
 from gentok.samplers import filters
-from gentok.tokens import ABSENT, Condition, Noise, Tokens, TokenSpec
+from gentok.types import ABSENT, Condition, RowRNG, Tokens, TokenSpec
 
 __all__ = [
-    "Calls", "CellSampler", "Choice", "OnStep", "SampleOutput", "Sampler", "check_known", "draw", "every_sampler", "fitting", "initial",
+    "NetworkCalls", "CellSampler", "Choice", "OnStep", "SampleOutput", "Sampler", "check_known", "draw", "every_sampler", "fitting", "initial",
     "race", "sampler_name",
 ]  # fmt: skip
 
-Choice = Callable[[Tensor, Noise], Tensor]
+Choice = Callable[[Tensor, RowRNG], Tensor]
 """(filtered logits [B, ..., V], noise of these B rows) -> ids int64 [B, ...]."""
 OnStep = Callable[[Tokens, int, int], None]
 """(tokens so far, step, steps)."""
@@ -39,7 +39,7 @@ OnStep = Callable[[Tokens, int, int], None]
 # ------------------------------------------------------------------------------------------------------------------ draws
 
 
-def draw(logits: Tensor, noise: Noise) -> Tensor:
+def draw(logits: Tensor, rng: RowRNG) -> Tensor:
     """One id per law: logits float [B, ..., V] -> int64 [B, ...], exact to float64, one uniform per id.
 
     The first id whose cumulative weight exceeds u times the total, in float64. An id with probability 0 is never drawn. The same
@@ -47,13 +47,13 @@ def draw(logits: Tensor, noise: Noise) -> Tensor:
     """
     logits = logits.double()
     cumulative = (logits - logits.amax(-1, keepdim=True)).exp().cumsum(-1)
-    u = noise.uniform(*logits.shape[1:-1])[..., None] * cumulative[..., -1:]
+    u = rng.uniform(*logits.shape[1:-1])[..., None] * cumulative[..., -1:]
     return torch.searchsorted(cumulative, u, right=True)[..., 0]
 
 
-def race(logits: Tensor, noise: Noise) -> Tensor:
+def race(logits: Tensor, rng: RowRNG) -> Tensor:
     """One id per law: logits float [B, ..., V] -> int64 [B, ...]; the winner of a race of exponentials, argmin E_v / p_v, in float64."""
-    return (logits.double() - noise.exponential(*logits.shape[1:]).log()).argmax(-1)
+    return (logits.double() - rng.exponential(*logits.shape[1:]).log()).argmax(-1)
 
 
 # ---------------------------------------------------------------------------------------------------------------- samplers
@@ -71,7 +71,7 @@ class SampleOutput:
     stats: dict[str, Any] = field(default_factory=dict)
 
 
-class Calls(dict[str, tuple[int, int]]):
+class NetworkCalls(dict[str, tuple[int, int]]):
     """Network calls as they happen: name -> (calls, positions computed over the batch)."""
 
     def add(self, model: Any, positions: int, name: str = "generator") -> None:
@@ -107,7 +107,7 @@ class Sampler(ABC):
         model: Any,
         condition: Condition,
         *,
-        noise: Noise,
+        rng: RowRNG,
         known: Tokens | None = None,
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
@@ -152,7 +152,7 @@ class CellSampler(Sampler):
         model: Any,
         condition: Condition,
         *,
-        noise: Noise,
+        rng: RowRNG,
         known: Tokens | None = None,
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
@@ -161,10 +161,10 @@ class CellSampler(Sampler):
     ) -> SampleOutput:
         self.check_model(model)
         self.no_draft(draft)
-        return self.run(model, condition, noise, initial(model.spec, noise, known, lengths), choose or draw, on_step)
+        return self.run(model, condition, rng, initial(model.spec, rng, known, lengths), choose or draw, on_step)
 
     @abstractmethod
-    def run(self, model: Any, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
+    def run(self, model: Any, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
         """tokens: codes >= 0 where they are known, UNKNOWN where they are to be drawn; the rest as in Sampler.__call__."""
 
 
@@ -200,14 +200,14 @@ def fitting(model: Any) -> list[type[Sampler]]:
 # ---------------------------------------------------------------------------------------------------------- what is known
 
 
-def initial(spec: TokenSpec, noise: Noise, known: Tokens | None = None, lengths: Tensor | None = None) -> Tokens:
+def initial(spec: TokenSpec, rng: RowRNG, known: Tokens | None = None, lengths: Tensor | None = None) -> Tokens:
     """What a sampler starts from, on the noise's device: `known` cells, UNKNOWN holes, ABSENT beyond `lengths` and where the spec
     has no cell.
 
     ABSENT cells of `known` stay absent (a dropped level). lengths defaults to known.lengths. Raises ValueError where batch, spec,
     codes or lengths do not fit, or a known code lies beyond its row's length.
     """
-    batch, device = noise.batch, noise.device
+    batch, device = rng.batch, rng.device
     if lengths is None and known is not None:
         lengths = known.lengths
     if lengths is not None:
@@ -236,7 +236,7 @@ def check_known(tokens: Tokens, layout: Layout, forced: bool = False) -> bool:
 
     Raises ValueError in that case unless `forced`. Cells of the hole's own step do no harm where the step's slots are independent.
     """
-    first = layout.prefix(tokens.holes)
+    first = layout.prefix(tokens.masked)
     step = layout.step.to(first.device)
     late = tokens.present & (step > first[:, None, None])
     if not late.any():

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.samplers.filling import Filling, FillingSampler
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
 
 __all__ = ["RULES", "ConfidenceThreshold", "count_by_factor"]
 
@@ -37,7 +37,7 @@ def count_by_factor(confidence: Tensor, factor: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConfidenceThreshold(FillingSampler):
+class ConfidenceThreshold(UnmaskingSampler):
     """rule: threshold or factor; threshold, factor: see above, each for its own rule. block: positions per block, null for all at once."""
 
     rule: str = "threshold"
@@ -54,24 +54,24 @@ class ConfidenceThreshold(FillingSampler):
         if self.block is not None and self.block < 1:
             raise ValueError(f"block must be >= 1 or null; got {self.block}")
 
-    def fill(self, filling: Filling) -> None:
-        filling.until_full(lambda logits, holes: self._chosen(logits, self._open(holes)))
+    def fill(self, filling: Unmasking) -> None:
+        filling.until_full(lambda logits, masked_cells: self._chosen(logits, self._open(masked_cells)))
 
-    def _open(self, holes: Tensor) -> Tensor:
+    def _open(self, masked_cells: Tensor) -> Tensor:
         """bool [b, K, N]: the holes that may be revealed now."""
         if self.block is None:
-            return holes
-        number = torch.arange(holes.shape[2], device=holes.device) // self.block
-        first = torch.where(holes, number, holes.shape[2]).flatten(1).amin(1)
-        return holes & (number == first[:, None, None])
+            return masked_cells
+        number = torch.arange(masked_cells.shape[2], device=masked_cells.device) // self.block
+        first = torch.where(masked_cells, number, masked_cells.shape[2]).flatten(1).amin(1)
+        return masked_cells & (number == first[:, None, None])
 
-    def _chosen(self, logits: Tensor, holes: Tensor) -> Tensor:
+    def _chosen(self, logits: Tensor, masked_cells: Tensor) -> Tensor:
         """bool [b, K, N]: the holes to be revealed, from logits [b, K, N, V]."""
-        top = logits.double().masked_fill(~holes[..., None], 0.0).log_softmax(-1).amax(-1).exp()
-        confidence, place = top.masked_fill(~holes, -torch.inf).flatten(1).sort(dim=1, descending=True, stable=True)
+        top = logits.double().masked_fill(~masked_cells[..., None], 0.0).log_softmax(-1).amax(-1).exp()
+        confidence, place = top.masked_fill(~masked_cells, -torch.inf).flatten(1).sort(dim=1, descending=True, stable=True)
         if self.rule == "threshold":
             count = (confidence >= self.threshold).sum(1)
         else:
             count = count_by_factor(confidence, self.factor)
         taken = torch.arange(confidence.shape[1], device=place.device) < count.clamp(min=1)[:, None]
-        return torch.zeros_like(taken).scatter(1, place, taken).view_as(holes)
+        return torch.zeros_like(taken).scatter(1, place, taken).view_as(masked_cells)

@@ -23,15 +23,15 @@ from torch import Tensor
 
 from gentok.generators.base import Masked
 from gentok.samplers.base import Choice, OnStep, SampleOutput, draw, initial
-from gentok.samplers.filling import Filling, FillingSampler
 from gentok.samplers.first_hitting import FirstHitting
-from gentok.tokens import UNKNOWN, Condition, Noise, Tokens
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
+from gentok.types import UNKNOWN, Condition, RowRNG, Tokens
 
 __all__ = ["Corrector"]
 
 
 @dataclass(frozen=True)
-class Corrector(FillingSampler):
+class Corrector(UnmaskingSampler):
     """steps: rounds, >= 0. cells: hidden in each round, of those that are not known. parallel: they are filled in one call.
     start: cells per call of the first-hitting run that fills what no draft gives."""
 
@@ -53,7 +53,7 @@ class Corrector(FillingSampler):
         model: Masked,
         condition: Condition,
         *,
-        noise: Noise,
+        rng: RowRNG,
         known: Tokens | None = None,
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
@@ -64,15 +64,15 @@ class Corrector(FillingSampler):
         self.check_model(model)
         if lengths is None and known is None and draft is not None:
             lengths = draft.lengths
-        tokens = initial(model.spec, noise, known, lengths)
-        filling = Filling(self, model, condition, noise, tokens, choose or draw, on_step)
+        tokens = initial(model.spec, rng, known, lengths)
+        filling = Unmasking(self, model, condition, rng, tokens, choose or draw, on_step)
         if draft is not None:
-            given = initial(model.spec, noise, draft, tokens.lengths).codes
+            given = initial(model.spec, rng, draft, tokens.lengths).codes
             filling.codes = torch.where(filling.free & (given >= 0), given, filling.codes)
         self.fill(filling)
         return filling.output()
 
-    def fill(self, filling: Filling) -> None:
+    def fill(self, filling: Unmasking) -> None:
         if (filling.codes == UNKNOWN).any():
             self._start(filling)
         for i in range(self.steps):
@@ -90,11 +90,11 @@ class Corrector(FillingSampler):
                     filling.fill(rows[at], filling.predict(rows[at]), now[at])
             filling.step(i + 1, self.steps)
 
-    def _start(self, filling: Filling) -> None:
+    def _start(self, filling: Unmasking) -> None:
         """Fills what is still open by first-hitting, and counts its calls."""
         first = FirstHitting(cells_per_call=self.start, **self._filters)
         tokens = Tokens(filling.codes, filling.spec, filling.lengths)
-        out = first(filling.model, filling.condition, noise=filling.noise, known=tokens, lengths=filling.lengths, choose=filling.choose)
+        out = first(filling.model, filling.condition, rng=filling.rng, known=tokens, lengths=filling.lengths, choose=filling.choose)
         filling.codes = out.tokens.codes
         filling.calls += out.calls
         filling.network.update(out.network_calls)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.samplers.filling import Filling, FillingSampler
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
 
 __all__ = ["ORDERS", "EntropyBounded", "entropies", "sure_first"]
 
@@ -43,7 +43,7 @@ def sure_first(log_p: Tensor, by: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EntropyBounded(FillingSampler):
+class EntropyBounded(UnmaskingSampler):
     """gamma: nats, >= 0. order: entropy, confidence (largest probability) or margin (to the second). limit: cells per call at most."""
 
     gamma: float = 0.1
@@ -59,18 +59,18 @@ class EntropyBounded(FillingSampler):
         if self.limit is not None and self.limit < 1:
             raise ValueError(f"limit must be >= 1 or null; got {self.limit}")
 
-    def fill(self, filling: Filling) -> None:
+    def fill(self, filling: Unmasking) -> None:
         filling.until_full(self._chosen)
 
-    def _chosen(self, logits: Tensor, holes: Tensor) -> Tensor:
+    def _chosen(self, logits: Tensor, masked_cells: Tensor) -> Tensor:
         """bool [b, K, N]: the holes to be revealed, from logits [b, K, N, V]."""
-        log_p = logits.double().masked_fill(~holes[..., None], 0.0).log_softmax(-1)
+        log_p = logits.double().masked_fill(~masked_cells[..., None], 0.0).log_softmax(-1)
         entropy, score = entropies(log_p).flatten(1), sure_first(log_p, self.order).flatten(1)
-        place = score.masked_fill(~holes.flatten(1), torch.inf).argsort(dim=1, stable=True)
-        h = entropy.masked_fill(~holes.flatten(1), torch.inf).gather(1, place)
+        place = score.masked_fill(~masked_cells.flatten(1), torch.inf).argsort(dim=1, stable=True)
+        h = entropy.masked_fill(~masked_cells.flatten(1), torch.inf).gather(1, place)
         lost = (h.cumsum(1) - h.cummax(1).values).nan_to_num(torch.inf)
         fits = (lost <= self.gamma + 1e-12) & h.isfinite()
         fits[:, 0] = True
         if self.limit is not None:
             fits[:, self.limit :] = False
-        return torch.zeros_like(fits).scatter(1, place, fits).view_as(holes)
+        return torch.zeros_like(fits).scatter(1, place, fits).view_as(masked_cells)

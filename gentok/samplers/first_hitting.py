@@ -25,15 +25,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.samplers.filling import Filling, FillingSampler
-from gentok.tokens import Noise
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
+from gentok.types import RowRNG
 
 __all__ = ["FirstHitting", "hitting_shares"]
 
 
-def hitting_shares(free: Tensor, noise: Noise) -> Tensor:
+def hitting_shares(free: Tensor, rng: RowRNG) -> Tensor:
     """free bool [B, K, N] -> float64 [B, K, N]: the masked share, uniform in (0, 1), at which each free cell is revealed; -1 elsewhere."""
-    return noise.uniform(*free.shape[1:]).masked_fill(~free, -1.0)
+    return rng.uniform(*free.shape[1:]).masked_fill(~free, -1.0)
 
 
 def _extrapolated(now: Tensor, last: Tensor, weight: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def _extrapolated(now: Tensor, last: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FirstHitting(FillingSampler):
+class FirstHitting(UnmaskingSampler):
     """cells_per_call: cells of a row that are revealed by one network call; the sampler is exact with 1. order: 1, or 2 for predictions
     that are extrapolated to each cell's own time (which changes nothing with one cell per call)."""
 
@@ -60,9 +60,9 @@ class FirstHitting(FillingSampler):
             raise ValueError(f"order must be 1 or 2; got {self.order}")
         object.__setattr__(self, "exact", self.cells_per_call == 1)
 
-    def fill(self, filling: Filling) -> None:
+    def fill(self, filling: Unmasking) -> None:
         width = self.cells_per_call
-        shares, order = hitting_shares(filling.free, filling.noise).flatten(1).sort(1, descending=True)
+        shares, order = hitting_shares(filling.free, filling.rng).flatten(1).sort(1, descending=True)
         rounds = -(-int(filling.begun.max()) // width) if len(filling.begun) else 0
         last: tuple[Tensor, Tensor, Tensor] | None = None
         for i in range(rounds):

@@ -20,7 +20,7 @@ from torch import Tensor
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
 from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, SelfSpeculative, capabilities
-from gentok.tokens import Condition, Tokens
+from gentok.types import Condition, Tokens
 
 __all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedSelfSpeculative", "guided"]
 
@@ -47,7 +47,7 @@ class _Guided:
 def _revealed(tokens: Tokens) -> Tensor:
     """float64 [B]: the share of each row's cells that are revealed."""
     revealed = tokens.present.sum((1, 2)).double()
-    return revealed / (revealed + tokens.holes.sum((1, 2))).clamp(min=1)
+    return revealed / (revealed + tokens.masked.sum((1, 2))).clamp(min=1)
 
 
 def _twice(tokens: Tokens) -> Tokens:
@@ -61,7 +61,7 @@ def _both(condition: Condition) -> Condition:
 def _turn(tokens: Tokens, rank: Tensor) -> Tensor:
     """float64 [B, K, N]: the share of a row's cells that come before each cell."""
     visible = (tokens.present & (rank == 0)).sum((1, 2))
-    cells = (tokens.present | tokens.holes).sum((1, 2)).clamp(min=1)
+    cells = (tokens.present | tokens.masked).sum((1, 2)).clamp(min=1)
     return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
 
 
@@ -72,8 +72,8 @@ class GuidedCausal(_Guided, Causal):
         super().__init__(model, scale, schedule)
         self.layout, self.exact_slots, self.begin, self.ends = model.layout, model.exact_slots, model.begin, model.ends
 
-    def start(self, condition: Condition, batch: int, capacity: int) -> Any:
-        return self.model.start(_both(condition), 2 * batch, capacity)
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
+        return self.model.init_cache(_both(condition), 2 * batch, capacity)
 
     def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
         twice = None if parents is None else parents.repeat(2, 1)

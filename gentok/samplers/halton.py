@@ -22,9 +22,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.samplers.filling import Filling, FillingSampler
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
-from gentok.tokens import Pyramid, Raster, TokenSpec
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
+from gentok.types import Pyramid, Raster, TokenSpec
 
 __all__ = ["Halton", "halton_points", "radical_inverse"]
 
@@ -71,7 +71,7 @@ def _ranks(spec: TokenSpec, shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Halton(FillingSampler):
+class Halton(UnmaskingSampler):
     """steps: network calls at most; one cell per step where there are no more holes than steps. schedule: of the share still masked, one of
     those of maskgit. roll: every row's order is moved by a random shift."""
 
@@ -86,10 +86,10 @@ class Halton(FillingSampler):
         if self.schedule not in SCHEDULES:
             raise ValueError(f"there is no masking schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
 
-    def fill(self, filling: Filling) -> None:
-        noise, spec = filling.noise, filling.spec
+    def fill(self, filling: Unmasking) -> None:
+        rng, spec = filling.rng, filling.spec
         counts = self._counts(filling.begun)
-        shift = noise.uniform(2) if self.roll else torch.zeros(noise.batch, 2, dtype=torch.float64, device=noise.device)
+        shift = rng.uniform(2) if self.roll else torch.zeros(rng.batch, 2, dtype=torch.float64, device=rng.device)
         levels = torch.arange(spec.levels, device=shift.device)
         place = _ranks(spec, shift)[:, None] * spec.levels + levels[:, None]
         # The rank of every hole among the holes of its row; what was known comes last.
@@ -105,10 +105,10 @@ class Halton(FillingSampler):
             left = counts[:, i]
             filling.step(i + 1, counts.shape[1])
 
-    def _counts(self, holes: Tensor) -> Tensor:
+    def _counts(self, masked_cells: Tensor) -> Tensor:
         """int64 [B, calls]: cells that are masked after each call."""
-        most = int(holes.max()) if len(holes) else 0
-        one_by_one = (holes[:, None] - 1 - torch.arange(min(self.steps, most), device=holes.device)).clamp(min=0)
+        most = int(masked_cells.max()) if len(masked_cells) else 0
+        one_by_one = (masked_cells[:, None] - 1 - torch.arange(min(self.steps, most), device=masked_cells.device)).clamp(min=0)
         if most <= self.steps:
             return one_by_one
-        return torch.where((holes <= self.steps)[:, None], one_by_one, masked_counts(holes, self.steps, self.schedule))
+        return torch.where((masked_cells <= self.steps)[:, None], one_by_one, masked_counts(masked_cells, self.steps, self.schedule))

@@ -24,24 +24,24 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gentok.generators.base import Masked
-from gentok.samplers.base import Calls, Choice
-from gentok.samplers.stepwise import Now, Stepwise
+from gentok.samplers.base import Choice, NetworkCalls
+from gentok.samplers.stepwise import StepState, StepwiseSampler
 
 __all__ = ["MaskGIT"]
 
 
 @dataclass(frozen=True)
-class MaskGIT(Stepwise):
+class MaskGIT(StepwiseSampler):
     """steps, schedule, choice_temperature: see gentok.samplers.stepwise."""
 
     requires = Masked
 
-    def step(self, model: Masked, now: Now, choose: Choice, calls: Calls) -> Tensor:
+    def step(self, model: Masked, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
         tokens = now.tokens
-        left = tokens.holes.sum((1, 2))
+        left = tokens.masked.sum((1, 2))
         logits = model.logits(tokens, now.condition, left / (tokens.present.sum((1, 2)) + left))
         calls.add(model, tokens.codes.numel())
-        logits = logits.masked_fill(~now.holes[..., None], 0.0)  # the rows of known cells are unspecified
-        ids = choose(self.filter(logits), now.noise)
+        logits = logits.masked_fill(~now.masked[..., None], 0.0)  # the rows of known cells are unspecified
+        ids = choose(self.filter(logits), now.rng)
         score = logits.double().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
         return ids.where(self.kept(score, now), tokens.codes)

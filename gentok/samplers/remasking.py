@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from gentok.flow.absorbing import mask_schedule
-from gentok.samplers.filling import Filling, FillingSampler
-from gentok.tokens import UNKNOWN
+from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
+from gentok.types import UNKNOWN
 
 __all__ = ["STRATEGIES", "Remasking", "Step"]
 
@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Remasking(FillingSampler):
+class Remasking(UnmaskingSampler):
     """strategy: one of STRATEGIES; eta in [0, 1] (cap, rescale, loop); steps of time; schedule: of the masked share (flow/absorbing.py),
     not for loop, whose alpha runs in straight lines through (t_on, alpha_on) and (t_off, alpha_on)."""
 
@@ -109,15 +109,15 @@ class Remasking(FillingSampler):
             out.append(Step(before, after, sigma))
         return out
 
-    def fill(self, filling: Filling) -> None:
+    def fill(self, filling: Unmasking) -> None:
         live = filling.rows(filling.begun > 0)
         free = filling.free[live]
         sure = torch.zeros(free.shape, dtype=torch.float64, device=free.device)  # the probability of each drawn id when it was drawn
         for i, step in enumerate(self.plan() if len(live) else []):
-            holes = filling.holes(live)
-            chance = self._chances(step, holes, free & ~holes, sure)
+            masked_cells = filling.masked(live)
+            chance = self._chances(step, masked_cells, free & ~masked_cells, sure)
             change = filling.streams(live).uniform(*free.shape[1:]) < chance
-            reveal, hide = change & holes, change & free & ~holes
+            reveal, hide = change & masked_cells, change & free & ~masked_cells
             at = reveal.flatten(1).any(1).nonzero()[:, 0]
             if len(at):
                 rows = live[at]
@@ -132,10 +132,10 @@ class Remasking(FillingSampler):
             filling.codes[live] = filling.codes[live].masked_fill(hide, UNKNOWN)
             filling.step(i + 1, self.steps)
 
-    def _chances(self, step: Step, holes: Tensor, shown: Tensor, sure: Tensor) -> Tensor:
+    def _chances(self, step: Step, masked_cells: Tensor, shown: Tensor, sure: Tensor) -> Tensor:
         """float64 [b, K, N]: the probability that a hole is revealed, or a revealed cell (bool `shown`) hidden."""
         if self.strategy != "conf":
-            return torch.where(holes, step.reveal, step.sigma)
+            return torch.where(masked_cells, step.reveal, step.sigma)
         plain = Step(step.before, step.after, 0.0).reveal
         share = (-sure).masked_fill(~shown, -torch.inf).flatten(1).softmax(1).nan_to_num(0.0).view_as(sure)
-        return torch.where(holes, plain, step.sigma * share)
+        return torch.where(masked_cells, plain, step.sigma * share)

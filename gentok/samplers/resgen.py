@@ -27,19 +27,19 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import CumulativeMasked
-from gentok.samplers.base import Calls, Choice
-from gentok.samplers.stepwise import Now, Stepwise
+from gentok.samplers.base import Choice, NetworkCalls
+from gentok.samplers.stepwise import StepState, StepwiseSampler
 
 __all__ = ["ResGenSampler", "shallowest"]
 
 
-def shallowest(holes: Tensor, wanted: Tensor) -> Tensor:
+def shallowest(masked_cells: Tensor, wanted: Tensor) -> Tensor:
     """holes, wanted bool [B, K, N], wanted only holes -> bool [B, K, N]: as many holes of each position as wanted, the shallowest."""
-    return holes & (holes.cumsum(1) <= wanted.sum(1, keepdim=True))
+    return masked_cells & (masked_cells.cumsum(1) <= wanted.sum(1, keepdim=True))
 
 
 @dataclass(frozen=True)
-class ResGenSampler(Stepwise):
+class ResGenSampler(StepwiseSampler):
     """steps, schedule, choice_temperature: see gentok.samplers.stepwise. temperature and the filters act on the components' weights, which
     `choose` draws from; vector_temperature >= 0: of the vector inside its component, None for that of the components."""
 
@@ -53,12 +53,12 @@ class ResGenSampler(Stepwise):
         if (self.vector_temperature or 0.0) < 0:
             raise ValueError(f"vector_temperature must be >= 0; got {self.vector_temperature}")
 
-    def step(self, model: CumulativeMasked, now: Now, choose: Choice, calls: Calls) -> Tensor:
+    def step(self, model: CumulativeMasked, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
         tokens = now.tokens
         mixture = model.mixture(tokens, now.condition)
-        calls.add(model, tokens.batch * now.holes.shape[2])
-        component = choose(self.filter(mixture.logits), now.noise)
-        z = mixture.draw(component, now.noise, self.temperature if self.vector_temperature is None else self.vector_temperature)
+        calls.add(model, tokens.batch * now.masked.shape[2])
+        component = choose(self.filter(mixture.logits), now.rng)
+        z = mixture.draw(component, now.rng, self.temperature if self.vector_temperature is None else self.vector_temperature)
         filled = model.requantize(z, tokens).codes
         confidence = mixture.width * mixture.unit.double().log() - mixture.nats(z).double()
-        return torch.where(shallowest(now.holes, self.kept(confidence[:, None], now)), filled, tokens.codes)
+        return torch.where(shallowest(now.masked, self.kept(confidence[:, None], now)), filled, tokens.codes)

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from gentok.generators.base import SelfSpeculative, random_rank
 from gentok.samplers.any_order import cell_of_rank
-from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
+from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.samplers.speculation import accepted, residual
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.types import Condition, RowRNG, Tokens
 
 __all__ = ["SelfSpeculativeSampler"]
 
@@ -46,11 +46,11 @@ class SelfSpeculativeSampler(CellSampler):
             raise ValueError(f"window, the cells per pass of the trunk, must be >= 1; got {self.window}")
 
     def run(
-        self, model: SelfSpeculative, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
+        self, model: SelfSpeculative, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
         """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and accepted of all verifications."""
-        rank = self._order(tokens.holes, noise)
-        cells, counts = cell_of_rank(rank), tokens.holes.sum((1, 2))
+        rank = self._order(tokens.masked, rng)
+        cells, counts = cell_of_rank(rank), tokens.masked.sum((1, 2))
         codes = tokens.codes.flatten(1)
         width = min(self.window, codes.shape[1])  # a wider window is the same law
         done, begin, used = torch.zeros_like(counts), torch.zeros_like(counts), torch.zeros_like(counts)
@@ -58,7 +58,7 @@ class SelfSpeculativeSampler(CellSampler):
         guesses = torch.zeros(len(codes), width, dtype=torch.int64, device=codes.device)
         q = torch.zeros(len(codes), width, model.spec.vocab, dtype=torch.float64, device=codes.device)
         state: Tensor | None = None
-        calls, drafted, stood, steps = Calls(), 0, 0, 0
+        calls, drafted, stood, steps = NetworkCalls(), 0, 0, 0
 
         def grid(rows: Tensor, values: Tensor) -> Tokens:
             return Tokens(values.view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
@@ -79,12 +79,12 @@ class SelfSpeculativeSampler(CellSampler):
                 used[rows] += 1
                 state = new.new_zeros(len(codes), *new.shape[1:]) if state is None else state
                 state[rows], q[rows] = new, laws(rows, logits)
-                guesses[rows] = choose(q[rows].log(), noise.rows(rows))
+                guesses[rows] = choose(q[rows].log(), rng.rows(rows))
                 codes[rows, cells[rows, begin[rows]]] = guesses[rows, 0]
                 done[rows] += 1
             rows = (done < end).nonzero()[:, 0]
             if len(rows):
-                own, at = noise.rows(rows), self._window(cells[rows], begin[rows], width)
+                own, at = rng.rows(rows), self._window(cells[rows], begin[rows], width)
                 inside = begin[rows, None] + ahead < end[rows, None]
                 filled = codes[rows].scatter(1, at, torch.where(inside, guesses[rows], codes[rows].gather(1, at)))
                 relative = (rank[rows] - begin[rows, None, None]).clamp(min=0)
@@ -112,8 +112,8 @@ class SelfSpeculativeSampler(CellSampler):
 
     _accept = staticmethod(accepted)
 
-    def _order(self, holes: Tensor, noise: Noise) -> Tensor:
-        return random_rank(holes, noise)
+    def _order(self, masked_cells: Tensor, rng: RowRNG) -> Tensor:
+        return random_rank(masked_cells, rng)
 
     @staticmethod
     def _window(cells: Tensor, begin: Tensor, width: int) -> Tensor:

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import Masked
-from gentok.samplers.base import Calls, Choice, OnStep, SampleOutput
+from gentok.samplers.base import Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.samplers.maskgit import MaskGIT
-from gentok.samplers.stepwise import Now
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.stepwise import StepState
+from gentok.types import Condition, RowRNG, Tokens
 
 __all__ = ["SoundStorm"]
 
@@ -44,12 +44,12 @@ class SoundStorm(MaskGIT):
             raise ValueError(f"later_temperature must be >= 0; got {self.later_temperature}")
 
     def run(
-        self, model: Masked, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None
+        self, model: Masked, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
     ) -> SampleOutput:
         level = torch.arange(tokens.spec.levels, device=tokens.codes.device)[:, None]
-        parts = [(tokens.holes & (level == k), self.later_steps if k else self.steps) for k in range(tokens.spec.levels)]
-        return self.rounds(model, condition, noise, tokens, parts, choose, on_step)
+        parts = [(tokens.masked & (level == k), self.later_steps if k else self.steps) for k in range(tokens.spec.levels)]
+        return self.rounds(model, condition, rng, tokens, parts, choose, on_step)
 
-    def step(self, model: Masked, now: Now, choose: Choice, calls: Calls) -> Tensor:
-        own = self if bool(now.holes[:, 0].any()) else replace(self, temperature=self.later_temperature)
+    def step(self, model: Masked, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
+        own = self if bool(now.masked[:, 0].any()) else replace(self, temperature=self.later_temperature)
         return MaskGIT.step(own, model, now, choose, calls)

@@ -9,12 +9,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.tokens import Noise
+from gentok.types import RowRNG
 
 __all__ = ["accepted", "residual"]
 
 
-def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor, noise: Noise) -> Tensor:
+def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor, rng: RowRNG) -> Tensor:
     """int64 [b]: how many drafts are kept, those that stood before included.
 
     p, q: laws, float64 [b, W, V]. drafts: int64 [b, W]. sure, drafted: int64 [b], drafts from the left that stand in any case, and that
@@ -22,7 +22,7 @@ def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor
     """
     place = torch.arange(p.shape[1], device=p.device)
     ratio = p.gather(2, drafts[..., None])[..., 0] / q.gather(2, drafts[..., None])[..., 0]
-    good = (noise.uniform(p.shape[1]) < ratio) | (place < sure[:, None])
+    good = (rng.uniform(p.shape[1]) < ratio) | (place < sure[:, None])
     return (good & (place < drafted[:, None])).to(torch.int64).cumprod(1).sum(1)
 
 

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.samplers.base import Calls, CellSampler, Choice, OnStep, SampleOutput
-from gentok.tokens import Condition, Noise, Tokens
+from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
+from gentok.types import Condition, RowRNG, Tokens
 
-__all__ = ["SCHEDULES", "Now", "Stepwise", "masked_counts"]
+__all__ = ["SCHEDULES", "StepState", "StepwiseSampler", "masked_counts"]
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda r: math.cos(math.pi * r / 2),
@@ -29,36 +29,36 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """gamma(r), the share of holes that is still masked at progress r: 1 at 0, 0 at 1."""
 
 
-def masked_counts(holes: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
+def masked_counts(masked_cells: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
     """int64 [B, steps]: how many cells are masked after each step, for rows with `holes` int64 [B] at the start.
 
     Falls by at least one per step until it is 0, which it is after min(steps, holes) steps at the latest and not before the last step while
     more than one is masked.
     """
-    out, masked = [], holes
+    out, masked = [], masked_cells
     for i in range(1, steps + 1):
         # 1e-9: a share such as cos(pi/3) * 2 must not lose a whole cell to rounding
-        target = (holes.double() * SCHEDULES[schedule](i / steps) + 1e-9).floor().long().clamp(min=1 if i < steps else 0)
+        target = (masked_cells.double() * SCHEDULES[schedule](i / steps) + 1e-9).floor().long().clamp(min=1 if i < steps else 0)
         masked = torch.minimum(target, (masked - 1).clamp(min=0))
         out.append(masked)
     return torch.stack(out, 1)
 
 
 @dataclass(frozen=True)
-class Now:
+class StepState:
     """The rows that take part in a step. holes bool [B, K, N]: the cells that it may fill; masked int64 [B]: how many of them it leaves;
     progress: the share of the steps that is done with it."""
 
     tokens: Tokens
     condition: Condition
-    noise: Noise
-    holes: Tensor
+    rng: RowRNG
+    masked_cells: Tensor
     masked: Tensor
     progress: float
 
 
 @dataclass(frozen=True)
-class Stepwise(CellSampler):
+class StepwiseSampler(CellSampler):
     """steps: network calls at most. schedule: one of SCHEDULES. choice_temperature: c >= 0, how much chance the choice of cells
     holds; it is annealed to 0."""
 
@@ -78,24 +78,24 @@ class Stepwise(CellSampler):
         if self.choice_temperature < 0:
             raise ValueError(f"choice_temperature must be >= 0; got {self.choice_temperature}")
 
-    def run(self, model: Any, condition: Condition, noise: Noise, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
-        return self.rounds(model, condition, noise, tokens, [(tokens.holes, self.steps)], choose, on_step)
+    def run(self, model: Any, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
+        return self.rounds(model, condition, rng, tokens, [(tokens.masked, self.steps)], choose, on_step)
 
     def rounds(
         self,
         model: Any,
         condition: Condition,
-        noise: Noise,
+        rng: RowRNG,
         tokens: Tokens,
         parts: Sequence[tuple[Tensor, int]],
         choose: Choice,
         on_step: OnStep | None,
     ) -> SampleOutput:
         """Fills the parts, (holes bool [B, K, N], steps), one after the other, each in its own steps: disjoint, together all holes."""
-        codes, calls = tokens.codes, Calls()
+        codes, calls = tokens.codes, NetworkCalls()
         plan = []  # (part, share of its steps done, who takes part bool [B], holes left after it int64 [B])
-        for p, (holes, steps) in enumerate(parts):
-            begun = holes.sum((1, 2))
+        for p, (masked_cells, steps) in enumerate(parts):
+            begun = masked_cells.sum((1, 2))
             counts = masked_counts(begun, steps, self.schedule)
             before = torch.cat([begun[:, None], counts[:, :-1]], 1)
             plan += [(p, (i + 1) / steps, before[:, i] > 0, counts[:, i]) for i in range(steps)]
@@ -106,8 +106,8 @@ class Stepwise(CellSampler):
             if not len(rows):
                 continue
             own = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
-            own_noise, own_condition = (noise, condition) if everyone else (noise.rows(rows), condition.rows(rows))
-            now = Now(own, own_condition, own_noise, parts[p][0][rows] & own.holes, masked[rows], progress)
+            own_noise, own_condition = (rng, condition) if everyone else (rng.rows(rows), condition.rows(rows))
+            now = StepState(own, own_condition, own_noise, parts[p][0][rows] & own.masked, masked[rows], progress)
             codes, done = codes.index_copy(0, rows, self.step(model, now, choose, calls)), done + 1
             if on_step is not None:
                 on_step(Tokens(codes, tokens.spec, tokens.lengths), done, total)
@@ -115,13 +115,13 @@ class Stepwise(CellSampler):
         return SampleOutput(out, busy.sum(1), dict(calls))
 
     @abstractmethod
-    def step(self, model: Any, now: Now, choose: Choice, calls: Calls) -> Tensor:
+    def step(self, model: Any, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
         """One network call, added to `calls`: codes int64 [B, K, N] after it, in which all but `now.masked` of each row's `now.holes` were
         filled."""
 
-    def kept(self, score: Tensor, now: Now) -> Tensor:
+    def kept(self, score: Tensor, now: StepState) -> Tensor:
         """score float64 that broadcasts to [B, K, N] -> bool [B, K, N]: the holes that stay filled, those of the highest scores after this
         step's Gumbel noise."""
-        noisy = score + self.choice_temperature * (1 - now.progress) * now.noise.gumbel(*now.holes.shape[1:])
-        rank = noisy.masked_fill(~now.holes, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(now.holes)
-        return now.holes & (rank >= now.masked[:, None, None])
+        noisy = score + self.choice_temperature * (1 - now.progress) * now.rng.gumbel(*now.masked.shape[1:])
+        rank = noisy.masked_fill(~now.masked, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(now.masked)
+        return now.masked & (rank >= now.masked[:, None, None])

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gentok.tokens import Latents, Raster, Tokens, TokenSpec
+from gentok.types import Latents, Raster, Tokens, TokenSpec
 
 __all__ = ["cells_of", "check_images", "check_latents", "grid_fields", "sized_spec"]
 

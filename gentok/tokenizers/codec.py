@@ -22,15 +22,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.noise import Noise
-from gentok.tokenizers.sound import check_sound, frames_of, groups_of, within
-from gentok.tokenizers.streaming import CodecStream, Streaming
-from gentok.tokens import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.tokenizers.sound_checks import check_sound, frames_of, groups_of, within
+from gentok.tokenizers.streaming import CodecStream, StreamingCodec
+from gentok.types import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["Codec", "CodecStream"]
 
 
-class Codec(Streaming, nn.Module):
+class Codec(StreamingCodec, nn.Module):
     """Sound float [B, C, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames, with lengths in frames where the sound has lengths.
 
     encoder: float [B, C, T] -> [B, D, ceil(T / hop)] with attributes channels, width (D), hop and causal. codebook: any that gives every
@@ -126,19 +126,19 @@ class Codec(Streaming, nn.Module):
             z[rows, :, : part.shape[2]] = part
         return z
 
-    def _sound(self, vectors: Tensor, lengths: Tensor | None, noise: Noise | None = None) -> Tensor:
+    def _sound(self, vectors: Tensor, lengths: Tensor | None, rng: RowRNG | None = None) -> Tensor:
         """float [B, D, N], lengths in frames -> [B, C, N * hop] float32 (float64 in a float64 model), zero behind a row's frames."""
-        noise = None if noise is None or not getattr(self.decoder, "takes_noise", False) else noise.fork("decoder")
+        rng = None if rng is None or not getattr(self.decoder, "takes_noise", False) else rng.fork("decoder")
         vectors, samples = vectors.to(self._dtype), vectors.shape[2] * self.hop
         media = None
         for rows, frames in groups_of(lengths, vectors):
             part = vectors[rows, :, :frames]
             if not frames:
                 part = part.new_zeros(len(part), self.decoder.channels, 0)
-            elif noise is None:
+            elif rng is None:
                 part = self.decoder(part)
             else:
-                part = self.decoder(part, noise=noise if isinstance(rows, slice) else noise.rows(rows))
+                part = self.decoder(part, rng=rng if isinstance(rows, slice) else rng.rows(rows))
             part = part if part.dtype == torch.float64 else part.float()
             if part.shape[2] == samples and len(part) == len(vectors):
                 return part
@@ -146,12 +146,12 @@ class Codec(Streaming, nn.Module):
             media[rows, :, : part.shape[2]] = part
         return media
 
-    def _quantize(self, z: Tensor, noise: Noise | None) -> Any:
+    def _quantize(self, z: Tensor, rng: RowRNG | None) -> Any:
         """The codebook's answer, as in eval: changes no buffer."""
         training = self.codebook.training
         self.codebook.eval()
         try:
-            return self.codebook(z, noise=noise)
+            return self.codebook(z, rng=rng)
         finally:
             self.codebook.train(training)
 
@@ -166,7 +166,7 @@ class Codec(Streaming, nn.Module):
     # ------------------------------------------------------------------------------------------------------------- contract
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None, sample_rate: int | None = None) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, sample_rate: int | None = None) -> Tokens:
         """media float [B, C, T], lengths int64 [B] in samples (None: all T) -> Tokens [B, K, ceil(T / hop)], ABSENT behind a row's frames.
 
         Changes no buffer, also in training mode. No sample gives no frame. Raises ValueError with a line on other shapes, on values that
@@ -174,11 +174,11 @@ class Codec(Streaming, nn.Module):
         """
         lengths = check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, sample_rate)
         z = self._features(media, lengths)
-        codes = self._quantize(z, noise).codes if z.shape[2] else self._no_codes(z)
+        codes = self._quantize(z, rng).codes if z.shape[2] else self._no_codes(z)
         return self._tokens(codes, None if lengths is None else self._frames(lengths))
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, noise: Noise | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, T] in [-1, 1], T = N * hop or, where `samples` (an int or int64 [B]) says so, fewer.
 
         Absent levels add nothing. keep: of nested levels, the first to decode. Behind a row's end there are zeros.
@@ -193,7 +193,7 @@ class Codec(Streaming, nn.Module):
         if not frames:
             dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
             return torch.zeros(tokens.batch, self.decoder.channels, 0, dtype=dtype, device=tokens.codes.device)
-        media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths, noise).clamp(-1, 1)
+        media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths, rng).clamp(-1, 1)
         if samples is None:
             return media
         ends = torch.as_tensor(samples, device=media.device)
@@ -202,7 +202,7 @@ class Codec(Streaming, nn.Module):
             raise ValueError(f"{frames} frames of {self.hop} samples give 0 to {media.shape[2]} samples; got samples={samples}")
         return (media * within(ends, media.shape[2])[:, None] if ends.dim() else media)[..., :longest]
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """The reconstruction [B, C, T] is unclamped, with gradient; losses are those of `losses` and of the codebook."""
         media = batch.media
         lengths = check_sound(media, batch.lengths, self.encoder.channels, self.spec.sample_rate, finite=False)
@@ -212,8 +212,8 @@ class Codec(Streaming, nn.Module):
         z = self._features(media, lengths)
         if frames is not None:
             z = repeated(z, frames)
-        quantized = self.codebook(z, noise=noise)
-        reconstruction = self._sound(quantized.vectors, frames, noise)[..., : media.shape[2]]
+        quantized = self.codebook(z, rng=rng)
+        reconstruction = self._sound(quantized.vectors, frames, rng)[..., : media.shape[2]]
         if lengths is not None:
             reconstruction = reconstruction * within(lengths, media.shape[2])[:, None]
         losses = {**quantized.losses, **self._taught(quantized, media, lengths, frames)}

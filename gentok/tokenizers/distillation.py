@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.nn.maps import Shared
-from gentok.tokenizers.sound import within
+from gentok.nn.feature_cache import Shared
+from gentok.tokenizers.sound_checks import within
 
 __all__ = ["Distillation", "to_rate"]
 

@@ -29,13 +29,13 @@ from gentok.flow.path import interpolate, velocity
 from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, Solver, time_grid
 from gentok.flow.times import LogitNormal, Stratified, Times
-from gentok.nn.maps import Shared
+from gentok.nn.feature_cache import Shared
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images
-from gentok.tokenizers.nested import inner_tokenizer
-from gentok.tokens import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.tokenizers.inner import inner_tokenizer
+from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FlexTok"]
 
@@ -46,7 +46,7 @@ class FlexTok(nn.Module):
     codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
     too, with as many tokens.
     decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
-    latents: a tokenizer that encodes to Latents (gentok.tokenizers.nested); patch: pixels (or latents) per side of a patch. nested: how
+    latents: a tokenizer that encodes to Latents (gentok.tokenizers.inner); patch: pixels (or latents) per side of a patch. nested: how
     prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers;
     times: law of t, stratified: over a batch.
     steps, guidance, apg, solver: how `decode` goes about it by default (guidance 1: none). apg: Projected, or None for plain guidance.
@@ -147,13 +147,13 @@ class FlexTok(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ media and patches
 
-    def _signal(self, media: Tensor, noise: Noise | None) -> Tensor:
+    def _signal(self, media: Tensor, rng: RowRNG | None) -> Tensor:
         """media -> x float [B, C', H', W']: the pixels, or the latents inside (a posterior's mean without noise, else a draw)."""
         check_images(media, self.spec.media_shape[0], self.stride)
         if self.latents is None:
             return media.to(self.encoder.stem.weight.dtype)
         with torch.no_grad():
-            found = self.latents.encode(media, noise=noise)
+            found = self.latents.encode(media, rng=rng)
         return found.values.unflatten(2, (found.spec.grid.h, found.spec.grid.w)).to(self.encoder.stem.weight.dtype)
 
     def _media(self, x: Tensor, spec: TokenSpec) -> Tensor:
@@ -178,14 +178,14 @@ class FlexTok(nn.Module):
     # ------------------------------------------------------------------------------------------------------- the contract
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
         """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
         spec = self._spec(media)
-        x = self._signal(media, None if noise is None else noise.fork("latents"))
+        x = self._signal(media, None if rng is None else rng.fork("latents"))
         training = self.codebook.training
         self.codebook.eval()
         try:
-            codes = self.codebook(self._features(x, self._grid(spec)), noise=noise).codes
+            codes = self.codebook(self._features(x, self._grid(spec)), rng=rng).codes
         finally:
             self.codebook.train(training)
         return Tokens(codes, spec)
@@ -194,7 +194,7 @@ class FlexTok(nn.Module):
     def decode(
         self,
         tokens: Tokens,
-        noise: Noise | None = None,
+        rng: RowRNG | None = None,
         *,
         keep: int | Tensor | None = None,
         steps: int | None = None,
@@ -225,16 +225,16 @@ class FlexTok(nn.Module):
         if not self.generative:
             x = unpatchify(self.decoder(registers, grid), self.patch, grid)
             return self._media(x.to(torch.promote_types(x.dtype, torch.float32)), spec)
-        if noise is None:
+        if rng is None:
             first = torch.where(kept[:, :1], tokens.codes[:, :, 0], -1)
             radix = torch.tensor([1_000_003**k % (1 << 31) for k in range(first.shape[1])], device=first.device)
-            noise = Noise(((first + 1) * radix).sum(1))
+            rng = RowRNG(((first + 1) * radix).sum(1))
         inner = self.encoder.stem.in_features // self.patch**2
-        start = noise.normal(inner, grid[0] * self.patch, grid[1] * self.patch).to(self.encoder.stem.weight.dtype)
+        start = rng.normal(inner, grid[0] * self.patch, grid[1] * self.patch).to(self.encoder.stem.weight.dtype)
         scale = self.guidance if guidance is None else float(guidance)
         projected = self.apg if apg is None else Projected() if apg is True else apg or None
         field = self._field(registers, grid, scale, projected)
-        return self._media((solver or self.solver)(field, start, time_grid(steps or self.steps), noise), spec)
+        return self._media((solver or self.solver)(field, start, time_grid(steps or self.steps), rng), spec)
 
     def _field(self, registers: Tensor, grid: tuple[int, int], scale: float, apg: Projected | None) -> Callable[[Tensor, float], Tensor]:
         """The velocity that is solved, guided where scale is not 1."""
@@ -258,21 +258,21 @@ class FlexTok(nn.Module):
     def _velocity(self, x: Tensor, t: Tensor, registers: Tensor, grid: tuple[int, int], tap: Any = None) -> Tensor:
         return unpatchify(self.decoder(registers, grid, patchify(x, self.patch), t, tap), self.patch, grid)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """losses: of the codebook, and "flow" (and "align"), or those of `losses` for a regression decoder, whose reconstruction is
         unclamped. A flow's reconstruction is None. Without noise, what a flow draws comes from batch.index, and all tokens are kept."""
         media, spec = batch.media, self._spec(batch.media)
-        x = self._signal(media, None if noise is None else noise.fork("latents"))
+        x = self._signal(media, None if rng is None else rng.fork("latents"))
         grid, rows = self._grid(spec), len(media)
-        quantized = self.codebook(self._features(x, grid), noise=noise)
-        draws = Noise.of(0, batch.index) if noise is None else noise.fork("flow")
+        quantized = self.codebook(self._features(x, grid), rng=rng)
+        draws = RowRNG.of(0, batch.index) if rng is None else rng.fork("flow")
         kept = torch.ones(rows, self.spec.positions, dtype=torch.bool, device=x.device)
         null = None
-        if self.nested is not None and noise is not None:
+        if self.nested is not None and rng is not None:
             keep = draw_keep(self.nested, self.spec.positions, draws)
             kept = torch.arange(self.spec.positions, device=x.device) < keep[:, None]
         if self.generative:
-            null = draws.uniform() < (self.null_rate if noise is not None else 0.0)
+            null = draws.uniform() < (self.null_rate if rng is not None else 0.0)
         registers = self.decoder.registers(quantized.vectors.transpose(1, 2), kept, null)
         tokens, losses, tapped = Tokens(quantized.codes, spec), dict(quantized.losses), []
         tap = (self.align_block, tapped) if self.align and self.teacher is not None else None

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum
-from gentok.nn.autoencoder import Decoder, Encoder, stride_of
-from gentok.noise import Noise
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images, check_latents, sized_spec
-from gentok.tokens import Batch, Latents, Raster, TokenizerOutput, TokenSpec
+from gentok.types import Batch, Latents, Raster, TokenizerOutput, TokenSpec
 
 __all__ = ["KL", "gaussian_kl", "sampled"]
 
@@ -33,11 +33,11 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance)
 
 
-def sampled(mean: Tensor, log_variance: Tensor, noise: Noise | None) -> Tensor:
+def sampled(mean: Tensor, log_variance: Tensor, rng: RowRNG | None) -> Tensor:
     """A draw of N(mean, exp(log_variance)), [B, D, N], from the rows' streams; the mean itself without noise."""
-    if noise is None:
+    if rng is None:
         return mean
-    return mean + (0.5 * log_variance).exp() * noise.normal(*mean.shape[1:]).to(mean)
+    return mean + (0.5 * log_variance).exp() * rng.normal(*mean.shape[1:]).to(mean)
 
 
 class KL(nn.Module):
@@ -81,8 +81,8 @@ class KL(nn.Module):
                 f"the data has {height} x {side}: resize or pad it, or change multipliers or patch"
             )
         common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
-        self.encoder = Encoder(channels, 2 * latent, width=width, **common)
-        self.decoder = Decoder(channels, latent, width=decoder_width or width, **common)
+        self.encoder = ConvEncoder(channels, 2 * latent, width=width, **common)
+        self.decoder = ConvDecoder(channels, latent, width=decoder_width or width, **common)
         self.codebook = None
         self.losses, self.weight, self.scaling, self.decay = losses, weight, scaling, decay
         # running sums of a geometric weight: its total, and the averages of z and z^2 that it weighs
@@ -128,22 +128,22 @@ class KL(nn.Module):
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Latents:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Latents:
         """media float [B, C, H, W] -> Latents [B, D, N], scaled: the mean, or a draw from `noise`. Changes no buffer."""
         mean, log_variance, spec = self.posterior(media)
-        return self._latents(sampled(mean, log_variance, noise), spec)
+        return self._latents(sampled(mean, log_variance, rng), spec)
 
     @torch.no_grad()
-    def decode(self, tokens: Latents, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Latents, rng: RowRNG | None = None) -> Tensor:
         """Latents [B, D, N] -> media float32 [B, C, H, W] in [-1, 1]."""
         check_latents(tokens, self.spec)
         shift, scale = self.scale()
         return self._media(tokens.values * scale + shift, tokens.spec.grid).clamp(-1, 1)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """The reconstruction of a draw (of the mean without noise), unclamped, with gradient. Training measures shift and scale."""
         mean, log_variance, spec = self.posterior(batch.media)
-        z = sampled(mean, log_variance, noise)
+        z = sampled(mean, log_variance, rng)
         if self.training:
             self._measure(z)
         reconstruction = self._media(z, spec.grid)

@@ -19,8 +19,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FirstLevels", "Prefix"]
 
@@ -67,13 +67,13 @@ class Prefix(nn.Module):
         """A bundle of its own describes it: it has no weights beside those of the tokenizer inside."""
         return dict(config)
 
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None, **options: Any) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, **options: Any) -> Tokens:
         """media float [B, C, ...] -> Tokens [B, keep, N], or [B, K, keep] of a line. options: those of the whole."""
-        tokens = self.whole.encode(media, lengths, noise, **options)
+        tokens = self.whole.encode(media, lengths, rng, **options)
         codes = tokens.codes[:, : self.keep] if self.spec.nested_levels else tokens.codes[:, :, : self.keep]
         return Tokens(codes.contiguous(), self._of(codes, tokens.spec), tokens.lengths)
 
-    def decode(self, tokens: Tokens, noise: Noise | None = None, **options: Any) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None, **options: Any) -> Tensor:
         """Tokens -> media float32 [B, C, ...] in [-1, 1]: what the whole decodes where the rest is ABSENT. options: those of the whole.
         Raises ValueError on tokens of another tokenizer."""
         if tokens.spec.vocab_sizes != self.spec.vocab_sizes or type(tokens.spec.grid) is not type(self.spec.grid):
@@ -86,9 +86,9 @@ class Prefix(nn.Module):
         else:
             codes = F.pad(tokens.codes, (0, whole.positions - tokens.codes.shape[2]), value=ABSENT)
             changed = {"grid": whole.grid}
-        return self.whole.decode(Tokens(codes, replace(tokens.spec, **changed), tokens.lengths), noise, **options)
+        return self.whole.decode(Tokens(codes, replace(tokens.spec, **changed), tokens.lengths), rng, **options)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         raise ValueError("a prefix has nothing to train: train the whole tokenizer (task=tokenizer), then a generator (task=generator)")
 
     def _of(self, codes: Tensor, spec: TokenSpec) -> TokenSpec:

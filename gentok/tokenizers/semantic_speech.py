@@ -22,10 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.nn.speech import Recogniser, SpeechDecoder, SpeechEncoder
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.codec import Codec, repeated
-from gentok.tokenizers.sound import check_sound, frames_of, within
-from gentok.tokens import Batch, Ids, TokenizerOutput, Tokens
+from gentok.tokenizers.sound_checks import check_sound, frames_of, within
+from gentok.types import Batch, Ids, TokenizerOutput, Tokens
 
 __all__ = ["SemanticSpeech"]
 
@@ -69,7 +69,7 @@ class SemanticSpeech(Codec):
         self.ctc, self.mel, self.acoustic = ctc, mel, acoustic
         self.recogniser = Recogniser(codebook.width, len(self.symbols), block=encoder.block, **(recogniser or {}))
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """The reconstruction [B, 1, T] is unclamped; None without `losses`. Rows go through the networks together, attention masked at
         their ends. Raises ValueError where the batch has no transcripts."""
         media, text = batch.media, batch.condition.parts.get("text")
@@ -80,7 +80,7 @@ class SemanticSpeech(Codec):
             raise ValueError("a speech tokenizer cannot be trained on sounds without a sample")
         frames = None if lengths is None else frames_of(lengths, self.hop)
         z = self.encoder(media.to(self._dtype), frames)
-        quantized = self.codebook(z if frames is None else repeated(z, frames), noise=noise)
+        quantized = self.codebook(z if frames is None else repeated(z, frames), rng=rng)
         losses, vectors = dict(quantized.losses), quantized.vectors
         losses["ctc"] = self.ctc * self._recognition(vectors, frames, text.ids)
         heard = vectors.detach() if not self.acoustic else vectors.detach() + self.acoustic * (vectors - vectors.detach())

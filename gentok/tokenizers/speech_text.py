@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentok.noise import Noise
-from gentok.tokenizers.sound import frames_of
-from gentok.tokens import (
+from gentok.rng import RowRNG
+from gentok.tokenizers.sound_checks import frames_of
+from gentok.types import (
     ABSENT,
     UNKNOWN,
     Batch,
@@ -112,7 +112,7 @@ class SpeechText(nn.Module):
 
     @torch.no_grad()
     def encode(
-        self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None, condition: Condition | None = None
+        self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None
     ) -> Tokens:
         """media float [B, 1, T], lengths int64 [B] in samples, the texts as condition `text` -> Tokens [B, 1, N], N ids in the longest row.
         noise draws each row's order; without it all have the first of `orders`. Raises ValueError where there are no texts, or one has a
@@ -121,17 +121,17 @@ class SpeechText(nn.Module):
         if not isinstance(text, Ids):
             raise ValueError("speech_text writes texts into its codes, and these items have no `text`: data.captions=ids, or other data")
         codes = self.speech.encode(media, lengths)
-        which = torch.zeros(len(media)) if noise is None else noise.fork("order").uniform() * len(self.orders)
+        which = torch.zeros(len(media)) if rng is None else rng.fork("order").uniform() * len(self.orders)
         rows = []
         for said, heard, order in zip(self._texts(text), _rows(codes.codes[:, 0]), which.long().tolist()):
             rows.append(self._written(said, heard, self.orders[order]))
         return self._tokens(rows, media.device)
 
-    def decode(self, tokens: Tokens, noise: Noise | None = None, **options: Any) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None, **options: Any) -> Tensor:
         """The speech of each row, float [B, 1, T]: as many samples as the longest has, at least one frame; zeros behind a row's end."""
         codes, lengths = self.speech_codes(tokens)
         spec = replace(self.speech.spec, grid=replace(self.speech.spec.grid, n=codes.shape[2]))
-        return self.speech.decode(Tokens(codes, spec, lengths), noise, **options)
+        return self.speech.decode(Tokens(codes, spec, lengths), rng, **options)
 
     def text(self, tokens: Tokens) -> list[str]:
         """The text of each row, as far as it is there."""
@@ -152,7 +152,7 @@ class SpeechText(nn.Module):
         """int64 [B]: samples of each row's sound."""
         return self.speech_codes(tokens)[1] * self.hop
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         raise ValueError("speech_text has nothing to train: train its speech tokenizer (task=tokenizer), then a generator (task=generator)")
 
     # -------------------------------------------------------------------------------------------------------- what is known
@@ -287,5 +287,5 @@ class _ShapeOnly(nn.Module):
     def encode(self, media: Tensor, lengths: Tensor | None = None) -> Tokens:
         raise ValueError("the speech tokenizer inside is not there, only its size: give its bundle with tokenizer.speech.ckpt=BUNDLE")
 
-    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         return self.encode(tokens.codes)

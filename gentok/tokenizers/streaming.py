@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.tokenizers.sound import check_sound
-from gentok.tokens import Tokens
+from gentok.tokenizers.sound_checks import check_sound
+from gentok.types import Tokens
 
-__all__ = ["CodecStream", "Streaming"]
+__all__ = ["CodecStream", "StreamingCodec"]
 
 
 @dataclass
@@ -36,7 +36,7 @@ class CodecStream:
     ended: bool = False
 
 
-class Streaming:
+class StreamingCodec:
     """The methods of a codec (gentok/tokenizers/codec.py) that work chunk by chunk. Nothing is trained this way."""
 
     @property

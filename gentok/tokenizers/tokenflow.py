@@ -27,14 +27,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.nn.autoencoder import Decoder, Encoder, stride_of
-from gentok.nn.maps import Shared
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.nn.feature_cache import Shared
 from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import cells_of, check_images, grid_fields, sized_spec
-from gentok.tokens import Batch, TokenizerOutput, Tokens, TokenSpec
+from gentok.types import Batch, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["TokenFlow", "SemanticDecoder"]
 
@@ -128,13 +128,13 @@ class TokenFlow(nn.Module):
         self.semantic = semantic
         self.norm = nn.LayerNorm(semantic.width)
         self.projection = _between(semantic.width, hidden or semantic.width, sizes["semantic"])
-        self.encoder = Encoder(channels, pixel_width or sizes["pixel"], width=width, **common)
+        self.encoder = ConvEncoder(channels, pixel_width or sizes["pixel"], width=width, **common)
         self.pre = nn.Conv2d(pixel_width, sizes["pixel"], 1) if pixel_width else nn.Identity()
         self.codebook = codebook
         self.decode_from = slice(0, codebook.width) if decode_from == "both" else codebook.parts["pixel"]
         seen = self.decode_from.stop - self.decode_from.start
         self.post = nn.Conv2d(seen, pixel_width, 1) if pixel_width else nn.Identity()
-        self.decoder = Decoder(channels, pixel_width or seen, width=decoder_width or width, **common)
+        self.decoder = ConvDecoder(channels, pixel_width or seen, width=decoder_width or width, **common)
         target = target or semantic.width
         if teacher is not None and teacher.width != target:
             raise ValueError(f"the teacher's map has {teacher.width} channels and {target} are rebuilt: set target={teacher.width}")
@@ -177,19 +177,19 @@ class TokenFlow(nn.Module):
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
         """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
         z, _, _, spec = self._features(media)
         training = self.codebook.training
         self.codebook.eval()
         try:
-            codes = self.codebook(z, noise=noise).codes
+            codes = self.codebook(z, rng=rng).codes
         finally:
             self.codebook.train(training)
         return Tokens(codes, spec)
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1]; absent levels add nothing."""
         return self._media(self.codebook.lookup(tokens.codes), self._cells(tokens)).clamp(-1, 1)
 
@@ -220,10 +220,10 @@ class TokenFlow(nn.Module):
         }
         return {f"distill_{name}": weight * distances[name]() for name, weight in self.weights.items() if weight}
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """The reconstruction is unclamped, with gradient; losses are those of `losses`, of the codebook, and distill_*."""
         z, grid, meaning, spec = self._features(batch.media)
-        quantized = self.codebook(z, noise=noise)
+        quantized = self.codebook(z, rng=rng)
         reconstruction = self._media(quantized.vectors, grid)
         losses = {**quantized.losses, **self._distillation(quantized.vectors, grid, batch.media, meaning)}
         if self.losses is not None:

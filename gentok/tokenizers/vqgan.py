@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentok.nn.autoencoder import Decoder, Encoder, stride_of
-from gentok.noise import Noise
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import cells_of, check_images, grid_fields, sized_spec
-from gentok.tokens import Batch, TokenizerOutput, Tokens, TokenSpec
+from gentok.types import Batch, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["VQGAN"]
 
@@ -59,9 +59,9 @@ class VQGAN(nn.Module):
                 f"the data has {height} x {side}: resize or pad it, or change multipliers or patch"
             )
         common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
-        self.encoder = Encoder(channels, codebook.in_width, width=width, **common)
+        self.encoder = ConvEncoder(channels, codebook.in_width, width=width, **common)
         self.codebook = codebook
-        self.decoder = Decoder(channels, codebook.width, width=decoder_width or width, **common)
+        self.decoder = ConvDecoder(channels, codebook.width, width=decoder_width or width, **common)
         self.losses = losses
         self.spec = TokenSpec(
             vocab_sizes=tuple(codebook.vocab_sizes),
@@ -88,29 +88,29 @@ class VQGAN(nn.Module):
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
         """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
         z, _, spec = self._features(media)
         training = self.codebook.training
         self.codebook.eval()
         try:
-            codes = self.codebook(z, noise=noise).codes
+            codes = self.codebook(z, rng=rng).codes
         finally:
             self.codebook.train(training)
         return Tokens(codes, spec)
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1]; absent levels add nothing."""
         if tokens.spec.vocab_sizes != self.spec.vocab_sizes:
             raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
         cells = cells_of(tokens, self.stride, self.codebook)
         return self._media(self.codebook.lookup(tokens.codes), cells).clamp(-1, 1)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """The reconstruction is unclamped, with gradient; losses are those of `losses` and of the codebook."""
         z, cells, spec = self._features(batch.media)
-        quantized = self.codebook(z, noise=noise)
+        quantized = self.codebook(z, rng=rng)
         reconstruction = self._media(quantized.vectors, cells)
         losses = dict(quantized.losses)
         if self.losses is not None:

@@ -23,9 +23,9 @@ from torch import Tensor
 from gentok.build import ConfigError, build, nearest_name, resolve
 from gentok.distributed import all_sum, world_size
 from gentok.losses.adversarial import Adversaries
-from gentok.tokens import Batch, TokenizerOutput
-from gentok.training.module import Outside
+from gentok.training.module import Unregistered
 from gentok.training.tokenizer_task import TokenizerTask
+from gentok.types import Batch, TokenizerOutput
 
 __all__ = ["AdversarialTokenizerTask", "build_adversaries"]
 
@@ -51,7 +51,7 @@ class AdversarialTokenizerTask(TokenizerTask):
             return
         super().configure_model()  # first: its initialisation draws what it draws without discriminators
         channels = self.config["tokenizer"]["media_shape"][0]
-        self.judges = Outside(build_adversaries(self.config["discriminator"], channels, self.config["trust"]))
+        self.judges = Unregistered(build_adversaries(self.config["discriminator"], channels, self.config["trust"]))
         self._judged: Tensor | None = None
         adaptive = [name for name, part in self.adversaries.parts.items() if part.adaptive is not None]
         last_layer = getattr(self.tokenizer, "last_layer", None)

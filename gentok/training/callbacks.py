@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-__all__ = ["Budget", "Pictures", "SoundFiles", "Bar"]
+__all__ = ["Budget", "ImageLogger", "SoundLogger", "ProgressBar"]
 
 
 class Budget(L.Callback):
@@ -28,7 +28,7 @@ class Budget(L.Callback):
             trainer.limit_val_batches, self._batches = self._batches, None
 
 
-class Pictures(L.Callback):
+class ImageLogger(L.Callback):
     """Writes what the task drew while validating, as run/pictures/NAME_STEP.png and into tensorboard."""
 
     def __init__(self, folder: Path, name: str, columns: int):
@@ -37,7 +37,7 @@ class Pictures(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if module.pictures is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        from gentok.data.pictures import grid, save_picture, to_uint8
+        from gentok.data.image_files import grid, save_picture, to_uint8
 
         if module.pictures.shape[1] not in (1, 3):
             return
@@ -51,7 +51,7 @@ class Pictures(L.Callback):
         module.pictures = None
 
 
-class SoundFiles(L.Callback):
+class SoundLogger(L.Callback):
     """Writes what the task made to be heard while validating, as run/sounds/NAME_STEP/*.wav and into tensorboard."""
 
     def __init__(self, folder: Path, name: str):
@@ -60,7 +60,7 @@ class SoundFiles(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if not module.sounds or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        from gentok.data.audio import save_sound
+        from gentok.data.sound_files import save_sound
 
         rate = module.modality.sample_rate
         for name, wave in module.sounds:
@@ -75,7 +75,7 @@ class SoundFiles(L.Callback):
         module.sounds = None
 
 
-class Bar(TQDMProgressBar):
+class ProgressBar(TQDMProgressBar):
     """Loaders are endless here: the bar counts steps against the run's length where that is known."""
 
     def __init__(self) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens, sound_ends
-from gentok.tokens import Batch, Condition, ConditionSpec, LossOutput, Tokens
 from gentok.training.modality import modality
-from gentok.training.module import GentokModule, Outside
+from gentok.training.module import GentokModule, Unregistered
+from gentok.types import Batch, Condition, ConditionSpec, LossOutput, Tokens
 
 __all__ = ["GeneratorTask"]
 
@@ -27,7 +27,7 @@ class GeneratorTask(GentokModule):
 
     def __init__(self, config: dict[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec):
         super().__init__(config)
-        self.frozen = Outside(tokenizer)
+        self.frozen = Unregistered(tokenizer)
         self.condition_spec = condition_spec.without(getattr(tokenizer.tokenizer, "takes", None) or ConditionSpec())
 
     @property
@@ -54,8 +54,8 @@ class GeneratorTask(GentokModule):
         """The batch's cached tokens, or those of its media."""
         if batch.tokens is not None:
             return batch.tokens
-        media = self.augment(batch.media, self.noise(batch, "augment")) if augmented else batch.media
-        return self.frozen.module.to(self.device).encode(replace(batch, media=media), self.noise(batch, "encoding"))
+        media = self.augment(batch.media, self.rng(batch, "augment")) if augmented else batch.media
+        return self.frozen.module.to(self.device).encode(replace(batch, media=media), self.rng(batch, "encoding"))
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
@@ -63,7 +63,7 @@ class GeneratorTask(GentokModule):
             self.generator.progress = self.progress
 
         def loss() -> LossOutput:
-            return self.generator.loss(tokens, batch.condition, self.noise(batch, "generator"))
+            return self.generator.loss(tokens, batch.condition, self.rng(batch, "generator"))
 
         output = loss()
         self.log_step(output.loss, output.terms, self._amounts(tokens), again=loss)
@@ -78,8 +78,8 @@ class GeneratorTask(GentokModule):
 
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokens(batch, augmented=False)
-        noise = Noise.of(self.config["seed"], batch.index).fork("held out")  # the same at every validation: curves are comparable
-        nats = self.generator.nll_bound(tokens, batch.condition, noise)
+        rng = RowRNG.of(self.config["seed"], batch.index).fork("held out")  # the same at every validation: curves are comparable
+        nats = self.generator.nll_bound(tokens, batch.condition, rng)
         cells = int(tokens.present.sum())
         self.log("held_out_bits_per_token", nats.sum() / math.log(2) / cells, batch_size=cells, prog_bar=True, sync_dist=True)
         if step == 0 and self.config["task"]["pictures"] and self.trainer.is_global_zero:
@@ -104,7 +104,7 @@ class GeneratorTask(GentokModule):
             self.generator,
             condition,
             self.sampler,
-            noise=Noise.of(0, torch.arange(n, device=self.device)),
+            rng=RowRNG.of(0, torch.arange(n, device=self.device)),
             guidance=self.guidance,
             **options,
         )

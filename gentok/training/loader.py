@@ -1,7 +1,7 @@
 """Batches of draws: an endless, shuffled, reproducible order of a set's items, split over processes.
 
 Epoch e's order is a permutation that depends on (seed, e) alone; the stream of epochs is cut into full batches, so that no batch is short
-and every item occurs once per epoch. Draw number = epoch * len(set) + item (see gentok.data.sets).
+and every item occurs once per epoch. Draw number = epoch * len(set) + item (see gentok.data.datasets).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Sampler
 
-from gentok.data.sets import identity
-from gentok.noise import Noise
+from gentok.data.datasets import identity
+from gentok.rng import RowRNG
 
 __all__ = ["DrawSampler", "TimedLoader", "training_loader", "held_out_loader"]
 
@@ -37,7 +37,7 @@ class DrawSampler(Sampler[list[int]]):
         self.rank, self.world, self.start = rank, world, start
 
     def _order(self, epoch: int) -> list[int]:
-        return (Noise.of(self.seed, [epoch]).permutation(self.length)[0] + epoch * self.length).tolist()
+        return (RowRNG.of(self.seed, [epoch]).permutation(self.length)[0] + epoch * self.length).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         share = self.batch_size // self.world

@@ -11,7 +11,7 @@ from torch import Tensor
 from gentok.data.spectrograms import spectrograms
 from gentok.metrics.audio import mel_distance, si_sdr
 from gentok.metrics.image import psnr
-from gentok.tokens import Latents, Tokens, TokenSpec
+from gentok.types import Latents, Tokens, TokenSpec
 
 __all__ = ["Images", "Sounds", "modality"]
 

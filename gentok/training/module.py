@@ -21,11 +21,11 @@ from gentok import __version__
 from gentok.build import ConfigError, build, nearest_name
 from gentok.bundle import FORMAT, load
 from gentok.distributed import all_sum, rank, world_size
-from gentok.noise import Noise
-from gentok.tokens import Batch
-from gentok.training.watch import bad_gradient, find_first
+from gentok.rng import RowRNG
+from gentok.training.nan_check import bad_gradient, find_first
+from gentok.types import Batch
 
-__all__ = ["CLOCKS", "Outside", "GentokModule", "seconds"]
+__all__ = ["CLOCKS", "Unregistered", "GentokModule", "seconds"]
 
 
 CLOCKS = {"wall": "monotonic", "cpu": "process_time"}
@@ -50,13 +50,13 @@ def seconds(text: str | float | int | None) -> float | None:
     return value
 
 
-class Outside:
+class Unregistered:
     """Holds a frozen module outside the registered children; copies of its owner share it."""
 
     def __init__(self, module: Any):
         self.module = module
 
-    def __deepcopy__(self, memo: dict) -> Outside:
+    def __deepcopy__(self, memo: dict) -> Unregistered:
         return self
 
 
@@ -164,9 +164,9 @@ class GentokModule(L.LightningModule):
     def on_fit_end(self) -> None:  # also where the run that was resumed had ended already
         self.steps_done, self.seconds_done = self.global_step, self.elapsed
 
-    def noise(self, batch: Batch, purpose: str) -> Noise:
+    def rng(self, batch: Batch, purpose: str) -> RowRNG:
         """Row streams by (run seed, step, global index): the same for any split over processes."""
-        return Noise.of(self.config["seed"], batch.index, self.global_step).fork(purpose)
+        return RowRNG.of(self.config["seed"], batch.index, self.global_step).fork(purpose)
 
     # --------------------------------------------------------------------------------------------- optimizer and logs
 

@@ -29,12 +29,12 @@ from torch.utils.data import DataLoader
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator, build_tokenizer, save, stamp
 from gentok.cli import compose
-from gentok.data.sets import identity
-from gentok.noise import Noise
-from gentok.tokens import Batch, ConditionSpec
+from gentok.data.datasets import identity
+from gentok.rng import RowRNG
 from gentok.training.generator_task import GeneratorTask
 from gentok.training.run import _trainer, precision, train
 from gentok.training.tokenizer_task import TokenizerTask
+from gentok.types import Batch, ConditionSpec
 
 __all__ = ["by_trainer", "by_loop", "tokenizer_by_trainer", "tokenizer_by_network", "from_shards"]
 
@@ -95,7 +95,7 @@ def tokenizer_by_network(config: Mapping[str, Any], batch: Batch, steps: int, wa
         if step == warm:
             began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            losses = model(batch, Noise.of(config["seed"], batch.index, step).fork("tokenizer")).losses
+            losses = model(batch, RowRNG.of(config["seed"], batch.index, step).fork("tokenizer")).losses
         model.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
     return time.perf_counter() - began
@@ -141,9 +141,9 @@ def by_loop(
     for step in range(warm + steps):
         if step == warm:
             began = time.perf_counter()
-        noise = Noise.of(config["seed"], batch.index, step).fork("generator")
+        rng = RowRNG.of(config["seed"], batch.index, step).fork("generator")
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-            loss = model.loss(batch.tokens, batch.condition, noise).loss
+            loss = model.loss(batch.tokens, batch.condition, rng).loss
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, clip)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from gentok.bundle import FORMAT
-from gentok.tokens import FormatError
 from gentok.training.checkpoint import LAST
+from gentok.types import FormatError
 
 __all__ = ["find", "read", "check_same_run"]
 

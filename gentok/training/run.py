@@ -24,10 +24,10 @@ import torch
 from gentok.build import ConfigError, build, check, resolve
 from gentok.bundle import Bundle, build_generator, load, nest_latents, pretrained, save, stamp
 from gentok.sampling import pick_sampler
+from gentok.training.data_checks import check_media, fit_to_items, fit_to_texts
 from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import CLOCKS, GentokModule, Outside, seconds
+from gentok.training.module import CLOCKS, GentokModule, Unregistered, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
-from gentok.training.sound import check_media, fit_to_items, fit_to_texts
 
 __all__ = ["train", "precision"]
 
@@ -107,7 +107,7 @@ def train(config: dict[str, Any]) -> Path:
     from gentok.training.resume import check_same_run, find, read
 
     if config["print_config"] and is_first():
-        from gentok.training.show import show_config
+        from gentok.training.config_tree import show_config
 
         show_config(config)
     warnings.filterwarnings("ignore", message=".*module\\(s\\) in eval mode at the start.*")  # frozen parts are
@@ -122,12 +122,12 @@ def train(config: dict[str, Any]) -> Path:
     run = Path(run)
     ckpt = find(config["resume"], run)
     _open_folder(run, config, ckpt)
-    L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.noise
+    L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.rng
     data = build(config["data"], trust=config["trust"], where="data")
     if config["overfit"] or config["limit_items"] is not None:
-        from gentok.data.limited import Limited
+        from gentok.data.subset import Subset
 
-        data = Limited(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
+        data = Subset(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
     task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
     task.items, start = len(data.train), 0
     if ckpt is not None:
@@ -136,7 +136,7 @@ def train(config: dict[str, Any]) -> Path:
         start = int(checkpoint["global_step"])
     trainer = _trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
-    task.sets = Outside((train_set, held_out))
+    task.sets = Unregistered((train_set, held_out))
 
     from gentok.training.loader import held_out_loader, training_loader
 
@@ -222,9 +222,9 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
-    from gentok.data.sets import whole_items
-    from gentok.data.together import encode_together
-    from gentok.data.tokens import TokenSet, cache_name
+    from gentok.data.datasets import whole_items
+    from gentok.data.sharded_encoding import encode_together
+    from gentok.data.token_cache import TokenDataset, cache_name
 
     tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")
@@ -238,7 +238,7 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
         if not path.is_file():
             model = tokenizer.to(device).tokenizer
             encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
-        sets.append(TokenSet(path, tokenizer.spec, seed=config["seed"]))
+        sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
 
 
@@ -247,21 +247,21 @@ def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: in
     import lightning as L
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    from gentok.training.callbacks import Bar, Budget, Pictures, SoundFiles
+    from gentok.training.callbacks import Budget, ImageLogger, ProgressBar, SoundLogger
     from gentok.training.checkpoint import Saver, WholeFiles
     from gentok.training.ema import EMA
 
     settings, shown = config["trainer"], "reconstructions" if config["task"]["name"] == "tokenizer" else "samples"
     callbacks: list[Any] = [
         Budget(),
-        Pictures(run / "pictures", shown, _columns(config)),
-        SoundFiles(run / "sounds", shown),
+        ImageLogger(run / "pictures", shown, _columns(config)),
+        SoundLogger(run / "sounds", shown),
         Saver(run / "checkpoints", settings["checkpoint_every"]),
     ]
     if config["callbacks"]["ema"] is not None:
         callbacks.append(EMA(config["callbacks"]["ema"]))
     if settings["progress_bar"]:
-        callbacks.append(Bar())
+        callbacks.append(ProgressBar())
     if config["profile"] is not None:
         from gentok.training.profile import Profile
 

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from gentok.build import ConfigError, build
 from gentok.bundle import build_tokenizer, load, portable
-from gentok.codebooks.library import Library
+from gentok.codebooks.library import LibraryCodebook
 from gentok.distributed import all_sum, rank
 from gentok.metrics.codebook import CodebookHealth
-from gentok.noise import Noise
-from gentok.tokens import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
+from gentok.rng import RowRNG
+from gentok.training.feature_cache import map_bytes, remember
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule
-from gentok.training.teacher_maps import map_bytes, remember
-from gentok.training.watch import Collapse
+from gentok.training.nan_check import Collapse
+from gentok.types import Batch, ConditionSpec, Latents, TokenizerOutput, Tokens
 
 __all__ = ["TokenizerTask"]
 
@@ -55,7 +55,7 @@ class TokenizerTask(GentokModule):
 
     def _check_frozen(self) -> None:
         frozen = set(self.config["freeze"])
-        if "codebook" in frozen and "encoder" not in frozen and isinstance(getattr(self.tokenizer, "codebook", None), Library):
+        if "codebook" in frozen and "encoder" not in frozen and isinstance(getattr(self.tokenizer, "codebook", None), LibraryCodebook):
             raise ConfigError("freeze=[codebook]: the library's quantizers hand no gradient to the encoder when frozen; freeze it too")
 
     def on_fit_start(self) -> None:
@@ -79,10 +79,10 @@ class TokenizerTask(GentokModule):
                 remember(network, settings, sets, grid, self.config["paths"]["cache"], self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
-        batch.media = self.augment(batch.media, self.noise(batch, "augment"))
+        batch.media = self.augment(batch.media, self.rng(batch, "augment"))
 
         def forward() -> TokenizerOutput:
-            return self.tokenizer(batch, self.noise(batch, "tokenizer"))
+            return self.tokenizer(batch, self.rng(batch, "tokenizer"))
 
         output = forward()
         terms = self.terms(batch, output)
@@ -120,7 +120,7 @@ class TokenizerTask(GentokModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         media, lengths = batch.media, batch.lengths
         if getattr(self.tokenizer, "generative", False):
-            output = self.tokenizer(batch, Noise.of(self.config["seed"], batch.index).fork("held_out"))
+            output = self.tokenizer(batch, RowRNG.of(self.config["seed"], batch.index).fork("held_out"))
             self._add({f"held_out/{name}": value.expand(len(media)) for name, value in output.losses.items()})
             self._count_codes("held_out", output.tokens)
             chosen = batch.index < self.config["task"]["decode_items"]

@@ -13,8 +13,8 @@ from mutants import mutant  # noqa: F401  (the tests of codebooks take it from h
 from torch import Tensor, nn
 
 from gentok.build import build
-from gentok.noise import Noise
-from gentok.tokens import Raster
+from gentok.rng import RowRNG
+from gentok.types import Raster
 
 OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
 """A conf folder of components outside gentok, tested like its own; GENTOK_TEST_TRUST names their packages, comma-separated."""
@@ -66,8 +66,8 @@ def inputs(book: Any, batch: int = 16, positions: int = 16, seed: int = 0) -> Te
     return (centres[which] + 0.5 * torch.randn(batch, positions, book.in_width, generator=generator)).transpose(1, 2)
 
 
-def noise(batch: int = 16, step: int = 0) -> Noise:
-    return Noise.of(0, torch.arange(batch), step)
+def rng(batch: int = 16, step: int = 0) -> RowRNG:
+    return RowRNG.of(0, torch.arange(batch), step)
 
 
 def trained(name: str, steps: int = 6) -> Any:
@@ -76,7 +76,7 @@ def trained(name: str, steps: int = 6) -> Any:
     optimizer = torch.optim.Adam(book.parameters(), 1e-2) if list(book.parameters()) else None
     for step in range(steps):
         z = inputs(book, seed=step)
-        q = book(z, noise=noise(step=step))
+        q = book(z, rng=rng(step=step))
         if optimizer:
             optimizer.zero_grad()
             ((q.vectors - z).square().mean() + sum(q.losses.values())).backward()

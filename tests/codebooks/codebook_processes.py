@@ -15,22 +15,22 @@ import torch.distributed as dist
 from codebook_kit import state
 from torch import Tensor
 
-from gentok.codebooks.bernoulli import Bernoulli
-from gentok.codebooks.dual import Dual
-from gentok.codebooks.factorised import Factorised
-from gentok.codebooks.index_backprop import IndexBackprop
-from gentok.codebooks.library import Library
-from gentok.codebooks.lookup_free import LookupFree
+from gentok.codebooks.bae import BAE
+from gentok.codebooks.dual import DualCodebook
+from gentok.codebooks.factorized_vq import FactorizedVQ
+from gentok.codebooks.ibq import IBQ
+from gentok.codebooks.lfq import LFQ
+from gentok.codebooks.library import LibraryCodebook
 from gentok.codebooks.projected_residual import ProjectedResidual
-from gentok.codebooks.pyramid import Pyramid
-from gentok.codebooks.residual import Residual
-from gentok.codebooks.separate import Separate
+from gentok.codebooks.pyramid import PyramidCodebook
+from gentok.codebooks.residual import ResidualCodebook
+from gentok.codebooks.separate import SeparateCodebooks
 from gentok.codebooks.simvq import SimVQ
-from gentok.codebooks.split import Split
-from gentok.codebooks.strided import Strided
+from gentok.codebooks.split_rvq import SplitRVQ
+from gentok.codebooks.strided import StridedResidual
 from gentok.codebooks.vq import VQ
 from gentok.metrics.codebook import CodebookHealth
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 STEPS, BATCH, POSITIONS = 8, 16, 9
 LEARNT = {"vocab_size": 24, "dim": 4, "kmeans_start": 3, "revive_below": 0.3, "decay": 0.6}
@@ -38,26 +38,26 @@ HALVES = {key: value for key, value in LEARNT.items() if key != "dim"}
 BOOKS = {
     "vq_ema": lambda: VQ(**LEARNT, update="ema", normalize=False),
     "vq_gradient": lambda: VQ(**LEARNT, width=6),
-    "residual": lambda: Residual(VQ(**LEARNT, update="ema", normalize=False), 3, level_dropout=0.4, batch_dropout=0.3),
-    "residual_shared": lambda: Residual(VQ(**LEARNT, update="ema"), 2, shared=True),
-    "dual": lambda: Dual(semantic=3, pixel=2, w=0.5, **HALVES),
-    "dual_ema": lambda: Dual(semantic=3, pixel=2, update="ema", **HALVES),
-    "separate": lambda: Separate(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
-    "lookup_free": lambda: LookupFree(bits=4, width=6, entropy=1.0),
-    "bernoulli": lambda: Bernoulli(bits=6, width=4, levels=2, entropy=0.1),
-    "index_backprop": lambda: IndexBackprop(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
+    "residual": lambda: ResidualCodebook(VQ(**LEARNT, update="ema", normalize=False), 3, level_dropout=0.4, batch_dropout=0.3),
+    "residual_shared": lambda: ResidualCodebook(VQ(**LEARNT, update="ema"), 2, shared=True),
+    "dual": lambda: DualCodebook(semantic=3, pixel=2, w=0.5, **HALVES),
+    "dual_ema": lambda: DualCodebook(semantic=3, pixel=2, update="ema", **HALVES),
+    "separate": lambda: SeparateCodebooks(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
+    "lookup_free": lambda: LFQ(bits=4, width=6, entropy=1.0),
+    "bernoulli": lambda: BAE(bits=6, width=4, levels=2, entropy=0.1),
+    "index_backprop": lambda: IBQ(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
     "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
-    "pyramid": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
-    "pyramid_phi": lambda: Pyramid(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), phi=2, scale_dropout=0.4),
-    "pyramid_dual": lambda: Pyramid(Dual(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
-    "residual_factorised": lambda: ProjectedResidual(Factorised(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
-    "strided": lambda: Strided(Factorised(**LEARNT, width=6), (3, 1), level_dropout=0.4),
-    "split": lambda: Split(
-        Residual(VQ(**LEARNT, update="ema", normalize=False), 1, width=6),
-        Residual(VQ(**LEARNT, update="ema", normalize=False), 3, width=6, level_dropout=0.5),
+    "pyramid": lambda: PyramidCodebook(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
+    "pyramid_phi": lambda: PyramidCodebook(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), phi=2, scale_dropout=0.4),
+    "pyramid_dual": lambda: PyramidCodebook(DualCodebook(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
+    "residual_factorised": lambda: ProjectedResidual(FactorizedVQ(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
+    "strided": lambda: StridedResidual(FactorizedVQ(**LEARNT, width=6), (3, 1), level_dropout=0.4),
+    "split": lambda: SplitRVQ(
+        ResidualCodebook(VQ(**LEARNT, update="ema", normalize=False), 1, width=6),
+        ResidualCodebook(VQ(**LEARNT, update="ema", normalize=False), 3, width=6, level_dropout=0.5),
         no_quantization_rate=0.5,
     ),
-    "library": lambda: Library("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
+    "library": lambda: LibraryCodebook("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
 }
 RATES = {"pyramid_phi": 0.003, "residual_factorised": 0.003, "strided": 0.003, "split": 0.003}
 """Of learning, where 0.3 is too fast: nothing bounds the size of what its levels compare, and the data drift far."""
@@ -79,7 +79,7 @@ def train(name: str, half: slice, after_step=lambda book: None) -> dict:
     optimizer = torch.optim.SGD(parameters, RATES.get(name, 0.3)) if parameters else None
     for step in range(STEPS):
         z = batch(book.in_width, step)[half]
-        q = book(z, noise=Noise.of(5, torch.arange(BATCH)[half], step))
+        q = book(z, rng=RowRNG.of(5, torch.arange(BATCH)[half], step))
         if optimizer:
             optimizer.zero_grad()
             ((q.vectors - z).square().mean() + sum(q.losses.values())).backward()
@@ -117,7 +117,7 @@ def main(rank: int, folder: Path) -> None:
         torch.manual_seed(rank)  # the library's own draws may differ from process to process
         out[name] = train(name, half, agree)
     try:
-        Library("LFQ", 4, {"codebook_size": 16}).train()(torch.zeros(1, 4, 1))
+        LibraryCodebook("LFQ", 4, {"codebook_size": 16}).train()(torch.zeros(1, 4, 1))
     except RuntimeError as error:
         out["refused"] = str(error)
     torch.save(out, folder / f"{rank}.pt")

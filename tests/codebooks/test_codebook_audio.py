@@ -10,15 +10,15 @@ import pytest
 import torch
 from mutants import mutant
 
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 LEVELS, ROWS, WIDTH, BATCH, FRAMES = 6, 64, 12, 16, 25
 AUDIO = {"vocab_size": ROWS, "dim": WIDTH, "normalize": False, "update": "ema", "commitment": 1.0, "decay": 0.99}
 
 
-def book(cls: type = VQ, residual: type = Residual, kmeans_start: int = 10, revive_below: float = 0.1, **options) -> Residual:
+def book(cls: type = VQ, residual: type = ResidualCodebook, kmeans_start: int = 10, revive_below: float = 0.1, **options) -> ResidualCodebook:
     return residual(cls(**AUDIO, kmeans_start=kmeans_start, revive_below=revive_below), LEVELS, **options).train()
 
 
@@ -29,8 +29,8 @@ def latents(step: int = 0) -> torch.Tensor:
     return 3.0 + scale * torch.randn(BATCH, WIDTH, FRAMES, generator=generator)
 
 
-def noise(step: int = 0) -> Noise:
-    return Noise.of(0, torch.arange(BATCH), step)
+def rng(step: int = 0) -> RowRNG:
+    return RowRNG.of(0, torch.arange(BATCH), step)
 
 
 # ------------------------------------------------------------------------------------------------------------- k-means start
@@ -40,7 +40,7 @@ def start_keeps_the_norms(cls: type) -> None:
     """The law: ten steps behind the start, the rows in use at every level are about as long as what they stand for."""
     b = book(cls, revive_below=0.0)
     for step in range(10):
-        b(latents(step), noise=noise(step))
+        b(latents(step), rng=rng(step))
     residual = latents(0).transpose(1, 2).reshape(-1, WIDTH)
     with torch.no_grad():
         for level in range(LEVELS):
@@ -108,11 +108,11 @@ def revival_changes_the_next_lookup(cls: type) -> None:
     """The law: rows that no vector reaches, at every level, are chosen again in the step behind the one that revived them."""
     b = book(cls)
     for step in range(3):
-        b(latents(step), noise=noise(step))
+        b(latents(step), rng=rng(step))
     for part in b.books:
         part._set(slice(ROWS // 2, None), 1e3 * torch.ones(ROWS // 2, WIDTH), 1e-3)
-    b(latents(3), noise=noise(3))
-    codes = b(latents(4), noise=noise(4)).codes
+    b(latents(3), rng=rng(3))
+    codes = b(latents(4), rng=rng(4)).codes
     for level, used in enumerate(codes.unbind(1)):
         again = int((used.unique() >= ROWS // 2).sum())
         assert again > ROWS // 8, f"level {level} chooses {again} of its {ROWS // 2} revived rows"
@@ -143,20 +143,20 @@ def test_the_law_of_revival_catches(edits):
 def dropped_levels_learn_nothing(residual: type) -> None:
     """The law: a batch that keeps k levels moves the rows of these and of no other."""
     b = book(residual=residual)
-    b(latents(0), noise=noise(0))
+    b(latents(0), rng=rng(0))
     before = [part.weight.clone() for part in b.books]
     keep = torch.full((BATCH,), 2)
-    q = b(latents(1), keep=keep, noise=noise(1))
+    q = b(latents(1), keep=keep, rng=rng(1))
     moved = [not torch.allclose(part.weight, rows, atol=1e-5, rtol=1e-5) for part, rows in zip(b.books, before)]
     assert moved == [True] * 2 + [False] * (LEVELS - 2), moved
     assert int((q.codes >= 0).sum()) == 2 * BATCH * FRAMES
 
 
 def test_dropped_levels_learn_nothing():
-    dropped_levels_learn_nothing(Residual)
+    dropped_levels_learn_nothing(ResidualCodebook)
 
 
 def test_the_law_of_dropped_levels_catches_levels_that_learn_all_the_same():
-    wrong = mutant(Residual, ("keep=here, noise", "keep=None, noise"))
+    wrong = mutant(ResidualCodebook, ("keep=here, noise", "keep=None, noise"))
     with pytest.raises(AssertionError):
         dropped_levels_learn_nothing(wrong)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from codebook_kit import inputs, make, noise, trained, with_state
+from codebook_kit import inputs, make, rng, trained, with_state
 
 from gentok.codebooks import base
 from gentok.codebooks.base import draw_vectors, nearest_rows, straight_through
@@ -42,7 +42,7 @@ def test_straight_through_keeps_every_bit_of_the_value_and_the_gradient_of_the_i
 
 
 def test_drawn_vectors_do_not_depend_on_how_the_batch_is_spread():
-    x, keys = torch.randn(8, 5, 3), noise(8)
+    x, keys = torch.randn(8, 5, 3), rng(8)
     drawn = draw_vectors(x, keys, 12)
     order = torch.tensor([3, 1, 7, 0, 6, 2, 5, 4])
     assert torch.equal(draw_vectors(x[order], keys.rows(order), 12), drawn)
@@ -73,7 +73,7 @@ def _growth(vectors: int) -> int:
     z = torch.randn(vectors // 256, 4, 256)
     Path("/proc/self/clear_refs").write_text("5")  # forget the earlier peak
     before = _peak_memory()
-    q = book(z, noise=noise(len(z)))
+    q = book(z, rng=rng(len(z)))
     assert q.codes.unique().numel() > 0.5 * vectors
     return _peak_memory() - before
 

@@ -6,16 +6,16 @@ import math
 
 import pytest
 import torch
-from codebook_kit import inputs, mutant, noise, with_state
+from codebook_kit import inputs, mutant, rng, with_state
 
-from gentok.codebooks.bernoulli import Bernoulli
-from gentok.codebooks.bits import Bits, from_bits, to_bits
-from gentok.codebooks.lookup_free import LookupFree
+from gentok.codebooks.bae import BAE
+from gentok.codebooks.bit_groups import BitGroups, from_bits, to_bits
+from gentok.codebooks.lfq import LFQ
 from gentok.codebooks.vq import VQ
-from gentok.tokens import ABSENT, UNKNOWN
+from gentok.types import ABSENT, UNKNOWN
 
 
-def views_are_re_indexings(view: Bits, book: LookupFree) -> None:
+def views_are_re_indexings(view: BitGroups, book: LFQ) -> None:
     """The law: the digits of the whole code, in base 2^(b / K) and lowest first, are the codes of the levels."""
     z = 2 * inputs(view)
     whole, parts = book(z), view(z)
@@ -27,14 +27,14 @@ def views_are_re_indexings(view: Bits, book: LookupFree) -> None:
 
 @pytest.mark.parametrize("levels", [1, 2, 3, 6])
 def test_a_view_of_bits_is_the_same_code_written_in_digits(levels):
-    book = LookupFree(bits=6).eval()
-    views_are_re_indexings(Bits(book, levels).eval(), book)
+    book = LFQ(bits=6).eval()
+    views_are_re_indexings(BitGroups(book, levels).eval(), book)
 
 
 def test_the_law_of_digits_catches_levels_in_the_other_order():
-    book = LookupFree(bits=6).eval()
-    view = Bits(book, 3).eval()
-    wrong = mutant(Bits, ("codes = from_bits(values.detach() > 0, self.each)", "codes = from_bits(values.detach() > 0, self.each).flip(1)"))
+    book = LFQ(bits=6).eval()
+    view = BitGroups(book, 3).eval()
+    wrong = mutant(BitGroups, ("codes = from_bits(values.detach() > 0, self.each)", "codes = from_bits(values.detach() > 0, self.each).flip(1)"))
     with pytest.raises(AssertionError):
         views_are_re_indexings(with_state(wrong, view), book)
 
@@ -49,7 +49,7 @@ def test_bits_and_codes_undo_each_other(levels, each):
 def test_the_nearest_of_all_holes_is_found_together(width):
     """Against all choices written out: behind a projection the levels are not independent, and one by one is not enough."""
     torch.manual_seed(1)
-    view = Bits(LookupFree(bits=6), 3, width=width).eval()
+    view = BitGroups(LFQ(bits=6), 3, width=width).eval()
     v, codes = 2 * torch.randn(2, view.width, 12), torch.stack(torch.meshgrid(*[torch.arange(4)] * 3, indexing="ij")).reshape(1, 3, -1)
     given = torch.randint(4, (2, 3, 12))
     given = torch.where(torch.rand(2, 3, 12) < 0.6, UNKNOWN, given)
@@ -66,13 +66,13 @@ def test_the_nearest_of_all_holes_is_found_together(width):
 
 def test_only_bits_without_projections_are_viewed():
     with pytest.raises(ValueError, match="give width to Bits"):
-        Bits(LookupFree(bits=6, width=8), 2)
+        BitGroups(LFQ(bits=6, width=8), 2)
     with pytest.raises(ValueError, match="lookup_free"):
-        Bits(VQ(vocab_size=8, dim=4), 2)
+        BitGroups(VQ(vocab_size=8, dim=4), 2)
     with pytest.raises(ValueError, match="levels that divide bits"):
-        Bits(LookupFree(bits=6), 4)
+        BitGroups(LFQ(bits=6), 4)
     with pytest.raises(ValueError, match="levels that divide bits"):
-        Bernoulli(bits=20, width=8, levels=3)
+        BAE(bits=20, width=8, levels=3)
 
 
 # ------------------------------------------------------------------------------------------------------------- bernoulli
@@ -83,32 +83,32 @@ def sampled_bits_have_the_encoders_probabilities(cls: type) -> None:
     book = cls(bits=6, width=6, levels=2).train()
     z = (2 * torch.randn(1, 6, 1)).expand(4000, 6, 1)
     p = torch.sigmoid(book.logits(z[0, :, 0])).detach()
-    share = to_bits(book(z, noise=noise(4000)).codes, 3).float().mean((0, 1))
+    share = to_bits(book(z, rng=rng(4000)).codes, 3).float().mean((0, 1))
     assert ((share - p).abs() < 4 * (p * (1 - p) / 4000).sqrt()).all(), (share, p)
 
 
 def test_bits_are_drawn_with_the_probabilities_of_the_encoder():
-    sampled_bits_have_the_encoders_probabilities(Bernoulli)
+    sampled_bits_have_the_encoders_probabilities(BAE)
 
 
 def test_the_law_of_probabilities_catches_a_second_sigmoid():
-    wrong = mutant(Bernoulli, ("< p.detach()", "< p.detach().sigmoid()"))
+    wrong = mutant(BAE, ("< p.detach()", "< p.detach().sigmoid()"))
     with pytest.raises(AssertionError):
         sampled_bits_have_the_encoders_probabilities(wrong)
 
 
 def test_without_noise_or_training_the_likelier_bit_is_taken():
-    book = Bernoulli(bits=6, width=4, levels=2).train()
+    book = BAE(bits=6, width=4, levels=2).train()
     z = inputs(book)
     likelier = from_bits(book.logits(z.transpose(1, 2)) > 0, 3)
-    assert torch.equal(book(z).codes, likelier) and torch.equal(book.eval()(z, noise=noise()).codes, likelier)
-    assert not torch.equal(book.train()(z, noise=noise()).codes, likelier)
+    assert torch.equal(book(z).codes, likelier) and torch.equal(book.eval()(z, rng=rng()).codes, likelier)
+    assert not torch.equal(book.train()(z, rng=rng()).codes, likelier)
 
 
 def test_a_vector_is_the_sum_of_its_bits_and_the_gradient_that_of_the_probabilities():
-    book = Bernoulli(bits=6, width=4, levels=2).train()
+    book = BAE(bits=6, width=4, levels=2).train()
     z = inputs(book, 2, 3).requires_grad_()
-    q = book(z, noise=noise(2))
+    q = book(z, rng=rng(2))
     bits = to_bits(q.codes, 3).float()
     assert torch.allclose(q.vectors, (bits @ book.weight).transpose(1, 2), atol=1e-6)
     weight = torch.randn_like(q.vectors)
@@ -120,17 +120,17 @@ def test_a_vector_is_the_sum_of_its_bits_and_the_gradient_that_of_the_probabilit
 
 
 def test_the_entropy_of_sure_bits_is_nothing_and_of_coins_log_two():
-    book = Bernoulli(bits=6, width=4, levels=2, entropy=1.0).train()
+    book = BAE(bits=6, width=4, levels=2, entropy=1.0).train()
     with torch.no_grad():
         book.logits.weight.zero_()
         for bias, nats in ((0.0, math.log(2)), (30.0, 0.0), (-30.0, 0.0), (math.log(3), math.log(4) - 0.75 * math.log(3))):
             book.logits.bias.fill_(bias)
             assert book(inputs(book)).losses["entropy"].item() == pytest.approx(nats, abs=1e-5)
-    assert Bernoulli(bits=6, width=4)(torch.zeros(1, 4, 1)).losses == {}
+    assert BAE(bits=6, width=4)(torch.zeros(1, 4, 1)).losses == {}
 
 
 def test_absent_sub_codes_are_bits_of_zero():
-    book = Bernoulli(bits=6, width=4, levels=3).eval()
+    book = BAE(bits=6, width=4, levels=3).eval()
     codes = torch.randint(4, (2, 3, 5))
     part = codes.clone()
     part[:, 1] = ABSENT
@@ -139,4 +139,4 @@ def test_absent_sub_codes_are_bits_of_zero():
     assert torch.allclose(book.lookup(part) + book.lookup(rest), book.lookup(codes), atol=1e-6)
     assert torch.allclose(book.lookup(rest).transpose(1, 2), book.table(1)[codes[:, 1]], atol=1e-6)
     with pytest.raises(ValueError, match="too large"):
-        Bernoulli(bits=40, width=4).table()
+        BAE(bits=40, width=4).table()

@@ -10,7 +10,7 @@ import torch
 from codebook_kit import inputs
 
 from gentok.codebooks.fsq import FSQ
-from gentok.codebooks.lookup_free import LookupFree, _mean_law
+from gentok.codebooks.lfq import LFQ, _mean_law
 
 
 def test_fsq_codes_vectors_and_gradients_are_those_of_the_library():
@@ -43,14 +43,14 @@ def test_fsq_reaches_every_code_and_has_no_state():
 
 
 def test_nearest_of_a_vector_between_rows_is_the_nearest_row():
-    for book in (FSQ([8, 5, 4]), LookupFree(bits=6)):
+    for book in (FSQ([8, 5, 4]), LFQ(bits=6)):
         v = 1.5 * torch.randn(4, book.width, 50)
         brute = torch.cdist(v.transpose(1, 2).double(), book.table().double()[None]).argmin(2)
         assert torch.equal(book.nearest(v)[:, 0], brute)
 
 
 def test_bits_are_signs_first_channel_lowest():
-    book = LookupFree(bits=3).eval()
+    book = LFQ(bits=3).eval()
     z = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 3.0, 0.0]]).T[None]
     assert book(z).codes.tolist() == [[[1 + 4, 2]]]
 
@@ -64,7 +64,7 @@ def law(x: torch.Tensor, temperature: float) -> torch.Tensor:
 @pytest.mark.parametrize("group_bits", [5, 18])
 @pytest.mark.parametrize("bits", [1, 5])
 def test_entropies_are_those_of_the_written_out_law(bits, group_bits):
-    book = LookupFree(bits=bits, entropy=0.3, diversity=0.7, temperature=1.7, group_bits=group_bits).train()
+    book = LFQ(bits=bits, entropy=0.3, diversity=0.7, temperature=1.7, group_bits=group_bits).train()
     z = torch.randn(4, bits, 8, requires_grad=True)
     loss = book(z).losses["entropy"]
     x = z.detach().transpose(1, 2).reshape(-1, bits).double().requires_grad_()
@@ -76,7 +76,7 @@ def test_entropies_are_those_of_the_written_out_law(bits, group_bits):
 
 
 def test_groups_add_their_entropies():
-    book = LookupFree(bits=5, entropy=1.0, temperature=2.0, group_bits=3).train()
+    book = LFQ(bits=5, entropy=1.0, temperature=2.0, group_bits=3).train()
     z = torch.randn(4, 5, 8)
     x = z.transpose(1, 2).reshape(-1, 5)
     assert book.groups == [3, 2]
@@ -89,14 +89,14 @@ def test_the_mean_law_in_chunks_is_the_mean_law(monkeypatch):
     logits, weight = torch.randn(100, 5, requires_grad=True), torch.rand(100)
     whole = _mean_law(logits, weight)
     (grad,) = torch.autograd.grad(whole.square().sum(), logits)
-    monkeypatch.setattr("gentok.codebooks.lookup_free.CHUNK", 17)
+    monkeypatch.setattr("gentok.codebooks.lfq.CHUNK", 17)
     chunked = _mean_law(logits, weight)
     assert torch.allclose(chunked, whole, atol=1e-5)
     assert torch.allclose(torch.autograd.grad(chunked.square().sum(), logits)[0], grad, atol=1e-4)
 
 
 def test_many_bits_need_no_table():
-    book = LookupFree(bits=36).train()
+    book = LFQ(bits=36).train()
     q = book(torch.randn(2, 36, 64))
     assert q.codes.max() > 1 << 32 and all(loss.isfinite() for loss in q.losses.values())
     assert math.isclose(q.usage.item(), 128 / 2**36, rel_tol=1e-3)
@@ -108,7 +108,7 @@ def test_entropy_training_uses_all_codes():
     layer = torch.nn.Conv1d(6, 5, 1)
     with torch.no_grad():
         layer.bias.fill_(1.0)
-    book = LookupFree(bits=5, entropy=0.3).train()
+    book = LFQ(bits=5, entropy=0.3).train()
     optimizer = torch.optim.Adam(layer.parameters(), 3e-2)
     x = torch.randn(32, 6, 32)
     before = book(layer(x)).usage

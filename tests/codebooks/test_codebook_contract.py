@@ -7,10 +7,10 @@ import functools
 
 import pytest
 import torch
-from codebook_kit import CONFIGS, cell_by_cell, exists, has_nearest, in_time, inputs, make, noise, positions, same, state, trained
+from codebook_kit import CONFIGS, cell_by_cell, exists, has_nearest, in_time, inputs, make, positions, rng, same, state, trained
 
-from gentok.codebooks.library import Library
-from gentok.tokens import ABSENT, UNKNOWN, Codebook, Pyramid
+from gentok.codebooks.library import LibraryCodebook
+from gentok.types import ABSENT, UNKNOWN, Codebook, Pyramid
 
 
 @functools.cache
@@ -47,7 +47,7 @@ def test_shapes_dtypes_and_attributes(book):
 def test_eval_changes_nothing_before_and_after_training(name, book):
     for b in (make(name).eval(), book):
         before, rng = state(b), torch.get_rng_state()
-        q = b(inputs(b), noise=noise())
+        q = b(inputs(b), rng=rng())
         vectors = b.lookup(q.codes)
         if has_nearest(b):
             b.nearest(vectors)
@@ -99,8 +99,8 @@ def test_nearest_fills_only_the_holes(book):
     if book.levels > 1:  # what is given is subtracted before the rest is found
         known = book.lookup(given.masked_fill(given == UNKNOWN, ABSENT))
         rest = torch.where(given == UNKNOWN, UNKNOWN, ABSENT)
-        holes = given == UNKNOWN
-        assert torch.equal(out[holes], book.nearest(v - known, rest)[holes])
+        masked_cells = given == UNKNOWN
+        assert torch.equal(out[masked_cells], book.nearest(v - known, rest)[masked_cells])
 
 
 def test_table_holds_the_rows_that_lookup_adds(book):
@@ -147,7 +147,7 @@ def test_the_encoder_and_every_parameter_learn(name):
     book = make(name).train()
     z = inputs(book).requires_grad_()
     target = inputs(book, seed=9)[:, :1].expand(-1, book.width, -1)
-    book(inputs(book, seed=1), noise=noise())  # rows are made of these: what they are made of would teach them nothing
+    book(inputs(book, seed=1), rng=rng())  # rows are made of these: what they are made of would teach them nothing
     q = book(z)  # without noise, so that no row becomes one of these
     ((q.vectors - target).square().mean() + sum(q.losses.values())).backward()
     assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
@@ -157,13 +157,13 @@ def test_the_encoder_and_every_parameter_learn(name):
 
 def test_training_draws_from_noise_alone(name):
     book = make(name).train()
-    if isinstance(book, Library):
+    if isinstance(book, LibraryCodebook):
         pytest.skip("the library draws from the global generator")
     twin = copy.deepcopy(book)
     rng = torch.get_rng_state()
     for step in range(3):
-        a = book(inputs(book, seed=step), noise=noise(step=step))
-        b = twin(inputs(book, seed=step), noise=noise(step=step))
+        a = book(inputs(book, seed=step), rng=rng(step=step))
+        b = twin(inputs(book, seed=step), rng=rng(step=step))
         assert torch.equal(a.codes, b.codes)
     book(inputs(book)), twin(inputs(book))
     assert same(state(book), state(twin)) and torch.equal(rng, torch.get_rng_state())
@@ -196,7 +196,7 @@ def test_wrong_inputs_and_missing_scales_are_refused_in_a_line(book):
 
 
 def test_it_is_built_and_run_without_data_on_the_meta_device(name, book):
-    if isinstance(book, Library):
+    if isinstance(book, LibraryCodebook):
         pytest.skip("the library fills its tables with numbers that depend on data")
     with torch.device("meta"):
         book = make(name).eval()

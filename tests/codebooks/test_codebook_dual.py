@@ -7,18 +7,18 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import mutant, noise, state, with_state
+from codebook_kit import mutant, rng, state, with_state
 
-from gentok.codebooks.dual import Dual
-from gentok.codebooks.separate import Separate
+from gentok.codebooks.dual import DualCodebook
+from gentok.codebooks.separate import SeparateCodebooks
 from gentok.codebooks.vq import VQ
 
 S, P, V = 6, 3, 40
 
 
-def book_of(w: float = 1.0, cls: type = Dual, **options) -> Dual:
+def book_of(w: float = 1.0, cls: type = DualCodebook, **options) -> DualCodebook:
     torch.manual_seed(0)
-    return with_state(cls, Dual(V, S, P, w=w, **options)).eval()
+    return with_state(cls, DualCodebook(V, S, P, w=w, **options)).eval()
 
 
 def inputs(batch: int = 8, positions: int = 16, seed: int = 0) -> torch.Tensor:
@@ -27,7 +27,7 @@ def inputs(batch: int = 8, positions: int = 16, seed: int = 0) -> torch.Tensor:
     return torch.cat([5.0 * z[:, :S], 0.2 * z[:, S:]], 1)
 
 
-def by_the_paper(book: Dual, z: torch.Tensor, w: float) -> torch.Tensor:
+def by_the_paper(book: DualCodebook, z: torch.Tensor, w: float) -> torch.Tensor:
     """argmin_v |s - e_s,v|^2 + w |p - e_p,v|^2, written out in float64."""
     s, p = F.normalize(z[:, :S].double(), dim=1), F.normalize(z[:, S:].double(), dim=1)
     e_s, e_p = (F.normalize(half.double(), dim=1) for half in (book.weight[:, :S], book.weight[:, S:]))
@@ -35,7 +35,7 @@ def by_the_paper(book: Dual, z: torch.Tensor, w: float) -> torch.Tensor:
     return distance.argmin(1)
 
 
-def takes_the_code_of_the_paper(cls: type = Dual) -> None:
+def takes_the_code_of_the_paper(cls: type = DualCodebook) -> None:
     for w in (0.0, 0.25, 1.0, 4.0, 1e6):
         book, z = book_of(w, cls), inputs()
         agree = (book(z).codes[:, 0] == by_the_paper(book, z, w)).float().mean().item()
@@ -67,7 +67,7 @@ SCALES = "1 / math.sqrt(1 + self.w), 1 / math.sqrt(1 + 1 / self.w)"
 )
 def test_a_weight_in_the_wrong_place_is_caught(edits):
     with pytest.raises(AssertionError, match="of the codes are those of equation 1"):
-        takes_the_code_of_the_paper(mutant(Dual, *edits))
+        takes_the_code_of_the_paper(mutant(DualCodebook, *edits))
 
 
 def test_no_weight_and_all_the_weight_are_the_nearest_in_one_half():
@@ -114,9 +114,9 @@ def test_the_loss_is_the_mean_over_both_halves_and_does_not_see_the_weight():
 @pytest.mark.parametrize("update", ["gradient", "ema"])
 def test_kmeans_start_and_revival_keep_both_halves_on_their_spheres(update):
     torch.manual_seed(0)
-    book = Dual(V, S, P, update=update, kmeans_start=5, revive_below=0.3, decay=0.5).train()
+    book = DualCodebook(V, S, P, update=update, kmeans_start=5, revive_below=0.3, decay=0.5).train()
     for step in range(6):
-        book(inputs(seed=step % 2), noise=noise(8, step))
+        book(inputs(seed=step % 2), rng=rng(8, step))
         for part in book.parts.values():
             torch.testing.assert_close(book.table()[:, part].norm(dim=1), torch.ones(V))
     assert book.eval()(inputs(seed=0)).usage > 0.5
@@ -125,7 +125,7 @@ def test_kmeans_start_and_revival_keep_both_halves_on_their_spheres(update):
 @pytest.mark.parametrize("options, word", [({"w": -1.0}, "w=-1.0"), ({"w": math.nan}, "w=nan"), ({"pixel": 0}, "pixel=0")])
 def test_halves_and_weights_that_cannot_be_are_refused(options, word):
     with pytest.raises(ValueError, match=word):
-        Dual(V, **options)
+        DualCodebook(V, **options)
 
 
 # ---------------------------------------------------------------------------------------------------------------- separate
@@ -134,7 +134,7 @@ def test_halves_and_weights_that_cannot_be_are_refused(options, word):
 def test_separate_codes_are_those_of_each_book_alone():
     torch.manual_seed(0)
     semantic, pixel = VQ(16, S), VQ(12, P)
-    book, z = Separate(semantic, pixel).eval(), inputs()
+    book, z = SeparateCodebooks(semantic, pixel).eval(), inputs()
     q = book(z)
     assert book.vocab_sizes == (16, 12) and q.codes.shape == (8, 2, 16)
     assert torch.equal(q.codes[:, :1], semantic(z[:, :S]).codes) and torch.equal(q.codes[:, 1:], pixel(z[:, S:]).codes)
@@ -146,7 +146,7 @@ def test_separate_codes_are_those_of_each_book_alone():
 
 def test_separate_refuses_books_of_several_levels():
     with pytest.raises(ValueError, match="one level"):
-        Separate(VQ(16, S), Separate(VQ(4, 2), VQ(4, 2)))
+        SeparateCodebooks(VQ(16, S), SeparateCodebooks(VQ(4, 2), VQ(4, 2)))
 
 
 def test_a_dual_book_is_the_state_that_it_shows():

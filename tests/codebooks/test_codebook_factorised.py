@@ -5,19 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, noise
+from codebook_kit import inputs, mutant, rng
 
-from gentok.codebooks.factorised import Factorised
+from gentok.codebooks.factorized_vq import FactorizedVQ
 from gentok.codebooks.projected_residual import ProjectedResidual
-from gentok.tokens import ABSENT
+from gentok.types import ABSENT
 
 
-def single(cls: type = Factorised, **options) -> Factorised:
+def single(cls: type = FactorizedVQ, **options) -> FactorizedVQ:
     torch.manual_seed(0)
     return cls(**{"vocab_size": 32, "dim": 4, "width": 12, **options})
 
 
-def residual(cls: type = ProjectedResidual, levels: int = 3, inner: type = Factorised, **options) -> ProjectedResidual:
+def residual(cls: type = ProjectedResidual, levels: int = 3, inner: type = FactorizedVQ, **options) -> ProjectedResidual:
     torch.manual_seed(0)
     return cls(single(inner), levels, **options)
 
@@ -42,7 +42,7 @@ def codes_are_by_angle_and_values_and_losses_of_the_rows(cls: type) -> None:
 
 
 def test_codes_are_by_angle_and_values_and_losses_of_the_rows():
-    codes_are_by_angle_and_values_and_losses_of_the_rows(Factorised)
+    codes_are_by_angle_and_values_and_losses_of_the_rows(FactorizedVQ)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_codes_are_by_angle_and_values_and_losses_of_the_rows():
 )
 def test_the_law_of_angles_catches(edit):
     with pytest.raises((AssertionError, KeyError)):
-        codes_are_by_angle_and_values_and_losses_of_the_rows(mutant(Factorised, edit))
+        codes_are_by_angle_and_values_and_losses_of_the_rows(mutant(FactorizedVQ, edit))
 
 
 def test_it_starts_as_torch_does_without_bias_and_with_length_apart_from_direction():
@@ -145,10 +145,10 @@ def test_the_law_of_the_release_s_numbers_catches(edit):
 def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
     book = residual(level_dropout=0.5).train()
     z = inputs(book, batch=2000, positions=1)
-    kept = (book(z, noise=noise(2000)).codes[:, :, 0] >= 0).sum(1)
+    kept = (book(z, rng=rng(2000)).codes[:, :, 0] >= 0).sum(1)
     share = torch.bincount(kept, minlength=4) / 2000
     assert (share - torch.tensor([0, 1 / 6, 1 / 6, 4 / 6])).abs().max() < 0.035
-    assert (book(z).codes >= 0).all() and (book.eval()(z, noise=noise(2000)).codes >= 0).all()
+    assert (book(z).codes >= 0).all() and (book.eval()(z, rng=rng(2000)).codes >= 0).all()
 
 
 def the_decoder_teaches_every_projection(cls: type) -> None:
@@ -176,6 +176,6 @@ def test_the_law_of_the_decoders_gradient_catches_detached_values():
 
 def test_books_without_projections_and_several_levels_are_refused_in_a_line():
     with pytest.raises(ValueError, match="or use Residual"):
-        ProjectedResidual(Factorised(8, 4), 2)
+        ProjectedResidual(FactorizedVQ(8, 4), 2)
     with pytest.raises(ValueError, match="one level"):
         ProjectedResidual(residual(), 2)

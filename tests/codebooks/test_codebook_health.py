@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gentok.metrics.codebook import CodebookHealth
-from gentok.tokens import ABSENT
+from gentok.types import ABSENT
 
 
 def test_the_numbers_of_a_known_law():

@@ -6,14 +6,14 @@ import pytest
 import torch
 from codebook_kit import inputs, make, state
 
-from gentok.codebooks.library import Library
-from gentok.codebooks.residual import Residual
-from gentok.tokens import ABSENT
+from gentok.codebooks.library import LibraryCodebook
+from gentok.codebooks.residual import ResidualCodebook
+from gentok.types import ABSENT
 
 
 def test_dropped_levels_are_absent_and_add_nothing():
     options = {"num_quantizers": 4, "codebook_size": 16, "quantize_dropout": True}
-    book = Library("ResidualVQ", 6, options).train()
+    book = LibraryCodebook("ResidualVQ", 6, options).train()
     z = inputs(book)
     for _ in range(20):
         q = book(z)
@@ -45,7 +45,7 @@ def test_rebuilding_for_another_number_of_processes_keeps_the_tensors(monkeypatc
 
 
 def test_an_implicit_neural_codebook_has_no_nearest():
-    book = Library("ResidualVQ", 6, {"num_quantizers": 2, "codebook_size": 8, "implicit_neural_codebook": True}).eval()
+    book = LibraryCodebook("ResidualVQ", 6, {"num_quantizers": 2, "codebook_size": 8, "implicit_neural_codebook": True}).eval()
     q = book(inputs(book))
     assert torch.equal(book.lookup(q.codes), q.vectors)
     with pytest.raises(ValueError, match="no fixed rows"):
@@ -53,7 +53,7 @@ def test_an_implicit_neural_codebook_has_no_nearest():
 
 
 def test_a_residual_can_hold_it():
-    book = Residual(Library("VectorQuantize", 6, {"codebook_size": 16, "decay": 0.9}), 3, level_dropout=0.5).train()
+    book = ResidualCodebook(LibraryCodebook("VectorQuantize", 6, {"codebook_size": 16, "decay": 0.9}), 3, level_dropout=0.5).train()
     assert not torch.equal(book.books[0].table(), book.books[1].table())
     for _ in range(3):
         book(inputs(book), keep=torch.arange(16) % 4)
@@ -63,9 +63,9 @@ def test_a_residual_can_hold_it():
 
 def test_what_it_cannot_do_is_refused_in_a_line():
     with pytest.raises(ValueError, match="Library wraps"):
-        Library("Nothing", 4, {})
+        LibraryCodebook("Nothing", 4, {})
     with pytest.raises(ValueError, match="'heads' itself"):
-        Library("VectorQuantize", 4, {"codebook_size": 8, "heads": 2})
+        LibraryCodebook("VectorQuantize", 4, {"codebook_size": 8, "heads": 2})
     book = make("library_residual").train()
     with pytest.raises(ValueError, match="without keep"):
         book(inputs(book), keep=torch.ones(16, dtype=torch.int64))

@@ -7,28 +7,28 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, noise, state
+from codebook_kit import inputs, mutant, rng, state
 
-from gentok.codebooks.dual import Dual
+from gentok.codebooks.dual import DualCodebook
 from gentok.codebooks.fsq import FSQ
-from gentok.codebooks.index_backprop import IndexBackprop
-from gentok.codebooks.lookup_free import LookupFree
-from gentok.codebooks.pyramid import Pyramid
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.ibq import IBQ
+from gentok.codebooks.lfq import LFQ
+from gentok.codebooks.pyramid import PyramidCodebook
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.simvq import SimVQ
 from gentok.codebooks.vq import VQ
-from gentok.tokens import ABSENT
-from gentok.tokens import Pyramid as PyramidGrid
+from gentok.types import ABSENT
+from gentok.types import Pyramid as PyramidGrid
 
 SIDES = (1, 2, 3, 4)
 
 
-def book(cls: type = Pyramid, inner: dict | None = None, **options) -> Pyramid:
+def book(cls: type = PyramidCodebook, inner: dict | None = None, **options) -> PyramidCodebook:
     torch.manual_seed(0)
     return cls(VQ(dim=6, **{"vocab_size": 32, "normalize": False, "kmeans_start": 5, **(inner or {})}), **{"sides": SIDES, **options})
 
 
-def sums(b: Pyramid, codes: torch.Tensor) -> list[torch.Tensor]:
+def sums(b: PyramidCodebook, codes: torch.Tensor) -> list[torch.Tensor]:
     """The map after each scale, float [B, dim, 4, 4], written out from the paper."""
     total, out, start = 0.0, [], 0
     for s, side in enumerate(b.sides):
@@ -46,7 +46,7 @@ def sums(b: Pyramid, codes: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("phi", [0, 4])
 def test_codes_and_vectors_are_those_of_the_paper(phi):
     b = book(phi=phi).train()
-    b(inputs(b), noise=noise())
+    b(inputs(b), rng=rng())
     b.eval()
     z = inputs(b, seed=5)
     q = b(z)
@@ -63,7 +63,7 @@ def test_codes_and_vectors_are_those_of_the_paper(phi):
 def the_gradients_are_those_of_the_formula(cls: type) -> None:
     """The law: the decoder's gradient arrives once, each scale's commitment pulls by 2 commitment (z - f_s), and nothing else does."""
     b = book(cls, phi=4, commitment=0.5).train()
-    b(inputs(b), noise=noise())
+    b(inputs(b), rng=rng())
     b.eval()
     z = inputs(b).requires_grad_()
     q = b(z)
@@ -78,7 +78,7 @@ def the_gradients_are_those_of_the_formula(cls: type) -> None:
 
 
 def test_gradient_of_decoder_and_commitment_arrive_once():
-    the_gradients_are_those_of_the_formula(Pyramid)
+    the_gradients_are_those_of_the_formula(PyramidCodebook)
 
 
 @pytest.mark.parametrize(
@@ -95,30 +95,30 @@ def test_gradient_of_decoder_and_commitment_arrive_once():
 def test_the_law_of_gradients_catches(edit):
     if "vectors" in edit[1]:  # the term that trains rows and phi then reaches the encoder
         with pytest.raises(AssertionError):
-            the_rows_term_leaves_the_encoder_alone(mutant(Pyramid, edit))
+            the_rows_term_leaves_the_encoder_alone(mutant(PyramidCodebook, edit))
         return
     with pytest.raises(AssertionError):
         if "_lowered" in edit[0]:
-            errors_fall_with_scales(mutant(Pyramid, edit))
-        the_gradients_are_those_of_the_formula(mutant(Pyramid, edit))
+            errors_fall_with_scales(mutant(PyramidCodebook, edit))
+        the_gradients_are_those_of_the_formula(mutant(PyramidCodebook, edit))
 
 
 def the_rows_term_leaves_the_encoder_alone(cls: type) -> None:
     b = book(cls, phi=4).train()
     z = inputs(b).requires_grad_()
-    b(z, noise=noise())
-    b(z, noise=noise()).losses["codebook"].backward()
+    b(z, rng=rng())
+    b(z, rng=rng()).losses["codebook"].backward()
     assert z.grad is None and all(p.grad.abs().sum() > 0 for p in b.parameters())
 
 
 def test_the_rows_term_trains_rows_and_phi_alone():
-    the_rows_term_leaves_the_encoder_alone(Pyramid)
+    the_rows_term_leaves_the_encoder_alone(PyramidCodebook)
 
 
 def errors_fall_with_scales(cls: type) -> None:
     b = book(cls, inner={"update": "ema", "decay": 0.8, "revive_below": 0.1}).train()
     for step in range(8):
-        b(inputs(b, seed=step), noise=noise(step=step))
+        b(inputs(b, seed=step), rng=rng(step=step))
     b.eval()
     z = inputs(b, seed=1)
     errors, codes = [], b(z).codes
@@ -130,7 +130,7 @@ def errors_fall_with_scales(cls: type) -> None:
 
 
 def test_every_scale_makes_the_error_smaller():
-    errors_fall_with_scales(Pyramid)
+    errors_fall_with_scales(PyramidCodebook)
 
 
 def test_accumulate_sums_up_to_each_scale_at_the_size_of_the_next():
@@ -162,29 +162,29 @@ def test_progressive_sums_are_raised_from_scale_to_scale():
 def test_a_batch_leaves_out_one_scale_but_the_first_as_often_as_asked():
     b = book(scale_dropout=0.3).train()
     z = inputs(b, batch=4)
-    skipped = [b._draw_skip(noise(4, step)) for step in range(1000)]
+    skipped = [b._draw_skip(rng(4, step)) for step in range(1000)]
     share = [skipped.count(s) / 1000 for s in range(4)]
     assert share[0] == 0 and all(abs(p - 0.1) < 0.035 for p in share[1:])
     order = torch.tensor([2, 0, 3, 1])
-    assert all(b._draw_skip(noise(4, step).rows(order)) == skip for step, skip in enumerate(skipped[:50]))
+    assert all(b._draw_skip(rng(4, step).rows(order)) == skip for step, skip in enumerate(skipped[:50]))
     step = next(step for step, skip in enumerate(skipped) if skip == 2)
-    q = b(z, noise=noise(4, step))
+    q = b(z, rng=rng(4, step))
     assert (q.codes[:, :, 5:14] == ABSENT).all() and (q.codes[:, :, :5] >= 0).all() and (q.codes[:, :, 14:] >= 0).all()
-    assert (b(z).codes >= 0).all() and (b.eval()(z, noise=noise(4, step)).codes >= 0).all()
+    assert (b(z).codes >= 0).all() and (b.eval()(z, rng=rng(4, step)).codes >= 0).all()
 
 
 @pytest.mark.parametrize(
     "inner",
-    [FSQ([5, 5, 5]), LookupFree(bits=6, entropy=0.5), Dual(32, semantic=4, pixel=3, kmeans_start=3), VQ(32, 6, kmeans_start=3)],
+    [FSQ([5, 5, 5]), LFQ(bits=6, entropy=0.5), DualCodebook(32, semantic=4, pixel=3, kmeans_start=3), VQ(32, 6, kmeans_start=3)],
     ids=lambda b: type(b).__name__,
 )
 def test_any_codebook_of_one_level_can_be_inside(inner):
-    b = Pyramid(inner, SIDES, phi=4).train()
+    b = PyramidCodebook(inner, SIDES, phi=4).train()
     z = inputs(b).requires_grad_()
-    q = b(z, noise=noise())
+    q = b(z, rng=rng())
     (q.vectors.sum() + sum(q.losses.values())).backward()
     assert z.grad.abs().sum() > 0 and all(p.grad.abs().sum() > 0 for p in b.parameters())
-    assert b.parts == inner.parts and ("diversity" in "".join(q.losses) or "entropy" in "".join(q.losses)) == isinstance(inner, LookupFree)
+    assert b.parts == inner.parts and ("diversity" in "".join(q.losses) or "entropy" in "".join(q.losses)) == isinstance(inner, LFQ)
     b.eval()
     q = b(z)
     assert torch.equal(b.lookup(q.codes), q.vectors)
@@ -192,12 +192,12 @@ def test_any_codebook_of_one_level_can_be_inside(inner):
 
 @pytest.mark.parametrize(
     "inner",
-    [VQ(32, 4), Dual(32, semantic=3, pixel=2), SimVQ(32, 4), IndexBackprop(32, 4, entropy=0.0)],
+    [VQ(32, 4), DualCodebook(32, semantic=3, pixel=2), SimVQ(32, 4), IBQ(32, 4, entropy=0.0)],
     ids=lambda b: type(b).__name__,
 )
 def test_every_parameter_of_the_book_inside_learns(inner):
-    b = Pyramid(copy.deepcopy(inner), SIDES).train()
-    q = b(inputs(b, positions=SIDES[-1] ** 2), noise=noise())
+    b = PyramidCodebook(copy.deepcopy(inner), SIDES).train()
+    q = b(inputs(b, positions=SIDES[-1] ** 2), rng=rng())
     sum(q.losses.values()).backward()
     for name, parameter in b.book.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -205,9 +205,9 @@ def test_every_parameter_of_the_book_inside_learns(inner):
 
 def test_all_scales_train_one_table_once_per_step():
     b = book(inner={"update": "ema", "decay": 0.5}).train()
-    b(inputs(b), noise=noise())
+    b(inputs(b), rng=rng())
     before = b.book.usage.clone()
-    b(inputs(b, seed=1), noise=noise(step=1))
+    b(inputs(b, seed=1), rng=rng(step=1))
     assert b.book.usage.sum() == pytest.approx(16 * 30, rel=1e-4) and not torch.equal(before, b.book.usage)
 
 
@@ -216,7 +216,7 @@ def test_the_coarse_scales_do_not_collapse_while_training():
     b = book(inner={"vocab_size": 64, "update": "ema", "decay": 0.8, "revive_below": 0.1}, sides=(1, 2, 4, 8)).train()
     for step in range(30):
         q = b(inputs(b, batch=32, positions=64, seed=step) + 2 * torch.randn(32, 6, 1, generator=torch.Generator().manual_seed(step)),
-              noise=noise(32, step))  # fmt: skip
+              rng=rng(32, step))  # fmt: skip
     usage = b.scale_usage(q.codes)
     assert usage.shape == (4,) and usage[0] > 0.15 and (usage[1:] > 0.5).all(), usage
 
@@ -224,7 +224,7 @@ def test_the_coarse_scales_do_not_collapse_while_training():
 def test_left_out_rows_count_for_nothing():
     whole, part = book(phi=4).train(), book(phi=4).train()
     z, keep = inputs(whole), (torch.arange(16) < 8).long()
-    a, b = whole(z[:8], noise=noise(8)), part(z, keep=keep, noise=noise(16))
+    a, b = whole(z[:8], rng=rng(8)), part(z, keep=keep, rng=rng(16))
     assert torch.equal(a.codes, b.codes[:8]) and (b.codes[8:] == ABSENT).all() and not b.vectors[8:].any()
     assert torch.allclose(a.losses["commitment"], b.losses["commitment"], rtol=1e-5)
     x, y = state(whole), state(part)
@@ -241,9 +241,9 @@ def test_what_does_not_fit_is_refused_in_a_line():
     with pytest.raises(ValueError, match="growing"):
         book(sides=(1, 4, 2))
     with pytest.raises(ValueError, match="one level"):
-        Pyramid(Residual(VQ(8, 4), 2), SIDES)
+        PyramidCodebook(ResidualCodebook(VQ(8, 4), 2), SIDES)
     with pytest.raises(ValueError, match="give width to Pyramid"):
-        Pyramid(VQ(8, 4, width=6), SIDES)
+        PyramidCodebook(VQ(8, 4, width=6), SIDES)
     with pytest.raises(ValueError, match="phi=0"):
         book(carry="progressive", phi=4)
     with pytest.raises(ValueError, match="more than 2 scales"):

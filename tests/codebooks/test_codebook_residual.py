@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from codebook_kit import inputs, make, mutant, noise
+from codebook_kit import inputs, make, mutant, rng
 
 from gentok.codebooks.fsq import FSQ
-from gentok.codebooks.lookup_free import LookupFree
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.lfq import LFQ
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
-from gentok.tokens import ABSENT
+from gentok.types import ABSENT
 
 
-def book(cls: type = Residual, levels: int = 4, inner: dict | None = None, **options) -> Residual:
+def book(cls: type = ResidualCodebook, levels: int = 4, inner: dict | None = None, **options) -> ResidualCodebook:
     options = {"level_dropout": 0.0, **options}
     return cls(VQ(vocab_size=32, dim=6, **{"normalize": False, "update": "ema", "kmeans_start": 5, **(inner or {})}), levels, **options)
 
@@ -25,18 +25,18 @@ def every_commitment_reaches_the_encoder(cls: type, **inner) -> None:
         for k, part in enumerate(b.books):
             part.commitment = float(k == level)
         z = inputs(b).requires_grad_()
-        q = b(z, noise=noise())
+        q = b(z, rng=rng())
         q.losses["commitment"].backward()
         assert z.grad.abs().max() > 1e-8, f"the commitment of level {level} does not reach the encoder"
 
 
 @pytest.mark.parametrize("inner", [{}, {"update": "gradient"}, {"normalize": True}], ids=str)
 def test_every_levels_commitment_reaches_the_encoder(inner):
-    every_commitment_reaches_the_encoder(Residual, **inner)
+    every_commitment_reaches_the_encoder(ResidualCodebook, **inner)
 
 
 def test_the_law_of_commitments_catches_a_straight_through_inside_the_residual():
-    wrong = mutant(Residual, ("value = q.vectors.detach()", "value = q.vectors"))
+    wrong = mutant(ResidualCodebook, ("value = q.vectors.detach()", "value = q.vectors"))
     with pytest.raises(AssertionError, match="level 1"):
         every_commitment_reaches_the_encoder(wrong)
 
@@ -52,16 +52,16 @@ def test_the_decoders_gradient_arrives_once():
 def dropout_cuts_rows_to_a_uniform_number_of_levels(cls: type) -> None:
     b = book(cls, level_dropout=0.5).train()
     z = inputs(b, batch=2000, positions=1)
-    q = b(z, noise=noise(2000))
+    q = b(z, rng=rng(2000))
     kept = (q.codes[:, :, 0] >= 0).sum(1)
     share = torch.bincount(kept, minlength=5) / 2000
     expected = torch.tensor([0, 1 / 8, 1 / 8, 1 / 8, 5 / 8])
     assert (share - expected).abs().max() < 0.03 and share[0] == 0
-    assert (b(z).codes >= 0).all() and (b.eval()(z, noise=noise(2000)).codes >= 0).all()
+    assert (b(z).codes >= 0).all() and (b.eval()(z, rng=rng(2000)).codes >= 0).all()
 
 
 def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
-    dropout_cuts_rows_to_a_uniform_number_of_levels(Residual)
+    dropout_cuts_rows_to_a_uniform_number_of_levels(ResidualCodebook)
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,17 @@ def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
 )
 def test_the_law_of_dropout_catches(edit):
     with pytest.raises(AssertionError):
-        dropout_cuts_rows_to_a_uniform_number_of_levels(mutant(Residual, edit))
+        dropout_cuts_rows_to_a_uniform_number_of_levels(mutant(ResidualCodebook, edit))
 
 
 def rows_that_died_come_back_at_every_level(cls: type, shared: bool) -> None:
     """The law: rows that have moved out of all data's reach are in use again after two steps, at whichever level they are."""
     b = book(cls, shared=shared, inner={"revive_below": 0.1, "decay": 0.9}).train()
-    b(inputs(b), noise=noise())
+    b(inputs(b), rng=rng())
     for part in b.books:
         part._set(slice(16, None), 1e3 * torch.ones(16, 6), 1e-3)
     for step in range(2):
-        b(inputs(b, seed=step), noise=noise(step=step))
+        b(inputs(b, seed=step), rng=rng(step=step))
     for k, part in enumerate(b.books):
         assert part.weight.abs().max() < 100, f"level {k} has dead rows"
     codes = b.eval()(inputs(b)).codes
@@ -95,12 +95,12 @@ def rows_that_died_come_back_at_every_level(cls: type, shared: bool) -> None:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_dead_rows_revive_at_every_level(shared):
-    rows_that_died_come_back_at_every_level(Residual, shared)
+    rows_that_died_come_back_at_every_level(ResidualCodebook, shared)
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_law_of_revival_catches_levels_without_noise(shared):
-    wrong = mutant(Residual, ("noise=None if noise is None else noise.fork(k))", "noise=None)"))
+    wrong = mutant(ResidualCodebook, ("noise=None if noise is None else noise.fork(k))", "noise=None)"))
     with pytest.raises(AssertionError, match="dead rows"):
         rows_that_died_come_back_at_every_level(wrong, shared)
 
@@ -112,7 +112,7 @@ def test_every_prefix_of_the_levels_is_a_code_of_its_own(levels, shared):
     the error each; one table for all, three steps young, still fits the first level alone."""
     b = book(levels=levels, shared=shared).train()
     for step in range(3):
-        b(inputs(b, seed=step), noise=noise(step=step))
+        b(inputs(b, seed=step), rng=rng(step=step))
     b.eval()
     z = inputs(b)
     full, errors = b(z), [z.square().mean()]
@@ -129,14 +129,14 @@ def test_dropout_of_a_batch_cuts_all_rows_alike_whatever_their_order():
     z = inputs(b)
     seen = []
     for step in range(200):
-        row_noise = noise(step=step)
+        row_noise = rng(step=step)
         keep = b._draw_keep(16, row_noise)
         assert len(keep.unique()) == 1
         assert torch.equal(keep, b._draw_keep(16, row_noise.rows(torch.arange(15, -1, -1))))
         seen.append(keep[0])
     share = torch.bincount(torch.stack(seen), minlength=5) / 200
     assert (share - torch.tensor([0, 1 / 8, 1 / 8, 1 / 8, 5 / 8])).abs().max() < 0.1
-    q = b(z, noise=noise())
+    q = b(z, rng=rng())
     assert torch.equal((q.codes >= 0).all(2), (q.codes >= 0).any(2))
 
 
@@ -145,7 +145,7 @@ def test_losses_and_statistics_are_those_of_the_kept_cells():
     part.load_state_dict(whole.state_dict())
     z = inputs(whole)
     keep = torch.where(torch.arange(16) < 8, 4, 0)
-    a, b = whole(z[:8], noise=noise(8)), part(z, keep=keep, noise=noise(16))
+    a, b = whole(z[:8], rng=rng(8)), part(z, keep=keep, rng=rng(16))
     assert torch.equal(a.codes, b.codes[:8]) and (b.codes[8:] == ABSENT).all()
     assert torch.allclose(a.losses["commitment"], b.losses["commitment"], rtol=1e-5)
     for x, y in zip(whole.books, part.books):
@@ -161,7 +161,7 @@ def test_levels_start_apart_and_a_shared_table_is_one():
     for update in ("gradient", "ema"):
         one = book(shared=True, inner={"update": update, "normalize": True, "revive_below": 0.1}).train()
         for step in range(3):
-            q = one(inputs(one, seed=step), noise=noise(step=step))
+            q = one(inputs(one, seed=step), rng=rng(step=step))
         if update == "gradient":
             q.losses["codebook"].backward()
             assert one.books[0].weight.grad.abs().sum() > 0
@@ -174,16 +174,16 @@ def test_projections_stand_around_all_levels():
     b = book(width=10).train()
     assert b.in_width == b.width == 10 and not b.lookup(torch.full((2, 4, 3), ABSENT)).any()
     with pytest.raises(ValueError, match="give width to Residual"):
-        Residual(VQ(vocab_size=8, dim=4, width=6), 2)
+        ResidualCodebook(VQ(vocab_size=8, dim=4, width=6), 2)
     with pytest.raises(ValueError, match="one level"):
-        Residual(book(), 2)
+        ResidualCodebook(book(), 2)
 
 
-@pytest.mark.parametrize("inner", [FSQ([5, 5, 5]), LookupFree(bits=6)], ids=["fsq", "lookup_free"])
+@pytest.mark.parametrize("inner", [FSQ([5, 5, 5]), LFQ(bits=6)], ids=["fsq", "lookup_free"])
 def test_any_codebook_of_one_level_can_be_inside(inner):
-    b = Residual(inner, 3, level_dropout=0.5).train()
+    b = ResidualCodebook(inner, 3, level_dropout=0.5).train()
     z = inputs(b).requires_grad_()
-    q = b(z, noise=noise())
+    q = b(z, rng=rng())
     (q.vectors.sum() + sum(q.losses.values())).backward()
     assert torch.equal(b.lookup(q.codes), q.vectors) and z.grad.abs().sum() > 0 and b.state_dict() == {}
 

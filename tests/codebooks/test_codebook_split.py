@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, noise, same, state
+from codebook_kit import inputs, mutant, rng, same, state
 
-from gentok.codebooks.residual import Residual
-from gentok.codebooks.split import Split
+from gentok.codebooks.residual import ResidualCodebook
+from gentok.codebooks.split_rvq import SplitRVQ
 from gentok.codebooks.vq import VQ
-from gentok.tokens import ABSENT
+from gentok.types import ABSENT
 
 
-def book(cls: type = Split, rate: float = 0.0, semantic: int = 1, acoustic: int = 3, **options) -> Split:
+def book(cls: type = SplitRVQ, rate: float = 0.0, semantic: int = 1, acoustic: int = 3, **options) -> SplitRVQ:
     torch.manual_seed(0)
 
     def levels(n, **dropout):
-        return Residual(VQ(32, 6, normalize=False, update="ema", commitment=1.0), n, width=12, in_bias=False, **dropout)
+        return ResidualCodebook(VQ(32, 6, normalize=False, update="ema", commitment=1.0), n, width=12, in_bias=False, **dropout)
 
     return cls(levels(semantic), levels(acoustic, **options), rate)
 
 
-def the_release(b: Split, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def the_release(b: SplitRVQ, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(vectors, codes, commitment) by Mimi's formulas: two residual quantizers on the same latent, their sum, the mean of all levels."""
     total, codes, errors = 0.0, [], []
     for part in (b.semantic, b.acoustic):
@@ -50,7 +50,7 @@ def numbers_are_those_of_the_release(cls: type) -> None:
 
 
 def test_vectors_codes_and_losses_are_those_of_the_release():
-    numbers_are_those_of_the_release(Split)
+    numbers_are_those_of_the_release(SplitRVQ)
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_vectors_codes_and_losses_are_those_of_the_release():
 )
 def test_the_law_of_the_release_s_numbers_catches(edit):
     with pytest.raises(AssertionError):
-        numbers_are_those_of_the_release(mutant(Split, edit))
+        numbers_are_those_of_the_release(mutant(SplitRVQ, edit))
 
 
 def test_dropout_draws_a_count_of_acoustic_levels_alone():
     b = book(level_dropout=1.0).train()
-    q = b(inputs(b, batch=900, positions=1), noise=noise(900))
+    q = b(inputs(b, batch=900, positions=1), rng=rng(900))
     kept = (q.codes[..., 0] >= 0).sum(1)
     share = torch.bincount(kept, minlength=5) / 900
     assert (q.codes[:, 0] >= 0).all() and share[:2].sum() == 0 and (share[2:] - 1 / 3).abs().max() < 0.05
     of_batch = book(batch_dropout=1.0).train()
-    counts = {int((of_batch(inputs(b), noise=noise(step=s)).codes >= 0).any(2).sum(1).unique()) for s in range(20)}
+    counts = {int((of_batch(inputs(b), rng=rng(step=s)).codes >= 0).any(2).sum(1).unique()) for s in range(20)}
     assert counts == {2, 3, 4}
 
 
@@ -92,7 +92,7 @@ def rows_pass_each_branch_unquantized_at_the_rate(cls: type) -> None:
     b = book(cls, rate=0.5).train()
     z = inputs(b, batch=600, positions=2)
     before = book(rate=0.0).train()
-    q, plain = b(z, noise=noise(600)), before(z, noise=noise(600))
+    q, plain = b(z, rng=rng(600)), before(z, rng=rng(600))
     assert torch.equal(q.codes, plain.codes) and same(state(b), state(before))  # tables learn from every row
     assert torch.allclose(q.losses["commitment"], plain.losses["commitment"])
     fresh = book().eval()  # the tables before they moved
@@ -106,11 +106,11 @@ def rows_pass_each_branch_unquantized_at_the_rate(cls: type) -> None:
     share = torch.bincount(error.argmin(1), minlength=4) / 600
     assert (share - 0.25).abs().max() < 0.06  # one draw per row and branch
     b.eval()
-    assert torch.equal(b(z, noise=noise(600)).vectors, b.lookup(b(z).codes))
+    assert torch.equal(b(z, rng=rng(600)).vectors, b.lookup(b(z).codes))
 
 
 def test_rows_pass_each_branch_unquantized_at_the_rate():
-    rows_pass_each_branch_unquantized_at_the_rate(Split)
+    rows_pass_each_branch_unquantized_at_the_rate(SplitRVQ)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_rows_pass_each_branch_unquantized_at_the_rate():
 )
 def test_the_law_of_unquantized_rows_catches(edit):
     with pytest.raises((AssertionError, RuntimeError)):
-        rows_pass_each_branch_unquantized_at_the_rate(mutant(Split, edit))
+        rows_pass_each_branch_unquantized_at_the_rate(mutant(SplitRVQ, edit))
 
 
 def test_the_decoder_teaches_both_branches_and_every_row_s_gradient_arrives_through_both():
@@ -147,8 +147,8 @@ def test_there_are_no_nearest_codes_and_first_levels_are_a_code():
 
 
 def test_books_that_do_not_fit_are_refused_in_a_line():
-    narrow = Residual(VQ(8, 6), 1, width=8)
+    narrow = ResidualCodebook(VQ(8, 6), 1, width=8)
     with pytest.raises(ValueError, match="of one width"):
-        Split(narrow, book().acoustic)
+        SplitRVQ(narrow, book().acoustic)
     with pytest.raises(ValueError, match="probability"):
         book(rate=1.5)

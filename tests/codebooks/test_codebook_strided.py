@@ -5,17 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, noise
+from codebook_kit import inputs, mutant, rng
 
-from gentok.codebooks.factorised import Factorised
-from gentok.codebooks.strided import Strided
+from gentok.codebooks.factorized_vq import FactorizedVQ
+from gentok.codebooks.strided import StridedResidual
 from gentok.layouts import LAYOUTS, Layout
-from gentok.tokens import ABSENT, UNKNOWN, Frames, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Frames, Tokens, TokenSpec
 
 
-def book(cls: type = Strided, strides=(4, 2, 1), **options) -> Strided:
+def book(cls: type = StridedResidual, strides=(4, 2, 1), **options) -> StridedResidual:
     torch.manual_seed(0)
-    made = cls(Factorised(32, 4, 12), strides, **options)
+    made = cls(FactorizedVQ(32, 4, 12), strides, **options)
     for part in made.books:
         torch.nn.init.normal_(part.project_out.bias)
         with torch.no_grad():
@@ -23,7 +23,7 @@ def book(cls: type = Strided, strides=(4, 2, 1), **options) -> Strided:
     return made
 
 
-def the_release(b: Strided, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+def the_release(b: StridedResidual, z: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
     """(vectors, a list of codes per level as SNAC has it, the sum of its levels' mean errors) by SNAC's formulas."""
     total, rest, codes, error = 0.0, z, [], 0.0
     for part, stride in zip(b.books, b.strides):
@@ -51,7 +51,7 @@ def numbers_are_those_of_the_release(cls: type) -> None:
 
 
 def test_vectors_codes_and_losses_are_those_of_the_release():
-    numbers_are_those_of_the_release(Strided)
+    numbers_are_those_of_the_release(StridedResidual)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_vectors_codes_and_losses_are_those_of_the_release():
 )
 def test_the_law_of_the_release_s_numbers_catches(edit):
     with pytest.raises(AssertionError):
-        numbers_are_those_of_the_release(mutant(Strided, edit))
+        numbers_are_those_of_the_release(mutant(StridedResidual, edit))
 
 
 def test_every_levels_commitment_reaches_the_encoder():
@@ -101,7 +101,7 @@ def test_codes_behind_each_other_are_those_of_blocks():
 def test_dropped_levels_and_nearest_respect_the_cells():
     b = book(level_dropout=0.5).train()
     z = inputs(b, batch=400)
-    q = b(z, noise=noise(400))
+    q = b(z, rng=rng(400))
     kept = (q.codes[..., 0] >= 0).sum(1)
     assert set(kept.tolist()) == {1, 2, 3} and ((q.codes >= 0).any(2).sum(1) == kept).all()
     b.eval()
@@ -114,7 +114,7 @@ def test_the_codes_fit_the_spec_s_cells_and_every_layout():
     b = book()
     spec = TokenSpec(b.vocab_sizes, Frames(10.0, 16), strides=b.strides, nested_levels=True, modality="audio", sample_rate=80)
     codes = b(inputs(b)).codes
-    assert torch.equal(codes >= 0, Tokens.unknown(spec, 16).holes) and Tokens(codes, spec).validate()
+    assert torch.equal(codes >= 0, Tokens.unknown(spec, 16).masked) and Tokens(codes, spec).validate()
     for name in LAYOUTS:
         if name == "raster":
             continue
@@ -127,4 +127,4 @@ def test_strides_that_are_none_are_refused_in_a_line():
     with pytest.raises(ValueError, match="1 or more"):
         book(strides=(2, 0))
     with pytest.raises(ValueError, match="or use Residual"):
-        Strided(Factorised(8, 4), (2, 1))
+        StridedResidual(FactorizedVQ(8, 4), (2, 1))

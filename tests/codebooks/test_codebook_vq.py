@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import mutant, noise, state, with_state
+from codebook_kit import mutant, rng, state, with_state
 
 from gentok.codebooks.vq import VQ
 
@@ -32,7 +32,7 @@ def revived_rows_are_used(book: VQ) -> None:
     z = clusters(book)
     book(z)
     assert book.eval()(z).codes.max() < 16, "without noise nothing may be revived"
-    book.train()(z, noise=noise())
+    book.train()(z, rng=rng())
     used = book.eval()(z).codes.unique()
     assert (used >= 16).sum() == 16, f"of 16 revived rows the next step uses {(used >= 16).sum()}"
 
@@ -70,7 +70,7 @@ def test_kmeans_start_is_data_dependent_and_moves_nothing_by_itself():
     """S = N * centre: the averages of the same batch leave centres where they are (means alone would shrink them by N)."""
     book = VQ(vocab_size=8, dim=4, normalize=False, update="ema", kmeans_start=20, decay=0.5).train()
     z = clusters(book)
-    book(z, noise=noise())
+    book(z, rng=rng())
     first = state(book)["weight"]
     error = (book.eval()(z).vectors - z).square().mean()
     assert error < 0.25 and book.started  # noise of 0.3 around 8 points, one of which k-means may have missed
@@ -84,7 +84,7 @@ def test_kmeans_start_with_fewer_vectors_than_rows_leaves_the_others_to_revival(
     book = VQ(vocab_size=64, dim=4, kmeans_start=5, revive_below=0.1, update="ema").train()
     z = clusters(book)
     for step in range(3):
-        book(z[step : step + 1], noise=noise(1, step))  # 32 vectors at a time
+        book(z[step : step + 1], rng=rng(1, step))  # 32 vectors at a time
     assert book(z).usage > 0.7
     assert all(t.isfinite().all() for t in state(book).values() if t.is_floating_point())
 
@@ -116,7 +116,7 @@ def test_gradients_are_those_of_the_paper():
 def test_two_forward_passes_with_revival_between_have_a_backward_pass():
     book = with_dead_rows(update="gradient")
     z = clusters(book).requires_grad_()
-    sum(book(z, noise=noise(step=s)).losses["codebook"] for s in range(2)).backward()
+    sum(book(z, rng=rng(step=s)).losses["codebook"] for s in range(2)).backward()
     assert book.weight.grad.isfinite().all()
 
 
@@ -130,7 +130,7 @@ def test_training_lowers_the_error_and_revival_keeps_the_rows_in_use():
         errors = []
         for step in range(150):
             z = clusters(book, step)
-            q = book(z, noise=noise(step=step))
+            q = book(z, rng=rng(step=step))
             error = (q.vectors - z).square().mean()
             optimizer.zero_grad()
             (error + sum(q.losses.values())).backward()

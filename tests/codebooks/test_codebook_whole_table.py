@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, noise, state
+from codebook_kit import inputs, mutant, rng, state
 
-from gentok.codebooks import index_backprop
-from gentok.codebooks.index_backprop import IndexBackprop
+from gentok.codebooks import ibq
+from gentok.codebooks.ibq import IBQ
 from gentok.codebooks.simvq import SimVQ
 
 
@@ -43,25 +43,25 @@ def gradients_are_the_papers(cls: type) -> None:
 @pytest.mark.parametrize("block", [16, 1e-5])
 def test_gradients_are_those_of_the_one_hot_written_out(monkeypatch, block):
     """Also where vectors go in blocks of one."""
-    monkeypatch.setattr(index_backprop, "BLOCK", block)
-    gradients_are_the_papers(IndexBackprop)
+    monkeypatch.setattr(ibq, "BLOCK", block)
+    gradients_are_the_papers(IBQ)
 
 
 def test_the_law_of_gradients_catches_a_choice_that_only_one_row_feels():
-    wrong = mutant(IndexBackprop, ("values = row + (soft - soft.detach())", "values = row + (x - x.detach())"))
+    wrong = mutant(IBQ, ("values = row + (soft - soft.detach())", "values = row + (x - x.detach())"))
     with pytest.raises(AssertionError):
         gradients_are_the_papers(wrong)
 
 
 def test_every_row_learns_from_the_decoder():
-    book = IndexBackprop(vocab_size=64, dim=4, entropy=0.0).train()
+    book = IBQ(vocab_size=64, dim=4, entropy=0.0).train()
     q = book(inputs(book, 2, 4))
     q.vectors.square().sum().backward()
     assert len(q.codes.unique()) <= 8 and (book.weight.grad.abs().sum(1) > 0).all()
 
 
 def test_rows_of_a_row_that_is_left_out_count_for_nothing():
-    book = IndexBackprop(vocab_size=16, dim=4, entropy=1.0).train()
+    book = IBQ(vocab_size=16, dim=4, entropy=1.0).train()
     z, keep = inputs(book), (torch.arange(16) < 8).long()
     a, b = book(z[:8]).losses, book(z, keep=keep).losses
     assert all(torch.allclose(a[key], b[key], rtol=1e-5) for key in a)
@@ -79,7 +79,7 @@ def all_rows_follow(cls: type) -> None:
         return torch.randn(batch, 4, 16, generator=generator) * torch.tensor([8.0, 4.0, 2.0, 1.0])[:, None]
 
     for step in range(150):
-        q = book(data(), noise=noise(4, step))
+        q = book(data(), rng=rng(4, step))
         optimizer.zero_grad()
         sum(q.losses.values()).backward()
         optimizer.step()

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gentok.data.sets import MemorySet
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
+from gentok.data.datasets import MemoryDataset
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("even", "odd"))),))
 
@@ -60,7 +60,7 @@ class PixelTokenizer:
         strides = (1, 2)[:levels]
         self.spec = TokenSpec((vocab,) * levels, Raster(4, 4), strides=strides, media_shape=(1, 4, 4), encode_fingerprint=fingerprint)
 
-    def encode(self, media, lengths=None, noise=None):
+    def encode(self, media, lengths=None, rng=None):
         codes = ((media.flatten(2) + 1) / 2 * (self.spec.vocab - 1)).round().long().repeat(1, self.spec.levels, 1)
         codes[:, ~self.spec.exists()] = ABSENT
         return Tokens(codes, self.spec)
@@ -68,8 +68,8 @@ class PixelTokenizer:
 
 def pictures(count=11):
     """A set of noise in memory."""
-    media = torch.from_numpy(Noise.of(0, range(count)).uniform(1, 4, 4).numpy()).float() * 2 - 1
-    return MemorySet(media, torch.arange(count) % 2, CLASSES, {"data": "toy", "split": "train"})
+    media = torch.from_numpy(RowRNG.of(0, range(count)).uniform(1, 4, 4).numpy()).float() * 2 - 1
+    return MemoryDataset(media, torch.arange(count) % 2, CLASSES, {"data": "toy", "split": "train"})
 
 
 def wounds(good: bytes, count: int):

@@ -9,7 +9,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
-from gentok.tokens import ABSENT, Frames, Tokens, TokenSpec
+from gentok.types import ABSENT, Frames, Tokens, TokenSpec
 
 
 def tone(seconds=0.5, rate=8000, hz=440.0, channels=1, level=0.3, seed=None):
@@ -67,7 +67,7 @@ class LevelTokenizer:
         grid = Frames(self.sample_rate / hop, frames)
         self.spec = TokenSpec((16, 16), grid, modality="audio", media_shape=(1,), sample_rate=16000, encode_fingerprint="cccc")
 
-    def encode(self, media, lengths=None, noise=None):
+    def encode(self, media, lengths=None, rng=None):
         frames = F.pad(media.abs().mean(1), (0, -media.shape[2] % self.hop)).unflatten(1, (-1, self.hop)).mean(2)
         level = (frames * 32).long().clamp(0, 15)
         codes = torch.stack([level, (torch.arange(level.shape[1]) % 16).expand_as(level)], 1)

@@ -15,10 +15,10 @@ from data_kit import encoded_picture, folder, paint, wounds
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from gentok.data.datasets import identity
+from gentok.data.file_index import DataError
 from gentok.data.folder import ImageFolder
-from gentok.data.listing import DataError
-from gentok.data.pictures import picture_size, read_picture, read_pixels
-from gentok.data.sets import identity
+from gentok.data.image_files import picture_size, read_picture, read_pixels
 
 KINDS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"]
 
@@ -131,9 +131,9 @@ def test_what_was_skipped_is_counted_and_the_list_is_bounded(tmp_path):
         part.__getitems__(range(len(part)))
     assert data.train.skipped["count"] + data.held_out.skipped["count"] == 70 and len(data.train.skipped["files"]) == 50
     assert set(data.train.skipped["files"]) <= {str(p) for p in (tmp_path / "cat").iterdir()}
-    from gentok.data.limited import Limited
+    from gentok.data.subset import Subset
 
-    assert Limited(data, 5).train.skipped == data.train.skipped
+    assert Subset(data, 5).train.skipped == data.train.skipped
 
 
 def test_what_one_process_finds_broken_all_know_at_the_end(tmp_path):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from data_kit import paint
 
+from gentok.data.image_files import read_picture
 from gentok.data.manifest import Manifest
-from gentok.data.pictures import read_picture
 
 ROWS = [
     {"path": f"pictures/{i:02d}.png", "label": ("cat", "dog")[i % 2], "caption": ("a cat", "dogs!")[i % 2] * (i > 1)} for i in range(20)

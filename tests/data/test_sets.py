@@ -9,12 +9,12 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from gentok.data.augment import Augment
+from gentok.data.datasets import MemoryDataset, batches, identity, locate, whole
 from gentok.data.folder import ImageFolder
+from gentok.data.image_files import grid, read_picture, save_grid, save_picture, to_uint8
 from gentok.data.mnist5k import MNIST5k
-from gentok.data.pictures import grid, read_picture, save_grid, save_picture, to_uint8
-from gentok.data.sets import MemorySet, batches, identity, locate, whole
-from gentok.noise import Noise
-from gentok.tokens import ConditionSpec
+from gentok.rng import RowRNG
+from gentok.types import ConditionSpec
 
 # ------------------------------------------------------------------------------------------------------------------ draws
 
@@ -28,7 +28,7 @@ def test_a_draw_is_epoch_times_length_plus_item():
 
 
 def test_every_item_once_per_epoch_through_a_loader_with_workers():
-    data = MemorySet(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), None, ConditionSpec(), {})
+    data = MemoryDataset(torch.arange(10, dtype=torch.uint8).reshape(10, 1, 1, 1), None, ConditionSpec(), {})
     for workers in (0, 2):
         seen = list(DataLoader(data, batch_size=4, collate_fn=identity, num_workers=workers))
         assert torch.cat([b.index for b in seen]).tolist() == list(range(10))
@@ -76,15 +76,15 @@ def test_the_last_items_of_a_set_come_in_a_short_batch(digits):
 def test_a_row_alone_is_augmented_as_in_a_batch():
     media = torch.rand(6, 3, 9, 7)
     augment = Augment(shift=2, flip=True)
-    together = augment(media, Noise.of(3, range(6)))
+    together = augment(media, RowRNG.of(3, range(6)))
     for i in range(6):
-        assert torch.equal(augment(media[i : i + 1], Noise.of(3, [i]))[0], together[i])
+        assert torch.equal(augment(media[i : i + 1], RowRNG.of(3, [i]))[0], together[i])
 
 
 def test_shifts_reach_every_offset_and_no_other():
     media = torch.full((2000, 1, 9, 9), -1.0)
     media[:, :, 4, 4] = 1.0
-    out = Augment(shift=2, fill=-1.0)(media, Noise.of(0, range(2000)))
+    out = Augment(shift=2, fill=-1.0)(media, RowRNG.of(0, range(2000)))
     places = (out[:, 0] > 0).nonzero()[:, 1:] - 4
     assert len(places) == 2000
     counts = (places[:, 0] * 5 + places[:, 1]).add(12).bincount(minlength=25)
@@ -94,15 +94,15 @@ def test_shifts_reach_every_offset_and_no_other():
 def test_what_enters_is_the_edge_or_the_background():
     media = torch.zeros(50, 1, 5, 5)
     media[:, :, :, 0] = 1.0  # a bright left edge
-    edge = Augment(shift=1)(media, Noise.of(0, range(50)))
-    background = Augment(shift=1, fill=-0.5)(media, Noise.of(0, range(50)))
+    edge = Augment(shift=1)(media, RowRNG.of(0, range(50)))
+    background = Augment(shift=1, fill=-0.5)(media, RowRNG.of(0, range(50)))
     assert not (edge == -0.5).any() and (background == -0.5).any()
     assert torch.equal(background[background != -0.5], edge[background != -0.5])
 
 
 def test_half_of_the_rows_are_flipped_and_no_shift_is_identity():
     media = torch.rand(1000, 1, 4, 4)
-    out = Augment(flip=True)(media, Noise.of(0, range(1000)))
+    out = Augment(flip=True)(media, RowRNG.of(0, range(1000)))
     flipped = (out == media.flip(-1)).flatten(1).all(1)
     assert 420 < int(flipped.sum()) < 580
     assert torch.equal(out[~flipped], media[~flipped])

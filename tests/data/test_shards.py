@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from gentok.cli import compose, shell_words
 from gentok.data.cifar10 import CIFAR10
-from gentok.data.pictures import read_picture, read_pixels, to_media
-from gentok.data.sets import identity
+from gentok.data.datasets import identity
+from gentok.data.image_files import read_picture, read_pixels, to_media
 from gentok.data.shards import Shards, expand_braces
 from gentok.training.loader import training_loader
 
@@ -144,7 +144,7 @@ def test_a_shard_is_indexed_once_and_again_when_it_changes(tmp_path, indices, mo
     first = {p: p.stat().st_mtime_ns for p in indices.iterdir()}
     assert len(first) == 2
     with monkeypatch.context() as patch:
-        patch.setattr("gentok.data.tarindex._read", lambda *_: pytest.fail("indexed again"))
+        patch.setattr("gentok.data.tar_index._read", lambda *_: pytest.fail("indexed again"))
         word = Shards(urls, held_out=0.2).train.description
     assert first == {p: p.stat().st_mtime_ns for p in indices.iterdir()}
     shard(tmp_path / "s-0.tar", 11)

@@ -9,8 +9,8 @@ import torch
 from data_kit import wounds
 from sound_kit import encoded_sound, sing, tone
 
-from gentok.data import audio
-from gentok.data.audio import normalized, part_step, read_sound, resample, resampled_length, save_sound, sound_size
+from gentok.data import sound_files as audio
+from gentok.data.sound_files import normalized, part_step, read_sound, resample, resampled_length, save_sound, sound_size
 
 KINDS = ["WAV", "FLAC", "OGG", "MP3"]
 

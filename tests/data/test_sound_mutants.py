@@ -6,9 +6,11 @@ import pytest
 import test_sound_sets as sets
 import test_spoken_digits as spoken
 
-from gentok.data import listing, soundset, spoken_digits
-from gentok.data.soundset import SoundSet
-from gentok.noise import Noise
+from gentok.data import file_index as listing
+from gentok.data import sound_dataset as soundset
+from gentok.data import spoken_digits
+from gentok.data.sound_dataset import SoundDataset
+from gentok.rng import RowRNG
 
 indices, voice = sets.indices, spoken.voice
 
@@ -19,37 +21,37 @@ def falls(law, *args):
 
 
 def test_pieces_that_depend_on_the_place_in_the_batch(tmp_path, monkeypatch):
-    class ByRow(Noise):
-        of = classmethod(lambda cls, seed, index, step=0: Noise.of(seed, range(len(index)), step))
+    class ByRow(RowRNG):
+        of = classmethod(lambda cls, seed, index, step=0: RowRNG.of(seed, range(len(index)), step))
 
-    monkeypatch.setattr(soundset, "Noise", ByRow)
+    monkeypatch.setattr(soundset, "RowRNG", ByRow)
     falls(sets.test_a_row_is_a_function_of_its_draw_alone, tmp_path)
 
 
 def test_pieces_that_are_the_same_in_every_epoch(tmp_path, monkeypatch):
-    class ByItem(Noise):
-        of = classmethod(lambda cls, seed, index, step=0: Noise.of(seed, index % 16, step))
+    class ByItem(RowRNG):
+        of = classmethod(lambda cls, seed, index, step=0: RowRNG.of(seed, index % 16, step))
 
-    monkeypatch.setattr(soundset, "Noise", ByItem)
+    monkeypatch.setattr(soundset, "RowRNG", ByItem)
     falls(sets.test_a_row_is_a_function_of_its_draw_alone, tmp_path)
 
 
 @pytest.mark.parametrize("shift", ["first", "last"])
 def test_pieces_of_one_end_of_the_item(tmp_path, monkeypatch, shift):
-    part = SoundSet._part
-    monkeypatch.setattr(SoundSet, "_part", lambda self, i, u: part(self, i, u * 0.5 + (0.0 if shift == "first" else 0.5)))
+    part = SoundDataset._part
+    monkeypatch.setattr(SoundDataset, "_part", lambda self, i, u: part(self, i, u * 0.5 + (0.0 if shift == "first" else 0.5)))
     falls(sets.test_a_piece_lies_inside_its_item_and_all_of_the_item_is_seen, tmp_path, 8000)
 
 
 def test_pieces_that_reach_beyond_the_item(tmp_path, monkeypatch):
-    part = SoundSet._part
-    monkeypatch.setattr(SoundSet, "_part", lambda self, i, u: (part(self, i, 0.999)[0] + 200, self.crop))
+    part = SoundDataset._part
+    monkeypatch.setattr(SoundDataset, "_part", lambda self, i, u: (part(self, i, 0.999)[0] + 200, self.crop))
     falls(sets.test_a_piece_lies_inside_its_item_and_all_of_the_item_is_seen, tmp_path, 8000)
 
 
 def test_memory_that_begins_a_sample_late(tmp_path, monkeypatch):
-    decode = SoundSet.decode
-    monkeypatch.setattr(SoundSet, "decode", lambda self, i, start, n: decode(self, i, start + 2 * (self._memory is not None), n))
+    decode = SoundDataset.decode
+    monkeypatch.setattr(SoundDataset, "decode", lambda self, i, start, n: decode(self, i, start + 2 * (self._memory is not None), n))
     falls(sets.test_memory_changes_nothing, tmp_path)
 
 

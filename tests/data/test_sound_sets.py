@@ -11,15 +11,15 @@ from sound_kit import choir, encoded_sound, sing, sound_shard
 from torch.utils.data import DataLoader
 
 from gentok.cli import compose
-from gentok.data.audio import part_step
+from gentok.data.datasets import identity
+from gentok.data.file_index import DataError
 from gentok.data.fsdd import FSDD
-from gentok.data.limited import Limited
-from gentok.data.listing import DataError
-from gentok.data.sets import identity
+from gentok.data.sound_files import part_step
 from gentok.data.sound_folder import SoundFolder
 from gentok.data.sound_manifest import SoundManifest
 from gentok.data.sound_shards import SoundShards
 from gentok.data.spoken_digits import WORDS
+from gentok.data.subset import Subset
 from gentok.training.loader import training_loader
 
 
@@ -291,7 +291,7 @@ def test_every_configuration_of_sounds_names_what_its_class_takes(name):
 
 def test_the_first_items_of_sounds_are_sounds(tmp_path):
     data = SoundFolder(choir(tmp_path / "c"), held_out=0.2, crop=0.1)
-    few = Limited(data, 5)
+    few = Subset(data, 5)
     assert few.sample_rate == 16000 and few.longest_item >= few.train.whole().data.lengths[:5].max()
     assert len(few.train.whole()) == 5 and few.train.whole().description != few.train.description
     assert same(few.train.whole()[2], data.train.whole()[2])

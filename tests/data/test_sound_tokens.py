@@ -5,8 +5,8 @@ import torch
 from sound_kit import LevelTokenizer, choir
 
 from gentok.data.sound_folder import SoundFolder
-from gentok.data.tokens import TokenSet, cache_name, encode_set, join
-from gentok.tokens import ABSENT
+from gentok.data.token_cache import TokenDataset, cache_name, encode_set, join
+from gentok.types import ABSENT
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def sounds(tmp_path):
 
 def right(path, data, tokenizer):
     """Whether every row of the file is what the item alone is encoded to, and says its length."""
-    cached = TokenSet(path, tokenizer.spec)
+    cached = TokenDataset(path, tokenizer.spec)
     for i in range(len(data)):
         item, row = data[i], cached[i]
         alone = tokenizer.encode(item.media)
@@ -57,7 +57,7 @@ def test_broken_sounds_are_left_out_with_their_lengths(tmp_path, sounds):
     data.max_broken = 0.5
     with open(data.names[2], "wb") as file:
         file.write(b"gone")
-    cached = TokenSet(encode_set(tokenizer, data, tmp_path / "t.safetensors", batch_size=3, progress=False))
+    cached = TokenDataset(encode_set(tokenizer, data, tmp_path / "t.safetensors", batch_size=3, progress=False))
     frames = -(-data.lengths // 100)
     assert cached.__getitems__(range(len(cached))).lengths.tolist() == [n for i, n in enumerate(frames.tolist()) if i != 2]
 

@@ -16,10 +16,10 @@ from token_writer import ITEMS
 
 from gentok.data.atomic import whole_file
 from gentok.data.augment import Augment
-from gentok.data.sets import MemorySet
-from gentok.data.together import encode_together
-from gentok.data.tokens import TokenSet, encode_set, join, share_path
-from gentok.tokens import Batch, FormatError
+from gentok.data.datasets import MemoryDataset
+from gentok.data.sharded_encoding import encode_together
+from gentok.data.token_cache import TokenDataset, encode_set, join, share_path
+from gentok.types import Batch, FormatError
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -46,7 +46,7 @@ def kill_at_random_moments(folder, moments):
         process.communicate()
         path = folder / "t.safetensors"
         if path.exists():
-            codes = TokenSet(path, PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
+            codes = TokenDataset(path, PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
             assert codes.shape == (ITEMS, 1, 16) and len(codes.unique()) == 1
             found += 1
         assert len(list(folder.iterdir())) <= 2, "the next writer removes what the last one left"
@@ -84,7 +84,7 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
 
 def test_a_disk_without_space_is_said_before_anything_is_encoded(tmp_path, monkeypatch):
     class Never(PixelTokenizer):
-        def encode(self, media, lengths=None, noise=None):
+        def encode(self, media, lengths=None, rng=None):
             pytest.fail("encoded")
 
     usage = type("Usage", (), {"free": 100})
@@ -117,7 +117,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_is_encoded(tmp_
 # ------------------------------------------------------------------------------------------------------------- processes
 
 
-class Patchy(MemorySet):
+class Patchy(MemoryDataset):
     """Items 2..5 cannot be read: the next readable one stands in."""
 
     def __getitems__(self, draws):
@@ -156,7 +156,7 @@ def test_processes_meet_without_a_process_group(tmp_path):
         out, problems = process.communicate(timeout=120)
         assert out.strip() == str(tmp_path / "t.safetensors"), problems
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
-    data = TokenSet(tmp_path / "t.safetensors")
+    data = TokenDataset(tmp_path / "t.safetensors")
     assert len(data) == ITEMS and torch.equal(data.__getitems__([0, ITEMS - 1]).index, torch.tensor([0, ITEMS - 1]))
 
 
@@ -167,7 +167,7 @@ def test_a_share_that_a_killed_run_has_left_is_used(tmp_path):
     class Once(PixelTokenizer):
         rows = 0
 
-        def encode(self, media, lengths=None, noise=None):
+        def encode(self, media, lengths=None, rng=None):
             Once.rows += len(media)
             return super().encode(media)
 
@@ -175,7 +175,7 @@ def test_a_share_that_a_killed_run_has_left_is_used(tmp_path):
     other.start()
     encode_together(Once(), pictures(), path, rank=0, world=2, **QUIET)
     other.join()
-    assert Once.rows == 6 and len(TokenSet(path)) == 11
+    assert Once.rows == 6 and len(TokenDataset(path)) == 11
 
 
 def test_who_waits_in_vain_says_for_whom(tmp_path):
@@ -186,7 +186,7 @@ def test_who_waits_in_vain_says_for_whom(tmp_path):
 
 
 def test_a_set_of_which_nothing_can_be_read_is_said(tmp_path):
-    class Nothing(MemorySet):
+    class Nothing(MemoryDataset):
         def __getitems__(self, draws):
             batch = super().__getitems__(draws)
             return Batch(batch.media, batch.index + 1, batch.condition)

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from data_kit import PixelTokenizer, pictures
 
-from gentok.data.together import encode_together
-from gentok.data.tokens import encode_set
+from gentok.data.sharded_encoding import encode_together
+from gentok.data.token_cache import encode_set
 
 ITEMS = 6000
 
@@ -19,7 +19,7 @@ class Marked(PixelTokenizer):
         super().__init__(vocab=60000)
         self.mark = mark
 
-    def encode(self, media, lengths=None, noise=None):
+    def encode(self, media, lengths=None, rng=None):
         tokens = super().encode(media)
         tokens.codes.fill_(self.mark)
         return tokens

@@ -7,8 +7,8 @@ import torch
 from kit import CLASSES, Case, Law, completions, reference_filter, reference_scale
 
 from gentok.generators.base import AnyOrder
-from gentok.noise import Noise
-from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.rng import RowRNG
+from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 
 def mix(state, word):
@@ -34,7 +34,7 @@ class TabularAnyOrder(AnyOrder):
             states.append(torch.where(is_next.any(1), mix(states[-1], word), states[-1]))
         upto = (order - 1).clamp(min=0) if seen is None else torch.minimum((order - 1).clamp(min=0), seen[:, None])
         history = mix(torch.stack(states, 1).gather(1, upto), cell)
-        out = Noise(history.reshape(-1)).normal(self.spec.vocab).view(*rank.shape, -1) * self.scale
+        out = RowRNG(history.reshape(-1)).normal(self.spec.vocab).view(*rank.shape, -1) * self.scale
         sizes = torch.tensor(self.spec.vocab_sizes)[:, None, None]
         out = out.masked_fill(torch.arange(self.spec.vocab) >= sizes, -torch.inf)
         return torch.where((rank > 0)[..., None], out, torch.nan)
@@ -45,8 +45,8 @@ def ordered_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")
     """The joint law of the holes of a case, drawn one by one in `order` (cells (k, n); None: left to right), each from a call in which only
     what came before is there."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
-    holes = (case.codes == UNKNOWN).nonzero().tolist()
-    order = sorted(map(tuple, holes), key=lambda cell: (cell[1], cell[0])) if order is None else order
+    masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
+    order = sorted(map(tuple, masked_cells), key=lambda cell: (cell[1], cell[0])) if order is None else order
     m, visible = len(outcomes), int((case.codes >= 0).sum())
     scale, schedule = guidance
     rank = torch.zeros_like(case.codes)
@@ -75,8 +75,8 @@ def ordered_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")
 
 def mean_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")) -> Law:
     """The same where every order of the holes is as likely."""
-    holes = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
-    laws = [ordered_law(model, case, sampler, guidance, list(order)) for order in itertools.permutations(holes)]
+    masked_cells = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
+    laws = [ordered_law(model, case, sampler, guidance, list(order)) for order in itertools.permutations(masked_cells)]
     return Law(laws[0].outcomes, np.mean([law.p for law in laws], 0))
 
 

@@ -32,7 +32,7 @@ from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.soundstorm import SoundStorm
-from gentok.tokens import UNKNOWN, Condition, Tokens
+from gentok.types import UNKNOWN, Condition, Tokens
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)

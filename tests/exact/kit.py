@@ -35,8 +35,8 @@ from torch import Tensor
 
 from gentok.generators.base import Causal, Masked
 from gentok.layouts import Layout
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
 
 CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
 SPECS = {
@@ -120,7 +120,7 @@ class TabularCausal(Causal):
             depths.append(depth)
         history, depth = torch.stack(states, 1), torch.stack(depths, 1)
         cache.last = (at, history)
-        out = Noise(history.reshape(-1)).normal(slots, self.spec.vocab).view(batch, width, slots, -1) * self.scale
+        out = RowRNG(history.reshape(-1)).normal(slots, self.spec.vocab).view(batch, width, slots, -1) * self.scale
         vocab = self.layout.vocab[depth.clamp(max=self.layout.steps - 1)]
         return out.masked_fill(torch.arange(self.spec.vocab) >= vocab[..., None], -torch.inf)
 
@@ -146,7 +146,7 @@ class TabularMasked(Masked):
         sizes = [spec.vocab_sizes[k] for k, _ in self.cells.tolist()]
         self.outcomes = torch.tensor(list(itertools.product(*map(range, sizes))))  # [M, C]
         classes = len(CLASSES.parts[0][1].names) + 1  # the last row is the null class
-        self.joint = (Noise(torch.arange(classes) + 100 * seed).normal(len(self.outcomes)) * scale).softmax(1)
+        self.joint = (RowRNG(torch.arange(classes) + 100 * seed).normal(len(self.outcomes)) * scale).softmax(1)
 
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
         codes = tokens.codes[:, self.cells[:, 0], self.cells[:, 1]]  # [B, C]
@@ -192,10 +192,10 @@ def cases_of(model: Causal | Masked) -> list[Case]:
 
 def completions(codes: Tensor, spec: TokenSpec) -> Tensor:
     """int64 [M, K, N]: every way to fill the holes of codes [K, N]."""
-    holes = (codes == UNKNOWN).nonzero()
-    fillings = list(itertools.product(*(range(spec.vocab_sizes[k]) for k, _ in holes.tolist())))
+    masked_cells = (codes == UNKNOWN).nonzero()
+    fillings = list(itertools.product(*(range(spec.vocab_sizes[k]) for k, _ in masked_cells.tolist())))
     out = codes.expand(len(fillings), *codes.shape).clone()
-    out[:, holes[:, 0], holes[:, 1]] = torch.tensor(fillings, dtype=torch.int64).view(len(fillings), len(holes))
+    out[:, masked_cells[:, 0], masked_cells[:, 1]] = torch.tensor(fillings, dtype=torch.int64).view(len(fillings), len(masked_cells))
     return out
 
 
@@ -316,8 +316,8 @@ def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[fl
     f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (holes - |S| + 1).
     """
     outcomes, spec = completions(case.codes, model.spec), model.spec
-    holes = (case.codes == UNKNOWN).nonzero().tolist()
-    m, count = len(outcomes), len(holes)
+    masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
+    m, count = len(outcomes), len(masked_cells)
     cells = count + int((case.codes >= 0).sum())
     scale, schedule = guidance
 
@@ -331,14 +331,14 @@ def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[fl
             codes = outcomes.clone()
             left = [j for j in range(count) if not done >> j & 1]
             for j in left:
-                codes[:, holes[j][0], holes[j][1]] = UNKNOWN
+                codes[:, masked_cells[j][0], masked_cells[j][1]] = UNKNOWN
             t = torch.full((m,), len(left) / cells)
             strength = reference_scale(scale, schedule, 1 - len(left) / cells)
             conditional = branch(codes, case.class_id, t)
             null = branch(codes, NULL_CLASS, t) if scale != 1 else conditional
             cache: dict[bytes, np.ndarray] = {}
             for j in left:
-                k, n = holes[j]
+                k, n = masked_cells[j]
                 step = np.zeros(m)
                 for row in range(m):
                     l_c, l_u = (x[row, k, n, : spec.vocab_sizes[k]] for x in (conditional, null))
@@ -356,7 +356,7 @@ def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[fl
 
 def batch_of(cases: Sequence[Case], n: int, seed: int = 0) -> tuple[Tensor, Condition, Tensor, Tensor]:
     """Every case n times, shuffled: (case of each row [B], condition, codes [B, K, N], lengths [B])."""
-    which = torch.arange(len(cases)).repeat_interleave(n)[Noise([seed]).permutation(n * len(cases))[0]]
+    which = torch.arange(len(cases)).repeat_interleave(n)[RowRNG([seed]).permutation(n * len(cases))[0]]
     classes = torch.tensor([c.class_id for c in cases])[which]
     lengths = torch.tensor([c.length for c in cases])[which]
     return which, Condition({"class": Class(classes)}), torch.stack([c.codes for c in cases])[which], lengths
@@ -365,8 +365,8 @@ def batch_of(cases: Sequence[Case], n: int, seed: int = 0) -> tuple[Tensor, Cond
 def sample(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0, **options: Any) -> list[Tensor]:
     """n samples of every case, drawn in one shuffled batch: a list of codes [n, K, N]."""
     which, condition, codes, lengths = batch_of(cases, n, seed)
-    noise = Noise.of(seed, torch.arange(len(which)))
-    out = sampler(model, condition, noise=noise, known=Tokens(codes, model.spec), lengths=lengths, **options)
+    rng = RowRNG.of(seed, torch.arange(len(which)))
+    out = sampler(model, condition, rng=rng, known=Tokens(codes, model.spec), lengths=lengths, **options)
     return [out.tokens.codes[which == i] for i in range(len(cases))]
 
 
@@ -426,7 +426,7 @@ def alone(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0
 
     def run(rows: Tensor) -> Tensor:
         known = Tokens(codes[rows], model.spec)
-        return sampler(model, condition.rows(rows), noise=Noise.of(seed, index[rows]), known=known, lengths=lengths[rows]).tokens.codes
+        return sampler(model, condition.rows(rows), rng=RowRNG.of(seed, index[rows]), known=known, lengths=lengths[rows]).tokens.codes
 
     return run(index), torch.cat([run(index[i : i + 1]) for i in index])
 
@@ -439,7 +439,7 @@ def near_tie(sampler: Any, model: Any, cases: Sequence[Case], n: int, row: int, 
     for attempt in range(tries):
         shaken = Shaken(model, size, attempt)
         known = Tokens(codes[at], model.spec)
-        out = sampler(shaken, condition.rows(at), noise=Noise.of(seed, at), known=known, lengths=lengths[at])
+        out = sampler(shaken, condition.rows(at), rng=RowRNG.of(seed, at), known=known, lengths=lengths[at])
         seen.add(out.tokens.codes.numpy().tobytes())
     return len(seen) > 1
 
@@ -448,7 +448,7 @@ def Shaken(model: Any, size: float, seed: int) -> Any:
     """The model with normal noise of standard deviation `size` on its logits."""
 
     def change(logits: Tensor) -> Tensor:
-        return logits + Noise([seed]).normal(*logits.shape)[0].to(logits) * size
+        return logits + RowRNG([seed]).normal(*logits.shape)[0].to(logits) * size
 
     return altered(model, lambda logits, *_: change(logits))
 

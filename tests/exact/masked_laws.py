@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gentok.flow.absorbing import mask_schedule
 from gentok.generators.base import Masked
-from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 PLAIN = (1.0, "constant")
 
@@ -45,8 +45,8 @@ class Conditionals:
     def __init__(self, model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN):
         self.model, self.case, self.sampler, self.guidance = model, case, sampler, guidance
         self.outcomes = completions(case.codes, model.spec)
-        self.holes = (case.codes == UNKNOWN).nonzero().tolist()
-        self.cells = len(self.holes) + int((case.codes >= 0).sum())
+        self.masked = (case.codes == UNKNOWN).nonzero().tolist()
+        self.cells = len(self.masked) + int((case.codes >= 0).sum())
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
     def _branch(self, codes: Tensor, class_id: int, t: float) -> np.ndarray:
@@ -60,17 +60,17 @@ class Conditionals:
         key = (revealed, share)
         if key not in self._known:
             codes = self.outcomes.clone()
-            left = [j for j in range(len(self.holes)) if not revealed >> j & 1]
+            left = [j for j in range(len(self.masked)) if not revealed >> j & 1]
             for j in left:
-                codes[:, self.holes[j][0], self.holes[j][1]] = UNKNOWN
-            t = share * len(self.holes) / self.cells
+                codes[:, self.masked[j][0], self.masked[j][1]] = UNKNOWN
+            t = share * len(self.masked) / self.cells
             scale, schedule = self.guidance
             strength = reference_scale(scale, schedule, 1 - len(left) / self.cells)
             conditional = self._branch(codes, self.case.class_id, t)
             null = self._branch(codes, NULL_CLASS, t) if scale != 1 else conditional
-            out, cache = np.zeros((len(codes), len(self.holes))), {}
+            out, cache = np.zeros((len(codes), len(self.masked))), {}
             for j in left:
-                k, n = self.holes[j]
+                k, n = self.masked[j]
                 for row in range(len(codes)):
                     l_c, l_u = (x[row, k, n, : self.model.spec.vocab_sizes[k]] for x in (conditional, null))
                     mixed = l_u + strength * (l_c - l_u)
@@ -87,7 +87,7 @@ def ancestral_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float
     c = Conditionals(model, case, sampler, guidance)
     grid = mask_schedule(sampler.schedule).grid(sampler.steps)
     p = np.zeros(len(c.outcomes))
-    for steps in itertools.product(range(sampler.steps), repeat=len(c.holes)):
+    for steps in itertools.product(range(sampler.steps), repeat=len(c.masked)):
         term, revealed = np.ones(len(p)), 0
         for i in sorted(set(steps)):
             together = [j for j, step in enumerate(steps) if step == i]
@@ -106,7 +106,7 @@ def hitting_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, 
     Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends on the time smoothly.
     """
     c = Conditionals(model, case, sampler, guidance)
-    count, m = len(c.holes), len(c.outcomes)
+    count, m = len(c.masked), len(c.outcomes)
     at = 0.5 + 0.5 * np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
     x, w = np.polynomial.legendre.leggauss(2 * nodes)
     x, w = 0.5 + x / 2, w / 2
@@ -139,11 +139,11 @@ def ordered_law(model: Masked, case: Case, sampler: Any, order: Sequence[int], g
 def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
     """The law of a remasking plan for one level: the Markov chain over all states (each hole UNKNOWN or an id), a step's cells moving on
     their own given the state before it."""
-    holes = (case.codes == UNKNOWN).nonzero().tolist()
-    vocab, cells = model.spec.vocab_sizes[0], len(holes) + int((case.codes >= 0).sum())
-    states = list(itertools.product(range(vocab + 1), repeat=len(holes)))  # `vocab` stands for a hole
+    masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
+    vocab, cells = model.spec.vocab_sizes[0], len(masked_cells) + int((case.codes >= 0).sum())
+    states = list(itertools.product(range(vocab + 1), repeat=len(masked_cells)))  # `vocab` stands for a hole
     codes = case.codes.expand(len(states), *case.codes.shape).clone()
-    for j, (k, n) in enumerate(holes):
+    for j, (k, n) in enumerate(masked_cells):
         codes[:, k, n] = torch.tensor([UNKNOWN if state[j] == vocab else state[j] for state in states])
     tokens, scale = Tokens(codes, model.spec, torch.full((len(states),), case.length)), guidance[0]
 
@@ -153,18 +153,18 @@ def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, st
             return model.logits(tokens, condition, torch.full((len(states),), t, dtype=torch.float64)).double().numpy()
 
     p = np.zeros(len(states))
-    p[states.index((vocab,) * len(holes))] = 1.0
+    p[states.index((vocab,) * len(masked_cells))] = 1.0
     for step in sampler.plan():
-        told = (1 - step.before) * len(holes) / cells
+        told = (1 - step.before) * len(masked_cells) / cells
         conditional = branch(case.class_id, told)
         null = branch(NULL_CLASS, told) if scale != 1 else conditional
-        after = np.zeros((vocab + 1,) * len(holes))
+        after = np.zeros((vocab + 1,) * len(masked_cells))
         for i, state in enumerate(states):
             if not p[i]:
                 continue
             shown = (cells - sum(v == vocab for v in state)) / cells
             strength, joint = reference_scale(scale, guidance[1], shown), np.array(p[i])
-            for j, (k, n) in enumerate(holes):
+            for j, (k, n) in enumerate(masked_cells):
                 if state[j] == vocab:
                     mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])
                     move = np.append(step.reveal * reference_filter(mixed, sampler), 1 - step.reveal)

@@ -8,7 +8,7 @@ from any_order_kit import TabularAnyOrder
 from kit import Law, completions, reference_filter, reference_scale
 
 from gentok.generators.base import Masked, SelfSpeculative
-from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 
 class Tabular(Masked, SelfSpeculative):
@@ -21,7 +21,7 @@ class Tabular(Masked, SelfSpeculative):
         self.condition_spec = self.table.condition_spec
 
     def logits(self, tokens, condition, t=None):
-        rank = torch.where(tokens.holes, tokens.holes.flatten(1).cumsum(1).view_as(tokens.codes), 0)
+        rank = torch.where(tokens.masked, tokens.masked.flatten(1).cumsum(1).view_as(tokens.codes), 0)
         return self.table.logits(tokens, condition, rank, torch.zeros(tokens.batch, dtype=torch.int64))
 
     def draft(self, tokens, condition):
@@ -40,10 +40,10 @@ def window_law(model, case, sampler, guidance=(1.0, "constant")):
     """The mean over all orders of the holes of the product of the windows' laws, each factor from passes that hold no more than it may
     depend on."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
-    holes = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
+    masked_cells = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
     m, visible, (scale, schedule) = len(outcomes), int((case.codes >= 0).sum()), guidance
     total = np.zeros(m)
-    for order in itertools.permutations(holes):
+    for order in itertools.permutations(masked_cells):
         codes, p = case.codes.expand(m, *case.codes.shape).clone(), np.ones(m)
         for r, (k, n) in enumerate(order):
             begin = r - r % sampler.window
@@ -67,4 +67,4 @@ def window_law(model, case, sampler, guidance=(1.0, "constant")):
                 p[row] *= laws[mixed.tobytes()][outcomes[row, k, n]]
             codes[:, k, n] = outcomes[:, k, n]
         total += p
-    return Law(outcomes, total / len(list(itertools.permutations(holes))))
+    return Law(outcomes, total / len(list(itertools.permutations(masked_cells))))

@@ -7,13 +7,13 @@ from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, distance
 from test_exact_networks import network
 
 from gentok.generators.any_order import AnyOrderTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers import any_subset
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
 from gentok.samplers.base import race
 from gentok.samplers.guided import guided
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -61,10 +61,10 @@ def test_all_subsets_are_drawn_at_the_floor_and_never_with_more_calls_than_cells
     assert agreement(samples, laws) > 1e-3
     assert distance(samples, laws) < 1.2 * floor(laws, n)
     _, condition, codes, lengths = batch_of(cases, 50)
-    out = AnySubset(k=k)(model, condition, noise=Noise.of(0, range(len(codes))), known=Tokens(codes, model.spec), lengths=lengths)
-    holes = (codes == -2).sum((1, 2))
-    assert (out.calls <= holes).all() and (out.calls[holes == 0] == 0).all() and (out.calls[holes == 1] == 1).all()
-    assert (out.calls < holes)[holes > 2].any()
+    out = AnySubset(k=k)(model, condition, rng=RowRNG.of(0, range(len(codes))), known=Tokens(codes, model.spec), lengths=lengths)
+    masked_cells = (codes == -2).sum((1, 2))
+    assert (out.calls <= masked_cells).all() and (out.calls[masked_cells == 0] == 0).all() and (out.calls[masked_cells == 1] == 1).all()
+    assert (out.calls < masked_cells)[masked_cells > 2].any()
 
 
 @pytest.mark.parametrize("setting", ["plain", "top-k 2", "guidance 2"])
@@ -108,8 +108,8 @@ def test_mutant_that_draws_from_the_turned_residual(monkeypatch):
 class Accepting(AnySubset):
     """A mutant that looks at other laws when it accepts."""
 
-    def _accept(self, p, q, guesses, left, noise):
-        return super()._accept(*self.other(p, q), guesses, left, noise)
+    def _accept(self, p, q, guesses, left, rng):
+        return super()._accept(*self.other(p, q), guesses, left, rng)
 
 
 def test_mutant_that_stored_another_law_than_it_drafted_from():
@@ -138,8 +138,8 @@ def test_mutant_that_accepts_every_draft():
 
 def test_mutant_that_takes_the_next_cells_law_after_a_rejection():
     class Bonus(AnySubset):
-        def _accept(self, p, q, guesses, left, noise):
-            kept, drafted = super()._accept(p, q, guesses, left, noise)
+        def _accept(self, p, q, guesses, left, rng):
+            kept, drafted = super()._accept(p, q, guesses, left, rng)
             return torch.where((kept < drafted) & (kept < left - 1), kept + 1, kept), drafted  # the rejected draft stays
 
     assert rejects(*mutant(Bonus()))
@@ -147,8 +147,8 @@ def test_mutant_that_takes_the_next_cells_law_after_a_rejection():
 
 def test_mutant_that_compares_laws_before_the_temperature():
     class Plain(AnySubset):
-        def _accept(self, p, q, guesses, left, noise):
-            return super()._accept(p.pow(0.7), q.pow(0.7), guesses, left, noise)
+        def _accept(self, p, q, guesses, left, rng):
+            return super()._accept(p.pow(0.7), q.pow(0.7), guesses, left, rng)
 
     assert rejects(*mutant(Plain(temperature=0.7), setting="temperature 0.7"))
 

@@ -19,11 +19,11 @@ from kit import (
 )  # fmt: skip
 from scipy import stats
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import draw, race
 from gentok.samplers.guided import GuidedCausal, guided
-from gentok.tokens import ABSENT, UNKNOWN, Tokens
+from gentok.types import ABSENT, UNKNOWN, Tokens
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -166,7 +166,7 @@ def test_mutant_that_reads_the_first_slot_twice():
 def test_mutant_that_takes_the_same_random_numbers_in_every_call():
     """Every conditional is right, the joint is not."""
     model = TabularCausal(SPECS["k1"])
-    assert rejects(*mutant(model, "plain", choose=lambda logits, noise: draw(logits, Noise(torch.arange(len(logits))))))
+    assert rejects(*mutant(model, "plain", choose=lambda logits, rng: draw(logits, RowRNG(torch.arange(len(logits))))))
 
 
 # -------------------------------------------------------------------------------------------------------------- rows alone
@@ -183,10 +183,10 @@ def test_a_row_of_a_batch_equals_that_row_alone(spec, layout, setting):
 
 def test_rows_that_share_a_stream_do_not_equal_themselves_alone():
     """The check can fail: here every draw takes its numbers in the order of the batch."""
-    model, shared = TabularCausal(SPECS["k1"]), Noise([5])
+    model, shared = TabularCausal(SPECS["k1"]), RowRNG([5])
 
     class Shares(AutoregressiveSampler):
-        def _draw(self, logits, here, active, noise, choose):
+        def _draw(self, logits, here, active, rng, choose):
             u = shared.uniform(*logits.shape[:2])[0]
             return (logits.softmax(-1).cumsum(-1) < u[..., None]).sum(-1).clamp(max=2)
 

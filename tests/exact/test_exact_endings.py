@@ -7,10 +7,10 @@ from kit import CLASSES, SPECS, Case, Law, TabularCausal, agreement, alone, comp
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.guided import guided
-from gentok.tokens import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 GRID = [("k1", "raster"), ("k2", "delayed"), ("k2", "level_major"), ("k2", "position_major"), ("k2", "parallel"), ("narrow", "delayed")]
 SPECS = {**SPECS, "narrow": type(SPECS["k2"])((2, 3), SPECS["k2"].grid)}  # level 0 has fewer ids than level 1
@@ -25,7 +25,7 @@ class Ending(TabularCausal):
         out = super().logits(ids, cache, at, parents)
         _, history = cache.last
         depth = (at[:, None] + torch.arange(ids.shape[1])).clamp(max=self.layout.steps - 1)
-        end = Noise(history.reshape(-1) ^ 12345).normal(self.layout.slots).view(*history.shape, -1) * self.scale - 0.5
+        end = RowRNG(history.reshape(-1) ^ 12345).normal(self.layout.slots).view(*history.shape, -1) * self.scale - 0.5
         end = end.masked_fill(self.layout.level[depth] != 0, -torch.inf)
         return torch.cat((out, end[..., None]), -1)
 
@@ -121,7 +121,7 @@ def test_lengths_calls_and_known_cells():
     codes = Tokens.unknown(model.spec, 64).codes
     codes[32:, :, 1] = 1  # known cells behind a hole: forced
     condition = Condition({"class": Class(torch.zeros(64, dtype=torch.int64))})
-    out = AutoregressiveSampler(forced=True)(model, condition, noise=Noise.of(0, torch.arange(64)), known=Tokens(codes, model.spec))
+    out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG.of(0, torch.arange(64)), known=Tokens(codes, model.spec))
     lengths = out.tokens.lengths
     present = out.tokens.codes >= 0
     assert (present == (torch.arange(3) < lengths[:, None])[:, None]).all() and len(lengths.unique()) > 2
@@ -132,7 +132,7 @@ def test_lengths_calls_and_known_cells():
 def test_nothing_unknown_and_length_zero_need_no_call():
     model = Ending(SPECS["k1"], "raster")
     condition = Condition({"class": Class(torch.zeros(2, dtype=torch.int64))})
-    out = AutoregressiveSampler()(model, condition, noise=Noise.of(0, torch.arange(2)), lengths=torch.tensor([0, 0]))
+    out = AutoregressiveSampler()(model, condition, rng=RowRNG.of(0, torch.arange(2)), lengths=torch.tensor([0, 0]))
     assert out.calls.tolist() == [0, 0] and out.tokens.lengths.tolist() == [0, 0]
 
 

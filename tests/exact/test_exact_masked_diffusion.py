@@ -22,12 +22,12 @@ from kit import (
 from masked_laws import TimedMasked, ancestral_law, hitting_law
 
 from gentok.generators.masked import MaskedTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers import first_hitting
 from gentok.samplers.ancestral import Ancestral, expected_calls
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
-from gentok.tokens import Class, Condition, Line, Tokens, TokenSpec
+from gentok.types import Class, Condition, Line, Tokens, TokenSpec
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -41,10 +41,10 @@ SETTINGS = {
 
 def network(spec, **settings):
     model = MaskedTransformer(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).double().eval().requires_grad_(False)
-    noise = Noise([len(spec)])
+    rng = RowRNG([len(spec)])
     for parameter in model.parameters():
         if parameter.dim() > 1:
-            parameter.copy_(noise.normal(*parameter.shape)[0] * 0.35)
+            parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
     return model
 
 
@@ -92,7 +92,7 @@ def test_mutant_that_is_told_the_number_of_masked_cells_in_place_of_the_time():
     laws = [hitting_law(model, case, sampler) for case in cases]
 
     def counted(logits, tokens, condition, t):
-        share = tokens.holes.sum((1, 2)) / (tokens.codes != -1).sum((1, 2))
+        share = tokens.masked.sum((1, 2)) / (tokens.codes != -1).sum((1, 2))
         return model.logits(tokens, condition, share)
 
     assert rejects(sample(sampler, altered(model, counted), cases, 15000), laws)
@@ -112,8 +112,8 @@ def test_mutant_whose_order_is_not_uniform(monkeypatch):
     laws = [random_order_law(model, case, sampler) for case in cases]
     honest = first_hitting.hitting_shares
 
-    def early_first(free, noise):
-        return honest(free, noise) ** torch.where(free, 1.0 / (1 + torch.arange(free.shape[2])), 1.0)
+    def early_first(free, rng):
+        return honest(free, rng) ** torch.where(free, 1.0 / (1 + torch.arange(free.shape[2])), 1.0)
 
     assert agreement(sample(sampler, model, cases, 2000), laws) > 1e-3
     monkeypatch.setattr(first_hitting, "hitting_shares", early_first)
@@ -146,14 +146,14 @@ def test_extrapolation_is_linear_in_time_and_follows_a_network_that_is():
             self.__dict__["seen"] = []
             return super().__call__(*args, choose=self._look, **options)
 
-        def _look(self, logits, noise):
+        def _look(self, logits, rng):
             self.__dict__["seen"].append(logits.softmax(-1)[..., 0])
             return torch.zeros(logits.shape[:-1], dtype=torch.int64)
 
-    sampler, noise = Certain(cells_per_call=2, order=2), Noise.of(0, range(50))
-    shares = first_hitting.hitting_shares(torch.ones(50, 1, 6, dtype=torch.bool), Noise.of(0, range(50)))[:, 0]
+    sampler, rng = Certain(cells_per_call=2, order=2), RowRNG.of(0, range(50))
+    shares = first_hitting.hitting_shares(torch.ones(50, 1, 6, dtype=torch.bool), RowRNG.of(0, range(50)))[:, 0]
     condition = Condition({"class": Class(torch.zeros(50, dtype=torch.int64))})
-    sampler(Moves(), condition, noise=noise)
+    sampler(Moves(), condition, rng=rng)
     by_cell = shares.sort(1, descending=True).values
     for i, seen in enumerate(sampler.__dict__["seen"]):
         want = 0.1 + 0.8 * by_cell[:, 2 * i : 2 * i + 2]
@@ -240,7 +240,7 @@ def test_a_cached_run_equals_the_uncached_one_row_by_row(make, schedule):
 
     def run(**options):
         return Ancestral(**settings, **options)(
-            model, condition, noise=Noise.of(0, torch.arange(len(which))), known=Tokens(codes, model.spec), lengths=lengths
+            model, condition, rng=RowRNG.of(0, torch.arange(len(which))), known=Tokens(codes, model.spec), lengths=lengths
         )
 
     cached, plain = run(), run(cache=False)
@@ -254,7 +254,7 @@ def test_cached_calls_have_their_expected_number(steps, schedule):
     n, rows = 12, 1500
     model = TabularMasked(TokenSpec((1,), Line(n)))
     condition = Condition({"class": Class(torch.zeros(rows, dtype=torch.int64))})
-    calls = Ancestral(steps=steps, schedule=schedule)(model, condition, noise=Noise.of(1, range(rows))).calls.double()
+    calls = Ancestral(steps=steps, schedule=schedule)(model, condition, rng=RowRNG.of(1, range(rows))).calls.double()
     want = expected_calls(n, steps, schedule)
     if schedule == "linear":
         assert want == pytest.approx(steps * (1 - (1 - 1 / steps) ** n), rel=1e-9)

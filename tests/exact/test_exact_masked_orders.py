@@ -8,14 +8,14 @@ import torch
 from kit import SPECS, TabularMasked, agreement, cases_of, checkered, distance, masked_law, rejects, sample
 from masked_laws import Conditionals, TimedMasked, chain_law, ordered_law
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.confidence_threshold import ConfidenceThreshold
 from gentok.samplers.corrector import Corrector
 from gentok.samplers.entropy_bounded import EntropyBounded
 from gentok.samplers.guided import guided
 from gentok.samplers.halton import Halton, halton_points
 from gentok.samplers.remasking import STRATEGIES, Remasking, Step
-from gentok.tokens import UNKNOWN, Class, Condition, Line, Raster, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Class, Condition, Line, Raster, Tokens, TokenSpec
 
 ONE_BY_ONE = {
     "halton": Halton(steps=4),
@@ -45,8 +45,8 @@ def test_halton_draws_the_law_of_its_order_also_where_conditionals_disagree():
     at = [h * 2 + w for h, w in halton_points(2, 2)]
     laws = []
     for case in cases:
-        holes = (case.codes == UNKNOWN).nonzero().tolist()
-        order = [holes.index([k, n]) for n in at for k in range(2) if [k, n] in holes]
+        masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
+        order = [masked_cells.index([k, n]) for n in at for k in range(2) if [k, n] in masked_cells]
         laws.append(ordered_law(model, case, sampler, order))
     assert agreement(sample(sampler, model, cases, 3000), laws) > 1e-3
     reverse = [ordered_law(model, case, sampler, list(range(int((case.codes == UNKNOWN).sum())))[::-1]) for case in cases]
@@ -71,28 +71,28 @@ def test_mutant_that_chooses_cells_by_the_id_that_was_drawn():
     """What separates a confidence order that is exact from MaskGIT's: the choice must not see the ids to be drawn."""
 
     class Peeks(EntropyBounded):
-        def _chosen(self, logits, holes):
-            log_p = logits.double().masked_fill(~holes[..., None], 0.0).log_softmax(-1)
-            seen = log_p.gather(3, self.__dict__["ids"][..., None])[..., 0].masked_fill(~holes, -torch.inf).flatten(1)
+        def _chosen(self, logits, masked_cells):
+            log_p = logits.double().masked_fill(~masked_cells[..., None], 0.0).log_softmax(-1)
+            seen = log_p.gather(3, self.__dict__["ids"][..., None])[..., 0].masked_fill(~masked_cells, -torch.inf).flatten(1)
             often = torch.rand(len(seen), generator=dice)[:, None] < 0.4  # else the first hole
-            best = torch.where(often, seen.argmax(1, keepdim=True), holes.flatten(1).long().argmax(1, keepdim=True))
-            return torch.zeros_like(seen, dtype=torch.bool).scatter(1, best, True).view_as(holes)
+            best = torch.where(often, seen.argmax(1, keepdim=True), masked_cells.flatten(1).long().argmax(1, keepdim=True))
+            return torch.zeros_like(seen, dtype=torch.bool).scatter(1, best, True).view_as(masked_cells)
 
     class Peeked(TabularMasked):
         """Draws ids of all cells first, and shows the sampler the law that is sure of them."""
 
         def logits(self, tokens, condition, t=None):
             logits = super().logits(tokens, condition, t)
-            safe = torch.where(tokens.holes[..., None], logits, 0.0)
+            safe = torch.where(tokens.masked[..., None], logits, 0.0)
             ids = torch.distributions.Categorical(logits=safe).sample()
             sampler.__dict__["ids"] = ids
             sure = torch.full_like(safe, -torch.inf).scatter(3, ids[..., None], 0.0)
             sampler.__dict__["law"] = safe
-            return torch.where(tokens.holes[..., None], sure, logits)
+            return torch.where(tokens.masked[..., None], sure, logits)
 
     class Sure(Peeks):
-        def _chosen(self, logits, holes):
-            return super()._chosen(self.__dict__["law"], holes)
+        def _chosen(self, logits, masked_cells):
+            return super()._chosen(self.__dict__["law"], masked_cells)
 
     torch.manual_seed(0)
     dice = torch.Generator().manual_seed(0)
@@ -161,7 +161,7 @@ def test_blocks_are_filled_in_order_and_everything_in_one_call_where_the_network
     seen = []
     sampler = ConfidenceThreshold(threshold=0.4, block=4)
     condition = Condition({"class": Class(torch.zeros(1, dtype=torch.int64))})
-    out = sampler(model, condition, noise=Noise([0]), on_step=lambda tokens, *_: seen.append(tokens.present[0, 0].tolist()))
+    out = sampler(model, condition, rng=RowRNG([0]), on_step=lambda tokens, *_: seen.append(tokens.present[0, 0].tolist()))
     assert seen == [[True] * 4 + [False] * 2, [True] * 6] and out.calls.tolist() == [2]
 
 
@@ -191,7 +191,7 @@ def test_two_time_marginals_are_those_of_the_reverse_process(strategy, schedule)
     model = TabularMasked(TokenSpec((1,), Line(n)))
     seen = [torch.zeros(rows, n, dtype=torch.bool)]
     condition = Condition({"class": Class(torch.zeros(rows, dtype=torch.int64))})
-    sampler(model, condition, noise=Noise.of(0, range(rows)), on_step=lambda tokens, *_: seen.append(tokens.present[:, 0]))
+    sampler(model, condition, rng=RowRNG.of(0, range(rows)), on_step=lambda tokens, *_: seen.append(tokens.present[:, 0]))
     for step, before, after in zip(sampler.plan(), seen, seen[1:]):
         want = {
             (True, True): step.before * (1 - step.sigma), (True, False): step.before * step.sigma,
@@ -271,7 +271,7 @@ def corrected(sampler, model, cases, n, law=masked_law):
         lengths = torch.full((n,), case.length)
         draft = Tokens(start.outcomes[pick], model.spec)
         out.append(
-            sampler(model, condition, noise=Noise.of(i, range(n)), known=known, lengths=lengths, draft=draft).tokens.codes
+            sampler(model, condition, rng=RowRNG.of(i, range(n)), known=known, lengths=lengths, draft=draft).tokens.codes
         )  # fmt: skip
     return out
 

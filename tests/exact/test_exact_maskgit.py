@@ -5,10 +5,10 @@ import torch
 from distances import RIG, measure
 from kit import SPECS, TabularMasked, agreement, alone, batch_of, cases_of, checkered, distance, floor, masked_law, rejects, sample
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
 
@@ -66,9 +66,9 @@ def test_each_row_counts_its_own_holes_and_calls():
     model = TabularMasked(SPECS["k1"])
     cases = cases_of(model)
     which, condition, codes, lengths = batch_of(cases, 3)
-    out = MaskGIT(steps=50)(model, condition, noise=Noise.of(0, torch.arange(len(which))), known=Tokens(codes, model.spec), lengths=lengths)
-    holes = (codes == -2).sum((1, 2))
-    assert (out.calls == holes).all()
+    out = MaskGIT(steps=50)(model, condition, rng=RowRNG.of(0, torch.arange(len(which))), known=Tokens(codes, model.spec), lengths=lengths)
+    masked_cells = (codes == -2).sum((1, 2))
+    assert (out.calls == masked_cells).all()
     calls, positions = out.network_calls["generator"]
-    assert calls == int(holes.max())
-    assert positions == int(holes.sum()) * codes[0].numel()
+    assert calls == int(masked_cells.max())
+    assert positions == int(masked_cells.sum()) * codes[0].numel()

@@ -22,12 +22,12 @@ from kit import (
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
 from gentok.generators.masked import MaskedTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
-from gentok.tokens import Class, Condition, Tokens
+from gentok.types import Class, Condition, Tokens
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -46,11 +46,11 @@ QUICK = [(order, list(SETTINGS)[i % len(SETTINGS)]) for i, order in enumerate(OR
 def network(cls, spec, dtype=torch.float64, **settings):
     """Two layers of width 16 with random weights, large enough that the law depends on everything and is far from uniform."""
     model = cls(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
-    noise = Noise([len(spec)])
+    rng = RowRNG([len(spec)])
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
-                parameter.copy_(noise.normal(*parameter.shape)[0] * 0.35)
+                parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
     return model
 
 
@@ -167,7 +167,7 @@ def test_near_ties_are_told_from_other_rows():
     cases = cases_of(model)
     assert not any(near_tie(AutoregressiveSampler(), model, cases, 4, row, tries=8) for row in range(8))
 
-    class Edge(Noise):
+    class Edge(RowRNG):
         def uniform(self, *shape):
             return torch.full((self.batch, *shape), edge, dtype=torch.float64)
 
@@ -178,6 +178,6 @@ def test_near_ties_are_told_from_other_rows():
         edge = float(model.logits(model.begin.expand(1, 1, 1), cache, torch.tensor([0]))[0, 0, 0].double().softmax(0)[0])
     seen = set()
     for attempt in range(10):
-        shaken = altered(model, lambda logits, *_, a=attempt: logits + 1e-5 * Noise([a]).normal(*logits.shape)[0].float())
-        seen.add(AutoregressiveSampler()(shaken, condition, noise=Edge([0]), known=blank).tokens.codes.numpy().tobytes())
+        shaken = altered(model, lambda logits, *_, a=attempt: logits + 1e-5 * RowRNG([a]).normal(*logits.shape)[0].float())
+        seen.add(AutoregressiveSampler()(shaken, condition, rng=Edge([0]), known=blank).tokens.codes.numpy().tobytes())
     assert len(seen) > 1

@@ -14,14 +14,14 @@ import torch
 from kit import CLASSES, Law, _mix, agreement, alone, cases_of, completions, reference_filter, reference_scale, rejects, sample
 from scipy.stats import norm
 
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
 from gentok.flow.mixture import Mixture
 from gentok.generators.base import CumulativeMasked
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.guided import guided
 from gentok.samplers.resgen import ResGenSampler
-from gentok.tokens import NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
+from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 ONE_BY_ONE = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
 SETTINGS = {
@@ -38,7 +38,7 @@ class Scalars(CumulativeMasked):
 
     def __init__(self, positions=3, components=3, seed=0):
         self.spec, self.condition_spec, self.components, self.seed = TokenSpec((3, 3), Line(positions)), CLASSES, components, seed
-        self.book = Residual(VQ(3, 1, normalize=False), 2)
+        self.book = ResidualCodebook(VQ(3, 1, normalize=False), 2)
         with torch.no_grad():
             self.book.book(0).weight.copy_(torch.tensor([[-1.0], [0.1], [1.2]]))
             self.book.book(1).weight.copy_(torch.tensor([[-0.4], [0.05], [0.35]]))
@@ -47,8 +47,8 @@ class Scalars(CumulativeMasked):
     def mixture(self, tokens, condition):
         b, n, m = tokens.batch, self.spec.positions, self.components
         state = _mix(torch.full((b,), self.seed), torch.cat((condition.parts["class"].ids[:, None], tokens.codes.flatten(1)), 1))
-        weights, features, scales, centre, unit = Noise(state).normal(5, n, m).unbind(1)
-        fixed = Noise([17]).normal(2, m)[0]
+        weights, features, scales, centre, unit = RowRNG(state).normal(5, n, m).unbind(1)
+        fixed = RowRNG([17]).normal(2, m)[0]
         return Mixture(
             logits=weights,
             features=features[..., :1],
@@ -74,9 +74,9 @@ def next_level(model, codes, class_id, length, sampler, guidance):
         return model.mixture(tokens, Condition({"class": Class(torch.full((rows,), c))}))
 
     own, null = of(class_id), of(NULL_CLASS)
-    holes = codes == UNKNOWN
+    masked_cells = codes == UNKNOWN
     cells = (codes != -1).sum((1, 2))
-    progress = 1 - holes.sum((1, 2)) / cells
+    progress = 1 - masked_cells.sum((1, 2)) / cells
     edges = []
     for k in range(2):
         table = model.book.table(k)[:, 0].double().numpy()
@@ -86,9 +86,9 @@ def next_level(model, codes, class_id, length, sampler, guidance):
     for row in range(rows):
         g = reference_scale(*guidance, float(progress[row]))
         for n in range(spec.positions):
-            if not holes[row, :, n].any():
+            if not masked_cells[row, :, n].any():
                 continue
-            level = int(holes[row, :, n].int().argmax())
+            level = int(masked_cells[row, :, n].int().argmax())
             logits = (null.logits + g * (own.logits - null.logits))[row, n].numpy()
             weights = reference_filter(logits, sampler)
             for m, weight in enumerate(weights):
@@ -102,14 +102,14 @@ def law_of(model, case, sampler, guidance=(1.0, "constant")):
     """The joint law of the holes of a case: f(state) is the probability that the holes revealed so far are those of the state, with the
     codes of an outcome; a position is taken with probability (its holes) / (all holes)."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
-    holes = case.codes == UNKNOWN
-    each = holes.sum(0).tolist()
+    masked_cells = case.codes == UNKNOWN
+    each = masked_cells.sum(0).tolist()
     f = {tuple([0] * spec.positions): np.ones(len(outcomes))}
     for done in sorted(itertools.product(*(range(e + 1) for e in each)), key=sum):
         left = [e - d for e, d in zip(each, done)]
         if not sum(left):
             continue
-        hidden = holes & (holes.cumsum(0) > torch.tensor(done))
+        hidden = masked_cells & (masked_cells.cumsum(0) > torch.tensor(done))
         codes = outcomes.masked_fill(hidden, UNKNOWN)
         unique, index = torch.unique(codes, dim=0, return_inverse=True)
         law = next_level(model, unique, case.class_id, case.length, sampler, guidance)[index.numpy()]
@@ -155,7 +155,7 @@ def test_mutant_that_keeps_the_deepest_levels_first():
             import gentok.samplers.resgen as module
 
             right = module.shallowest
-            module.shallowest = lambda holes, wanted: holes & (holes.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
+            module.shallowest = lambda masked_cells, wanted: masked_cells & (masked_cells.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
             try:
                 return super().step(model, now, choose, calls)
             finally:
@@ -168,19 +168,19 @@ def test_mutant_that_keeps_the_deepest_levels_first():
 def test_mutant_that_chooses_positions_alike_however_many_holes_they_have():
     """Chance per position and not per hole: 1 of 2 holes is as likely as 1 of 1."""
 
-    class Alike(Noise):
+    class Alike(RowRNG):
         def gumbel(self, *shape):
             return super().gumbel(1, shape[1]).expand(-1, *shape)
 
     model = Scalars(3)
     cases = cases_of(model)
-    noise = Alike.of(5, torch.arange(8000 * len(cases)))
+    rng = Alike.of(5, torch.arange(8000 * len(cases)))
     which = torch.arange(len(cases)).repeat_interleave(8000)
     condition = Condition({"class": Class(torch.tensor([c.class_id for c in cases])[which])})
     known = Tokens(torch.stack([c.codes for c in cases])[which], model.spec)
     lengths = torch.tensor([c.length for c in cases])[which]
     sampler = ResGenSampler(steps=20, schedule="linear", choice_temperature=1e9)
-    codes = sampler(model, condition, noise=noise, known=known, lengths=lengths).tokens.codes
+    codes = sampler(model, condition, rng=rng, known=known, lengths=lengths).tokens.codes
     assert rejects([codes[which == i] for i in range(len(cases))], laws_of(model, "plain"))
 
 
@@ -221,7 +221,7 @@ def test_mutant_that_filters_before_it_guides():
 def test_mutant_that_takes_the_same_random_numbers_in_every_call():
     class Again(ResGenSampler):
         def step(self, model, now, choose, calls):
-            return super().step(model, replace(now, noise=Noise(torch.arange(now.tokens.batch))), choose, calls)
+            return super().step(model, replace(now, rng=RowRNG(torch.arange(now.tokens.batch))), choose, calls)
 
     model = Scalars(2)
     assert agreement(run(model, "plain", 4000, Again), laws_of(model, "plain")) < 1e-6

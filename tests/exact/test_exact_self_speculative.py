@@ -8,11 +8,11 @@ from self_speculative_kit import Tabular, window_law
 from test_exact_networks import network
 
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers import self_speculative
 from gentok.samplers.guided import guided
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
-from gentok.tokens import UNKNOWN, Tokens
+from gentok.types import UNKNOWN, Tokens
 
 PLAIN = (1.0, "constant")
 SETTINGS = {
@@ -64,8 +64,8 @@ def test_mutant_that_draws_from_p_and_not_from_the_residual(monkeypatch):
 
 
 class Accepting(SelfSpeculativeSampler):
-    def _accept(self, p, q, guesses, sure, size, noise):
-        return super()._accept(*self.other(p, q), guesses, sure, size, noise)
+    def _accept(self, p, q, guesses, sure, size, rng):
+        return super()._accept(*self.other(p, q), guesses, sure, size, rng)
 
 
 def test_mutant_that_accepts_every_draft():
@@ -86,16 +86,16 @@ def test_mutant_that_accepts_by_the_turned_ratio():
 
 def test_mutant_that_forgets_which_law_a_draft_came_from():
     class Forgets(SelfSpeculativeSampler):
-        def _accept(self, p, q, guesses, sure, size, noise):
-            return super()._accept(p, q.sqrt() / q.sqrt().sum(-1, keepdim=True), guesses, sure, size, noise)
+        def _accept(self, p, q, guesses, sure, size, rng):
+            return super()._accept(p, q.sqrt() / q.sqrt().sum(-1, keepdim=True), guesses, sure, size, rng)
 
     assert rejects(*mutant(Forgets(window=4)))
 
 
 def test_mutant_that_keeps_the_rejected_draft():
     class Keeps(SelfSpeculativeSampler):
-        def _accept(self, p, q, guesses, sure, size, noise):
-            kept = super()._accept(p, q, guesses, sure, size, noise)
+        def _accept(self, p, q, guesses, sure, size, rng):
+            kept = super()._accept(p, q, guesses, sure, size, rng)
             return torch.where(kept < size, kept + 1, kept)
 
     assert rejects(*mutant(Keeps(window=4), 0.3))
@@ -130,12 +130,12 @@ def test_passes_never_outnumber_cells_and_nothing_unknown_needs_none(window):
     _, condition, codes, lengths = batch_of(cases_of(model), 30)
     codes[:30] = codes[:30].clamp(min=-1).masked_fill(codes[:30] == UNKNOWN, 0)
     out = SelfSpeculativeSampler(window=window)(
-        model, condition, noise=Noise.of(0, range(len(codes))), known=Tokens(codes, model.spec), lengths=lengths
+        model, condition, rng=RowRNG.of(0, range(len(codes))), known=Tokens(codes, model.spec), lengths=lengths
     )
-    holes = (codes == UNKNOWN).sum((1, 2))
-    assert (out.calls <= holes).all() and (out.calls[holes == 0] == 0).all()
-    assert out.network_calls["trunk"][0] >= -(-int(holes.max()) // window)
-    assert window > 1 or ("verify" not in out.network_calls and torch.equal(out.calls, holes))
+    masked_cells = (codes == UNKNOWN).sum((1, 2))
+    assert (out.calls <= masked_cells).all() and (out.calls[masked_cells == 0] == 0).all()
+    assert out.network_calls["trunk"][0] >= -(-int(masked_cells.max()) // window)
+    assert window > 1 or ("verify" not in out.network_calls and torch.equal(out.calls, masked_cells))
 
 
 def test_a_window_of_none_is_refused():

@@ -10,7 +10,7 @@ from gentok.flow.path import data_of, interpolate, noise_of, score_of, velocity
 from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, EulerMaruyama, Heun, Midpoint, time_grid
 from gentok.flow.times import LogitNormal, Mode, Stratified, Uniform
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 MEAN, STD = 1.5, 0.4
 
@@ -74,7 +74,7 @@ def test_a_midpoint_rule_with_the_time_of_its_start_has_lost_its_order():
 def test_a_solver_calls_the_field_as_often_as_it_says():
     for solver in (Euler(), Midpoint(), Heun(), EulerMaruyama()):
         seen = []
-        solver(lambda x, t, seen=seen: seen.append(t) or x, torch.zeros(2, 1), time_grid(7), Noise([0, 1]))
+        solver(lambda x, t, seen=seen: seen.append(t) or x, torch.zeros(2, 1), time_grid(7), RowRNG([0, 1]))
         assert len(seen) == 7 * solver.calls_per_step and max(seen) == 1.0
 
 
@@ -94,9 +94,9 @@ def test_euler_is_the_flow_match_scheduler_of_diffusers():
 
 def _stochastic(field, diffusion=2.0, seed=0):
     rows = 4000
-    noise = Noise.of(seed, torch.arange(rows))
-    x = noise.normal(2)
-    return EulerMaruyama(diffusion)(field, x, time_grid(60, last=0.04), noise).flatten()
+    rng = RowRNG.of(seed, torch.arange(rows))
+    x = rng.normal(2)
+    return EulerMaruyama(diffusion)(field, x, time_grid(60, last=0.04), rng).flatten()
 
 
 def test_the_stochastic_solver_draws_from_the_data():
@@ -110,21 +110,21 @@ def test_a_stochastic_solver_without_its_score_is_found_out():
     """Noise is put in and not taken out: the spread is far too large."""
 
     class Biased(EulerMaruyama):
-        def __call__(self, field, x, times, noise=None):
+        def __call__(self, field, x, times, rng=None):
             for t, following in zip(times[:-2], times[1:-1]):
                 h = following - t
-                x = x + h * field(x, t) + (self.diffusion * t * -h) ** 0.5 * noise.normal(*x.shape[1:])
+                x = x + h * field(x, t) + (self.diffusion * t * -h) ** 0.5 * rng.normal(*x.shape[1:])
             return x + (times[-1] - times[-2]) * field(x, times[-2])
 
-    noise = Noise.of(0, torch.arange(2000))
-    x = Biased()(gaussian_field, noise.normal(2), time_grid(60, last=0.04), noise).flatten()
+    rng = RowRNG.of(0, torch.arange(2000))
+    x = Biased()(gaussian_field, rng.normal(2), time_grid(60, last=0.04), rng).flatten()
     assert x.std() / STD > 1.06
 
 
 def test_a_stochastic_solver_without_diffusion_is_euler():
-    noise, x = Noise([0, 1]), torch.randn(2, 3, dtype=torch.float64)
+    rng, x = RowRNG([0, 1]), torch.randn(2, 3, dtype=torch.float64)
     times = time_grid(9, last=0.1)
-    torch.testing.assert_close(EulerMaruyama(0.0)(gaussian_field, x, times, noise), Euler()(gaussian_field, x, times))
+    torch.testing.assert_close(EulerMaruyama(0.0)(gaussian_field, x, times, rng), Euler()(gaussian_field, x, times))
     with pytest.raises(ValueError, match="give it noise"):
         EulerMaruyama()(gaussian_field, x, times)
 
@@ -151,7 +151,7 @@ def test_times_follow_their_law(name, stratified):
     """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as 1 / n."""
     law, cdf = LAWS[name]
     rows = 2000
-    t = (Stratified(law) if stratified else law)(Noise.of(1, torch.arange(rows)))
+    t = (Stratified(law) if stratified else law)(RowRNG.of(1, torch.arange(rows)))
     assert t.dtype == torch.float64 and (t > 0).all() and (t < 1).all()
     u = cdf(t).sort().values
     distance = (u - (torch.arange(rows) + 0.5) / rows).abs().max()
@@ -170,8 +170,8 @@ def test_mode_sampling_is_the_papers_map():
 
 
 def test_a_row_draws_its_time_from_its_own_stream():
-    whole = LogitNormal()(Noise.of(0, torch.arange(6), 3))
-    assert torch.equal(whole[2:4], LogitNormal()(Noise.of(0, torch.arange(2, 4), 3)))
+    whole = LogitNormal()(RowRNG.of(0, torch.arange(6), 3))
+    assert torch.equal(whole[2:4], LogitNormal()(RowRNG.of(0, torch.arange(2, 4), 3)))
 
 
 def _pair(rows=3):

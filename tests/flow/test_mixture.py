@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from gentok.flow.mixture import Mixture
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 
 def mixture(batch=2, positions=3, components=4, width=3, rank=2, floor=0.01, dtype=torch.float64, seed=0):
     def normal(*shape):
-        return Noise([seed + len(shape) + sum(shape)]).normal(*shape)[0].to(dtype)
+        return RowRNG([seed + len(shape) + sum(shape)]).normal(*shape)[0].to(dtype)
 
     return Mixture(
         logits=normal(batch, positions, components),
@@ -32,7 +32,7 @@ def means(m):
 
 
 def points(m, seed=9):
-    return Noise([seed]).normal(*m.centre.shape)[0].to(m.centre)
+    return RowRNG([seed]).normal(*m.centre.shape)[0].to(m.centre)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])
@@ -125,11 +125,11 @@ def test_draws_have_the_components_mean_and_variance():
     m = expanded(mixture(1, 2, 3, 2), 20000)
     component = torch.tensor([[1, 2]]).expand(20000, 2)
     for temperature in (0.0, 0.5, 1.0):
-        z = m.draw(component, Noise(torch.arange(20000)), temperature)
+        z = m.draw(component, RowRNG(torch.arange(20000)), temperature)
         mean, variance = m.mean(component)[0], temperature * m.variance[0].gather(-1, component[0][:, None])
         assert float((z.mean(0) - mean).abs().max()) <= 4 * float((variance / 20000).sqrt().max()) + 1e-12
         assert torch.allclose(z.var(0), variance.expand(2, 2), rtol=0.06, atol=1e-12)
-    twice = [m.draw(component, Noise(torch.arange(20000))) for _ in range(2)]
+    twice = [m.draw(component, RowRNG(torch.arange(20000))) for _ in range(2)]
     assert torch.equal(*twice)
-    other = m.rows(slice(3)).draw(component[:3], Noise(torch.arange(3)))
+    other = m.rows(slice(3)).draw(component[:3], RowRNG(torch.arange(3)))
     assert torch.equal(other, twice[0][:3])

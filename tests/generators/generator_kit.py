@@ -4,7 +4,7 @@ import torch
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.masked import MaskedTransformer
-from gentok.tokens import (
+from gentok.types import (
     ABSENT,
     Class,
     ClassSpec,

@@ -10,7 +10,7 @@ from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, e
 from gentok.generators.any_order import AnyOrderTransformer
 from gentok.generators.base import AnyOrder, capabilities, random_rank
 from gentok.samplers.guided import guided
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Frames, Line, Noise, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Frames, Line, RowRNG, Tokens, TokenSpec
 
 SPECS = [RASTER, LEVELS, STRIDED]
 BY = ["prefix", "cross", "adaln"]
@@ -63,7 +63,7 @@ def test_the_density_is_the_product_of_conditionals_that_see_only_what_came_befo
     model, tokens = any_order(spec), codes(spec, 1)
     cells = [tuple(cell) for cell in spec.exists().nonzero().tolist()]
     for seed in range(4):
-        order = [cells[i] for i in Noise([seed]).permutation(len(cells))[0].tolist()][: len(cells) - seed]
+        order = [cells[i] for i in RowRNG([seed]).permutation(len(cells))[0].tolist()][: len(cells) - seed]
         rank = ranked(spec, order)
         state, total = tokens.codes.masked_fill(rank > 0, UNKNOWN), 0.0
         for r, (k, n) in enumerate(order):
@@ -79,7 +79,7 @@ def test_the_density_is_the_product_of_conditionals_that_see_only_what_came_befo
 def test_a_law_depends_on_every_earlier_cell_and_on_no_later_or_unasked_one(spec):
     model, tokens = any_order(spec), codes(spec, 1)
     cells = [tuple(cell) for cell in spec.exists().nonzero().tolist()]
-    turned = [cells[i] for i in Noise([5]).permutation(len(cells))[0].tolist()]
+    turned = [cells[i] for i in RowRNG([5]).permutation(len(cells))[0].tolist()]
     visible, order = turned[:3], turned[3:]
     rank = ranked(spec, order)
     k, n = order[2]
@@ -107,11 +107,11 @@ def test_seen_cuts_off_what_comes_after_it():
 def test_laws_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
     """Rows with other numbers of holes, cells that are neither, codes behind what is seen; with guidance too."""
     model, tokens, batch = any_order(spec, EVERYTHING, condition_by=by), codes(spec, 6), 6
-    condition, noise = everything(batch), Noise.of(5, range(batch))
+    condition, rng = everything(batch), RowRNG.of(5, range(batch))
     exists = spec.exists().expand_as(tokens.codes)
-    asked = exists & (noise.uniform(*exists.shape[1:]) < torch.linspace(0.2, 1, batch)[:, None, None])
+    asked = exists & (rng.uniform(*exists.shape[1:]) < torch.linspace(0.2, 1, batch)[:, None, None])
     asked[:, 0, 0] = True
-    rank = random_rank(asked, noise)
+    rank = random_rank(asked, rng)
     drawn = torch.tensor([0, 1, 2, 0, 3, 2]).minimum(asked.sum((1, 2)) - 1)
     given = tokens.codes.masked_fill(asked & (rank > drawn[:, None, None] + 2), UNKNOWN)  # two more than were accepted
     given[:, 0, 1] = torch.where(exists[:, 0, 1] & ~asked[:, 0, 1], UNKNOWN, given[:, 0, 1])  # neither visible nor asked
@@ -138,7 +138,7 @@ def test_the_order_of_the_asked_matters_and_the_visible_block_has_none():
 def test_the_models_own_order_goes_from_left_to_right_and_coarse_levels_first():
     rank = any_order(STRIDED).rank(STRIDED.exists()[None])
     assert rank[0].tolist() == [[1, 0, 0, 7, 0, 0], [2, 0, 5, 0, 9, 0], [3, 4, 6, 8, 10, 11]]
-    drawn = random_rank(STRIDED.exists()[None].expand(4000, -1, -1), Noise.of(0, range(4000)))
+    drawn = random_rank(STRIDED.exists()[None].expand(4000, -1, -1), RowRNG.of(0, range(4000)))
     assert (drawn.flatten(1).sort(1).values[:, 7:] == torch.arange(1, 12)).all() and ((drawn > 0) == STRIDED.exists()).all()
     assert float((drawn.double().mean(0)[STRIDED.exists()] - 6).abs().max()) < 0.3
 
@@ -149,13 +149,13 @@ def test_the_loss_is_the_joint_density_of_the_asked_cells(spec, orders):
     model = any_order(spec, CLASSES, orders=orders)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, -1, 1, 2]))})
     tokens.codes[0, -1, -2:] = ABSENT
-    out = model.loss(tokens, condition, Noise([0, 1, 2, 3]))
-    noise = Noise([0, 1, 2, 3])
+    out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
+    rng = RowRNG([0, 1, 2, 3])
     cells = tokens.present.flatten(1).sum(1)
-    count = torch.ceil((0.85 + 0.14 * noise.uniform()) * cells).long()
-    order = noise.uniform(*tokens.codes.shape[1:]).masked_fill(~tokens.present, 2.0).flatten(1)
+    count = torch.ceil((0.85 + 0.14 * rng.uniform()) * cells).long()
+    order = rng.uniform(*tokens.codes.shape[1:]).masked_fill(~tokens.present, 2.0).flatten(1)
     asked = (order.argsort(1).argsort(1) < count[:, None]).view(tokens.codes.shape) & tokens.present
-    rank = model.rank(asked) if orders == "left_to_right" else random_rank(asked, noise)
+    rank = model.rank(asked) if orders == "left_to_right" else random_rank(asked, rng)
     assert torch.allclose(out.loss.double(), -model.log_prob(tokens, condition, asked, rank).sum() / asked.sum())
     assert int(out.count) == int(asked.sum()) and out.nll is None
 
@@ -165,7 +165,7 @@ def test_the_asked_share_rises_with_the_runs_progress():
     model = any_order(spec, width=8, heads=1, depth=1, warmup=0.5)
     for progress, share in ((0.0, 0.15), (0.25, 0.535), (0.5, 0.92), (1.0, 0.92)):
         model.progress = progress
-        out = model.loss(codes(spec, 200), Condition(), Noise.of(1, range(200)))
+        out = model.loss(codes(spec, 200), Condition(), RowRNG.of(1, range(200)))
         assert abs(float(out.terms["asked"]) - share) < 0.025
 
 
@@ -181,7 +181,7 @@ def test_nll_is_the_exact_density_of_all_cells(spec):
 @pytest.mark.parametrize("spec", SPECS)
 def test_ids_beyond_a_levels_vocabulary_are_impossible_and_the_rest_possible(spec):
     tokens = Tokens.unknown(spec, 2)
-    logits = any_order(spec).logits(tokens, Condition(), any_order(spec).rank(tokens.holes))
+    logits = any_order(spec).logits(tokens, Condition(), any_order(spec).rank(tokens.masked))
     possible = torch.arange(spec.vocab) < torch.tensor(spec.vocab_sizes)[:, None, None]
     assert torch.equal(torch.isfinite(logits), possible.expand_as(logits))
 
@@ -190,8 +190,8 @@ def test_ids_beyond_a_levels_vocabulary_are_impossible_and_the_rest_possible(spe
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by):
     model = any_order(LEVELS, EVERYTHING, condition_by=by, dropout=0.2, condition_dropout=0.5, orders="random").train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
-    parts = [model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b])) for b in range(5)]
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
+    parts = [model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b])) for b in range(5)]
     assert torch.allclose(sum(part.loss * part.count for part in parts) / whole.count, whole.loss, rtol=1e-12)
 
 
@@ -217,7 +217,7 @@ def test_four_items_are_learned_by_heart(spec, options):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     first = model.nll_bound(tokens, condition).mean()
     for step in range(120):
-        out = model.loss(tokens, condition, Noise.of(0, range(4), step))
+        out = model.loss(tokens, condition, RowRNG.of(0, range(4), step))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -227,7 +227,7 @@ def test_four_items_are_learned_by_heart(spec, options):
 def test_it_builds_on_the_meta_device():
     with torch.device("meta"):
         model = AnyOrderTransformer(LEVELS, CLASSES)
-        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
+        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
     assert out.loss.is_meta
     out.loss.backward()
 

@@ -8,7 +8,7 @@ from generator_kit import CASES, CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, a
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.base import Causal, capabilities
-from gentok.tokens import ABSENT, Class, Condition, ConditionSpec, Ids, Noise, Raster, Tokens, TokenSpec, Vectors
+from gentok.types import ABSENT, Class, Condition, ConditionSpec, Ids, Raster, RowRNG, Tokens, TokenSpec, Vectors
 
 BY = ["prefix", "cross", "adaln"]
 
@@ -155,7 +155,7 @@ def test_nll_is_the_sum_over_present_cells_and_absent_cells_cost_nothing(layout,
     flat = model.layout.flatten(tokens.codes)
     picked = model(tokens, condition).log_softmax(-1).gather(3, flat.clamp(min=0)[..., None])[..., 0]
     want = -(picked * (flat >= 0)).sum((1, 2))
-    out = model.loss(tokens, condition, Noise([0, 1]))
+    out = model.loss(tokens, condition, RowRNG([0, 1]))
     assert torch.allclose(out.nll, want)
     assert torch.allclose(model.nll_bound(tokens, condition), want)
     assert int(out.count) == int((tokens.codes >= 0).sum())
@@ -171,7 +171,7 @@ def test_every_code_reads_its_own_row_of_its_levels_table(layout, spec):
     model = autoregressive(spec, layout=layout)
     tokens = codes(spec, 1)
     tokens.codes[0, -1, 1] = ABSENT
-    model.loss(tokens, Condition(), Noise([0])).loss.backward()
+    model.loss(tokens, Condition(), RowRNG([0])).loss.backward()
     total, first = sum(spec.vocab_sizes), model.layout.level[:-1]
     want = {total + spec.levels}  # begin
     want |= {total + spec.levels + 1} if model.layout.slots > 1 else set()  # begin's and others' empty slots
@@ -185,7 +185,7 @@ def test_every_code_reads_its_own_row_of_its_levels_table(layout, spec):
 @pytest.mark.parametrize("by", BY)
 def test_an_empty_part_reads_its_learned_null_and_nothing_else(by):
     model = autoregressive(RASTER, EVERYTHING, condition_by=by)
-    model.loss(codes(RASTER, 2), everything(2).null(), Noise([0, 1])).loss.backward()
+    model.loss(codes(RASTER, 2), everything(2).null(), RowRNG([0, 1])).loss.backward()
     parts = model.conditioner.parts
     assert float(parts["text_"].null.grad.abs().max()) > 0 and float(parts["voice_"].null.grad.abs().max()) > 0
     assert float(parts["text_"].embed.weight.grad.abs().max()) == 0
@@ -196,14 +196,14 @@ def test_absent_cells_get_no_gradient():
     model = autoregressive(LEVELS, layout="delayed")
     tokens = codes(LEVELS, 2)
     tokens.codes[:, 2] = ABSENT
-    model.loss(tokens, Condition(), Noise([0, 1])).loss.backward()
+    model.loss(tokens, Condition(), RowRNG([0, 1])).loss.backward()
     level = model.head.weight.grad[5 + 7 :]
     assert float(level.abs().max()) == 0.0 and float(model.head.weight.grad.abs().max()) > 0
 
 
 def test_a_batch_without_cells_has_loss_zero():
     tokens = Tokens(torch.full((2, 1, 12), ABSENT), RASTER)
-    out = autoregressive(RASTER).loss(tokens, Condition(), Noise([0, 1]))
+    out = autoregressive(RASTER).loss(tokens, Condition(), RowRNG([0, 1]))
     assert float(out.loss.detach()) == 0.0 and int(out.count) == 0
 
 
@@ -212,27 +212,27 @@ def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by):
     options = {"condition_by": by, "dropout": 0.2, "token_dropout": 0.3, "condition_dropout": 0.5, "label_smoothing": 0.1}
     model = autoregressive(LEVELS, EVERYTHING, layout="delayed", **options).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
     for b in range(5):
-        alone = model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b]))
+        alone = model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b]))
         assert torch.allclose(alone.nll, whole.nll[b : b + 1], rtol=1e-12)
 
 
 def test_nothing_random_happens_outside_training():
     model = autoregressive(RASTER, CLASSES, dropout=0.5, token_dropout=0.5, condition_dropout=0.9, label_smoothing=0.2)
     tokens, condition = codes(RASTER, 2), Condition({"class": Class(torch.tensor([1, 2]))})
-    a, b = model.loss(tokens, condition, Noise([0, 1])), model.loss(tokens, condition, Noise([5, 6]))
+    a, b = model.loss(tokens, condition, RowRNG([0, 1])), model.loss(tokens, condition, RowRNG([5, 6]))
     assert torch.equal(a.loss, b.loss) and torch.allclose(a.loss, a.nll.sum() / a.count)
-    assert not torch.equal(model.train().loss(tokens, condition, Noise([0, 1])).loss, a.loss)
+    assert not torch.equal(model.train().loss(tokens, condition, RowRNG([0, 1])).loss, a.loss)
 
 
 def test_condition_dropout_makes_that_share_of_rows_null():
     model = autoregressive(TokenSpec((3,), Raster(1, 2)), CLASSES, condition_dropout=0.3).train()
     tokens = Tokens(torch.zeros(400, 1, 2, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.full((400,), 1))})
-    nll = model.loss(tokens, condition, Noise.of(0, range(400))).nll
-    null = model.eval().loss(tokens, condition.null(), Noise([0] * 400)).nll
-    full = model.loss(tokens, condition, Noise([0] * 400)).nll
+    nll = model.loss(tokens, condition, RowRNG.of(0, range(400))).nll
+    null = model.eval().loss(tokens, condition.null(), RowRNG([0] * 400)).nll
+    full = model.loss(tokens, condition, RowRNG([0] * 400)).nll
     dropped = torch.isclose(nll, null)
     assert torch.equal(dropped, ~torch.isclose(nll, full))
     assert 0.22 < float(dropped.float().mean()) < 0.38
@@ -243,7 +243,7 @@ def test_label_smoothing_is_the_cross_entropy_against_the_smoothed_target():
     tokens = codes(RASTER, 2)
     target = model.layout.flatten(tokens.codes)[..., 0]
     want = torch.nn.functional.cross_entropy(model(tokens)[:, :, 0].flatten(0, 1), target.flatten(), label_smoothing=0.2)
-    assert torch.allclose(model.loss(tokens, Condition(), Noise([0, 1])).loss, want)
+    assert torch.allclose(model.loss(tokens, Condition(), RowRNG([0, 1])).loss, want)
 
 
 @pytest.mark.parametrize("by", BY)
@@ -285,9 +285,9 @@ def test_eight_items_are_learned_by_heart(layout, spec, options):
     model = Autoregressive(spec, CLASSES, layout=layout, width=32, depth=2, heads=2, condition_dropout=0.0, **options)
     tokens, condition = codes(spec, 8), Condition({"class": Class(torch.arange(8) % 3)})
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    first = float(model.loss(tokens, condition, Noise([0] * 8)).terms["nll"])
+    first = float(model.loss(tokens, condition, RowRNG([0] * 8)).terms["nll"])
     for _ in range(120):
-        out = model.loss(tokens, condition, Noise([0] * 8))
+        out = model.loss(tokens, condition, RowRNG([0] * 8))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -300,7 +300,7 @@ def test_eight_items_are_learned_by_heart(layout, spec, options):
 def test_it_builds_and_describes_itself_on_the_meta_device():
     with torch.device("meta"):
         model = Autoregressive(RASTER, CLASSES)
-        out = model.loss(Tokens(torch.zeros(2, 1, 12, dtype=torch.int64), RASTER), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
+        out = model.loss(Tokens(torch.zeros(2, 1, 12, dtype=torch.int64), RASTER), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
     assert out.loss.is_meta and model.begin.device.type == "cpu"
     out.loss.backward()
 
@@ -320,9 +320,9 @@ def test_training_works_after_a_validation_in_inference_mode():
     model = autoregressive(RASTER, CLASSES, torch.float32)
     tokens, condition = codes(RASTER, 2), Condition({"class": Class(torch.tensor([1, -1]))})
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        model.loss(tokens, condition, Noise([0, 1]))
+        model.loss(tokens, condition, RowRNG([0, 1]))
     with torch.autocast("cpu", torch.bfloat16):
-        out = model.train().loss(tokens, condition, Noise([0, 1]))
+        out = model.train().loss(tokens, condition, RowRNG([0, 1]))
     out.loss.backward()
     assert out.loss.dtype == torch.float32
 

@@ -5,7 +5,7 @@ import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, at, codes, everything, fed, randomise, same
 
 from gentok.generators.depth import DepthTransformer
-from gentok.tokens import ABSENT, Class, Condition, Noise, Tokens
+from gentok.types import ABSENT, Class, Condition, RowRNG, Tokens
 
 SPECS = {"levels": LEVELS, "strided": STRIDED, "raster": RASTER}
 BY = ["prefix", "cross", "adaln"]
@@ -104,7 +104,7 @@ def test_nll_is_the_sum_over_cells_and_ends(name, ends):
             flat[row, step] = model.spec.vocab
     log_p = model(tokens, condition)[:, :, 0].log_softmax(-1)
     want = -(log_p.gather(2, flat.clamp(min=0)[..., None])[..., 0] * (flat >= 0)).sum(1)
-    out = model.loss(tokens, condition, Noise([0, 1, 2]))
+    out = model.loss(tokens, condition, RowRNG([0, 1, 2]))
     assert torch.allclose(out.nll, want) and torch.allclose(model.nll_bound(tokens, condition), want)
     assert int(out.count) == int((flat >= 0).sum()) and torch.allclose(out.loss, want.sum() / out.count)
     possible = torch.arange(model.spec.vocab + ends) < model.layout.vocab
@@ -115,11 +115,11 @@ def test_nll_is_the_sum_over_cells_and_ends(name, ends):
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training():
     model = depth(LEVELS, EVERYTHING, dropout=0.2, token_dropout=0.3, condition_dropout=0.5).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
     for b in range(5):
-        alone = model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b]))
+        alone = model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b]))
         assert torch.allclose(alone.nll, whole.nll[b : b + 1], rtol=1e-12)
-    assert not torch.equal(model.loss(tokens, condition, Noise.of(4, range(5))).loss, whole.loss)
+    assert not torch.equal(model.loss(tokens, condition, RowRNG.of(4, range(5))).loss, whole.loss)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -129,7 +129,7 @@ def test_dropped_tokens_are_not_fed_to_later_positions_in_training_alone(share):
     other.codes[:, 1, 0] = (other.codes[:, 1, 0] + 1) % LEVELS.vocab_sizes[1]  # the last level but one or the last, of the first position
 
     def later(tokens):
-        states = model._hidden(tokens.codes, Condition(), Noise([0, 1]) if model.training else None)
+        states = model._hidden(tokens.codes, Condition(), RowRNG([0, 1]) if model.training else None)
         return states[:, 1:]
 
     assert not same(later(tokens), later(other))
@@ -143,9 +143,9 @@ def test_eight_items_are_learned_by_heart():
     model = DepthTransformer(LEVELS, CLASSES, condition_dropout=0.0, zero_init_head=True, **sizes)
     tokens, condition = codes(LEVELS, 8), Condition({"class": Class(torch.arange(8) % 3)})
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    first = float(model.loss(tokens, condition, Noise([0] * 8)).terms["nll"])
+    first = float(model.loss(tokens, condition, RowRNG([0] * 8)).terms["nll"])
     for _ in range(120):
-        out = model.loss(tokens, condition, Noise([0] * 8))
+        out = model.loss(tokens, condition, RowRNG([0] * 8))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -156,7 +156,7 @@ def test_it_is_filled_from_another_after_the_meta_device():
     source = depth(STRIDED, CLASSES, torch.float32)
     with torch.device("meta"):
         model = DepthTransformer(STRIDED, CLASSES, width=16, depth=2, heads=2, level_width=8, level_heads=2)
-        assert model.loss(codes(STRIDED, 2).to("meta"), Condition(), Noise(torch.zeros(2, dtype=torch.int64))).loss.is_meta
+        assert model.loss(codes(STRIDED, 2).to("meta"), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64))).loss.is_meta
     model = model.to_empty(device="cpu").eval()
     model.load_state_dict(source.state_dict())
     tokens, condition = codes(STRIDED, 2), Condition({"class": Class(torch.tensor([1, -1]))})

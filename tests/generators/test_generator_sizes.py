@@ -9,9 +9,9 @@ import yaml
 
 from gentok.build import build
 from gentok.cli import compose
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
-from gentok.tokens import ClassSpec, ConditionSpec, Raster, TokenSpec
+from gentok.types import ClassSpec, ConditionSpec, Raster, TokenSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "generator"
 TEN = ConditionSpec((("class", ClassSpec(tuple(str(i) for i in range(10)))),))
@@ -44,7 +44,7 @@ def test_the_default_is_small(name):
 
 def test_the_default_of_resgen_is_as_small_for_eight_levels():
     with torch.device("meta"):
-        codebook = Residual(VQ(512, 16, normalize=False), 8)
+        codebook = ResidualCodebook(VQ(512, 16, normalize=False), 8)
     assert 4e6 < parameters("resgen", TokenSpec((512,) * 8, Raster(8, 8)), codebook=codebook) < 6e6
 
 
@@ -53,7 +53,7 @@ def test_the_generators_of_residual_tokens_are_of_one_size():
     for name in ("resgen_rq", "masked_rq", "ar_flat_rq", "ar_delay_rq", "ar_parallel_rq"):
         config = compose("config", [f"experiment=cifar10/{name}"])["generator"]
         with torch.device("meta"):
-            codebook = Residual(VQ(512, 16, normalize=False), 8)
+            codebook = ResidualCodebook(VQ(512, 16, normalize=False), 8)
             model = build(config, spec=spec, condition_spec=TEN, codebook=codebook)
         sizes[name] = sum(p.numel() for p in model.parameters()) / 1e6
     assert all(2.9 < size < 3.3 for size in sizes.values()), sizes

@@ -11,9 +11,9 @@ import gentok.generators.autoregressive as model_file
 from gentok.bundle import build_generator
 from gentok.cli import compose
 from gentok.grammar import Follower, Grammar
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.tokens import ABSENT, UNKNOWN, Condition, ConditionSpec, Line, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, Line, Tokens, TokenSpec
 
 # a b . | x ! | < >: text of a and b, speech of x, orders "text first" and "in turns of one"
 PARTS = (("text", 0, 2), ("end_of_text", 2, 3), ("speech", 3, 4), ("end_of_speech", 4, 5), ("first", 5, 6), ("turns", 6, 7))
@@ -155,7 +155,7 @@ def test_samples_are_rows_of_the_grammar_with_the_models_own_frequencies(pair):
     model, rows = pair[0], rows_of_the_grammar()
     law = (-model.nll_bound(tokens_of(rows), Condition())).exp()
     count = 4000
-    out = AutoregressiveSampler()(model, Condition(), noise=Noise.of(0, torch.arange(count))).tokens
+    out = AutoregressiveSampler()(model, Condition(), rng=RowRNG.of(0, torch.arange(count))).tokens
     number = {tuple(row): i for i, row in enumerate(rows)}
     seen = torch.zeros(len(rows), dtype=torch.float64)
     for row, length in zip(out.codes[:, 0].tolist(), out.lengths.tolist()):
@@ -169,7 +169,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_it(pair):
     model, known = pair[0], torch.full((40, 1, N), UNKNOWN)
     known[:20, 0, :3] = torch.tensor([5, 1, 2])  # the text b, then speech
     known[20:, 0, :3] = torch.tensor([6, 2, 3])  # no text
-    out = AutoregressiveSampler(temperature=0.8)(model, Condition(), noise=Noise.of(1, torch.arange(40)), known=Tokens(known, SPEC)).tokens
+    out = AutoregressiveSampler(temperature=0.8)(model, Condition(), rng=RowRNG.of(1, torch.arange(40)), known=Tokens(known, SPEC)).tokens
     assert torch.equal(out.codes[:, :, :3], known[:, :, :3])
     for row, length in zip(out.codes[:, 0].tolist(), out.lengths.tolist()):
         assert set(row[3 : length - 1]) <= {3} and (length == N or row[length - 1] == 4)

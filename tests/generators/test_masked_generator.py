@@ -9,7 +9,7 @@ from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, e
 
 from gentok.generators.base import capabilities
 from gentok.generators.masked import SCHEDULES, MaskedTransformer, hide
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Line, Noise, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, RowRNG, Tokens, TokenSpec
 
 SPECS = [RASTER, LEVELS, STRIDED]
 BY = ["prefix", "cross", "adaln"]
@@ -19,7 +19,7 @@ def test_hide_takes_exactly_so_many_present_cells_uniformly():
     tokens = codes(STRIDED, 3000)
     tokens.codes[:, 1, 4] = ABSENT
     count = torch.arange(3000) % 11
-    chosen = hide(tokens.codes, count, Noise.of(0, range(3000)))
+    chosen = hide(tokens.codes, count, RowRNG.of(0, range(3000)))
     present = tokens.codes >= 0
     assert not (chosen & ~present).any()
     assert torch.equal(chosen.flatten(1).sum(1), torch.minimum(count, present.flatten(1).sum(1)))
@@ -31,7 +31,7 @@ def test_hide_takes_exactly_so_many_present_cells_uniformly():
 def test_the_masked_share_follows_the_schedule(schedule, mean):
     spec = TokenSpec((3,), Line(40))
     model = masked(spec, schedule=schedule, width=8, heads=1, depth=1)
-    out = model.loss(codes(spec, 600), Condition(), Noise.of(1, range(600)))
+    out = model.loss(codes(spec, 600), Condition(), RowRNG.of(1, range(600)))
     assert abs(float(out.terms["masked"]) - mean - 0.5 / 40) < 0.04
     u = torch.tensor([1e-9, 1 - 1e-9], dtype=torch.float64)
     assert torch.allclose(SCHEDULES[schedule](u), torch.tensor([1.0, 0.0], dtype=torch.float64), atol=1e-4)
@@ -42,10 +42,10 @@ def test_the_loss_is_the_mean_over_the_masked_cells(spec):
     model = masked(spec, CLASSES)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, -1, 1, 2]))})
     tokens.codes[0, -1, -2:] = ABSENT
-    out = model.loss(tokens, condition, Noise([0, 1, 2, 3]))
-    noise = Noise([0, 1, 2, 3])
+    out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
+    rng = RowRNG([0, 1, 2, 3])
     cells = (tokens.codes >= 0).flatten(1).sum(1)
-    chosen = hide(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * noise.uniform()) * cells).long(), noise)
+    chosen = hide(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
     logits = model.logits(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec), condition)
     nats = -logits.log_softmax(-1).gather(3, tokens.codes.clamp(min=0)[..., None])[..., 0]
     assert torch.allclose(out.loss, nats[chosen].mean())
@@ -56,7 +56,7 @@ def test_absent_cells_get_no_gradient():
     model = masked(LEVELS)
     tokens = codes(LEVELS, 2)
     tokens.codes[:, 2] = ABSENT
-    model.loss(tokens, Condition(), Noise([0, 1])).loss.backward()
+    model.loss(tokens, Condition(), RowRNG([0, 1])).loss.backward()
     assert float(model.head.weight.grad[12:].abs().max()) == 0.0 and float(model.head.weight.grad.abs().max()) > 0
 
 
@@ -87,12 +87,12 @@ def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by, uses_time):
     options = {"condition_by": by, "uses_time": uses_time, "dropout": 0.2, "condition_dropout": 0.5}
     model = masked(LEVELS, EVERYTHING, **options).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
-    parts = [model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b])) for b in range(5)]
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
+    parts = [model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b])) for b in range(5)]
     total = sum(part.loss * part.count for part in parts)
     assert torch.allclose(total / whole.count, whole.loss, rtol=1e-12)
-    bound = model.eval().nll_bound(tokens, condition, Noise.of(3, range(5)), samples=2)
-    assert torch.allclose(model.nll_bound(tokens.rows([2]), condition.rows([2]), Noise.of(3, [2]), samples=2), bound[2:3], rtol=1e-12)
+    bound = model.eval().nll_bound(tokens, condition, RowRNG.of(3, range(5)), samples=2)
+    assert torch.allclose(model.nll_bound(tokens.rows([2]), condition.rows([2]), RowRNG.of(3, [2]), samples=2), bound[2:3], rtol=1e-12)
 
 
 @pytest.mark.parametrize("by", BY)
@@ -131,7 +131,7 @@ def test_the_bound_is_the_mean_over_all_orders():
             state[0, 0, n] = code[n]
         nats.append(total)
     many = Tokens(tokens.codes.expand(4000, -1, -1).contiguous(), spec)
-    estimate = model.nll_bound(many, Condition(), Noise.of(0, range(4000)), samples=2)
+    estimate = model.nll_bound(many, Condition(), RowRNG.of(0, range(4000)), samples=2)
     error = float(estimate.std()) / math.sqrt(4000)
     assert abs(float(estimate.mean()) - sum(nats) / 6) < 4 * error
     assert error < 0.02
@@ -139,12 +139,12 @@ def test_the_bound_is_the_mean_over_all_orders():
 
 def test_label_smoothing_adds_the_uniform_law():
     tokens = codes(RASTER, 2)
-    plain = masked(RASTER).train().loss(tokens, Condition(), Noise([0, 1]))
-    uniform = masked(RASTER, label_smoothing=1.0).train().loss(tokens, Condition(), Noise([0, 1]))
-    mixed = masked(RASTER, label_smoothing=0.25).train().loss(tokens, Condition(), Noise([0, 1]))
+    plain = masked(RASTER).train().loss(tokens, Condition(), RowRNG([0, 1]))
+    uniform = masked(RASTER, label_smoothing=1.0).train().loss(tokens, Condition(), RowRNG([0, 1]))
+    mixed = masked(RASTER, label_smoothing=0.25).train().loss(tokens, Condition(), RowRNG([0, 1]))
     assert torch.allclose(mixed.loss, 0.75 * plain.loss + 0.25 * uniform.loss)
     assert torch.equal(mixed.terms["nll"], plain.loss)
-    assert torch.equal(masked(RASTER, label_smoothing=1.0).loss(tokens, Condition(), Noise([0, 1])).loss, plain.loss)
+    assert torch.equal(masked(RASTER, label_smoothing=1.0).loss(tokens, Condition(), RowRNG([0, 1])).loss, plain.loss)
 
 
 @pytest.mark.parametrize("spec,options", [
@@ -159,19 +159,19 @@ def test_four_items_are_learned_by_heart(spec, options):
     model = MaskedTransformer(spec, CLASSES, width=32, depth=2, heads=2, condition_dropout=0.0, **options)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, 1, 2, -1]))})
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    first = model.nll_bound(tokens, condition, Noise([0] * 4), samples=4).mean()
+    first = model.nll_bound(tokens, condition, RowRNG([0] * 4), samples=4).mean()
     for step in range(150):
-        out = model.loss(tokens, condition, Noise.of(0, range(4), step))
+        out = model.loss(tokens, condition, RowRNG.of(0, range(4), step))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
-    assert model.nll_bound(tokens, condition, Noise([0] * 4), samples=4).mean() < 0.2 * first
+    assert model.nll_bound(tokens, condition, RowRNG([0] * 4), samples=4).mean() < 0.2 * first
 
 
 def test_it_builds_and_describes_itself_on_the_meta_device():
     with torch.device("meta"):
         model = MaskedTransformer(LEVELS, CLASSES, uses_time=True)
-        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
+        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
     assert out.loss.is_meta
     out.loss.backward()
 

@@ -10,7 +10,7 @@ from generator_kit import CLASSES, LEVELS, RASTER, codes, masked
 
 from gentok.flow.absorbing import NAMES, mask_schedule
 from gentok.generators.masked_losses import OBJECTIVES, TIMES, carry_over, objective
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Line, Noise, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, RowRNG, Tokens, TokenSpec
 
 SPEC = TokenSpec((3, 2), Line(2))  # four cells
 SUBSETS = [s for size in range(5) for s in itertools.combinations(range(4), size)]
@@ -95,7 +95,7 @@ def estimate(model, tokens, **settings):
     settings = {"schedule": "linear", "times": "independent", **settings}
     model.objective = objective(settings["objective"], settings["schedule"], settings["times"])
     many = Tokens(tokens.codes.expand(ROWS, -1, -1).contiguous(), SPEC)
-    out = model.loss(many, Condition(), Noise.of(5, range(ROWS)))
+    out = model.loss(many, Condition(), RowRNG.of(5, range(ROWS)))
     assert int(out.count) == 4 * ROWS and float(out.loss) * 4 == pytest.approx(float(out.nll.mean()), rel=1e-12)
     return float(out.nll.mean()), float(out.nll.std()) / math.sqrt(ROWS)
 
@@ -122,14 +122,14 @@ def test_weights_that_are_slightly_wrong_are_told_from_the_bound(free, monkeypat
         chosen = objective(name, "linear", "stratified")
 
         class Wrong(type(chosen)):
-            def at(self, codes, u, noise, change=change):
-                hidden = super().at(codes, u, noise)
+            def at(self, codes, u, rng, change=change):
+                hidden = super().at(codes, u, rng)
                 hidden.weight = change(hidden)
                 return hidden
 
         monkeypatch.setattr(model, "objective", Wrong(*vars(chosen).values()))
         many = Tokens(tokens.codes.expand(ROWS, -1, -1).contiguous(), SPEC)
-        nll = model.loss(many, Condition(), Noise.of(5, range(ROWS))).nll
+        nll = model.loss(many, Condition(), RowRNG.of(5, range(ROWS))).nll
         assert abs(float(nll.mean()) - truth) > 4 * float(nll.std()) / math.sqrt(ROWS)
 
 
@@ -139,7 +139,7 @@ def test_averaging_the_count_out_and_spreading_times_make_estimates_less_noisy(f
 
     def spread(name, times):
         model.objective = objective(name, "linear", times)
-        means = [float(model.loss(many, Condition(), Noise.of(seed, range(40))).loss.detach()) for seed in range(150)]
+        means = [float(model.loss(many, Condition(), RowRNG.of(seed, range(40))).loss.detach()) for seed in range(150)]
         return float(np.std(means))
 
     by_time, by_count_ = spread("elbo", "independent"), spread("any_order", "independent")
@@ -153,8 +153,8 @@ def test_a_network_that_is_told_the_time_is_told_the_share_and_bounded_in_contin
     truth = by_quadrature(model, tokens, "linear", timed=True)
     many = Tokens(tokens.codes.expand(ROWS, -1, -1).contiguous(), SPEC)
     for nats in (
-        model.loss(many, Condition(), Noise.of(1, range(ROWS))).nll,
-        model.nll_bound(many, Condition(), Noise.of(2, range(ROWS)), 2),
+        model.loss(many, Condition(), RowRNG.of(1, range(ROWS))).nll,
+        model.nll_bound(many, Condition(), RowRNG.of(2, range(ROWS)), 2),
     ):
         assert abs(float(nats.mean()) - truth) < 4 * float(nats.std()) / math.sqrt(ROWS)
     assert abs(in_orders(model, tokens) - truth) > 1e-3, "told n / C it has another bound"
@@ -164,7 +164,7 @@ def test_a_network_that_is_told_the_time_is_told_the_share_and_bounded_in_contin
 def test_hidden_cells_are_present_ones_and_their_number_has_its_law(name):
     tokens = codes(SPEC, ROWS)
     tokens.codes[:, 0, 1] = ABSENT
-    hidden = objective(name, "cosine", "independent").choose(tokens.codes, Noise.of(0, range(ROWS)))
+    hidden = objective(name, "cosine", "independent").choose(tokens.codes, RowRNG.of(0, range(ROWS)))
     assert not (hidden.cells & (tokens.codes < 0)).any()
     number = np.bincount(hidden.cells.flatten(1).sum(1), minlength=4)
     if name == "any_order":
@@ -180,9 +180,9 @@ def test_hidden_cells_are_present_ones_and_their_number_has_its_law(name):
 def test_smoothing_is_weighted_like_the_bound(name):
     settings = {"objective": name, "schedule": "linear"}
     tokens = codes(LEVELS, 3)
-    plain = masked(LEVELS, **settings).train().loss(tokens, Condition(), Noise([0, 1, 2]))
-    uniform = masked(LEVELS, label_smoothing=1.0, **settings).train().loss(tokens, Condition(), Noise([0, 1, 2]))
-    mixed = masked(LEVELS, label_smoothing=0.25, **settings).train().loss(tokens, Condition(), Noise([0, 1, 2]))
+    plain = masked(LEVELS, **settings).train().loss(tokens, Condition(), RowRNG([0, 1, 2]))
+    uniform = masked(LEVELS, label_smoothing=1.0, **settings).train().loss(tokens, Condition(), RowRNG([0, 1, 2]))
+    mixed = masked(LEVELS, label_smoothing=0.25, **settings).train().loss(tokens, Condition(), RowRNG([0, 1, 2]))
     assert torch.allclose(mixed.loss, 0.75 * plain.loss + 0.25 * uniform.loss)
     assert torch.equal(mixed.nll, plain.nll) and not torch.allclose(plain.loss, uniform.loss)
     assert {"nll_level0", "nll_level1", "nll_level2", "bound"} <= set(plain.terms)
@@ -193,16 +193,16 @@ def test_smoothing_is_weighted_like_the_bound(name):
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(name, uses_time):
     model = masked(LEVELS, CLASSES, objective=name, uses_time=uses_time, dropout=0.2, condition_dropout=0.5).train()
     tokens, condition = codes(LEVELS, 5), Condition({"class": Class(torch.tensor([0, 1, 2, -1, 0]))})
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
-    parts = [model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b])) for b in range(5)]
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
+    parts = [model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b])) for b in range(5)]
     assert torch.allclose(torch.cat([part.nll for part in parts]), whole.nll, rtol=1e-12)
     assert torch.allclose(sum(part.loss * part.count for part in parts) / whole.count, whole.loss, rtol=1e-12)
 
 
 def test_stratified_times_fill_every_stratum_once_and_rows_do_not_know_which():
-    drawn = TIMES["stratified"](Noise.of(0, range(200)))
+    drawn = TIMES["stratified"](RowRNG.of(0, range(200)))
     assert torch.equal((drawn * 200).long().sort().values, torch.arange(200))
-    first = torch.stack([TIMES["stratified"](Noise.of(seed, range(20)))[0] for seed in range(300)])
+    first = torch.stack([TIMES["stratified"](RowRNG.of(seed, range(20)))[0] for seed in range(300)])
     assert abs(float(first.mean()) - 0.5) < 4 * math.sqrt(1 / 12 / 300)
 
 
@@ -226,8 +226,8 @@ def test_visible_cells_have_no_term(name):
     """The loss of the substituted law over the whole row is the loss over the hidden cells."""
     model = masked(RASTER, objective=name, schedule="linear")
     tokens = codes(RASTER, 4)
-    out = model.loss(tokens, Condition(), Noise([0, 1, 2, 3]))
-    hidden = model.objective.choose(tokens.codes, Noise([0, 1, 2, 3]))
+    out = model.loss(tokens, Condition(), RowRNG([0, 1, 2, 3]))
+    hidden = model.objective.choose(tokens.codes, RowRNG([0, 1, 2, 3]))
     state = tokens.codes.masked_fill(hidden.cells, UNKNOWN)
     law = carry_over(model.logits(Tokens(state, RASTER), Condition(), hidden.time), state).log_softmax(-1)
     nats = -law.gather(3, tokens.codes[..., None])[..., 0].flatten(1).sum(1)
@@ -267,7 +267,7 @@ def level_by_level(model, tokens):
 def test_the_bound_of_a_network_trained_by_level_goes_level_by_level():
     model, tokens = masked(SPEC, objective="by_level").requires_grad_(False).eval(), codes(SPEC, 1)
     many = Tokens(tokens.codes.expand(ROWS, -1, -1).contiguous(), SPEC)
-    nats = model.nll_bound(many, Condition(), Noise.of(5, range(ROWS)))
+    nats = model.nll_bound(many, Condition(), RowRNG.of(5, range(ROWS)))
     error, truth = float(nats.std()) / math.sqrt(ROWS), level_by_level(model, tokens)
     assert abs(float(nats.mean()) - truth) < 4 * error and error < 0.02
     assert abs(in_orders(model, tokens) - truth) > 8 * error  # a mutant: any order over all cells
@@ -277,7 +277,7 @@ def test_by_level_hides_part_of_a_level_behind_a_prompt_and_all_that_is_deeper()
     spec, rows = TokenSpec((4, 4, 4), Line(6)), 12_000
     one = codes(spec, 1).codes.clone()
     one[..., 5] = ABSENT  # a row of five positions
-    drawn = objective("by_level", "cosine", "independent").choose(one.expand(rows, -1, -1), Noise.of(3, range(rows)))
+    drawn = objective("by_level", "cosine", "independent").choose(one.expand(rows, -1, -1), RowRNG.of(3, range(rows)))
     cells, counted = drawn.cells, drawn.counted
     assert drawn.weight is None and not bool(cells[..., 5].any()) and bool((counted & ~cells).sum() == 0)
     level = counted.any(2).double().argmax(1)

@@ -9,12 +9,12 @@ import torch
 from generator_kit import CLASSES, EVERYTHING, codes, everything, randomise
 from scipy.stats import multivariate_hypergeom
 
-from gentok.codebooks.bernoulli import Bernoulli
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.bae import BAE
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
 from gentok.generators.base import capabilities
 from gentok.generators.resgen import ResGen, hide_deepest
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Line, Noise, Raster, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, Raster, RowRNG, Tokens, TokenSpec
 
 LEVELS = TokenSpec((5, 5, 5), Line(5))
 RASTER = TokenSpec((6, 6), Raster(2, 3))
@@ -24,11 +24,11 @@ BY = ["prefix", "cross", "adaln"]
 
 def book(spec, dim=2, width=None, decay=0.4, seed=0):
     """A residual codebook for the spec, whose rows shrink from level to level."""
-    out = Residual(VQ(spec.vocab, dim, normalize=False), spec.levels, width)
-    noise = Noise([seed])
+    out = ResidualCodebook(VQ(spec.vocab, dim, normalize=False), spec.levels, width)
+    rng = RowRNG([seed])
     with torch.no_grad():
         for k in range(spec.levels):
-            out.book(k).weight.copy_(noise.normal(spec.vocab, dim)[0] * decay**k)
+            out.book(k).weight.copy_(rng.normal(spec.vocab, dim)[0] * decay**k)
     return out
 
 
@@ -44,7 +44,7 @@ def test_how_much_a_position_loses_is_multivariate_hypergeometric():
     spec, n = TokenSpec((2, 2), Line(3)), 40000
     tokens = codes(spec, 1).codes.expand(n, -1, -1).contiguous()
     for count in range(1, 7):
-        each = hide_deepest(tokens, torch.full((n,), count), Noise.of(count, range(n))).sum(1)
+        each = hide_deepest(tokens, torch.full((n,), count), RowRNG.of(count, range(n))).sum(1)
         for split in itertools.product(range(3), repeat=3):
             p = multivariate_hypergeom.pmf(split, [2, 2, 2], count) if sum(split) == count else 0.0
             share = float((each == torch.tensor(split)).all(1).double().mean())
@@ -56,7 +56,7 @@ def test_the_deepest_present_levels_are_hidden():
     tokens.codes[::2, 2, 3] = ABSENT  # a level less
     tokens.codes[1::3, :, 4] = ABSENT  # a position less
     count = 1 + torch.arange(500) % 13
-    chosen = hide_deepest(tokens.codes, count, Noise.of(0, range(500)))
+    chosen = hide_deepest(tokens.codes, count, RowRNG.of(0, range(500)))
     present = tokens.codes >= 0
     assert not (chosen & ~present).any()
     assert torch.equal(chosen.sum((1, 2)), torch.minimum(count, present.sum((1, 2))))
@@ -73,7 +73,7 @@ def test_cumulative_embeddings_are_the_codebooks_lookup(width):
     codebook = book(LEVELS, width=width)
     model = resgen(LEVELS, codebook=codebook)
     tokens = codes(LEVELS, 3).codes
-    chosen = hide_deepest(tokens, torch.tensor([4, 9, 15]), Noise([0, 1, 2]))
+    chosen = hide_deepest(tokens, torch.tensor([4, 9, 15]), RowRNG([0, 1, 2]))
     hidden, visible = model.cumulative(tokens, chosen), model.cumulative(tokens, ~chosen)
     axes = model._levels.on(tokens.device, torch.float64).axes
     assert axes.shape == (codebook.width, codebook.dim), "no more dimensions than the rows span"
@@ -110,8 +110,8 @@ def test_coordinates_give_every_set_of_hidden_levels_zero_mean_and_unit_variance
     model = resgen(spec, codebook=book(spec, dim=3))
     tokens = codes(spec, 300)
     for hidden in range(1, 4):
-        holes = torch.arange(3)[:, None] >= 3 - hidden
-        chosen = holes.expand_as(tokens.codes)
+        masked_cells = torch.arange(3)[:, None] >= 3 - hidden
+        chosen = masked_cells.expand_as(tokens.codes)
         mean, variance = model._moments(chosen)
         y = (model.cumulative(tokens.codes, chosen) - mean) / variance.sqrt()[..., None]
         assert float(y.mean((0, 1)).abs().max()) < 0.03
@@ -126,7 +126,7 @@ def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_
     codebook = book(spec, decay=0.05)  # levels so far apart that sums are told apart
     model = resgen(spec, codebook=codebook)
     tokens = codes(spec, 2)
-    chosen = hide_deepest(tokens.codes, torch.tensor([300, 590]), Noise([0, 1]))
+    chosen = hide_deepest(tokens.codes, torch.tensor([300, 590]), RowRNG([0, 1]))
     known = Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec)
     z = model.cumulative(tokens.codes, chosen)
     assert torch.equal(model.requantize(z, known).codes, tokens.codes)
@@ -143,7 +143,7 @@ def test_the_codebook_is_read_and_neither_trained_nor_saved_nor_changed():
     model = ResGen(LEVELS, CLASSES, codebook, width=16, depth=1, heads=2)
     assert not any("book" in name for name in model.state_dict())
     model.train().to(torch.float64)
-    model.loss(codes(LEVELS, 2), Condition(), Noise([0, 1])).loss.backward()
+    model.loss(codes(LEVELS, 2), Condition(), RowRNG([0, 1])).loss.backward()
     assert torch.equal(codebook.table(0), before) and codebook.table(0).dtype == torch.float32
     assert all(p.grad is None for p in codebook.parameters())
     assert codebook.training and all(p.requires_grad for p in codebook.parameters())
@@ -164,10 +164,10 @@ def test_the_loss_is_the_bound_over_the_positions_with_hidden_levels(spec):
     model = resgen(spec, CLASSES)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, -1, 1, 2]))})
     tokens.codes[0, -1, -2:] = ABSENT
-    out = model.loss(tokens, condition, Noise([0, 1, 2, 3]))
-    noise = Noise([0, 1, 2, 3])
+    out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
+    rng = RowRNG([0, 1, 2, 3])
     cells = (tokens.codes >= 0).flatten(1).sum(1)
-    chosen = hide_deepest(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * noise.uniform()) * cells).long(), noise)
+    chosen = hide_deepest(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
     m = model.mixture(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec), condition)
     z = model.cumulative(tokens.codes, chosen)
     q = torch.distributions.Normal(z, m.floor.sqrt())
@@ -176,7 +176,7 @@ def test_the_loss_is_the_bound_over_the_positions_with_hidden_levels(spec):
     assert torch.allclose(out.loss, nats[here].mean())
     assert int(out.count) == int(here.sum()) and out.nll is None
     assert torch.allclose(out.loss, out.terms["choice"] + out.terms["fit"])
-    draws = Noise(torch.arange(4)).normal(4000, *z.shape[1:]).permute(1, 0, 2, 3) * m.floor.sqrt() + z
+    draws = RowRNG(torch.arange(4)).normal(4000, *z.shape[1:]).permute(1, 0, 2, 3) * m.floor.sqrt() + z
     exact = torch.stack([m.nats(x) for x in draws]).mean(0) - q.entropy().sum(-1)  # the divergence itself
     assert bool((nats[here] > exact[here] - 0.1).all()) and bool((exact[here] > -0.1).all())
 
@@ -184,7 +184,7 @@ def test_the_loss_is_the_bound_over_the_positions_with_hidden_levels(spec):
 def test_gradient_flows_to_every_weight():
     for by in BY:
         model = resgen(LEVELS, EVERYTHING, condition_by=by)
-        model.loss(codes(LEVELS, 6), everything(6), Noise(torch.arange(6))).loss.backward()
+        model.loss(codes(LEVELS, 6), everything(6), RowRNG(torch.arange(6))).loss.backward()
         still = [name for name, p in model.named_parameters() if p.grad is None or not bool(p.grad.isfinite().all())]
         assert not still
         without = [name for name, p in model.named_parameters() if float(p.grad.abs().max()) == 0]
@@ -195,11 +195,11 @@ def test_gradient_flows_to_every_weight():
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by):
     model = resgen(LEVELS, EVERYTHING, condition_by=by, dropout=0.2, condition_dropout=0.5).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
-    parts = [model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b])) for b in range(5)]
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
+    parts = [model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b])) for b in range(5)]
     assert torch.allclose(sum(part.loss * part.count for part in parts) / whole.count, whole.loss, rtol=1e-9)
-    bound = model.eval().nll_bound(tokens, condition, Noise.of(3, range(5)), samples=2)
-    assert torch.allclose(model.nll_bound(tokens.rows([2]), condition.rows([2]), Noise.of(3, [2]), samples=2), bound[2:3], rtol=1e-9)
+    bound = model.eval().nll_bound(tokens, condition, RowRNG.of(3, range(5)), samples=2)
+    assert torch.allclose(model.nll_bound(tokens.rows([2]), condition.rows([2]), RowRNG.of(3, [2]), samples=2), bound[2:3], rtol=1e-9)
 
 
 @pytest.mark.parametrize("by", BY)
@@ -216,7 +216,7 @@ def test_under_autocast_sums_and_mixture_stay_exact():
     """The trunk alone computes in bfloat16, whose three digits are less than what quantisation tells apart."""
     model = resgen(RASTER, dtype=torch.float32)
     tokens = codes(RASTER, 4)
-    chosen = hide_deepest(tokens.codes, torch.tensor([2, 5, 9, 12]), Noise(torch.arange(4)))
+    chosen = hide_deepest(tokens.codes, torch.tensor([2, 5, 9, 12]), RowRNG(torch.arange(4)))
     known = Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), RASTER)
     right, moments = model.cumulative(tokens.codes, chosen), model._moments(chosen)
     filled = model.requantize(right, known).codes
@@ -227,7 +227,7 @@ def test_under_autocast_sums_and_mixture_stay_exact():
         m = model.mixture(known, Condition())
         assert all(getattr(m, name).dtype == torch.float32 for name in ("logits", "features", "centre", "log_scale", "unit"))
         nats = m.nats(right)
-        assert model.loss(tokens, Condition(), Noise(torch.arange(4))).loss.dtype == torch.float32
+        assert model.loss(tokens, Condition(), RowRNG(torch.arange(4))).loss.dtype == torch.float32
     assert torch.equal(nats, m.nats(right))
 
 
@@ -279,7 +279,7 @@ def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_law():
         exact = exact_nats(model, tokens.codes[0])
         n = 3000
         many = Tokens(tokens.codes.expand(n, -1, -1).contiguous(), spec)
-        estimate = model.nll_bound(many, Condition(), Noise.of(seed, range(n)), samples=2)
+        estimate = model.nll_bound(many, Condition(), RowRNG.of(seed, range(n)), samples=2)
         error = float(estimate.std()) / math.sqrt(n)
         gaps.append(float(estimate.mean()) - exact)
         assert gaps[-1] > -4 * error, (exact, gaps[-1], error)
@@ -297,11 +297,11 @@ def test_four_items_are_learned_by_heart(spec, options):
     for step in range(400):
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * min(1.0, 2 * (1 - step / 400))
-        out = model.loss(tokens, condition, Noise.of(0, range(4), step))
+        out = model.loss(tokens, condition, RowRNG.of(0, range(4), step))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
-    nats = model.nll_bound(tokens, condition, Noise([0] * 4), samples=8).mean()
+    nats = model.nll_bound(tokens, condition, RowRNG([0] * 4), samples=8).mean()
     assert nats < 0.25 * math.log(2) * spec.bits
 
 
@@ -309,8 +309,8 @@ def test_four_items_are_learned_by_heart(spec, options):
 def test_it_builds_and_describes_itself_on_the_meta_device_also_over_a_real_codebook(real):
     codebook = book(LEVELS)
     with torch.device("meta"):
-        model = ResGen(LEVELS, CLASSES, codebook if real else Residual(VQ(5, 4), 3))
-        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
+        model = ResGen(LEVELS, CLASSES, codebook if real else ResidualCodebook(VQ(5, 4), 3))
+        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
     assert out.loss.is_meta
     out.loss.backward()
 
@@ -319,7 +319,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
     for codebook, words in (
         (None, "no codebook"),
         (VQ(5, 4), r"a VQ of 1 level\(s\).*generator=masked"),
-        (Bernoulli(8, 4, 2), "a Bernoulli of 2 level"),
+        (BAE(8, 4, 2), "a BAE of 2 level"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             ResGen(LEVELS, None, codebook)

@@ -9,7 +9,7 @@ from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, e
 
 from gentok.generators.base import capabilities, random_rank
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
-from gentok.tokens import UNKNOWN, Class, Condition, Line, Noise, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Class, Condition, Line, RowRNG, Tokens, TokenSpec
 
 SPECS = [RASTER, LEVELS, STRIDED]
 SMALL = {"width": 16, "depth": 1, "heads": 2}
@@ -23,7 +23,7 @@ def self_speculative(spec, condition_spec=None, **options):
 def window(model, tokens, seed=0, known=3):
     """(rank of a random order of all but `known` cells, drafts, state) of tokens of one row."""
     exists = tokens.present
-    rank = (random_rank(exists, Noise([seed])) - known).clamp(min=0)
+    rank = (random_rank(exists, RowRNG([seed])) - known).clamp(min=0)
     return rank, *model.draft(Tokens(tokens.codes.masked_fill(rank > 0, UNKNOWN), tokens.spec), Condition())
 
 
@@ -75,13 +75,13 @@ def test_before_training_it_verifies_what_it_drafts():
 def test_the_loss_is_that_of_the_drafts_plus_that_of_the_verified_laws(spec):
     model = self_speculative(spec, CLASSES)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, -1, 1, 2]))})
-    out = model.loss(tokens, condition, Noise([0, 1, 2, 3]))
-    noise = Noise([0, 1, 2, 3])
+    out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
+    rng = RowRNG([0, 1, 2, 3])
     cells = tokens.present.flatten(1).sum(1)
-    count = torch.ceil(torch.cos(0.5 * math.pi * noise.uniform()) * cells).long()
-    order = noise.uniform(*tokens.codes.shape[1:]).masked_fill(~tokens.present, 2.0).flatten(1)
+    count = torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long()
+    order = rng.uniform(*tokens.codes.shape[1:]).masked_fill(~tokens.present, 2.0).flatten(1)
     chosen = (order.argsort(1).argsort(1) < count[:, None]).view(tokens.codes.shape) & tokens.present
-    rank = random_rank(chosen, noise)
+    rank = random_rank(chosen, rng)
     drafted, state = model.draft(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec), condition)
     want = 0.0
     for logits in (drafted, model.verify(state, tokens, rank)):
@@ -95,8 +95,8 @@ def test_the_loss_is_that_of_the_drafts_plus_that_of_the_verified_laws(spec):
 def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by):
     model = self_speculative(LEVELS, EVERYTHING, condition_by=by, dropout=0.2, condition_dropout=0.5).train()
     tokens, condition = codes(LEVELS, 5), everything(5)
-    whole = model.loss(tokens, condition, Noise.of(3, range(5)))
-    parts = [model.loss(tokens.rows([b]), condition.rows([b]), Noise.of(3, [b])) for b in range(5)]
+    whole = model.loss(tokens, condition, RowRNG.of(3, range(5)))
+    parts = [model.loss(tokens.rows([b]), condition.rows([b]), RowRNG.of(3, [b])) for b in range(5)]
     assert torch.allclose(sum(part.loss * part.count for part in parts) / whole.count, whole.loss, rtol=1e-12)
 
 
@@ -108,7 +108,7 @@ def test_the_causal_blocks_learn_what_a_masked_model_cannot_say():
     tokens = Tokens(torch.tensor([[[0, 0]], [[1, 1]]]).repeat(16, 1, 1), spec)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for step in range(100):
-        out = model.loss(tokens, Condition(), Noise.of(0, range(32), step))
+        out = model.loss(tokens, Condition(), RowRNG.of(0, range(32), step))
         optimizer.zero_grad()
         out.loss.backward()
         optimizer.step()
@@ -123,7 +123,7 @@ def test_the_causal_blocks_learn_what_a_masked_model_cannot_say():
 def test_it_builds_on_the_meta_device_and_refuses_no_causal_block():
     with torch.device("meta"):
         model = SelfSpeculativeTransformer(LEVELS, CLASSES)
-        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), Noise(torch.zeros(2, dtype=torch.int64)))
+        out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
     out.loss.backward()
     with pytest.raises(ValueError, match="verify_depth must be >= 1; got 0"):
         SelfSpeculativeTransformer(RASTER, verify_depth=0)
@@ -149,11 +149,11 @@ def test_the_window_bound_is_the_mean_over_orders_of_the_windows_laws(width):
                 nats -= float(law[tokens.codes[0, 0, n]].detach())
         wanted.append(nats)
     rows = Tokens(tokens.codes.expand(4000, -1, -1), spec)
-    found = model.window_bound(rows, Condition(), Noise.of(0, range(4000)), width)
+    found = model.window_bound(rows, Condition(), RowRNG.of(0, range(4000)), width)
     error = float(found.std()) / 4000**0.5
     assert abs(float(found.mean()) - sum(wanted) / 6) < 4 * error + 1e-9
-    every = model.window_bound(rows, Condition(), Noise.of(1, range(4000)), width, samples=-(-3 // width))
+    every = model.window_bound(rows, Condition(), RowRNG.of(1, range(4000)), width, samples=-(-3 // width))
     assert abs(float(every.mean()) - sum(wanted) / 6) < 4 * float(every.std()) / 4000**0.5 + 1e-9
     if width == 1:
-        trunk = model.nll_bound(rows, Condition(), Noise.of(2, range(4000)), samples=3)
+        trunk = model.nll_bound(rows, Condition(), RowRNG.of(2, range(4000)), samples=3)
         assert abs(float(trunk.mean() - every.mean())) < 4 * float(trunk.std() + every.std()) / 4000**0.5

@@ -16,8 +16,8 @@ def waves(rows: int = 3, samples: int = 3001, seed: int = 0) -> tuple[torch.Tens
     generator = torch.Generator().manual_seed(seed)
     time = torch.arange(samples) / RATE
     media = torch.stack([torch.sin(2 * math.pi * f * time) for f in (220.0, 440.0, 1000.0)[:rows]])[:, None] * 0.5 + 0.1
-    noise = torch.randn(media.shape, generator=generator) * torch.tensor([0.01, 0.1, 0.5])[:rows, None, None]
-    return media + noise, media
+    rng = torch.randn(media.shape, generator=generator) * torch.tensor([0.01, 0.1, 0.5])[:rows, None, None]
+    return media + rng, media
 
 
 def test_si_sdr_equals_torchmetrics():
@@ -67,9 +67,9 @@ def test_mel_distance_is_zero_for_equals_alone():
 
 
 def test_a_change_of_level_reads_a_twentieth_per_decibel_and_window():
-    noise = torch.randn(2, 1, 4000, generator=torch.Generator().manual_seed(0))
+    rng = torch.randn(2, 1, 4000, generator=torch.Generator().manual_seed(0))
     kept = [int((mel.filters.sum(1) > 0).sum()) / len(mel.filters) for mel in audio._scales(44100, "cpu")]
-    found = mel_distance(noise * 10 ** (3 / 20), noise, 44100)  # filters that touch no frequency hear nothing
+    found = mel_distance(rng * 10 ** (3 / 20), rng, 44100)  # filters that touch no frequency hear nothing
     torch.testing.assert_close(found, torch.full((2,), 3 / 20 * sum(kept), dtype=torch.float64), rtol=1e-3, atol=0)
 
 

@@ -3,11 +3,11 @@ import torch
 
 from gentok.metrics.classifier import SmallCNN, classifier, predict, train_classifier, warp
 from gentok.metrics.generation import MINIMUM, accuracy, copying, variety
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 
 def rows(seed, n=600, width=8):
-    return Noise.of(seed, range(n)).normal(width).float()
+    return RowRNG.of(seed, range(n)).normal(width).float()
 
 
 def test_samples_of_the_right_law_are_as_good_as_training_items():
@@ -52,7 +52,7 @@ def bars(n, seed=0):
     """Horizontal and vertical bars at random places, 16 x 16."""
     labels = torch.arange(n) % 2
     media = torch.full((n, 1, 16, 16), -1.0)
-    for i, place in enumerate((Noise.of(seed, range(n)).uniform() * 10 + 3).long().tolist()):
+    for i, place in enumerate((RowRNG.of(seed, range(n)).uniform() * 10 + 3).long().tolist()):
         if labels[i]:
             media[i, :, place] = 1
         else:
@@ -95,9 +95,9 @@ def test_the_judge_is_cached_by_its_data_and_written_whole(tmp_path, monkeypatch
 
 def test_a_warped_row_alone_is_as_in_a_batch_and_no_warp_is_identity():
     media = torch.rand(4, 1, 16, 16)
-    together = warp(media, Noise.of(0, range(4)))
-    assert torch.allclose(warp(media[2:3], Noise.of(0, [2]))[0], together[2], atol=1e-6) and not torch.allclose(together, media, atol=0.05)
-    assert torch.allclose(warp(media, Noise.of(0, range(4)), 0, 0, 0, 0), media, atol=1e-5)
+    together = warp(media, RowRNG.of(0, range(4)))
+    assert torch.allclose(warp(media[2:3], RowRNG.of(0, [2]))[0], together[2], atol=1e-6) and not torch.allclose(together, media, atol=0.05)
+    assert torch.allclose(warp(media, RowRNG.of(0, range(4)), 0, 0, 0, 0), media, atol=1e-5)
 
 
 def test_the_judge_takes_any_size_from_8_pixels():

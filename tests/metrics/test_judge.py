@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from gentok import judge as command
+from gentok import eval_classifier as command
 from gentok.cli import compose
-from gentok.judge import ZOO, find_judge
+from gentok.eval_classifier import ZOO, find_judge
 from gentok.metrics.classifier import predict
-from gentok.metrics.judge import PhotoCNN, load_judge, save_judge, train_judge, views
-from gentok.noise import Noise
+from gentok.metrics.eval_classifier import PhotoCNN, load_judge, save_judge, train_judge, views
+from gentok.rng import RowRNG
 
 TINY = {"epochs": 4, "batch": 30, "widths": (8, 8, 8)}
 
@@ -18,7 +18,7 @@ TINY = {"epochs": 4, "batch": 30, "widths": (8, 8, 8)}
 def halves(n: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise, brighter above or below: uint8 [n, 3, 16, 16] and which."""
     labels = torch.arange(n) % 2
-    media = Noise.of(seed, range(n)).uniform(3, 16, 16) * 150
+    media = RowRNG.of(seed, range(n)).uniform(3, 16, 16) * 150
     for i in range(n):
         media[i, :, 8 * labels[i] :][:, :8] += 100
     return media.to(torch.uint8), labels
@@ -35,14 +35,14 @@ def floats(media):
 
 def test_a_view_is_the_picture_or_its_mirror_shifted_and_its_own_whatever_the_batch():
     media = torch.arange(4 * 36.0).view(4, 1, 6, 6)
-    noise = Noise.of(3, range(64))
-    seen = views(media[:1].expand(64, -1, -1, -1), noise, shift=0)
+    rng = RowRNG.of(3, range(64))
+    seen = views(media[:1].expand(64, -1, -1, -1), rng, shift=0)
     mirrored = (seen == media[:1].flip(3)).flatten(1).all(1)
     assert ((seen == media[:1]).flatten(1).all(1) ^ mirrored).all() and 16 < mirrored.sum() < 48
-    together = views(media, Noise.of(0, range(4)))
-    alone = views(media[2:3], Noise.of(0, [2]))
+    together = views(media, RowRNG.of(0, range(4)))
+    alone = views(media[2:3], RowRNG.of(0, [2]))
     assert torch.equal(together[2:3], alone) and together.shape == media.shape
-    inside = views(media[:1].expand(64, -1, -1, -1), noise, shift=1)[:, 0, 1:-1, 1:-1]
+    inside = views(media[:1].expand(64, -1, -1, -1), rng, shift=1)[:, 0, 1:-1, 1:-1]
     rows = {int(v) // 6 for v in inside[:, 0, 0]}
     assert rows == {0, 1, 2}, "shifts by -1, 0 and 1"
 
@@ -127,5 +127,5 @@ def test_the_command_trains_writes_and_measures_what_it_wrote(tmp_path, capsys, 
 @pytest.mark.parametrize("path", sorted(ZOO.glob("*judge*.safetensors")), ids=lambda p: p.stem)
 def test_judges_of_the_zoo_are_small_and_good(path):
     model, about = load_judge(path)
-    assert path.stat().st_size <= 6e6 and about["held_out_accuracy"] >= 0.85 and "gentok.judge" in about["command"]
+    assert path.stat().st_size <= 6e6 and about["held_out_accuracy"] >= 0.85 and "gentok.eval_classifier" in about["command"]
     assert model(torch.zeros(2, about["channels"], *about["size"])).shape == (2, len(about["classes"]))

@@ -7,24 +7,24 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gentok.codebooks.dual import Dual
+from gentok.codebooks.dual import DualCodebook
 from gentok.codebooks.fsq import FSQ
 from gentok.metrics import probe
 from gentok.metrics.probe import linear_probe, parts_of, pooled, quantized
 
 
-def separable(n: int, seed: int = 0, noise: float = 0.5):
+def separable(n: int, seed: int = 0, rng: float = 0.5):
     """float [n, 6], labels int64 [n] of three classes: the class moves two channels of very different scales."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
-    x = noise * torch.randn(n, 6, generator=generator)
+    x = rng * torch.randn(n, 6, generator=generator)
     x[:, 0] += labels
     x[:, 1] -= (labels == 1).float()
     return x * torch.tensor([1e3, 1e-2, 1.0, 1.0, 50.0, 1.0]) + 7, labels
 
 
 def test_classes_that_a_linear_map_tells_apart_are_told_apart_whatever_the_scales():
-    x, y = separable(400, noise=0.05)
+    x, y = separable(400, rng=0.05)
     found = linear_probe(x[:300], y[:300], x[300:], y[300:], 3)
     assert found["accuracy"] == 1.0 and found["features"] == 6
     moved = x * torch.tensor([1e-6, 3.0, 9.0, 1.0, 1.0, 1e4]) - 3
@@ -62,7 +62,7 @@ def test_many_features_and_few_items_choose_a_strong_regularisation():
 
 
 def test_a_constant_feature_is_no_division_by_zero():
-    x, y = separable(100, noise=0.05)
+    x, y = separable(100, rng=0.05)
     x = torch.cat([x, torch.full((100, 1), 3.0)], 1)
     assert linear_probe(x[:80], y[:80], x[80:], y[80:], 3)["accuracy"] == 1.0
 
@@ -81,7 +81,7 @@ class Cells(nn.Module):
 
 
 def test_what_is_probed_are_the_rows_that_the_codes_name():
-    book = Dual(16, semantic=2, pixel=1).eval()
+    book = DualCodebook(16, semantic=2, pixel=1).eval()
     media = torch.randn(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     vectors = quantized(Cells(book), media, batch_size=4)
     assert torch.equal(vectors, book.lookup(book(media.flatten(2)).codes))

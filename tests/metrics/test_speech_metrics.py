@@ -9,7 +9,7 @@ import torch
 from gentok.metrics import speech, spoken_digits
 from gentok.metrics.audio_sets import index_stability, mel_features, mel_frechet
 from gentok.metrics.spoken_digits import DIGITS, digit_accuracy, recognise, word_error_rate, word_errors
-from gentok.tokens import Frames, Tokens, TokenSpec
+from gentok.types import Frames, Tokens, TokenSpec
 
 RATE = 16000
 

@@ -9,11 +9,11 @@ from scipy import stats
 
 from gentok.generators.base import Masked
 from gentok.metrics.truncation import entropy, gumbel_cap, masked_race, truncated_race
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
 from gentok.samplers.base import draw, race
 from gentok.samplers.first_hitting import FirstHitting
-from gentok.tokens import Condition, ConditionSpec, Line, TokenSpec
+from gentok.types import Condition, ConditionSpec, Line, TokenSpec
 
 
 def zipf(n):
@@ -164,7 +164,7 @@ def surprise(codes, p):
 @pytest.mark.parametrize("choose", [draw, race])
 def test_our_draws_keep_the_entropy_whatever_the_steps(sampler, choose):
     p = zipf(8000)
-    out = sampler(Iid(p, 40), Condition(), noise=Noise.of(0, range(30 if choose is draw else 8)), choose=choose)
+    out = sampler(Iid(p, 40), Condition(), rng=RowRNG.of(0, range(30 if choose is draw else 8)), choose=choose)
     mean, error = surprise(out.tokens.codes, p)
     assert abs(mean - entropy(p)) < 4 * error
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gentok.nn.autoencoder import Attention, Decoder, Encoder, stride_of
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, SpatialAttention, stride_of
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1}
 
@@ -13,7 +13,7 @@ SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1}
 @pytest.mark.parametrize("size", [(16, 16), (8, 24)])
 def test_any_size_that_the_stride_divides(patch, attention, size):
     options = {**SMALL, "patch": patch, "attention": attention}
-    encoder, decoder = Encoder(3, 5, **options), Decoder(3, 5, **options)
+    encoder, decoder = ConvEncoder(3, 5, **options), ConvDecoder(3, 5, **options)
     media, stride = torch.randn(2, 3, *size), stride_of(SMALL["multipliers"], patch)
     z = encoder(media)
     assert stride == 2 * patch and z.shape == (2, 5, size[0] // stride, size[1] // stride)
@@ -23,26 +23,26 @@ def test_any_size_that_the_stride_divides(patch, attention, size):
 def test_published_size_of_vq16():
     """taming-transformers and LlamaGen, 256 channels of features: encoder 29.3 M, decoder 42.4 M."""
     with torch.device("meta"):
-        encoder, decoder = Encoder(3, 256), Decoder(3, 256)
+        encoder, decoder = ConvEncoder(3, 256), ConvDecoder(3, 256)
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(29.3e6, rel=2e-3)
     assert sum(p.numel() for p in decoder.parameters()) == pytest.approx(42.45e6, rel=2e-3)
 
 
 def test_a_row_of_a_batch_equals_the_row_alone():
-    encoder = Encoder(1, 4, attention=True, **SMALL).double()
+    encoder = ConvEncoder(1, 4, attention=True, **SMALL).double()
     media = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(encoder(media)[1:2], encoder(media[1:2]), atol=1e-12, rtol=0)
 
 
 def test_attention_reaches_every_position():
-    layer = Attention(8).double()
+    layer = SpatialAttention(8).double()
     x = torch.randn(1, 8, 3, 4, dtype=torch.float64, requires_grad=True)
     layer(x)[0, :, 2, 3].sum().backward()
     assert (x.grad.abs().sum(1) > 0).all()
 
 
 def test_attention_is_softmax_of_scaled_products():
-    layer = Attention(8).double()
+    layer = SpatialAttention(8).double()
     x = torch.randn(2, 8, 2, 3, dtype=torch.float64)
     q, k, v = layer.qkv(layer.norm(x)).flatten(2).transpose(1, 2).chunk(3, -1)
     y = (q @ k.transpose(1, 2) / 8**0.5).softmax(-1) @ v
@@ -50,7 +50,7 @@ def test_attention_is_softmax_of_scaled_products():
 
 
 def test_every_parameter_learns():
-    encoder, decoder = Encoder(1, 4, attention=True, **SMALL), Decoder(1, 4, attention=True, **SMALL)
+    encoder, decoder = ConvEncoder(1, 4, attention=True, **SMALL), ConvDecoder(1, 4, attention=True, **SMALL)
     (decoder(encoder(torch.randn(2, 1, 8, 8))) ** 2).sum().backward()
     silent = [n for m in (encoder, decoder) for n, p in m.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not silent

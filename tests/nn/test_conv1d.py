@@ -9,8 +9,8 @@ from mutants import mutant
 from gentok.nn import conv1d
 from gentok.nn.conv1d import Conv, Transposed, pad
 from gentok.nn.mimi import WindowTransformer
-from gentok.nn.recurrence import LSTM, Attention
-from gentok.nn.seanet import Decoder, Encoder
+from gentok.nn.recurrence import LSTM, WindowedAttention
+from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.nn.snake import Snake
 
 SMALL = {"width": 8, "filters": 4, "ratios": (3, 2)}
@@ -24,7 +24,7 @@ CAUSAL = {
 }
 
 
-def network(cls=Encoder, **options):
+def network(cls=SEANetEncoder, **options):
     """In float64, with every parameter away from its start."""
     torch.manual_seed(0)
     model = cls(**{**SMALL, **options}).double().eval()
@@ -127,22 +127,22 @@ def test_snake_is_its_formula_and_learns_a_frequency_per_channel():
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-@pytest.mark.parametrize("cls", [Encoder, Decoder])
+@pytest.mark.parametrize("cls", [SEANetEncoder, SEANetDecoder])
 def test_chunks_give_what_the_whole_gives(name, cls):
     model = network(cls, **CAUSAL[name])
-    totals = (1, 2, 5, 6, 7, 13, 41, 90) if cls is Encoder else (1, 2, 6, 7, 8, 21)
-    streams_as_the_whole(model, 1 if cls is Encoder else 8, totals)
+    totals = (1, 2, 5, 6, 7, 13, 41, 90) if cls is SEANetEncoder else (1, 2, 6, 7, 8, 21)
+    streams_as_the_whole(model, 1 if cls is SEANetEncoder else 8, totals)
 
 
 @pytest.mark.parametrize("layer", [lambda: Conv(3, 4, 5, 3, padding="reflect"), lambda: Conv(3, 4, 4, 3), lambda: Conv(3, 4, 3, dilation=4),
                                    lambda: Conv(3, 4, 4, 2, padding="replicate"), lambda: Transposed(3, 3, 4, 2, groups=3, bias=False),
                                    lambda: Transposed(3, 4, 7, 2), lambda: Transposed(3, 4, 3, 3), lambda: LSTM(3, 2),
-                                   lambda: Attention(4, 2, 2, window=1),
+                                   lambda: WindowedAttention(4, 2, 2, window=1),
                                    lambda: WindowTransformer(4, 2, 1, 8, window=3, scale=0.5)])  # fmt: skip
 def test_chunks_of_any_layer_give_what_the_whole_gives(layer):
     torch.manual_seed(1)
     model = layer().double().eval()
-    inputs = 4 if isinstance(model, Attention | WindowTransformer) else 3
+    inputs = 4 if isinstance(model, WindowedAttention | WindowTransformer) else 3
     streams_as_the_whole(model, inputs, range(1, 16), seeds=(0,), largest=4)
 
 
@@ -181,9 +181,9 @@ def test_the_law_of_streams_catches_a_transposed_convolution(edit):
     "cls, edit",
     [
         (LSTM, ("y, state.hidden = ", "y, _ = ")),
-        (Attention, ("return RecentKeys(self.window - 1,", "return RecentKeys(self.window - 2,")),
-        (Attention, ("self._turn(state.seen, frames, x.device), state", "self._turn(0, frames, x.device), state")),
-        (Attention, ("        state.seen += frames\n", "")),
+        (WindowedAttention, ("return RecentKeys(self.window - 1,", "return RecentKeys(self.window - 2,")),
+        (WindowedAttention, ("self._turn(state.seen, frames, x.device), state", "self._turn(0, frames, x.device), state")),
+        (WindowedAttention, ("        state.seen += frames\n", "")),
     ],
     ids=["lstm_forgets", "window_too_short", "rotation_from_zero", "nothing_seen"],
 )
@@ -196,7 +196,7 @@ def test_the_law_of_streams_catches_a_memory(cls, edit):
 
 def test_attention_sees_its_window_and_no_more():
     torch.manual_seed(1)
-    model = Attention(4, layers=1, heads=2, window=3).double().eval()
+    model = WindowedAttention(4, layers=1, heads=2, window=3).double().eval()
     x = torch.randn(1, 4, 8, dtype=torch.float64)
     y = x.clone()
     y[..., 0] += 1
@@ -208,16 +208,16 @@ def test_attention_sees_its_window_and_no_more():
 
 def test_what_cannot_be_is_refused_in_a_line():
     for build, words in (
-        (lambda: Encoder(activation="relu"), "elu or snake"),
-        (lambda: Encoder(memory="gru"), "lstm or attention or null"),
-        (lambda: Encoder(shortcut="none"), "conv or identity"),
-        (lambda: Encoder(padding="circular"), "zero, replicate, reflect"),
-        (lambda: Encoder(ratios=()), "decoder's order"),
-        (lambda: Attention(8, window=0), "the frame itself"),
+        (lambda: SEANetEncoder(activation="relu"), "elu or snake"),
+        (lambda: SEANetEncoder(memory="gru"), "lstm or attention or null"),
+        (lambda: SEANetEncoder(shortcut="none"), "conv or identity"),
+        (lambda: SEANetEncoder(padding="circular"), "zero, replicate, reflect"),
+        (lambda: SEANetEncoder(ratios=()), "decoder's order"),
+        (lambda: WindowedAttention(8, window=0), "the frame itself"),
         (lambda: Conv(1, 1, 2, 3), "leaves out samples"),
         (lambda: Transposed(1, 1, 2, 3), "leaves holes"),
-        (lambda: Encoder(**SMALL, causal=False).start(), "causal=true"),
-        (lambda: Decoder(**SMALL, causal=False, memory=None).start(), "causal=true"),
+        (lambda: SEANetEncoder(**SMALL, causal=False).start(), "causal=true"),
+        (lambda: SEANetDecoder(**SMALL, causal=False, memory=None).start(), "causal=true"),
         (lambda: Conv(1, 1, 3, 3, padding="reflect").start(), "padding=zero"),
     ):
         with pytest.raises(ValueError, match=words) as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gentok.nn.maps import MapMemory, picture_keys
+from gentok.nn.feature_cache import MapMemory, picture_keys
 from gentok.nn.semantic import ConvolutionalMap, SemanticNetwork, identity_of, to_grid
 
 

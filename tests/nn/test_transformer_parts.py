@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from gentok.nn.attention import SelfAttention, attend
-from gentok.nn.cache import KVCache, ancestors
+from gentok.nn.kv_cache import KVCache, ancestors
 from gentok.nn.norm import rms_norm
 from gentok.nn.rope import rotate, rotation
 from gentok.nn.transformer import Transformer, dropout
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 
 
 def rotated(x: list[float], coordinates: list[int], theta: float = 10000.0) -> list[float]:
@@ -168,10 +168,10 @@ def test_every_parameter_learns():
 
 def test_dropout_keeps_the_mean_its_rate_and_its_rows():
     x = torch.ones(4, 30, 101)
-    y = dropout(x, 0.3, Noise([1, 2, 3, 4]))
+    y = dropout(x, 0.3, RowRNG([1, 2, 3, 4]))
     assert abs(float((y == 0).float().mean()) - 0.3) < 0.02
     assert abs(float(y.mean()) - 1.0) < 0.03
-    assert torch.equal(dropout(x[2:3], 0.3, Noise([3])), y[2:3])
+    assert torch.equal(dropout(x[2:3], 0.3, RowRNG([3])), y[2:3])
     assert dropout(x, 0.3, None) is x
 
 

@@ -10,12 +10,12 @@ from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
 from scipy import stats
 
 from gentok.generators.base import Causal
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import check_known, draw, every_sampler, fitting, initial, race, sampler_name
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "sampler"
 
@@ -24,7 +24,7 @@ CONF = Path(__file__).parents[2] / "conf" / "sampler"
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, dtype):
     logits = torch.tensor([0.0, -torch.inf, 2.0, -1.0, -torch.inf], dtype=dtype)
-    ids = function(logits.expand(30_000, 2, 5), Noise(torch.arange(30_000)))
+    ids = function(logits.expand(30_000, 2, 5), RowRNG(torch.arange(30_000)))
     assert ids.shape == (30_000, 2)
     counts = np.bincount(ids.flatten(), minlength=5)
     p = logits.double().softmax(0).numpy()
@@ -37,7 +37,7 @@ def test_ids_too_rare_for_float32_noise_are_drawn(function):
     """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail is there, id by id."""
     logits = torch.cat([torch.zeros(1), torch.full((2000,), -36 * np.log(2.0))])
 
-    class Rare(Noise):
+    class Rare(RowRNG):
         def uniform(self, *shape):
             u = super().uniform(*shape)
             return 1 - u * 2.0**-26 if function is draw else torch.where(torch.arange(shape[-1]) == 0, 2.0**-53 + 0 * u, u)
@@ -51,18 +51,18 @@ def test_ids_too_rare_for_float32_noise_are_drawn(function):
 
 
 def test_the_extremes_of_a_uniform_give_the_first_and_last_possible_id():
-    class Fixed(Noise):
+    class Fixed(RowRNG):
         value = 0.0
 
         def uniform(self, *shape):
             return torch.full((self.batch, *shape), self.value, dtype=torch.float64)
 
     logits = torch.tensor([[-torch.inf, 1.0, 0.3, 2.0, -torch.inf]])
-    noise = Fixed([0])
-    noise.value = 2.0**-53
-    assert draw(logits, noise).item() == 1
-    noise.value = 1 - 2.0**-53
-    assert draw(logits, noise).item() == 3
+    rng = Fixed([0])
+    rng.value = 2.0**-53
+    assert draw(logits, rng).item() == 1
+    rng.value = 1 - 2.0**-53
+    assert draw(logits, rng).item() == 3
 
 
 # ------------------------------------------------------------------------------------------------------------- capabilities
@@ -97,20 +97,20 @@ def test_a_mismatch_is_one_line_that_lists_the_samplers_that_fit(sampler, model,
             sampler.check_model(given)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match=fits):
-        sampler(model(SPECS["k1"]), Condition({"class": Class(torch.zeros(2, dtype=torch.int64))}), noise=Noise([0, 1]))
+        sampler(model(SPECS["k1"]), Condition({"class": Class(torch.zeros(2, dtype=torch.int64))}), rng=RowRNG([0, 1]))
 
 
 # ------------------------------------------------------------------------------------------------------------ what is known
 
 
 def test_a_start_from_lengths_and_known_cells():
-    spec, noise = SPECS["strided"], Noise([0, 1])
-    start = initial(spec, noise, lengths=torch.tensor([3, 4]))
+    spec, rng = SPECS["strided"], RowRNG([0, 1])
+    start = initial(spec, rng, lengths=torch.tensor([3, 4]))
     U, A = UNKNOWN, ABSENT
     assert start.codes.tolist() == [[[U, A, U, A], [U, U, U, A]], [[U, A, U, A], [U, U, U, U]]]
     known = start.codes.clone()
     known[0, 0, 2], known[1, 1] = 2, ABSENT
-    again = initial(spec, noise, Tokens(known, spec, start.lengths))
+    again = initial(spec, rng, Tokens(known, spec, start.lengths))
     assert (again.codes == known).all() and (again.lengths == start.lengths).all()
 
 
@@ -128,7 +128,7 @@ def test_a_start_from_lengths_and_known_cells():
 def test_known_cells_that_do_not_fit_are_refused_with_a_line(change, words):
     codes = torch.tensor([[[1, 2, 1, 1]], [[1, 1, 1, 1]]])
     with pytest.raises(ValueError, match=words):
-        initial(SPECS["k1"], Noise([0, 1]), **change(Tokens(codes, SPECS["k1"])))
+        initial(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
 
 
 def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
@@ -142,8 +142,8 @@ def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
         check_known(tokens, model.layout)
     condition = Condition({"class": Class(torch.tensor([0, 0]))})
     with pytest.raises(ValueError, match="before every hole"):
-        AutoregressiveSampler()(model, condition, noise=Noise([0, 1]), known=tokens)
-    out = AutoregressiveSampler(forced=True)(model, condition, noise=Noise([0, 1]), known=tokens)
+        AutoregressiveSampler()(model, condition, rng=RowRNG([0, 1]), known=tokens)
+    out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0, 1]), known=tokens)
     assert out.stats == {"forced": True}
     assert (out.tokens.codes[1, 0] == 1).all() and out.tokens.present.all()
 
@@ -153,11 +153,11 @@ def test_dependent_slots_stop_the_sampler_or_are_forced():
     model.exact_slots = False
     condition = Condition({"class": Class(torch.tensor([0]))})
     with pytest.raises(ValueError, match="position_major"):
-        AutoregressiveSampler()(model, condition, noise=Noise([0]))
-    assert AutoregressiveSampler(forced=True)(model, condition, noise=Noise([0])).stats == {"forced": True}
+        AutoregressiveSampler()(model, condition, rng=RowRNG([0]))
+    assert AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0])).stats == {"forced": True}
     coarse = torch.full((1, 2, 3), UNKNOWN)
     coarse[:, 1] = ABSENT  # one cell per step: nothing is drawn together
-    assert AutoregressiveSampler()(model, condition, noise=Noise([0]), known=Tokens(coarse, model.spec)).stats == {}
+    assert AutoregressiveSampler()(model, condition, rng=RowRNG([0]), known=Tokens(coarse, model.spec)).stats == {}
 
 
 @pytest.mark.parametrize(("sampler", "model"), [(AutoregressiveSampler(), TabularCausal), (MaskGIT(), TabularMasked)])
@@ -166,8 +166,8 @@ def test_a_draft_is_refused_and_nothing_to_draw_costs_nothing(sampler, model):
     full = Tokens(torch.ones(2, 1, 4, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.tensor([0, 1]))})
     with pytest.raises(ValueError, match="draft"):
-        sampler(model, condition, noise=Noise([0, 1]), draft=full)
-    out = sampler(model, condition, noise=Noise([0, 1]), known=full)
+        sampler(model, condition, rng=RowRNG([0, 1]), draft=full)
+    out = sampler(model, condition, rng=RowRNG([0, 1]), known=full)
     assert (out.tokens.codes == 1).all()
     assert out.calls.tolist() == [0, 0] and out.network_calls == {}
 
@@ -176,25 +176,25 @@ def test_autoregressive_calls_are_those_of_the_row_with_the_most_holes_and_guida
     model = TabularCausal(SPECS["k2"], "level_major")
     _, condition, codes, lengths = batch_of(cases_of(model), 2)
     arguments = {"known": Tokens(codes, model.spec), "lengths": lengths}
-    noise = Noise(torch.arange(len(codes)))
+    rng = RowRNG(torch.arange(len(codes)))
     seen = []
-    out = AutoregressiveSampler()(model, condition, noise=noise, on_step=lambda *step: seen.append(step), **arguments)
-    holes = (codes == UNKNOWN).sum((1, 2))
-    assert (out.calls == holes).all()
+    out = AutoregressiveSampler()(model, condition, rng=rng, on_step=lambda *step: seen.append(step), **arguments)
+    masked_cells = (codes == UNKNOWN).sum((1, 2))
+    assert (out.calls == masked_cells).all()
     calls, positions = out.network_calls["generator"]
-    assert calls == int(holes.max()) == len(seen)
+    assert calls == int(masked_cells.max()) == len(seen)
     assert [(step, of) for _, step, of in seen] == [(i + 1, calls) for i in range(calls)]
-    left = [int(tokens.holes.sum()) for tokens, _, _ in seen]
+    left = [int(tokens.masked.sum()) for tokens, _, _ in seen]
     assert left == sorted(left, reverse=True) and left[-1] == 0
-    twice = AutoregressiveSampler()(guided(model, 2.0), condition, noise=noise, **arguments)
+    twice = AutoregressiveSampler()(guided(model, 2.0), condition, rng=rng, **arguments)
     assert twice.network_calls["generator"] == (calls, 2 * positions)
 
 
 def test_a_choice_takes_the_place_of_the_draw():
     model = TabularCausal(SPECS["k1"])
     condition = Condition({"class": Class(torch.tensor([0, 1]))})
-    last = AutoregressiveSampler(top_k=2)(model, condition, noise=Noise([0, 1]), choose=lambda logits, noise: logits.argmin(-1))
-    first = AutoregressiveSampler(temperature=0.0)(model, condition, noise=Noise([0, 1]))
-    greedy = AutoregressiveSampler()(model, condition, noise=Noise([0, 1]), choose=lambda logits, noise: logits.argmax(-1))
+    last = AutoregressiveSampler(top_k=2)(model, condition, rng=RowRNG([0, 1]), choose=lambda logits, rng: logits.argmin(-1))
+    first = AutoregressiveSampler(temperature=0.0)(model, condition, rng=RowRNG([0, 1]))
+    greedy = AutoregressiveSampler()(model, condition, rng=RowRNG([0, 1]), choose=lambda logits, rng: logits.argmax(-1))
     assert torch.equal(first.tokens.codes, greedy.tokens.codes)
     assert not torch.equal(last.tokens.codes, first.tokens.codes)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from kit import reference_filter
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers import filters
 from gentok.samplers.autoregressive import AutoregressiveSampler
 
@@ -22,7 +22,7 @@ EACH = {
 
 
 def logits(rows=200, vocab=9, seed=0, scale=2.0):
-    return Noise(torch.arange(rows) + 1000 * seed).normal(vocab) * scale
+    return RowRNG(torch.arange(rows) + 1000 * seed).normal(vocab) * scale
 
 
 def kept(x):
@@ -33,7 +33,7 @@ def kept(x):
 def test_never_nan_never_empty_and_impossible_stays_impossible(name):
     function, value = EACH[name]
     x = logits()
-    x[Noise(torch.arange(200)).uniform(9) < 0.4] = -torch.inf
+    x[RowRNG(torch.arange(200)).uniform(9) < 0.4] = -torch.inf
     x[:, 0] = torch.where((x == -torch.inf).all(1), 0.0, x[:, 0])
     x = torch.cat(
         [x, torch.full((1, 9), -torch.inf), torch.tensor([[-torch.inf] * 8 + [3.0]]), torch.full((1, 9), 1e300, dtype=torch.float64)]
@@ -58,7 +58,7 @@ def test_any_floating_dtype_and_any_leading_axes(name, dtype):
 @pytest.mark.parametrize("name", EACH)
 def test_permutation_equivariance(name):
     function, value = EACH[name]
-    x, order = logits(), Noise([7]).permutation(9)[0]
+    x, order = logits(), RowRNG([7]).permutation(9)[0]
     assert torch.allclose(function(x[:, order], value), function(x, value)[:, order], rtol=0, atol=1e-12)
 
 

@@ -8,13 +8,13 @@ from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
 
 from gentok.flow.guidance import SCHEDULES, combine, guidance_scale
 from gentok.generators.base import Causal, Masked
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.guided import GuidedCausal, GuidedMasked, guided
-from gentok.tokens import Class, Condition, ConditionSpec, Tokens
+from gentok.types import Class, Condition, ConditionSpec, Tokens
 
 
 def test_one_is_no_guidance_zero_is_unconditional_and_more_goes_beyond_the_condition():
-    c, u = Noise([0, 1]).normal(5)
+    c, u = RowRNG([0, 1]).normal(5)
     assert torch.allclose(combine(c, u, 1.0), c)
     assert torch.equal(combine(c, u, 0.0), u)
     assert torch.allclose(combine(c, u, 3.0), u + 3 * (c - u))

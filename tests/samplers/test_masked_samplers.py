@@ -6,7 +6,7 @@ from kit import CLASSES, SPECS, TabularMasked, alone, batch_of, cases_of, checke
 
 from gentok.generators.base import Masked
 from gentok.generators.masked import MaskedTransformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
 from gentok.samplers.base import every_sampler, race, sampler_name
 from gentok.samplers.confidence_threshold import ConfidenceThreshold, count_by_factor
@@ -18,7 +18,7 @@ from gentok.samplers.halton import Halton, halton_points, radical_inverse
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
 from gentok.samplers.soundstorm import SoundStorm
-from gentok.tokens import ABSENT, UNKNOWN, Class, Condition, Frames, Line, Pyramid, Raster, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Class, Condition, Frames, Line, Pyramid, Raster, Tokens, TokenSpec
 
 VARIANTS = [
     FirstHitting(),
@@ -48,7 +48,7 @@ def network(spec="k2", **settings):
     model = MaskedTransformer(SPECS[spec], CLASSES, width=16, depth=1, heads=2, **settings).double().eval().requires_grad_(False)
     for i, parameter in enumerate(model.parameters()):
         if parameter.dim() > 1:
-            parameter.copy_(Noise([i]).normal(*parameter.shape)[0] * 0.35)
+            parameter.copy_(RowRNG([i]).normal(*parameter.shape)[0] * 0.35)
     return model
 
 
@@ -85,13 +85,13 @@ def test_nothing_to_draw_costs_nothing_and_a_batch_of_both_draws_what_is_missing
     model = TabularMasked(SPECS["k1"])
     full = Tokens(torch.ones(2, 1, 4, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.tensor([0, 1]))})
-    out = sampler(model, condition, noise=Noise([0, 1]), known=full)
+    out = sampler(model, condition, rng=RowRNG([0, 1]), known=full)
     assert torch.equal(out.tokens.codes, full.codes) and out.calls.tolist() == [0, 0] and out.network_calls == {}
     some = full.codes.clone()
     some[1, 0, 2:] = UNKNOWN
-    out = sampler(model, condition, noise=Noise([0, 1]), known=Tokens(some, model.spec))
+    out = sampler(model, condition, rng=RowRNG([0, 1]), known=Tokens(some, model.spec))
     assert torch.equal(out.tokens.codes[:, 0, :2], full.codes[:, 0, :2]) and out.calls[0] == 0 and out.calls[1] > 0
-    nothing = sampler(model, condition, noise=Noise([0, 1]), lengths=torch.tensor([0, 0]))
+    nothing = sampler(model, condition, rng=RowRNG([0, 1]), lengths=torch.tensor([0, 0]))
     assert (nothing.tokens.codes == ABSENT).all() and nothing.network_calls == {}
 
 
@@ -101,7 +101,7 @@ def test_calls_are_counted_by_row_and_by_position_and_steps_are_told(sampler):
     which, condition, codes, lengths = batch_of(cases_of(model), 4)
     given = {"known": Tokens(codes, model.spec), "lengths": lengths}
     seen = []
-    out = sampler(model, condition, noise=Noise.of(0, range(len(which))), on_step=lambda *step: seen.append(step), **given)
+    out = sampler(model, condition, rng=RowRNG.of(0, range(len(which))), on_step=lambda *step: seen.append(step), **given)
     calls, positions = out.network_calls["generator"]
     if not (isinstance(sampler, MaskGIT)):
         assert positions == int(out.calls.sum()) * codes[0].numel()
@@ -124,22 +124,22 @@ def test_a_seed_gives_the_same_items_and_another_gives_others(sampler):
 def test_temperature_zero_takes_the_most_probable_ids_where_cells_are_independent(sampler):
     class Independent(TabularMasked):
         def logits(self, tokens, condition, t=None):
-            return torch.log_softmax(Noise([3]).normal(1, 4, 3), -1).expand(len(tokens.codes), -1, -1, -1)
+            return torch.log_softmax(RowRNG([3]).normal(1, 4, 3), -1).expand(len(tokens.codes), -1, -1, -1)
 
     model = Independent(SPECS["k1"])
     best = model.logits(Tokens.unknown(model.spec, 1), Condition()).argmax(-1)[0]
     for case, codes in zip(cases_of(model), sample(altered(sampler, temperature=0.0), model, cases_of(model), 10)):
-        holes = case.codes == UNKNOWN
-        assert (codes[:, holes] == best[holes]).all()
+        masked_cells = case.codes == UNKNOWN
+        assert (codes[:, masked_cells] == best[masked_cells]).all()
 
 
 @pytest.mark.parametrize("sampler", SHORT)
 def test_a_choice_takes_the_place_of_the_draw(sampler):
     model = TabularMasked(SPECS["k1"])
     condition = Condition({"class": Class(torch.zeros(3, dtype=torch.int64))})
-    out = sampler(model, condition, noise=Noise([0, 1, 2]), choose=lambda logits, noise: torch.full(logits.shape[:-1], 2))
+    out = sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=lambda logits, rng: torch.full(logits.shape[:-1], 2))
     assert (out.tokens.codes == 2).all()
-    assert sampler(model, condition, noise=Noise([0, 1, 2]), choose=race).tokens.present.all()
+    assert sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=race).tokens.present.all()
 
 
 @pytest.mark.parametrize("sampler", SHORT)
@@ -154,7 +154,7 @@ def test_a_choice_takes_the_place_of_the_draw(sampler):
 )
 def test_known_tokens_of_another_shape_spec_or_vocabulary_are_refused_in_one_line(sampler, known, words):
     with pytest.raises(ValueError, match=words) as error:
-        sampler(TabularMasked(SPECS["k1"]), Condition({"class": Class(torch.tensor([0, 1]))}), noise=Noise([0, 1]), known=known)
+        sampler(TabularMasked(SPECS["k1"]), Condition({"class": Class(torch.tensor([0, 1]))}), rng=RowRNG([0, 1]), known=known)
     assert "\n" not in str(error.value)
 
 
@@ -162,7 +162,7 @@ def test_known_tokens_of_another_shape_spec_or_vocabulary_are_refused_in_one_lin
 def test_a_draft_is_refused_by_all_but_the_corrector(sampler):
     draft = Tokens(torch.ones(2, 1, 4, dtype=torch.int64), SPECS["k1"])
     with pytest.raises(ValueError, match="draft"):
-        sampler(TabularMasked(SPECS["k1"]), Condition({"class": Class(torch.tensor([0, 1]))}), noise=Noise([0, 1]), draft=draft)
+        sampler(TabularMasked(SPECS["k1"]), Condition({"class": Class(torch.tensor([0, 1]))}), rng=RowRNG([0, 1]), draft=draft)
 
 
 # --------------------------------------------------------------------------------------------------------------- corrector
@@ -170,18 +170,18 @@ def test_a_draft_is_refused_by_all_but_the_corrector(sampler):
 
 def test_no_rounds_give_the_draft_back_without_a_call_and_known_cells_win_over_it():
     model = TabularMasked(SPECS["k1"])
-    condition, noise = Condition({"class": Class(torch.tensor([0, 1]))}), Noise([0, 1])
+    condition, rng = Condition({"class": Class(torch.tensor([0, 1]))}), RowRNG([0, 1])
     draft = Tokens(torch.tensor([[[0, 1, 2, 0]], [[2, 2, 1, 1]]]), model.spec)
-    out = Corrector(steps=0)(model, condition, noise=noise, draft=draft)
+    out = Corrector(steps=0)(model, condition, rng=rng, draft=draft)
     assert torch.equal(out.tokens.codes, draft.codes) and out.network_calls == {} and out.calls.tolist() == [0, 0]
     known = Tokens(torch.tensor([[[UNKNOWN, 0, UNKNOWN, UNKNOWN]], [[UNKNOWN] * 4]]), model.spec)
-    out = Corrector(steps=0)(model, condition, noise=noise, draft=draft, known=known)
+    out = Corrector(steps=0)(model, condition, rng=rng, draft=draft, known=known)
     assert out.tokens.codes.tolist() == [[[0, 0, 2, 0]], [[2, 2, 1, 1]]]
     partly = Tokens(torch.tensor([[[0, 1, 2, 0]], [[2, UNKNOWN, 1, 1]]]), model.spec)
-    out = Corrector(steps=0)(model, condition, noise=noise, draft=partly)
+    out = Corrector(steps=0)(model, condition, rng=rng, draft=partly)
     assert out.calls.tolist() == [0, 1] and out.tokens.codes[1, 0, [0, 2, 3]].tolist() == [2, 1, 1] and out.tokens.present.all()
     short = Tokens(torch.tensor([[[0, 1, ABSENT, ABSENT]], [[2, 2, 1, 1]]]), model.spec, torch.tensor([2, 4]))
-    out = Corrector(steps=3)(model, condition, noise=noise, draft=short)
+    out = Corrector(steps=3)(model, condition, rng=rng, draft=short)
     assert (out.tokens.codes[0, 0, 2:] == ABSENT).all() and out.tokens.present[1].all()
 
 
@@ -191,7 +191,7 @@ def test_a_round_hides_so_many_cells_and_costs_so_many_calls(parallel):
     draft = Tokens(torch.zeros(40, 1, 5, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.zeros(40, dtype=torch.int64))})
     out = Corrector(steps=1, cells=2, parallel=parallel)(
-        model, condition, noise=Noise.of(0, range(40)), draft=draft, choose=lambda logits, noise: torch.full(logits.shape[:-1], 1)
+        model, condition, rng=RowRNG.of(0, range(40)), draft=draft, choose=lambda logits, rng: torch.full(logits.shape[:-1], 1)
     )
     assert (out.tokens.codes.sum((1, 2)) == 2).all() and (out.calls == (1 if parallel else 2)).all()
 
@@ -220,7 +220,7 @@ def test_the_order_covers_every_grid_and_a_roll_moves_it_around_the_edges(grid):
     spec = TokenSpec((2, 3), grid)
     model, seen = network_of(spec), []
     cells = spec.levels * spec.positions
-    Halton(steps=cells)(model, Condition(), noise=Noise.of(0, range(3)), on_step=lambda tokens, *_: seen.append(tokens.present))
+    Halton(steps=cells)(model, Condition(), rng=RowRNG.of(0, range(3)), on_step=lambda tokens, *_: seen.append(tokens.present))
     assert [int(step.sum()) for step in seen] == [3 * (i + 1) for i in range(cells)]
     first = [step[0].nonzero().tolist() for step in seen]
     assert first[0][0][0] == 0 and len({n for _, n in first[1]}) == 1, "a position's levels follow each other, coarse first"
@@ -237,7 +237,7 @@ def network_of(spec):
 def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
     spec = TokenSpec((3,), Line(12))
     lengths = torch.tensor([12, 5, 2, 0])
-    out = Halton(steps=5)(network_of(spec), Condition(), noise=Noise.of(0, range(4)), lengths=lengths)
+    out = Halton(steps=5)(network_of(spec), Condition(), rng=RowRNG.of(0, range(4)), lengths=lengths)
     assert out.calls.tolist() == [5, 5, 2, 0]
 
 
@@ -264,7 +264,7 @@ def test_more_gamma_and_lower_thresholds_need_fewer_calls():
     condition = Condition({"class": Class(torch.zeros(200, dtype=torch.int64))})
 
     def calls(sampler):
-        return float(sampler(model, condition, noise=Noise.of(0, range(200))).calls.double().mean())
+        return float(sampler(model, condition, rng=RowRNG.of(0, range(200))).calls.double().mean())
 
     by_gamma = [calls(EntropyBounded(gamma=g)) for g in (0.0, 0.4, 1.0, 100.0)]
     assert by_gamma == sorted(by_gamma, reverse=True) and by_gamma[0] == 4 and by_gamma[-1] == 1

@@ -5,10 +5,10 @@ import torch
 from kit import SPECS, TabularMasked
 
 from gentok.generators.base import Masked
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
-from gentok.tokens import Class, Condition, ConditionSpec, Line, TokenSpec
+from gentok.types import Class, Condition, ConditionSpec, Line, TokenSpec
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -21,19 +21,19 @@ def test_schedules_fall_from_all_to_none(schedule):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("steps", [1, 2, 8, 12, 64, 300])
 def test_every_step_reveals_at_least_one_cell_of_a_row_until_it_has_none(schedule, steps):
-    holes = torch.tensor([0, 1, 2, 7, 63, 64, 256])
-    counts = masked_counts(holes, steps, schedule)
-    before = torch.cat([holes[:, None], counts[:, :-1]], 1)
+    masked_cells = torch.tensor([0, 1, 2, 7, 63, 64, 256])
+    counts = masked_counts(masked_cells, steps, schedule)
+    before = torch.cat([masked_cells[:, None], counts[:, :-1]], 1)
     assert ((counts < before) | (before == 0)).all()
     assert (counts[:, -1] == 0).all()
-    assert ((before > 0).sum(1) <= holes.clamp(max=steps)).all()
+    assert ((before > 0).sum(1) <= masked_cells.clamp(max=steps)).all()
     if steps >= 256:
-        assert ((before > 0).sum(1) == holes.clamp(max=steps)).sum() >= 4
+        assert ((before > 0).sum(1) == masked_cells.clamp(max=steps)).sum() >= 4
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
-@pytest.mark.parametrize(("holes", "steps"), [(64, 8), (64, 12), (256, 12), (256, 18), (49, 5)])
-def test_counts_equal_those_of_diffusers(schedule, holes, steps):
+@pytest.mark.parametrize(("masked_cells", "steps"), [(64, 8), (64, 12), (256, 12), (256, 18), (49, 5)])
+def test_counts_equal_those_of_diffusers(schedule, masked_cells, steps):
     """AmusedScheduler is the same algorithm; its counts are read off its masks. It computes shares in float32, where 256 cos(pi / 3) falls
     just short of 128: one cell of difference is allowed where the exact share is whole."""
     from diffusers import AmusedScheduler
@@ -41,13 +41,13 @@ def test_counts_equal_those_of_diffusers(schedule, holes, steps):
     scheduler = AmusedScheduler(mask_token_id=9, masking_schedule=schedule)
     scheduler.set_timesteps(steps, temperature=(2, 0))
     generator = torch.Generator().manual_seed(0)
-    sample, counts = torch.full((1, holes), 9), []
+    sample, counts = torch.full((1, masked_cells), 9), []
     for t in scheduler.timesteps:
-        logits = torch.randn(1, holes, 9, generator=generator)
+        logits = torch.randn(1, masked_cells, 9, generator=generator)
         sample = scheduler.step(logits, t, sample, generator=generator).prev_sample
         counts.append(int((sample == 9).sum()))
-    shares = [holes * SCHEDULES[schedule]((i + 1) / steps) for i in range(steps)]
-    for ours, theirs, share in zip(masked_counts(torch.tensor([holes]), steps, schedule)[0].tolist(), counts, shares):
+    shares = [masked_cells * SCHEDULES[schedule]((i + 1) / steps) for i in range(steps)]
+    for ours, theirs, share in zip(masked_counts(torch.tensor([masked_cells]), steps, schedule)[0].tolist(), counts, shares):
         assert ours == theirs or (ours == theirs + 1 and abs(share - ours) < 1e-6)
 
 
@@ -70,7 +70,7 @@ class Certain(Masked):
 def test_confident_cells_are_kept_first_and_time_is_the_masked_share():
     model, kept = Certain(8), []
     sampler = MaskGIT(steps=4, schedule="linear", choice_temperature=0.0, temperature=0.0)
-    out = sampler(model, Condition(), noise=Noise([0, 1]), on_step=lambda tokens, *_: kept.append(tokens.present[:, 0].tolist()))
+    out = sampler(model, Condition(), rng=RowRNG([0, 1]), on_step=lambda tokens, *_: kept.append(tokens.present[:, 0].tolist()))
     assert [row for row, _ in kept] == [[n < 2 * (i + 1) for n in range(8)] for i in range(4)]
     assert model.times == [[1.0, 1.0], [0.75, 0.75], [0.5, 0.5], [0.25, 0.25]]
     assert (out.tokens.codes == 0).all()
@@ -82,7 +82,7 @@ def test_chance_spreads_the_choice_and_dies_out():
     for c in (0.0, 2.0, 1e6):
         sampler = MaskGIT(steps=4, schedule="linear", choice_temperature=c)
         first = []
-        sampler(model, Condition(), noise=Noise(torch.arange(500)), on_step=lambda tokens, i, _, to=first: to.append(tokens.present[:, 0]))
+        sampler(model, Condition(), rng=RowRNG(torch.arange(500)), on_step=lambda tokens, i, _, to=first: to.append(tokens.present[:, 0]))
         kept.append(first[0][:, :2].double().mean().item())
     assert kept[0] > kept[1] > kept[2]
     assert kept[2] == pytest.approx(0.25, abs=0.05)  # 2 of 8 at random
@@ -99,6 +99,6 @@ def test_settings_that_make_no_sense_are_refused(setting, words):
 def test_zero_temperature_takes_the_most_probable_ids_of_a_single_step():
     model = TabularMasked(SPECS["k1"])
     condition = Condition({"class": Class(torch.tensor([0]))})
-    out = MaskGIT(steps=1, temperature=0.0)(model, condition, noise=Noise([0]))
+    out = MaskGIT(steps=1, temperature=0.0)(model, condition, rng=RowRNG([0]))
     blank = out.tokens.unknown(model.spec, 1)
     assert torch.equal(out.tokens.codes, model.logits(blank, condition).argmax(-1))

@@ -3,7 +3,7 @@
 import torch
 
 from gentok.codebooks.vq import VQ
-from gentok.nn.seanet import Decoder, Encoder
+from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.speech_text import SpeechText
 
@@ -12,7 +12,7 @@ SYMBOLS, RATE, HOP = "abc ", 800, 4
 
 def speech(vocab=16) -> Codec:
     torch.manual_seed(0)
-    encoder, decoder = (part(width=8, filters=4, ratios=[HOP]) for part in (Encoder, Decoder))
+    encoder, decoder = (part(width=8, filters=4, ratios=[HOP]) for part in (SEANetEncoder, SEANetDecoder))
     return Codec(encoder, VQ(vocab, 8), decoder, RATE)
 
 

@@ -7,12 +7,12 @@ import torch
 from tokenizer_kit import batch_of, make, noise_of
 
 from gentok.bundle import stamp
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
-from gentok.nn.seanet import Decoder, Encoder
+from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.tokenizers import codec as codec_module
 from gentok.tokenizers.codec import Codec, repeated
-from gentok.tokens import ABSENT, UNKNOWN, Batch, Frames, Tokens
+from gentok.types import ABSENT, UNKNOWN, Batch, Frames, Tokens
 
 HOP, RATE = 6, 600
 VARIANTS = {
@@ -31,8 +31,8 @@ def small(channels: int = 1, levels: int = 3, media_shape=None, dtype=torch.floa
     """A codec of hop 6 in eval whose books were started from its own latents, so that codes say something."""
     torch.manual_seed(0)
     parts = {"channels": channels, "width": 8, "filters": 4, "ratios": (3, 2), "memory_layers": 1, **options}
-    book = Residual(VQ(32, 8, normalize=False, update="ema", kmeans_start=5), levels)
-    model = Codec(Encoder(**parts), book, Decoder(**parts), RATE, media_shape=media_shape)
+    book = ResidualCodebook(VQ(32, 8, normalize=False, update="ema", kmeans_start=5), levels)
+    model = Codec(SEANetEncoder(**parts), book, SEANetDecoder(**parts), RATE, media_shape=media_shape)
     x = sound(32, 20 * HOP, channels, seed=9)
     model.train()(batch_of(x), noise_of(x))
     return model.eval().to(dtype)
@@ -177,8 +177,8 @@ REFUSED = {
     "nothing_to_learn": (lambda m: m(batch_of(sound(length=0))), "without a sample"),
     "media_shape": (lambda m: small(media_shape=(2, 100)), r"media_shape = \(1,\) or \(1, samples\); the data has \(2, 100\)"),
     "pictures": (lambda m: small(media_shape=(1, 16, 16)), r"the data has \(1, 16, 16\)"),
-    "width": (lambda m: Codec(Encoder(), VQ(8, 4), Decoder(), RATE), "the encoder makes 128 channels.*takes 4"),
-    "hop": (lambda m: Codec(Encoder(width=4), VQ(8, 4), Decoder(width=4, ratios=(2, 2)), RATE), "320 samples per frame.* at 4"),
+    "width": (lambda m: Codec(SEANetEncoder(), VQ(8, 4), SEANetDecoder(), RATE), "the encoder makes 128 channels.*takes 4"),
+    "hop": (lambda m: Codec(SEANetEncoder(width=4), VQ(8, 4), SEANetDecoder(width=4, ratios=(2, 2)), RATE), "320 samples per frame.* at 4"),
     "sample_rate": (lambda m: Codec(m.encoder, m.codebook, m.decoder, 0), "sample rate in Hz; got 0"),
 }  # fmt: skip
 

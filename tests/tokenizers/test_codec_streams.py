@@ -8,8 +8,8 @@ from mutants import mutant
 from test_codec import HOP, small, sound
 from tokenizer_kit import is_sound, make, merged, names, noise_of, parameters, read
 
-from gentok.tokenizers.streaming import Streaming
-from gentok.tokens import Batch, Streams, Tokens
+from gentok.tokenizers.streaming import StreamingCodec
+from gentok.types import Batch, StreamingTokenizer, Tokens
 
 CODECS = [name for name in names("tokenizer") if is_sound(name)]
 
@@ -35,7 +35,7 @@ def sizes_of(total: int, largest: int, seed: int) -> list[int]:
 def test_every_preset_streams_what_the_whole_gives_or_refuses_in_a_line(name):
     book = merged(read("codebook", "residual"), {"levels": 2, "width": 16, "codebook": {"vocab_size": 16}})
     model = make(name, book, whole=parameters(name) < 20e6, media_shape=None).eval()
-    if not isinstance(model, Streams):
+    if not isinstance(model, StreamingTokenizer):
         with pytest.raises(ValueError) as error:
             model.stream(1)
         assert "\n" not in str(error.value) and not hasattr(model, "latency_samples")
@@ -133,7 +133,7 @@ def test_wrong_use_of_a_stream_is_refused_in_a_line():
 
 @pytest.mark.parametrize("edit", [("state.encoder, True)", "state.encoder, False)"), ("state.encoded == state.decoded", "False")])
 def test_the_law_of_streams_catches_an_end_that_is_not_told(edit):
-    model = with_methods_of(mutant(Streaming, edit), small())
+    model = with_methods_of(mutant(StreamingCodec, edit), small())
     x = sound(2, 5 * HOP + 2).double()
     tokens = model.encode(x)
     codes, media = through(model, x, [9, 23])

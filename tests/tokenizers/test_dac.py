@@ -13,7 +13,7 @@ from gentok.build import build
 from gentok.bundle import load, pretrained
 from gentok.tokenizers.pretrained import dac_keys
 from gentok.tokenizers.pretrained.dac_keys import load_dac, renamed
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,7 +10,7 @@ from gentok.build import build
 from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.nn.audio_map import AudioMap
 from gentok.tokenizers.distillation import Distillation, to_rate
-from gentok.tokens import Batch
+from gentok.types import Batch
 
 
 class Loudness(nn.Module):

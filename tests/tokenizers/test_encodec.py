@@ -13,7 +13,7 @@ from gentok.cli import compose
 from gentok.nn import conv1d, seanet
 from gentok.nn.conv1d import Conv, Transposed
 from gentok.tokenizers.pretrained.encodec_keys import load_encodec, renamed
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 encodec = pytest.importorskip("encodec")
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
@@ -40,8 +40,8 @@ def fill_books(books: list[torch.Tensor], z: torch.Tensor) -> None:
     residual = z.transpose(1, 2).reshape(-1, z.shape[1])
     for level, rows in enumerate(books):
         generator = torch.Generator().manual_seed(level)
-        noise = torch.randn(rows.shape, generator=generator) * residual.std(0) * 0.7
-        rows.copy_(residual[torch.randint(len(residual), (len(rows),), generator=generator)] + noise)
+        rng = torch.randn(rows.shape, generator=generator) * residual.std(0) * 0.7
+        rows.copy_(residual[torch.randint(len(residual), (len(rows),), generator=generator)] + rng)
         residual = residual - rows[torch.cdist(residual, rows).argmin(1)]
 
 
@@ -131,7 +131,7 @@ def test_ten_seconds(model, reference):
         (Conv, ("extra = -x.shape[2] % self.stride", "extra = 0")),  # the last window is not filled
         (Conv, ("right + extra, self.padding)", 'right + extra, "zero")')),
         (Transposed, ("right = self.over if self.causal else", "right = 0 if self.causal else")),
-        (seanet.Encoder, ("reversed(ratios)", "ratios")),
+        (seanet.SEANetEncoder, ("reversed(ratios)", "ratios")),
         (seanet.Unit, ("self.shortcut(x) + self.block(x)", "x + self.block(x)")),
     ],
     ids=["right_padding", "no_extra", "zeros", "left_trim", "ratios", "identity"],

@@ -16,10 +16,10 @@ from gentok.metrics.image import psnr
 from gentok.nn.patches import patchify, positions_2d, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, causal_last, draw_keep
 from gentok.nn.transformer import Transformer
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.base import fitting
 from gentok.sampling import pick_sampler, sample_tokens
-from gentok.tokens import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
+from gentok.types import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
 
 FSQ = {"_target_": "gentok.codebooks.fsq.FSQ", "values": [8, 5, 5, 5], "width": None}
 SHAPE = (1, 16, 16)
@@ -82,8 +82,8 @@ def leak(model, k: int) -> float:
     tokens = model.encode(media())
     other = tokens.codes.clone()
     other[:, :, k:] = (other[:, :, k:] + 317) % model.spec.vocab
-    noise = lambda: Noise.of(1, torch.arange(4))  # noqa: E731
-    a, b = (model.decode(Tokens(codes, tokens.spec), noise(), keep=k) for codes in (tokens.codes, other))
+    rng = lambda: RowRNG.of(1, torch.arange(4))  # noqa: E731
+    a, b = (model.decode(Tokens(codes, tokens.spec), rng(), keep=k) for codes in (tokens.codes, other))
     return float((a - b).abs().max())
 
 
@@ -124,12 +124,12 @@ def test_dropped_registers_are_all_one_learned_vector_and_stay():
 def test_training_drops_what_it_says():
     """The gradient with respect to a register is zero where no row kept it, and the rows keep what draw_keep drew."""
     model = stirred()
-    x, noise = media(3), noise_of(media(3), 4)
+    x, rng = media(3), noise_of(media(3), 4)
     keep = draw_keep("uniform", N, noise_of(media(3), 4).fork("flow"))
     seen = {}
     registers = model.decoder.registers
     model.decoder.registers = lambda v, kept, null=None: seen.update(kept=kept) or registers(v, kept, null)
-    model(batch_of(x), noise)
+    model(batch_of(x), rng)
     assert torch.equal(seen["kept"].sum(1), keep)
     model(batch_of(x))
     assert seen["kept"].all()
@@ -141,7 +141,7 @@ def test_training_drops_what_it_says():
 @pytest.mark.parametrize("registers", [8, 12])
 def test_how_many_are_kept_follows_the_law(mode, registers):
     rows = 12_000
-    keep = draw_keep(mode, registers, Noise.of(3, torch.arange(rows)))
+    keep = draw_keep(mode, registers, RowRNG.of(3, torch.arange(rows)))
     powers = [2**i for i in range(4)] + ([12] if registers == 12 else [])
     law = torch.zeros(registers + 1)
     for k in range(1, registers + 1):
@@ -169,10 +169,10 @@ def test_the_null_condition_replaces_all_tokens_after_nested_dropout():
 def test_guidance_zero_knows_nothing_of_the_tokens_and_one_is_no_guidance():
     model = stirred()
     a, b = model.encode(media(seed=1)), model.encode(media(seed=2))
-    noise = lambda: Noise.of(1, torch.arange(4))  # noqa: E731
-    torch.testing.assert_close(model.decode(a, noise(), guidance=0.0), model.decode(b, noise(), guidance=0.0))
-    assert not torch.allclose(model.decode(a, noise()), model.decode(b, noise()), atol=1e-3)
-    torch.testing.assert_close(model.decode(a, noise(), guidance=1.0 + 1e-7, apg=False), model.decode(a, noise()), atol=1e-4, rtol=0)
+    rng = lambda: RowRNG.of(1, torch.arange(4))  # noqa: E731
+    torch.testing.assert_close(model.decode(a, rng(), guidance=0.0), model.decode(b, rng(), guidance=0.0))
+    assert not torch.allclose(model.decode(a, rng()), model.decode(b, rng()), atol=1e-3)
+    torch.testing.assert_close(model.decode(a, rng(), guidance=1.0 + 1e-7, apg=False), model.decode(a, rng()), atol=1e-4, rtol=0)
 
 
 def test_projected_guidance_without_its_parts_decodes_as_plain_guidance():
@@ -222,10 +222,10 @@ def test_the_loss_is_the_mean_squared_error_of_the_velocity_at_the_drawn_time():
 def test_decoding_repeats_from_the_same_noise_and_is_a_function_of_tokens_without():
     model = stirred()
     tokens = model.encode(media())
-    noise = lambda seed: Noise.of(seed, torch.arange(4))  # noqa: E731
+    rng = lambda seed: RowRNG.of(seed, torch.arange(4))  # noqa: E731
     for options in ({}, {"solver": Heun()}, {"solver": EulerMaruyama(), "steps": 5}):
-        assert torch.equal(model.decode(tokens, noise(1), **options), model.decode(tokens, noise(1), **options))
-    assert not torch.allclose(model.decode(tokens, noise(1)), model.decode(tokens, noise(2)), atol=1e-2)
+        assert torch.equal(model.decode(tokens, rng(1), **options), model.decode(tokens, rng(1), **options))
+    assert not torch.allclose(model.decode(tokens, rng(1)), model.decode(tokens, rng(2)), atol=1e-2)
     assert torch.equal(model.decode(tokens), model.decode(tokens))
 
 
@@ -401,7 +401,7 @@ def test_its_tokens_feed_every_generator_and_sampler(name):
     assert generator.loss(tokens, condition, noise_of(media())).loss.isfinite()
     for cls in fitting(generator):
         sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}"}, type(generator))
-        drawn = sample_tokens(generator, condition, sampler, noise=noise_of(media())).tokens.validate()
+        drawn = sample_tokens(generator, condition, sampler, rng=noise_of(media())).tokens.validate()
         assert tokenizer.decode(drawn).shape == (4, *SHAPE) and tokenizer.decode(drawn, keep=2).isfinite().all()
     # an autoregressive model may stop at any prefix: the rest is ABSENT
     short = tokens.truncate(positions=3)

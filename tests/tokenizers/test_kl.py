@@ -8,7 +8,7 @@ from tokenizer_kit import LOSSES, batch_of, make, media, noise_of
 
 from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.tokenizers.kl import KL, gaussian_kl, sampled
-from gentok.tokens import Latents, Line, Raster, Tokenizer, TokenSpec
+from gentok.types import Latents, Line, Raster, Tokenizer, TokenSpec
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_shapes_and_spec(model):
 def test_forward_agrees_with_encode_and_decode(model, noisy):
     x = media()
     out = model(batch_of(x), noise_of(x) if noisy else None)
-    latents = model.encode(x, noise=noise_of(x) if noisy else None)
+    latents = model.encode(x, rng=noise_of(x) if noisy else None)
     torch.testing.assert_close(out.tokens.values, latents.values)
     torch.testing.assert_close(out.reconstruction.clamp(-1, 1), model.decode(latents), atol=1e-5, rtol=1e-5)
 
@@ -43,7 +43,7 @@ def test_forward_agrees_with_encode_and_decode(model, noisy):
 def test_encoding_changes_nothing_also_in_training_mode(model):
     model.train()
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    model.encode(media(), noise=noise_of(media()))
+    model.encode(media(), rng=noise_of(media()))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     model.eval()(batch_of(media()), noise_of(media()))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
@@ -75,14 +75,14 @@ def law_of_draws(draw) -> float:
 
 def test_a_draw_has_the_posterior_mean_and_variance():
     assert law_of_draws(sampled) < 4.5
-    assert law_of_draws(lambda mean, log_variance, noise: sampled(mean, 2 * log_variance, noise)) > 20  # a mutant: sd for variance
+    assert law_of_draws(lambda mean, log_variance, rng: sampled(mean, 2 * log_variance, rng)) > 20  # a mutant: sd for variance
 
 
 def test_a_row_of_a_batch_equals_the_row_alone(model):
     model, x = model.double(), media(3).double()
-    latents = model.encode(x, noise=noise_of(x))
-    noise = noise_of(x).rows(torch.tensor([1]))
-    torch.testing.assert_close(latents.values[1:2], model.encode(x[1:2], noise=noise).values, atol=1e-12, rtol=0)
+    latents = model.encode(x, rng=noise_of(x))
+    rng = noise_of(x).rows(torch.tensor([1]))
+    torch.testing.assert_close(latents.values[1:2], model.encode(x[1:2], rng=rng).values, atol=1e-12, rtol=0)
     alone = Latents(latents.values[1:2], latents.spec)
     torch.testing.assert_close(model.decode(latents)[1:2], model.decode(alone), atol=1e-12, rtol=0)
 
@@ -96,7 +96,7 @@ def test_latents_have_measured_unit_variance_and_undo_exactly():
     model.train()
     for step in range(5):
         model(batch_of(x), noise_of(x, step))
-    values = model.eval().encode(x, noise=noise_of(x)).values
+    values = model.eval().encode(x, rng=noise_of(x)).values
     assert abs(values.std() - 1) < 0.05 and abs(values.mean()) < 0.05
     shift, scale = model.scale()
     mean, log_variance, _ = model.posterior(x)

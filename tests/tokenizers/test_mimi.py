@@ -13,7 +13,7 @@ from gentok.bundle import load, pretrained
 from gentok.nn.mimi import MimiDecoder, MimiEncoder, WindowTransformer
 from gentok.tokenizers.pretrained import mimi_keys
 from gentok.tokenizers.pretrained.mimi_keys import renamed
-from gentok.tokens import Tokens
+from gentok.types import Tokens
 
 transformers = pytest.importorskip("transformers")
 

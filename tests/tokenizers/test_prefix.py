@@ -8,12 +8,12 @@ from tokenizer_kit import make, media_of, read
 
 from gentok.build import build
 from gentok.bundle import build_generator, load, pretrained, save
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.tokenizers.prefix import FirstLevels, Prefix
-from gentok.tokens import UNKNOWN, Condition, ConditionSpec, Line, Tokens
+from gentok.types import UNKNOWN, Condition, ConditionSpec, Line, Tokens
 
-RESIDUAL = {"_target_": "gentok.codebooks.residual.Residual", "levels": 3, "level_dropout": 0.0,
+RESIDUAL = {"_target_": "gentok.codebooks.residual.ResidualCodebook", "levels": 3, "level_dropout": 0.0,
             "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8, "normalize": False}}  # fmt: skip
 PROJECTED = {**read("codebook", "residual_factorised"), "levels": 3}
 WHOLES = {
@@ -41,8 +41,8 @@ def test_it_is_the_first_part_of_the_code_and_decodes_as_the_whole_decodes_that(
     assert torch.equal(mine.codes, theirs.codes[:, :, :keep] if line else theirs.codes[:, :keep])
     assert mine.spec.vocab_sizes == part.spec.vocab_sizes
     assert math.isclose(part.spec.bits, whole.spec.bits * keep / whole.spec.prefixes)  # levels, and tokens, are of one size here
-    noise = Noise.of(0, torch.arange(len(media)))
-    assert torch.equal(part.decode(mine, noise), whole.decode(theirs.prefix(keep), Noise.of(0, torch.arange(len(media)))))
+    rng = RowRNG.of(0, torch.arange(len(media)))
+    assert torch.equal(part.decode(mine, rng), whole.decode(theirs.prefix(keep), RowRNG.of(0, torch.arange(len(media)))))
     assert part.spec.prefixes == keep and part.generative == getattr(whole, "generative", False)
 
 
@@ -136,8 +136,8 @@ def test_a_generator_of_code_vectors_takes_its_codebook():
     config = {**read("generator", "resgen"), "width": 16, "depth": 1, "heads": 2, "components": 4, "rank": 2}
     generator = build_generator(config, part, ConditionSpec())
     tokens = part.encode(media_of(whole))
-    loss = generator.loss(tokens, Condition({}), Noise.of(0, torch.arange(tokens.batch))).loss
+    loss = generator.loss(tokens, Condition({}), RowRNG.of(0, torch.arange(tokens.batch))).loss
     assert loss.isfinite()
     sampler = pick_sampler({"_target_": "gentok.samplers.resgen.ResGenSampler", "steps": 2}, type(generator))
-    output = sample_tokens(generator, Condition({}), sampler, noise=Noise.of(1, torch.arange(2)))
+    output = sample_tokens(generator, Condition({}), sampler, rng=RowRNG.of(1, torch.arange(2)))
     assert output.tokens.validate().codes.shape == (2, 2, whole.spec.positions)

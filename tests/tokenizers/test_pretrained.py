@@ -7,8 +7,8 @@ from tokenizer_kit import LOSSES, batch_of, media, noise_of, read
 from gentok.build import ConfigError, build
 from gentok.bundle import load, pretrained
 from gentok.cli import compose
-from gentok.tokens import ABSENT, Codebook, Latents, Tokenizer, Tokens
 from gentok.training.run import train
+from gentok.types import ABSENT, Codebook, Latents, Tokenizer, Tokens
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -97,7 +97,7 @@ def test_the_contract(name):
         assert torch.equal(tokens.validate().codes, out.tokens.codes)
     else:
         torch.testing.assert_close(out.tokens.values, tokens.values)
-        assert not torch.equal(model.encode(x, noise=noise_of(x)).values, tokens.values)
+        assert not torch.equal(model.encode(x, rng=noise_of(x)).values, tokens.values)
     if name in PAINTING:
         torch.testing.assert_close(out.reconstruction.clamp(-1, 1), model.decode(tokens), atol=1e-4, rtol=1e-4)
     wide = media(1, (3, 8, 24))

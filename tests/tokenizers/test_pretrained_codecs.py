@@ -11,7 +11,7 @@ from tokenizer_kit import LOSSES, learns, read
 from gentok.build import build
 from gentok.bundle import load, pretrained
 from gentok.tokenizers.pretrained.levels import Levels
-from gentok.tokens import ABSENT, UNKNOWN, Batch, Codebook, Frames, Tokenizer, Tokens
+from gentok.types import ABSENT, UNKNOWN, Batch, Codebook, Frames, Tokenizer, Tokens
 
 pytest.importorskip("encodec")
 pytest.importorskip("transformers")

@@ -7,7 +7,7 @@ from torch import nn
 from gentok.codebooks.vq import VQ
 from gentok.nn.speech import LogMel, SpeechDecoder, SpeechEncoder, block_causal
 from gentok.tokenizers.semantic_speech import SemanticSpeech
-from gentok.tokens import Batch, Condition, Ids, Noise, Tokens
+from gentok.types import Batch, Condition, Ids, RowRNG, Tokens
 
 SYMBOLS = "abc"
 
@@ -88,7 +88,7 @@ def test_a_padded_row_is_trained_as_it_is_encoded_alone():
 @pytest.mark.parametrize("acoustic", [0.0, 0.5])
 def test_the_decoder_teaches_codes_only_where_asked(acoustic):
     model = tokenizer(acoustic=acoustic).train()
-    losses = model(batch(), Noise.of(0, torch.arange(4))).losses
+    losses = model(batch(), RowRNG.of(0, torch.arange(4))).losses
     reached = torch.autograd.grad(losses["mel"], model.encoder.out.weight, retain_graph=True, allow_unused=True)[0]
     assert (reached is None or not reached.any()) == (acoustic == 0)
     assert torch.autograd.grad(losses["ctc"], model.encoder.out.weight)[0].any()
@@ -108,7 +108,7 @@ def test_it_learns_to_read_tones():
     model = tokenizer().train()
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for step in range(500):
-        loss = sum(model(tones(16, step), Noise.of(step, torch.arange(16))).losses.values())
+        loss = sum(model(tones(16, step), RowRNG.of(step, torch.arange(16))).losses.values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

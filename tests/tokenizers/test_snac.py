@@ -11,12 +11,12 @@ from tokenizer_kit import LOSSES, learns, media, read
 from gentok.build import build
 from gentok.bundle import build_generator, load, save
 from gentok.cli import compose
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.samplers.base import fitting
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.snac import SNAC
-from gentok.tokens import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Frames
+from gentok.types import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Frames
 
 
 def config(**changes):
@@ -80,12 +80,12 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_its_noise():
     x = media(3, (1, 100)) * (torch.arange(100) < lengths[:, None])[:, None]
     tokens = model.encode(x, lengths)
     assert tokens.lengths.tolist() == [16, 8, 4]
-    noise = Noise.of(0, torch.arange(3))
+    rng = RowRNG.of(0, torch.arange(3))
     with torch.no_grad():
         for layer in model.decoder.layers:
             if hasattr(layer, "scale"):
                 layer.scale.weight = torch.randn(layer.scale.weight.shape)
-    quiet, loud = model.decode(tokens, samples=lengths), model.decode(tokens, noise, samples=lengths)
+    quiet, loud = model.decode(tokens, samples=lengths), model.decode(tokens, rng, samples=lengths)
     assert not torch.allclose(quiet, loud)
     for row, length in enumerate(lengths.tolist()):
         one = slice(row, row + 1)
@@ -93,7 +93,7 @@ def test_a_row_does_not_depend_on_its_neighbours_nor_its_noise():
         frames = alone.codes.shape[2]
         assert torch.equal(alone.codes[0], tokens.codes[row, :, :frames]) and (tokens.codes[row, :, frames:] == ABSENT).all()
         torch.testing.assert_close(quiet[one, :, :length], model.decode(alone, samples=length), atol=1e-5, rtol=1e-4)
-        own = noise.rows(torch.tensor([row]))
+        own = rng.rows(torch.tensor([row]))
         torch.testing.assert_close(loud[one, :, :length], model.decode(alone, own, samples=length), atol=1e-5, rtol=1e-4)
 
 
@@ -121,12 +121,12 @@ def test_a_causal_generator_learns_eight_sounds_and_gives_them_back(layout):
     optimizer = torch.optim.AdamW(generator.parameters(), lr=1e-2, weight_decay=0.0)
     for step in range(90):
         optimizer.zero_grad()
-        generator.loss(tokens, condition, Noise.of(1, index, step)).loss.backward()
+        generator.loss(tokens, condition, RowRNG.of(1, index, step)).loss.backward()
         optimizer.step()
     generator.eval().requires_grad_(False)
     (cls,) = (c for c in fitting(generator) if c.__name__ == "AutoregressiveSampler" or "autoregressive" in c.__module__)
     sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1}, type(generator))
-    drawn = sample_tokens(generator, condition, sampler, noise=Noise.of(3, index)).tokens
+    drawn = sample_tokens(generator, condition, sampler, rng=RowRNG.of(3, index)).tokens
     assert drawn.validate() and torch.equal(drawn.codes >= 0, tokens.codes >= 0)
     assert (drawn.codes == tokens.codes).all((1, 2)).double().mean() >= 7 / 8
     assert torch.equal(model.decode(drawn)[0], model.decode(tokens)[0]) or not torch.equal(drawn.codes[0], tokens.codes[0])
@@ -168,9 +168,9 @@ def test_released_files_load_and_others_are_refused_in_a_line(tmp_path):
     torch.save(state, tmp_path / "pytorch_model.bin")
     torch.manual_seed(9)
     again, x = build(config(weights=str(tmp_path)), media_shape=(1,)).eval(), media(2, (1, 100))
-    tokens, noise = model.encode(x), Noise.of(0, torch.arange(2))
+    tokens, rng = model.encode(x), RowRNG.of(0, torch.arange(2))
     assert torch.equal(again.encode(x).codes, tokens.codes)
-    assert torch.equal(again.decode(tokens, noise), model.decode(tokens, noise))
+    assert torch.equal(again.decode(tokens, rng), model.decode(tokens, rng))
     assert again.portable({"weights": "there"}) == {"weights": None}
     torch.save({**state, "encoder.block.9.norm.weight": torch.zeros(1)}, tmp_path / "attention.bin")
     wide = config(weights=str(tmp_path))

@@ -6,14 +6,14 @@ import pytest
 import torch
 from stream_kit import HOP, RATE, SYMBOLS, speech, stream
 
-from gentok.codebooks.residual import Residual
+from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
 from gentok.grammar import Grammar
-from gentok.nn.seanet import Decoder, Encoder
-from gentok.noise import Noise
+from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
+from gentok.rng import RowRNG
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.speech_text import ORDERS
-from gentok.tokens import ABSENT, Condition, FormatError, Ids, Tokens, TokenSpec
+from gentok.types import ABSENT, Condition, FormatError, Ids, Tokens, TokenSpec
 
 
 def items(rows=12, seed=0):
@@ -37,7 +37,7 @@ def test_text_and_speech_are_read_as_they_were_written_in_every_order(spans):
     media, lengths, texts = items(seed=spans[0])
     model = stream(text_span=spans[0], speech_span=spans[1])
     own = model.speech.encode(media, lengths)
-    tokens = model.encode(media, lengths, Noise.of(0, torch.arange(len(texts))), ids_of(texts)).validate()
+    tokens = model.encode(media, lengths, RowRNG.of(0, torch.arange(len(texts))), ids_of(texts)).validate()
     orders = tokens.codes[:, 0, 0]
     assert len(orders.unique()) == len(ORDERS)
     assert model.text(tokens) == texts
@@ -84,7 +84,7 @@ def test_parts_cover_the_vocabulary_without_overlap_and_the_spec_survives_json()
 def test_the_grammar_admits_rows_to_their_end_and_no_other_part():
     media, lengths, texts = items(30)
     model = stream(text_span=2, speech_span=3)
-    tokens = model.encode(media, lengths, Noise.of(0, torch.arange(30)), ids_of(texts))
+    tokens = model.encode(media, lengths, RowRNG.of(0, torch.arange(30)), ids_of(texts))
     grammar, part = Grammar(model.spec), {i: name for name, start, stop in model.spec.parts for i in range(start, stop)}
     states = grammar.states(tokens.codes[:, 0])
     for row, state, length in zip(tokens.codes[:, 0].tolist(), states, tokens.lengths.tolist()):
@@ -116,15 +116,15 @@ def test_known_beginnings_are_those_of_written_rows():
             assert torch.equal(prompt.codes[row, 0, 1:n], ids[1:n]) and (prompt.codes[row, 0, n:] == -2).all()
             assert model.spec.part(order).start == prompt.codes[row, 0, 0]
     nothing = stream().prompt(Ids(torch.full((2, 3), ABSENT)))
-    assert nothing.holes.all()
+    assert nothing.masked.all()
 
 
 def test_bad_input_is_one_line():
     media, lengths, texts = items(2)
     model = stream()
-    encoder = Encoder(width=8, filters=4, ratios=[4])
-    decoder = Decoder(width=8, filters=4, ratios=[4])
-    several = Codec(encoder, Residual(VQ(16, 8), levels=2), decoder, RATE)
+    encoder = SEANetEncoder(width=8, filters=4, ratios=[4])
+    decoder = SEANetDecoder(width=8, filters=4, ratios=[4])
+    several = Codec(encoder, ResidualCodebook(VQ(16, 8), levels=2), decoder, RATE)
     lines = {
         "one level": lambda: stream(several),
         "text_span=0": lambda: stream(text_span=0),

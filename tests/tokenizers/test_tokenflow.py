@@ -9,10 +9,10 @@ import torch
 from tokenizer_kit import HALVES, LOSSES, batch_of, make, media, noise_of, read
 
 from gentok.bundle import build_tokenizer, load, save, stamp
-from gentok.codebooks.dual import Dual
+from gentok.codebooks.dual import DualCodebook
 from gentok.nn.semantic import ConvolutionalMap, SemanticNetwork
 from gentok.tokenizers.tokenflow import TokenFlow
-from gentok.tokens import ABSENT, Pyramid, Raster, Tokens, TokenSpec
+from gentok.types import ABSENT, Pyramid, Raster, Tokens, TokenSpec
 
 CONVOLUTIONAL = {"_target_": "gentok.nn.semantic.ConvolutionalMap", "channels": 1, "width": 8}
 
@@ -35,7 +35,7 @@ class Bright(SemanticNetwork):
 
 def tokenflow(semantic=None, teacher=None, **options) -> TokenFlow:
     torch.manual_seed(0)
-    book = options.pop("codebook", None) or Dual(16, semantic=4, pixel=4, w=options.pop("w", 1.0))
+    book = options.pop("codebook", None) or DualCodebook(16, semantic=4, pixel=4, w=options.pop("w", 1.0))
     options = {"semantic_width": 16, "semantic_depth": 1, "semantic_heads": 2, "width": 8, **options}
     return TokenFlow(book, (1, 16, 16), semantic or Bright(), teacher, **options)
 

@@ -8,7 +8,7 @@ import torch
 from tokenizer_kit import SMALL, batch_of, is_sound, large, make, media, media_of, missing_parts, names, noise_of, parameters, read
 
 from gentok.nn.istft_head import ISTFTDecoder
-from gentok.tokens import ABSENT, Raster, Tokenizer, Tokens, TokenSpec
+from gentok.types import ABSENT, Raster, Tokenizer, Tokens, TokenSpec
 
 TOKENIZERS = [name for name in names("tokenizer") if "codebook" in read("tokenizer", name) and parameters(name) < SMALL]
 CODEBOOKS = names("codebook")
@@ -86,9 +86,9 @@ def test_encoding_changes_nothing_also_in_training_mode(pair):
 
 def test_dropped_levels_and_cells_decode(pair):
     tokens = pair.encode(media_of(pair))
-    holes = tokens.codes.clone()
-    holes[:, -1, ::2] = ABSENT
-    for codes in (holes, torch.full_like(holes, ABSENT)):
+    masked_cells = tokens.codes.clone()
+    masked_cells[:, -1, ::2] = ABSENT
+    for codes in (masked_cells, torch.full_like(masked_cells, ABSENT)):
         images = pair.decode(Tokens(codes, tokens.spec))
         assert images.isfinite().all()
 

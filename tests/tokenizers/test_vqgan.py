@@ -4,7 +4,7 @@ import pytest
 import torch
 from tokenizer_kit import PLAIN, make, media
 
-from gentok.tokens import Line, Raster, Tokens, TokenSpec
+from gentok.types import Line, Raster, Tokens, TokenSpec
 
 
 def test_vq16_has_72_million_parameters():
@@ -64,7 +64,7 @@ def test_a_pyramid_is_decoded_at_the_size_that_its_spec_names():
 
     from tokenizer_kit import read
 
-    from gentok.tokens import Pyramid
+    from gentok.types import Pyramid
 
     model = make("vqgan", read("codebook", "pyramid"), width=8).eval()
     assert model.spec.grid == Pyramid((1, 2, 3, 4)) and model.spec.latent_positions == 16

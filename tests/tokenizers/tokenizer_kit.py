@@ -11,8 +11,8 @@ import yaml
 from omegaconf import OmegaConf
 
 from gentok.build import build, resolve
-from gentok.noise import Noise
-from gentok.tokens import Batch, Condition, Ids
+from gentok.rng import RowRNG
+from gentok.types import Batch, Condition, Ids
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 OUTSIDE = Path(os.environ.get("GENTOK_TEST_CONF", os.devnull))
@@ -43,7 +43,7 @@ QUICK = {
 """Smaller than its yaml, by tokenizer (parts of a part: those alone): the laws are of no size."""
 IMAGE, SOUND = (1, 16, 16), (1, 64)
 """What the small ones are built for."""
-HALVES = {"_target_": "gentok.codebooks.dual.Dual", "vocab_size": 16, "semantic": 4, "pixel": 4}
+HALVES = {"_target_": "gentok.codebooks.dual.DualCodebook", "vocab_size": 16, "semantic": 4, "pixel": 4}
 """What stands in for PLAIN where a tokenizer needs the parts of a dual codebook."""
 LOSSES = {"_target_": "gentok.losses.reconstruction.Reconstruction", "l1": 0.0, "l2": 1.0}
 
@@ -141,15 +141,15 @@ def batch_of(x: torch.Tensor) -> Batch:
     return Batch(x, torch.arange(len(x)), Condition({"text": Ids(said)}))
 
 
-def noise_of(x: torch.Tensor, step: int = 0) -> Noise:
-    return Noise.of(0, torch.arange(len(x)), step)
+def noise_of(x: torch.Tensor, step: int = 0) -> RowRNG:
+    return RowRNG.of(0, torch.arange(len(x)), step)
 
 
 def learns(model: torch.nn.Module, x: torch.Tensor, steps: int = 20, share: float = 0.8) -> bool:
     """Whether so many training steps on x bring the squared error below that share. The model is then in training mode."""
     optimizer, errors, rows = torch.optim.Adam(model.train().parameters(), lr=4e-3), [], torch.arange(len(x))
     for step in range(steps):
-        out = model(Batch(x, rows), Noise.of(0, rows, step))
+        out = model(Batch(x, rows), RowRNG.of(0, rows, step))
         optimizer.zero_grad()
         sum(out.losses.values()).backward()
         optimizer.step()

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gentok.tokens import Latents, Raster, TokenSpec
+from gentok.types import Latents, Raster, TokenSpec
 
 
 class TurnedPatches(nn.Module):
@@ -14,11 +14,11 @@ class TurnedPatches(nn.Module):
         self.turn = nn.Parameter(torch.linalg.qr(torch.randn(4 * channels, 4 * channels))[0])
         self.spec = TokenSpec((), Raster(h // 2, w // 2), width=4 * channels, media_shape=tuple(media_shape))
 
-    def encode(self, media, lengths=None, noise=None):
+    def encode(self, media, lengths=None, rng=None):
         x = torch.einsum("ij,bjhw->bihw", self.turn, F.pixel_unshuffle(media, 2))
         spec = TokenSpec((), Raster(*x.shape[2:]), width=self.spec.width, media_shape=tuple(media.shape[1:]))
         return Latents(x.flatten(2), spec)
 
-    def decode(self, tokens, noise=None):
+    def decode(self, tokens, rng=None):
         x = tokens.values.unflatten(2, (tokens.spec.grid.h, tokens.spec.grid.w))
         return F.pixel_shuffle(torch.einsum("ji,bjhw->bihw", self.turn, x), 2)

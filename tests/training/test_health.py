@@ -16,8 +16,8 @@ from gentok.bundle import load
 from gentok.generators.masked import MaskedTransformer
 from gentok.metrics.codebook import CodebookHealth
 from gentok.tokenizers.vqgan import VQGAN
+from gentok.training.nan_check import Collapse, find_first
 from gentok.training.run import train
-from gentok.training.watch import Collapse, find_first
 
 pytest.importorskip("mlxtend")
 

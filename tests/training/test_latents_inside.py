@@ -11,7 +11,7 @@ from resume_kit import CASES, FLEXTOK, GENERATOR, QUIET, configured, last, run
 from gentok.build import build
 from gentok.bundle import load
 from gentok.cli import compose
-from gentok.data.sets import whole
+from gentok.data.datasets import whole
 from gentok.training.run import train
 
 pytest.importorskip("mlxtend")

@@ -11,8 +11,8 @@ import torch
 
 from gentok.bundle import load
 from gentok.cli import compose
-from gentok.data.audio import read_sound
-from gentok.data.tokens import TokenSet
+from gentok.data.sound_files import read_sound
+from gentok.data.token_cache import TokenDataset
 from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.training.run import train
@@ -105,7 +105,7 @@ def test_a_generator_learns_tokens_of_unequal_length_and_is_heard(world, name):
     assert {"tokens_per_second", "seconds_of_sound_per_second", "held_out_bits_per_token"} <= logged(run)
     sounds = sorted((run / "sounds" / "samples_0000003").iterdir())
     assert [p.name for p in sounds] == ["00_sample.wav", "01_sample.wav"]
-    held_out = next(TokenSet(p) for p in (world.root / "cache").glob("held_out-*"))
+    held_out = next(TokenDataset(p) for p in (world.root / "cache").glob("held_out-*"))
     assert [soundfile.info(str(p)).frames for p in sounds] == (held_out.__getitems__([0, 1]).lengths * HOP).tolist()
 
 
@@ -115,7 +115,7 @@ def test_cached_tokens_are_those_of_whole_items_alone(world):
     world("masked")
     codec = load(world("codec") / "bundle").tokenizer
     train_set = SoundFolder(world.root / "corpus", sample_rate=RATE, held_out=0.2, crop=None).train
-    cached = next(TokenSet(p) for p in (world.root / "cache").glob("train-*"))
+    cached = next(TokenDataset(p) for p in (world.root / "cache").glob("train-*"))
     assert len(cached) == len(train_set) and len(cached.__getitems__(range(len(cached))).lengths.unique()) > 3
     for i in range(len(train_set)):
         alone, row = codec.encode(train_set[i].media), cached[i]

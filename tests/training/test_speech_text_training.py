@@ -12,7 +12,7 @@ from gentok.build import build
 from gentok.bundle import load, save
 from gentok.cli import compose
 from gentok.data.spoken_digits import WORDS
-from gentok.data.tokens import TokenSet
+from gentok.data.token_cache import TokenDataset
 from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.sampling import sample
@@ -22,8 +22,8 @@ HOP, RATE = 1280, 16000
 BOTH = {"channels": 1, "width": 8, "filters": 2, "ratios": [16, 20, 4], "memory": None}
 CODEC = {
     "_target_": "gentok.tokenizers.codec.Codec",
-    "encoder": {"_target_": "gentok.nn.seanet.Encoder", **BOTH},
-    "decoder": {"_target_": "gentok.nn.seanet.Decoder", **BOTH},
+    "encoder": {"_target_": "gentok.nn.seanet.SEANetEncoder", **BOTH},
+    "decoder": {"_target_": "gentok.nn.seanet.SEANetDecoder", **BOTH},
     "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 256, "dim": 8},
     "sample_rate": RATE,
     "media_shape": [1],
@@ -67,7 +67,7 @@ def test_the_bundle_holds_the_tokenizer_inside_and_the_cache_every_order(world):
     own = bundle.tokenizer.speech.state_dict()
     assert all(torch.equal(value, own[name]) for name, value in inner.items()) and own.keys() == inner.keys()
     assert bundle.condition_spec.parts == () and bundle.spec.grammar
-    cached = [TokenSet(path, bundle.spec) for path in (root / "cache").glob("*.safetensors")]
+    cached = [TokenDataset(path, bundle.spec) for path in (root / "cache").glob("*.safetensors")]
     cached = next(c for c in cached if c.views == 2)
     batches = [cached[i] for i in range(2 * len(cached))]
     orders = {int(b.tokens.codes[0, 0, 0]) for b in batches}
@@ -138,7 +138,7 @@ def test_a_run_without_the_cache_encodes_anew_and_refuses_what_does_not_fit(worl
     save(root / "codec", tokenizer=model, tokenizer_config=CODEC)
     run = train(compose("config", [*words, "task.views=0", "steps=1", f"paths.run={root / 'anew'}"]))
     assert load(run / "bundle").generator.spec.same_codes(load(root / "run" / "bundle").spec)
-    several = {**CODEC, "codebook": {"_target_": "gentok.codebooks.residual.Residual", "levels": 2, "codebook": CODEC["codebook"]}}
+    several = {**CODEC, "codebook": {"_target_": "gentok.codebooks.residual.ResidualCodebook", "levels": 2, "codebook": CODEC["codebook"]}}
     save(root / "several", tokenizer=build(several).eval(), tokenizer_config=several)
     for words_of_error, more in {
         "one level": [f"tokenizer.speech.ckpt={root / 'several'}"],

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gentok.data.sets import MemorySet
+from gentok.data.datasets import MemoryDataset
 from gentok.nn.semantic import SemanticNetwork
-from gentok.tokens import ConditionSpec
-from gentok.training import teacher_maps
-from gentok.training.teacher_maps import map_bytes, remember
+from gentok.training import feature_cache as teacher_maps
+from gentok.training.feature_cache import map_bytes, remember
+from gentok.types import ConditionSpec
 
 
 class Counting(SemanticNetwork):
@@ -29,9 +29,9 @@ class Counting(SemanticNetwork):
         return {"w": torch.full((2,), self.scale)}
 
 
-def pictures(n: int, seed: int = 0) -> MemorySet:
+def pictures(n: int, seed: int = 0) -> MemoryDataset:
     media = torch.randint(256, (n, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
-    return MemorySet(media, None, ConditionSpec(), {"data": "random"})
+    return MemoryDataset(media, None, ConditionSpec(), {"data": "random"})
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import gentok
 from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.mnist5k import MNIST5k
-from gentok.data.tokens import TokenSet
+from gentok.data.token_cache import TokenDataset
 from gentok.training.loader import DrawSampler
 from gentok.training.module import CLOCKS, GentokModule, seconds
 from gentok.training.run import train
@@ -98,9 +98,9 @@ def test_shards_of_another_tokenizer_are_refused(runs):
     cache = Path(runs.config("ar")["paths"]["cache"])
     own, other = load(runs("vq") / "bundle").spec, load(runs("other") / "bundle").spec
     shard = next(cache.glob("train-*"))
-    assert TokenSet(shard, own).spec == own
+    assert TokenDataset(shard, own).spec == own
     with pytest.raises(ValueError) as error:
-        TokenSet(shard, other)
+        TokenDataset(shard, other)
     message = str(error.value)
     assert "\n" not in message and own.encode_fingerprint in message and other.encode_fingerprint in message
 
@@ -108,7 +108,7 @@ def test_shards_of_another_tokenizer_are_refused(runs):
 def test_fsq_tokenizers_of_one_configuration_refuse_each_other(tmp_path):
     """A constant codebook tells nothing: the encoder's weights do."""
     from gentok.bundle import build_tokenizer, stamp
-    from gentok.data.tokens import encode_set
+    from gentok.data.token_cache import encode_set
 
     made = []
     for seed in (0, 1):
@@ -119,9 +119,9 @@ def test_fsq_tokenizers_of_one_configuration_refuse_each_other(tmp_path):
         path = encode_set(tokenizer, MNIST5k(held_out=2).held_out, tmp_path / f"{seed}.safetensors", progress=False)
         made.append((tokenizer, path))
     for (tokenizer, own), (_, foreign) in (made, made[::-1]):
-        assert TokenSet(own, tokenizer.spec).spec == tokenizer.spec
+        assert TokenDataset(own, tokenizer.spec).spec == tokenizer.spec
         with pytest.raises(ValueError, match="fingerprint"):
-            TokenSet(foreign, tokenizer.spec)
+            TokenDataset(foreign, tokenizer.spec)
 
 
 @pytest.mark.parametrize("clock, function", CLOCKS.items())

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from forked import on_two
 from resume_kit import CASES, GENERATOR, TOKENIZER, configured
 
-from gentok.codebooks.library import Library
+from gentok.codebooks.library import LibraryCodebook
 from gentok.training.run import train
 from gentok.training.tokenizer_task import TokenizerTask
 
@@ -65,7 +65,7 @@ def broken() -> None:
 
 
 def main(root: Path) -> None:
-    Library("VectorQuantize", 4, {"codebook_size": 16})
+    LibraryCodebook("VectorQuantize", 4, {"codebook_size": 16})
     TokenizerTask.on_train_batch_end = agree
 
     def work(second: bool) -> None:

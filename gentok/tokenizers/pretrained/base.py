@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from gentok.codebooks.base import fill, float32, nearest_rows, share_used, straight_through
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images, sized_spec
-from gentok.tokens import Batch, Grid, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.types import Batch, Grid, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["Portable", "Pretrained", "PretrainedVQ", "Table", "import_library", "load_model", "plain"]
 
@@ -85,7 +85,7 @@ def load_model(
 
 
 class Table(nn.Module):
-    """gentok.tokens.Codebook as a view on the embedding of a pretrained quantizer; holds no parameter of its own.
+    """gentok.types.Codebook as a view on the embedding of a pretrained quantizer; holds no parameter of its own.
 
     embedding: rows [V, D]. normalize: lookup gives rows of length 1 (LlamaGen's). search: codes of z are looked for among the rows as
     stored, as the libraries do; or, with normalize_input, z too is scaled to length 1 and compared with the rows that lookup gives.
@@ -130,7 +130,7 @@ class Table(nn.Module):
         return fill(nearest_rows(flat, self.table().double()).view(len(vectors), 1, -1), given)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, D, N] -> Quantized; losses: the two terms of VQ-VAE (van den Oord et al., arXiv 1711.00937, equation 3)."""
         z = (z if z.dtype == torch.float64 else z.float()).transpose(1, 2)
         if self.normalize_input:
@@ -212,13 +212,13 @@ class PretrainedVQ(Pretrained):
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
         """media float [B, C, H, W] in [-1, 1] -> Tokens [B, 1, N]."""
         media, spec = self._media(media)
         return Tokens(self.codebook(self._features(media).flatten(2)).codes, spec)
 
     @torch.no_grad()
-    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         """Tokens [B, 1, N] -> media float32 [B, C, H, W] in [-1, 1]; absent codes are zero vectors."""
         grid = tokens.spec.grid
         if not isinstance(grid, Raster) or grid.positions != tokens.codes.shape[2]:
@@ -227,7 +227,7 @@ class PretrainedVQ(Pretrained):
             raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
         return self._decoded(self.codebook.lookup(tokens.codes), grid).clamp(-1, 1)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """For fine-tuning: losses of `losses` and of the codebook; the reconstruction is unclamped, with gradient."""
         media, spec = self._media(batch.media)
         quantized = self.codebook(self._features(media).flatten(2))

@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
 from gentok.tokenizers.pretrained.transformers_base import TransformersModel
-from gentok.tokens import Batch, TokenizerOutput, Tokens
+from gentok.types import Batch, TokenizerOutput, Tokens
 
 __all__ = ["ChameleonVQ"]
 
@@ -41,10 +41,10 @@ class ChameleonVQ(TransformersModel, PretrainedVQ):
     def _features(self, media: Tensor) -> Tensor:
         return self.model.quant_conv(self.model.encoder(media))
 
-    def decode(self, tokens: Tokens, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         raise ValueError("ChameleonVQVAE of transformers has no decoder: its codes can be modelled and measured, but give no pictures")
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """Codes and the codebook's terms; no reconstruction, so there is nothing to be trained by."""
         media, spec = self._media(batch.media)
         quantized = self.codebook(self._features(media).flatten(2))

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.noise import Noise
+from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_latents
 from gentok.tokenizers.kl import CLAMP, gaussian_kl, sampled
 from gentok.tokenizers.pretrained.diffusers_base import DiffusersModel
-from gentok.tokens import Batch, Latents, Raster, TokenizerOutput, TokenSpec
+from gentok.types import Batch, Latents, Raster, TokenizerOutput, TokenSpec
 
 __all__ = ["DiffusersKL"]
 
@@ -63,21 +63,21 @@ class DiffusersKL(DiffusersModel):
         return media if media.dtype == torch.float64 else media.float()
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, noise: Noise | None = None) -> Latents:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Latents:
         """media float [B, C, H, W] in [-1, 1] -> Latents [B, D, N], shifted and scaled: of the mean, or of a draw from `noise`."""
         mean, log_variance, spec = self._posterior(media)
-        return Latents((sampled(mean, log_variance, noise) - self.shift) * self.factor, spec)
+        return Latents((sampled(mean, log_variance, rng) - self.shift) * self.factor, spec)
 
     @torch.no_grad()
-    def decode(self, tokens: Latents, noise: Noise | None = None) -> Tensor:
+    def decode(self, tokens: Latents, rng: RowRNG | None = None) -> Tensor:
         """Latents [B, D, N] -> media float32 [B, C, H, W] in [-1, 1]."""
         check_latents(tokens, self.spec)
         return self._pictures(tokens.values / self.factor + self.shift, tokens.spec.grid).clamp(-1, 1)
 
-    def forward(self, batch: Batch, noise: Noise | None = None) -> TokenizerOutput:
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """For fine-tuning: the KL term and `losses`; the reconstruction is unclamped, with gradient."""
         mean, log_variance, spec = self._posterior(batch.media)
-        z = sampled(mean, log_variance, noise)
+        z = sampled(mean, log_variance, rng)
         reconstruction = self._pictures(z, spec.grid)
         losses = {"kl": self.weight * gaussian_kl(mean, log_variance).sum() / batch.media.numel()}
         if self.losses is not None:

@@ -29,7 +29,7 @@ FILE = "encodec_24khz-d7cc33bc.th"
 """The name of its weights, as the package downloads them."""
 
 
-class EncodecLevel(Level):
+class PackageLevel(Level):
     """A VectorQuantization of the package: a table that it averages."""
 
     @property
@@ -109,7 +109,7 @@ class EncodecPackage(PretrainedCodec):
             except (RuntimeError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} does not hold the weights of encodec's model of 24 kHz: {str(error).splitlines()[0]}") from error
         model = _parametrized(model)
-        book = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, EncodecLevel))], config["dimension"])
+        book = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, PackageLevel))], config["dimension"])
         shape = (1, config["dimension"], int(model.encoder.hop_length))
         parts = Half(model.encoder, *shape), book, Half(model.decoder, *shape)
         super().__init__(parts, config, config["sample_rate"], losses, media_shape)

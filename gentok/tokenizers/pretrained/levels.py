@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, share_used, straight_through
-from gentok.noise import Noise
-from gentok.tokens import ABSENT, UNKNOWN, Quantized
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, UNKNOWN, Quantized
 
 __all__ = ["Branch", "Level", "Levels"]
 
@@ -94,7 +94,7 @@ class Levels(BaseCodebook):
         return places
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, noise: Noise | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, width, N] -> Quantized. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
         z = self.inward(z).transpose(1, 2)
         vectors, codes, losses = torch.zeros_like(z), [], {"commitment": z.new_zeros(()), "codebook": z.new_zeros(())}

@@ -13,7 +13,7 @@ from torch import Tensor
 from gentok.tokenizers.distillation import Distillation
 from gentok.tokenizers.pretrained.mimi_keys import load_mimi
 from gentok.tokenizers.pretrained.released import ReleasedCodec
-from gentok.tokens import Quantized
+from gentok.types import Quantized
 
 __all__ = ["Mimi"]
 
@@ -32,7 +32,7 @@ class Mimi(ReleasedCodec):
         if teacher_width is not None:
             if not hasattr(self.codebook, "semantic"):
                 kind = type(self.codebook).__name__
-                raise ValueError(f"{kind} has no semantic branch to teach: take codebook=split, or teacher_width=null")
+                raise ValueError(f"{kind} has no semantic branch to teach: take codebook=split_rvq, or teacher_width=null")
             self.distillation = Distillation(self.codebook.width, teacher_width, self.spec.grid.rate_hz, distill, teacher)
 
     def load_weights(self, path: str) -> None:

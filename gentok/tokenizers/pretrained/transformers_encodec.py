@@ -20,7 +20,7 @@ SIDE_VALUES = (
 )
 
 
-class EncodecLevel(Level):
+class TransformersEncodecLevel(Level):
     """An EncodecVectorQuantization: a table that the library averages."""
 
     @property
@@ -39,7 +39,7 @@ class TransformersEncodec(TransformersCodec):
         settings = model.config
         if settings.normalize or settings.chunk_length_s is not None:
             raise ValueError(SIDE_VALUES)
-        book = Levels([Branch(first_levels(model.quantizer.layers, levels, EncodecLevel))], settings.hidden_size)
+        book = Levels([Branch(first_levels(model.quantizer.layers, levels, TransformersEncodecLevel))], settings.hidden_size)
         shape = (settings.audio_channels, settings.hidden_size, settings.hop_length)
         return Half(model.encoder, *shape), book, Half(model.decoder, *shape)
 

@@ -26,12 +26,12 @@ class MimiLevel(Level):
         return book.embed_sum / book.cluster_usage.clamp(min=book.epsilon)[:, None]
 
 
-class MimiEncoder(Half):
+class TransformersMimiEncoder(Half):
     def forward(self, x: Tensor) -> Tensor:
         return self.model(x, use_streaming=False).latents
 
 
-class MimiDecoder(Half):
+class TransformersMimiDecoder(Half):
     def forward(self, z: Tensor) -> Tensor:
         return self.model(z).audio_values
 
@@ -47,7 +47,7 @@ class TransformersMimi(TransformersCodec):
         return {**super()._config_of(model), **({} if given is None else {"frame_rate": given})}
 
     @staticmethod
-    def _parts(model: nn.Module, levels: int | None) -> tuple[MimiEncoder, Levels, MimiDecoder]:
+    def _parts(model: nn.Module, levels: int | None) -> tuple[TransformersMimiEncoder, Levels, TransformersMimiDecoder]:
         settings, split = model.config, model.quantizer
         semantic = settings.num_semantic_quantizers
         if levels is not None and not semantic < levels <= settings.num_quantizers:
@@ -59,7 +59,7 @@ class TransformersMimi(TransformersCodec):
         ):
             branches.append(Branch(first_levels(part.layers, count, MimiLevel), part.input_proj, part.output_proj))
         shape = (settings.audio_channels, settings.hidden_size, int(settings.sampling_rate / settings.frame_rate))
-        return MimiEncoder(model.encoder, *shape), Levels(branches, settings.hidden_size), MimiDecoder(model.decoder, *shape)
+        return TransformersMimiEncoder(model.encoder, *shape), Levels(branches, settings.hidden_size), TransformersMimiDecoder(model.decoder, *shape)
 
     @property
     def last_layer(self) -> Tensor:

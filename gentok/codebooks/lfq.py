@@ -1,0 +1,107 @@
+"""Lookup-free quantization: the signs of the channels are the bits of the code (Yu et al., MAGVIT-v2, arXiv 2310.05737, section 3.1).
+
+    value_i = sign(x_i);    code = sum_i 2^i [x_i > 0];    q(c | x) ~ exp(-|x - c|^2 / temperature)
+    loss = commitment * |x - sg value|^2 + entropy * (E[H(q(. | x))] - diversity * H(E[q(. | x)]))
+
+q factorises over the bits, q_i = sigmoid(4 x_i / temperature), and so does the first entropy. The second is that of the joint law: the
+batch's mean of q over 2^bits codes is one matrix product of the two halves' laws, never a [vectors, 2^bits] table. Beyond `group_bits` bits
+the code is cut into equal groups whose entropies are added, an upper bound (Open-MAGVIT2, BSQ). The mean is taken over all processes.
+
+Deviations: the sign of 0 is -1; temperature 1 by default, where the published code has 0.01, so that sure bits still feel the loss.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from gentok.codebooks.base import SingleLevel, row_mean, straight_through
+from gentok.distributed import all_sum
+from gentok.rng import RowRNG
+
+__all__ = ["LFQ"]
+
+CHUNK = 8192
+"""Vectors whose half laws are held at once."""
+
+
+class LFQ(SingleLevel):
+    """V = 2^bits. width: channels in and out where they differ from `bits`. entropy, diversity, commitment: the weights above.
+    group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits / 2) per vector)."""
+
+    def __init__(
+        self,
+        bits: int,
+        width: int | None = None,
+        entropy: float = 0.1,
+        diversity: float = 1.0,
+        commitment: float = 0.25,
+        temperature: float = 1.0,
+        group_bits: int = 18,
+    ):
+        if not 1 <= bits <= 62:
+            raise ValueError(f"LFQ needs 1 to 62 bits (a code is an int64); got {bits}")
+        if temperature <= 0 or group_bits < 1:
+            raise ValueError(f"LFQ needs temperature > 0 and group_bits >= 1; got {temperature} and {group_bits}")
+        super().__init__(bits, width, (1 << bits,))
+        self.bits, self.entropy, self.diversity, self.commitment, self.temperature = bits, entropy, diversity, commitment, temperature
+        groups = -(-bits // group_bits)
+        self.groups = [len(part) for part in torch.arange(bits, device="cpu").tensor_split(groups)]
+        self.register_buffer("place", torch.tensor([1 << i for i in range(bits)]), persistent=False)
+
+    def rows(self, codes: Tensor) -> Tensor:
+        return ((codes[..., None] & self.place) != 0).float() * 2 - 1
+
+    def search(self, x: Tensor) -> Tensor:
+        return ((x > 0) * self.place).sum(-1)
+
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        codes = self.search(x.detach())
+        value = self.rows(codes)
+        losses = {"commitment": self.commitment * row_mean((x - value).square(), present)}
+        if self.entropy:
+            losses["entropy"] = self.entropy * self._entropy(x, present)
+        return codes, straight_through(value, x), losses
+
+    def _entropy(self, x: Tensor, present: Tensor | None) -> Tensor:
+        """E[H] - diversity * H[E], in nats."""
+        logits = 4 * x / self.temperature
+        sure = row_mean(_binary_entropy(logits).sum(-1), present)
+        weight = torch.ones_like(x[..., 0]) if present is None else present[:, None].to(x).expand(x.shape[:2])
+        total = all_sum(weight.sum()).clamp(min=1)
+        spread = x.new_zeros(())
+        for part in logits.flatten(0, 1).split(self.groups, 1):
+            mean = _mean_law(part, weight.flatten())
+            # the value of all processes with the gradient of this one: averaged over processes, that is the gradient of the whole
+            local = mean / weight.sum().clamp(min=1)
+            mean = local + (all_sum(mean.detach()) / total - local.detach())
+            spread = spread + torch.special.entr(mean.clamp(min=1e-12)).sum()
+        return sure - self.diversity * spread
+
+
+def _binary_entropy(logits: Tensor) -> Tensor:
+    return F.softplus(logits) - logits * torch.sigmoid(logits)
+
+
+def _half_law(logits: Tensor) -> Tensor:
+    """logits [n, k] of independent bits -> the law of their 2^k values [n, 2^k]; a single 1 where there are no bits."""
+    law = logits.new_ones(len(logits), 1)
+    for p in torch.sigmoid(logits).unbind(1):
+        law = torch.cat([law * (1 - p)[:, None], law * p[:, None]], 1)
+    return law
+
+
+def _product(logits: Tensor, weight: Tensor) -> Tensor:
+    cut = logits.shape[1] // 2
+    return (_half_law(logits[:, :cut]) * weight[:, None]).T @ _half_law(logits[:, cut:])
+
+
+def _mean_law(logits: Tensor, weight: Tensor) -> Tensor:
+    """logits [n, k], weight [n] -> sum over n of the joint laws, [2^(k // 2), 2^(k - k // 2)]; half laws are recomputed for the backward
+    pass where there are many vectors."""
+    if len(logits) <= CHUNK:
+        return _product(logits, weight)
+    parts = zip(logits.split(CHUNK), weight.split(CHUNK))
+    return sum(checkpoint(_product, part, w, use_reentrant=False) for part, w in parts)

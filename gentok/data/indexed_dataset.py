@@ -1,0 +1,106 @@
+"""A set of listed items, decoded when asked for: what sets of pictures and of sounds share.
+
+An item that cannot be read is skipped, counted and listed; in a batch its place is taken by the next readable one (`Batch.index` says
+which), so that every process keeps its batch size.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.data.file_index import DataError, Listing, stop_if_too_many
+from gentok.data.labels import condition_of
+from gentok.distributed import all_sum
+from gentok.types import Batch, Condition, ConditionSpec, fingerprint
+
+__all__ = ["IndexedDataset"]
+
+_KEPT = 50
+_log = logging.getLogger("gentok.data")
+
+
+class IndexedDataset:
+    """The items of one split, whose headers are known to be readable. A subclass has `__getitems__` and
+
+    decode(i, *more): item i as an array or tensor. Raises ValueError or OSError with a line where it cannot be read.
+    settings: what else than the items' names, stamps and conditions changes what a batch holds.
+    """
+
+    def __init__(self, kind: str, split: str, listing: Listing, condition_spec: ConditionSpec, max_broken: float, settings: Sequence[Any]):
+        self.source, self.medium = listing.source, listing.medium
+        self.condition_spec, self.max_broken = condition_spec, max_broken
+        self._parts = condition_of(condition_spec, listing)
+        content = fingerprint(listing.names, listing.stamps, *settings, *(part.ids for part in self._parts.values()))
+        self.description = {"data": kind, "path": listing.where, "split": split, "items": len(listing.names), "content": content}
+        self._lost, self._lost_count = listing.lost, listing.lost_count
+        # shared memory: what one loader worker finds broken, the others and the main process know
+        self._broken = torch.zeros(len(listing.names), dtype=torch.uint8).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def names(self) -> list[str]:
+        """What messages call the items: their paths, or where in which shard they lie."""
+        return [self.source.name(i) for i in range(len(self))]
+
+    @property
+    def labels(self) -> Tensor | None:
+        """int64 [n], where there are classes."""
+        return self._parts["class"].ids if "class" in self._parts else None
+
+    @property
+    def broken(self) -> list[str]:
+        """The items that turned out to be unreadable so far, those with an unreadable header included."""
+        return self._lost + [self.source.name(i) for i in self._broken.nonzero()[:, 0].tolist()]
+
+    @property
+    def skipped(self) -> dict[str, Any]:
+        """What turned out to be unreadable so far: {"count", "of", "files": the first 50}."""
+        broken = self.broken
+        count = int(self._broken.sum()) + self._lost_count
+        return {"count": count, "of": len(self) + self._lost_count, "files": broken[:_KEPT]}
+
+    def agree(self, device: torch.device | str = "cpu") -> None:
+        """What one process found broken, all know. To be called by all of them; device: where their collectives take tensors."""
+        self._broken |= (all_sum(self._broken.long().to(device)) > 0).to(self._broken)
+
+    def decode(self, i: int, *more: Any) -> Any:
+        raise NotImplementedError
+
+    def attempt(self, i: int, *more: Any) -> Any:
+        """decode(i, *more); None where it cannot be read, which is then known, counted and said. Raises DataError where they are many."""
+        if self._broken.numpy()[i]:
+            return None
+        try:
+            return self.decode(i, *more)
+        except (ValueError, OSError) as error:
+            self._broken[i] = 1
+            _log.warning("skipped: %s", error)
+            count = int(self._broken.sum()) + self._lost_count
+            stop_if_too_many(self.broken, count, len(self) + self._lost_count, self.max_broken, self.medium.many)
+            return None
+
+    def readable(self, i: int, more: Callable[[int], Sequence[Any]] = lambda j: ()) -> tuple[int, Any]:
+        """(j, decode(j, *more(j))) of the first readable item j at or behind i. Raises DataError where there is none."""
+        for j in range(i, i + len(self)):
+            j %= len(self)
+            item = self.attempt(j, *more(j))
+            if item is not None:
+                return j, item
+        raise DataError(f"none of the {len(self)} {self.medium.many} beside {self.source.name(i)} can be read")
+
+    def condition(self, index: Tensor) -> Condition:
+        """The condition of the rows `index` int64 [B]."""
+        return Condition({name: type(part)(part.ids[index].long()) for name, part in self._parts.items()})
+
+    def __getitems__(self, draws: Sequence[int]) -> Batch:
+        raise NotImplementedError
+
+    def __getitem__(self, draw: int) -> Batch:
+        return self.__getitems__([draw])

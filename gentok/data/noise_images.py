@@ -1,0 +1,31 @@
+"""Pictures of noise, in memory: what speed is measured with, where no data set shall decide. Nothing can be learnt from them."""
+
+from __future__ import annotations
+
+import torch
+
+from gentok.data.datasets import MemoryDataset
+from gentok.rng import RowRNG
+from gentok.types import ClassSpec, ConditionSpec
+
+__all__ = ["NoiseImages"]
+
+CLASSES = tuple("0123456789")
+
+
+class NoiseImages:
+    """media_shape (channels, size, size) of uniform bytes; train: `items` pictures, held_out: `held_out`, in ten classes by turns.
+
+    Raises ValueError on numbers below 1.
+    """
+
+    condition_spec = ConditionSpec((("class", ClassSpec(CLASSES)),))
+
+    def __init__(self, items: int = 4096, held_out: int = 256, size: int = 32, channels: int = 3, seed: int = 0):
+        if min(items, held_out, size, channels) < 1:
+            raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: whole numbers, at least 1")
+        self.media_shape = (channels, size, size)
+        for name, first, count in (("train", 0, items), ("held_out", items, held_out)):
+            media = (RowRNG.of(seed, range(first, first + count)).uniform(*self.media_shape) * 256).to(torch.uint8)
+            about = {"data": "noise", "split": name, "seed": seed}
+            setattr(self, name, MemoryDataset(media, torch.arange(count) % len(CLASSES), self.condition_spec, about))

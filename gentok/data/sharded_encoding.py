@@ -1,0 +1,70 @@
+"""Several processes encode one set: each its share, the first joins them, all go on when the file is there.
+
+The processes meet in the folder of the file and need no process group, which often does not exist yet when a set is encoded:
+    1. who finds the file returns at once;
+    2. every process encodes its share, unless a killed run has left it, and touches a file as a sign of life meanwhile;
+    3. process 0 waits for all shares and joins them; the others wait for the file;
+    4. who waits gives up, in a line, when nothing new has been seen of the others for `patience` seconds.
+The folder must be one that all of them see.
+
+A trainer calls `encode_together(..., rank=rank, world=world)` with the numbers that its launcher has given to the processes *running now*
+(torchrun, SLURM: the environment's), and rank=0, world=1 where the other processes are started later, as Lightning does by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from gentok.data.token_cache import alive_path, encode_set, join, share_path
+
+__all__ = ["encode_together"]
+
+_POLL = 0.2
+
+
+def encode_together(
+    tokenizer: Any, data: Any, path: str | os.PathLike[str], *, rank: int = 0, world: int = 1, patience: float = 600.0, **options: Any
+) -> Path:
+    """`path`, encoded by all `world` processes if it is not there yet; options: those of encode_set. To be called by every process.
+
+    Raises what encode_set and join raise, and TimeoutError with a line where the others show no sign of life.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if world == 1:
+        return encode_set(tokenizer, data, path, **options)
+    own = share_path(path, rank, world)
+    if not own.is_file():
+        encode_set(tokenizer, data, path, rank=rank, world=world, **options)
+    if rank == 0:
+        shares = [share_path(path, r, world) for r in range(world)]
+        _wait(shares, path, world, patience)
+        return join(path, world)
+    _wait([path], path, world, patience)
+    return path
+
+
+def _wait(wanted: list[Path], path: Path, world: int, patience: float) -> None:
+    """Until all of `wanted` are there. Signs of life are changes, so that no two clocks are compared."""
+    seen, since = None, time.monotonic()
+    while missing := [p for p in wanted if not p.exists()]:
+        signs = [_changed(f(path, r, world)) for r in range(world) for f in (share_path, alive_path)]
+        if signs != seen:
+            seen, since = signs, time.monotonic()
+        if time.monotonic() - since > patience:
+            raise TimeoutError(
+                f"waited {patience:.0f} s without a sign of the other processes for {', '.join(p.name for p in missing)} in {path.parent}: "
+                "one of them has stopped (see its output), or paths.cache is not a folder that all processes see"
+            )
+        time.sleep(_POLL)
+
+
+def _changed(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0

@@ -1,0 +1,304 @@
+"""Cached tokens: a set encoded once, by one tokenizer, into one safetensors file per split.
+
+The file holds
+    codes       uint8, uint16 or int32 [items, views, K, N]: code + 1, so that 0 is ABSENT; the smallest type that holds V
+    index       int64 [items]: each item's number within the set that was encoded
+    lengths     int64 [items, views], where the tokenizer gives lengths
+    condition.NAME[.x | .mask]   one row per item
+and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
+seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v), which also draws
+what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
+written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
+
+Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`); gentok.data.sharded_encoding does
+both. The joined file is byte for byte what one process would have written, whatever their number.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.data.atomic import writable_folder
+from gentok.data.datasets import locate
+from gentok.data.progress import progress as progress_bar
+from gentok.data.tensor_file import FileLayout, read_layout, write_arrays
+from gentok.rng import RowRNG
+from gentok.types import (
+    ABSENT,
+    Batch,
+    Class,
+    Condition,
+    ConditionSpec,
+    FormatError,
+    Ids,
+    Latents,
+    Tokens,
+    TokenSpec,
+    Vectors,
+    encoding,
+    fingerprint,
+)
+
+__all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenDataset"]
+
+FORMAT = 1
+_HEARTBEAT = 2.0
+"""Seconds between two signs of life of a process that encodes its share."""
+
+
+def _augment_dict(augment: Any) -> Any:
+    return augment.to_dict() if hasattr(augment, "to_dict") else None if augment is None else str(augment)
+
+
+def cache_name(data: Any, spec: TokenSpec, *, views: int = 1, augment: Any = None, seed: int = 0) -> str:
+    """A file name that differs whenever the codes within could: by tokenizer, items, views, augmentation and seed."""
+    how = [views, _augment_dict(augment), seed] if views > 1 else []
+    word = fingerprint(FORMAT, {**spec.to_dict(), "decode_fingerprint": ""}, data.description, how)
+    return f"{data.description.get('split', 'set')}-{word}.safetensors"
+
+
+def share_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
+    """Where process `rank` of `world` puts its share of the file `path`."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.{rank}-of-{world}{path.suffix}")
+
+
+def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
+    """The file that process `rank` touches while it encodes its share."""
+    return Path(path).with_name(f".{share_path(path, rank, world).name}.alive")
+
+
+def encode_set(
+    tokenizer: Any,
+    data: Any,
+    path: str | os.PathLike[str],
+    *,
+    views: int = 1,
+    augment: Callable[[Tensor, RowRNG], Tensor] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = True,
+    device: torch.device | str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> Path:
+    """Encodes every item of a set `views` times into the file `path`, and returns it.
+
+    world > 1: only the rank-th of `world` equal, consecutive ranges of items, into share_path(path, rank, world), which is returned;
+    `join` makes `path` of the shares. The tokenizer must be on `device`, in eval mode; its `spec` goes into the header. Items that the
+    set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
+    tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
+    """
+    if views < 1 or (views > 1 and augment is None and not encoding(tokenizer, Condition())):
+        raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
+    if not 0 <= rank < world:
+        raise ValueError(f"rank={rank} of world={world}: ranks are 0..{world - 1}")
+    if not len(data):
+        raise ValueError("there is nothing to encode: the set is empty")
+    spec: TokenSpec = tokenizer.spec
+    _check_space(Path(path), len(data) * views * spec.levels * spec.positions * _stored(spec).itemsize * (2 if world > 1 else 1))
+    target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
+    first, last = len(data) * rank // world, len(data) * (rank + 1) // world
+    what = "encoding" if world == 1 else f"encoding, process {rank} of {world}"
+    store: dict[str, list[Any]] = {}
+    beat = -_HEARTBEAT
+    try:
+        with progress_bar(what, views * (last - first), "items", progress and rank == 0) as advance, torch.inference_mode():
+            for start in range(first, last, batch_size):
+                if alive is not None and time.monotonic() - beat >= _HEARTBEAT:
+                    alive.touch()
+                    beat = time.monotonic()
+                wanted = torch.arange(start, min(start + batch_size, last))
+                for key, value in _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance).items():
+                    store.setdefault(key, []).append(value.cpu().clone().numpy())
+        items = sum(len(part) for part in store.get("codes", ()))
+        if not items:
+            if world == 1:
+                raise ValueError(f"there is nothing to encode: none of the {len(data)} items can be read")
+            store = {"index": [torch.zeros(0, dtype=torch.int64).numpy()]}
+        header = {
+            "format": FORMAT,
+            "kind": "tokens",
+            "spec": spec.to_dict(),
+            "condition_spec": data.condition_spec.to_dict(),
+            "views": views,
+            "augment": _augment_dict(augment) if views > 1 else None,
+            "seed": seed,
+            "data": data.description,
+            "items": items,
+        }
+        return write_arrays(target, store, header)
+    finally:
+        if alive is not None:
+            alive.unlink(missing_ok=True)
+
+
+def _encode_batch(
+    tokenizer: Any, data: Any, wanted: Tensor, views: int, augment: Any, seed: int, device: Any, advance: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """What the file holds of the items `wanted`; {} where none of them can be read."""
+    batch = data.__getitems__(wanted.tolist())
+    rows = (batch.index == wanted).nonzero()[:, 0]  # a set puts another item in the place of one that it cannot read
+    advance(views * (len(wanted) - len(rows)))
+    if not len(rows):
+        return {}
+    index, media = batch.index[rows], batch.media[rows]
+    given = None if batch.lengths is None else batch.lengths[rows].to(device)
+    codes, lengths = [], []
+    for view in range(views):
+        rng = RowRNG.of(seed if view else 0, index, step=view)
+        seen = media if view == 0 or augment is None else augment(media, rng)
+        more = encoding(tokenizer, batch.condition.rows(rows).to(device), rng.fork("encoding").to(device))
+        tokens = tokenizer.encode(seen.to(device), given, **more)
+        if isinstance(tokens, Latents):
+            raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
+        codes.append(_pack(tokens.validate(), tokenizer.spec))
+        lengths.append(tokens.lengths)
+        advance(len(rows))
+    out = {"codes": torch.stack(codes, 1), "index": index, **_flatten_condition(batch.condition.rows(rows))}
+    if lengths[0] is not None:
+        out["lengths"] = torch.stack([n.cpu() for n in lengths], 1)
+    return out
+
+
+def join(path: str | os.PathLike[str], world: int) -> Path:
+    """The shares of all `world` processes -> the file `path`, whole or not at all; then the shares are removed.
+
+    Raises FileNotFoundError where a share is missing, FormatError where the shares are not of one set, tokenizer and settings.
+    """
+    path = Path(path)
+    shares = [_layout(share_path(path, rank, world)) for rank in range(world)]
+    common = [{key: value for key, value in share.header.items() if key != "items"} for share in shares]
+    for share, its in zip(shares, common):
+        if its != common[0]:
+            raise FormatError(f"{share.path} and {shares[0].path} are not shares of one file; delete them, and the set is encoded anew")
+    full = [share for share in shares if share.header["items"]]
+    if not full:
+        raise ValueError("there is nothing to encode: no item of the set can be read")
+    maps = [share.maps() for share in full]
+    header = {**shares[0].header, "items": sum(share.header["items"] for share in full)}
+    write_arrays(path, {key: [m[key] for m in maps] for key in maps[0]}, header)
+    del maps
+    for share in shares:
+        share.path.unlink(missing_ok=True)
+    return path
+
+
+def _stored(spec: TokenSpec) -> torch.dtype:
+    if not spec.vocab_sizes:
+        return torch.uint8
+    return torch.uint8 if spec.vocab <= 255 else torch.uint16 if spec.vocab <= 65535 else torch.int32
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """An hour of encoding should not end at a full disk or a folder of somebody else."""
+    free = shutil.disk_usage(writable_folder(path.parent)).free
+    if needed > free:
+        raise OSError(
+            f"the encoded set needs {needed / 1e6:,.0f} MB, {path.parent} has {free / 1e6:,.0f} MB left: "
+            "free some space, or choose another disk with paths.cache"
+        )
+
+
+def _pack(tokens: Tokens, spec: TokenSpec) -> Tensor:
+    """codes int64 [B, K, n] -> [B, K, N] in the file's type, code + 1; positions beyond n are ABSENT."""
+    if tokens.masked.any():
+        raise ValueError("the tokenizer's codes have UNKNOWN cells; only whole items are cached")
+    return (tokens.padded(spec).codes.cpu() - ABSENT).to(_stored(spec))
+
+
+def _flatten_condition(condition: Condition) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for name, part in condition.parts.items():
+        if isinstance(part, Vectors):
+            out[f"condition.{name}.x"], out[f"condition.{name}.mask"] = part.x.float(), part.mask
+        else:
+            out[f"condition.{name}"] = part.ids
+    return out
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def _layout(path: Path) -> FileLayout:
+    layout = read_layout(path, "tokens", FORMAT, "token file")
+    if "codes" not in layout.table and layout.header["items"]:
+        raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
+    return layout
+
+
+class TokenDataset:
+    """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
+
+    The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
+    order of its own. spec: the TokenSpec of the tokenizer that the generator belongs to; codes of another one are refused (FormatError).
+    Attributes: spec, condition_spec, media_shape, views, header, description.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
+        self.path, self.seed = Path(path), seed
+        self._layout = _layout(self.path)
+        self.header = self._layout.header
+        self.spec = TokenSpec.from_dict(self.header["spec"])
+        self.condition_spec = ConditionSpec.from_dict(self.header["condition_spec"])
+        if spec is not None and not self.spec.same_codes(spec):
+            raise FormatError(
+                f"{self.path} holds the codes of another tokenizer: the file has {self.spec.describe()}, the tokenizer {spec.describe()}; "
+                "encode the set with this tokenizer (delete the file, or name another)"
+            )
+        self.views, self.description = int(self.header["views"]), dict(self.header["data"])
+        self.media_shape = self.spec.media_shape
+        self._arrays: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return int(self.header["items"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": None}  # a worker maps the file itself; a pickled map would be a copy of it
+
+    def _rows(self, key: str, rows: Any) -> Tensor:
+        """Some rows of one stored tensor, copied out of the mapped file."""
+        import numpy as np
+
+        if self._arrays is None:
+            self._arrays = self._layout.maps()
+        out = self._arrays[key][rows]
+        return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
+
+    def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
+        """int64 [B]: the view of each (item, epoch)."""
+        view = torch.zeros_like(index)
+        if self.views > 1:
+            for turn in (epoch // self.views).unique().tolist():
+                now = epoch // self.views == turn
+                order = RowRNG.of(self.seed, index[now], step=turn).permutation(self.views)
+                view[now] = order.gather(1, (epoch[now] % self.views)[:, None])[:, 0]
+        return view
+
+    def __getitems__(self, draws: Sequence[int]) -> Batch:
+        index, epoch = locate(draws, len(self))
+        rows, view = index.numpy(), self.view_of(index, epoch).numpy()
+        lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
+        tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
+        return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
+
+    def __getitem__(self, draw: int) -> Batch:
+        return self.__getitems__([draw])
+
+    def _condition(self, rows: Any) -> Condition:
+        parts: dict[str, Any] = {}
+        for name, part in self.condition_spec.parts:
+            key = f"condition.{name}"
+            if part.kind == "vectors":
+                parts[name] = Vectors(self._rows(f"{key}.x", rows), self._rows(f"{key}.mask", rows))
+            else:
+                parts[name] = (Class if part.kind == "class" else Ids)(self._rows(key, rows))
+        return Condition(parts)

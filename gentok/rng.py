@@ -1,0 +1,129 @@
+"""Random numbers by row: `Noise` gives every row of a batch its own stream, so that a row alone draws what it draws in a batch.
+
+SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the i-th word of a stream is
+mix(start + i * gamma), computed on int64 tensors for all rows at once. It is a pure function of (seed, i): the same on every
+device, for every batch size and on every number of processes. Doubles have 52 random bits and lie strictly inside (0, 1), so that
+neither log(u) nor log(1 - u) overflows and the tail of an exponential reaches 36.7 (float32 noise stops at 16.6 and truncates rare tokens).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["RowRNG"]
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >= 1 << 63 else word
+
+
+_GAMMA = _signed(0x9E3779B97F4A7C15)
+_M1 = _signed(0xBF58476D1CE4E5B9)
+_M2 = _signed(0x94D049BB133111EB)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _mix(x: Tensor) -> Tensor:
+    x = (x ^ _shift(x, 30)) * _M1
+    x = (x ^ _shift(x, 27)) * _M2
+    return x ^ _shift(x, 31)
+
+
+class RowRNG:
+    """One stream of float64 numbers per row.
+
+    seeds: int64 [B]. Every draw advances every row by the same number of words; `rows` gives a view on some rows that advances
+    those alone, `fork` an independent stream for another purpose.
+    """
+
+    def __init__(self, seeds: Tensor | Sequence[int], device: torch.device | str | None = None):
+        seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device)
+        if seeds.dim() != 1:
+            raise ValueError(f"Noise takes one seed per row, int64 [B]; got shape {tuple(seeds.shape)}")
+        self._start = _mix(seeds + _GAMMA)
+        self._count = torch.zeros_like(seeds)
+        self._parent: tuple[RowRNG, Tensor] | None = None
+
+    @classmethod
+    def of(cls, seed: int, index: Tensor | Sequence[int], step: int = 0) -> RowRNG:
+        """Row streams from (run seed, step, global sample index): what training and `sample.py` use."""
+        index = torch.as_tensor(index, dtype=torch.int64)
+        word = _mix(_mix(torch.tensor([seed], dtype=torch.int64, device=index.device) + _GAMMA) + _signed(step * _GAMMA % (1 << 64)))
+        return cls(_mix(word + index * _M1))
+
+    @property
+    def batch(self) -> int:
+        return len(self._start)
+
+    @property
+    def device(self) -> torch.device:
+        return self._start.device
+
+    def rows(self, index: Tensor) -> RowRNG:
+        """A view on the rows of `index` (int64 [b] or bool [B]): its draws advance these rows and no other."""
+        index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
+        view = RowRNG.__new__(RowRNG)
+        view._start, view._count, view._parent = self._start[index], self._count[index], (self, index)
+        return view
+
+    def fork(self, tag: int | str) -> RowRNG:
+        """An independent stream of the same rows, for another purpose; it does not advance this one."""
+        number = tag if isinstance(tag, int) else int.from_bytes(tag.encode()[:7].ljust(7, b"\0"), "little")
+        other = RowRNG.__new__(RowRNG)
+        other._start = _mix(self._start + self._count * _GAMMA ^ _mix(torch.tensor(number, device=self.device) * _M2 + 1))
+        other._count, other._parent = torch.zeros_like(self._count), None
+        return other
+
+    def to(self, device: torch.device | str) -> RowRNG:
+        other = RowRNG.__new__(RowRNG)
+        other._start, other._count, other._parent = self._start.to(device), self._count.to(device), None
+        return other
+
+    def _advance(self, n: int) -> None:
+        self._count = self._count + n
+        if self._parent is not None:
+            parent, index = self._parent
+            parent._advance_rows(index, n)
+
+    def _advance_rows(self, index: Tensor, n: int) -> None:
+        self._count = self._count.index_add(0, index, torch.full_like(index, n))
+        if self._parent is not None:
+            parent, own = self._parent
+            parent._advance_rows(own[index], n)
+
+    def words(self, *shape: int) -> Tensor:
+        """int64 [B, *shape]: 64 random bits each."""
+        n = math.prod(shape)
+        counter = self._count[:, None] + torch.arange(1, n + 1, device=self.device)
+        out = _mix(self._start[:, None] + counter * _GAMMA)
+        self._advance(n)
+        return out.reshape(self.batch, *shape)
+
+    def uniform(self, *shape: int) -> Tensor:
+        """float64 [B, *shape], strictly inside (0, 1)."""
+        return (_shift(self.words(*shape), 12).double() + 0.5) * 2.0**-52
+
+    def exponential(self, *shape: int) -> Tensor:
+        """float64 [B, *shape], rate 1."""
+        return -torch.log(self.uniform(*shape))
+
+    def gumbel(self, *shape: int) -> Tensor:
+        """float64 [B, *shape], standard Gumbel."""
+        return -torch.log(self.exponential(*shape))
+
+    def normal(self, *shape: int) -> Tensor:
+        """float64 [B, *shape], standard normal (Box and Muller)."""
+        u = self.uniform(2, *shape)
+        return torch.sqrt(-2.0 * torch.log(u[:, 0])) * torch.cos(2.0 * math.pi * u[:, 1])
+
+    def permutation(self, n: int) -> Tensor:
+        """int64 [B, n]: a uniform permutation per row."""
+        return self.uniform(n).argsort(1)

@@ -1,0 +1,143 @@
+"""What a generator can be conditioned on, and how a user's words become a Condition."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
+from gentok.types.formats import FormatError, strict
+from gentok.types.tokens import ABSENT
+
+__all__ = ["ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec"]
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """Class names in the order of their ids."""
+
+    names: tuple[str, ...]
+    kind: str = "class"
+
+    def parse(self, values: Sequence[Any], name: str) -> Class:
+        return Class(torch.tensor([self._one(value, name) for value in values], dtype=torch.int64))
+
+    def _one(self, value: Any, name: str) -> int:
+        if value is None or str(value) == "null":
+            return NULL_CLASS
+        if str(value) in self.names:
+            return self.names.index(str(value))
+        if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
+            return int(value)
+        shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
+        raise ValueError(
+            f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
+        )
+
+
+@dataclass(frozen=True)
+class IdsSpec:
+    """Symbols in the order of their ids, and the longest row."""
+
+    alphabet: tuple[str, ...]
+    max_length: int
+    kind: str = "ids"
+
+    def parse(self, values: Sequence[Any], name: str) -> Ids:
+        out = torch.full((len(values), self.max_length), ABSENT, dtype=torch.int64)
+        for row, value in enumerate(values):
+            text = "" if value is None else str(value)
+            foreign = sorted({c for c in text if c not in self.alphabet})
+            if foreign:
+                raise ValueError(
+                    f"{name}={text!r} has symbols that the model never saw: {foreign}; its alphabet is {''.join(self.alphabet)!r}"
+                )
+            if len(text) > self.max_length:
+                raise ValueError(f"{name}={text!r} has {len(text)} symbols; this model takes at most {self.max_length}")
+            out[row, : len(text)] = torch.tensor([self.alphabet.index(c) for c in text], dtype=torch.int64)
+        return Ids(out)
+
+
+@dataclass(frozen=True)
+class VectorsSpec:
+    """Width, longest row and the name of the frozen encoder that made the vectors."""
+
+    width: int
+    max_length: int
+    encoder: str = ""
+    kind: str = "vectors"
+
+    def parse(self, values: Sequence[Any], name: str) -> Vectors:
+        x = torch.zeros(len(values), self.max_length, self.width)
+        mask = torch.zeros(len(values), self.max_length, dtype=torch.bool)
+        for row, value in enumerate(values):
+            if value is None:
+                continue
+            if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[1] != self.width or len(value) > self.max_length:
+                came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+                raise ValueError(
+                    f"{name} must be a float tensor [L <= {self.max_length}, {self.width}] made by "
+                    f"{self.encoder or 'its encoder'}; got {came}"
+                )
+            x[row, : len(value)], mask[row, : len(value)] = value.float(), True
+        return Vectors(x, mask)
+
+
+_CONDITIONS = {"class": ClassSpec, "ids": IdsSpec, "vectors": VectorsSpec}
+
+
+@dataclass(frozen=True)
+class ConditionSpec:
+    """What a generator is conditioned on: (name, part spec) pairs; lies in bundles and in the header of token shards."""
+
+    parts: tuple[tuple[str, ClassSpec | IdsSpec | VectorsSpec], ...] = ()
+
+    def parse(self, value: Any, batch: int) -> Condition:
+        """A user's `condition=7`, `condition=horse`, `condition={class: [3, 4], text: "seven"}` as a Condition of `batch` rows.
+
+        A scalar goes to the only part, or to the part named `class`; a list gives the rows in turn, repeated to fill the batch;
+        None is null everywhere. Raises ValueError, naming what the model understands.
+        """
+        names = [name for name, _ in self.parts]
+        if value is None:
+            value = {}
+        if not isinstance(value, Mapping):
+            target = "class" if "class" in names else names[0] if len(names) == 1 else None
+            if target is None:
+                raise ValueError(
+                    f"condition={value}: this model is {'unconditional' if not names else 'conditioned on ' + ', '.join(names)}"
+                )
+            value = {target: value}
+        for name in value:
+            if name not in names:
+                raise ValueError(f"condition.{name}: this model is conditioned on {', '.join(names) or 'nothing'}")
+        parts: dict[str, Part] = {}
+        for name, spec in self.parts:
+            given = value.get(name)
+            row_values = list(given) if isinstance(given, (list, tuple)) else [given]
+            parts[name] = spec.parse([row_values[i % len(row_values)] for i in range(batch)], f"condition.{name}")
+        return Condition(parts)
+
+    def without(self, other: ConditionSpec) -> ConditionSpec:
+        """The parts that `other` has no part of that name for."""
+        taken = dict(other.parts)
+        return ConditionSpec(tuple((name, part) for name, part in self.parts if name not in taken))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: json.loads(json.dumps(dataclasses.asdict(spec))) for name, spec in self.parts}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ConditionSpec:
+        parts = []
+        for name, part in values.items():
+            kind = part.get("kind")
+            if kind not in _CONDITIONS:
+                raise FormatError(f"the condition {name!r} is of kind {kind!r}; this gentok knows {', '.join(_CONDITIONS)}")
+            parts.append((name, _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))))
+        return cls(tuple(parts))
