@@ -21,12 +21,12 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError
 from gentok.bundle import load
 from gentok.data.atomic import whole_file
 from gentok.data.progress import progress
 from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
 from gentok.entropy import AdaptiveCoder, bits_of
+from gentok.errors import ConfigError
 from gentok.types import ABSENT, Tokens
 
 __all__ = ["compress", "decompress", "run"]
@@ -53,7 +53,7 @@ def _tokenizer(config: Mapping[str, Any]) -> Any:
 
 
 def _streams(tokenizer: Any) -> bool:
-    return hasattr(tokenizer, "stream") and getattr(tokenizer, "latency_samples", None) is not None
+    return tokenizer.latency_samples is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------- compress

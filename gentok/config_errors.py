@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gentok.build import nearest_name
+from gentok.errors import nearest_name
 
 __all__ = ["explained"]
 

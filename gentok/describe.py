@@ -17,8 +17,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gentok.build import ConfigError, resolve
-from gentok.bundle import build_generator, build_tokenizer, nest_latents
+from gentok.build import resolve
+from gentok.bundle import build_generator, build_tokenizer, nest_inner
+from gentok.errors import ConfigError
 from gentok.generators.base import Causal
 from gentok.sampling import pick_sampler
 from gentok.types import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
@@ -78,7 +79,7 @@ def _condition_spec(config: Mapping[str, Any]) -> ConditionSpec:
 
 def _tokenizer(config: Mapping[str, Any]) -> nn.Module:
     with torch.device("cpu"):  # a bundle comes with its weights
-        settings, _ = nest_latents(config["tokenizer"], config["trust"], shape_only=True)
+        settings, _ = nest_inner(config["tokenizer"], config["trust"], shape_only=True)
     if settings.get("media_shape") is None:
         settings["media_shape"] = list(_media_shape(config))
     return build_tokenizer(settings, config["trust"]).to("meta")  # a pretrained one comes with its weights
@@ -127,7 +128,7 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     encode = _flops(tokenizer.encode, media)
     decode, judges = _decode_flops(tokenizer), _discriminators(config)
     # a generative decoder is called once in training, and many times to decode
-    generative, batch = getattr(tokenizer, "generative", False), Batch(media, torch.zeros(1, dtype=torch.int64))
+    generative, batch = tokenizer.generative, Batch(media, torch.zeros(1, dtype=torch.int64))
     once = _flops(tokenizer, batch) if generative else encode + decode
     step = 3 * once * config["batch_size"]
     parts, table = _parts(tokenizer), []

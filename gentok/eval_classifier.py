@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError, build
+from gentok.build import build
 from gentok.data.datasets import batches
+from gentok.errors import ConfigError
 from gentok.metrics.classifier import predict
 from gentok.metrics.eval_classifier import BATCH, SEED, WIDTHS, PhotoCNN, load_judge, save_judge, train_judge
 from gentok.metrics.generation import accuracy

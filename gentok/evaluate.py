@@ -22,12 +22,12 @@ from typing import Any
 
 import torch
 
-from gentok.build import ConfigError, build
+from gentok.build import build
 from gentok.bundle import Bundle, load
+from gentok.errors import ConfigError
 from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
 from gentok.evaluation.context import Context
 from gentok.sampling import pick_sampler
-from gentok.types import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 
@@ -72,8 +72,7 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     if "generation" in names:
         pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
     data = _data(config, bundle)
-    takes = getattr(bundle.tokenizer, "takes", None) or ConditionSpec()
-    if modelled and bundle.condition_spec != data.condition_spec.without(takes):
+    if modelled and bundle.condition_spec != data.condition_spec.without(bundle.tokenizer.written_condition):
         raise ConfigError(
             f"the generator is conditioned on {_words(bundle.condition_spec)}, these data have {_words(data.condition_spec)}: "
             "evaluate with the data it was trained on"

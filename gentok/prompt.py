@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.bundle import Bundle
 from gentok.data.image_files import read_picture
 from gentok.data.sound_files import read_sound
+from gentok.interfaces import Tokenizer
 from gentok.types import ABSENT, UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
 
-__all__ = ["KEEPS", "frames_of", "keep_mask", "known_stream", "known_tokens", "read_known"]
+__all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -27,37 +27,48 @@ def read_known(path: str, spec: TokenSpec) -> Tensor:
     return read_picture(path, channels=spec.media_shape[0], size=spec.media_shape[1:])
 
 
-def known_tokens(bundle: Bundle, known: Tensor, keep: Any, frames: Tensor | None) -> Tokens:
-    """`known` [C, ...] as tokens whose cells outside of what `keep` names are UNKNOWN, one row, or one for each of `frames` int64 [n] where
-    sounds differ in length. Raises ValueError in a line."""
-    spec = bundle.spec
+def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None) -> Tokens | None:
+    """What is known of the tokens to be sampled.
+
+    Args:
+        tokenizer: whose tokens they are. One that writes a part of the condition into its codes knows that part; with a sound too, the
+            item begins with both.
+        condition: of the rows to be sampled.
+        known: float [C, ...], the image or sound to complete; None: none.
+        keep: what stays of it: a region of an image (None: its left half), the first seconds of a sound (None: all).
+        frames: int64 [n], how long each sound is to be.
+
+    Returns:
+        Tokens whose cells outside of what stays are UNKNOWN: one row, or one for each of `frames` where sounds differ in length; None where
+        nothing is known.
+
+    Raises:
+        ValueError: `keep` or `frames` do not fit what is known.
+    """
+    spec, inner = tokenizer.spec, tokenizer.prompt_tokenizer
+    if tokenizer.written_condition.parts:
+        beginning = None
+        if known is not None:
+            whole = inner.encode(known[None])
+            count = _kept_frames(known.shape[-1], keep, inner.spec, whole.codes.shape[2])
+            beginning = Tokens(whole.codes[:, :, :count], inner.spec)
+        return tokenizer.prompt(condition, beginning)
+    if known is None:
+        return None
     if isinstance(spec.grid, Frames):
         count = _kept_frames(known.shape[-1], keep, spec)
         if frames is not None and int(frames.min()) < count:
             raise ValueError(f"duration: a sample must be at least as long as what it keeps of `known`, {count / spec.grid.rate_hz:g} s")
-        codes = bundle.tokenizer.encode(known[None]).codes[:, :, :count]
-        masked_cells = torch.full((1, spec.levels, spec.positions), UNKNOWN, dtype=torch.int64, device=codes.device)
-        masked_cells[:, ~spec.exists().to(codes.device)] = ABSENT
-        masked_cells[:, :, :count] = codes
+        codes = tokenizer.encode(known[None]).codes[:, :, :count]
+        begun = torch.full((1, spec.levels, spec.positions), UNKNOWN, dtype=torch.int64, device=codes.device)
+        begun[:, ~spec.exists().to(codes.device)] = ABSENT
+        begun[:, :, :count] = codes
         if frames is None:
-            return Tokens(masked_cells, spec)
+            return Tokens(begun, spec)
         beyond = torch.arange(spec.positions, device=codes.device) >= frames.to(codes.device)[:, None]
-        return Tokens(torch.where(beyond[:, None], ABSENT, masked_cells), spec, frames)
-    codes = bundle.tokenizer.encode(known[None]).codes
+        return Tokens(torch.where(beyond[:, None], ABSENT, begun), spec, frames)
+    codes = tokenizer.encode(known[None]).codes
     return Tokens(codes.masked_fill(~keep_mask("left-half" if keep is None else keep, spec.grid).to(codes.device), UNKNOWN), spec)
-
-
-def known_stream(bundle: Bundle, condition: Condition, known: Tensor | None, keep: Any) -> Tokens | None:
-    """What is known of rows of text and speech, from the condition's `text` and the sound `known` [1, T] of which the first `keep` seconds
-    count; None where nothing is. With a text, its sound begins so; without one, its text is to be written. ValueError in a line."""
-    text, speech = condition.parts.get("text"), None
-    if known is not None:
-        inner = bundle.tokenizer.speech
-        speech = inner.encode(known[None])
-        speech = Tokens(speech.codes[:, :, : _kept_frames(known.shape[-1], keep, inner.spec, speech.codes.shape[2])], inner.spec)
-    if speech is None and (text is None or not bool((text.ids >= 0).any())):
-        return None
-    return bundle.tokenizer.prompt(text, speech)
 
 
 def _kept_frames(samples: int, keep: Any, spec: TokenSpec, whole: int | None = None) -> int:

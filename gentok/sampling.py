@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError, build, resolve
-from gentok.bundle import Bundle
+from gentok.build import build, resolve
+from gentok.errors import ConfigError, nearest_name
 from gentok.generators.base import capabilities
-from gentok.prompt import frames_of, known_stream, known_tokens
+from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
-from gentok.samplers.base import SampleOutput, Sampler, fitting
+from gentok.samplers.base import SampleOutput, Sampler, every_sampler, fitting, sampler_name
 from gentok.samplers.guided import guided
 from gentok.types import Condition, ConditionSpec, Tokens
 
-__all__ = ["Samples", "pick_sampler", "sample", "sample_tokens", "sound_ends"]
+if TYPE_CHECKING:
+    from gentok.bundle import Bundle
+
+__all__ = ["Samples", "configured_sampler", "pick_sampler", "sample", "sample_tokens"]
 
 
 @dataclass
@@ -53,10 +57,30 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
         able = fitting(generator)
         if not able:
             raise ConfigError(f"no sampler of gentok fits {generator.__name__} ({', '.join(capabilities(generator)) or 'no capability'})")
-        config["_target_"] = f"{able[0].__module__}.{able[0].__name__}"
+        config["_target_"] = able[0].component_id
     else:
         resolve(config["_target_"], trust).check_model(generator)
-    return build(config, trust=trust, where="sampler")
+    return build(config, trust=trust, where="sampler", role=Sampler)
+
+
+def configured_sampler(sampler: str | Sampler | None, generator: type, settings: Mapping[str, Any]) -> Sampler:
+    """A sampler by name with some of its settings.
+
+    Args:
+        sampler: its name in conf/sampler, a built one, or None for the first that fits.
+        generator: the generator's class.
+        settings: {name: value} of the sampler's own parameters.
+
+    Raises:
+        ConfigError: there is no such sampler, or it has no such setting.
+        ValueError: it does not fit the generator.
+    """
+    if isinstance(sampler, Sampler):
+        return pick_sampler(dataclasses.replace(sampler, **settings), generator)
+    names = {sampler_name(cls): cls.component_id for cls in every_sampler()}
+    if sampler is not None and sampler not in names:
+        raise ConfigError(f"sampler={sampler!r}: there is none of that name{nearest_name(str(sampler), names)}")
+    return pick_sampler({"_target_": names.get(sampler), **settings}, generator)
 
 
 def sample_tokens(
@@ -72,15 +96,6 @@ def sample_tokens(
     """One batch: `sampler` on the guided generator, without gradients."""
     with torch.no_grad():
         return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
-
-
-def sound_ends(tokenizer: Any, tokens: Tokens, media: Tensor, least: int = 0) -> Tensor | None:
-    """int64 [B] on the CPU: samples of each row of decoded sound, of at least `least` frames; None where tokens have no lengths."""
-    if tokens.lengths is None:
-        return None
-    if hasattr(tokenizer, "samples_of"):
-        return tokenizer.samples_of(tokens).clamp(min=least * tokenizer.hop).cpu()
-    return (tokens.lengths.clamp(min=least) * (media.shape[-1] // tokens.codes.shape[2])).cpu()
 
 
 # ------------------------------------------------------------------------------------------------------------------ sampling
@@ -120,14 +135,12 @@ def sample(
     device = next(bundle.generator.parameters()).device
     sampler = pick_sampler(sampler, type(bundle.generator), trust)
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-    takes, tokenizer = getattr(bundle.tokenizer, "takes", None), bundle.tokenizer
-    understood = bundle.condition_spec if takes is None else ConditionSpec(bundle.condition_spec.parts + takes.parts)
+    tokenizer, written = bundle.tokenizer, bundle.tokenizer.written_condition
+    understood = ConditionSpec(bundle.condition_spec.parts + written.parts)
     conditions = condition if isinstance(condition, Condition) else understood.parse(condition, n)
     frames = frames_of(duration, n, bundle.spec)
-    if takes is None:
-        masked_cells = None if known is None else known_tokens(bundle, known.to(device), keep, frames)
-    else:
-        masked_cells = known_stream(bundle, conditions.to(device), None if known is None else known.to(device), keep)
+    given = None if known is None else known.to(device)
+    begun = known_tokens(bundle.tokenizer, conditions.to(device), given, keep, frames)
     if advance is not None:
         advance(0)
     media, codes, ends, lengths, texts, calls, network, stats, seconds = [], [], [], [], [], [], {}, {}, 0.0
@@ -137,7 +150,7 @@ def sample(
         output = sample_tokens(
             bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
-            known=None if masked_cells is None else Tokens(masked_cells.codes[rows % len(masked_cells.codes)].clone(), bundle.spec),
+            known=None if begun is None else Tokens(begun.codes[rows % len(begun.codes)].clone(), bundle.spec),
         )  # fmt: skip
         seconds += time.perf_counter() - began
         with torch.no_grad():
@@ -145,9 +158,8 @@ def sample(
         codes.append(output.tokens.codes.cpu())
         if output.tokens.lengths is not None:  # those that were asked for, or where a model that ends items ended them
             ends.append(output.tokens.lengths.cpu())
-            lengths.append(sound_ends(tokenizer, output.tokens, media[-1]))
-        if takes is not None:
-            texts += tokenizer.text(output.tokens)
+            lengths.append(tokenizer.samples_of(output.tokens, media[-1]).cpu())
+        texts += tokenizer.text(output.tokens) or []
         calls.append(output.calls.cpu())
         stats.update(output.stats)
         for name, (count, positions) in output.network_calls.items():
@@ -160,5 +172,5 @@ def sample(
     tokens = Tokens(torch.cat(codes), bundle.spec, torch.cat(ends) if ends else None)
     return Samples(
         torch.cat(media), tokens, torch.cat(calls), network, seconds, stats, torch.cat(lengths) if lengths else None,
-        texts if takes is not None else None,
+        texts or None,
     )  # fmt: skip

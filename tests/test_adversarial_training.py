@@ -13,8 +13,8 @@ import torch
 from adversarial_kit import BALANCED, PATCH, by_hand, config, fit, run_and_save
 
 import gentok
-from gentok.build import ConfigError
 from gentok.cli import compose
+from gentok.errors import ConfigError
 from gentok.training.adversarial_task import AdversarialTokenizerTask
 from gentok.training.run import train
 

@@ -5,7 +5,8 @@ import sys
 import pytest
 import torch
 
-from gentok.build import ConfigError, build, check, resolve
+from gentok.build import build, check, resolve
+from gentok.errors import ConfigError
 
 COSINE = "gentok.training.optim.Cosine"
 

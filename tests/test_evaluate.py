@@ -10,10 +10,10 @@ from PIL import Image
 from torch import nn
 
 from gentok import evaluate as module
-from gentok.build import ConfigError
 from gentok.bundle import Bundle, build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.data.datasets import whole
+from gentok.errors import ConfigError
 from gentok.evaluate import evaluate
 from gentok.evaluation.context import choice
 from gentok.metrics.generation import alike

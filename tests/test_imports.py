@@ -11,12 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gentok"
 
-BASE = {"types", "rng", "distributed", "precision"}
+BASE = {"errors", "types", "interfaces", "rng", "distributed", "precision"}
 MAY = {  # room or file -> what of gentok it may import (beside itself)
+    "errors": set(),
     "rng": set(),
     "distributed": set(),
     "precision": set(),
-    "types": {"rng"},
+    "types": {"errors", "rng"},
+    "interfaces": {"types", "rng"},
+    "build": {"errors", "interfaces"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},
     "grammar": BASE,
@@ -29,9 +32,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "generators": {*BASE, "flow", "nn", "layouts", "grammar"},
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
     "entropy": set(),
-    "format1_names": set(),
-    "build": {"format1_names"},
-    "config_errors": {"build"},
+    "config_errors": {"errors"},
     "bundle_files": BASE,
     "bundle": {*BASE, "build", "bundle_files", "sampling"},
     "prompt": {*BASE, "bundle", "data"},

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from gentok.errors import FormatError
 from gentok.types import (
     ABSENT,
     NULL_CLASS,
@@ -13,7 +14,6 @@ from gentok.types import (
     ClassSpec,
     Condition,
     ConditionSpec,
-    FormatError,
     Frames,
     Ids,
     IdsSpec,

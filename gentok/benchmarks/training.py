@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.benchmarks.models import model_of, sizes_of
+from gentok.build import component_name
 from gentok.metrics.speed import Contender, Measured, figure, interleaved
 
 __all__ = ["shards", "small_tokenizers", "tokenizers", "train"]
@@ -58,7 +59,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     asked anew in every step of both. Where a tokenizer works on the latents of a bundle that is not there, only a note."""
     import torch
 
-    from gentok.bundle import nest_latents
+    from gentok.bundle import nest_inner
     from gentok.cli import compose
     from gentok.data.noise_images import NoiseImages
     from gentok.training.overhead import tokenizer_by_network, tokenizer_by_trainer
@@ -71,7 +72,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
         extra = ["data=noise", "discriminator=none", "task.teacher_maps=0", "paths.run=none", "trainer.accelerator=cpu", *overrides]
         config = compose("config", [*words, *extra])
         try:
-            nested, _ = nest_latents(config["tokenizer"])
+            nested, _ = nest_inner(config["tokenizer"])
         except FileNotFoundError as error:
             yield f"tokenizers/{name}/outside", {"value": None, "peer": PASSES, "note": str(error)}
             continue
@@ -81,7 +82,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
             return lambda: run(config, copy.copy(batch), steps)
 
         seconds = interleaved({"trainer": contender(tokenizer_by_trainer), "network": contender(tokenizer_by_network)}, rounds)
-        what, book = (part["_target_"].rsplit(".", 1)[-1] for part in (config["tokenizer"], config["codebook"]))
+        what, book = (component_name(part) for part in (config["tokenizer"], config["codebook"]))
         dtype = precision(config["trainer"]["precision"], "cpu")
         pair = f"{what} with {book}" if "codebook" in config["tokenizer"] else what
         setting = f"{pair}, {steps} steps of {size} pictures of 32 x 32 x 3"

@@ -25,7 +25,7 @@ from gentok.types import ABSENT, Quantized
 __all__ = ["BAE"]
 
 
-class BAE(BaseCodebook):
+class BAE(BaseCodebook, id="codebook/bae"):
     """bits: of a code. width: channels in and out. levels: K, sub-codes of bits / levels bits. entropy: weight of the bits' entropy (above
     0: towards sure bits)."""
 

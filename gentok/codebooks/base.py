@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_gather
+from gentok.interfaces import Codebook
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized, Raster
@@ -135,7 +136,7 @@ def _project(linear: nn.Linear | None, x: Tensor) -> Tensor:
     return x if linear is None else F.linear(x.contiguous(), linear.weight.float(), None if linear.bias is None else linear.bias.float())
 
 
-class BaseCodebook(nn.Module):
+class BaseCodebook(Codebook):
     """Attributes of every codebook, and the projections around its own space.
 
     dim: channels of the space in which codes are found. width: channels in and out; None, or dim, means no projections, else there is a

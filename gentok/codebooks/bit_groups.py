@@ -44,7 +44,7 @@ def levels_kept(keep: Tensor, levels: int) -> Tensor:
     return torch.arange(levels, device=keep.device)[:, None] < keep[:, None, None]
 
 
-class BitGroups(BaseCodebook):
+class BitGroups(BaseCodebook, id="codebook/bit_groups"):
     """The codes of a LFQ codebook as K = levels codes of bits / levels bits.
 
     codebook: a LFQ without projections of its own. width: channels in and out where they differ from its bits.

@@ -27,7 +27,7 @@ from gentok.codebooks.vq import VQ
 __all__ = ["DualCodebook"]
 
 
-class DualCodebook(VQ):
+class DualCodebook(VQ, id="codebook/dual"):
     """A table of vocab_size rows of semantic + pixel channels, each half on its own unit sphere.
 
     Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says which channels are whose. No

@@ -26,7 +26,7 @@ from gentok.codebooks.vq import VQ
 __all__ = ["FactorizedVQ"]
 
 
-class FactorizedVQ(VQ):
+class FactorizedVQ(VQ, id="codebook/factorized_vq"):
     """A table of vocab_size rows of dim channels, between projections width -> dim -> width.
 
     The rest as in VQ, by gradient. Without a width (or with width = dim) there are no projections.

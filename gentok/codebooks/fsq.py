@@ -24,7 +24,7 @@ from gentok.rng import RowRNG
 __all__ = ["FSQ"]
 
 
-class FSQ(SingleLevel):
+class FSQ(SingleLevel, id="codebook/fsq"):
     """values: the paper's levels L, the number of values of each channel, 3 or more, for example [8, 8, 8, 5, 5, 5] (V = 64,000).
     width: channels in and out where they differ from len(values) (linear projections)."""
 

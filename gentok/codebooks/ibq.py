@@ -30,7 +30,7 @@ BLOCK = 16
 """Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger blocks are better."""
 
 
-class IBQ(SingleLevel):
+class IBQ(SingleLevel, id="codebook/ibq"):
     """A table of vocab_size rows of dim channels, learnt by gradient.
 
     width: channels in and out where they differ from dim (linear projections). commitment, codebook, entropy, diversity, temperature: the

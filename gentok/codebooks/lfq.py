@@ -27,7 +27,7 @@ CHUNK = 8192
 """Vectors whose half laws are held at once."""
 
 
-class LFQ(SingleLevel):
+class LFQ(SingleLevel, id="codebook/lfq"):
     """V = 2^bits. width: channels in and out where they differ from `bits`. entropy, diversity, commitment: the weights above.
     group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits / 2) per vector)."""
 

@@ -33,7 +33,7 @@ MASKED = ("VectorQuantize", "LFQ")
 RESERVED = {"dim", "sync_codebook", "heads", "num_codebooks", "accept_image_fmap", "accept_3d_fmap", "channel_last", "channel_first"}
 
 
-class LibraryCodebook(BaseCodebook):
+class LibraryCodebook(BaseCodebook, id="codebook/library"):
     """kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ. width: channels in and out. options: the rest of that class's arguments
     (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set the shape of the interface."""
 

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from gentok.codebooks.base import float32
 from gentok.codebooks.residual import ResidualCodebook
+from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
-from gentok.types import Codebook, Quantized
+from gentok.types import Quantized
 
 __all__ = ["ProjectedResidual"]
 
 
-class ProjectedResidual(ResidualCodebook):
+class ProjectedResidual(ResidualCodebook, id="codebook/projected_residual"):
     """K = levels copies of a codebook of one level with projections, each with fresh parameters.
 
     codebook: the book to copy, whose width is the networks' (D in and out). level_dropout, batch_dropout: as in Residual.

@@ -40,7 +40,7 @@ def _resized(x: Tensor, side: int, mode: str) -> Tensor:
     return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode=mode)
 
 
-class PyramidCodebook(BaseCodebook):
+class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
     """K = 1, N = sum of sides^2, M = sides[-1]^2: a codebook of one level, used at every scale.
 
     codebook: the book inside, without projections of its own. sides: of the scales, growing. width: channels in and out where they differ

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 
 from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, straight_through
 from gentok.distributed import all_sum, world_size
+from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, UNKNOWN, Codebook, Quantized
+from gentok.types import ABSENT, UNKNOWN, Quantized
 
 __all__ = ["ResidualCodebook"]
 
 
-class ResidualCodebook(BaseCodebook):
+class ResidualCodebook(BaseCodebook, id="codebook/residual"):
     """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them with `shared` (RQ-VAE).
 
     codebook: the book to copy, without projections of its own. width: channels in and out where they differ from the book's (linear

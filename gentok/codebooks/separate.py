@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.base import BaseCodebook, float32
+from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
-from gentok.types import UNKNOWN, Codebook, Quantized
+from gentok.types import UNKNOWN, Quantized
 
 __all__ = ["SeparateCodebooks"]
 
 
-class SeparateCodebooks(BaseCodebook):
+class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
     """K = 2: level 0 is the code of `semantic`, level 1 that of `pixel`, both codebooks of one level without shared channels.
 
     Inputs float [B, semantic.in_width + pixel.in_width, M], vectors float32 [B, semantic.width + pixel.width, M]; both widths must agree

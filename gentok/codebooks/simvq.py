@@ -19,7 +19,7 @@ from gentok.rng import RowRNG
 __all__ = ["SimVQ"]
 
 
-class SimVQ(SingleLevel):
+class SimVQ(SingleLevel, id="codebook/simvq"):
     """A frozen table of vocab_size rows of dim channels, and a learnt map of them [dim, dim].
 
     width: channels in and out where they differ from dim (linear projections). commitment: weight of the pull of the encoder to its row.

@@ -28,7 +28,7 @@ from gentok.types import Quantized
 __all__ = ["SplitRVQ"]
 
 
-class SplitRVQ(BaseCodebook):
+class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
     """K = semantic.levels + acoustic.levels; both books take and give the same width (Residual with a width and in_bias=false).
 
     no_quantization_rate: see above; used in training where `forward` is given noise. Raises ValueError with a line where the books do not

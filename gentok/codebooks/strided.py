@@ -22,12 +22,13 @@ from torch import Tensor
 
 from gentok.codebooks.base import fill, float32
 from gentok.codebooks.projected_residual import ProjectedResidual
-from gentok.types import ABSENT, UNKNOWN, Codebook, Grid
+from gentok.interfaces import Codebook
+from gentok.types import ABSENT, UNKNOWN, Grid
 
 __all__ = ["StridedResidual"]
 
 
-class StridedResidual(ProjectedResidual):
+class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
     """K = len(strides) copies of a codebook of one level with projections, each with fresh parameters.
 
     codebook: the book to copy, whose width is the networks' (D in and out). strides: frames per code of each level, coarse to fine.

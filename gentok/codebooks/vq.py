@@ -33,7 +33,7 @@ TINY = 1e-20
 """Usage below which S / N is no longer taken: the row stays."""
 
 
-class VQ(SingleLevel):
+class VQ(SingleLevel, id="codebook/vq"):
     """A table of vocab_size rows of dim channels.
 
     width: channels in and out where they differ from dim (linear projections). normalize: l2-normalise both sides. update: "gradient" or

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gentok.interfaces import Augmentation
 from gentok.rng import RowRNG
 
 __all__ = ["Augment"]
 
 
-class Augment:
+class Augment(Augmentation, id="augmentation/shift_flip"):
     """Integer shifts, uniform in -shift..shift along both axes, and horizontal flips with probability 1/2.
 
     shift: pixels, 0 for none. fill: what enters at the border: "edge" repeats the outermost pixels, a number in [-1, 1] is a background.

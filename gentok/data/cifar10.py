@@ -15,7 +15,7 @@ __all__ = ["CIFAR10"]
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-class CIFAR10(Shards):
+class CIFAR10(Shards, id="data/cifar10"):
     """shards, held_out, in_memory, max_broken, index: see Shards; `held_out` is usually the test set's shard."""
 
     media_shape = (3, 32, 32)

@@ -15,7 +15,7 @@ from gentok.data.image_dataset import PICTURES, ImageData
 __all__ = ["ImageFolder", "list_folders"]
 
 
-class ImageFolder(ImageData):
+class ImageFolder(ImageData, id="data/folder"):
     """media_shape (channels, H, W); train and held_out over the files of `path`, sub-folders included.
 
     size: side or [height, width] of what the model sees; null: the pictures' own size, which must then be one and the same.

@@ -17,7 +17,7 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 """Names of the classes; a model understands condition=seven and condition=7."""
 
 
-class FSDD(SoundShards):
+class FSDD(SoundShards, id="data/fsdd"):
     """media_shape (1, samples of the longest item); the class is the digit, its word the text where captions=ids.
 
     shards, held_out, sample_rate, crop, longest, normalize, captions, max_broken, in_memory, index: see SoundShards; `held_out` is usually

@@ -19,6 +19,7 @@ from gentok.data.image_files import picture_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
+from gentok.interfaces import MediaData
 from gentok.types import Batch, ConditionSpec
 
 __all__ = ["PICTURES", "ImageData", "ImageDataset"]
@@ -33,7 +34,7 @@ PICTURES = Medium(
 """Their header says (height, width) upright."""
 
 
-class ImageData:
+class ImageData(MediaData):
     """media_shape (channels, H, W), condition_spec, train and held_out, of a Listing and another one, or a share, that is held out.
 
     size, channels, resize, classes, captions, max_broken, split_seed, in_memory: see conf/data/*.yaml, where users set them.

@@ -21,7 +21,7 @@ __all__ = ["Manifest", "list_manifests", "class_list"]
 _KINDS = (".csv", ".tsv", ".jsonl")
 
 
-class Manifest(ImageData):
+class Manifest(ImageData, id="data/manifest"):
     """media_shape (channels, H, W); train and held_out over the rows of the manifest `path`.
 
     path_column, label_column, caption_column: the names of the columns. size, channels, resize, max_broken, split_seed, in_memory: as of

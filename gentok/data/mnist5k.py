@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from gentok.data.datasets import MemoryDataset
+from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["MNIST5k"]
 
 
-class MNIST5k:
+class MNIST5k(MediaData, id="data/mnist5k"):
     """media_shape (1, 32, 32); train: 4,000 digits, held_out: 1,000 (100 of each class) by default.
 
     held_out: digits of each class that are held out, 1..499. split_seed: which ones.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gentok.data.datasets import MemoryDataset
+from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.types import ClassSpec, ConditionSpec
 
@@ -13,7 +14,7 @@ __all__ = ["NoiseImages"]
 CLASSES = tuple("0123456789")
 
 
-class NoiseImages:
+class NoiseImages(MediaData, id="data/noise"):
     """media_shape (channels, size, size) of uniform bytes; train: `items` pictures, held_out: `held_out`, in ten classes by turns.
 
     Raises ValueError on numbers below 1.

@@ -25,7 +25,7 @@ _OPEN = 32
 """Shards that a process keeps open."""
 
 
-class Shards(ImageData):
+class Shards(ImageData, id="data/shards"):
     """media_shape (channels, H, W); train and held_out over the items of tar files.
 
     shards: a path, an fsspec url (s3://..., https://...; filecache::s3://... keeps a copy), or a list of such, braces expanded:

@@ -24,6 +24,7 @@ from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
 from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_sound, resampled_length, sound_size
+from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.types import Batch, ConditionSpec
 
@@ -43,7 +44,7 @@ class Form:
     normalize: str | None
 
 
-class SoundData:
+class SoundData(MediaData):
     """media_shape (channels, T), sample_rate, condition_spec, train and held_out, of a Listing and another one, or a share, held out.
 
     longest_item, T: samples of the longest sound of either split, after the cut at `longest` seconds: what a whole item needs at most.

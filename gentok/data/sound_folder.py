@@ -13,7 +13,7 @@ from gentok.data.sound_dataset import SOUNDS, SoundData
 __all__ = ["SoundFolder"]
 
 
-class SoundFolder(SoundData):
+class SoundFolder(SoundData, id="data/sound_folder"):
     """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the files of `path`, sub-folders included.
 
     sample_rate: Hz that the model hears; files of another are resampled. channels: 1 mixes down, 2 is stereo. crop: seconds of the piece

@@ -14,7 +14,7 @@ from gentok.data.sound_dataset import SOUNDS, SoundData
 __all__ = ["SoundManifest"]
 
 
-class SoundManifest(SoundData):
+class SoundManifest(SoundData, id="data/sound_manifest"):
     """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the rows of the manifest `path`.
 
     path_column, label_column, caption_column, held_out, classes, captions, caption_length: as of gentok.data.manifest.Manifest; a caption

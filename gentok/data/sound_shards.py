@@ -14,7 +14,7 @@ from gentok.data.sound_dataset import SOUNDS, SoundData
 __all__ = ["SoundShards"]
 
 
-class SoundShards(SoundData):
+class SoundShards(SoundData, id="data/sound_shards"):
     """media_shape (channels, samples of the longest item), sample_rate; train and held_out over the items of tar files.
 
     shards, held_out, label, caption, classes, captions, caption_length, index: as of gentok.data.shards.Shards. sample_rate, channels,

@@ -42,7 +42,7 @@ _AUDIBLE, _MARGIN = 1e-3, 0.03
 """Magnitude below which the ends of a wave are silence (60 dB below full scale), and the seconds of it that stay."""
 
 
-class SpokenDigits(SoundShards):
+class SpokenDigits(SoundShards, id="data/spoken_digits"):
     """media_shape (1, samples of the longest item); train: `items` utterances, held_out: `held_out`, of other seeds.
 
     digits: how many are said in one, a number or [least, most]. Single digits come in turn and have the digit as class; the words

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gentok.data.datasets import locate, whole_items
+from gentok.interfaces import MediaData
 from gentok.types import Batch
 
 __all__ = ["FirstItems", "Subset"]
@@ -42,7 +43,7 @@ class FirstItems:
         return self.__getitems__([draw])
 
 
-class Subset:
+class Subset(MediaData):
     """A data component of the first `items` of each split of `data`; overfit: both splits are the first items of training.
 
     Raises ValueError where items < 1.
@@ -52,8 +53,6 @@ class Subset:
         if items < 1:
             raise ValueError(f"limit_items={items}: at least 1, or null for all of them")
         self.media_shape, self.condition_spec = data.media_shape, data.condition_spec
-        for name in ("sample_rate", "longest_item", "band_limit"):  # what sounds have beside that
-            if hasattr(data, name):
-                setattr(self, name, getattr(data, name))
+        self.sample_rate, self.longest_item, self.band_limit = data.sample_rate, data.longest_item, data.band_limit
         self.train = FirstItems(data.train, items)
         self.held_out = self.train if overfit else FirstItems(data.held_out, items)

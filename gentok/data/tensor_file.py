@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.data.atomic import whole_file
-from gentok.types import FormatError
+from gentok.errors import FormatError
 
 __all__ = ["FileLayout", "write_arrays", "read_layout", "TYPES"]
 

@@ -30,22 +30,9 @@ from gentok.data.atomic import writable_folder
 from gentok.data.datasets import locate
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import FileLayout, read_layout, write_arrays
+from gentok.errors import FormatError
 from gentok.rng import RowRNG
-from gentok.types import (
-    ABSENT,
-    Batch,
-    Class,
-    Condition,
-    ConditionSpec,
-    FormatError,
-    Ids,
-    Latents,
-    Tokens,
-    TokenSpec,
-    Vectors,
-    encoding,
-    fingerprint,
-)
+from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
 __all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenDataset"]
 
@@ -97,7 +84,7 @@ def encode_set(
     set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
     tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
     """
-    if views < 1 or (views > 1 and augment is None and not encoding(tokenizer, Condition())):
+    if views < 1 or (views > 1 and augment is None and not tokenizer.written_condition.parts):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
     if not 0 <= rank < world:
         raise ValueError(f"rank={rank} of world={world}: ranks are 0..{world - 1}")
@@ -156,8 +143,8 @@ def _encode_batch(
     for view in range(views):
         rng = RowRNG.of(seed if view else 0, index, step=view)
         seen = media if view == 0 or augment is None else augment(media, rng)
-        more = encoding(tokenizer, batch.condition.rows(rows).to(device), rng.fork("encoding").to(device))
-        tokens = tokenizer.encode(seen.to(device), given, **more)
+        part = Batch(seen.to(device), index, batch.condition.rows(rows).to(device), given)
+        tokens = tokenizer.encode_batch(part, rng.fork("encoding").to(device))
         if isinstance(tokens, Latents):
             raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
         codes.append(_pack(tokens.validate(), tokenizer.spec))

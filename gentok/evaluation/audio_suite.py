@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentok.build import ConfigError, build
+from gentok.build import build
 from gentok.bundle import Bundle, load
 from gentok.data.datasets import batches
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample
 from gentok.entropy import AdaptiveCoder
+from gentok.errors import ConfigError
 from gentok.evaluation.context import choice
 from gentok.evaluation.speech_recognition import Said, heard, said
 from gentok.metrics.audio import mel_distance, si_sdr

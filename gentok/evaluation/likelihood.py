@@ -25,8 +25,6 @@ def likelihood(context: Context) -> dict[str, float]:
     """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, where media have a shape, per dimension of the media
     (channel of a pixel); None for a generator that has no likelihood. What the tokens leave out of the media is not counted."""
     bundle = context.bundle
-    if not hasattr(bundle.generator, "nll_bound"):
-        return {"held_out_bits_per_token": None}
     count = len(context.media("held_out")[0])
     nats, cells = 0.0, 0
     with progress("held-out nll", count, shown=context.config["progress"]) as advance, torch.inference_mode():
@@ -34,7 +32,7 @@ def likelihood(context: Context) -> dict[str, float]:
         for batch in batches(held_out, context.config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             rng = RowRNG.of(context.config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.encode(batch, rng.fork("encoding"))
+            tokens = bundle.encode_batch(batch, rng.fork("encoding"))
             nats += bundle.generator.nll_bound(tokens, batch.condition, rng, samples=NLL_SAMPLES).double().sum().item()
             cells += int(tokens.present.sum())
             advance(len(batch.index))
@@ -55,7 +53,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             rng = RowRNG.of(config["seed"], batch.index).to(context.device)
             batch = batch.to(context.device)
-            tokens = bundle.encode(batch, rng.fork("encoding"))
+            tokens = bundle.encode_batch(batch, rng.fork("encoding"))
             row, number, exact = region_nll(bundle.generator, tokens, batch.condition, asked, rng, NLL_SAMPLES)
             nats, cells = nats + row.sum().item(), cells + int(number.sum())
             frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gentok.build import ConfigError
 from gentok.data.progress import progress
+from gentok.errors import ConfigError
 from gentok.evaluation.context import Context
 from gentok.metrics.probe import POOLINGS, WEIGHTS, linear_probe, parts_of, pooled, quantized
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError
 from gentok.data.image_files import pairs, save_grid
 from gentok.data.progress import progress
+from gentok.errors import ConfigError
 from gentok.evaluation.context import Context, check_images, choice, left_out, scale_of
 from gentok.metrics.distance import distances, enough, halves, of_reconstructions
 from gentok.metrics.generation import accuracy

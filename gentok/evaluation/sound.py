@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gentok.data.spectrograms import spectrograms
 from gentok.evaluation.context import Context, choice
 from gentok.metrics.audio import mel_distance, si_sdr
 from gentok.metrics.codebook import CodebookHealth
-from gentok.types import Batch, Tokens, encoding
+from gentok.types import Batch, Tokens
 
 __all__ = ["measure"]
 
@@ -34,8 +35,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     with progress("reconstructing", count, shown=config["progress"]) as advance:
         for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
             batch = batch.to(context.device)
-            more = encoding(tokenizer, batch.condition)
-            tokens = tokenizer.encode(batch.media, batch.lengths, **more)
+            tokens = tokenizer.encode_batch(batch)
             made = _decoded(tokenizer, tokens, batch)
             if not values:
                 _show(batch, made, spec.sample_rate, out)
@@ -44,7 +44,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
                 _add(values, f"of_{levels}_levels", _decoded(tokenizer, tokens, batch, keep=levels), batch, spec.sample_rate)
             health.update(tokens.codes)
             cells, samples = cells + int(tokens.present.sum()), samples + int(batch.lengths.sum())
-            again = tokenizer.encode(made, batch.lengths, **more)
+            again = tokenizer.encode_batch(replace(batch, media=made))
             surviving += int(((again.codes == tokens.codes) & tokens.present).sum())
             advance(len(batch.index))
     report, seconds = health.compute(), samples / spec.sample_rate

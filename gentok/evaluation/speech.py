@@ -21,7 +21,7 @@ from gentok.evaluation.likelihood import measure as nll_measure
 from gentok.evaluation.speech_recognition import heard, said
 from gentok.metrics.audio_sets import mel_frechet
 from gentok.sampling import pick_sampler, sample
-from gentok.types import Batch, Condition, encoding
+from gentok.types import Batch, Condition
 
 __all__ = ["measure"]
 
@@ -103,7 +103,7 @@ def _split(batch: Batch, size: int) -> list[Batch]:
 
 def _rebuilt(tokenizer: Any, batch: Batch, device: str) -> Tensor:
     batch = batch.to(device)
-    tokens = tokenizer.encode(batch.media, batch.lengths, **encoding(tokenizer, batch.condition))
+    tokens = tokenizer.encode_batch(batch)
     made = tokenizer.decode(tokens).float().cpu().clamp(-1, 1)[..., : batch.media.shape[2]]
     return F.pad(made, (0, batch.media.shape[2] - made.shape[2]))
 

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gentok.interfaces import Guidance
+
 __all__ = ["Projected"]
 
 
 @dataclass(frozen=True)
-class Projected:
+class Projected(Guidance, id="guidance/projected"):
     """momentum: usually -0.5; threshold: of the norm of a row's difference, inf for none; eta: how much of the parallel part stays."""
 
     momentum: float = -0.5

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gentok.flow.path import score_of
+from gentok.interfaces import Component
 from gentok.rng import RowRNG
 
 __all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
@@ -45,7 +46,7 @@ def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | 
 
 
 @dataclass(frozen=True)
-class Solver:
+class Solver(Component):
     """calls_per_step: network calls of a step."""
 
     calls_per_step = 1
@@ -61,13 +62,13 @@ class Solver:
 
 
 @dataclass(frozen=True)
-class Euler(Solver):
+class Euler(Solver, id="solver/euler"):
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
         return x + (following - t) * field(x, t)
 
 
 @dataclass(frozen=True)
-class Midpoint(Solver):
+class Midpoint(Solver, id="solver/midpoint"):
     calls_per_step = 2
 
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
@@ -76,7 +77,7 @@ class Midpoint(Solver):
 
 
 @dataclass(frozen=True)
-class Heun(Solver):
+class Heun(Solver, id="solver/heun"):
     calls_per_step = 2
 
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
@@ -86,7 +87,7 @@ class Heun(Solver):
 
 
 @dataclass(frozen=True)
-class EulerMaruyama(Solver):
+class EulerMaruyama(Solver, id="solver/euler_maruyama"):
     """diffusion: w(t) = diffusion * t; 0 makes it Euler."""
 
     diffusion: float = 2.0

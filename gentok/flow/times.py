@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from gentok.distributed import all_gather
+from gentok.interfaces import TimeDistribution
 from gentok.rng import RowRNG
 
 __all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
 
 
-class Times:
+class Times(TimeDistribution):
     """quantile: u float64 [B] in (0, 1) -> t float64 [B] in (0, 1). Calling a law with a Noise of B rows draws t float64 [B]."""
 
     def quantile(self, u: Tensor) -> Tensor:
@@ -34,13 +35,13 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Uniform(Times):
+class Uniform(Times, id="time/uniform"):
     def quantile(self, u: Tensor) -> Tensor:
         return u
 
 
 @dataclass(frozen=True)
-class LogitNormal(Times):
+class LogitNormal(Times, id="time/logit_normal"):
     """mean > 0 favours noise, < 0 data; std: the spread, in logits."""
 
     mean: float = 0.0
@@ -55,7 +56,7 @@ class LogitNormal(Times):
 
 
 @dataclass(frozen=True)
-class Mode(Times):
+class Mode(Times, id="time/mode"):
     """scale: -1 .. 2 / (pi - 2); above 0 favours the middle, below 0 the ends."""
 
     scale: float = 1.29
@@ -70,7 +71,7 @@ class Mode(Times):
 
 
 @dataclass(frozen=True)
-class Stratified(Times):
+class Stratified(Times, id="time/stratified"):
     """law: the Times whose quantile is taken."""
 
     law: Times

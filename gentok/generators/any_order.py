@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gentok.generators.base import AnyOrder, random_rank
 from gentok.generators.masked import hide
+from gentok.interfaces import Generator
 from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.constants import Constants
@@ -35,7 +36,7 @@ from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, 
 __all__ = ["AnyOrderTransformer"]
 
 
-class AnyOrderTransformer(nn.Module, AnyOrder):
+class AnyOrderTransformer(Generator, AnyOrder, id="generator/any_order"):
     """spec, condition_spec: what is modelled, given when the model is built.
 
     width D, depth, heads, hidden (feed-forward; default 8/3 D): the transformer.

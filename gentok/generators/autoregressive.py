@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from gentok.generators.base import Causal
 from gentok.grammar import Follower, Grammar
+from gentok.interfaces import Generator
 from gentok.layouts import Layout
 from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
@@ -52,7 +53,7 @@ class _Level:
     vocab: slice
 
 
-class Autoregressive(nn.Module, Causal):
+class Autoregressive(Generator, Causal, id="generator/autoregressive"):
     """spec, condition_spec: what is modelled, given when the model is built.
 
     layout: one of gentok.layouts.LAYOUTS. width D, depth, heads, hidden (feed-forward; default 8/3 D): the transformer.

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.base import Causal
+from gentok.interfaces import Generator
 from gentok.layouts import Layout
 from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
@@ -48,7 +49,7 @@ class _Cache:
     tree: Tensor | None = None
 
 
-class DepthTransformer(nn.Module, Causal):
+class DepthTransformer(Generator, Causal, id="generator/depth"):
     """spec, condition_spec: what is modelled, given when the model is built.
 
     width D, depth, heads, hidden: the temporal transformer. level_width, level_depth, level_heads: the depth transformer.

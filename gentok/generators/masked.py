@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gentok.generators.base import Masked
 from gentok.generators.masked_losses import SCHEDULES, ByLevelObjective, hide
 from gentok.generators.masked_losses import objective as make_objective
+from gentok.interfaces import Generator
 from gentok.nn.bidirectional import seeing_all
 from gentok.nn.cell_positions import axes_of, cell_coordinates, cell_names, prefix_coordinates
 from gentok.nn.conditioning import Conditioner
@@ -33,7 +34,7 @@ _BY_COUNT = make_objective("any_order", "linear", "independent")
 _BY_TIME = make_objective("elbo", "linear", "independent")
 
 
-class MaskedTransformer(nn.Module, Masked):
+class MaskedTransformer(Generator, Masked, id="generator/masked"):
     """spec, condition_spec: what is modelled, given when the model is built.
 
     width D, depth, heads, hidden and activation (swiglu, gelu) of the feed-forward part: the transformer.

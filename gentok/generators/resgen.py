@@ -43,6 +43,7 @@ from torch import Tensor, nn
 from gentok.flow.mixture import Mixture
 from gentok.generators.base import CumulativeMasked
 from gentok.generators.masked import SCHEDULES, hide
+from gentok.interfaces import Generator
 from gentok.nn.bidirectional import Bidirectional
 from gentok.nn.constants import Constants
 from gentok.nn.frozen import Frozen
@@ -63,7 +64,7 @@ def hide_deepest(codes: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
     return present & (from_below <= each)
 
 
-class ResGen(nn.Module, CumulativeMasked):
+class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
     """spec, condition_spec: what is modelled; codebook: whose levels add up; all given when the model is built.
 
     width D, depth, heads, hidden and activation of the feed-forward part: the transformer. components M, rank R: of the mixture.

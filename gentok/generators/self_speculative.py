@@ -32,7 +32,7 @@ from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, 
 __all__ = ["SelfSpeculativeTransformer"]
 
 
-class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative):
+class SelfSpeculativeTransformer(MaskedTransformer, SelfSpeculative, id="generator/self_speculative"):
     """As MaskedTransformer, whose samplers it takes too; verify_depth: causal blocks on top of the trunk's `depth`.
 
     `nll_bound` is the trunk's: of cells drawn one by one, each after a pass of the trunk; `window_bound` that of self-speculative decoding.

@@ -36,6 +36,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
+from gentok.interfaces import Adversary as BaseAdversary
+from gentok.interfaces import Discriminator, Optimizer
 from gentok.rng import RowRNG
 
 __all__ = [
@@ -113,7 +115,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class Adversary(nn.Module):
+class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
     """One discriminator, or several in one network, and how it is used.
 
     network: media -> (logits, features of every layer before them); of several discriminators a list of logits and a list of lists of
@@ -126,7 +128,7 @@ class Adversary(nn.Module):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Discriminator,
         weight: float = 1.0,
         loss: str = "hinge",
         start: int = 0,
@@ -205,7 +207,7 @@ class Adversary(nn.Module):
         return {"loss": loss, "real": means[0], "fake": means[1]}
 
 
-class Adversaries(nn.Module):
+class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
     """The discriminators of a run.
 
     adversaries: name -> Adversary. optimizer: of all their parameters, module -> torch optimizer. clip: of the norm of their gradient,
@@ -215,7 +217,7 @@ class Adversaries(nn.Module):
     def __init__(
         self,
         adversaries: Mapping[str, Adversary],
-        optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        optimizer: Optimizer,
         clip: float | None = 1.0,
         update_rate: float = 1.0,
     ):

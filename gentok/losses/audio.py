@@ -6,24 +6,25 @@ their adversarial terms belong to the discriminators, their commitment to the co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from gentok.interfaces import Loss
 from gentok.losses.spectral import within
 
 __all__ = ["AudioReconstruction"]
 
 
-class AudioReconstruction:
+class AudioReconstruction(Loss, id="loss/audio_reconstruction"):
     """(reconstruction, media, lengths=None), float [B, C, T] twice and int64 [B] in samples -> {name: weighted scalar}.
 
     wave: weight of the mean absolute error, whose term is named "wave"; left out where it is 0. distances: name -> (reconstruction, media,
     lengths) -> weighted scalar, such as those of gentok.losses.spectral. With lengths, what lies beyond is not heard.
     """
 
-    def __init__(self, wave: float = 0.0, distances: Mapping[str, Callable[[Tensor, Tensor, Tensor | None], Tensor]] | None = None):
+    def __init__(self, wave: float = 0.0, distances: Mapping[str, Loss] | None = None):
         self.wave, self.distances = wave, dict(distances or {})
         if wave < 0 or not (wave or self.distances):
             raise ValueError(f"a reconstruction loss of audio needs wave > 0 or at least one of distances; got wave={wave} and none")

@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from gentok.distributed import all_sum, world_size
+from gentok.interfaces import Balancer as BaseBalancer
 
 __all__ = ["Balancer"]
 
 
-class Balancer:
+class Balancer(BaseBalancer, id="balancer/encodec"):
     """(terms, reconstruction) -> (loss, norms).
 
     weights: w of every term that passes through the reconstruction, by name; those that are not there in a step (a discriminator that has

@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gentok.interfaces import Loss
 from gentok.nn import features
 
 __all__ = ["Perceptual"]
 
 
-class Perceptual:
+class Perceptual(Loss, id="loss/perceptual"):
     """(reconstruction, media), float [B, 1 or 3, H, W] in [-1, 1] -> weight * distance, a float32 scalar; no gradient to media.
 
     layers: stages of the network, at most as deep as the image has pixels (a stride-8 stage sees a 32 px image as 4 x 4).

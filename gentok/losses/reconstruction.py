@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
+
+from gentok.interfaces import Loss
 
 __all__ = ["Reconstruction"]
 
 
-class Reconstruction:
+class Reconstruction(Loss, id="loss/reconstruction"):
     """(reconstruction, media), both float [B, C, ...] in [-1, 1] -> {name: weighted scalar}, without the terms whose weight is 0.
 
     l1, l2: weights of the mean absolute and the mean squared error. perceptual: a distance (reconstruction, media) -> weighted scalar,
     such as gentok.losses.perceptual.Perceptual, or None.
     """
 
-    def __init__(self, l1: float = 1.0, l2: float = 0.0, perceptual: Callable[[Tensor, Tensor], Tensor] | None = None):
+    def __init__(self, l1: float = 1.0, l2: float = 0.0, perceptual: Loss | None = None):
         if l1 < 0 or l2 < 0:
             raise ValueError(f"weights of losses must not be negative; got l1={l1}, l2={l2}")
         if not (l1 or l2 or perceptual):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gentok.interfaces import Loss
 from gentok.nn.spectral import Mel, frame_mask, stft
 
 __all__ = ["EncodecMel", "DacMel", "MultiScaleSTFT", "within"]
@@ -76,7 +77,7 @@ def _mean(x: Tensor, hop: int, lengths: Tensor | None) -> Tensor:
     return (x * mask).sum() / (mask.sum() * x.shape[1] * x.shape[2])
 
 
-class EncodecMel(_Scales):
+class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
     """See the file. sample_rate in Hz. alpha: a_w of every scale, None for the root of w - 1. floor: f.
 
     normalized: false leaves out the division by the window's energy and that by the sum of weights. Waves are reflected at both ends by
@@ -121,7 +122,7 @@ class EncodecMel(_Scales):
         return parts.sum() / self.total
 
 
-class DacMel(_Scales):
+class DacMel(_Scales, Loss, id="loss/dac_mel"):
     """See the file. sample_rate in Hz. mels: filters of each window. floor: f."""
 
     def __init__(
@@ -147,7 +148,7 @@ class DacMel(_Scales):
         return _mean((a - b).abs(), mel.hop, lengths)
 
 
-class MultiScaleSTFT(_Scales):
+class MultiScaleSTFT(_Scales, Loss, id="loss/multi_scale_stft"):
     """See the file. linear, log: weights of the two terms. floor: f."""
 
     def __init__(

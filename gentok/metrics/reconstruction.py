@@ -63,8 +63,9 @@ def reconstruction(
             "codes_surviving_decode_and_encode": decoded / cells,
             "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
         }
-        if hasattr(tokenizer.codebook, "scale_usage"):
-            metrics["usage_per_scale"] = tokenizer.codebook.scale_usage(torch.cat(codes)).tolist()
+        per_scale = tokenizer.codebook.scale_usage(torch.cat(codes))
+        if per_scale is not None:
+            metrics["usage_per_scale"] = per_scale.tolist()
     return out, metrics, {k: torch.cat(parts) for k, parts in of_prefix.items()}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import FeatureNetwork, LocalPath
 from gentok.precision import no_autocast
 
 __all__ = ["AudioMap"]
@@ -31,14 +32,14 @@ def _network(path: str, device: str) -> nn.Module:
         return AutoModel.from_pretrained(path, local_files_only=True).eval().requires_grad_(False).float().to(device)
 
 
-class AudioMap(nn.Module):
+class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):
     """Sound float [B, 1, T] in [-1, 1] at `sample_rate` -> float32 [B, width, frames], frames at `rate_hz` (50 of WavLM), no gradient.
 
     path: the model's folder. layer: index of the hidden state, -1 the last. model_rate: Hz that the network hears. normalize: see above.
     lengths int64 [B] in samples: what lies behind a row's end is silence and is not normalised; frames there mean nothing.
     """
 
-    def __init__(self, path: str, sample_rate: int, layer: int = -1, model_rate: int = 16000, normalize: bool = True):
+    def __init__(self, path: LocalPath, sample_rate: int, layer: int = -1, model_rate: int = 16000, normalize: bool = True):
         super().__init__()
         self.path, self.layer, self.normalize = path, layer, normalize
         self.sample_rate, self.model_rate = int(sample_rate), int(model_rate)

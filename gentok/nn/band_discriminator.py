@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gentok.interfaces import Discriminator
 from gentok.nn.spectral import stft
 from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
@@ -28,7 +29,7 @@ BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Of the frequencies from 0 to half the sample rate."""
 
 
-class BandDiscriminators(nn.Module):
+class BandDiscriminators(nn.Module, Discriminator, id="discriminator/band"):
     """media float [B, C, T] -> (logits, features), one of each per window: float [B, 1, frames, .], and for every band in turn five
     [B, filters, frames, .].
 

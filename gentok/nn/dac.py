@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from gentok.interfaces import Layer
 from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
 
@@ -78,7 +79,7 @@ def check_halved(filters: int, ratios: Sequence[int]) -> None:
         raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
 
 
-class DACEncoder(nn.Module):
+class DACEncoder(nn.Module, Layer, id="layer/dac_encoder"):
     """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)]; hop is the product of the ratios.
 
     filters: channels of the first convolution. ratios: in the decoder's order. width: channels of a frame; null: filters * 2^(number of
@@ -105,7 +106,7 @@ class DACEncoder(nn.Module):
         return self.layers(F.pad(x, (0, -x.shape[2] % self.hop)))
 
 
-class DACDecoder(nn.Module):
+class DACDecoder(nn.Module, Layer, id="layer/dac_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
 
     filters: channels behind the first convolution, which every ratio halves. ratios: in the order of their use. fill_odd: see above.

@@ -13,10 +13,12 @@ import math
 
 from torch import Tensor, nn
 
+from gentok.interfaces import Discriminator
+
 __all__ = ["PatchGAN"]
 
 
-class PatchGAN(nn.Module):
+class PatchGAN(nn.Module, Discriminator, id="discriminator/patchgan"):
     """media float [B, C, H, W] in [-1, 1] -> (logits float [B, 1, h, w], features of every layer but the last, each [B, D, h', w']).
 
     channels: C. width: channels of the first layer, doubled per layer up to 8 times. layers: convolutions with stride 2, at least 1;

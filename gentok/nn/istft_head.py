@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer
 from gentok.nn.recurrence import WindowedAttention
 
 __all__ = ["ISTFTDecoder", "inverse_stft"]
@@ -54,7 +55,7 @@ class ConvNeXtBlock(nn.Module):
         return x + (self.gamma * h).transpose(1, 2)
 
 
-class ISTFTDecoder(nn.Module):
+class ISTFTDecoder(nn.Module, Layer, id="layer/istft_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].
 
     hop: samples per frame, the encoder's. filters, hidden: channels of the blocks and inside them (null: 3 * filters). blocks: how many.

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer
 from gentok.nn.attention import SelfAttention
 from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
 from gentok.nn.recurrence import RecentKeys, Seen, window_mask
@@ -83,7 +84,7 @@ class WindowTransformer(nn.Module):
         return self._through(x, window_mask(self.window, first, min(first, state.keep), frames, x.device), first, state)
 
 
-class _Half(nn.Module):
+class _Half(nn.Module, Layer):
     """Parts in a row, whole or chunk by chunk."""
 
     causal = True
@@ -103,7 +104,7 @@ class _Half(nn.Module):
         return self.parts().step(x, state, last)
 
 
-class MimiEncoder(_Half):
+class MimiEncoder(_Half, id="layer/mimi_encoder"):
     """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)], hop = 2 * the product of the ratios.
 
     filters, ratios: of SEANet (in the decoder's order). depth, heads, hidden, window: of the transformer, in frames before the halving.
@@ -130,7 +131,7 @@ class MimiEncoder(_Half):
         return Chain(self.seanet, self.transformer, self.down)
 
 
-class MimiDecoder(_Half):
+class MimiDecoder(_Half, id="layer/mimi_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop]; the rest as in MimiEncoder."""
 
     def __init__(

@@ -16,12 +16,13 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gentok.interfaces import Discriminator
 from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
 __all__ = ["PeriodDiscriminators"]
 
 
-class PeriodDiscriminators(nn.Module):
+class PeriodDiscriminators(nn.Module, Discriminator, id="discriminator/multi_period"):
     """media float [B, C, T] -> (logits, features), one of each per period p: float [B, 1, ., p], and five [B, channels, ., p].
 
     channels: C. periods: in samples, commonly primes; T must be at least twice the longest. width: channels of the first layer. peak: see

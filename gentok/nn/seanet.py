@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer
 from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
@@ -65,7 +66,7 @@ class Unit(nn.Module):
         return short[..., : y.shape[2]] + y
 
 
-class _SEANet(nn.Module):
+class _SEANet(nn.Module, Layer):
     """channels C of the sound; width D of the latent; filters F. ratios: in the decoder's order, hop = their product.
 
     units per ratio, each dilated by dilation_base^j; kernel of the first convolution, last_kernel of the last, unit_kernel of the units;
@@ -135,7 +136,7 @@ class _SEANet(nn.Module):
         return self.layers.step(x, state, last)
 
 
-class SEANetEncoder(_SEANet):
+class SEANetEncoder(_SEANet, id="layer/seanet_encoder"):
     __doc__ = f"Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].\n\n    {_SEANet.__doc__}"
 
     def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
@@ -147,7 +148,7 @@ class SEANetEncoder(_SEANet):
         return [*layers, *remember(n), act(n), Conv(n, self.width, last_kernel, **common)]
 
 
-class SEANetDecoder(_SEANet):
+class SEANetDecoder(_SEANet, id="layer/seanet_decoder"):
     __doc__ = f"float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].\n\n    {_SEANet.__doc__}"
 
     def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.interfaces import FeatureNetwork
 from gentok.nn import features
 from gentok.nn.autoencoder import ConvEncoder, stride_of
 from gentok.nn.feature_cache import MapMemory, Shared
@@ -38,7 +39,7 @@ def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=tuple(grid), mode="bilinear", align_corners=False)
 
 
-class SemanticNetwork(nn.Module):
+class SemanticNetwork(nn.Module, FeatureNetwork):
     """width: channels of the map. frozen: see above. start: "teacher" or "fresh", of a network that is trained."""
 
     width: int
@@ -116,7 +117,7 @@ def identity_of(weights: dict[str, Tensor]) -> Tensor:
     return torch.tensor(list(digest.digest()[:8]), dtype=torch.uint8)
 
 
-class EfficientNetMap(SemanticNetwork):
+class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
     """The stride-16 map of EfficientNet-lite0 (gentok.nn.features), 112 channels, of the picture enlarged `zoom` times (bicubic).
 
     A 32 px picture at zoom 4 has a map of 8 x 8. trained: the 11 blocks up to there are parameters of this module; their batch norms keep
@@ -150,7 +151,7 @@ class EfficientNetMap(SemanticNetwork):
         return self
 
 
-class ConvolutionalMap(SemanticNetwork):
+class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
     """A trained convolutional network of the picture at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
 
     def __init__(self, channels: int = 3, width: int = 64, multipliers: Sequence[int] = (1, 2), blocks: int = 1, patch: int = 2):

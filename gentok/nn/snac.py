@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer
 from gentok.nn.conv1d import weight_of
 from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
@@ -26,7 +27,7 @@ from gentok.rng import RowRNG
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
 
-class SNACEncoder(DACEncoder):
+class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
     """As DACEncoder, of depthwise units, without the last snake."""
 
     depthwise = True
@@ -52,7 +53,7 @@ class NoiseBlock(nn.Module):
         return x + rng.normal(1, x.shape[2]).to(x.device, x.dtype) * self.scale(x)
 
 
-class SNACDecoder(nn.Module):
+class SNACDecoder(nn.Module, Layer, id="layer/snac_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
 
     filters: channels behind the first convolutions, which every ratio halves. ratios: in the order of their use. noise: with noise blocks.
@@ -60,7 +61,7 @@ class SNACDecoder(nn.Module):
     """
 
     causal = False
-    takes_noise = True
+    takes_rng = True
 
     def __init__(self, width: int = 768, channels: int = 1, filters: int = 1024, ratios: Sequence[int] = (8, 8, 4, 2), noise: bool = True):
         super().__init__()

@@ -13,13 +13,13 @@ learnt, attention is rotary; CTC stands for the rest of Whisper, whose decoder p
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer
 from gentok.nn.constants import Constants
 from gentok.nn.conv1d import Conv
 from gentok.nn.rope import rotation
@@ -77,7 +77,7 @@ class _Body(nn.Module):
         return self.layers(x.transpose(1, 2), turn, mask=mask).transpose(1, 2)
 
 
-class SpeechEncoder(nn.Module):
+class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
     """Sound float [B, 1, T] -> [B, width, ceil(T / hop)], hop = mel_hop * 2 * pool.
 
     inner, depth, heads: of the transformer. block: vectors that see each other in both directions; None: all.
@@ -137,7 +137,7 @@ class Recogniser(nn.Module):
         return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2))
 
 
-class SpeechDecoder(nn.Module):
+class SpeechDecoder(nn.Module, Layer, id="layer/speech_decoder"):
     """Vectors float [B, width, N] -> log-mel float [B, mels, N * upsample] (`mel`) -> sound float [B, 1, N * hop] (`forward`).
 
     vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
@@ -147,7 +147,7 @@ class SpeechDecoder(nn.Module):
 
     def __init__(
         self,
-        vocoder: Callable[[Tensor], Tensor],
+        vocoder: Layer,
         width: int = 64,
         inner: int = 192,
         depth: int = 2,

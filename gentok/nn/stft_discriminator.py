@@ -17,13 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gentok.interfaces import Discriminator
 from gentok.nn.spectral import stft
 from gentok.nn.waveform_checks import check_wave, convolution, levelled
 
 __all__ = ["STFTDiscriminators"]
 
 
-class STFTDiscriminators(nn.Module):
+class STFTDiscriminators(nn.Module, Discriminator, id="discriminator/ms_stft"):
     """media float [B, C, T] -> (logits, features), one of each per window: float [B, 1, frames, frequencies'], and, of every layer before
     them, [B, filters, frames, .].
 

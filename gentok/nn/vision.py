@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import LocalPath
 from gentok.nn.features import resized
 from gentok.nn.semantic import SemanticNetwork
 
@@ -45,7 +46,7 @@ def _frozen(path: str, device: str) -> nn.Module:
     return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)
 
 
-class VisionMap(SemanticNetwork):
+class VisionMap(SemanticNetwork, id="features/vision_map"):
     """architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
 
     path: folder of the weights, of a frozen network. size: pixels per side of what it sees. layer: index of the hidden state, negative from
@@ -55,7 +56,7 @@ class VisionMap(SemanticNetwork):
     def __init__(
         self,
         architecture: Mapping[str, Any],
-        path: str | None = None,
+        path: LocalPath | None = None,
         size: int = 224,
         layer: int = -2,
         mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),

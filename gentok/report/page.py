@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from gentok.build import component_name
 from gentok.report.chart import Curve, chart, number
 from gentok.report.run_folder import Run
 
@@ -71,7 +72,7 @@ def page(run: Run) -> str:
 
 
 def _component(config: Any) -> str:
-    return str(config.get("_target_") or "").rsplit(".", 1)[-1] if isinstance(config, Mapping) else ""
+    return component_name(config)
 
 
 def _lead(run: Run) -> str:

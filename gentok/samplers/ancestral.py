@@ -31,7 +31,7 @@ def expected_calls(masked_cells: int, steps: int, schedule: str = "linear") -> f
 
 
 @dataclass(frozen=True)
-class Ancestral(UnmaskingSampler):
+class Ancestral(UnmaskingSampler, id="sampler/ancestral"):
     """steps: T; schedule: of the masked share over them (flow/absorbing.py); cache: rows are computed only where they reveal something."""
 
     steps: int = 64

@@ -39,7 +39,7 @@ def cell_of_rank(rank: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AnyOrderSampler(CellSampler):
+class AnyOrderSampler(CellSampler, id="sampler/any_order"):
     """order: left_to_right (the model's own) or random: a law that only a model trained in random orders has learnt."""
 
     requires = AnyOrder

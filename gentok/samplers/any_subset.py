@@ -31,7 +31,7 @@ __all__ = ["AnySubset"]
 
 
 @dataclass(frozen=True)
-class AnySubset(CellSampler):
+class AnySubset(CellSampler, id="sampler/any_subset"):
     """k: cells drafted at once (1: one cell per call). order: left_to_right (the model's own) or random: a law that only a model trained in
     random orders has learnt."""
 

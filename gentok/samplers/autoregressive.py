@@ -30,7 +30,7 @@ __all__ = ["AutoregressiveSampler"]
 
 
 @dataclass(frozen=True)
-class AutoregressiveSampler(Sampler):
+class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
     """forced: run where the result is not the model's law, instead of stopping; the output's stats then hold forced = True. That is
     where known cells lie behind a hole of the layout (they are ignored when that hole is drawn), or slots of a step are not
     independent (they are drawn together)."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import Capability, capabilities
+from gentok.interfaces import Component
 from gentok.layouts import Layout
 from gentok.samplers import filters
 from gentok.types import ABSENT, Condition, RowRNG, Tokens, TokenSpec
@@ -81,7 +82,7 @@ class NetworkCalls(dict[str, tuple[int, int]]):
 
 
 @dataclass(frozen=True)
-class Sampler(ABC):
+class Sampler(Component, ABC):
     """temperature >= 0 (0: the most probable id); top_k, top_p, min_p, typical: filters, off by default (see samplers/filters.py)."""
 
     requires: ClassVar[type[Capability]]

@@ -37,7 +37,7 @@ def count_by_factor(confidence: Tensor, factor: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ConfidenceThreshold(UnmaskingSampler):
+class ConfidenceThreshold(UnmaskingSampler, id="sampler/confidence_threshold"):
     """rule: threshold or factor; threshold, factor: see above, each for its own rule. block: positions per block, null for all at once."""
 
     rule: str = "threshold"

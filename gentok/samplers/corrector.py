@@ -31,7 +31,7 @@ __all__ = ["Corrector"]
 
 
 @dataclass(frozen=True)
-class Corrector(UnmaskingSampler):
+class Corrector(UnmaskingSampler, id="sampler/corrector"):
     """steps: rounds, >= 0. cells: hidden in each round, of those that are not known. parallel: they are filled in one call.
     start: cells per call of the first-hitting run that fills what no draft gives."""
 

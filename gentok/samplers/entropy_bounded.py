@@ -43,7 +43,7 @@ def sure_first(log_p: Tensor, by: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class EntropyBounded(UnmaskingSampler):
+class EntropyBounded(UnmaskingSampler, id="sampler/entropy_bounded"):
     """gamma: nats, >= 0. order: entropy, confidence (largest probability) or margin (to the second). limit: cells per call at most."""
 
     gamma: float = 0.1

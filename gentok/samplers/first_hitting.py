@@ -43,7 +43,7 @@ def _extrapolated(now: Tensor, last: Tensor, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class FirstHitting(UnmaskingSampler):
+class FirstHitting(UnmaskingSampler, id="sampler/first_hitting"):
     """cells_per_call: cells of a row that are revealed by one network call; the sampler is exact with 1. order: 1, or 2 for predictions
     that are extrapolated to each cell's own time (which changes nothing with one cell per call)."""
 

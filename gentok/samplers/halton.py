@@ -71,7 +71,7 @@ def _ranks(spec: TokenSpec, shift: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Halton(UnmaskingSampler):
+class Halton(UnmaskingSampler, id="sampler/halton"):
     """steps: network calls at most; one cell per step where there are no more holes than steps. schedule: of the share still masked, one of
     those of maskgit. roll: every row's order is moved by a random shift."""
 

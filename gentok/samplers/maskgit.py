@@ -31,7 +31,7 @@ __all__ = ["MaskGIT"]
 
 
 @dataclass(frozen=True)
-class MaskGIT(StepwiseSampler):
+class MaskGIT(StepwiseSampler, id="sampler/maskgit"):
     """steps, schedule, choice_temperature: see gentok.samplers.stepwise."""
 
     requires = Masked

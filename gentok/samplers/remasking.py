@@ -55,7 +55,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Remasking(UnmaskingSampler):
+class Remasking(UnmaskingSampler, id="sampler/remasking"):
     """strategy: one of STRATEGIES; eta in [0, 1] (cap, rescale, loop); steps of time; schedule: of the masked share (flow/absorbing.py),
     not for loop, whose alpha runs in straight lines through (t_on, alpha_on) and (t_off, alpha_on)."""
 

@@ -39,7 +39,7 @@ def shallowest(masked_cells: Tensor, wanted: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class ResGenSampler(StepwiseSampler):
+class ResGenSampler(StepwiseSampler, id="sampler/resgen"):
     """steps, schedule, choice_temperature: see gentok.samplers.stepwise. temperature and the filters act on the components' weights, which
     `choose` draws from; vector_temperature >= 0: of the vector inside its component, None for that of the components."""
 

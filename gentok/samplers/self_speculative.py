@@ -31,7 +31,7 @@ __all__ = ["SelfSpeculativeSampler"]
 
 
 @dataclass(frozen=True)
-class SelfSpeculativeSampler(CellSampler):
+class SelfSpeculativeSampler(CellSampler, id="sampler/self_speculative"):
     """window: cells per pass of the trunk, W >= 1; it is part of the law."""
 
     requires = SelfSpeculative

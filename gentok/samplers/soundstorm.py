@@ -28,7 +28,7 @@ __all__ = ["SoundStorm"]
 
 
 @dataclass(frozen=True)
-class SoundStorm(MaskGIT):
+class SoundStorm(MaskGIT, id="sampler/soundstorm"):
     """steps: of the first level; later_steps: of each further one. later_temperature: of their ids. schedule, choice_temperature: see
     gentok.samplers.stepwise."""
 

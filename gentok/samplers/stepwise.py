@@ -46,14 +46,14 @@ def masked_counts(masked_cells: Tensor, steps: int, schedule: str = "cosine") ->
 
 @dataclass(frozen=True)
 class StepState:
-    """The rows that take part in a step. holes bool [B, K, N]: the cells that it may fill; masked int64 [B]: how many of them it leaves;
+    """The rows that take part in a step. masked bool [B, K, N]: the cells that it may fill; left int64 [B]: how many of them it leaves;
     progress: the share of the steps that is done with it."""
 
     tokens: Tokens
     condition: Condition
     rng: RowRNG
-    masked_cells: Tensor
     masked: Tensor
+    left: Tensor
     progress: float
 
 
@@ -116,7 +116,7 @@ class StepwiseSampler(CellSampler):
 
     @abstractmethod
     def step(self, model: Any, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
-        """One network call, added to `calls`: codes int64 [B, K, N] after it, in which all but `now.masked` of each row's `now.holes` were
+        """One network call, added to `calls`: codes int64 [B, K, N] after it, in which all but `now.left` of each row's `now.masked` were
         filled."""
 
     def kept(self, score: Tensor, now: StepState) -> Tensor:
@@ -124,4 +124,4 @@ class StepwiseSampler(CellSampler):
         step's Gumbel noise."""
         noisy = score + self.choice_temperature * (1 - now.progress) * now.rng.gumbel(*now.masked.shape[1:])
         rank = noisy.masked_fill(~now.masked, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(now.masked)
-        return now.masked & (rank >= now.masked[:, None, None])
+        return now.masked & (rank >= now.left[:, None, None])

@@ -14,14 +14,15 @@ each sound and send its scale beside the codes (EnCodec at 48 kHz) are not of th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from gentok.interfaces import Codebook, Layer, Loss
 from gentok.rng import RowRNG
 from gentok.tokenizers.sound_checks import check_sound, frames_of, groups_of, within
 from gentok.tokenizers.streaming import CodecStream, StreamingCodec
@@ -30,12 +31,12 @@ from gentok.types import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutp
 __all__ = ["Codec", "CodecStream"]
 
 
-class Codec(StreamingCodec, nn.Module):
+class Codec(StreamingCodec, id="tokenizer/codec"):
     """Sound float [B, C, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames, with lengths in frames where the sound has lengths.
 
     encoder: float [B, C, T] -> [B, D, ceil(T / hop)] with attributes channels, width (D), hop and causal. codebook: any that gives every
     frame its codes; its in_width is the encoder's width, its width the decoder's. decoder: [B, D, N] -> [B, C, N * hop], with attributes
-    channels, width, hop, and `takes_noise` where it draws (SNAC; without noise nothing is drawn). Both parts may have `start` and `step`
+    channels, width, hop, and `takes_rng` where it draws (SNAC; without noise nothing is drawn). Both parts may have `start` and `step`
     (gentok/nn/conv1d.py): then the codec works chunk by chunk. Where codes span several frames (the codebook's `multiple`), sounds are
     continued with zeros to so many frames.
     sample_rate: of the sound in Hz. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained.
@@ -44,17 +45,16 @@ class Codec(StreamingCodec, nn.Module):
     Raises ValueError with a line where parts do not fit each other.
     """
 
-    decode_only = ("decoder",)
-    """Prefixes of the parameters that codes do not depend on."""
+    modality = "audio"
     one_code_per_cell = True
 
     def __init__(
         self,
-        encoder: Any,
-        codebook: Any,
-        decoder: Any,
+        encoder: Layer,
+        codebook: Codebook,
+        decoder: Layer,
         sample_rate: int,
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
         super().__init__()
@@ -68,7 +68,7 @@ class Codec(StreamingCodec, nn.Module):
                 f"the encoder takes {encoder.channels} channel(s) at {encoder.hop} samples per frame, the decoder makes "
                 f"{decoder.channels} at {decoder.hop}: give both the same channels and ratios"
             )
-        if not hasattr(codebook, "strides") and not isinstance(codebook.grid(1, 1), Raster):
+        if codebook.strides is None and not isinstance(codebook.grid(1, 1), Raster):
             raise ValueError(f"codec gives every frame its codes; {type(codebook).__name__} makes {codebook.grid(1, 1)}")
         if sample_rate < 1:
             raise ValueError(f"codec needs the sample rate in Hz; got {sample_rate}")
@@ -80,11 +80,11 @@ class Codec(StreamingCodec, nn.Module):
             )
         self.encoder, self.codebook, self.decoder = encoder, codebook, decoder
         self.hop, self.losses = int(encoder.hop), losses
-        self.multiple = getattr(codebook, "multiple", 1)
+        self.multiple = codebook.multiple
         self.spec = TokenSpec(
             vocab_sizes=tuple(codebook.vocab_sizes),
             grid=Frames(sample_rate / self.hop, self._frames(shape[1]) if len(shape) == 2 else None),
-            strides=getattr(codebook, "strides", None),
+            strides=codebook.strides,
             nested_levels=codebook.nested_levels,
             modality="audio",
             media_shape=(encoder.channels,),
@@ -92,8 +92,7 @@ class Codec(StreamingCodec, nn.Module):
         )
 
     @property
-    def last_layer(self) -> Tensor:
-        """The decoder's last weight, where gradients of losses are compared (adaptive weights). AttributeError where it names none."""
+    def last_layer(self) -> Tensor | None:
         return self.decoder.last_layer
 
     @property
@@ -128,7 +127,7 @@ class Codec(StreamingCodec, nn.Module):
 
     def _sound(self, vectors: Tensor, lengths: Tensor | None, rng: RowRNG | None = None) -> Tensor:
         """float [B, D, N], lengths in frames -> [B, C, N * hop] float32 (float64 in a float64 model), zero behind a row's frames."""
-        rng = None if rng is None or not getattr(self.decoder, "takes_noise", False) else rng.fork("decoder")
+        rng = None if rng is None or not self.decoder.takes_rng else rng.fork("decoder")
         vectors, samples = vectors.to(self._dtype), vectors.shape[2] * self.hop
         media = None
         for rows, frames in groups_of(lengths, vectors):

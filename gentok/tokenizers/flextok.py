@@ -29,18 +29,19 @@ from gentok.flow.path import interpolate, velocity
 from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, Solver, time_grid
 from gentok.flow.times import LogitNormal, Stratified, Times
+from gentok.interfaces import Codebook, FeatureNetwork, Loss, Tokenizer
 from gentok.nn.feature_cache import Shared
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images
-from gentok.tokenizers.inner import inner_tokenizer
+from gentok.tokenizers.inner import inner_tokenizer, latent_sizes
 from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FlexTok"]
 
 
-class FlexTok(nn.Module):
+class FlexTok(Tokenizer, id="tokenizer/flextok"):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a nested Line of `registers` positions, whatever the image's size.
 
     codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
@@ -54,15 +55,16 @@ class FlexTok(nn.Module):
     """
 
     decode_only = ("decoder", "projector")
+    inner = {"latents": latent_sizes}
     one_code_per_cell = True
     """A codebook that lays its codes on a grid of its own (a pyramid) is refused."""
 
     def __init__(
         self,
-        codebook: Any,
+        codebook: Codebook,
         media_shape: Sequence[int],
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
-        latents: nn.Module | Mapping[str, Any] | None = None,
+        losses: Loss | None = None,
+        latents: Tokenizer | Mapping[str, Any] | None = None,
         decoder: str = "flow",
         registers: int = 64,
         patch: int = 4,
@@ -80,7 +82,7 @@ class FlexTok(nn.Module):
         steps: int = 20,
         guidance: float = 1.0,
         apg: Projected | None = None,
-        teacher: Callable[[Tensor, tuple[int, int]], Tensor] | None = None,
+        teacher: FeatureNetwork | None = None,
         teacher_width: int = 112,
         align: float = 0.0,
         align_block: int = 1,
@@ -136,14 +138,16 @@ class FlexTok(nn.Module):
         return self
 
     @property
-    def last_layer(self) -> Tensor:
-        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+    def last_layer(self) -> Tensor | None:
         return self.decoder.head.weight
 
     @property
     def teacher(self) -> Callable[[Tensor, tuple[int, int]], Tensor] | None:
         """The frozen network that the decoder is aligned with, if there is one here; never saved."""
         return self._teacher.value
+
+    def feature_networks(self) -> dict[str, FeatureNetwork]:
+        return {"teacher": self.teacher} if self.teacher is not None else {}
 
     # ------------------------------------------------------------------------------------------------ media and patches
 

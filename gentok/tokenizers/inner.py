@@ -14,9 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from gentok.rng import RowRNG
-from gentok.types import Latents, Raster, TokenSpec
+from gentok.types import Frames, Latents, Raster, TokenSpec
 
-__all__ = ["inner_tokenizer"]
+__all__ = ["inner_tokenizer", "latent_sizes", "speech_sizes"]
+
+
+def latent_sizes(spec: TokenSpec) -> dict[str, Any]:
+    """{width, stride} of the latents of a tokenizer."""
+    return {"width": spec.width, "stride": spec.media_shape[1] // spec.grid.h if isinstance(spec.grid, Raster) else None}
+
+
+def speech_sizes(spec: TokenSpec) -> dict[str, Any]:
+    """{vocab_size, hop, sample_rate} of a tokenizer of sound; {} of one that speech_text does not take, which says so itself."""
+    if spec.levels != 1 or not isinstance(spec.grid, Frames):
+        return {}
+    return {"vocab_size": spec.vocab, "hop": round(spec.sample_rate / spec.grid.rate_hz), "sample_rate": spec.sample_rate}
 
 
 def inner_tokenizer(latents: Any, media_shape: Sequence[int]) -> nn.Module:

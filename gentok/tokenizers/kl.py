@@ -11,12 +11,13 @@ both are running averages over training, so they belong to the encoder that the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentok.distributed import all_sum
+from gentok.interfaces import Loss, Tokenizer
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images, check_latents, sized_spec
@@ -40,7 +41,7 @@ def sampled(mean: Tensor, log_variance: Tensor, rng: RowRNG | None) -> Tensor:
     return mean + (0.5 * log_variance).exp() * rng.normal(*mean.shape[1:]).to(mean)
 
 
-class KL(nn.Module):
+class KL(Tokenizer, id="tokenizer/kl"):
     """Images float [B, C, H, W] in [-1, 1] <-> Latents [B, D, N] on a raster of H / stride x W / stride.
 
     latent: D. weight: of the KL term. scaling: latents are (z - shift) / scale with measured shift and scale where it is null, and
@@ -48,12 +49,10 @@ class KL(nn.Module):
     media_shape, losses, width, multipliers, blocks, attention, patch, decoder_width: as in gentok.tokenizers.vqgan.
     """
 
-    decode_only = ("decoder",)
-
     def __init__(
         self,
         media_shape: Sequence[int],
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         latent: int = 4,
         weight: float = 1e-6,
         scaling: float | None = None,
@@ -92,8 +91,7 @@ class KL(nn.Module):
         )
 
     @property
-    def last_layer(self) -> Tensor:
-        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+    def last_layer(self) -> Tensor | None:
         return self.decoder.head.weight
 
     def scale(self) -> tuple[Tensor, Tensor]:

@@ -17,15 +17,16 @@ from dataclasses import replace
 from typing import Any
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from gentok.interfaces import Codebook, Tokenizer
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FirstLevels", "Prefix"]
 
 
-class Prefix(nn.Module):
+class Prefix(Tokenizer, id="tokenizer/prefix"):
     """media -> the first `keep` levels (or tokens) of what `whole` encodes it to -> media.
 
     whole: a built tokenizer whose prefixes are codes; in training {ckpt: BUNDLE}. It is frozen, and the bundle of what is trained here
@@ -34,7 +35,11 @@ class Prefix(nn.Module):
     Raises ValueError with a line where the code has no such prefix.
     """
 
-    def __init__(self, whole: Any, keep: int, media_shape: Sequence[int] | None = None):
+    modality = None
+    needs_training = False
+    inner = {"whole": lambda spec: {}}
+
+    def __init__(self, whole: Tokenizer | Mapping[str, Any], keep: int, media_shape: Sequence[int] | None = None):
         super().__init__()
         if isinstance(whole, Mapping):
             raise ValueError("prefix cuts the code of a trained tokenizer: tokenizer.whole.ckpt=BUNDLE")
@@ -49,7 +54,7 @@ class Prefix(nn.Module):
         if media_shape and media_shape[0] != spec.media_shape[0]:
             raise ValueError(f"the tokenizer inside takes media of {spec.media_shape[0]} channel(s), the data have {media_shape[0]}")
         self.whole, self.keep = whole.requires_grad_(False).eval(), keep
-        self.generative = bool(getattr(whole, "generative", False))
+        self.generative = whole.generative
         cut: dict[str, Any] = {"encode_fingerprint": "", "decode_fingerprint": ""}
         if spec.nested_levels:
             cut |= {"vocab_sizes": spec.vocab_sizes[:keep], "strides": None if spec.strides is None else spec.strides[:keep]}
@@ -62,10 +67,6 @@ class Prefix(nn.Module):
         """That of the whole, of the levels that are kept."""
         book = self.whole.codebook
         return FirstLevels(book, self.keep) if self.spec.nested_levels and book is not None else book
-
-    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A bundle of its own describes it: it has no weights beside those of the tokenizer inside."""
-        return dict(config)
 
     def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, **options: Any) -> Tokens:
         """media float [B, C, ...] -> Tokens [B, keep, N], or [B, K, keep] of a line. options: those of the whole."""
@@ -99,7 +100,7 @@ class Prefix(nn.Module):
         return replace(self.spec, grid=grid, media_shape=spec.media_shape)
 
 
-class FirstLevels(nn.Module):
+class FirstLevels(Codebook):
     """The first levels of a codebook whose levels add up: `lookup`, `nearest` and `table` of these alone."""
 
     nested_levels = True

@@ -14,23 +14,25 @@ decoder; the decoder predicts the mel's mean, where GLM-4-Voice samples it by fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gentok.interfaces import Codebook, Loss
 from gentok.nn.speech import Recogniser, SpeechDecoder, SpeechEncoder
 from gentok.rng import RowRNG
 from gentok.tokenizers.codec import Codec, repeated
 from gentok.tokenizers.sound_checks import check_sound, frames_of, within
-from gentok.types import Batch, Ids, TokenizerOutput, Tokens
+from gentok.tokenizers.texts import bound_to_texts
+from gentok.types import Batch, ConditionSpec, Ids, TokenizerOutput, Tokens
 
 __all__ = ["SemanticSpeech"]
 
 
-class SemanticSpeech(Codec):
+class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
     """Speech float [B, 1, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames.
 
     encoder, codebook, decoder: as of Codec, the networks of gentok.nn.speech. symbols: of the transcripts, in the order of their ids;
@@ -40,12 +42,15 @@ class SemanticSpeech(Codec):
     """
 
     decode_only = ("decoder", "recogniser")
-    """Prefixes of the parameters that codes do not depend on."""
+
+    @classmethod
+    def bind_to_data(cls, config: Mapping[str, Any], condition_spec: ConditionSpec) -> dict[str, Any]:
+        return bound_to_texts(config, condition_spec)
 
     def __init__(
         self,
         encoder: SpeechEncoder,
-        codebook: Any,
+        codebook: Codebook,
         decoder: SpeechDecoder,
         sample_rate: int,
         symbols: Sequence[str],
@@ -53,7 +58,7 @@ class SemanticSpeech(Codec):
         ctc: float = 1.0,
         mel: float = 1.0,
         acoustic: float = 0.0,
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
         super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)

@@ -24,8 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
+from gentok.tokenizers.inner import speech_sizes
 from gentok.tokenizers.sound_checks import frames_of
+from gentok.tokenizers.texts import bound_to_texts, text_of
 from gentok.types import (
     ABSENT,
     UNKNOWN,
@@ -46,7 +49,7 @@ __all__ = ["ORDERS", "SpeechText"]
 ORDERS = ("interleaved", "text_first", "speech_first")
 
 
-class SpeechText(nn.Module):
+class SpeechText(Tokenizer, id="tokenizer/speech_text"):
     """Sound float [B, 1, T] and text Ids [B, L] <-> Tokens [B, 1, N] with lengths.
 
     speech: a built tokenizer of sound with one level of codes; in training {ckpt: BUNDLE}, to be described {vocab_size, hop, sample_rate}.
@@ -58,10 +61,14 @@ class SpeechText(nn.Module):
     """
 
     codebook = None
+    modality = "audio"
+    needs_training = False
+    data_settings = ("longest_text",)
+    inner = {"speech": speech_sizes}
 
     def __init__(
         self,
-        speech: Any,
+        speech: Tokenizer | Mapping[str, Any],
         symbols: Sequence[str],
         longest_text: int | None = None,
         text_span: int = 13,
@@ -82,7 +89,7 @@ class SpeechText(nn.Module):
         self.symbols, self.longest_text, self.orders = tuple(symbols), longest_text, tuple(orders)
         self.text_span, self.speech_span = text_span, speech_span
         self.hop = round(inner.sample_rate / inner.grid.rate_hz)
-        self.takes = ConditionSpec((("text", IdsSpec(self.symbols, longest_text or 0)),))
+        self.written_condition = ConditionSpec((("text", IdsSpec(self.symbols, longest_text or 0)),))
         parts, start = [], 0
         sizes = {"text": len(symbols), "end_of_text": 1, "speech": inner.vocab, "end_of_speech": 1, **dict.fromkeys(orders, 1)}
         for name, size in sizes.items():
@@ -104,9 +111,16 @@ class SpeechText(nn.Module):
         """The ids of an item of so many samples and the longest text."""
         return frames_of(samples, self.hop) + (self.longest_text or 0) + 3
 
-    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A bundle of its own describes it: it has no weights beside those of the tokenizer inside."""
-        return dict(config)
+    @classmethod
+    def bind_to_data(cls, config: Mapping[str, Any], condition_spec: ConditionSpec) -> dict[str, Any]:
+        return bound_to_texts(config, condition_spec)
+
+    def fit_to_items(self, longest_item: int, condition_spec: ConditionSpec) -> TokenSpec:
+        text_of(condition_spec, self.symbols)
+        return replace(self.spec, grid=replace(self.spec.grid, n=self.positions_of(longest_item)))
+
+    def encode_batch(self, batch: Batch, rng: RowRNG | None = None) -> Tokens:
+        return self.encode(batch.media, batch.lengths, rng, batch.condition)
 
     # ------------------------------------------------------------------------------------------------------------ contract
 
@@ -148,21 +162,28 @@ class SpeechText(nn.Module):
             row[: len(values)] = values
         return codes[:, None], lengths
 
-    def samples_of(self, tokens: Tokens) -> Tensor:
-        """int64 [B]: samples of each row's sound."""
-        return self.speech_codes(tokens)[1] * self.hop
+    def samples_of(self, tokens: Tokens, media: Tensor | None = None, least: int = 0) -> Tensor:
+        """int64 [B]: samples of each row's sound, of at least `least` frames."""
+        return self.speech_codes(tokens)[1].clamp(min=least) * self.hop
 
     def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         raise ValueError("speech_text has nothing to train: train its speech tokenizer (task=tokenizer), then a generator (task=generator)")
 
     # -------------------------------------------------------------------------------------------------------- what is known
 
-    def prompt(self, text: Ids | None = None, speech: Tokens | None = None) -> Tokens:
+    @property
+    def prompt_tokenizer(self) -> Tokenizer:
+        return self.speech
+
+    def prompt(self, condition: Condition, known: Tokens | None = None) -> Tokens | None:
         """What is known of rows to be sampled: [B, 1, N], UNKNOWN behind it.
 
-        text: the row's text is known (an empty one is not), it comes first. speech: of the tokenizer inside, one row or as many as texts;
-        with a text how its sound begins, without one all that is heard, of which the text is to be written. Raises ValueError where the
-        model knows no order that puts it first."""
+        condition: a row's `text` is known where it is not empty, and then comes first. known: speech of the tokenizer inside, one row or as
+        many as texts; with a text how its sound begins, without one all that is heard, of which the text is to be written. Raises
+        ValueError where the model knows no order that puts it first."""
+        text, speech = condition.parts.get("text"), known
+        if speech is None and (text is None or not bool((text.ids >= 0).any())):
+            return None
         codes = [] if speech is None else _rows(speech.codes[:, 0])
         texts = [[]] * len(codes) if text is None else self._texts(text)
         rows = []

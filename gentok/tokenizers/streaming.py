@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.interfaces import StreamingTokenizer
 from gentok.tokenizers.sound_checks import check_sound
 from gentok.types import Tokens
 
@@ -36,7 +37,7 @@ class CodecStream:
     ended: bool = False
 
 
-class StreamingCodec:
+class StreamingCodec(StreamingTokenizer):
     """The methods of a codec (gentok/tokenizers/codec.py) that work chunk by chunk. Nothing is trained this way."""
 
     @property

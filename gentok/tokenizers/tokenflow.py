@@ -20,13 +20,13 @@ to it (the release resizes the picture instead).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.interfaces import Codebook, FeatureNetwork, Loss, Tokenizer
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.nn.feature_cache import Shared
 from gentok.nn.rope import rotation
@@ -62,7 +62,7 @@ class SemanticDecoder(nn.Module):
         return self.head(y).transpose(1, 2).unflatten(2, (h, w))
 
 
-class TokenFlow(nn.Module):
+class TokenFlow(Tokenizer, id="tokenizer/tokenflow"):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on the grid that the codebook makes of H / stride x W / stride cells.
 
     codebook: one with the parts semantic and pixel. semantic: the network of the semantic branch (gentok.nn.semantic), saved with the
@@ -82,11 +82,11 @@ class TokenFlow(nn.Module):
 
     def __init__(
         self,
-        codebook: Any,
+        codebook: Codebook,
         media_shape: Sequence[int],
         semantic: SemanticNetwork,
         teacher: SemanticNetwork | None = None,
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         cosine: float = 1.0,
         l2: float = 0.0,
         target: int | None = None,
@@ -151,14 +151,16 @@ class TokenFlow(nn.Module):
         )
 
     @property
-    def last_layer(self) -> Tensor:
-        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+    def last_layer(self) -> Tensor | None:
         return self.decoder.head.weight
 
     @property
     def teacher(self) -> SemanticNetwork | None:
         """The frozen network whose map is rebuilt, if there is one here."""
         return self._teacher.value or (self.semantic if self.semantic.frozen else None)
+
+    def feature_networks(self) -> dict[str, FeatureNetwork]:
+        return {"semantic": self.semantic, **({"teacher": self.teacher} if self.teacher is not None else {})}
 
     def _features(self, media: Tensor) -> tuple[Tensor, tuple[int, int], Tensor, TokenSpec]:
         """media -> both halves float [B, D, M], the cells' grid (h, w), the semantic network's map [B, width, h, w], and their spec."""

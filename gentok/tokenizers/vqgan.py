@@ -9,12 +9,12 @@ network's features and a low-dimensional codebook are the codebook's own (its `i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from gentok.interfaces import Codebook, Loss, Tokenizer
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import cells_of, check_images, grid_fields, sized_spec
@@ -23,7 +23,7 @@ from gentok.types import Batch, TokenizerOutput, Tokens, TokenSpec
 __all__ = ["VQGAN"]
 
 
-class VQGAN(nn.Module):
+class VQGAN(Tokenizer, id="tokenizer/vqgan"):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on the grid that the codebook makes of H / stride x W / stride cells,
     stride = patch * 2^(len(multipliers) - 1).
 
@@ -33,14 +33,11 @@ class VQGAN(nn.Module):
     width, multipliers, blocks, attention, patch: see gentok.nn.autoencoder. decoder_width: the decoder's width where it differs.
     """
 
-    decode_only = ("decoder",)
-    """Prefixes of the parameters that codes do not depend on."""
-
     def __init__(
         self,
-        codebook: Any,
+        codebook: Codebook,
         media_shape: Sequence[int],
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         width: int = 32,
         multipliers: Sequence[int] = (1, 2),
         blocks: int = 1,
@@ -71,8 +68,7 @@ class VQGAN(nn.Module):
         )
 
     @property
-    def last_layer(self) -> Tensor:
-        """The decoder's last weight, where gradients of losses are compared (adaptive weights)."""
+    def last_layer(self) -> Tensor | None:
         return self.decoder.head.weight
 
     def _features(self, media: Tensor) -> tuple[Tensor, tuple[int, int], TokenSpec]:

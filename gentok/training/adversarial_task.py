@@ -20,8 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError, build, nearest_name, resolve
+from gentok.build import build, resolve
 from gentok.distributed import all_sum, world_size
+from gentok.errors import ConfigError, nearest_name
 from gentok.losses.adversarial import Adversaries
 from gentok.training.module import Unregistered
 from gentok.training.tokenizer_task import TokenizerTask

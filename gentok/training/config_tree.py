@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from gentok.build import component_name
+
 __all__ = ["config_tree", "show_config"]
 
 FIRST = ("data", "tokenizer", "generator", "sampler", "optimizer", "schedule", "task", "trainer")
@@ -29,7 +31,7 @@ def config_tree(config: Mapping[str, Any]) -> Any:
 
 def _add(tree: Any, name: str, group: Mapping[str, Any]) -> None:
     plain = {k: v for k, v in group.items() if not isinstance(v, Mapping) and k != "_target_" and v not in (None, [])}
-    branch = tree.add(_line(name, plain, str(group.get("_target_") or "").rsplit(".", 1)[-1]))
+    branch = tree.add(_line(name, plain, component_name(group)))
     for key, value in group.items():
         if isinstance(value, Mapping) and value:
             _add(branch, key, value)

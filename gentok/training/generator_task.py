@@ -12,7 +12,7 @@ from torch import Tensor
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator
 from gentok.rng import RowRNG
-from gentok.sampling import pick_sampler, sample_tokens, sound_ends
+from gentok.sampling import pick_sampler, sample_tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Unregistered
 from gentok.types import Batch, Condition, ConditionSpec, LossOutput, Tokens
@@ -28,7 +28,7 @@ class GeneratorTask(GentokModule):
     def __init__(self, config: dict[str, Any], tokenizer: Bundle, condition_spec: ConditionSpec):
         super().__init__(config)
         self.frozen = Unregistered(tokenizer)
-        self.condition_spec = condition_spec.without(getattr(tokenizer.tokenizer, "takes", None) or ConditionSpec())
+        self.condition_spec = condition_spec.without(tokenizer.tokenizer.written_condition)
 
     @property
     def fingerprint(self) -> str:
@@ -55,12 +55,11 @@ class GeneratorTask(GentokModule):
         if batch.tokens is not None:
             return batch.tokens
         media = self.augment(batch.media, self.rng(batch, "augment")) if augmented else batch.media
-        return self.frozen.module.to(self.device).encode(replace(batch, media=media), self.rng(batch, "encoding"))
+        return self.frozen.module.to(self.device).encode_batch(replace(batch, media=media), self.rng(batch, "encoding"))
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         tokens = self.tokens(batch, augmented=True)
-        if hasattr(self.generator, "progress"):  # a model whose loss changes over the run
-            self.generator.progress = self.progress
+        self.generator.progress = self.progress
 
         def loss() -> LossOutput:
             return self.generator.loss(tokens, batch.condition, self.rng(batch, "generator"))
@@ -99,7 +98,7 @@ class GeneratorTask(GentokModule):
             n = min(n, tokens.batch)
             condition, options["lengths"] = condition.rows(torch.arange(n, device=self.device)), tokens.lengths[:n]
             if tokens.spec.grammar:  # says what the held-out items say, and ends as it ends
-                options = {"known": self.frozen.module.tokenizer.prompt(text=condition.parts["text"])}
+                options = {"known": self.frozen.module.tokenizer.prompt(condition, None)}
         output = sample_tokens(
             self.generator,
             condition,
@@ -110,7 +109,8 @@ class GeneratorTask(GentokModule):
         )
         tokenizer = self.frozen.module.to(self.device).tokenizer
         media = tokenizer.decode(output.tokens)
-        ends = sound_ends(tokenizer, output.tokens, media, least=1)
+        ends = tokenizer.samples_of(output.tokens, media, least=1)
+        ends = None if ends is None else ends.cpu()
         self.pictures = self.modality.pictures(media, ends)
         self.sounds = self.modality.waves({"sample": media}, ends, self.config["task"].get("sounds", 0))
 

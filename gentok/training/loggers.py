@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gentok.build import ConfigError
+from gentok.errors import ConfigError
 
 __all__ = ["check_loggers", "loggers"]
 

@@ -18,9 +18,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.build import ConfigError, build, nearest_name
+from gentok.build import build
 from gentok.bundle import FORMAT, load
 from gentok.distributed import all_sum, rank, world_size
+from gentok.errors import ConfigError, nearest_name
 from gentok.rng import RowRNG
 from gentok.training.nan_check import bad_gradient, find_first
 from gentok.types import Batch

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gentok.interfaces import Optimizer, Schedule
+
 __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Optimizer, id="optimizer/adamw"):
     """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
 
     lr: float = 1e-3
@@ -36,7 +38,7 @@ class AdamW:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(Schedule, id="schedule/constant"):
     """Linear warm-up over `warmup` steps, then 1."""
 
     warmup: int = 100
@@ -46,7 +48,7 @@ class Constant:
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Schedule, id="schedule/linear"):
     """Linear warm-up, then a line to `final` at progress 1."""
 
     warmup: int = 100
@@ -57,7 +59,7 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Cosine:
+class Cosine(Schedule, id="schedule/cosine"):
     """Linear warm-up, then half a cosine to `final` at progress 1 (Loshchilov and Hutter, arXiv 1608.03983)."""
 
     warmup: int = 100

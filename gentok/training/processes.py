@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from gentok.build import ConfigError
+from gentok.errors import ConfigError
 
 __all__ = ["is_first", "running", "check_devices", "strategy"]
 

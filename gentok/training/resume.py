@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
+from gentok.build import component_name, identify
 from gentok.bundle import FORMAT
+from gentok.errors import FormatError
 from gentok.training.checkpoint import LAST
-from gentok.types import FormatError
 
 __all__ = ["find", "read", "check_same_run"]
 
@@ -80,7 +81,7 @@ def check_same_run(checkpoint: Mapping[str, Any], config: Mapping[str, Any], ite
 
     items: of the training set. fingerprint: the frozen tokenizer's, for a generator.
     """
-    before = checkpoint["hyper_parameters"]["config"]
+    before, config = identify(checkpoint["hyper_parameters"]["config"]), identify(config)
     kind = config["task"]["name"]
     names = (*(_SAME[kind] if before["task"]["name"] == kind else ()), *_SAME["both"])
     changed = []
@@ -123,4 +124,4 @@ def _differences(old: Any, new: Any, name: str) -> dict[str, tuple[Any, Any]]:
 
 
 def _shown(value: Any) -> Any:
-    return "none" if value is None else value.get("_target_", "...").rsplit(".", 1)[-1] if isinstance(value, Mapping) else value
+    return "none" if value is None else component_name(value) or "..." if isinstance(value, Mapping) else value

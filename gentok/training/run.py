@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
-from gentok.build import ConfigError, build, check, resolve
-from gentok.bundle import Bundle, build_generator, load, nest_latents, pretrained, save, stamp
+from gentok.build import build, check, identify, resolve
+from gentok.bundle import Bundle, build_generator, load, nest_inner, pretrained, save, stamp
+from gentok.errors import ConfigError
 from gentok.sampling import pick_sampler
-from gentok.training.data_checks import check_media, fit_to_items, fit_to_texts
+from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.loggers import check_loggers, loggers
 from gentok.training.module import CLOCKS, GentokModule, Unregistered, seconds
 from gentok.training.processes import check_devices, is_first, running, strategy
@@ -122,6 +123,7 @@ def train(config: dict[str, Any]) -> Path:
     run = Path(run)
     ckpt = find(config["resume"], run)
     _open_folder(run, config, ckpt)
+    config.update(identify(config))  # what is stored names components by their ids
     L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.rng
     data = build(config["data"], trust=config["trust"], where="data")
     if config["overfit"] or config["limit_items"] is not None:
@@ -187,12 +189,12 @@ def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:
     from gentok.training.tokenizer_task import TokenizerTask
 
     check_media(config["tokenizer"], data, config["trust"])
-    fit_to_texts(config["tokenizer"], data)
+    config["tokenizer"] = bind_to_data(config["tokenizer"], data, config["trust"])
     if config["tokenizer"].get("media_shape") is None:
         config["tokenizer"]["media_shape"] = list(data.media_shape)
-    config["tokenizer"], inside = nest_latents(config["tokenizer"], config["trust"])
-    if inside is not None:
-        config["latents_from"] = inside
+    config["tokenizer"], inner = nest_inner(config["tokenizer"], config["trust"])
+    if inner is not None:
+        config["inner_from"] = list(inner)
     if config.get("discriminator"):
         from gentok.training.adversarial_task import AdversarialTokenizerTask
 
@@ -205,8 +207,7 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
 
     if "_target_" in config["tokenizer"]:
         check_media(config["tokenizer"], data, config["trust"])
-        fit_to_texts(config["tokenizer"], data)
-        tokenizer = pretrained(config["tokenizer"], data.media_shape, config["trust"])
+        tokenizer = pretrained(bind_to_data(config["tokenizer"], data, config["trust"]), data.media_shape, config["trust"])
     else:
         tokenizer = load(config["tokenizer"]["ckpt"], trust=config["trust"])
     fit_to_items(tokenizer, data)

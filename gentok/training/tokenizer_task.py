@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import ConfigError, build
-from gentok.bundle import build_tokenizer, load, portable
-from gentok.codebooks.library import LibraryCodebook
+from gentok.build import build
+from gentok.bundle import build_tokenizer, load
 from gentok.distributed import all_sum, rank
+from gentok.errors import ConfigError
 from gentok.metrics.codebook import CodebookHealth
 from gentok.rng import RowRNG
 from gentok.training.feature_cache import map_bytes, remember
@@ -36,8 +36,9 @@ class TokenizerTask(GentokModule):
         if hasattr(self, "tokenizer"):
             return
         tokenizer = build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True)
-        if self.config.get("latents_from"):  # before `init_from`, which brings its own
-            tokenizer.latents.load_state_dict(load(self.config["latents_from"], trust=self.config["trust"]).tokenizer.state_dict())
+        if self.config.get("inner_from"):  # before `init_from`, which brings its own
+            name, path = self.config["inner_from"]
+            getattr(tokenizer, name).load_state_dict(load(path, trust=self.config["trust"]).tokenizer.state_dict())
         self.tokenizer = self.prepared(tokenizer)
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
@@ -55,8 +56,9 @@ class TokenizerTask(GentokModule):
 
     def _check_frozen(self) -> None:
         frozen = set(self.config["freeze"])
-        if "codebook" in frozen and "encoder" not in frozen and isinstance(getattr(self.tokenizer, "codebook", None), LibraryCodebook):
-            raise ConfigError("freeze=[codebook]: the library's quantizers hand no gradient to the encoder when frozen; freeze it too")
+        book = self.tokenizer.codebook
+        if "codebook" in frozen and "encoder" not in frozen and book is not None and not book.gradient_when_frozen:
+            raise ConfigError("freeze=[codebook]: this codebook hands no gradient to the encoder when frozen; freeze it too")
 
     def on_fit_start(self) -> None:
         for health in self.health.values():
@@ -68,11 +70,11 @@ class TokenizerTask(GentokModule):
         limit = (self.config["task"].get("teacher_maps") or 0) * 1e9
         if not limit:
             return
-        networks = {name: getattr(self.tokenizer, name, None) for name in ("semantic", "teacher")}
-        grid = tuple(n // self.tokenizer.stride for n in self.tokenizer.spec.media_shape[1:]) if any(networks.values()) else ()
+        networks = self.tokenizer.feature_networks()
+        grid = tuple(n // self.tokenizer.stride for n in self.tokenizer.spec.media_shape[1:]) if networks else ()
         for name, network in networks.items():
             settings = self.config["tokenizer"].get(name)
-            if settings is None or not getattr(network, "frozen", False) or self.augment.shift:  # shifted pictures are too many
+            if settings is None or not network.frozen or self.augment.shift:  # shifted pictures are too many
                 continue
             sets = self.sets.module
             if map_bytes(sum(map(len, sets)), network.width, grid) <= limit:
@@ -119,7 +121,7 @@ class TokenizerTask(GentokModule):
 
     def validation_step(self, batch: Batch, step: int) -> None:
         media, lengths = batch.media, batch.lengths
-        if getattr(self.tokenizer, "generative", False):
+        if self.tokenizer.generative:
             output = self.tokenizer(batch, RowRNG.of(self.config["seed"], batch.index).fork("held_out"))
             self._add({f"held_out/{name}": value.expand(len(media)) for name, value in output.losses.items()})
             self._count_codes("held_out", output.tokens)
@@ -136,8 +138,7 @@ class TokenizerTask(GentokModule):
         if isinstance(tokens, Latents):
             self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
         self._add(self.modality.measure(reconstruction, media, lengths))
-        if hasattr(self.tokenizer, "scores"):
-            self._add(self.tokenizer.scores(batch, tokens))
+        self._add(self.tokenizer.scores(batch, tokens))
         if step == 0:
             self._show(media, reconstruction, lengths)
 
@@ -200,7 +201,7 @@ class TokenizerTask(GentokModule):
     def document(self) -> dict[str, Any]:
         return {
             "kind": "tokenizer",
-            "tokenizer": {"config": portable(self.tokenizer, self.config["tokenizer"]), "spec": self.tokenizer.spec.to_dict()},
+            "tokenizer": {"config": self.tokenizer.portable(self.config["tokenizer"]), "spec": self.tokenizer.spec.to_dict()},
             "condition_spec": ConditionSpec().to_dict(),
             "meta": {"step": self.global_step, "data": self.config["data"]},
         }

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.errors import FormatError
 from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
-from gentok.types.formats import FormatError, strict
+from gentok.types.formats import strict
 from gentok.types.tokens import ABSENT
 
 __all__ = ["ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec"]

@@ -11,11 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["FormatError", "strict", "fingerprint"]
+from gentok.errors import FormatError
 
-
-class FormatError(ValueError):
-    """A file or a dictionary was written by a newer or another format; the message says what was expected and what came."""
+__all__ = ["strict", "fingerprint"]
 
 
 def strict(cls: type, values: Mapping[str, Any], what: str) -> dict[str, Any]:

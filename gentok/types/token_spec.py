@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.types.formats import FormatError, strict
+from gentok.errors import FormatError
+from gentok.types.formats import strict
 from gentok.types.grids import GRIDS, Frames, Grid, Line, Pyramid
 
 __all__ = ["TokenSpec"]

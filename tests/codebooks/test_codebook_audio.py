@@ -123,8 +123,8 @@ def test_revival_changes_the_next_lookup_at_every_level():
 
 
 PUBLISHED = (
-    ("            self._revive(x, present, noise)\n", ""),
-    ("            self._track(", "            self._revive(x.detach(), present, noise)\n            self._track("),
+    ("            self._revive(x, present, rng)\n", ""),
+    ("            self._track(", "            self._revive(x.detach(), present, rng)\n            self._track("),
     ("self._set(dead[: len(fresh)], fresh, uniform)", "self.weight[dead[: len(fresh)]] = fresh"),
 )
 
@@ -157,6 +157,6 @@ def test_dropped_levels_learn_nothing():
 
 
 def test_the_law_of_dropped_levels_catches_levels_that_learn_all_the_same():
-    wrong = mutant(ResidualCodebook, ("keep=here, noise", "keep=None, noise"))
+    wrong = mutant(ResidualCodebook, ("keep=here, rng", "keep=None, rng"))
     with pytest.raises(AssertionError):
         dropped_levels_learn_nothing(wrong)

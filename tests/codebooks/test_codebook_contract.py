@@ -10,7 +10,8 @@ import torch
 from codebook_kit import CONFIGS, cell_by_cell, exists, has_nearest, in_time, inputs, make, positions, rng, same, state, trained
 
 from gentok.codebooks.library import LibraryCodebook
-from gentok.types import ABSENT, UNKNOWN, Codebook, Pyramid
+from gentok.interfaces import Codebook
+from gentok.types import ABSENT, UNKNOWN, Pyramid
 
 
 @functools.cache
@@ -46,12 +47,12 @@ def test_shapes_dtypes_and_attributes(book):
 
 def test_eval_changes_nothing_before_and_after_training(name, book):
     for b in (make(name).eval(), book):
-        before, rng = state(b), torch.get_rng_state()
+        before, drawn = state(b), torch.get_rng_state()
         q = b(inputs(b), rng=rng())
         vectors = b.lookup(q.codes)
         if has_nearest(b):
             b.nearest(vectors)
-        assert same(before, state(b)) and torch.equal(rng, torch.get_rng_state())
+        assert same(before, state(b)) and torch.equal(drawn, torch.get_rng_state())
 
 
 def test_lookup_of_the_codes_is_the_vectors_to_the_bit(name, book):
@@ -160,13 +161,13 @@ def test_training_draws_from_noise_alone(name):
     if isinstance(book, LibraryCodebook):
         pytest.skip("the library draws from the global generator")
     twin = copy.deepcopy(book)
-    rng = torch.get_rng_state()
+    drawn = torch.get_rng_state()
     for step in range(3):
         a = book(inputs(book, seed=step), rng=rng(step=step))
         b = twin(inputs(book, seed=step), rng=rng(step=step))
         assert torch.equal(a.codes, b.codes)
     book(inputs(book)), twin(inputs(book))
-    assert same(state(book), state(twin)) and torch.equal(rng, torch.get_rng_state())
+    assert same(state(book), state(twin)) and torch.equal(drawn, torch.get_rng_state())
 
 
 def test_a_row_alone_gets_the_codes_that_it_gets_in_a_batch(book):

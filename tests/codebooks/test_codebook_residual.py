@@ -100,7 +100,7 @@ def test_dead_rows_revive_at_every_level(shared):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_law_of_revival_catches_levels_without_noise(shared):
-    wrong = mutant(ResidualCodebook, ("noise=None if noise is None else noise.fork(k))", "noise=None)"))
+    wrong = mutant(ResidualCodebook, ("rng=None if rng is None else rng.fork(k))", "rng=None)"))
     with pytest.raises(AssertionError, match="dead rows"):
         rows_that_died_come_back_at_every_level(wrong, shared)
 

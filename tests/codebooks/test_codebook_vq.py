@@ -58,8 +58,8 @@ def test_the_law_of_revival_catches_rows_that_the_average_overwrites(normalize):
     """The published defect: the row alone is written, behind the search, and S / N replaces it in the same step."""
     wrong = mutant(
         VQ,
-        ("            self._revive(x, present, noise)\n", ""),
-        ("            self._track(", "            self._revive(x.detach(), present, noise)\n            self._track("),
+        ("            self._revive(x, present, rng)\n", ""),
+        ("            self._track(", "            self._revive(x.detach(), present, rng)\n            self._track("),
         ("self._set(dead[: len(fresh)], fresh, uniform)", "self.weight[dead[: len(fresh)]] = fresh"),
     )
     with pytest.raises(AssertionError, match="revived rows"):

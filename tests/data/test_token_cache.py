@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
 from gentok.data.token_cache import FORMAT, TokenDataset, cache_name, encode_set
+from gentok.errors import FormatError
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, UNKNOWN, Batch, Class, Condition, ConditionSpec, FormatError, Tokens
+from gentok.types import ABSENT, UNKNOWN, Batch, Class, Condition, ConditionSpec, Tokens
 
 
 def encoded(path, data=None, tokenizer=None, **options):

@@ -19,7 +19,8 @@ from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
 from gentok.data.sharded_encoding import encode_together
 from gentok.data.token_cache import TokenDataset, encode_set, join, share_path
-from gentok.types import Batch, FormatError
+from gentok.errors import FormatError
+from gentok.types import Batch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

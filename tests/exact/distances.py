@@ -53,7 +53,7 @@ class InOrder(Causal):
         self.model, self.spec, self.condition_spec = model, model.spec, model.condition_spec
         self.layout, self.begin = Layout.of("raster", model.spec), torch.tensor([model.spec.vocab])
 
-    def start(self, condition: Condition, batch: int, capacity: int) -> dict[str, Any]:
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> dict[str, Any]:
         return {"condition": condition, "ids": torch.full((batch, capacity, 1), UNKNOWN)}
 
     def logits(self, ids: torch.Tensor, cache: Any, at: torch.Tensor, parents: torch.Tensor | None = None) -> torch.Tensor:

@@ -93,7 +93,7 @@ class TabularCausal(Causal):
         self.spec, self.condition_spec, self.layout, self.scale, self.seed = spec, CLASSES, Layout.of(layout, spec), scale, seed
         self.begin = torch.full((self.layout.slots,), spec.vocab + 1)
 
-    def start(self, condition: Condition, batch: int, capacity: int) -> _TableCache:
+    def init_cache(self, condition: Condition, batch: int, capacity: int) -> _TableCache:
         state = torch.zeros(batch, capacity + 1, dtype=torch.int64)
         state[:, 0] = _mix(torch.full((batch,), self.seed), condition.parts["class"].ids[:, None])
         return _TableCache(state, torch.zeros(batch, dtype=torch.int64))
@@ -275,7 +275,7 @@ def causal_law(model: Causal, case: Case, sampler: Any, guidance: tuple[float, s
     scale, schedule = guidance
 
     def branch(class_id: int) -> np.ndarray:
-        cache = model.start(Condition({"class": Class(torch.full((m,), class_id))}), m, steps)
+        cache = model.init_cache(Condition({"class": Class(torch.full((m,), class_id))}), m, steps)
         return model.logits(fed, cache, torch.zeros(m, dtype=torch.int64)).double().numpy()
 
     conditional = branch(case.class_id)

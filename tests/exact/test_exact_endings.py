@@ -56,7 +56,7 @@ def law_of(model, case, sampler, guidance=(1.0, "constant")):
     fed = torch.cat([model.begin.expand(m, 1, layout.slots), ids[:, :-1]], 1)
 
     def branch(class_id):
-        cache = model.start(Condition({"class": Class(torch.full((m,), class_id))}), m, layout.steps)
+        cache = model.init_cache(Condition({"class": Class(torch.full((m,), class_id))}), m, layout.steps)
         return model.logits(fed, cache, torch.zeros(m, dtype=torch.int64)).detach().double().numpy()
 
     conditional, null = branch(case.class_id), branch(NULL_CLASS)

@@ -173,7 +173,7 @@ def test_near_ties_are_told_from_other_rows():
 
     blank = Tokens.unknown(model.spec, 1)
     condition = Condition({"class": Class(torch.tensor([0]))})
-    cache = model.start(condition, 1, 1)
+    cache = model.init_cache(condition, 1, 1)
     with torch.no_grad():
         edge = float(model.logits(model.begin.expand(1, 1, 1), cache, torch.tensor([0]))[0, 0, 0].double().softmax(0)[0])
     seen = set()

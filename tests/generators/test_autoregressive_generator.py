@@ -20,7 +20,7 @@ def test_cached_equals_uncached_step_by_step(layout, spec, by):
     tokens, condition = codes(spec, 3), everything(3)
     tokens.codes[1, -1, -2:] = ABSENT  # a shorter row
     want, ids = model(tokens, condition), fed(model, tokens)
-    cache = model.start(condition, 3, model.layout.steps)
+    cache = model.init_cache(condition, 3, model.layout.steps)
     got = [model.logits(ids[:, s : s + 1], cache, at(s, s, s)) for s in range(model.layout.steps)]
     assert same(want, torch.cat(got, 1))
 
@@ -32,7 +32,7 @@ def test_cached_equals_uncached_in_float32_with_rows_at_different_steps(layout, 
     tokens = codes(spec, 3)
     condition = everything(3)
     want, ids, steps = model(tokens, condition), fed(model, tokens), model.layout.steps
-    cache = model.start(condition, 3, steps + 3)
+    cache = model.init_cache(condition, 3, steps + 3)
     generator = torch.Generator().manual_seed(0)
     where = at(0, 0, 0)
     while int(where.min()) < steps:
@@ -53,7 +53,7 @@ def test_rejected_steps_leave_no_trace(layout, spec):
     model = autoregressive(spec, CLASSES, layout=layout)
     tokens, other, condition = codes(spec, 2), codes(spec, 2, seed=9), Condition({"class": Class(torch.tensor([0, -1]))})
     want, ids, wrong = model(tokens, condition), fed(model, tokens), fed(model, other)
-    cache = model.start(condition, 2, model.layout.steps)
+    cache = model.init_cache(condition, 2, model.layout.steps)
     model.logits(ids[:, :2], cache, at(0, 0))
     mixed = torch.cat((ids[:, 2:3], wrong[:, 3:5]), 1)
     model.logits(mixed, cache, at(2, 2))
@@ -67,7 +67,7 @@ def test_a_doubled_batch_gives_both_sides_of_guidance(layout, spec, by):
     model = autoregressive(spec, EVERYTHING, torch.float32, layout=layout, condition_by=by)
     tokens, condition = codes(spec, 3), everything(3)
     ids, steps = fed(model, tokens), model.layout.steps
-    cache = model.start(Condition.concat([condition, condition.null()]), 6, steps)
+    cache = model.init_cache(Condition.concat([condition, condition.null()]), 6, steps)
     got = torch.cat([model.logits(ids[:, s : s + 1].repeat(2, 1, 1), cache, at(*[s] * 6)) for s in range(steps)], 1)
     assert same(model(tokens, condition), got[:3], 1e-5)
     assert same(model(tokens, condition.null()), got[3:], 1e-5)
@@ -82,7 +82,7 @@ def test_a_path_through_a_tree_equals_the_chain_and_can_be_committed(layout, spe
     tokens, condition = codes(spec, 3), everything(3)
     want, ids, steps = model(tokens, condition), fed(model, tokens), model.layout.steps
     wrong = fed(model, codes(spec, 3, seed=5))
-    cache = model.start(condition, 3, steps + 6)
+    cache = model.init_cache(condition, 3, steps + 6)
     start = at(1, 2, 0)
     for b in range(3):  # each row is fed alone up to its start; the others feed and overwrite the same
         for s in range(int(start[b])):
@@ -116,7 +116,7 @@ def test_a_path_through_a_tree_equals_the_chain_and_can_be_committed(layout, spe
 def test_a_chain_as_a_tree_equals_the_chain():
     model = autoregressive(RASTER, CLASSES)
     tokens, condition = codes(RASTER, 2), Condition({"class": Class(torch.tensor([1, -1]))})
-    ids, cache = fed(model, tokens), model.start(condition, 2, 12)
+    ids, cache = fed(model, tokens), model.init_cache(condition, 2, 12)
     chain = torch.arange(-1, 4).expand(2, -1)
     assert same(model(tokens, condition)[:, :5], model.logits(ids[:, :5], cache, at(0, 0), chain))
 
@@ -140,7 +140,7 @@ def test_a_later_id_changes_no_earlier_law(layout, spec):
 def test_ids_beyond_a_levels_vocabulary_are_impossible_and_the_rest_possible(layout, spec):
     model = autoregressive(spec, layout=layout)
     tokens = codes(spec, 2)
-    ids, cache = fed(model, tokens), model.start(Condition(), 2, model.layout.steps)
+    ids, cache = fed(model, tokens), model.init_cache(Condition(), 2, model.layout.steps)
     for logits in (model(tokens), model.logits(ids[:, :-1], cache, at(0, 0))):
         possible = torch.arange(spec.vocab) < model.layout.vocab.clamp(min=1)[..., None]
         assert torch.equal(torch.isfinite(logits), possible.expand_as(logits))
@@ -335,7 +335,7 @@ def test_bfloat16_is_near_float32():
         assert torch.allclose(model.nll_bound(tokens, condition), exact, rtol=0.05)
     model.to(torch.bfloat16)
     assert torch.allclose(model.nll_bound(tokens, condition), exact, rtol=0.05)
-    ids, cache = fed(model, tokens), model.start(condition, 4, 12)
+    ids, cache = fed(model, tokens), model.init_cache(condition, 4, 12)
     assert torch.allclose(model.logits(ids[:, :1], cache, at(0, 0, 0, 0)).float(), model(tokens, condition)[:, :1].float(), atol=0.1)
 
 

@@ -23,7 +23,7 @@ def test_cached_equals_uncached_step_by_step(name, by):
     tokens, condition = codes(model.spec, 3), everything(3)
     tokens.codes[1, -1, -2:] = ABSENT
     want, ids = model(tokens, condition), fed(model, tokens)
-    cache = model.start(condition, 3, model.layout.steps)
+    cache = model.init_cache(condition, 3, model.layout.steps)
     got = [model.logits(ids[:, s : s + 1], cache, at(s, s, s)) for s in range(model.layout.steps)]
     assert same(want, torch.cat(got, 1))
 
@@ -33,7 +33,7 @@ def test_rows_stand_at_different_steps_and_windows_are_kept_in_part(name):
     model = depth(SPECS[name], EVERYTHING)
     tokens, wrong, condition = codes(model.spec, 3), codes(model.spec, 3, seed=7), everything(3)
     want, ids, bad, steps = model(tokens, condition), fed(model, tokens), fed(model, wrong), model.layout.steps
-    cache, where, generator = model.start(condition, 3, steps + 3), at(0, 0, 0), torch.Generator().manual_seed(0)
+    cache, where, generator = model.init_cache(condition, 3, steps + 3), at(0, 0, 0), torch.Generator().manual_seed(0)
     while int(where.min()) < steps:
         kept = torch.randint(1, 4, (3,), generator=generator)
         rows = torch.stack([ids[b, torch.arange(3).add(int(where[b])).clamp(max=steps)] for b in range(3)])
@@ -54,7 +54,7 @@ def test_a_path_through_a_tree_equals_the_chain_and_can_be_committed(name, by):
     model = depth(SPECS[name], EVERYTHING, condition_by=by)
     tokens, condition = codes(model.spec, 2), everything(2)
     want, ids, wrong = model(tokens, condition), fed(model, tokens), fed(model, codes(model.spec, 2, seed=5))
-    cache, steps = model.start(condition, 2, model.layout.steps + 6), model.layout.steps
+    cache, steps = model.init_cache(condition, 2, model.layout.steps + 6), model.layout.steps
     model.logits(ids[:, :2], cache, at(0, 0))
     start = at(1, 2)
     parents = torch.tensor([[-1, -1, 0, 1, 2, 2], [-1, 0, 0, 1, 2, 3]])

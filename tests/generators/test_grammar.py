@@ -124,13 +124,13 @@ def test_cached_logits_step_by_step_in_chunks_and_as_a_tree_are_those_of_one_pas
     whole, ids = model(tokens), fed(model, tokens)[:, :N]
     batch = len(ids)
     for width in (1, 2, 3, N):
-        cache = model.start(Condition(), batch, N)
+        cache = model.init_cache(Condition(), batch, N)
         for first in range(0, N, width):
             at = torch.full((batch,), first)
             assert same(model.logits(ids[:, first : first + width], cache, at), whole[:, first : first + width])
             model.commit(cache, at)
     # a tree: two guesses for step 1, of which the second is right, and its child
-    cache, at = model.start(Condition(), batch, N + 2), torch.zeros(batch, dtype=torch.int64)
+    cache, at = model.init_cache(Condition(), batch, N + 2), torch.zeros(batch, dtype=torch.int64)
     model.logits(ids[:, :1], cache, at)
     model.commit(cache, at)
     wrong = torch.where(ids[:, 1:2] == 5, 6, 5)

@@ -53,7 +53,7 @@ def test_noise_is_one_number_per_sample_that_the_signal_scales_and_belongs_to_th
     torch.testing.assert_close(decoder(z, of())[1:], decoder(z[1:], of().rows(torch.tensor([1]))))
     assert torch.equal(decoder(z, of()), decoder(z, of())) and torch.equal(decoder(z), decoder(z))
     assert not torch.allclose(decoder(z, of()), decoder(z)) and not torch.allclose(decoder(z, of()), decoder(z, of(1)))
-    assert not any(isinstance(m, NoiseBlock) for m in SNACDecoder(16, 1, 8, (4, 2), rng=False).modules())
+    assert not any(isinstance(m, NoiseBlock) for m in SNACDecoder(16, 1, 8, (4, 2), noise=False).modules())
 
 
 def test_every_parameter_learns():

@@ -84,9 +84,9 @@ def test_cached_guided_logits_equal_one_pass_with_rows_at_different_steps_and_tr
     condition = Condition({"class": Class(torch.tensor([0, 1, 0]))})
     fed = torch.cat([model.begin.expand(3, 1, 1), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])[:, :, None]], 1)
     zero = torch.zeros(3, dtype=torch.int64)
-    whole = model.logits(fed, model.start(condition, 3, 4), zero)
+    whole = model.logits(fed, model.init_cache(condition, 3, 4), zero)
 
-    cache = model.start(condition, 3, 6)
+    cache = model.init_cache(condition, 3, 6)
     model.logits(fed[:, :2], cache, zero)
     model.commit(cache, zero)
     at = torch.tensor([1, 2, 2])  # row 0 goes back by one
@@ -94,7 +94,7 @@ def test_cached_guided_logits_equal_one_pass_with_rows_at_different_steps_and_tr
     later = model.logits(fed[rows, at[:, None] + torch.arange(2)], cache, at)
     assert torch.allclose(later, whole[rows, at[:, None] + torch.arange(2)])
 
-    cache = model.start(condition, 3, 6)
+    cache = model.init_cache(condition, 3, 6)
     model.logits(fed[:, :1], cache, zero)
     model.commit(cache, zero)
     wrong = (fed[:, 1:2] + 1) % 3

@@ -8,8 +8,9 @@ from mutants import mutant
 from test_codec import HOP, small, sound
 from tokenizer_kit import is_sound, make, merged, names, noise_of, parameters, read
 
+from gentok.interfaces import StreamingTokenizer
 from gentok.tokenizers.streaming import StreamingCodec
-from gentok.types import Batch, StreamingTokenizer, Tokens
+from gentok.types import Batch, Tokens
 
 CODECS = [name for name in names("tokenizer") if is_sound(name)]
 

@@ -7,8 +7,9 @@ import torch
 from tokenizer_kit import LOSSES, batch_of, make, media, noise_of
 
 from gentok.bundle import build_tokenizer, load, save, stamp
+from gentok.interfaces import Tokenizer
 from gentok.tokenizers.kl import KL, gaussian_kl, sampled
-from gentok.types import Latents, Line, Raster, Tokenizer, TokenSpec
+from gentok.types import Latents, Line, Raster, TokenSpec
 
 
 @pytest.fixture

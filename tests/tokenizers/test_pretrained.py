@@ -4,11 +4,13 @@ import pytest
 import torch
 from tokenizer_kit import LOSSES, batch_of, media, noise_of, read
 
-from gentok.build import ConfigError, build
+from gentok.build import build
 from gentok.bundle import load, pretrained
 from gentok.cli import compose
+from gentok.errors import ConfigError
+from gentok.interfaces import Codebook, Tokenizer
 from gentok.training.run import train
-from gentok.types import ABSENT, Codebook, Latents, Tokenizer, Tokens
+from gentok.types import ABSENT, Latents, Tokens
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")

@@ -10,8 +10,9 @@ from tokenizer_kit import LOSSES, learns, read
 
 from gentok.build import build
 from gentok.bundle import load, pretrained
+from gentok.interfaces import Codebook, Tokenizer
 from gentok.tokenizers.pretrained.levels import Levels
-from gentok.types import ABSENT, UNKNOWN, Batch, Codebook, Frames, Tokenizer, Tokens
+from gentok.types import ABSENT, UNKNOWN, Batch, Frames, Tokens
 
 pytest.importorskip("encodec")
 pytest.importorskip("transformers")

@@ -63,7 +63,7 @@ def test_a_sound_has_whole_codes_of_the_coarsest_level():
     [
         (('getattr(codebook, "multiple", 1)', "1"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
         (("F.pad(part, (0, -length % block))", "part"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
-        (("noise.rows(rows))", "noise)"), "test_a_row_does_not_depend_on_its_neighbours_nor_its_noise"),
+        (("rng.rows(rows))", "rng)"), "test_a_row_does_not_depend_on_its_neighbours_nor_its_noise"),
     ],
     ids=["no_blocks", "not_padded", "noise_of_others"],
 )

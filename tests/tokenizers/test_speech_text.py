@@ -8,12 +8,13 @@ from stream_kit import HOP, RATE, SYMBOLS, speech, stream
 
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
+from gentok.errors import FormatError
 from gentok.grammar import Grammar
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.rng import RowRNG
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.speech_text import ORDERS
-from gentok.types import ABSENT, Condition, FormatError, Ids, Tokens, TokenSpec
+from gentok.types import ABSENT, Condition, Ids, Tokens, TokenSpec
 
 
 def items(rows=12, seed=0):

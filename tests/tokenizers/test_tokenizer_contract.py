@@ -7,8 +7,9 @@ import pytest
 import torch
 from tokenizer_kit import SMALL, batch_of, is_sound, large, make, media, media_of, missing_parts, names, noise_of, parameters, read
 
+from gentok.interfaces import Tokenizer
 from gentok.nn.istft_head import ISTFTDecoder
-from gentok.types import ABSENT, Raster, Tokenizer, Tokens, TokenSpec
+from gentok.types import ABSENT, Raster, Tokens, TokenSpec
 
 TOKENIZERS = [name for name in names("tokenizer") if "codebook" in read("tokenizer", name) and parameters(name) < SMALL]
 CODEBOOKS = names("codebook")

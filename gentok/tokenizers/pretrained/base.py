@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.codebooks.base import fill, float32, nearest_rows, share_used, straight_through
+from gentok.interfaces import Codebook, LocalPath, Loss, Tokenizer
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_images, sized_spec
 from gentok.types import Batch, Grid, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
@@ -47,7 +48,7 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 def load_model(
     library: str,
     name: str,
-    path: str | None,
+    path: LocalPath | None,
     config: Mapping[str, Any] | None,
     subfolder: str | None,
     from_config: Callable[[type], nn.Module],
@@ -84,7 +85,7 @@ def load_model(
     return model.float()
 
 
-class Table(nn.Module):
+class Table(Codebook):
     """gentok.types.Codebook as a view on the embedding of a pretrained quantizer; holds no parameter of its own.
 
     embedding: rows [V, D]. normalize: lookup gives rows of length 1 (LlamaGen's). search: codes of z are looked for among the rows as
@@ -148,6 +149,7 @@ class Portable:
     """A tokenizer whose bundle describes the model that it was loaded from: `model_config` is what that is rebuilt from."""
 
     model_config: dict[str, Any]
+    needs_training = False
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The tokenizer's configuration `config` with the model's own in the place of where it was loaded from."""
@@ -155,14 +157,14 @@ class Portable:
         return {**config, **gone, "config": self.model_config}
 
 
-class Pretrained(Portable, nn.Module):
+class Pretrained(Portable, Tokenizer):
     """A model of another library as `self.model`; `self.model_config` is what it is rebuilt from. Subclasses name library and model."""
 
     library: str
     model_name: str
     decode_only: Sequence[str] = ()  # encoder and decoder both lie in `model`: the encode fingerprint covers all of it
 
-    def __init__(self, path: str | None, config: Mapping[str, Any] | None, losses: Any, subfolder: str | None = None):
+    def __init__(self, path: LocalPath | None, config: Mapping[str, Any] | None, losses: Loss | None, subfolder: str | None = None):
         super().__init__()
         self.model = load_model(self.library, self.model_name, path, config, subfolder, lambda cls: self._from_config(cls, dict(config)))
         self.model_config = self._config_of(self.model)

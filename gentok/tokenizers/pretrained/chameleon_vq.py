@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.rng import RowRNG
 from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
 from gentok.tokenizers.pretrained.transformers_base import TransformersModel
@@ -21,7 +22,7 @@ from gentok.types import Batch, TokenizerOutput, Tokens
 __all__ = ["ChameleonVQ"]
 
 
-class ChameleonVQ(TransformersModel, PretrainedVQ):
+class ChameleonVQ(TransformersModel, PretrainedVQ, id="tokenizer/chameleon_vq"):
     """path: a folder of ChameleonVQVAE.save_pretrained or a hub name; or config."""
 
     model_name = "ChameleonVQVAE"
@@ -29,10 +30,10 @@ class ChameleonVQ(TransformersModel, PretrainedVQ):
     def __init__(
         self,
         media_shape: Sequence[int],
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        losses: Any = None,
+        losses: Loss | None = None,
     ):
         super().__init__(path, config, None, subfolder)
         settings = self.model.config

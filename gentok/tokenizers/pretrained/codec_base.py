@@ -12,6 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.interfaces import Layer, LocalPath, Loss
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable
 from gentok.tokenizers.pretrained.levels import Level, Levels
@@ -20,7 +21,7 @@ from gentok.tokenizers.pretrained.transformers_base import OfTransformers
 __all__ = ["Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
 
 
-class Half(nn.Module):
+class Half(nn.Module, Layer):
     """An encoder or decoder of a library as a part of Codec. Subclasses may change `forward`."""
 
     causal = False
@@ -64,7 +65,7 @@ class PretrainedCodec(Portable, Codec):
         parts: tuple[Half, Levels, Half],
         config: Mapping[str, Any],
         sample_rate: int,
-        losses: Any,
+        losses: Loss | None,
         media_shape: Sequence[int] | None,
     ):
         super().__init__(*parts, sample_rate=sample_rate, losses=losses, media_shape=media_shape)
@@ -78,11 +79,11 @@ class TransformersCodec(OfTransformers, PretrainedCodec):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
         levels: int | None = None,
-        losses: Any = None,
+        losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
         model = self._load(self.model_name, path, config, subfolder)

@@ -11,7 +11,7 @@ from gentok.tokenizers.pretrained.released import ReleasedCodec
 __all__ = ["DAC"]
 
 
-class DAC(ReleasedCodec):
+class DAC(ReleasedCodec, id="tokenizer/dac"):
     __doc__ = ReleasedCodec.__doc__
 
     def load_weights(self, path: str) -> None:

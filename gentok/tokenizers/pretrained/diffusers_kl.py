@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import check_latents
 from gentok.tokenizers.kl import CLAMP, gaussian_kl, sampled
@@ -22,7 +23,7 @@ from gentok.types import Batch, Latents, Raster, TokenizerOutput, TokenSpec
 __all__ = ["DiffusersKL"]
 
 
-class DiffusersKL(DiffusersModel):
+class DiffusersKL(DiffusersModel, id="tokenizer/diffusers_kl"):
     """path: a folder of AutoencoderKL.save_pretrained or a hub name, with `subfolder` where it lies in a pipeline ("vae"); or config.
     weight: of the KL term in fine-tuning, per value of the media (see gentok.tokenizers.kl)."""
 
@@ -31,11 +32,11 @@ class DiffusersKL(DiffusersModel):
     def __init__(
         self,
         media_shape: Sequence[int],
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
         weight: float = 1e-6,
-        losses: Any = None,
+        losses: Loss | None = None,
     ):
         super().__init__(path, config, losses, subfolder)
         settings = self.model.config

@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
 from gentok.tokenizers.pretrained.diffusers_base import DiffusersModel
 
 __all__ = ["DiffusersVQ"]
 
 
-class DiffusersVQ(DiffusersModel, PretrainedVQ):
+class DiffusersVQ(DiffusersModel, PretrainedVQ, id="tokenizer/diffusers_vq"):
     """path: a folder of VQModel.save_pretrained or a hub name, with `subfolder` where the model lies in a pipeline ("vqvae"); or config."""
 
     model_name = "VQModel"
@@ -27,10 +28,10 @@ class DiffusersVQ(DiffusersModel, PretrainedVQ):
     def __init__(
         self,
         media_shape: Sequence[int],
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        losses: Any = None,
+        losses: Loss | None = None,
     ):
         super().__init__(path, config, losses, subfolder)
         settings = self.model.config

@@ -13,13 +13,14 @@ from typing import Any
 
 from torch import Tensor
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
 from gentok.tokenizers.pretrained.transformers_base import TransformersModel
 
 __all__ = ["Emu3VQ"]
 
 
-class Emu3VQ(TransformersModel, PretrainedVQ):
+class Emu3VQ(TransformersModel, PretrainedVQ, id="tokenizer/emu3_vq"):
     """path: a folder of Emu3VQVAE.save_pretrained or a hub name; or config."""
 
     model_name = "Emu3VQVAE"
@@ -27,10 +28,10 @@ class Emu3VQ(TransformersModel, PretrainedVQ):
     def __init__(
         self,
         media_shape: Sequence[int],
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        losses: Any = None,
+        losses: Loss | None = None,
     ):
         super().__init__(path, config, losses, subfolder)
         settings = self.model.config

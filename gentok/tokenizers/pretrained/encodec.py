@@ -11,7 +11,7 @@ from gentok.tokenizers.pretrained.released import ReleasedCodec
 __all__ = ["EnCodec"]
 
 
-class EnCodec(ReleasedCodec):
+class EnCodec(ReleasedCodec, id="tokenizer/encodec"):
     __doc__ = ReleasedCodec.__doc__
 
     def load_weights(self, path: str) -> None:

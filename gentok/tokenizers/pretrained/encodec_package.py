@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.nn.conv1d import weight_of
 from gentok.tokenizers.pretrained.base import import_library
 from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
@@ -79,7 +80,7 @@ def _parametrized(model: nn.Module) -> nn.Module:
     return model
 
 
-class EncodecPackage(PretrainedCodec):
+class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
     """path: "encodec_24khz" (downloaded by torch.hub), a folder with the file that is downloaded, or that file; or config, of random
     weights: {sample_rate, dimension, n_filters, ratios, lstm, n_q, bins}, each as published where it is left out.
 
@@ -89,10 +90,10 @@ class EncodecPackage(PretrainedCodec):
 
     def __init__(
         self,
-        path: str | None = None,
+        path: LocalPath | None = None,
         config: Mapping[str, Any] | None = None,
         levels: int | None = None,
-        losses: Any = None,
+        losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
         if (path is None) == (config is None):

@@ -14,13 +14,14 @@ from typing import Any
 
 from torch import Tensor
 
+from gentok.interfaces import LocalPath, Loss
 from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
 from gentok.tokenizers.pretrained.transformers_base import TransformersModel
 
 __all__ = ["JanusVQ"]
 
 
-class JanusVQ(TransformersModel, PretrainedVQ):
+class JanusVQ(TransformersModel, PretrainedVQ, id="tokenizer/janus_vq"):
     """path: a folder of JanusVQVAE.save_pretrained or a hub name; or config. cosine: codes by angle, as LlamaGen."""
 
     model_name = "JanusVQVAE"
@@ -28,11 +29,11 @@ class JanusVQ(TransformersModel, PretrainedVQ):
     def __init__(
         self,
         media_shape: Sequence[int],
-        path: str | None = None,
+        path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
         cosine: bool = False,
-        losses: Any = None,
+        losses: Loss | None = None,
     ):
         super().__init__(path, config, losses, subfolder)
         settings = self.model.config

@@ -6,10 +6,11 @@ semantic level is distilled from it in training (gentok/tokenizers/distillation.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from torch import Tensor
 
+from gentok.interfaces import Codebook, FeatureNetwork, Layer, LocalPath, Loss
 from gentok.tokenizers.distillation import Distillation
 from gentok.tokenizers.pretrained.mimi_keys import load_mimi
 from gentok.tokenizers.pretrained.released import ReleasedCodec
@@ -18,14 +19,26 @@ from gentok.types import Quantized
 __all__ = ["Mimi"]
 
 
-class Mimi(ReleasedCodec):
+class Mimi(ReleasedCodec, id="tokenizer/mimi"):
     """As ReleasedCodec. teacher: a frozen speech network, in training alone; teacher_width: its channels, null for no distillation;
     distill: the loss's weight. Raises ValueError with a line where the codebook has no semantic branch to teach."""
 
     decode_only = ("decoder", "distillation")
 
-    def __init__(self, *parts: Any, teacher: Any = None, teacher_width: int | None = None, distill: float = 1.0, **settings: Any):
-        super().__init__(*parts, **settings)
+    def __init__(
+        self,
+        encoder: Layer,
+        codebook: Codebook,
+        decoder: Layer,
+        sample_rate: int,
+        losses: Loss | None = None,
+        media_shape: Sequence[int] | None = None,
+        weights: LocalPath | None = None,
+        teacher: FeatureNetwork | None = None,
+        teacher_width: int | None = None,
+        distill: float = 1.0,
+    ):
+        super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape, weights)
         if teacher is not None and teacher_width is None:
             raise ValueError(f"a teacher needs the number of its channels, for its head: set teacher_width={teacher.width}")
         self.distillation = None

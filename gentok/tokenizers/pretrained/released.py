@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.interfaces import Codebook, Layer, LocalPath, Loss
 from gentok.tokenizers.codec import Codec
 
 __all__ = ["ReleasedCodec", "put", "read_state"]
@@ -66,23 +67,23 @@ class ReleasedCodec(Codec):
 
     def __init__(
         self,
-        encoder: Any,
-        codebook: Any,
-        decoder: Any,
+        encoder: Layer,
+        codebook: Codebook,
+        decoder: Layer,
         sample_rate: int,
-        losses: Callable[[Tensor, Tensor], dict[str, Tensor]] | None = None,
+        losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
-        weights: str | None = None,
+        weights: LocalPath | None = None,
     ):
         super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)
         if weights is not None:
             self.load_weights(weights)
-            self.portable = without_weights
+            self.needs_training = False
 
     def load_weights(self, path: str) -> None:
         raise NotImplementedError
 
+    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        return {**config, "weights": None} if "weights" in config else dict(config)
 
-def without_weights(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a tokenizer whose weights lie beside it."""
-    return {**config, "weights": None}
+

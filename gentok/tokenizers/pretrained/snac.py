@@ -11,7 +11,7 @@ from gentok.tokenizers.pretrained.snac_keys import load_snac
 __all__ = ["SNAC"]
 
 
-class SNAC(ReleasedCodec):
+class SNAC(ReleasedCodec, id="tokenizer/snac"):
     __doc__ = ReleasedCodec.__doc__
 
     def load_weights(self, path: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from gentok.interfaces import LocalPath
 from gentok.tokenizers.pretrained.base import Pretrained, load_model, plain
 
 __all__ = ["OfTransformers", "TransformersModel"]
@@ -17,7 +18,7 @@ class OfTransformers:
 
     library = "transformers"
 
-    def _load(self, name: str, path: str | None, config: Mapping[str, Any] | None, subfolder: str | None = None) -> nn.Module:
+    def _load(self, name: str, path: LocalPath | None, config: Mapping[str, Any] | None, subfolder: str | None = None) -> nn.Module:
         """The model `name`, of `path` or of `config`; errors as in load_model."""
         return load_model(self.library, name, path, config, subfolder, lambda cls: self._from_config(cls, dict(config)))
 

@@ -32,7 +32,7 @@ class DacLevel(Level):
         return self.layer.out_proj(y)
 
 
-class TransformersDac(TransformersCodec):
+class TransformersDac(TransformersCodec, id="tokenizer/transformers_dac"):
     """path: a folder of DacModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use; null: all."""
 
     model_name = "DacModel"

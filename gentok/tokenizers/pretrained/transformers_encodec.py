@@ -28,7 +28,7 @@ class TransformersEncodecLevel(Level):
         return self.layer.codebook.embed
 
 
-class TransformersEncodec(TransformersCodec):
+class TransformersEncodec(TransformersCodec, id="tokenizer/transformers_encodec"):
     """path: a folder of EncodecModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use (24 kHz: 2
     are 1.5 kbps, 8 are 6, 32 are 24); null: all. Raises ValueError with a line on a model with side values."""
 

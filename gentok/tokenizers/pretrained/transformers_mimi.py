@@ -36,7 +36,7 @@ class TransformersMimiDecoder(Half):
         return self.model(z).audio_values
 
 
-class TransformersMimi(TransformersCodec):
+class TransformersMimi(TransformersCodec, id="tokenizer/transformers_mimi"):
     """path: a folder of MimiModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use, at least the
     semantic ones and one more (Moshi uses 8); null: all (32)."""
 

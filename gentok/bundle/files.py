@@ -1,8 +1,9 @@
-"""Reading the files of a bundle (gentok/bundle.py) or of a training checkpoint, with a line where they are not what they should be."""
+"""Reading the files of a bundle or of a training checkpoint, with one line where they are not what they should be."""
 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import zipfile
 from collections.abc import Mapping
@@ -13,11 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from gentok import __version__
-from gentok.types import FormatError
+from gentok.errors import FormatError
 
-__all__ = ["FORMAT", "load_state", "neighbours", "read_checkpoint", "read_folder"]
+__all__ = ["FORMAT", "checksum", "last_good", "load_state", "neighbours", "read_checkpoint", "read_folder"]
 
-FORMAT = 1
+FORMAT = 2
+"""2: components by id, checksums. 1: components by the names in gentok/interfaces/format1.py; it is read, never written."""
+
+
+def last_good(path: Path) -> Path:
+    """Where the bundle of before lies between the two renames of `gentok.bundle.save`."""
+    return path.with_name(f".{path.name}.last_good")
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Tensor]]:
@@ -35,6 +51,9 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str
     missing = [key for key in ("kind", "tokenizer", "condition_spec", "meta") if key not in document]
     if missing:
         raise FormatError(f"{path / 'bundle.json'} lacks {', '.join(missing)}: the bundle is damaged")
+    for name, stored in document.get("checksums", {}).items():
+        if (path / name).is_file() and checksum(path / name) != stored:
+            raise FormatError(f"{path / name} is not what was written there (its checksum differs): it was changed or damaged")
     generator = _read_weights(path / "generator" / "model.safetensors") if document["kind"] == "generator" else {}
     return document, _read_weights(path / "tokenizer" / "model.safetensors"), generator
 

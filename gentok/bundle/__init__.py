@@ -1,0 +1,27 @@
+"""The bundle: a trained model as a folder that describes itself and cannot run code.
+
+    bundle.json                    format number, kind, configurations, token and condition specs, checksums, versions, metrics
+    tokenizer/model.safetensors    always there: a generator's bundle contains its tokenizer
+    generator/model.safetensors    only where kind == "generator"
+    README.md                      a model card made from bundle.json
+
+Weights are safetensors and configurations plain JSON that name components by id (gentok/interfaces/component.py). A folder is written
+under a temporary name and renamed, so that a kill at any time leaves the last good bundle. Fingerprints are taken from what is stored and
+checked on loading.
+
+    models.py        tokenizers and generators from their configurations
+    fingerprints.py  what tells two tokenizers apart
+    files.py         reading a bundle folder or a training checkpoint
+    writing.py       writing a bundle folder
+    model.py         a loaded model: Bundle and load
+    inner.py         tokenizers that work on another, trained one; pretrained ones
+"""
+
+from gentok.bundle.files import FORMAT
+from gentok.bundle.fingerprints import stamp
+from gentok.bundle.inner import nest_inner, pretrained
+from gentok.bundle.model import Bundle, load
+from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.writing import save
+
+__all__ = ["FORMAT", "Bundle", "build_generator", "build_tokenizer", "load", "nest_inner", "pretrained", "save", "stamp"]

@@ -1,0 +1,247 @@
+"""A loaded model: what it encodes, decodes and samples."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.bundle.files import last_good, load_state, neighbours, read_checkpoint, read_folder
+from gentok.bundle.fingerprints import stamp
+from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.writing import save
+from gentok.errors import ConfigError, FormatError
+from gentok.interfaces import Generator, Tokenizer
+from gentok.rng import RowRNG
+from gentok.samplers.base import Sampler
+from gentok.sampling import configured_sampler, sample
+from gentok.types import Batch, ConditionSpec, Latents, Tokens, TokenSpec
+
+__all__ = ["Bundle", "load"]
+
+
+@dataclass(repr=False)
+class Bundle:
+    """A trained model.
+
+    Attributes:
+        kind: "tokenizer", or "generator" (then with both).
+        tokenizer: media to tokens and back.
+        generator: a model of the tokens, or None.
+        condition_spec: what the generator is conditioned on.
+        tokenizer_config, generator_config: what they are rebuilt from.
+        meta: metrics, data, command, seed, versions.
+        path: where it was loaded from.
+    """
+
+    kind: str
+    tokenizer: Tokenizer
+    generator: Generator | None
+    condition_spec: ConditionSpec
+    tokenizer_config: dict[str, Any]
+    generator_config: dict[str, Any] | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+    @property
+    def spec(self) -> TokenSpec:
+        """What its tokens are."""
+        return self.tokenizer.spec
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        model = self.generator or self.tokenizer
+        return next((t.device for t in [*model.parameters(), *model.buffers()]), torch.device("cpu"))
+
+    def __repr__(self) -> str:
+        modules = {"tokenizer": self.tokenizer, "generator": self.generator}
+        parts = [
+            f"{name}: {type(module).__name__}, {sum(p.numel() for p in module.parameters()):,} parameters"
+            for name, module in modules.items()
+            if module is not None
+        ]
+        return f"Bundle({'; '.join(parts)}; tokens: {self.spec.describe()}; {self.path or 'not loaded from a file'})"
+
+    # ------------------------------------------------------------------------------------------------------------- use
+
+    @torch.no_grad()
+    def encode(self, media: Tensor, lengths: Tensor | None = None) -> Tokens | Latents:
+        """Media to tokens.
+
+        Args:
+            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device.
+            lengths: int64 [B] in samples, of sounds that differ in length.
+
+        Returns:
+            Tokens [B, K, N], or Latents [B, D, N] of a tokenizer without a codebook.
+        """
+        return self.tokenizer.encode(media.to(self.device), None if lengths is None else lengths.to(self.device))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens | Latents | Tensor, **options: Any) -> Tensor:
+        """Tokens to media.
+
+        Args:
+            tokens: Tokens or Latents of this model, or their codes int64 [B, K, N].
+            options: of its tokenizer, such as keep=4 where a prefix of the tokens is a code.
+
+        Returns:
+            float32 [B, C, ...] in [-1, 1].
+        """
+        if isinstance(tokens, Tensor):
+            tokens = Tokens(tokens.to(self.device), self.spec).validate()
+        elif isinstance(tokens, Tokens):
+            tokens = tokens.to(self.device)
+        return self.tokenizer.decode(tokens, **options)
+
+    def sample(
+        self,
+        n: int = 16,
+        condition: Any = None,
+        *,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        guidance_schedule: str = "constant",
+        seed: int = 0,
+        known: Tensor | None = None,
+        keep: str | float | None = None,
+        duration: float | str | Sequence[float | str] | None = None,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """New media; item i depends on (seed, i) alone. `gentok.sampling.sample` gives their tokens and counts as well.
+
+        Args:
+            n: how many.
+            condition: 7, "horse", {"class": [3, 4]}, a text, ...: what the model is conditioned on (see `condition_spec`).
+            sampler: its name in conf/sampler, such as "maskgit", or a built one; None: the first that fits, exact ones first.
+            steps, temperature, top_k, top_p: settings of the sampler; None leaves them as they are.
+            guidance: strength of classifier-free guidance; None: what the model recommends.
+            guidance_schedule: how the strength changes while an item is drawn.
+            seed: of all draws.
+            known: an image [C, H, W] or a sound [C, T] to complete.
+            keep: the part of `known` that stays: "left-half", ... of an image, or seconds of a sound.
+            duration: of sounds, in seconds.
+            batch_size: items drawn at once; it changes no item.
+
+        Returns:
+            float32 [n, C, ...] in [-1, 1].
+
+        Raises:
+            ValueError: something does not fit this model; the message says what does.
+        """
+        if self.generator is None:
+            raise ValueError(f"{self.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
+        settings = {"steps": steps, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+        chosen = configured_sampler(sampler, type(self.generator), {k: v for k, v in settings.items() if v is not None})
+        out = sample(
+            self, n=n, condition=condition, sampler=chosen, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed, known=known,
+            keep=keep, duration=duration, batch_size=batch_size,
+        )  # fmt: skip
+        return out.media
+
+    def encode_batch(self, batch: Batch, rng: RowRNG | None = None) -> Tokens | Latents:
+        """A batch of a data set as tokens; items that differ in length on the grid of `spec`, whose longest item bounds it. rng: for
+        tokenizers that draw how a batch's condition is written into their codes."""
+        tokens = self.tokenizer.encode_batch(batch, rng)
+        several = batch.lengths is not None or bool(self.tokenizer.written_condition.parts)
+        return tokens.padded(self.spec) if several else tokens
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Bundle:
+        """Moves the weights, and changes their floating type where `dtype` is given; returns itself."""
+        for module in (self.tokenizer, self.generator):
+            if module is not None:
+                module.to(device=device, dtype=dtype)
+        return self
+
+    def eval(self) -> Bundle:
+        """Puts both models in eval mode, in which they are loaded; returns itself."""
+        for module in (self.tokenizer, self.generator):
+            if module is not None:
+                module.eval()
+        return self
+
+    def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> Path:
+        """Writes it as a bundle folder; see `gentok.bundle.save`."""
+        return save(
+            path, tokenizer=self.tokenizer, tokenizer_config=self.tokenizer_config, generator=self.generator,
+            generator_config=self.generator_config, condition_spec=self.condition_spec, meta=self.meta, dtype=dtype,
+        )  # fmt: skip
+
+
+def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: torch.device | str = "cpu", ema: bool = True) -> Bundle:
+    """A trained model, in eval mode.
+
+    Args:
+        path: a bundle folder, a training checkpoint (.ckpt), or the name of a model that ships with gentok (docs/zoo).
+        trust: packages beside gentok whose components may be built; "paths" allows a model of your own to name the files of frozen
+            networks that it uses.
+        device: where its weights go.
+        ema: of a checkpoint, take the averaged weights.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`.
+        FormatError: the file is damaged, of a newer format, or no model of gentok.
+        ConfigError: it names something that may not be built.
+    """
+    if str(path) == "???":
+        raise ConfigError("which model? Give a bundle folder or a training checkpoint: ckpt=PATH")
+    path = find(path)
+    document, tokenizer_state, generator_state = read_folder(path) if path.is_dir() else read_checkpoint(path, ema)
+    config, spec = document["tokenizer"]["config"], TokenSpec.from_dict(document["tokenizer"]["spec"])
+    tokenizer = build_tokenizer(config, trust, stored=True)
+    load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
+    tokenizer.spec = spec
+    if spec.encode_fingerprint:
+        made = stamp(tokenizer, config)
+        if made != spec:
+            raise FormatError(
+                f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
+                f"{spec.describe()}): it was changed or damaged"
+            )
+    condition_spec = ConditionSpec.from_dict(document["condition_spec"])
+    generator, generator_config = None, None
+    if document["kind"] == "generator":
+        generator_config = document["generator"]["config"]
+        meant = TokenSpec.from_dict(document["generator"]["spec"])
+        if not meant.same_codes(spec):
+            raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
+        generator = build_generator(generator_config, tokenizer, condition_spec, trust, stored=True)
+        load_state(generator, generator_state, f"the generator in {path}")
+        generator.eval().requires_grad_(False)
+    tokenizer.eval().requires_grad_(False)
+    bundle = Bundle(document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path))
+    return bundle.to(device)
+
+
+def find(path: str | os.PathLike[str]) -> Path:
+    """The folder or file that `path` names. Raises FileNotFoundError, saying what lies beside it."""
+    given, path = str(path), Path(path).expanduser()
+    if not path.exists() and (last_good(path) / "bundle.json").is_file():
+        return last_good(path)  # a kill fell between the two renames of `save`
+    if not path.exists() and path.name == given:
+        for folder in ZOO:
+            if (folder / given / "bundle.json").is_file():
+                return folder / given
+    if not path.exists():
+        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{neighbours(path)}")
+    if path.is_dir() and not (path / "bundle.json").is_file():
+        found = sorted(str(p.parent) for p in path.glob("*/bundle.json"))
+        raise FileNotFoundError(f"{path} is a folder without bundle.json" + (f"; bundles inside it: {', '.join(found)}" if found else ""))
+    return path
+
+
+ZOO = tuple(Path(__file__).resolve().parents[n] / where for n, where in ((1, "zoo"), (2, "docs/zoo")))
+"""Where the models that ship with gentok are: inside an installed wheel, and in a checkout."""

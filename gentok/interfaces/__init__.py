@@ -1,0 +1,28 @@
+"""What components are: the base classes of every role, with each hook that the rest of gentok uses and its default.
+
+A component of gentok or of a package of your own subclasses one of them. The base class of samplers is gentok.samplers.base.Sampler.
+"""
+
+from gentok.interfaces.codebook import Codebook
+from gentok.interfaces.component import Component, LocalPath, component_ids
+from gentok.interfaces.generator import Generator
+from gentok.interfaces.parts import (
+    Adversary,
+    Augmentation,
+    Balancer,
+    Discriminator,
+    FeatureNetwork,
+    Guidance,
+    Layer,
+    Loss,
+    MediaData,
+    Optimizer,
+    Schedule,
+    TimeDistribution,
+)
+from gentok.interfaces.tokenizer import StreamingTokenizer, Tokenizer
+
+__all__ = [
+    "Adversary", "Augmentation", "Balancer", "Codebook", "Component", "Discriminator", "FeatureNetwork", "Generator", "Guidance", "Layer",
+    "LocalPath", "Loss", "MediaData", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution", "Tokenizer", "component_ids",
+]  # fmt: skip

@@ -1,0 +1,104 @@
+"""What a codebook is: vectors to codes and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from gentok.interfaces.component import Component
+from gentok.rng import RowRNG
+from gentok.types import Grid, Quantized, Raster
+
+__all__ = ["Codebook"]
+
+
+class Codebook(nn.Module, Component):
+    """Vectors to codes and back; float32 inside, also under autocast. Generators of code vectors are handed a frozen one.
+
+    Subclasses implement `forward`, `lookup`, `nearest` and `table` (`gentok.codebooks.base.SingleLevel` saves most of the work). What
+    every codebook guarantees, and tests/codebooks/test_codebook_contract.py checks: eval mode changes no buffer;
+    `lookup(forward(z).codes) == forward(z).vectors`; `nearest(lookup(c)) == c` where `invertible` and rows differ; identical rows on
+    every rank after every step; bfloat16 autocast uses as many codes as float32.
+
+    Attributes:
+        in_width: channels that `forward` takes: what the encoder must emit.
+        width: D, channels of the vectors that `forward` and `lookup` return: what the decoder gets.
+        dim: channels of the codebook's own space, between its projections where it has some.
+        levels: K.
+        vocab_sizes: V of each level.
+        parts: named ranges of the channels (the halves of a dual codebook).
+        projected: whether linear maps stand around the codebook's own space.
+        invertible: whether `nearest` finds the codes of every sum of rows again.
+        has_nearest: False where no nearest code exists; `nearest` then raises TypeError.
+        nested_levels: whether the first k levels are a valid code for every k.
+        strides: level k exists at positions n % strides[k] == 0; None: everywhere.
+        multiple: frames that are coded together; a sound has a whole number of these.
+        gradient_when_frozen: whether `forward` hands a gradient to the encoder although the codebook is in eval mode.
+    """
+
+    in_width: int
+    width: int
+    dim: int
+    vocab_sizes: tuple[int, ...]
+    parts: Mapping[str, slice] = {}
+    projected: bool = False
+    levels: int = 1
+    invertible: bool = True
+    has_nearest: ClassVar[bool] = True
+    nested_levels: bool = False
+    strides: tuple[int, ...] | None = None
+    multiple: int = 1
+    gradient_when_frozen: ClassVar[bool] = True
+
+    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """Quantizes.
+
+        Args:
+            z: float [B, in_width, M].
+            keep: int64 [B], how many levels to use in each row; None: all.
+            rng: row-wise random numbers for everything random (level dropout, revival, sampled bits); None: nothing random happens.
+
+        Returns:
+            Quantized, whose vectors are straight-through to z.
+
+        Raises:
+            ValueError: z has another shape.
+        """
+        raise NotImplementedError
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """codes int64 [B, K, N] -> vectors float32 [B, width, M]; absent levels add nothing."""
+        raise NotImplementedError
+
+    def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
+        """The codes whose lookup is nearest.
+
+        Args:
+            vectors: float [B, width, M], in the space that `lookup` returns.
+            given: int64 [B, K, N]; only its UNKNOWN cells are filled, the others stay.
+
+        Returns:
+            int64 [B, K, N].
+
+        Raises:
+            TypeError: this codebook has no nearest code (see `has_nearest`).
+        """
+        raise NotImplementedError
+
+    def table(self, level: int = 0) -> Tensor:
+        """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied."""
+        raise NotImplementedError
+
+    def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
+        """Vectors summed up to each scale, at the next scale's size (pyramids alone; others raise TypeError)."""
+        raise TypeError(f"{type(self).__name__} has one scale: accumulate needs a pyramid codebook")
+
+    def grid(self, h: int, w: int) -> Grid:
+        """Where the codes of a feature map of h x w cells lie (M = h * w, row by row). Raises ValueError where it does not fit."""
+        return Raster(h, w)
+
+    def scale_usage(self, codes: Tensor) -> Tensor | None:
+        """codes int64 [B, K, N] -> float [scales], the share of the rows that each scale of a pyramid uses; None for others."""
+        return None
