@@ -37,6 +37,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
     """kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ. width: channels in and out. options: the rest of that class's arguments
     (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set the shape of the interface."""
 
+    gradient_when_frozen = False
+
     def __init__(self, kind: str, width: int, options: Mapping[str, Any]):
         if kind not in KINDS:
             raise ValueError(f"Library wraps {', '.join(KINDS)}; got kind={kind!r}")
