@@ -38,7 +38,7 @@ def test_it_holds_every_configuration_and_no_tests(installed):
     assert shipped == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
     assert not (installed / "site" / "tests").exists() and not (installed / "site" / "docs").exists()
     scripts = next((installed / "site").glob("*.dist-info/entry_points.txt")).read_text()
-    assert "gentok-train = gentok.cli:train" in scripts and "gentok-sample = gentok.cli:sample" in scripts
+    assert "gentok = gentok.cli:main" in scripts
 
 
 def test_it_works_from_outside_the_checkout(installed):

@@ -21,34 +21,18 @@ from gentok import __version__
 from gentok.build import build
 from gentok.bundle import FORMAT, load
 from gentok.distributed import all_sum, rank, world_size
+from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
 from gentok.rng import RowRNG
 from gentok.training.nan_check import bad_gradient, find_first
 from gentok.types import Batch
 
-__all__ = ["CLOCKS", "Unregistered", "GentokModule", "seconds"]
+__all__ = ["CLOCKS", "Unregistered", "GentokModule"]
 
 
 CLOCKS = {"wall": "monotonic", "cpu": "process_time"}
 """What `budget` is measured by, and its function in `time`: the clock on the wall, or the processor time of this process (all its
 threads), which a busy machine does not shorten."""
-
-
-def seconds(text: str | float | int | None) -> float | None:
-    """'90s', '6min', '2h', 90 -> seconds. Raises ValueError on anything else."""
-    if text is None:
-        return None
-    units = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600}
-    word = str(text).strip()
-    number = word.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = word[len(number) :].strip() or "s"
-    try:
-        value = float(number) * units[unit]
-    except (KeyError, ValueError):
-        value = -1.0
-    if value <= 0:
-        raise ValueError(f"budget={text}: expected a positive time such as 90s, 6min or 2h")
-    return value
 
 
 class Unregistered:

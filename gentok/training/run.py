@@ -23,11 +23,12 @@ import torch
 
 from gentok.build import build, check, identify, resolve
 from gentok.bundle import Bundle, build_generator, load, nest_inner, pretrained, save, stamp
+from gentok.durations import seconds
 from gentok.errors import ConfigError
 from gentok.sampling import pick_sampler
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import CLOCKS, GentokModule, Unregistered, seconds
+from gentok.training.module import CLOCKS, GentokModule, Unregistered
 from gentok.training.processes import check_devices, is_first, running, strategy
 
 __all__ = ["train", "precision"]

@@ -13,8 +13,9 @@ from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.mnist5k import MNIST5k
 from gentok.data.token_cache import TokenDataset
+from gentok.durations import seconds
 from gentok.training.loader import DrawSampler
-from gentok.training.module import CLOCKS, GentokModule, seconds
+from gentok.training.module import CLOCKS, GentokModule
 from gentok.training.run import train
 
 pytest.importorskip("mlxtend")

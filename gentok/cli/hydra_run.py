@@ -1,4 +1,4 @@
-"""The command line: conf/ composed by Hydra, errors of the person at the keyboard answered in a line. The only importer of hydra.
+"""conf/ composed by Hydra, mistakes answered by one-line errors. The only importer of hydra.
 
 `run(name, function)` composes conf/NAME.yaml with the overrides in sys.argv and hands `function` a plain, resolved dict.
 """
@@ -6,60 +6,23 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["conf_dir", "run", "train", "sample", "compose", "patient_threads", "shell_words"]
+from gentok import __version__
+from gentok.cli.checks import check_values
+from gentok.cli.commands import COMMANDS
+from gentok.cli.config_errors import explained
+from gentok.cli.help import command_help, wants_help
+from gentok.cli.overrides import conf_dir, patient_threads, shell_words
+from gentok.cli.run_id import run_id
+from gentok.errors import ConfigError
 
-BRACED = ("data.shards", "data.held_out")
-"""Keys whose values are paths with braces."""
+__all__ = ["compose", "run"]
 
-
-def patient_threads() -> None:
-    """To be called before torch is loaded: threads that spin while they wait cost a factor of ten as soon as anything else runs on the
-    same cores. The environment's own OMP_WAIT_POLICY wins."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def conf_dir() -> Path:
-    """The folder of configurations: conf/ beside the package in a checkout, gentok/conf in an installed wheel."""
-    here = Path(__file__).resolve().parent
-    for folder in (here / "conf", here.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"gentok's configurations are missing: expected conf/config.yaml beside or inside {here}")
-
-
-def shell_words(words: list[str]) -> list[str]:
-    """What a person types -> what Hydra understands.
-
-    Braces of paths: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes five words of it, of which
-    Hydra would take the last. -> quoted for Hydra, or gathered in a list. Parts of a condition: condition.text=... adds a key to what is
-    null by default.
-    """
-    joined: dict[str, list[str]] = {}
-    out = []
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key.startswith("condition."):
-            out.append(f"++{word}")
-            continue
-        if not equals or key not in BRACED:
-            out.append(word)
-            continue
-        if key not in joined:
-            out.append(key)
-        joined.setdefault(key, []).append(value if value[:1] in ("'", '"', "[") or "{" not in value else f"'{value}'")
-    for i, key in enumerate(out):
-        if key in joined:
-            values = joined[key]
-            out[i] = f"{key}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
-    return out
 
 
 def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -92,7 +55,9 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
 
     def attempt(config: Any) -> str | None:
         try:
-            function(OmegaConf.to_container(config, resolve=True))
+            plain = OmegaConf.to_container(config, resolve=True)
+            check_values(plain)
+            function(plain)
         except (ValueError, OSError, ImportError) as error:
             if os.environ.get("GENTOK_TRACEBACK"):
                 traceback.print_exc()
@@ -124,8 +89,6 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
-        from gentok.config_errors import explained
-
         print(f"gentok: {explained(error, sys.argv[1:], conf_dir(), lambda rest: _keys(name, rest))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -139,6 +102,24 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             print(f"\n{summarize(sweep)}\nsweep: {sweep}")
     if not all(done for _, done in jobs):
         sys.exit(2)
+
+
+def _answered(name: str) -> bool:
+    """Whether the command line asked for help or the version, which is then printed: Hydra's own help has no comments."""
+    words = sys.argv[1:]
+    if "--version" in words:
+        print(f"gentok {__version__}")
+        return True
+    if not wants_help(words):
+        return False
+    command = next(command for command, settings in COMMANDS.items() if settings.config == name)
+    program = sys.argv[0] if sys.argv[0].startswith("gentok ") else f"python {os.path.basename(sys.argv[0])}"
+    try:
+        print(command_help(command, words, program))
+    except ConfigError as error:
+        print(f"gentok: {error}", file=sys.stderr)
+        sys.exit(2)
+    return True
 
 
 def _hydra() -> Any:
@@ -195,52 +176,4 @@ def _keys(name: str, words: list[str]) -> list[str]:
 def _resolvers() -> None:
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("run_id", _run_id, replace=True)
-
-
-def _run_id() -> str:
-    """A name for the run's folder that is the same on every process of the run: the job's where srun or torchrun started them together (and
-    after a requeue), else the time. Processes that the run starts by itself are handed its folder."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ.get("SLURM_JOB_ID"))
-    if job and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):  # not a shell, in which there may be many runs
-        task = os.environ.get("SLURM_ARRAY_TASK_ID")
-        return f"slurm_{job}" + (f"_{task}" if task else "")
-    elastic = os.environ.get("TORCHELASTIC_RUN_ID")
-    if elastic and elastic != "none":
-        return elastic
-    moment = time.time()
-    if elastic:  # one torchrun on one machine, without an id: its processes have a parent in common
-        if os.environ.get("GROUP_WORLD_SIZE", "1") != "1":
-            raise ValueError(
-                "torchrun on several machines: give the run one folder with paths.run=FOLDER, or torchrun an id with --rdzv-id"
-            )
-        parent = os.getppid()
-        try:
-            ticks = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19])
-            booted = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)[1])
-        except OSError:  # no Linux
-            return f"torchrun-{parent}"
-        moment = booted + ticks / os.sysconf("SC_CLK_TCK")  # when torchrun was started
-    return time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(moment))
-
-
-def train() -> None:
-    """`gentok-train`, and train.py."""
-
-    def function(config: dict[str, Any]) -> None:
-        from gentok.training.run import train as run_training
-
-        run_training(config)
-
-    run("config", function)
-
-
-def sample() -> None:
-    """`gentok-sample`, and sample.py."""
-
-    def function(config: dict[str, Any]) -> None:
-        from gentok.sample_files import sample_to_folder
-
-        sample_to_folder(config)
-
-    run("sample", function)
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True)

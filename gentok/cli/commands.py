@@ -1,0 +1,143 @@
+"""The commands of `gentok`: what each does, five commands to copy, and the groups of conf/ that matter to it. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+__all__ = ["COMMANDS", "Command"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `gentok`.
+
+    Attributes:
+        summary: what it does, in one line.
+        examples: arguments to copy, with what they do.
+        function: "module:function" that runs it on sys.argv.
+        config: the configuration in conf/ that it composes, without .yaml; "" where it composes none.
+        groups: the groups of conf/ whose choices its help lists.
+        keys: what a command without a configuration takes: {argument: what it is}.
+    """
+
+    summary: str
+    examples: tuple[tuple[str, str], ...]
+    function: str
+    config: str = ""
+    groups: tuple[str, ...] = ()
+    keys: tuple[tuple[str, str], ...] = ()
+
+    def run(self, name: str, arguments: list[str]) -> None:
+        """Runs it as if `arguments` had been typed behind it; imports what it needs."""
+        sys.argv = [name, *arguments]
+        module, _, function = self.function.partition(":")
+        getattr(importlib.import_module(module), function)()
+
+
+COMMANDS = {
+    "train": Command(
+        "trains a tokenizer (media to tokens) or a generator (of tokens)",
+        (
+            ("experiment=mnist5k/vq budget=4min", "digits to tokens and back"),
+            ("experiment=mnist5k/ar tokenizer.ckpt=mnist5k_vq budget=6min", "a generator over these tokens"),
+            ("data=folder data.path=PHOTOS data.size=64 codebook=vq budget=30min", "your own images"),
+            ("experiment=cifar10/flextok describe=true data.size=32", "sizes, FLOPs and memory; trains nothing"),
+            ("-m experiment=mnist5k/vq seed=0,1 optimizer.lr=1e-3,3e-3 steps=500", "every combination, one summary"),
+        ),
+        config="config",
+        function="gentok.cli.main:train",
+        groups=(
+            "experiment", "task", "data", "tokenizer", "codebook", "generator", "sampler", "losses", "discriminator", "balancer",
+            "optimizer", "schedule", "trainer", "logger", "debug", "cluster",
+        ),
+    ),
+    "sample": Command(
+        "makes new media, or completes given ones, with a trained generator",
+        (
+            ("ckpt=mnist5k_ar n=16 condition=7 guidance=1.5 seed=0 out=sevens", "sixteen sevens"),
+            ("ckpt=mnist5k_masked n=16 condition=7 sampler=maskgit sampler.steps=12", "with another sampler"),
+            ("ckpt=mnist5k_masked n=16 known=sevens/0000.png keep=left-half", "the right half anew"),
+            ("ckpt=spoken_digits_ar_delay condition='three six four'", "text to speech"),
+            ("ckpt=RUN/checkpoints/last.ckpt n=4", "from a run that still trains"),
+        ),
+        config="sample",
+        function="gentok.cli.main:sample",
+        groups=("sampler",),
+    ),
+    "evaluate": Command(
+        "measures a tokenizer's reconstructions or a generator's samples",
+        (
+            ("ckpt=mnist5k_vq", "quality of reconstructions, use of the codebook"),
+            ("ckpt=mnist5k_ar n=1000", "quality and variety of samples"),
+            ("ckpt=mnist5k_masked protocol=nll region=left-half", "bits per token of a region given the rest"),
+            ("ckpt=BUNDLE data=folder data.path=FOLDER", "on other data than it was trained on"),
+            ("suite=audio_tokenizers data=spoken_digits 'ckpts=[BUNDLE,BUNDLE]'", "several tokenizers in one table"),
+        ),
+        config="evaluate",
+        function="gentok.evaluate:main",
+        groups=("data", "sampler"),
+    ),
+    "report": Command(
+        "writes one self-contained HTML page of a training run",
+        (("RUN", "RUN/report.html"), ("RUN out=FILE.html", "somewhere else")),
+        function="gentok.report.__main__:main",
+        keys=(("RUN", "the folder of a run, also of one that still trains"), ("out=FILE", "where the page goes; RUN/report.html by default")),
+    ),
+    "codec": Command(
+        "compresses sound files to a tokenizer's codes, and decompresses them",
+        (
+            ("compress IN.wav OUT.gtk ckpt=BUNDLE", "all levels"),
+            ("compress IN.wav OUT.gtk ckpt=BUNDLE levels=4", "fewer bits"),
+            ("decompress OUT.gtk BACK.wav ckpt=BUNDLE", "back to sound"),
+        ),
+        function="gentok.codec:main",
+        config="codec",
+    ),
+    "adopt": Command(
+        "turns a pretrained tokenizer of another library into a bundle",
+        (
+            ("tokenizer=diffusers_vq tokenizer.path=FOLDER 'media_shape=[3,256,256]' out=BUNDLE", "a VQ model of diffusers"),
+            ("tokenizer=janus_vq tokenizer.path=FOLDER 'media_shape=[3,384,384]' out=BUNDLE", "the tokenizer of Janus"),
+            ("tokenizer=encodec_24khz tokenizer.weights=FILE 'media_shape=[1,24000]' out=BUNDLE", "released weights of EnCodec"),
+        ),
+        config="adopt",
+        function="gentok.adopt:main",
+        groups=("tokenizer",),
+    ),
+    "benchmark": Command(
+        "measures speed against named peers in the same run",
+        (("", "everything"), ("only=codebook,sample rounds=5", "some items"), ("only=train threads=1", "with one thread")),
+        function="gentok.benchmark:main",
+        keys=(
+            ("only=ITEMS", "codebook, train, tokenizers, shards, sample, first_hitting, codec"),
+            ("rounds=N", "rounds of each item, of which the medians are reported"),
+            ("threads=N", "threads of torch"),
+            ("out=FOLDER", "where benchmark.json goes"),
+        ),
+    ),
+    "demo": Command(
+        "real digits -> tokenizer -> generator -> new digits, in a quarter of an hour on two cores",
+        (("", "into outputs/demo"), ("out=FOLDER tokenizer=4min generator=6min", "other times")),
+        function="gentok.demo:main",
+        keys=(
+            ("out=FOLDER", "where models and images go"),
+            ("tokenizer=TIME", "of training the tokenizer, such as 2min"),
+            ("generator=TIME", "of training the generator"),
+        ),
+    ),
+    "sweep": Command(
+        "makes the summary table of a sweep anew",
+        (("SWEEP", "also of a sweep that still runs or was stopped"),),
+        function="gentok.sweep:main",
+        keys=(("SWEEP", "the folder of a sweep (`gentok train -m ...`)"),),
+    ),
+    "classifier": Command(
+        "trains the classifier that reads classes in generated images",
+        (("data=cifar10 data.shards=SHARDS out=FILE.safetensors", "of photographs, with another key for every setting"),),
+        config="eval_classifier",
+        function="gentok.eval_classifier:main",
+        groups=("data",),
+    ),
+}
