@@ -53,7 +53,7 @@ def find_judge(choice: str, classes: Sequence[str], media_shape: tuple[int, ...]
 
 def judge(config: Mapping[str, Any]) -> dict[str, Any]:
     """conf/judge.yaml as a plain dict -> what the header says. Raises ValueError or OSError with a line."""
-    from gentok.training.run import precision
+    from gentok.training.trainer import precision
 
     if not isinstance(config["epochs"], int) or config["epochs"] < 1:
         raise ConfigError(f"epochs={config['epochs']}: a whole number, at least 1")

@@ -18,8 +18,8 @@ from gentok.data.datasets import MemoryDataset
 from gentok.rng import RowRNG
 from gentok.training.adversarial_task import AdversarialTokenizerTask, build_adversaries
 from gentok.training.loader import held_out_loader, training_loader
-from gentok.training.run import _trainer
 from gentok.training.tokenizer_task import TokenizerTask
+from gentok.training.trainer import build_trainer
 from gentok.types import ConditionSpec
 
 PATCH = "discriminator.adversaries.patch"
@@ -56,7 +56,7 @@ def fit(settings: dict, *, stop: int | None = None, ckpt: Path | None = None, st
     of_trainer = {**settings["trainer"], **({"devices": processes, "strategy": "ddp"} if processes > 1 else {})}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = _trainer({**settings, "trainer": of_trainer, "steps": stop or settings["steps"]}, Path(settings["paths"]["run"]), task)
+        trainer = build_trainer({**settings, "trainer": of_trainer, "steps": stop or settings["steps"]}, Path(settings["paths"]["run"]), task)
         ranks = {"rank": trainer.global_rank, "world": trainer.world_size}
         loader = training_loader(pictures(), settings["batch_size"], settings["seed"], start=start, **ranks)
         trainer.fit(task, loader, held_out_loader(pictures(16), 16), ckpt_path=ckpt)

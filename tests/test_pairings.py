@@ -14,7 +14,7 @@ from gentok.metrics.image import psnr
 from gentok.rng import RowRNG
 from gentok.samplers.base import fitting, sampler_name
 from gentok.sampling import pick_sampler, sample_tokens
-from gentok.training.run import check_config
+from gentok.training.config_check import check_config
 from gentok.types import Batch, Class, ClassSpec, Condition, ConditionSpec
 
 ITEMS = 16

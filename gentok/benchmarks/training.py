@@ -21,7 +21,7 @@ def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Meas
     import torch
 
     from gentok.training.overhead import by_loop, by_trainer
-    from gentok.training.run import precision
+    from gentok.training.trainer import precision
     from gentok.types import Batch, Tokens
 
     bundle, config, generator, _ = model_of(None, overrides)
@@ -63,7 +63,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     from gentok.cli import compose
     from gentok.data.noise_images import NoiseImages
     from gentok.training.overhead import tokenizer_by_network, tokenizer_by_trainer
-    from gentok.training.run import precision
+    from gentok.training.trainer import precision
 
     batch = NoiseImages(size, 1).train.__getitems__(range(size))
     for name, words in small_tokenizers().items():

@@ -4,7 +4,6 @@
     commands.py       what the commands are: a line, examples, the groups of conf/ that matter to each
     help.py           the help of a command, from the comments in conf/
     overrides.py      what a person types -> what Hydra understands
-    checks.py         values that can be known to be wrong before anything heavy is imported
     hydra_run.py      composing conf/ and running a command on it; the only importer of hydra
     config_errors.py  what Hydra finds wrong, in one line
     run_id.py         the name of a run's folder, the same on every process

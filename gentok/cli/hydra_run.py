@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from gentok import __version__
-from gentok.cli.checks import check_values
 from gentok.cli.commands import COMMANDS
 from gentok.cli.config_errors import explained
 from gentok.cli.help import command_help, wants_help
 from gentok.cli.overrides import conf_dir, patient_threads, shell_words
 from gentok.cli.run_id import run_id
 from gentok.errors import ConfigError
+from gentok.value_checks import check_values
 
 __all__ = ["compose", "run"]
 

@@ -32,8 +32,9 @@ from gentok.cli import compose
 from gentok.data.datasets import identity
 from gentok.rng import RowRNG
 from gentok.training.generator_task import GeneratorTask
-from gentok.training.run import _trainer, precision, train
+from gentok.training.run import train
 from gentok.training.tokenizer_task import TokenizerTask
+from gentok.training.trainer import build_trainer, precision
 from gentok.types import Batch, ConditionSpec
 
 __all__ = ["by_trainer", "by_loop", "tokenizer_by_trainer", "tokenizer_by_network", "from_shards"]
@@ -69,7 +70,7 @@ def _fit(task: L.LightningModule, batch: Batch, steps: int, warm: int) -> float:
         warnings.simplefilter("ignore")
         quiet.setLevel(logging.ERROR)
         try:
-            trainer = _trainer({**task.config, "trainer": {**task.config["trainer"], "progress_bar": False}}, Path(folder), task)
+            trainer = build_trainer({**task.config, "trainer": {**task.config["trainer"], "progress_bar": False}}, Path(folder), task)
             watch = _Stopwatch(warm)
             trainer.callbacks.append(watch)
             trainer.fit(task, DataLoader([batch] * (warm + steps), batch_size=None, collate_fn=identity))

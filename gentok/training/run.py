@@ -8,9 +8,7 @@ RUN/sounds/*/*.wav        the same, of sounds
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import os
 import shlex
 import sys
@@ -21,75 +19,21 @@ from typing import Any
 
 import torch
 
-from gentok.build import build, check, identify, resolve
-from gentok.bundle import Bundle, build_generator, load, nest_inner, pretrained, save, stamp
-from gentok.durations import seconds
+from gentok.build import build, identify
+from gentok.bundle import build_generator, load, nest_inner, pretrained, stamp
 from gentok.errors import ConfigError
-from gentok.sampling import pick_sampler
+from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
-from gentok.training.loggers import check_loggers, loggers
-from gentok.training.module import CLOCKS, GentokModule, Unregistered
-from gentok.training.processes import check_devices, is_first, running, strategy
+from gentok.training.finish import last_validation, skipped_items, write_results
+from gentok.training.module import GentokModule, Unregistered
+from gentok.training.processes import is_first, running
+from gentok.training.trainer import build_trainer
 
-__all__ = ["train", "precision"]
+__all__ = ["train"]
 
 FOLDER = "GENTOK_RUN_FOLDER"
 """The environment variable by which a run tells the processes that it starts where it is."""
 _log = logging.getLogger("gentok.training")
-
-
-def precision(choice: str, accelerator: str) -> str:
-    """Lightning's precision for "auto": bf16 mixed where the hardware computes in it, else float32."""
-    if choice != "auto":
-        if choice not in ("bf16-mixed", "32-true"):
-            raise ConfigError(
-                f"trainer.precision={choice}: choose auto, bf16-mixed or 32-true (float16 needs loss scaling, which gentok does not do)"
-            )
-        return choice
-    if accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    cpu = torch.cpu
-    fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    return "bf16-mixed" if fast else "32-true"
-
-
-def check_config(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError on what can be known to fail before anything is built, data included."""
-    kind, trust = config["task"]["name"], config["trust"]
-    if kind not in ("tokenizer", "generator"):
-        raise ConfigError(f"task={kind}: there are tokenizer and generator")
-    seconds(config["budget"])
-    if config["clock"] not in CLOCKS:
-        raise ConfigError(f"clock={config['clock']}: what the budget is measured by is {' or '.join(CLOCKS)}")
-    counts = {"steps": 1 if config["steps"] is None else config["steps"], "batch_size": config["batch_size"]}
-    for key in ("log_every", "validate_every", "checkpoint_every", "accumulate"):
-        counts[f"trainer.{key}"] = config["trainer"][key]
-    if config["trainer"]["validate_batches"] is not None:
-        counts["trainer.validate_batches"] = config["trainer"]["validate_batches"]
-    for key, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{key}={value}: a whole number, at least 1")
-    if isinstance(config["freeze"], str):
-        raise ConfigError(f"freeze={config['freeze']}: a list of parts, such as freeze=[{config['freeze']}]")
-    check_devices(config["trainer"], config["batch_size"])
-    check(config["optimizer"], where="optimizer")
-    check(config["schedule"], where="schedule")
-    check_loggers(config["logger"])
-    if kind == "tokenizer":
-        if "_target_" not in config["tokenizer"]:
-            raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
-        check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"))
-        if config.get("discriminator"):
-            check(config["discriminator"], trust=trust, where="discriminator")
-        if config.get("balancer"):
-            check(config["balancer"], where="balancer")
-    else:
-        check(config["generator"], trust=trust, where="generator", given=("spec", "condition_spec", "codebook"))
-        if config.get("discriminator"):
-            raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
-        if config.get("balancer"):
-            raise ConfigError("a balancer belongs to task=tokenizer: set balancer=none")
-        pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)
 
 
 def train(config: dict[str, Any]) -> Path:
@@ -137,7 +81,7 @@ def train(config: dict[str, Any]) -> Path:
         checkpoint = read(ckpt)
         check_same_run(checkpoint, config, task.items, ckpt, task.fingerprint)
         start = int(checkpoint["global_step"])
-    trainer = _trainer(config, run, task, start)
+    trainer = build_trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
     task.sets = Unregistered((train_set, held_out))
 
@@ -158,10 +102,10 @@ def train(config: dict[str, Any]) -> Path:
         return run
     finally:
         os.environ.pop(FOLDER, None)
-    metrics = _last_validation(trainer, task, validation)
-    skipped = _skipped(data, trainer.strategy.root_device)
+    metrics = last_validation(trainer, task, validation)
+    skipped = skipped_items(data, trainer.strategy.root_device)
     if trainer.is_global_zero:
-        _finish(config, run, task, metrics, skipped)
+        write_results(config, run, task, metrics, skipped)
     return run
 
 
@@ -242,99 +186,6 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
             encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
         sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
-
-
-def _trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0) -> Any:
-    """start: the step that a resumed run goes on from."""
-    import lightning as L
-    from lightning.pytorch.plugins.environments import SLURMEnvironment
-
-    from gentok.training.callbacks import Budget, ImageLogger, ProgressBar, SoundLogger
-    from gentok.training.checkpoint import Saver, WholeFiles
-    from gentok.training.ema import EMA
-
-    settings, shown = config["trainer"], "reconstructions" if config["task"]["name"] == "tokenizer" else "samples"
-    callbacks: list[Any] = [
-        Budget(),
-        ImageLogger(run / "pictures", shown, _columns(config)),
-        SoundLogger(run / "sounds", shown),
-        Saver(run / "checkpoints", settings["checkpoint_every"]),
-    ]
-    if config["callbacks"]["ema"] is not None:
-        callbacks.append(EMA(config["callbacks"]["ema"]))
-    if settings["progress_bar"]:
-        callbacks.append(ProgressBar())
-    if config["profile"] is not None:
-        from gentok.training.profile import Profile
-
-        callbacks.append(Profile(run, config["profile"]))
-    plugins: list[Any] = [WholeFiles()]
-    if SLURMEnvironment.detect():
-        plugins.append(SLURMEnvironment(auto_requeue=False))  # signals are the Saver's
-    return L.Trainer(
-        accelerator=settings["accelerator"], devices=settings["devices"], num_nodes=settings["num_nodes"], strategy=strategy(settings),
-        plugins=plugins,
-        precision=precision(settings["precision"], settings["accelerator"]),
-        accumulate_grad_batches=settings["accumulate"] if task.automatic_optimization else 1,  # a manual task accumulates by itself
-        max_steps=config["steps"] or -1, max_epochs=-1, callbacks=callbacks,
-        logger=loggers(config["logger"], run, start) or False, log_every_n_steps=settings["log_every"],
-        limit_val_batches=settings["validate_batches"] or 1.0,
-        val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
-        default_root_dir=run, use_distributed_sampler=False,
-        enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
-    )  # fmt: skip
-
-
-def _columns(config: Mapping[str, Any]) -> int:
-    """A row of originals over a row of reconstructions; samples in tens, a class each where there are ten."""
-    return config["task"]["pictures"] if config["task"]["name"] == "tokenizer" else 10
-
-
-def _last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
-    results = trainer.validate(task, loader, verbose=False)
-    return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
-
-
-def _skipped(data: Any, device: torch.device) -> dict[str, Any]:
-    """What could not be read, of each split that had such items; to be called by all processes."""
-    out = {}
-    for name in ("train", "held_out"):
-        split = getattr(data, name)
-        if hasattr(split, "agree"):
-            split.agree(device)
-        found = getattr(split, "skipped", None)
-        if found and found["count"]:
-            out[name] = found
-    return out
-
-
-def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], skipped: dict[str, Any]) -> None:
-    document = task.document()
-    meta = {
-        **document["meta"],
-        "step": task.steps_done,
-        "seconds": round(task.seconds_done, 1),
-        "seed": config["seed"],
-        "command": "python train.py " + " ".join(sys.argv[1:]),
-        "metrics": {k: round(v, 5) for k, v in metrics.items()},
-    }
-    kwargs: dict[str, Any] = {}
-    if document["kind"] == "generator":
-        frozen: Bundle = task.frozen.module
-        tokenizer, tokenizer_config = frozen.tokenizer, frozen.tokenizer_config
-        kwargs = {"generator": task.generator, "generator_config": config["generator"], "condition_spec": task.condition_spec}
-        meta["guidance"] = task.guidance
-    else:
-        tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
-        stamp(tokenizer, tokenizer_config)
-    dtype = config["bundle_dtype"]
-    bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
-    # names of a user's files are for the run's folder, not for a bundle that is handed on
-    (run / "metrics.json").write_text(json.dumps({**meta, "skipped": skipped}, indent=1) + "\n")
-    for split, files in skipped.items():
-        print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
-    shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-    print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
 
 
 def _yaml(config: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ import pytest
 
 from gentok import __version__
 from gentok.cli import conf_dir, main
-from gentok.cli.checks import check_values
 from gentok.cli.commands import COMMANDS
 from gentok.cli.help import command_help
+from gentok.value_checks import check_values
 
 
 def called(capsys, *words: str) -> str:

@@ -1,0 +1,63 @@
+"""The end of a run: the last validation, the bundle, metrics.json."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gentok.bundle import Bundle, save, stamp
+from gentok.training.module import GentokModule
+
+__all__ = ["last_validation", "skipped_items", "write_results"]
+
+
+def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
+    results = trainer.validate(task, loader, verbose=False)
+    return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
+
+
+def skipped_items(data: Any, device: torch.device) -> dict[str, Any]:
+    """What could not be read, of each split that had such items; to be called by all processes."""
+    out = {}
+    for name in ("train", "held_out"):
+        split = getattr(data, name)
+        if hasattr(split, "agree"):
+            split.agree(device)
+        found = getattr(split, "skipped", None)
+        if found and found["count"]:
+            out[name] = found
+    return out
+
+
+def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], skipped: dict[str, Any]) -> None:
+    document = task.document()
+    meta = {
+        **document["meta"],
+        "step": task.steps_done,
+        "seconds": round(task.seconds_done, 1),
+        "seed": config["seed"],
+        "command": "python train.py " + " ".join(sys.argv[1:]),
+        "metrics": {k: round(v, 5) for k, v in metrics.items()},
+    }
+    kwargs: dict[str, Any] = {}
+    if document["kind"] == "generator":
+        frozen: Bundle = task.frozen.module
+        tokenizer, tokenizer_config = frozen.tokenizer, frozen.tokenizer_config
+        kwargs = {"generator": task.generator, "generator_config": config["generator"], "condition_spec": task.condition_spec}
+        meta["guidance"] = task.guidance
+    else:
+        tokenizer, tokenizer_config = task.tokenizer, config["tokenizer"]
+        stamp(tokenizer, tokenizer_config)
+    dtype = config["bundle_dtype"]
+    bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
+    # names of a user's files are for the run's folder, not for a bundle that is handed on
+    (run / "metrics.json").write_text(json.dumps({**meta, "skipped": skipped}, indent=1) + "\n")
+    for split, files in skipped.items():
+        print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
+    shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
+    print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
