@@ -121,7 +121,7 @@ def component_name(config: Any) -> str:
 def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """(the parameters, the annotation of each) of a component's constructor."""
     parameters = dict(inspect.signature(component).parameters)
-    source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__
+    source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(source, include_extras=True)
     except (NameError, TypeError):  # a package of your own may annotate as it likes
@@ -173,15 +173,15 @@ def _check(config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ..
             continue
         if key not in names and takes_any is None:
             raise ConfigError(f"{where} ({component.__name__}) has no key {key!r}{nearest_name(key, names)}")
-        annotation = hints.get(key if key in names else takes_any)
+        annotation = hints.get(key if key in names else str(takes_any))
         if stored:
             _check_places(value, f"{where}.{key}", key, annotation)
         children = list(_children(value, f"{where}.{key}"))
-        wanted = _roles(annotation)
-        if children and not wanted and component.__module__.split(".")[0] == "gentok":
+        allowed = _roles(annotation)
+        if children and not allowed and component.__module__.split(".")[0] == "gentok":
             raise ConfigError(f"{children[0][0]}: {component.__name__} builds no component there")
         for child_where, child in children:
-            _check(child, trust, child_where, (), wanted, stored)
+            _check(child, trust, child_where, (), allowed, stored)
     for name in names:
         if parameters[name].default is inspect.Parameter.empty and config.get(name) in (None, "???") and name not in given:
             raise ConfigError(f"{where} ({component.__name__}) needs the key {name!r}")

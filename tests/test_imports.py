@@ -33,6 +33,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
     "entropy": set(),
     "durations": set(),
+    "moved": set(),
     "value_checks": {"errors", "durations"},
     "cli": {"errors", "value_checks", "sweep", "training.run", "sample_files"},
     "bundle": {*BASE, "build", "sampling", "samplers.base"},

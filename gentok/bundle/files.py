@@ -91,7 +91,9 @@ def read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], dict[str, Te
         raise FormatError(
             f"{path} is a checkpoint of format {document['format']}; this gentok ({__version__}) reads up to {FORMAT}: upgrade gentok"
         )
-    state = checkpoint["state_dict"] if ema else checkpoint.get("current_model_state", checkpoint["state_dict"])
+    state: dict[str, Tensor] = checkpoint["state_dict"]
+    if not ema:
+        state = checkpoint.get("current_model_state", state)
 
     def part(name: str) -> dict[str, Tensor]:
         return {key[len(name) + 1 :]: value for key, value in state.items() if key.startswith(name + ".")}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from gentok.build import identify
 from gentok.interfaces import Tokenizer
 from gentok.interfaces.format1 import COMPONENTS
@@ -30,7 +32,8 @@ def stamp(tokenizer: Tokenizer, config: Mapping[str, Any]) -> TokenSpec:
     Returns:
         The new spec, which is `tokenizer.spec` from then on.
     """
-    encode_state, decode_state = {}, {}
+    encode_state: dict[str, Tensor] = {}
+    decode_state: dict[str, Tensor] = {}
     for name, value in tokenizer.state_dict().items():
         part = decode_state if name.split(".")[0] in tuple(tokenizer.decode_only) else encode_state
         part[name] = value.float() if value.is_floating_point() else value
@@ -39,7 +42,8 @@ def stamp(tokenizer: Tokenizer, config: Mapping[str, Any]) -> TokenSpec:
     counted = spec
     if spec.modality == "audio":  # the longest item belongs to the data
         settings = {key: value for key, value in settings.items() if key not in tokenizer.data_settings}
-        settings["media_shape"], counted = list(spec.media_shape or ()), replace(spec, grid=replace(spec.grid, n=None))
+        settings["media_shape"] = list(spec.media_shape or ())
+        counted = replace(spec, grid=replace(spec.grid, n=None))  # type: ignore[arg-type]
     encode = fingerprint(_lasting_names(identify(settings)), counted.to_dict(), encode_state)
     tokenizer.spec = replace(spec, encode_fingerprint=encode, decode_fingerprint=fingerprint(encode, decode_state))
     return tokenizer.spec

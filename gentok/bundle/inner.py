@@ -67,6 +67,6 @@ def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Ite
             f"{type(tokenizer).__name__} as configured has random weights: train it with task=tokenizer, then give its bundle by "
             "tokenizer=from_bundle tokenizer.ckpt=PATH"
         )
-    config = tokenizer.portable({**config, "media_shape": list(tokenizer.spec.media_shape)})
+    config = tokenizer.portable({**config, "media_shape": list(tokenizer.spec.media_shape or ())})
     stamp(tokenizer, config)
     return Bundle("tokenizer", tokenizer.eval().requires_grad_(False), None, ConditionSpec(), without_training(config, trust))

@@ -154,7 +154,7 @@ class Bundle:
         tokenizers that draw how a batch's condition is written into their codes."""
         tokens = self.tokenizer.encode_batch(batch, rng)
         several = batch.lengths is not None or bool(self.tokenizer.written_condition.parts)
-        return tokens.padded(self.spec) if several else tokens
+        return tokens.padded(self.spec) if several and isinstance(tokens, Tokens) else tokens
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Bundle:
         """Moves the weights, and changes their floating type where `dtype` is given; returns itself."""

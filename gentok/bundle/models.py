@@ -45,7 +45,7 @@ def build_generator(
 ) -> Generator:
     """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook. It is not conditioned on what the
     tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar that this generator does not follow."""
-    if tokenizer.spec.grammar and not resolve(config["_target_"], trust).follows_grammar:
+    if tokenizer.spec.grammar and not getattr(resolve(config["_target_"], trust), "follows_grammar", False):
         name = component_name(config)
         raise ConfigError(f"these tokens have a grammar, which {name} does not follow: choose generator=autoregressive")
     left = condition_spec.without(tokenizer.written_condition)

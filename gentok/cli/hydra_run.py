@@ -29,13 +29,20 @@ def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """conf/NAME.yaml with `overrides`, as a plain dict: what `run` would hand over. For tests and notebooks."""
     import hydra
     from hydra.core.global_hydra import GlobalHydra
-    from omegaconf import OmegaConf
 
     _resolvers()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = hydra.compose(name, overrides or [])
-        return OmegaConf.to_container(config, resolve=True)
+        return plain(config)
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A composed configuration as a plain dict, interpolations resolved."""
+    from omegaconf import OmegaConf
+
+    values: Any = OmegaConf.to_container(config, resolve=True)
+    return values
 
 
 def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
@@ -44,7 +51,6 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     sweep's table and does not keep the others from running."""
     import hydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     patient_threads()
@@ -55,9 +61,9 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
 
     def attempt(config: Any) -> str | None:
         try:
-            plain = OmegaConf.to_container(config, resolve=True)
-            check_values(plain)
-            function(plain)
+            values = plain(config)
+            check_values(values)
+            function(values)
         except (ValueError, OSError, ImportError) as error:
             if os.environ.get("GENTOK_TRACEBACK"):
                 traceback.print_exc()

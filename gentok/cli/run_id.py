@@ -29,7 +29,7 @@ def run_id() -> str:
         parent = os.getppid()
         try:
             ticks = int(Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19])
-            booted = int(re.search(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)[1])
+            booted = int(re.findall(r"^btime (\d+)", Path("/proc/stat").read_text(), re.MULTILINE)[0])
         except OSError:  # no Linux
             return f"torchrun-{parent}"
         moment = booted + ticks / os.sysconf("SC_CLK_TCK")  # when torchrun was started

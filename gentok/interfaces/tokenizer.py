@@ -80,6 +80,7 @@ class Tokenizer(nn.Module, Component):
 
     def encode_batch(self, batch: Batch, rng: RowRNG | None = None) -> Tokens | Latents:
         """A batch's media as tokens. A tokenizer with a `written_condition` reads it from the batch; rng is for such alone."""
+        assert batch.media is not None, "a batch of cached tokens has nothing to encode"
         return self.encode(batch.media) if batch.lengths is None else self.encode(batch.media, batch.lengths)
 
     @property
@@ -99,7 +100,7 @@ class Tokenizer(nn.Module, Component):
     def fit_to_items(self, longest_item: int, condition_spec: ConditionSpec) -> TokenSpec:
         """The spec for items of up to `longest_item` samples. Raises ValueError where the data do not fit this tokenizer."""
         spec = self.spec
-        if not isinstance(spec.grid, Frames):
+        if not isinstance(spec.grid, Frames) or spec.sample_rate is None:
             return spec
         several = spec.frame_multiple
         frames = -(-longest_item // (round(spec.sample_rate / spec.grid.rate_hz) * several)) * several

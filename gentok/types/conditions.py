@@ -117,4 +117,5 @@ class Condition:
     def concat(conditions: Sequence[Condition]) -> Condition:
         """Rows of several conditions with the same parts, one after the other."""
         first = conditions[0]
-        return Condition({name: type(part).concat([c.parts[name] for c in conditions]) for name, part in first.parts.items()})
+        parts: dict[str, Any] = {name: type(part).concat([c.parts[name] for c in conditions]) for name, part in first.parts.items()}  # type: ignore[misc]
+        return Condition(parts)

@@ -117,7 +117,7 @@ class TokenSpec:
             return self.levels
         if isinstance(self.grid, Pyramid):
             return len(self.grid.sides)
-        return self.grid.n if isinstance(self.grid, Line) and self.grid.nested else 1
+        return self.grid.n or 1 if isinstance(self.grid, Line) and self.grid.nested else 1
 
     def exists(self, positions: int | None = None) -> Tensor:
         """bool [K, N]: the cells that the spec has (all of them unless there are strides)."""
