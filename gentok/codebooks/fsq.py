@@ -25,13 +25,21 @@ __all__ = ["FSQ"]
 
 
 class FSQ(SingleLevel, id="codebook/fsq"):
-    """values: the paper's levels L, the number of values of each channel, 3 or more, for example [8, 8, 8, 5, 5, 5] (V = 64,000).
-    width: channels in and out where they differ from len(values) (linear projections)."""
+    """V is the product of the values of all channels."""
 
     def __init__(self, values: Sequence[int], width: int | None = None):
+        """There is no table.
+
+        Args:
+            values: the paper's levels L, the number of values of each channel, 3 or more: [8, 8, 8, 5, 5, 5] gives V = 64,000.
+            width: channels in and out where they differ from len(values) (linear projections).
+
+        Raises:
+            ValueError: a channel has fewer than 3 values.
+        """
         values = tuple(int(v) for v in values)
         if not values or min(values) < 3:
-            raise ValueError(f"FSQ needs 3 or more values per channel; got {list(values)} (for bits, take the codebook lookup_free)")
+            raise ValueError(f"FSQ needs 3 or more values per channel; got {list(values)} (for bits, take the codebook lfq)")
         super().__init__(len(values), width, (math.prod(values),))
         self.values = values
         self.register_buffer("sizes", torch.tensor(values), persistent=False)

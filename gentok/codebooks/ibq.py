@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gentok.codebooks.base import SingleLevel, block_bytes, nearest_rows, row_mean
-from gentok.distributed import all_sum
+from gentok.codebooks.base import TableCodebook
+from gentok.codebooks.search import block_bytes, entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
 
 __all__ = ["IBQ"]
@@ -30,12 +30,8 @@ BLOCK = 16
 """Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger blocks are better."""
 
 
-class IBQ(SingleLevel, id="codebook/ibq"):
-    """A table of vocab_size rows of dim channels, learnt by gradient.
-
-    width: channels in and out where they differ from dim (linear projections). commitment, codebook, entropy, diversity, temperature: the
-    weights above.
-    """
+class IBQ(TableCodebook, id="codebook/ibq"):
+    """A table of vocab_size rows of dim channels, learnt by gradient."""
 
     def __init__(
         self,
@@ -48,6 +44,21 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         diversity: float = 1.0,
         temperature: float = 0.01,
     ):
+        """Draws the table.
+
+        Args:
+            vocab_size: V.
+            dim: channels in which codes are compared.
+            width: channels in and out where they differ from dim (linear projections).
+            commitment: weight of the pull of the encoder to its row, and of all rows to the encoder.
+            codebook: weight of the pull of the chosen row to the encoder.
+            entropy: weight of E[H(q)] - diversity * H(E[q]).
+            diversity: see `entropy`.
+            temperature: of q, above 0.
+
+        Raises:
+            ValueError: temperature is not above 0.
+        """
         super().__init__(dim, width, (vocab_size,))
         if temperature <= 0:
             raise ValueError(f"IBQ needs temperature > 0; got {temperature}")
@@ -61,18 +72,11 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         super().reset_parameters()
         self.weight.normal_()
 
-    def rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self.weight.detach().float())
-
-    def learnt_rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self.weight.float())
-
-    def search(self, x: Tensor) -> Tensor:
-        return nearest_rows(x.double(), self.weight.detach().double())
+    def _table(self) -> Tensor:
+        return self.weight.float()
 
     def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        table, flat = self.weight.float(), x.flatten(0, 1)
-        weight = torch.ones_like(x[..., 0]) if present is None else present[:, None].to(x).expand(x.shape[:2])
+        table, flat, weight = self._table(), x.flatten(0, 1), position_weights(x, present)
         size = max(1, BLOCK * block_bytes(x.device) // (4 * len(table)))
         parts = []
         for rows, w in zip(flat.split(size), weight.flatten().split(size)):
@@ -89,7 +93,9 @@ class IBQ(SingleLevel, id="codebook/ibq"):
             "codebook": self.codebook * row_mean((row - x.detach()).square(), present),
         }
         if self.entropy:
-            losses["entropy"] = self.entropy * self._entropy(sum(part[2] for part in parts), sum(part[3] for part in parts), weight.sum())
+            count = weight.sum()
+            uncertainty = sum(part[2] for part in parts) / count.clamp(min=1)
+            losses["entropy"] = self.entropy * (uncertainty - self.diversity * entropy_of_mean(sum(part[3] for part in parts), count))
         return codes, values, losses
 
     def _block(self, x: Tensor, weight: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -101,10 +107,3 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         log_q = (scores / self.temperature).log_softmax(1)
         q = log_q.exp()
         return codes, soft, -((q * log_q).sum(1) * weight).sum(), weight @ q
-
-    def _entropy(self, sure: Tensor, law: Tensor, count: Tensor) -> Tensor:
-        """E[H] - diversity * H[E], in nats."""
-        sure, local = sure / count.clamp(min=1), law / count.clamp(min=1)
-        # the value of all processes with the gradient of this one: averaged over processes, that is the gradient of the whole
-        mean = local + (all_sum(law.detach()) / all_sum(count).clamp(min=1) - local.detach())
-        return sure - self.diversity * torch.special.entr(mean.clamp(min=1e-12)).sum()

@@ -18,10 +18,11 @@ __all__ = ["Codebook"]
 class Codebook(nn.Module, Component):
     """Vectors to codes and back; float32 inside, also under autocast. Generators of code vectors are handed a frozen one.
 
-    Subclasses implement `forward`, `lookup`, `nearest` and `table` (`gentok.codebooks.base.SingleLevel` saves most of the work). What
-    every codebook guarantees, and tests/codebooks/test_codebook_contract.py checks: eval mode changes no buffer;
-    `lookup(forward(z).codes) == forward(z).vectors`; `nearest(lookup(c)) == c` where `invertible` and rows differ; identical rows on
-    every rank after every step; bfloat16 autocast uses as many codes as float32.
+    Subclasses implement `forward`, `lookup`, `table`, `reset_parameters` and, where nearest codes exist, `nearest`;
+    `gentok.codebooks.base` has classes that save most of the work. What every codebook guarantees, and
+    tests/codebooks/test_codebook_contract.py checks: eval mode changes no buffer; `lookup(forward(z).codes) == forward(z).vectors`;
+    `nearest(lookup(c)) == c` where `invertible` and rows differ; identical rows on every rank after every step; bfloat16 autocast uses
+    as many codes as float32.
 
     Attributes:
         in_width: channels that `forward` takes: what the encoder must emit.
@@ -47,7 +48,7 @@ class Codebook(nn.Module, Component):
     projected: bool = False
     levels: int = 1
     invertible: bool = True
-    has_nearest: ClassVar[bool] = True
+    has_nearest: bool = True
     nested_levels: bool = False
     strides: tuple[int, ...] | None = None
     multiple: int = 1
@@ -58,7 +59,8 @@ class Codebook(nn.Module, Component):
 
         Args:
             z: float [B, in_width, M].
-            n_levels: int64 [B], how many levels to use in each row; None: all.
+            n_levels: int64 [B], how many levels to use in each row, the first ones; None: all. The codes of the others are ABSENT, and
+                they have no vectors, no losses and no statistics.
             rng: row-wise random numbers for everything random (level dropout, revival, sampled bits); None: nothing random happens.
 
         Returns:
@@ -88,26 +90,31 @@ class Codebook(nn.Module, Component):
             self.train(training)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, K, N] -> vectors float32 [B, width, M]; absent levels add nothing."""
+        """codes int64 [B, K, N] -> vectors float32 [B, width, M]; cells below 0 add nothing. Raises ValueError on another shape."""
         raise NotImplementedError
 
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
-        """The codes whose lookup is nearest.
+        """The codes whose lookup is nearest; of several levels greedily, coarse to fine, once what is given has been subtracted.
 
         Args:
             vectors: float [B, width, M], in the space that `lookup` returns.
-            given: int64 [B, K, N]; only its UNKNOWN cells are filled, the others stay.
+            given: int64 [B, K, N]; only its UNKNOWN cells are filled, the others stay; None: all are UNKNOWN.
 
         Returns:
             int64 [B, K, N].
 
         Raises:
             TypeError: this codebook has no nearest code (see `has_nearest`).
+            ValueError: there are too many rows to compare.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no nearest code of a vector: take a codebook such as vq, lfq or residual")
 
     def table(self, level: int = 0) -> Tensor:
-        """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied."""
+        """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied. Raises ValueError where they are too many."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Fresh parameters and statistics, drawn from torch's global generator."""
         raise NotImplementedError
 
     def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:

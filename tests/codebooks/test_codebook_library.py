@@ -1,4 +1,4 @@
-"""What the wrapper of vector-quantize-pytorch promises beyond the laws of every codebook."""
+"""What the wrapper of vector-quantize-pytorch promises beyond what every codebook guarantees."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_residual_can_hold_it():
     assert torch.equal(book.lookup(q.codes), q.vectors)
 
 
-def test_what_it_cannot_do_is_refused_in_a_line():
-    with pytest.raises(ValueError, match="Library wraps"):
+def test_what_it_cannot_do_is_refused_in_one_line():
+    with pytest.raises(ValueError, match="LibraryCodebook wraps"):
         LibraryCodebook("Nothing", 4, {})
     with pytest.raises(ValueError, match="'heads' itself"):
         LibraryCodebook("VectorQuantize", 4, {"codebook_size": 8, "heads": 2})
