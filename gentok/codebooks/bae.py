@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, float32, straight_through
+from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.codebooks.bit_groups import bits_per_level, from_bits, to_bits, without_unused_levels
 from gentok.codebooks.search import row_mean
 from gentok.rng import RowRNG
@@ -65,7 +65,6 @@ class BAE(BaseCodebook, id="codebook/bae"):
         """bits float [B, M, bits] -> vectors float32 [B, width, M]."""
         return (bits.contiguous() @ self.weight.float()).transpose(1, 2)
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """Bits are sampled in training where `rng` is given, else the likelier value is taken."""
         logits = F.linear(self.inward(z), self.logits.weight.float(), self.logits.bias.float())
@@ -78,7 +77,6 @@ class BAE(BaseCodebook, id="codebook/bae"):
             losses["entropy"] = self.entropy * row_mean(nats, None if n_levels is None else n_levels > 0)
         return self.quantized(self._sum(bits), codes, losses)
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         """With gradient to the vectors of the bits."""
         self.check_codes(codes)

@@ -24,12 +24,12 @@ __all__ = ["BaseCodebook", "SingleLevel", "TableCodebook", "fill", "float32", "n
 
 
 def float32(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method of a codebook with autocast disabled, whichever device its first argument lies on."""
+    """The method of a codebook with autocast disabled, on the device of its first argument, or else of the codebook."""
 
     @functools.wraps(method)
-    def guarded(self: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with no_autocast(x.device):
-            return method(self, x, *args, **kwargs)
+    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with no_autocast(args[0].device if args and isinstance(args[0], Tensor) else self.device):
+            return method(self, *args, **kwargs)
 
     return guarded
 
@@ -52,8 +52,14 @@ def _project(linear: nn.Linear | None, x: Tensor) -> Tensor:
 class BaseCodebook(Codebook):
     """Projections around a space of its own, and the lookup, nearest codes and table of levels that add up.
 
-    Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own.
+    Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own. Autocast is disabled inside their `forward`,
+    `lookup`, `nearest`, `table` and `accumulate`.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in {"forward", "lookup", "nearest", "table", "accumulate"} & vars(cls).keys():
+            setattr(cls, name, float32(getattr(cls, name)))
 
     def __init__(self, dim: int, width: int | None, vocab_sizes: Sequence[int], out_bias: bool = True, in_bias: bool = True):
         """Makes the projections.
@@ -198,13 +204,11 @@ class SingleLevel(BaseCodebook):
         """x float32 [n, dim], points of the space that `rows` returns -> int64 [n]: the nearest rows' codes."""
         raise NotImplementedError
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         present = None if n_levels is None else n_levels > 0
         codes, values, losses = self.quantize(self.inward(z), present, rng)
         return self.quantized(self.outward(values), codes[:, None], losses, present)
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
         return self.outward(self.rows(codes[:, 0].clamp(min=0))).masked_fill(codes < 0, 0.0)
@@ -214,7 +218,6 @@ class SingleLevel(BaseCodebook):
             return super()._found(level, residual)
         return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(len(residual), 1, -1)
 
-    @float32
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
         return fill(self._found(0, vectors.float()), given)

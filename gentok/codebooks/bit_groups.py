@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.codebooks.base import BaseCodebook, fill, float32
+from gentok.codebooks.base import BaseCodebook, fill
 from gentok.codebooks.lfq import LFQ
 from gentok.codebooks.search import TABLE_LIMIT, nearest_rows
 from gentok.rng import RowRNG
@@ -84,19 +84,16 @@ class BitGroups(BaseCodebook, id="codebook/bit_groups"):
         signs = to_bits(codes.clamp(min=0), self.each).float() * 2 - 1
         return signs * (codes >= 0).transpose(1, 2).repeat_interleave(self.each, 2)
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         q = self.book(self.inward(z).transpose(1, 2), n_levels=None if n_levels is None else (n_levels > 0).long(), rng=rng)
         values = q.vectors.transpose(1, 2)
         codes, values = without_unused_levels(from_bits(values.detach() > 0, self.each), values, n_levels)
         return self.quantized(self.outward(values), codes, q.losses)
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
         return self.outward(self._values(codes))
 
-    @float32
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
         """As of every codebook, but all UNKNOWN levels of a cell are found together. With projections all choices are written out."""

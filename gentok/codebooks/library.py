@@ -20,9 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, float32, straight_through
+from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.distributed import world_size
-from gentok.precision import no_autocast
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Quantized
 
@@ -102,7 +101,6 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
             for flag in waiting:
                 flag.fill_(False)
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """Rows and levels are left out in training for the kinds that can. In eval the vectors are lookup's to the bit; in training they may
         differ by the rounding of the library's gradient estimator."""
@@ -137,7 +135,6 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         rows = F.embedding(cells, self.table(level)) if self.kind == "ResidualVQ" else self._outputs(cells)
         return rows.transpose(1, 2).masked_fill(codes < 0, 0.0)
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         if not self.options.get("implicit_neural_codebook"):
             return super().lookup(codes)
@@ -149,8 +146,7 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         before."""
         if self.options.get("implicit_neural_codebook"):
             raise ValueError("an implicit neural codebook has no fixed rows: neither table nor nearest exist; choose another codebook")
-        with no_autocast(self.device):
-            if self.kind != "ResidualVQ":
-                return self._outputs(torch.arange(self.vocab_sizes[0], device=self.device)[None])[0]
-            rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
-            return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)
+        if self.kind != "ResidualVQ":
+            return self._outputs(torch.arange(self.vocab_sizes[0], device=self.device)[None])[0]
+        rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
+        return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)

@@ -26,10 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, float32, share_used, straight_through
-from gentok.codebooks.search import row_mean
-from gentok.distributed import all_sum
-from gentok.precision import no_autocast
+from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, share_used, straight_through
+from gentok.codebooks.search import draw_for_all, row_mean
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
 from gentok.types import Pyramid as PyramidGrid
@@ -137,19 +135,15 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B, n], and the sum so far with
         gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no cells."""
         total, inputs, codes, totals = torch.zeros_like(x), [], [], []
-        training = self.book.training
-        self.book.eval()  # its statistics are gathered over all scales together
         for s, n in enumerate(self.cells):
             inputs.append(self._lowered(s, self._left_over(x, total)))
             if s == skip:
                 codes.append(torch.full((len(x), n), ABSENT, dtype=torch.int64, device=x.device))
             else:
-                with torch.no_grad():
-                    codes.append(self.book(inputs[-1]).codes[:, 0])
+                codes.append(self.book.encode(inputs[-1])[:, 0])  # its statistics are gathered over all scales together
             # also where the scale is skipped: a convolution without a gradient would stop DistributedDataParallel
             total = total + self._raised(s, self._chosen(inputs[-1], codes[-1]), codes[-1])
             totals.append(total)
-        self.book.train(training)
         return inputs, codes, totals
 
     def _left_over(self, x: Tensor, total: Tensor) -> Tensor:
@@ -163,10 +157,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
     # ------------------------------------------------------------------------------------------------------------ forward
 
     def _draw_skip(self, rng: RowRNG) -> int | None:
-        """The scale that the batch leaves out, if any: from the sum of one word of every row of all processes."""
-        words = all_sum(rng.fork("scale").words(2).sum(0))
-        u = (((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)).tolist()
-        scales = len(self.sides)
+        """The scale that the batch leaves out, if any."""
+        u, scales = draw_for_all(rng.fork("scale")).tolist(), len(self.sides)
         return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
 
     def _gather(self, x: Tensor, n_levels: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
@@ -182,7 +174,6 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         losses = self.book(seen, n_levels=n_levels, rng=None if rng is None else rng.fork("book")).losses
         return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         x = self.inward(z)
         if x.shape[1] != self.cells[-1]:
@@ -229,7 +220,6 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             raise ValueError(f"the first {scales} scales of {list(self.sides)} have {need} codes; got {codes.shape[2]}")
         return list(codes[:, 0, :need].split(self.cells[:scales], 1))
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         parts = self._split(codes, len(self.sides))
         if codes.shape[2] != sum(self.cells):
@@ -239,7 +229,6 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             total = total + self._raised(s, self._rows(part), part)
         return self._outward_map(total)
 
-    @float32
     def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
         """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at the size of the next.
 
@@ -273,7 +262,6 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         x = torch.cat(values, 2) if values else total.new_zeros(len(codes), self.dim, 0)
         return self.outward(x.transpose(1, 2))
 
-    @float32
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
         """As of levels, scale by scale. Projections are undone by least squares."""
@@ -281,8 +269,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         if self.projected:
             x = x @ torch.linalg.pinv(self.project_out.weight.double()).T
         residual = self._map(x.float(), self.sides[-1])
-        if given is None:
-            given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
         parts, out = self._split(given, len(self.sides)), []
         known = [self._raised(s, self._rows(part), part) for s, part in enumerate(parts)]
         residual = residual - sum(known)
@@ -294,9 +281,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
 
     def table(self, level: int = 0) -> Tensor:
         """The rows of every scale, before they are raised to full size."""
-        rows = self.book.table()
-        with no_autocast(rows.device):
-            return self.outward(rows[None])[0].T
+        return self.outward(self.book.table()[None])[0].T
 
     def scale_usage(self, codes: Tensor) -> Tensor:
         return torch.stack([share_used(part, self.vocab_sizes[0]) for part in self._split(codes, len(self.sides))])

@@ -22,10 +22,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, float32, straight_through
+from gentok.codebooks.base import BaseCodebook, straight_through
+from gentok.codebooks.search import draw_for_all
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Codebook
-from gentok.precision import no_autocast
 from gentok.rng import RowRNG
 from gentok.types import Quantized
 
@@ -90,9 +90,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         """int64 [B]: how many levels each row keeps."""
         n_levels = self._cut(rng.fork("levels").uniform(2), self.level_dropout)
         if self.batch_dropout > 0:
-            words = all_sum(rng.fork("batch").words(2).sum(0))
-            u = ((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)
-            n_levels = n_levels.clamp(max=self._cut(u, self.batch_dropout))
+            n_levels = n_levels.clamp(max=self._cut(draw_for_all(rng.fork("batch")), self.batch_dropout))
         return n_levels
 
     def _cut(self, u: Tensor, probability: float) -> Tensor:
@@ -127,7 +125,6 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
 
     # ---------------------------------------------------------------------------------------------------------- forward
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         x = self.inward(z).transpose(1, 2)
         if n_levels is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
@@ -167,6 +164,4 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         return super()._found(level, residual) if self.projected else self.book(level).nearest(residual)
 
     def table(self, level: int = 0) -> Tensor:
-        rows = self.book(level).table()
-        with no_autocast(rows.device):
-            return self.outward(rows[None])[0].T
+        return self.outward(self.book(level).table()[None])[0].T

@@ -13,7 +13,7 @@ from torch import Tensor
 from gentok.distributed import all_gather, all_sum
 from gentok.rng import RowRNG
 
-__all__ = ["TABLE_LIMIT", "block_bytes", "draw_vectors", "entropy_of_mean", "nearest_rows", "position_weights", "row_mean", "share_used"]
+__all__ = ["TABLE_LIMIT", "block_bytes", "draw_for_all", "draw_vectors", "entropy_of_mean", "nearest_rows", "position_weights", "row_mean", "share_used"]
 
 TABLE_LIMIT = 1 << 22
 """Rows above which a computed table (FSQ, bits) is not written out."""
@@ -98,6 +98,13 @@ def draw_vectors(x: Tensor, rng: RowRNG, want: int, present: Tensor | None = Non
     keys, vectors = all_gather(keys), all_gather(vectors)
     keys, order = keys.sort()
     return vectors[order[:want][keys[:want].isfinite()]]
+
+
+def draw_for_all(rng: RowRNG) -> Tensor:
+    """float64 [2], uniform in [0, 1), the same on all processes and however the batch is spread: from the sum, over the rows of all
+    processes, of one 64-bit word each."""
+    words = all_sum(rng.words(2).sum(0))
+    return ((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)
 
 
 def share_used(codes: Tensor, vocab: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.codebooks.base import BaseCodebook, float32
+from gentok.codebooks.base import BaseCodebook
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
 from gentok.types import Quantized
@@ -56,7 +56,6 @@ class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
     def _halves(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([book.width for book in self._books()], 1)
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """n_levels: 0 leaves out both codes of a row, 1 that of the pixels."""
         self.inward(z)  # checks the shape
@@ -68,13 +67,11 @@ class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
         losses = {f"{part}_{name}": loss for part, q in zip(self.parts, made) for name, loss in q.losses.items()}
         return Quantized(vectors, codes, losses, torch.cat([q.usage for q in made]))
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         """As of every codebook: a cell below 0 leaves its half at 0."""
         self.check_codes(codes)
         return torch.cat([book.lookup(codes[:, k : k + 1]) for k, book in enumerate(self._books())], 1)
 
-    @float32
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
         given = self.all_unknown(vectors) if given is None else given

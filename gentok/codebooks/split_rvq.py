@@ -20,7 +20,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gentok.codebooks.base import BaseCodebook, float32
+from gentok.codebooks.base import BaseCodebook
 from gentok.distributed import all_sum, world_size
 from gentok.rng import RowRNG
 from gentok.types import Quantized
@@ -90,7 +90,6 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
             count = all_sum(count) / world_size()
         return count / count.sum().clamp(min=1 / world_size())
 
-    @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         self.inward(z)  # checks the shape
         made = [self._quantized(k, z, n_levels, rng) for k in (0, 1)]
@@ -105,7 +104,6 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
         codes, usage = torch.cat([q.codes for q in made], 1), torch.cat([q.usage for q in made])
         return Quantized(sum(values), codes, losses, usage, {"semantic": made[0].vectors, "acoustic": made[1].vectors})
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
         self.check_codes(codes)
         semantic, acoustic = codes.tensor_split([self.semantic.levels], 1)
