@@ -1,14 +1,16 @@
-"""The binary autoencoder's codebook: sampled bits, and a sum of learnt vectors (BAE of ELM, Wu et al., arXiv 2410.16257; after Binary
-Latent Diffusion, Wang et al., arXiv 2304.04820).
+"""The binary autoencoder's codebook: sampled bits, and a sum of learnt vectors (BAE of ELM, Wu et al., arXiv
+2410.16257; after Binary Latent Diffusion, Wang et al., arXiv 2304.04820).
 
-    p = sigmoid(A z + a);    b_i ~ Bernoulli(p_i) in training,  b_i = [p_i > 1/2] otherwise;    vector = sum_i b_i e_i
+    p = sigmoid(A z + a);    b_i ~ Bernoulli(p_i) in training,  b_i = [p_i > 1/2] otherwise
+    vector = sum_i b_i e_i
     straight-through: the gradient of b is that of p.    loss = entropy * mean_i H(p_i), nothing by default
 
-Every one of the 2^bits codes can be used by construction. Token models see K = levels sub-codes of bits / levels bits (bit_groups.py
-has the order). The vectors e_i are learnt freely and may depend on one another, and a code of all zeros is the vector 0 whether present or not: no
-nearest code exists, and `nearest` says so.
+Every one of the 2^bits codes can be used by construction. Token models see K = levels sub-codes of bits /
+levels bits (bit_groups.py has the order). The vectors e_i are learnt freely and may depend on one another,
+and a code of all zeros is the vector 0 whether present or not: no nearest code exists, and `nearest` says so.
 
-Deviation: the published penalty has weight 0 and applies the sigmoid twice; `entropy` here is the bits' entropy in nats.
+Deviation: the published penalty has weight 0 and applies the sigmoid twice; `entropy` here is the bits'
+entropy in nats.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What codebooks share: projections, straight-through, levels that add up, and codebooks of one level.
 
-Every codebook computes in float32, also under autocast: in bfloat16 two near rows tie, and an FSQ uses half of its codes.
-What each method takes and returns is documented once, in gentok.interfaces.Codebook.
+Every codebook computes in float32, also under autocast: in bfloat16 two near rows tie, and an FSQ uses half
+of its codes. What each method takes and returns is documented once, in gentok.interfaces.Codebook.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ __all__ = ["BaseCodebook", "SingleLevel", "TableCodebook", "fill", "float32", "n
 
 
 def float32(method: Callable[..., Any]) -> Callable[..., Any]:
-    """The method of a codebook with autocast disabled, on the device of its first argument, or else of the codebook."""
+    """The method of a codebook with autocast disabled, on the device of its first argument, or else of the
+    codebook."""
 
     @functools.wraps(method)
     def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -35,25 +36,28 @@ def float32(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def straight_through(value: Tensor, x: Tensor) -> Tensor:
-    """`value` exactly, with the gradient of x. Both float [...]; x - x is 0, hence the order of the sum keeps every bit of value."""
+    """`value` exactly, with the gradient of x. Both float [...]; x - x is 0, hence the order of the sum keeps
+    every bit of value."""
     return value.detach() + (x - x.detach())
 
 
 def fill(found: Tensor, given: Tensor | None) -> Tensor:
-    """`found` in the cells where `given` (int64, same shape) is UNKNOWN, `given` elsewhere; `found` where nothing is given."""
+    """`found` in the cells where `given` (int64, same shape) is UNKNOWN, `given` elsewhere; `found` where
+    nothing is given."""
     return found if given is None else torch.where(given == UNKNOWN, found, given)
 
 
 def _project(linear: nn.Linear | None, x: Tensor) -> Tensor:
-    """float32 whatever the weights' dtype is; x itself without a projection. Contiguous, so that equal rows give equal bits."""
+    """float32 whatever the weights' dtype is; x itself without a projection. Contiguous, so that equal rows
+    give equal bits."""
     return x if linear is None else F.linear(x.contiguous(), linear.weight.float(), None if linear.bias is None else linear.bias.float())
 
 
 class BaseCodebook(Codebook):
     """Projections around a space of its own, and the lookup, nearest codes and table of levels that add up.
 
-    Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own. Autocast is disabled inside their `forward`,
-    `lookup`, `nearest`, `table` and `accumulate`.
+    Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own. Autocast is
+    disabled inside their `forward`, `lookup`, `nearest`, `table` and `accumulate`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -66,8 +70,8 @@ class BaseCodebook(Codebook):
 
         Args:
             dim: channels of the space in which codes are found.
-            width: channels in and out. None, or dim: no projections. Else there is a linear map width -> dim before and dim -> width
-                behind, both per position.
+            width: channels in and out. None, or dim: no projections. Else there is a linear map width -> dim
+                before and dim -> width behind, both per position.
             vocab_sizes: V of each level.
             out_bias: whether the map behind has a bias.
             in_bias: whether the map before has one.
@@ -111,7 +115,8 @@ class BaseCodebook(Codebook):
             raise ValueError(f"{type(self).__name__} takes codes int64 [B, {self.levels}, N]; got {codes.dtype} {tuple(codes.shape)}")
 
     def refuse_projections(self, codebook: Codebook) -> None:
-        """Raises ValueError where the codebook inside, which this one stands around, has projections of its own."""
+        """Raises ValueError where the codebook inside, which this one stands around, has projections of its
+        own."""
         if codebook.projected:
             raise ValueError(
                 f"{type(self).__name__} has the projections: build the codebook inside without width (it has width={codebook.width}, "
@@ -119,7 +124,8 @@ class BaseCodebook(Codebook):
             )
 
     def quantized(self, vectors: Tensor, codes: Tensor, losses: dict[str, Tensor], present: Tensor | None = None) -> Quantized:
-        """What `forward` returns, with the rows left out where present bool [B] is False, and the share of each level's rows in use."""
+        """What `forward` returns, with the rows left out where present bool [B] is False, and the share of
+        each level's rows in use."""
         if present is not None:
             codes = codes.masked_fill(~present[:, None, None], ABSENT)
             vectors = vectors.masked_fill(~present[:, None, None], 0.0)
@@ -131,7 +137,8 @@ class BaseCodebook(Codebook):
         return torch.full((len(vectors), self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
 
     def _added(self, level: int, codes: Tensor) -> Tensor:
-        """What a level's codes int64 [B, 1, N] add before the projection behind, float32 [B, dim, N]; those below 0 nothing."""
+        """What a level's codes int64 [B, 1, N] add before the projection behind, float32 [B, dim, N]; those
+        below 0 nothing."""
         raise NotImplementedError
 
     def _found(self, level: int, residual: Tensor) -> Tensor:
@@ -172,7 +179,8 @@ class BaseCodebook(Codebook):
 
 
 class SingleLevel(BaseCodebook):
-    """A codebook of one level, K = 1, M = N: a subclass says how x becomes codes (`quantize`) and codes become rows (`rows`)."""
+    """A codebook of one level, K = 1, M = N: a subclass says how x becomes codes (`quantize`) and codes
+    become rows (`rows`)."""
 
     @property
     def awaits_data(self) -> bool:
@@ -188,20 +196,24 @@ class SingleLevel(BaseCodebook):
             rng: as of `forward`.
 
         Returns:
-            codes int64 [B, M], values float32 [B, M, dim] straight-through to x, and losses averaged over the rows that count.
+            codes int64 [B, M], values float32 [B, M, dim] straight-through to x, and losses averaged over the
+            rows that count.
         """
         raise NotImplementedError
 
     def rows(self, codes: Tensor) -> Tensor:
-        """codes int64 [...], all >= 0 -> float32 [..., dim], without gradient to the rows: what training decides by its own loss."""
+        """codes int64 [...], all >= 0 -> float32 [..., dim], without gradient to the rows: what training
+        decides by its own loss."""
         raise NotImplementedError
 
     def learnt_rows(self, codes: Tensor) -> Tensor:
-        """The same numbers as `rows`, of codes of 0 or more, with gradient where a gradient trains them: for codebooks around this one."""
+        """The same numbers as `rows`, of codes of 0 or more, with gradient where a gradient trains them: for
+        codebooks around this one."""
         return self.rows(codes)
 
     def search(self, x: Tensor) -> Tensor:
-        """x float32 [n, dim], points of the space that `rows` returns -> int64 [n]: the nearest rows' codes."""
+        """x float32 [n, dim], points of the space that `rows` returns -> int64 [n]: the nearest rows'
+        codes."""
         raise NotImplementedError
 
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
@@ -224,7 +236,8 @@ class SingleLevel(BaseCodebook):
 
 
 class TableCodebook(SingleLevel):
-    """A table of rows, `_table`, learnt as in VQ-VAE (arXiv 1711.00937): |sg x - e|^2 + commitment * |x - sg e|^2."""
+    """A table of rows, `_table`, learnt as in VQ-VAE (arXiv 1711.00937): |sg x - e|^2 + commitment * |x - sg
+    e|^2."""
 
     commitment: float
 

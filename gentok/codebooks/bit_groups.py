@@ -1,10 +1,12 @@
-"""Sub-codes: a code of b bits as K codes of b / K bits each, an exact re-indexing (ELM, Wu et al., arXiv 2410.16257, section 3.2).
+"""Sub-codes: a code of b bits as K codes of b / K bits each, an exact re-indexing (ELM, Wu et al., arXiv
+2410.16257, section 3.2).
 
     bits b_0 .. b_(b-1);    code of level k = sum_i 2^i b_(k b/K + i),  i < b / K
 
-A vocabulary of 2^20 is out of reach of a softmax; two of 2^10 are not. Level 0 has the lowest bits; no level is coarser than another, so a
-prefix of the levels is no code of its own (nested_levels is false). `BitGroups` shows an LFQ in this way; bae.py has the same order of
-bits. The projections stand around the whole view; the one behind has no bias, so that absent levels add nothing.
+A vocabulary of 2^20 is out of reach of a softmax; two of 2^10 are not. Level 0 has the lowest bits; no level
+is coarser than another, so a prefix of the levels is no code of its own (nested_levels is false). `BitGroups`
+shows an LFQ in this way; bae.py has the same order of bits. The projections stand around the whole view; the
+one behind has no bias, so that absent levels add nothing.
 """
 
 from __future__ import annotations
@@ -96,7 +98,8 @@ class BitGroups(BaseCodebook, id="codebook/bit_groups"):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
-        """As of every codebook, but all UNKNOWN levels of a cell are found together. With projections all choices are written out."""
+        """As of every codebook, but all UNKNOWN levels of a cell are found together. With projections all
+        choices are written out."""
         given = self.all_unknown(vectors) if given is None else given
         rest = (vectors.float() - self.lookup(given)).transpose(1, 2)
         if not self.projected:

@@ -1,17 +1,22 @@
-"""Two codebooks under one index (Qu et al., TokenFlow, arXiv 2412.03069, section 3.1): what a cell means and how it looks, by one code.
+"""Two codebooks under one index (Qu et al., TokenFlow, arXiv 2412.03069, section 3.1): what a cell means and
+how it looks, by one code.
 
     s, p = the two halves of a vector, each l2-normalised by itself;   e_s, e_p = those of a row
-    code = argmin_v  |s - e_s,v|^2 + w |p - e_p,v|^2                                      (equation 1; the release has w = 1)
+    code = argmin_v  |s - e_s,v|^2 + w |p - e_p,v|^2                      (equation 1; the release has w = 1)
 
-That is the nearest row in channels scaled by 1 / sqrt(1 + w) and sqrt(w / (1 + w)), so everything else is VQ's: gradient or averages, the
-start by k-means, revival. The scale is w's alone and is no part of what is stored, looked up or penalised: the loss is that of the release,
+That is the nearest row in channels scaled by 1 / sqrt(1 + w) and sqrt(w / (1 + w)), so everything else is
+VQ's: gradient or averages, the start by k-means, revival. The scale is w's alone and is no part of what is
+stored, looked up or penalised: the loss is that of the release,
 
-    |sg x - e|^2 + commitment * |x - sg e|^2,   means over the channels of both halves, x and e normalised, commitment = 0.25
+    |sg x - e|^2 + commitment * |x - sg e|^2,   means over the channels of both halves, x and e normalised,
+    commitment = 0.25
 
-w = 0 chooses codes by meaning alone and w = inf by looks alone; the other half of a row is then the mean of what shares its code.
+w = 0 chooses codes by meaning alone and w = inf by looks alone; the other half of a row is then the mean of
+what shares its code.
 
-Deviations: `nearest` takes every channel as it is, whatever w: it undoes `lookup`, also where w = 0 makes half of the channels mute. The
-release starts at random and never revives; here that is kmeans_start = 0 and revive_below = 0.
+Deviations: `nearest` takes every channel as it is, whatever w: it undoes `lookup`, also where w = 0 makes
+half of the channels mute. The release starts at random and never revives; here that is kmeans_start = 0 and
+revive_below = 0.
 """
 
 from __future__ import annotations
@@ -30,8 +35,9 @@ __all__ = ["DualCodebook"]
 class DualCodebook(VQ, id="codebook/dual"):
     """A table of vocab_size rows of semantic + pixel channels, each half on its own unit sphere.
 
-    Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says which channels are whose. No
-    projections: they would mix what is compared apart, and belong to the branches of the tokenizer.
+    Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says
+    which channels are whose. No projections: they would mix what is compared apart, and belong to the
+    branches of the tokenizer.
     """
 
     def __init__(

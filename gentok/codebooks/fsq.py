@@ -1,13 +1,17 @@
-"""Finite scalar quantization (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", arXiv 2309.15505).
+"""Finite scalar quantization (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", arXiv
+2309.15505).
 
-Every channel is bounded and rounded to one of L values; the code is the mixed-radix number of its digits, first channel fastest:
+Every channel is bounded and rounded to one of L values; the code is the mixed-radix number of its digits,
+first channel fastest:
 
     half = (L - 1)(1 + 1e-3) / 2,   offset = 1/2 if L is even else 0,   shift = atanh(offset / half)
-    digit = round(tanh(z + shift) half - offset) + floor(L / 2)   in 0..L-1;      value = (digit - floor(L / 2)) / floor(L / 2)
+    digit = round(tanh(z + shift) half - offset) + floor(L / 2)   in 0..L-1
+    value = (digit - floor(L / 2)) / floor(L / 2)
     code = sum_i digit_i prod_{j < i} L_j
 
-Straight-through in the rounding alone, so that the gradient is that of the bounded value. There is nothing to learn and no loss. The
-codebook is a constant of its configuration: its state says nothing about which tokenizer made a code.
+Straight-through in the rounding alone, so that the gradient is that of the bounded value. There is nothing to
+learn and no loss. The codebook is a constant of its configuration: its state says nothing about which
+tokenizer made a code.
 """
 
 from __future__ import annotations
@@ -31,7 +35,8 @@ class FSQ(SingleLevel, id="codebook/fsq"):
         """There is no table.
 
         Args:
-            values: the paper's levels L, the number of values of each channel, 3 or more: [8, 8, 8, 5, 5, 5] gives V = 64,000.
+            values: the paper's levels L, the number of values of each channel, 3 or more: [8, 8, 8, 5, 5, 5]
+                gives V = 64,000.
             width: channels in and out where they differ from len(values) (linear projections).
 
         Raises:

@@ -1,16 +1,22 @@
-"""Index backpropagation quantization, IBQ (Shi et al., "Scalable Image Tokenization with Index Backpropagation Quantization",
-arXiv 2412.02692, section 3.2): straight-through on the choice among all rows, so that every row learns from every vector.
+"""Index backpropagation quantization, IBQ (Shi et al., "Scalable Image Tokenization with Index
+Backpropagation Quantization", arXiv 2412.02692, section 3.2): straight-through on the choice among all rows,
+so that every row learns from every vector.
 
-    s_v = z . e_v;    p = softmax(s);    code = argmax_v s_v;    one_hot = sg[one_hot(code) - p] + p;    vector = sum_v one_hot_v e_v
-    commitment * (|vector - z|^2 + |sg[e_code] - z|^2) + codebook * |e_code - sg z|^2        the first term through one_hot
-    + entropy * (E[H(q)] - diversity * H(E[q])),    q = softmax(s / temperature)             as MAGVIT-v2
+    s_v = z . e_v;    p = softmax(s);    code = argmax_v s_v
+    one_hot = sg[one_hot(code) - p] + p;    vector = sum_v one_hot_v e_v
+    commitment * (|vector - z|^2 + |sg[e_code] - z|^2) + codebook * |e_code - sg z|^2
+    + entropy * (E[H(q)] - diversity * H(E[q])),    q = softmax(s / temperature)
 
-Rows are compared by their inner product, not by their distance: their lengths matter, and a short row may never be the best of its own
-direction. p takes part with every row in both passes; blocks of vectors bound the memory to one block's [vectors, V], at the cost of
-computing each block twice. The mean of q is taken over all processes.
+The first term of the commitment is taken through one_hot; the entropies are MAGVIT-v2's.
 
-Deviation: the published code adds 1e-5 inside the logarithms, here the entropies are exact. As there, rows start from a normal of standard
-deviation 1: shorter ones shrink away under the commitment before the choice has learnt anything.
+Rows are compared by their inner product, not by their distance: their lengths matter, and a short row may
+never be the best of its own direction. p takes part with every row in both passes; blocks of vectors bound
+the memory to one block's [vectors, V], at the cost of computing each block twice. The mean of q is taken over
+all processes.
+
+Deviation: the published code adds 1e-5 inside the logarithms, here the entropies are exact. As there, rows
+start from a normal of standard deviation 1: shorter ones shrink away under the commitment before the choice
+has learnt anything.
 """
 
 from __future__ import annotations
@@ -27,7 +33,8 @@ from gentok.rng import RowRNG
 __all__ = ["IBQ"]
 
 BLOCK = 16
-"""Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger blocks are better."""
+"""Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger
+blocks are better."""
 
 
 class IBQ(TableCodebook, id="codebook/ibq"):
@@ -99,7 +106,8 @@ class IBQ(TableCodebook, id="codebook/ibq"):
         return codes, values, losses
 
     def _block(self, x: Tensor, weight: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [n, dim], weight [n] -> (codes [n], sum_v p_v sg[e_v] [n, dim], sum over n of weight H(q), sum over n of weight q [V])."""
+        """x [n, dim], weight [n] -> (codes [n], sum_v p_v sg[e_v] [n, dim], sum over n of weight H(q), sum
+        over n of weight q [V])."""
         scores = x @ table.T
         codes, soft = scores.detach().argmax(1), scores.softmax(1) @ table.detach()
         if not self.entropy:

@@ -1,13 +1,17 @@
-"""Lookup-free quantization: the signs of the channels are the bits of the code (Yu et al., MAGVIT-v2, arXiv 2310.05737, section 3.1).
+"""Lookup-free quantization: the signs of the channels are the bits of the code (Yu et al., MAGVIT-v2, arXiv
+2310.05737, section 3.1).
 
     value_i = sign(x_i);    code = sum_i 2^i [x_i > 0];    q(c | x) ~ exp(-|x - c|^2 / temperature)
     loss = commitment * |x - sg value|^2 + entropy * (E[H(q(. | x))] - diversity * H(E[q(. | x)]))
 
-q factorises over the bits, q_i = sigmoid(4 x_i / temperature), and so does the first entropy. The second is that of the joint
-distribution: the batch's mean of q over 2^bits codes is one matrix product of the distributions of the two halves, never a
-[vectors, 2^bits] table. Beyond `group_bits` bits the code is cut into equal groups whose entropies are added, an upper bound (Open-MAGVIT2, BSQ). The mean is taken over all processes.
+q factorises over the bits, q_i = sigmoid(4 x_i / temperature), and so does the first entropy. The second is
+that of the joint distribution: the batch's mean of q over 2^bits codes is one matrix product of the
+distributions of the two halves, never a [vectors, 2^bits] table. Beyond `group_bits` bits the code is cut
+into equal groups whose entropies are added, an upper bound (Open-MAGVIT2, BSQ). The mean is taken over all
+processes.
 
-Deviations: the sign of 0 is -1; temperature 1 by default, where the published code has 0.01, so that sure bits still feel the loss.
+Deviations: the sign of 0 is -1; temperature 1 by default, where the published code has 0.01, so that sure
+bits still feel the loss.
 """
 
 from __future__ import annotations
@@ -49,7 +53,8 @@ class LFQ(SingleLevel, id="codebook/lfq"):
             diversity: see `entropy`.
             commitment: weight of the pull of the encoder to -1 and 1.
             temperature: of q, above 0.
-            group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits / 2) per vector).
+            group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits /
+                2) per vector).
 
         Raises:
             ValueError: a setting is out of its range.
@@ -94,7 +99,8 @@ def _binary_entropy(logits: Tensor) -> Tensor:
 
 
 def _half_distribution(logits: Tensor) -> Tensor:
-    """logits [n, k] of independent bits -> the distribution of their 2^k values [n, 2^k]; a single 1 where there are no bits."""
+    """logits [n, k] of independent bits -> the distribution of their 2^k values [n, 2^k]; a single 1 where
+    there are no bits."""
     distribution = logits.new_ones(len(logits), 1)
     for p in torch.sigmoid(logits).unbind(1):
         distribution = torch.cat([distribution * (1 - p)[:, None], distribution * p[:, None]], 1)
@@ -107,8 +113,8 @@ def _product(logits: Tensor, weight: Tensor) -> Tensor:
 
 
 def _sum_of_distributions(logits: Tensor, weight: Tensor) -> Tensor:
-    """logits [n, k], weight [n] -> sum over n of the joint distributions, [2^(k // 2), 2^(k - k // 2)]; half distributions are
-    recomputed for the backward pass where there are many vectors."""
+    """logits [n, k], weight [n] -> sum over n of the joint distributions, [2^(k // 2), 2^(k - k // 2)]; half
+    distributions are recomputed for the backward pass where there are many vectors."""
     if len(logits) <= CHUNK:
         return _product(logits, weight)
     parts = zip(logits.split(CHUNK), weight.split(CHUNK))

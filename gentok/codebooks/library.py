@@ -1,13 +1,17 @@
-"""The quantizers of vector-quantize-pytorch behind the codebook interface: VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ.
+"""The quantizers of vector-quantize-pytorch behind the codebook interface: VectorQuantize, ResidualVQ, FSQ,
+LFQ, SimVQ.
 
-Its conventions end here: channels come first, codes are int64 [B, K, N], a dropped level is ABSENT, losses are one named scalar, eval
-changes no buffer (the library's k-means start otherwise runs in the first call, whichever it is), float32 also under CPU autocast.
+Its conventions end here: channels come first, codes are int64 [B, K, N], a dropped level is ABSENT, losses
+are one named scalar, eval changes no buffer (the library's k-means start otherwise runs in the first call,
+whichever it is), float32 also under CPU autocast.
 
-Several processes: the library decides in its constructor whether to synchronise, and remembers the first answer for the life of the
-process. Here the answer is passed explicitly, asked for again in every training step, and where it changed the quantizer is built anew
-around the same parameters and buffers. Its LFQ divides by the number of processes a mean that it never sums, and is refused there.
+Several processes: the library decides in its constructor whether to synchronise, and remembers the first
+answer for the life of the process. Here the answer is passed explicitly, asked for again in every training
+step, and where it changed the quantizer is built anew around the same parameters and buffers. Its LFQ divides
+by the number of processes a mean that it never sums, and is refused there.
 
-Random draws (k-means, dead codes, dropped levels) are the library's own, from the global generator: `rng` is not used.
+Random draws (k-means, dead codes, dropped levels) are the library's own, from the global generator: `rng` is
+not used.
 """
 
 from __future__ import annotations
@@ -44,8 +48,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         Args:
             kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ.
             width: channels in and out.
-            options: the rest of that class's arguments (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set
-                the shape of the interface.
+            options: the rest of that class's arguments (codebook_size, codebook_dim, num_quantizers, levels,
+                ...), but for those that set the shape of the interface.
 
         Raises:
             ValueError: another kind, or such an option.
@@ -77,7 +81,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         self.quantizer = self._make().to(self.device)
 
     def _synchronise(self) -> None:
-        """Builds the quantizer anew where the number of processes is no longer what it was built for; its tensors stay the same objects."""
+        """Builds the quantizer anew where the number of processes is no longer what it was built for; its
+        tensors stay the same objects."""
         if self.kind == "LFQ" and world_size() > 1:
             raise RuntimeError("the library's LFQ does not train on several processes; use the codebook lfq")
         if self.synchronised == (world_size() > 1):
@@ -102,8 +107,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
                 flag.fill_(False)
 
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """Rows and levels are left out in training for the kinds that can. In eval the vectors are lookup's to the bit; in training they may
-        differ by the rounding of the library's gradient estimator."""
+        """Rows and levels are left out in training for the kinds that can. In eval the vectors are lookup's
+        to the bit; in training they may differ by the rounding of the library's gradient estimator."""
         x = self.inward(z)
         mask = {}
         if self.training:
@@ -142,8 +147,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         return self.quantizer.get_output_from_indices(codes.clamp(min=ABSENT).transpose(1, 2)).float().transpose(1, 2)
 
     def table(self, level: int = 0) -> Tensor:
-        """The bias of a projection is in level 0's rows. Raises ValueError for an implicit neural codebook, whose rows depend on the levels
-        before."""
+        """The bias of a projection is in level 0's rows. Raises ValueError for an implicit neural codebook,
+        whose rows depend on the levels before."""
         if self.options.get("implicit_neural_codebook"):
             raise ValueError("an implicit neural codebook has no fixed rows: neither table nor nearest exist; choose another codebook")
         if self.kind != "ResidualVQ":

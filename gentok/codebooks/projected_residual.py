@@ -1,17 +1,21 @@
-"""Residual quantization in which every level has projections of its own: DAC's (Kumar et al., arXiv 2306.06546, section 3.2).
+"""Residual quantization in which every level has projections of its own: DAC's (Kumar et al., arXiv
+2306.06546, section 3.2).
 
     r_0 = z,    q_k = W_out,k e_k(W_in,k r_k),    r_{k+1} = r_k - sg q_k,    vectors = sum_k q_k
 
-Each q_k is straight-through in its codebook's own few channels, so the decoder's gradient reaches all projections and, through them, z. Nothing
-arrives twice as in a sum of plain straight-throughs: each arrives through a matrix W_out,k W_in,k of its own.
+Each q_k is straight-through in its codebook's own few channels, so the decoder's gradient reaches all
+projections and, through them, z. Nothing arrives twice as in a sum of plain straight-throughs: each arrives
+through a matrix W_out,k W_in,k of its own.
 
-Deviation: the release subtracts q_k with its gradient. Then dr_{k+1}/dr_k = 1 - W_out,k W_in,k: a commitment reaches the encoder only
-through what the levels before it do not span, none of it where they are square and inverse to each other, as in EnCodec's case. Here the
-subtraction is of values, and every level's commitment reaches the encoder whole. Numbers are the same.
+Deviation: the release subtracts q_k with its gradient. Then dr_{k+1}/dr_k = 1 - W_out,k W_in,k: a commitment
+reaches the encoder only through what the levels before it do not span, none of it where they are square and
+inverse to each other, as in EnCodec's case. Here the subtraction is of values, and every level's commitment
+reaches the encoder whole. Numbers are the same.
 
-Losses are those of the release: sums over the levels of means over the batch, in which a level that a row has dropped counts as 0.
-Dropout of levels as in ResidualCodebook: `level_dropout` is the probability that a row keeps only its first n levels, n uniform on 1..K. The
-release cuts the first floor(p B) rows of a batch instead: the expected share is the same, and here it does not depend on a row's place in the batch.
+Losses are those of the release: sums over the levels of means over the batch, in which a level that a row has
+dropped counts as 0. Dropout of levels as in ResidualCodebook: `level_dropout` is the probability that a row
+keeps only its first n levels, n uniform on 1..K. The release cuts the first floor(p B) rows of a batch
+instead: the expected share is the same, and here it does not depend on a row's place in the batch.
 """
 
 from __future__ import annotations

@@ -1,21 +1,26 @@
-"""Multi-scale residual quantization (Tian et al., VAR, arXiv 2404.02905, algorithms 1 and 2; Qu et al., TokenFlow, arXiv 2412.03069): a
-square map is coded at growing sizes, each coding what the sizes before it left over.
+"""Multi-scale residual quantization (Tian et al., VAR, arXiv 2404.02905, algorithms 1 and 2; Qu et al.,
+TokenFlow, arXiv 2412.03069): a square map is coded at growing sizes, each coding what the sizes before it
+left over.
 
-    f_0 = 0;    code_s = codebook(area_down(z - sg f_s));    f_{s+1} = f_s + phi_s(bicubic_up(row of code_s));    vectors = z + sg(f_S - z)
+    f_0 = 0;    code_s = codebook(area_down(z - sg f_s));    f_{s+1} = f_s + phi_s(bicubic_up(row of code_s))
+    vectors = z + sg(f_S - z)
     loss = mean_s |f_s - sg z|^2  +  commitment * mean_s |z - sg f_s|^2,   s = 1..S
 
-The residual stays at full size, one table serves all scales, and the losses are on the sum so far, not on the residual. There is one
-straight-through, around the whole: with one inside, z - f_s has no gradient to the encoder. phi_s(h) = h/2 + conv3x3(h)/2 is one of `phi`
-partially shared convolutions (VAR: 4), or nothing (0, TokenFlow).
+The residual stays at full size, one table serves all scales, and the losses are on the sum so far, not on the
+residual. There is one straight-through, around the whole: with one inside, z - f_s has no gradient to the
+encoder. phi_s(h) = h/2 + conv3x3(h)/2 is one of `phi` partially shared convolutions (VAR: 4), or nothing (0,
+TokenFlow).
 
-Coarse scales are known to collapse. Here the table's start, revival and averages see the cells of all scales once per step, together, so
-that the scale that happens to be quantized last does not write over the others; `scale_dropout` leaves one scale out that is not the
-first, of the whole batch (TokenFlow: 0.1), and `scale_usage` tells how many rows each scale uses.
+Coarse scales are known to collapse. Here the table's start, revival and averages see the cells of all scales
+once per step, together, so that the scale that happens to be quantized last does not write over the others;
+`scale_dropout` leaves one scale out that is not the first, of the whole batch (TokenFlow: 0.1), and
+`scale_usage` tells how many rows each scale uses.
 
-Deviations: the table starts from what each scale would be given if those before it were not quantized, since there are no rows to subtract
-yet; an inner codebook that learns through its own softmax (IBQ) learns here by the losses alone; a row that does not use a scale is not moved
-by phi's bias either. Losses of the inner codebook other than `commitment` and `codebook` (entropies) are kept. A
-table with averages moves before the batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
+Deviations: the table starts from what each scale would be given if those before it were not quantized, since
+there are no rows to subtract yet; an inner codebook that learns through its own softmax (IBQ) learns here by
+the losses alone; a row that does not use a scale is not moved by phi's bias either. Losses of the inner
+codebook other than `commitment` and `codebook` (entropies) are kept. A table with averages moves before the
+batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
 """
 
 from __future__ import annotations
@@ -60,10 +65,12 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         Args:
             codebook: without projections of its own.
             sides: of the scales, growing.
-            width: channels in and out where they differ from the codebook's (linear projections around all scales, without a bias behind).
+            width: channels in and out where they differ from the codebook's (linear projections around all
+                scales, without a bias behind).
             phi: how many convolutions follow the upsampling.
             commitment: weight of the pull of the encoder.
-            scale_dropout: probability that a batch leaves out one scale but the first, in training where `forward` is given rng.
+            scale_dropout: probability that a batch leaves out one scale but the first, in training where
+                `forward` is given rng.
             carry: how `accumulate` hands sums on: "full" (VAR) or "progressive" (TokenFlow; without phi).
 
         Raises:
@@ -118,7 +125,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return rows.transpose(1, 2).unflatten(2, (side, side))
 
     def _raised(self, scale: int, rows: Tensor, codes: Tensor) -> Tensor:
-        """rows float [B, n, dim] of codes int64 [B, n], below 0 where there is none -> what they add, float [B, dim, side, side]."""
+        """rows float [B, n, dim] of codes int64 [B, n], below 0 where there is none -> what they add, float
+        [B, dim, side, side]."""
         rows = rows.masked_fill((codes < 0)[..., None], 0.0)
         h = _resized(self._map(rows, self.sides[scale]), self.sides[-1], "bicubic")
         phi = self._phi(scale)
@@ -132,8 +140,9 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return _resized(residual, self.sides[scale], "area").flatten(2)
 
     def _coded(self, x: Tensor, skip: int | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B, n], and the sum so far with
-        gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no cells."""
+        """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B,
+        n], and the sum so far with gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no
+        cells."""
         total, inputs, codes, totals = torch.zeros_like(x), [], [], []
         for s, n in enumerate(self.cells):
             inputs.append(self._lowered(s, self._left_over(x, total)))
@@ -141,7 +150,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 codes.append(torch.full((len(x), n), ABSENT, dtype=torch.int64, device=x.device))
             else:
                 codes.append(self.book.encode(inputs[-1])[:, 0])  # its statistics are gathered over all scales together
-            # also where the scale is skipped: a convolution without a gradient would stop DistributedDataParallel
+            # also where it is skipped: a convolution without a gradient would stop DistributedDataParallel
             total = total + self._raised(s, self._chosen(inputs[-1], codes[-1]), codes[-1])
             totals.append(total)
         return inputs, codes, totals
@@ -151,7 +160,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return x - total.detach()
 
     def _chosen(self, x: Tensor, codes: Tensor) -> Tensor:
-        """The rows float [B, n, dim] of the codes that x float [B, dim, n] was given, with gradient to the rows alone."""
+        """The rows float [B, n, dim] of the codes that x float [B, dim, n] was given, with gradient to the
+        rows alone."""
         return self.book.learnt_rows(codes.clamp(min=0))
 
     # ------------------------------------------------------------------------------------------------------------ forward
@@ -162,7 +172,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
 
     def _gather(self, x: Tensor, n_levels: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
-        """Gives the inner codebook the cells of all scales at once, and returns the losses that are its own."""
+        """Gives the inner codebook the cells of all scales at once, and returns the losses that are its
+        own."""
         if not self.book.awaits_data:
             inputs = self._coded(x, skip)[0]
         else:
@@ -200,11 +211,10 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return used
 
     def _pull(self, x: Tensor, total: Tensor, present: Tensor | None) -> Tensor:
-        """|f_s - sg z|^2 with gradient to z."""
+        """|z - sg f_s|^2."""
         return row_mean((x - total.detach()).square(), present)
 
     def _outward_map(self, total: Tensor) -> Tensor:
-        """float [B, dim, side, side] -> [B, width, side^2]."""
         return self.outward(total.flatten(2).transpose(1, 2))
 
     # ------------------------------------------------------------------------------------------------------------- lookup
@@ -213,7 +223,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return self.book.rows(codes.clamp(min=0))
 
     def _split(self, codes: Tensor, scales: int) -> list[Tensor]:
-        """codes int64 [B, 1, n] -> those of the first scales, int64 [B, n_s] each. Raises ValueError where there are too few."""
+        """codes int64 [B, 1, n] -> those of the first scales, int64 [B, n_s] each. Raises ValueError where
+        there are too few."""
         self.check_codes(codes)
         need = sum(self.cells[:scales])
         if codes.shape[2] < need:
@@ -230,12 +241,13 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return self._outward_map(total)
 
     def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
-        """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at the size of the next.
+        """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at
+        the size of the next.
 
         Args:
             codes: int64 [B, 1, n], enough for the largest s.
-            scales: each 0 (zeros) to S, which has no next and stays at the last size. range(1, S) is what training is fed, [s] what the
-                step after s scales is.
+            scales: each 0 (zeros) to S, which has no next and stays at the last size. range(1, S) is what
+                training is fed, [s] what the step after s scales is.
 
         Returns:
             float32 [B, width, sum of sides[s]^2].

@@ -1,18 +1,20 @@
-"""Residual quantization: every level codes what the levels before it left over (Zeghidour et al., SoundStream, arXiv 2107.03312;
-Lee et al., RQ-VAE, arXiv 2203.01941).
+"""Residual quantization: every level codes what the levels before it left over (Zeghidour et al.,
+SoundStream, arXiv 2107.03312; Lee et al., RQ-VAE, arXiv 2203.01941).
 
     r_0 = z,    q_k = codebook_k(r_k),    r_{k+1} = r_k - sg q_k,    vectors = z + sg(sum_k q_k - z)
 
-One straight-through over the sum, and detached values in the subtraction: with a straight-through inside, r_{k+1} has no gradient to the
-encoder, and every commitment but the first is dead.
+One straight-through over the sum, and detached values in the subtraction: with a straight-through inside,
+r_{k+1} has no gradient to the encoder, and every commitment but the first is dead.
 
-Dropout of levels, so that any number of them is a valid code: `level_dropout` is the probability that a row keeps only its first n
-levels, n uniform on 1..K; `batch_dropout` the same for the whole batch at once. The draw of a batch comes from the sum, over the rows of
-all processes, of one 64-bit word each: uniform, the same everywhere, and the same however the batch is spread.
+Dropout of levels, so that any number of them is a valid code: `level_dropout` is the probability that a row
+keeps only its first n levels, n uniform on 1..K; `batch_dropout` the same for the whole batch at once. The
+draw of a batch comes from the sum, over the rows of all processes, of one 64-bit word each: uniform, the same
+everywhere, and the same however the batch is spread.
 
-Losses are means over the cells that were kept: of the whole batch, in the mean over processes. Codebooks that discard the size of what they
-code (VQ with normalize) lose that of the residual: give them normalize=false. The projections stand around all levels; the one behind has
-no bias, since a bias would be added although no level is present.
+Losses are means over the cells that were kept: of the whole batch, in the mean over processes. Codebooks that
+discard the size of what they code (VQ with normalize) lose that of the residual: give them normalize=false.
+The projections stand around all levels; the one behind has no bias, since a bias would be added although no
+level is present.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ __all__ = ["ResidualCodebook"]
 
 
 class ResidualCodebook(BaseCodebook, id="codebook/residual"):
-    """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them with `shared` (RQ-VAE)."""
+    """K = levels copies of a codebook of one level, each with fresh parameters; one table for all of them
+    with `shared` (RQ-VAE)."""
 
     invertible = False
     nested_levels = True
@@ -56,7 +59,8 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
             codebook: of one level, without projections of its own.
             levels: K.
             width: channels in and out where they differ from the codebook's (linear projections).
-            level_dropout: probability that a row keeps only its first levels, in training where `forward` is given rng and no n_levels.
+            level_dropout: probability that a row keeps only its first levels, in training where `forward` is
+                given rng and no n_levels.
             batch_dropout: the same, for the whole batch.
             shared: whether all levels have one table.
             in_bias: whether the projection before has a bias.
@@ -98,7 +102,8 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         return torch.where(u[..., 0] < probability, 1 + (u[..., 1] * self.levels).long(), self.levels)
 
     def _rows_using(self, level: int, n_levels: Tensor | None) -> Tensor | None:
-        """n_levels int64 [B] -> int64 [B]: 1 in the rows that use the level, as its codebook's own n_levels; None: all use it."""
+        """n_levels int64 [B] -> int64 [B]: 1 in the rows that use the level, as its codebook's own n_levels;
+        None: all use it."""
         return None if n_levels is None else (n_levels > level).long()
 
     # -------------------------------------------------------------------------------------------------------- one level
@@ -120,7 +125,8 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         return residual - value.detach()
 
     def _count(self, residual: Tensor, rows: Tensor | None) -> Tensor | float:
-        """The weight of a level's losses, which are means over the rows that use it (int64 [B]; None: all)."""
+        """The weight of a level's losses, which are means over the rows that use it (int64 [B]; None:
+        all)."""
         return residual.new_tensor(len(residual)) if rows is None else rows.sum().to(residual)
 
     # ---------------------------------------------------------------------------------------------------------- forward
@@ -145,7 +151,8 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         return Quantized(self._vectors(total, x), torch.cat(codes, 1), losses, torch.cat(usage))
 
     def _averaged(self, losses: dict[str, Tensor], counts: list[Tensor | float], cut: bool) -> dict[str, Tensor]:
-        """Sums of losses over the cells of the batch, of which some are left out where `cut` -> means over those that were kept."""
+        """Sums of losses over the cells of the batch, of which some are left out where `cut` -> means over
+        those that were kept."""
         count = sum(counts)
         if self.training and cut:  # processes that kept fewer cells count less: their mean is that of the whole batch
             count = all_sum(count) / world_size()

@@ -1,7 +1,8 @@
-"""What codebooks compute over whole batches of vectors: the nearest rows in bounded memory, draws that all processes agree on, means.
+"""What codebooks compute over whole batches of vectors: the nearest rows in bounded memory, draws that all
+processes agree on, means.
 
-float32 tells rows apart that differ by about 1e-3 of their size, enough to learn; float64, at twice the time, those that differ by more
-than their own rounding: what undoing a lookup takes.
+float32 tells rows apart that differ by about 1e-3 of their size, enough to learn; float64, at twice the time,
+those that differ by more than their own rounding: what undoing a lookup takes.
 """
 
 from __future__ import annotations
@@ -13,20 +14,25 @@ from torch import Tensor
 from gentok.distributed import all_gather, all_sum
 from gentok.rng import RowRNG
 
-__all__ = ["TABLE_LIMIT", "block_bytes", "draw_for_all", "draw_vectors", "entropy_of_mean", "nearest_rows", "position_weights", "row_mean", "share_used"]
+__all__ = [
+    "TABLE_LIMIT", "block_bytes", "draw_for_all", "draw_vectors", "entropy_of_mean", "nearest_rows", "position_weights", "row_mean",
+    "share_used",
+]  # fmt: skip
 
 TABLE_LIMIT = 1 << 22
 """Rows above which a computed table (FSQ, bits) is not written out."""
 
 
 def block_bytes(device: torch.device) -> int:
-    """Bytes of one block of scores: as large as a GPU likes it, small enough for a CPU's cache (three times faster there)."""
+    """Bytes of one block of scores: as large as a GPU likes it, small enough for a CPU's cache (three times
+    faster there)."""
     return 4 << 20 if device.type == "cpu" else 64 << 20
 
 
 def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """scores float [n, V] -> (value [n], int64 place [n]) of the first largest of every row, as scores.max(1): in float32 on a CPU by the
-    first group that holds the largest, then its place there, which takes a fourth of the time."""
+    """scores float [n, V] -> (value [n], int64 place [n]) of the first largest of every row, as
+    scores.max(1): in float32 on a CPU by the first group that holds the largest, then its place there, which
+    takes a fourth of the time."""
     width = 64
     if scores.device.type != "cpu" or scores.dtype != torch.float32 or scores.shape[1] % width or scores.shape[1] < 8 * width:
         return scores.max(1)
@@ -39,8 +45,8 @@ def _largest(scores: Tensor) -> tuple[Tensor, Tensor]:
 def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
     """The row of least Euclidean distance, the first of equal ones.
 
-    argmax of x.t - |t|^2 / 2, in blocks of bounded size with a running maximum: memory grows with n + V, never with n * V. Both sides are
-    centred first, so that a common offset costs no precision.
+    argmax of x.t - |t|^2 / 2, in blocks of bounded size with a running maximum: memory grows with n + V,
+    never with n * V. Both sides are centred first, so that a common offset costs no precision.
 
     Args:
         x: float [n, d].
@@ -74,8 +80,8 @@ def nearest_rows(x: Tensor, table: Tensor) -> Tensor:
 def draw_vectors(x: Tensor, rng: RowRNG, want: int, present: Tensor | None = None) -> Tensor:
     """Vectors of the batches of all processes, uniformly without replacement.
 
-    Every vector gets a key from its own row's stream and the smallest keys win: how the batch is spread over processes does not matter, and
-    all processes return the same. `rng` is not advanced.
+    Every vector gets a key from its own row's stream and the smallest keys win: how the batch is spread over
+    processes does not matter, and all processes return the same. `rng` is not advanced.
 
     Args:
         x: float [B, M, d].
@@ -101,14 +107,15 @@ def draw_vectors(x: Tensor, rng: RowRNG, want: int, present: Tensor | None = Non
 
 
 def draw_for_all(rng: RowRNG) -> Tensor:
-    """float64 [2], uniform in [0, 1), the same on all processes and however the batch is spread: from the sum, over the rows of all
-    processes, of one 64-bit word each."""
+    """float64 [2], uniform in [0, 1), the same on all processes and however the batch is spread: from the
+    sum, over the rows of all processes, of one 64-bit word each."""
     words = all_sum(rng.words(2).sum(0))
     return ((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)
 
 
 def share_used(codes: Tensor, vocab: int) -> Tensor:
-    """codes int64 of any shape, below 0 where there is none -> float scalar: the share of the vocabulary that occurs."""
+    """codes int64 of any shape, below 0 where there is none -> float scalar: the share of the vocabulary that
+    occurs."""
     if vocab > TABLE_LIMIT:
         used = codes[codes >= 0].unique().numel()
         return torch.tensor(used / vocab, device=codes.device)
@@ -126,7 +133,8 @@ def row_mean(x: Tensor, present: Tensor | None) -> Tensor:
 
 
 def position_weights(x: Tensor, present: Tensor | None) -> Tensor:
-    """x float [B, M, d] -> float [B, M]: 1 at the positions of rows where present bool [B] (None: all), else 0."""
+    """x float [B, M, d] -> float [B, M]: 1 at the positions of rows where present bool [B] (None: all), else
+    0."""
     return torch.ones_like(x[..., 0]) if present is None else present[:, None].to(x).expand(x.shape[:2])
 
 
@@ -138,7 +146,8 @@ def entropy_of_mean(total: Tensor, count: Tensor) -> Tensor:
         count: float scalar: how many were added.
 
     Returns:
-        A scalar: the value of all processes with the gradient of this one; averaged over processes, that is the gradient of the whole.
+        A scalar: the value of all processes with the gradient of this one; averaged over processes, that is
+        the gradient of the whole.
     """
     local = total / count.clamp(min=1)
     mean = local + (all_sum(total.detach()) / all_sum(count).clamp(min=1) - local.detach())

@@ -1,9 +1,10 @@
-"""Two codebooks with an index each: the baseline that TokenFlow's shared mapping is measured against (arXiv 2412.03069, table 6).
+"""Two codebooks with an index each: the baseline that TokenFlow's shared mapping is measured against (arXiv
+2412.03069, table 6).
 
     codes[:, 0] = semantic codebook(first channels),   codes[:, 1] = pixel codebook(the others)
 
-Each half is coded as if it were alone, so a cell costs two codes. The codebooks are any of one level, and keep their own losses and
-statistics; the vectors are the concatenation of theirs.
+Each half is coded as if it were alone, so a cell costs two codes. The codebooks are any of one level, and
+keep their own losses and statistics; the vectors are the concatenation of theirs.
 """
 
 from __future__ import annotations
@@ -20,17 +21,19 @@ __all__ = ["SeparateCodebooks"]
 
 
 class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
-    """K = 2: level 0 is the code of `semantic`, level 1 that of `pixel`, both codebooks of one level without shared channels.
+    """K = 2: level 0 is the code of `semantic`, level 1 that of `pixel`, both codebooks of one level without
+    shared channels.
 
-    Inputs float [B, semantic.in_width + pixel.in_width, M], vectors float32 [B, semantic.width + pixel.width, M]. Losses have the names
-    semantic_NAME and pixel_NAME.
+    Inputs float [B, semantic.in_width + pixel.in_width, M], vectors float32 [B, semantic.width + pixel.width,
+    M]. Losses have the names semantic_NAME and pixel_NAME.
     """
 
     def __init__(self, semantic: Codebook, pixel: Codebook):
         """Takes the codebooks as they are.
 
         Args:
-            semantic: of one level, invertible, as wide behind as before, so that `parts` names the same channels on either side.
+            semantic: of one level, invertible, as wide behind as before, so that `parts` names the same
+                channels on either side.
             pixel: likewise.
 
         Raises:

@@ -1,10 +1,11 @@
-"""SimVQ (Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer", arXiv 2411.02038):
-a frozen random table behind one learnt linear map.
+"""SimVQ (Zhu et al., "Addressing Representation Collapse in Vector Quantized Models with One Linear Layer",
+arXiv 2411.02038): a frozen random table behind one learnt linear map.
 
-    e_v = W c_v, c frozen;    code = argmin_v |z - e_v|, straight-through;    |sg z - e|^2 + commitment * |z - sg e|^2
+    e_v = W c_v, c frozen;    code = argmin_v |z - e_v|, straight-through
+    loss: |sg z - e|^2 + commitment * |z - sg e|^2
 
-W moves all rows at once, those that no vector chose as well: the table follows the encoder as a whole and no row is left behind. The map
-has no bias, as in the paper's formula.
+W moves all rows at once, those that no vector chose as well: the table follows the encoder as a whole and no
+row is left behind. The map has no bias, as in the paper's formula.
 """
 
 from __future__ import annotations

@@ -1,18 +1,23 @@
-"""Quantizers side by side: Mimi's split of meaning from sound (Défossez et al., "Moshi", arXiv 2410.00037, section 3.3).
+"""Quantizers side by side: Mimi's split of meaning from sound (Défossez et al., "Moshi", arXiv 2410.00037,
+section 3.3).
 
-    vectors = semantic(z) + acoustic(z)          both quantise the same z, each between projections of its own, without biases
+    vectors = semantic(z) + acoustic(z)    both quantise the same z, each between projections without biases
     codes   = the semantic levels, then the acoustic ones
 
-The acoustic levels are not the residual of the semantic one: so the first level can be taught what to mean (by distillation) at no cost to
-the sound, which need not be rebuilt on top of it. Losses are means over the cells of both that were kept, as in the release.
+The acoustic levels are not the residual of the semantic one: so the first level can be taught what to mean
+(by distillation) at no cost to the sound, which need not be rebuilt on top of it. Losses are means over the
+cells of both that were kept, as in the release.
 
-no_quantization_rate: the probability, in training, that a row passes a branch unquantized, through its projections alone; its codes, losses
-and statistics do not change, so the tables go on learning. One draw per row and branch, as in the release; 0.5 in the paper.
+no_quantization_rate: the probability, in training, that a row passes a branch unquantized, through its
+projections alone; its codes, losses and statistics do not change, so the tables go on learning. One draw per
+row and branch, as in the release; 0.5 in the paper.
 
-`branches` of what it returns are both terms of the sum, quantized also where a row passes a branch unquantized.
+`branches` of what it returns are both terms of the sum, quantized also where a row passes a branch
+unquantized.
 
-Dropout of levels is the acoustic codebook's own (`batch_dropout`: 1.0 is Mimi's, one uniform count for every batch): the semantic levels are
-always kept. There are no nearest codes of a vector: a sum does not say which of its terms gave what.
+Dropout of levels is the acoustic codebook's own (`batch_dropout`: 1.0 is Mimi's, one uniform count for every
+batch): the semantic levels are always kept. There are no nearest codes of a vector: a sum does not say which
+of its terms gave what.
 """
 
 from __future__ import annotations
@@ -84,7 +89,8 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
         return book(z, n_levels=n_levels, rng=None if rng is None else rng.fork(k))
 
     def _shares(self, made: list[Quantized]) -> Tensor:
-        """float [2]: the weights of the branches' losses, each a mean over the branch's cells of all processes."""
+        """float [2]: the weights of the branches' losses, each a mean over the branch's cells of all
+        processes."""
         count = torch.stack([(q.codes >= 0).any(2).sum() for q in made]).to(made[0].vectors)
         if self.training:
             count = all_sum(count) / world_size()

@@ -1,14 +1,18 @@
-"""SNAC's quantizer (Siuzdak et al., "SNAC: Multi-Scale Neural Audio Codec", arXiv 2410.14411): levels of residuals at several frame rates.
+"""SNAC's quantizer (Siuzdak et al., "SNAC: Multi-Scale Neural Audio Codec", arXiv 2410.14411): levels of
+residuals at several frame rates.
 
-    x_k = mean of r_k over every stride_k frames;   q_k = W_out,k e_k(W_in,k x_k), repeated stride_k times;   r_{k+1} = r_k - sg q_k
+    x_k = mean of r_k over every stride_k frames;   q_k = W_out,k e_k(W_in,k x_k), repeated stride_k times
+    r_{k+1} = r_k - sg q_k
     vectors = sum_k q_k
 
-Level k has a code at the positions n % stride_k == 0 and none elsewhere (ABSENT there; `strides` is what the tokens' spec says of it).
-Coarse levels cost few codes and look far. Everything else, gradients and losses and dropout of levels, is ProjectedResidual's; SNAC's
-release has no training code, so its losses are those of DAC, which it follows.
+Level k has a code at the positions n % stride_k == 0 and none elsewhere (ABSENT there; `strides` is what the
+tokens' spec says of it). Coarse levels cost few codes and look far. Everything else, gradients and losses and
+dropout of levels, is ProjectedResidual's; SNAC's release has no training code, so its losses are those of
+DAC, which it follows.
 
-A codec continues a sound with zeros to a multiple of `multiple` frames (the least common multiple of the strides), as the release does.
-Elsewhere the last frames may be fewer than a stride: they are averaged by themselves.
+A codec continues a sound with zeros to a multiple of `multiple` frames (the least common multiple of the
+strides), as the release does. Elsewhere the last frames may be fewer than a stride: they are averaged by
+themselves.
 """
 
 from __future__ import annotations
@@ -48,7 +52,8 @@ class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
         self.multiple = math.lcm(*self.strides)
 
     def grid(self, h: int, w: int) -> Grid:
-        """Raises ValueError: levels of several rates are made of frames in time, not of the cells of an image."""
+        """Raises ValueError: levels of several rates are made of frames in time, not of the cells of an
+        image."""
         raise ValueError(f"StridedResidual codes frames of sound at several rates ({self.strides}); an image has none: use it in a codec")
 
     def _lowered(self, level: int, residual: Tensor) -> Tensor:

@@ -1,20 +1,27 @@
 """Vector quantization with a learnt table, by gradient or by moving averages.
 
-    van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937: code = argmin_v |x - e_v|, straight-through, and
+    van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937: code = argmin_v |x -
+    e_v|, straight-through, and
         gradient:  |sg x - e|^2 + commitment * |x - sg e|^2
-        ema:       N_v <- d N_v + (1 - d) n_v;   S_v <- d S_v + (1 - d) sum x;   e_v = S_v / N_v;   commitment * |x - sg e|^2 alone
-    normalize: both sides on the unit sphere, in a space of few dimensions (ViT-VQGAN, arXiv 2110.04627; LlamaGen, arXiv 2406.06525).
+        ema:       N_v <- d N_v + (1 - d) n_v;   S_v <- d S_v + (1 - d) sum x;   e_v = S_v / N_v
+                   commitment * |x - sg e|^2 alone
+    normalize: both sides on the unit sphere, in a space of few dimensions (ViT-VQGAN, arXiv 2110.04627;
+        LlamaGen, arXiv 2406.06525).
 
-The straight-through estimator stands in the code space, before the projection out, so that both projections learn from the decoder.
+The straight-through estimator stands in the code space, before the projection out, so that both projections
+learn from the decoder.
 
-Starting: with `kmeans_start` the rows are k-means centres of the first training batch, on all processes together; N are the cluster sizes
-and S = N * centre (SoundStream; an S of bare means shrinks the rows to nothing within a step). Without it N starts at uniform usage.
+Starting: with `kmeans_start` the rows are k-means centres of the first training batch, on all processes
+together; N are the cluster sizes and S = N * centre (SoundStream; an S of bare means shrinks the rows to
+nothing within a step). Without it N starts at uniform usage.
 
-Reviving: a row whose N falls below `revive_below` times uniform usage becomes a vector of the batch that is about to be quantized, with
-uniform usage, before that batch is looked up; S goes with it, else the next average writes the dead row back.
+Reviving: a row whose N falls below `revive_below` times uniform usage becomes a vector of the batch that is
+about to be quantized, with uniform usage, before that batch is looked up; S goes with it, else the next
+average writes the dead row back.
 
-Deviations: no Laplace smoothing (it pulls rare rows to the origin; without it a row that is never used stays where it is, exactly).
-Vectors are taken from the table before it moves: in training with ema, a later lookup sees the new rows.
+Deviations: no Laplace smoothing (it pulls rare rows to the origin; without it a row that is never used stays
+where it is, exactly). Vectors are taken from the table before it moves: in training with ema, a later lookup
+sees the new rows.
 """
 
 from __future__ import annotations
@@ -60,7 +67,8 @@ class VQ(TableCodebook, id="codebook/vq"):
             commitment: weight of the pull of the encoder to its row.
             decay: of the moving averages, in [0, 1).
             kmeans_start: k-means iterations on the first training batch; 0: a random start.
-            revive_below: share of uniform usage, in [0, 1), below which a row is revived where `forward` is given rng; 0: never.
+            revive_below: share of uniform usage, in [0, 1), below which a row is revived where `forward` is
+                given rng; 0: never.
 
         Raises:
             ValueError: a setting is out of its range.
@@ -100,7 +108,7 @@ class VQ(TableCodebook, id="codebook/vq"):
         return F.normalize(x, dim=-1) if self.normalize else x
 
     def _table(self) -> Tensor:
-        # normalising keeps a copy for the backward pass: reviving a row between two forward passes and their backward pass is no error
+        # normalising keeps a copy, so that reviving a row between two forward passes breaks no backward pass
         weight = self.weight.float()
         return self._scaled(weight.clone()) if self.normalize else weight
 
@@ -120,7 +128,8 @@ class VQ(TableCodebook, id="codebook/vq"):
 
     @torch.no_grad()
     def _totals(self, x: Tensor, codes: Tensor, present: Tensor | None, sums: bool = True) -> tuple[Tensor, Tensor | None]:
-        """(vectors per row float [V], their sums float [V, dim] or None) over all processes, with one collective."""
+        """(vectors per row float [V], their sums float [V, dim] or None) over all processes, with one
+        collective."""
         weight = position_weights(x, present)
         columns = torch.cat([x * weight[..., None], weight[..., None]], 2) if sums else weight[..., None]
         total = x.new_zeros(self.vocab_sizes[0], columns.shape[2])
@@ -151,8 +160,8 @@ class VQ(TableCodebook, id="codebook/vq"):
         self.started.fill_(True)
 
     def _kmeans(self, x: Tensor, present: Tensor | None, rng: RowRNG) -> None:
-        """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep their random place
-        and count as unused."""
+        """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep
+        their random place and count as unused."""
         centres = draw_vectors(x, rng, self.vocab_sizes[0], present)
         flat = self._compared(x).reshape(-1, self.dim)
         for _ in range(self.kmeans_start + 1):  # the last pass counts the clusters of the final centres
@@ -182,7 +191,8 @@ class VQ(TableCodebook, id="codebook/vq"):
         self._average(*self._totals(x, codes, present))
 
     def _average(self, count: Tensor, sums: Tensor) -> None:
-        """One step of the averages, with this batch's vectors per row float [V] and their sums float [V, dim]."""
+        """One step of the averages, with this batch's vectors per row float [V] and their sums float [V,
+        dim]."""
         self.usage.lerp_(count, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         alive = self.usage[:, None] > TINY

@@ -1,28 +1,12 @@
-"""Adversarial terms for any tokenizer: hinge, non-saturating or least squares, feature matching, LeCam regularisation, adaptive weight,
-start step and ramp.
+"""Adversarial terms for any tokenizer: a discriminator with its objective, start step and ramp (formulas:
+adversarial_terms.py).
 
-    hinge (Lim and Ye, arXiv 1705.02894):                   discriminator: 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(x'))
-                                                            tokenizer: -mean D(x')
-    non_saturating (Goodfellow et al., arXiv 1406.2661):    discriminator: 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(x'))
-                                                            tokenizer: mean softplus(-D(x'))
-    least_squares (HiFi-GAN, arXiv 2010.05646, equations 1
-      and 2; Mao et al., arXiv 1611.04076):                 discriminator: 1/2 mean (1 - D(x))² + 1/2 mean D(x')²
-                                                            tokenizer: mean (1 - D(x'))²
-    feature matching (HiFi-GAN, equation 4):                mean |D_l(x') - D_l(x)| of every layer l before the logits
-      relative (EnCodec, arXiv 2210.13438, section 3.4):    each layer's over mean |D_l(x)|
-    lecam (Tseng et al., arXiv 2104.03310):                 mean relu(D(x) - a_fake)² + mean relu(a_real - D(x'))²
-                                                            a_fake, a_real: moving averages of mean logits
-    adaptive (VQGAN, arXiv 2012.09841, equation 7):         min(max, |grad L_rec| / (|grad L_adv| + 1e-6))
-                                                            gradients at the decoder's last layer
+A network of several discriminators gives lists; their terms, and those of their layers, are averaged
+(EnCodec) or added (HiFi-GAN, DAC).
 
-A network of several discriminators gives lists; their terms, and those of their layers, are averaged (EnCodec) or added (HiFi-GAN, DAC).
-
-Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken over all ranks, as are the
-mean features that relative matching divides by; of the adaptive weight the gradients are averaged over ranks before their norms are taken.
-
-Deviations: LeCam's differences are rectified, as in its released code (its equation squares them on both sides), and its averages start
-at the first batch instead of at a constant. VQGAN's weight is bounded by 1e4; here by what `adaptive` says, commonly 1. The discriminator's
-side of least squares has halves, as its siblings have. EnCodec's released code does not divide features by their means, its paper does.
+Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken
+over all ranks, as are the mean features that relative matching divides by; of the adaptive weight the
+gradients are averaged over ranks before their norms are taken.
 """
 
 from __future__ import annotations
@@ -32,96 +16,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Adversary as BaseAdversary
 from gentok.interfaces import Discriminator, Optimizer
+from gentok.losses.adversarial_terms import LOSSES, REDUCTIONS, adaptive_weight, feature_matching, gradient_at, lecam
 from gentok.rng import RowRNG
 
-__all__ = [
-    "LOSSES", "REDUCTIONS", "Adversary", "Adversaries", "hinge", "non_saturating", "least_squares", "feature_matching", "lecam",
-    "gradient_at", "adaptive_weight", "frozen",
-]  # fmt: skip
-
-
-def hinge(real: Tensor | None, fake: Tensor) -> Tensor:
-    """The discriminator's loss, or the tokenizer's.
-
-    Args:
-        real: logits of media, any shape; None: the tokenizer's loss is wanted.
-        fake: logits of reconstructions, any shape.
-
-    Returns:
-        A float32 scalar.
-    """
-    if real is None:
-        return -fake.float().mean()
-    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
-
-
-def non_saturating(real: Tensor | None, fake: Tensor) -> Tensor:
-    """As `hinge`."""
-    if real is None:
-        return F.softplus(-fake.float()).mean()
-    return 0.5 * (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean())
-
-
-def least_squares(real: Tensor | None, fake: Tensor) -> Tensor:
-    """As `hinge`."""
-    if real is None:
-        return (1 - fake.float()).square().mean()
-    return 0.5 * ((1 - real.float()).square().mean() + fake.float().square().mean())
-
-
-LOSSES = {"hinge": hinge, "non_saturating": non_saturating, "least_squares": least_squares}
-REDUCTIONS = {"mean": torch.mean, "sum": torch.sum}
-
-
-def feature_matching(made: Sequence[Tensor], real: Sequence[Tensor], relative: bool = False, reduce: str = "mean") -> Tensor:
-    """The mean absolute difference of a layer, averaged or added over layers.
-
-    Args:
-        made: features of the reconstruction, layer by layer.
-        real: those of the media; they get no gradient.
-        relative: whether each layer's difference is divided by the mean magnitude of the media's features, of all ranks.
-        reduce: "mean" or "sum", over layers.
-
-    Returns:
-        A float32 scalar.
-    """
-    differences = torch.stack([(m.float() - r.detach().float()).abs().mean() for m, r in zip(made, real, strict=True)])
-    if relative:
-        scales = torch.stack([r.detach().float().abs().mean() for r in real])
-        differences = differences / (all_sum(scales) / world_size()).clamp(min=1e-8)
-    return REDUCTIONS[reduce](differences)
-
-
-def lecam(real: Tensor, fake: Tensor, anchors: Tensor) -> Tensor:
-    """LeCam's regularisation.
-
-    Args:
-        real: logits of media.
-        fake: logits of reconstructions.
-        anchors: float [2], moving averages of the mean logits of media and of reconstructions.
-
-    Returns:
-        A float32 scalar.
-    """
-    return F.relu(real.float() - anchors[1]).square().mean() + F.relu(anchors[0] - fake.float()).square().mean()
-
-
-def gradient_at(loss: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient of `loss`, averaged over ranks; zero where it does not depend on the parameter. The graph stays, .grad is untouched."""
-    (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
-    gradient = torch.zeros_like(parameter) if gradient is None else gradient
-    return all_sum(gradient) / world_size()
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, maximum: float = 1.0) -> Tensor:
-    """The two gradients at the decoder's last layer -> a scalar in [0, maximum], without gradient."""
-    return (reconstruction.norm() / (adversarial.norm() + 1e-6)).clamp(max=maximum).detach()
+__all__ = ["Adversaries", "Adversary", "frozen"]
 
 
 @contextmanager
@@ -157,12 +60,13 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
         """Holds the network.
 
         Args:
-            network: media -> (logits, features of every layer before them); of several discriminators a list of logits and a list of
-                lists of features.
+            network: media -> (logits, features of every layer before them); of several discriminators a list
+                of logits and a list of lists of features.
             weight: of its term in the tokenizer's loss.
             loss: a name of LOSSES.
             start: step from which it is trained and used; before it, it is not called.
-            ramp: steps over which its weights then grow linearly from 0; 0: at once. It is trained in full from `start`.
+            ramp: steps over which its weights then grow linearly from 0; 0: at once. It is trained in full
+                from `start`.
             adaptive: the largest adaptive weight, which multiplies `weight`; None: no adaptive weight.
             lecam: weight of LeCam's regularisation, 0 for none.
             decay: of LeCam's averages.
@@ -233,7 +137,8 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
         return terms
 
     def discriminator_loss(self, media: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean logits of this process}."""
+        """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean
+        logits of this process}."""
         real, fake = self._outputs(media.detach())[0], self._outputs(reconstruction.detach())[0]
         loss = self._reduced([self.loss(r, f) for r, f in zip(real, fake, strict=True)])
         means = torch.stack([torch.stack([part.detach().float().mean() for part in side]).mean() for side in (real, fake)])
@@ -276,7 +181,8 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
         self.optimizer, self.clip, self.update_rate = optimizer, clip, update_rate
 
     def trained_at(self, step: int, seed: int) -> bool:
-        """Whether a step of the run with this seed trains them: one draw for all of them and for all processes."""
+        """Whether a step of the run with this seed trains them: one draw for all of them and for all
+        processes."""
         return self.update_rate == 1 or RowRNG.of(seed, torch.tensor([step])).fork("adversaries").uniform(1).item() < self.update_rate
 
     def active(self, step: int) -> dict[str, Adversary]:
@@ -291,13 +197,15 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
         Args:
             reconstruction: what the networks are given.
             media: needed where features are matched.
-            loss: the tokenizer's other terms, of which only those that pass through the decoder reach `last_layer`.
+            loss: the tokenizer's other terms, of which only those that pass through the decoder reach
+                `last_layer`.
             last_layer: the decoder's last parameter; not needed where no active adversary is adaptive.
             step: of the run.
             weighted: False leaves out all weights, for a balancer that has its own.
 
         Returns:
-            {"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, and {NAME: weight that its adversarial term has}.
+            {"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, and {NAME: weight that
+            its adversarial term has}.
         """
         terms, weights, own = {}, {}, None
         for name, part in self.active(step).items():

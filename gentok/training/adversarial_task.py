@@ -1,13 +1,15 @@
-"""task=tokenizer with discriminators: two optimizers, so Lightning's manual optimisation, and a step that is still one step.
+"""task=tokenizer with discriminators: two optimizers, so Lightning's manual optimisation, and a step that is
+still one step.
 
-A step is one update of the tokenizer, as in the other tasks: only its optimizer is counted in `global_step`, so steps, schedules, rng,
-logs, budgets, validation and checkpoints mean what they mean elsewhere. Both losses see the reconstruction of one forward pass, and both
-networks are updated after both gradients are known; an update gathers trainer.accumulate batches. Until the first discriminator
-starts, the run is bit for bit the run without discriminators.
+A step is one update of the tokenizer, as in the other tasks: only its optimizer is counted in `global_step`,
+so steps, schedules, rng, logs, budgets, validation and checkpoints mean what they mean elsewhere. Both losses
+see the reconstruction of one forward pass, and both networks are updated after both gradients are known; an
+update gathers trainer.accumulate batches. Until the first discriminator starts, the run is bit for bit the
+run without discriminators.
 
-Discriminators are `Unregistered`: neither averaged, nor wrapped by DistributedDataParallel (which would wait for gradients of parts that a
-backward pass does not reach), nor in the bundle. Their gradients are averaged over ranks here, their weights and optimizer go into the
-checkpoint.
+Discriminators are `Unregistered`: neither averaged, nor wrapped by DistributedDataParallel (which would wait
+for gradients of parts that a backward pass does not reach), nor in the bundle. Their gradients are averaged
+over ranks here, their weights and optimizer go into the checkpoint.
 """
 
 from __future__ import annotations

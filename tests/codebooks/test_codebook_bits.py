@@ -109,7 +109,7 @@ def test_a_second_sigmoid_is_caught():
         sampled_bits_have_the_encoders_probabilities(SecondSigmoid)
 
 
-def test_without_noise_or_training_the_likelier_bit_is_taken():
+def test_without_rng_or_training_the_likelier_bit_is_taken():
     book = BAE(bits=6, width=4, levels=2).train()
     z = inputs(book)
     likelier = from_bits(book.logits(z.transpose(1, 2)) > 0, 3)

@@ -168,14 +168,14 @@ def test_the_encoder_and_every_parameter_learn(name):
     z = inputs(book).requires_grad_()
     target = inputs(book, seed=9)[:, :1].expand(-1, book.width, -1)
     book(inputs(book, seed=1), rng=rng())  # rows are made of these: what they are made of would teach them nothing
-    q = book(z)  # without noise, so that no row becomes one of these
+    q = book(z)  # without rng, so that no row becomes one of these
     ((q.vectors - target).square().mean() + sum(q.losses.values())).backward()
     assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
     for parameter_name, parameter in book.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
 
 
-def test_training_draws_from_noise_alone(name):
+def test_training_draws_from_rng_alone(name):
     book = make(name).train()
     if isinstance(book, LibraryCodebook):
         pytest.skip("the library draws from the global generator")

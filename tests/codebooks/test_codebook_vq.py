@@ -32,7 +32,7 @@ def revived_rows_are_used(book: VQ) -> None:
     """The property: after one training step every row that was dead is used by the next."""
     z = clusters(book)
     book(z)
-    assert book.eval()(z).codes.max() < 16, "without noise nothing may be revived"
+    assert book.eval()(z).codes.max() < 16, "without rng nothing may be revived"
     book.train()(z, rng=rng())
     used = book.eval()(z).codes.unique()
     assert (used >= 16).sum() == 16, f"of 16 revived rows the next step uses {(used >= 16).sum()}"

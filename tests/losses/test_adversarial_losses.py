@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gentok.losses.adversarial import (
+from gentok.losses.adversarial import Adversaries, Adversary
+from gentok.losses.adversarial_terms import (
     LOSSES,
-    Adversaries,
-    Adversary,
     adaptive_weight,
     feature_matching,
     gradient_at,
