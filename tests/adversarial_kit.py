@@ -88,18 +88,18 @@ def by_hand(settings: dict):
             loss = torch.stack(list(output.losses.values())).sum()
             made = output.reconstruction
             if active:
-                judge = copy.deepcopy(part.network).requires_grad_(False)
-                against = -judge(made)[0].mean()
-                of_loss, of_against = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (loss, against))
-                adaptive = (of_loss / (of_against + 1e-6)).clamp(max=part.adaptive)
-                loss = loss + part.weight * min(1.0, (step - part.start + 1) / part.ramp) * adaptive * against
+                discriminator = copy.deepcopy(part.network).requires_grad_(False)
+                adversarial = -discriminator(made)[0].mean()
+                of_loss, of_adversarial = (torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (loss, adversarial))
+                adaptive = (of_loss / (of_adversarial + 1e-6)).clamp(max=part.adaptive)
+                loss = loss + part.weight * min(1.0, (step - part.start + 1) / part.ramp) * adaptive * adversarial
                 if trained:
-                    (part.judge(batch.media, made)["loss"] / accumulate).backward()
+                    (part.discriminator_loss(batch.media, made)["loss"] / accumulate).backward()
             (loss / accumulate).backward()
         cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / settings["steps"], dtype=torch.float64)).item())
         for optimizer, module, lr, clip, since in zip(optimizers, (tokenizer, part), rates, clips, (0, part.start), strict=True):
             if module is tokenizer or trained:
-                assert torch.nn.utils.clip_grad_norm_(module.parameters(), clip) > clip, "the law is about clipped gradients"
+                assert torch.nn.utils.clip_grad_norm_(module.parameters(), clip) > clip, "the test is about clipped gradients"
                 for group in optimizer.param_groups:
                     group["lr"] = lr * min(1.0, (step - since + 1) / settings["schedule"]["warmup"]) * cosine
                 optimizer.step()

@@ -120,7 +120,8 @@ def test_a_discriminator_that_breaks_stops_the_run_before_weights_take_it(tmp_pa
         def configure_model(self):
             super().configure_model()
             self.tokenizer_before = {k: v.detach().clone() for k, v in self.tokenizer.named_parameters()}
-            self.adversaries.parts["patch"].judge = lambda *_: {"loss": self.adversaries.parts["patch"].network.head.bias.sum() * torch.nan}
+            part = self.adversaries.parts["patch"]
+            part.discriminator_loss = lambda *_: {"loss": part.network.head.bias.sum() * torch.nan}
 
     with pytest.raises(ValueError, match="discriminator.optimizer.lr") as error:
         fit(settings, task=(task := Broken(settings)))

@@ -56,8 +56,8 @@ TOKENIZERS = {
     "codec": Row("residual, EMA, inverse STFT", "experiment=spoken_digits/codec", "spoken_digits_codec"),
     "codec_12min": Row("the same, 12 minutes", "experiment=spoken_digits/codec budget=12min"),
     "codec_fast": Row("averages, fixed weights, lr 3e-3", "experiment=spoken_digits/codec optimizer.lr=3e-3 budget=12min"),
-    "codec_factorised": Row("factorised, l2, lr 1e-3", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
-    "codec_factorised_fast": Row("factorised, l2, lr 3e-3", "experiment=spoken_digits/codec codebook=residual_factorised codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 optimizer.lr=3e-3 budget=12min"),
+    "codec_factorised": Row("factorised, l2, lr 1e-3", "experiment=spoken_digits/codec codebook=residual_factorized codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 budget=12min"),
+    "codec_factorised_fast": Row("factorised, l2, lr 3e-3", "experiment=spoken_digits/codec codebook=residual_factorized codebook.levels=8 codebook.codebook.dim=8 codebook.codebook.width=64 optimizer.lr=3e-3 budget=12min"),
     "codec_balanced": Row(
         "balancer, 0.1 : 1, R = 1, unclipped",
         "experiment=spoken_digits/codec balancer=encodec 'balancer.weights={wave:0.1,mel:1.0}' trainer.clip=null budget=12min",

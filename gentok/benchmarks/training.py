@@ -44,7 +44,7 @@ def small_tokenizers() -> dict[str, list[str]]:
     photographs of 32 x 32, each with its own codebook and losses."""
     from gentok.cli import compose, conf_dir
 
-    found = {f"vqgan_{book}": ["tokenizer=vqgan", f"codebook={book}"] for book in ("vq", "vq_ema", "fsq", "lookup_free", "residual")}
+    found = {f"vqgan_{book}": ["tokenizer=vqgan", f"codebook={book}"] for book in ("vq", "vq_ema", "fsq", "lfq", "residual")}
     for path in sorted((conf_dir() / "experiment" / "cifar10").glob("*.yaml")):
         words = [f"experiment=cifar10/{path.stem}"]
         config = compose("config", [*words, "data=noise"])

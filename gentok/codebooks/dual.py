@@ -1,17 +1,22 @@
-"""Two codebooks under one index (Qu et al., TokenFlow, arXiv 2412.03069, section 3.1): what a cell means and how it looks, by one code.
+"""Two codebooks under one index (Qu et al., TokenFlow, arXiv 2412.03069, section 3.1): what a cell means and
+how it looks, by one code.
 
     s, p = the two halves of a vector, each l2-normalised by itself;   e_s, e_p = those of a row
-    code = argmin_v  |s - e_s,v|^2 + w |p - e_p,v|^2                                      (equation 1; the release has w = 1)
+    code = argmin_v  |s - e_s,v|^2 + w |p - e_p,v|^2                      (equation 1; the release has w = 1)
 
-That is the nearest row in channels scaled by 1 / sqrt(1 + w) and sqrt(w / (1 + w)), so everything else is VQ's: gradient or averages, the
-start by k-means, revival. The scale is w's alone and is no part of what is stored, looked up or penalised: the loss is that of the release,
+That is the nearest row in channels scaled by 1 / sqrt(1 + w) and sqrt(w / (1 + w)), so everything else is
+VQ's: gradient or averages, the start by k-means, revival. The scale is w's alone and is no part of what is
+stored, looked up or penalised: the loss is that of the release,
 
-    |sg x - e|^2 + commitment * |x - sg e|^2,   means over the channels of both halves, x and e normalised, commitment = 0.25
+    |sg x - e|^2 + commitment * |x - sg e|^2,   means over the channels of both halves, x and e normalised,
+    commitment = 0.25
 
-w = 0 chooses codes by meaning alone and w = inf by looks alone; the other half of a row is then the mean of what shares its code.
+w = 0 chooses codes by meaning alone and w = inf by looks alone; the other half of a row is then the mean of
+what shares its code.
 
-Deviations: `nearest` takes every channel as it is, whatever w: it undoes `lookup`, also where w = 0 makes half of the channels mute. The
-release starts at random and never revives; here that is kmeans_start = 0 and revive_below = 0.
+Deviations: `nearest` takes every channel as it is, whatever w: it undoes `lookup`, also where w = 0 makes
+half of the channels mute. The release starts at random and never revives; here that is kmeans_start = 0 and
+revive_below = 0.
 """
 
 from __future__ import annotations
@@ -30,9 +35,9 @@ __all__ = ["DualCodebook"]
 class DualCodebook(VQ, id="codebook/dual"):
     """A table of vocab_size rows of semantic + pixel channels, each half on its own unit sphere.
 
-    Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says which channels are whose. No
-    projections: they would mix what is compared apart, and belong to the branches of the tokenizer. w: weight of the pixel distance, 0 to
-    inf. The rest as in VQ.
+    Inputs and vectors are the concatenation of both halves, float [B, semantic + pixel, M]; `parts` says
+    which channels are whose. No projections: they would mix what is compared apart, and belong to the
+    branches of the tokenizer.
     """
 
     def __init__(
@@ -43,15 +48,26 @@ class DualCodebook(VQ, id="codebook/dual"):
         w: float = 1.0,
         update: str = "gradient",
         commitment: float = 0.25,
-        decay: float = 0.99,
-        kmeans_start: int = 0,
-        revive_below: float = 0.0,
+        decay: float = 0.95,
+        kmeans_start: int = 10,
+        revive_below: float = 0.1,
     ):
+        """Makes a table as VQ does, whose settings `update` and those behind it are.
+
+        Args:
+            vocab_size: V.
+            semantic: channels of the semantic half.
+            pixel: channels of the pixel half.
+            w: weight of the pixel distance, 0 to inf.
+
+        Raises:
+            ValueError: a half has no channels, or w is below 0.
+        """
         if semantic < 1 or pixel < 1:
-            raise ValueError(f"Dual needs at least one channel in each half; got semantic={semantic}, pixel={pixel}")
+            raise ValueError(f"DualCodebook needs at least one channel in each half; got semantic={semantic}, pixel={pixel}")
         w = float(w)
         if not w >= 0:
-            raise ValueError(f"Dual weighs the pixel distance by w, 0 to inf; got w={w}")
+            raise ValueError(f"DualCodebook weighs the pixel distance by w, 0 to inf; got w={w}")
         self.w, self._split = w, (semantic, pixel)
         super().__init__(vocab_size, semantic + pixel, None, True, update, commitment, decay, kmeans_start, revive_below)
         self.parts = {"semantic": slice(0, semantic), "pixel": slice(semantic, semantic + pixel)}
@@ -59,7 +75,9 @@ class DualCodebook(VQ, id="codebook/dual"):
     def _scaled(self, x: Tensor) -> Tensor:
         return torch.cat([F.normalize(half, dim=-1) for half in x.split(self._split, -1)], -1)
 
+    def _scales(self) -> tuple[float, float]:
+        """Of the two halves: both at most 1, so that no w overflows and w = inf is a limit like any other."""
+        return (1.0, 0.0) if self.w == 0 else (1 / math.sqrt(1 + self.w), 1 / math.sqrt(1 + 1 / self.w))
+
     def _compared(self, x: Tensor) -> Tensor:
-        # both at most 1, so that no w overflows and w = inf is a limit like any other
-        scales = (1.0, 0.0) if self.w == 0 else (1 / math.sqrt(1 + self.w), 1 / math.sqrt(1 + 1 / self.w))
-        return torch.cat([half * scale for half, scale in zip(x.split(self._split, -1), scales)], -1)
+        return torch.cat([half * scale for half, scale in zip(x.split(self._split, -1), self._scales())], -1)

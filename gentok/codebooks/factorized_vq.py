@@ -1,14 +1,17 @@
-"""The factorised codebook of DAC (Kumar et al., arXiv 2306.06546, section 3.2), SNAC (arXiv 2410.14411) and BigCodec (arXiv 2409.05377).
+"""The factorized codebook of DAC (Kumar et al., arXiv 2306.06546, section 3.2), SNAC (arXiv 2410.14411) and
+BigCodec (arXiv 2409.05377).
 
     x = W_in z (8 channels);   code = argmin_v | x / |x| - e_v / |e_v| |;   vectors = W_out e_code
     losses:  |sg x - e|^2 + commitment * |x - sg e|^2,   means over channels and positions, commitment = 0.25
 
-The angle governs the choice alone (ViT-VQGAN, arXiv 2110.04627): what is passed on, and what both losses compare, are the rows as they are,
-of any length. So it is VQ's gradient codebook with another comparison, between weight-normalised projections with biases that start at 0.
-Rows start from N(0, 1). (The release also draws the projections anew, without effect: see gentok/nn/dac.py.)
+The angle governs the choice alone (ViT-VQGAN, arXiv 2110.04627): what is passed on, and what both losses
+compare, are the rows as they are, of any length. So it is VQ's gradient codebook with another comparison,
+between weight-normalised projections with biases that start at 0. Rows start from N(0, 1). (The release also
+draws the projections anew, without effect: see gentok/nn/dac.py.)
 
-Deviation: `nearest` heeds lengths too, in the space that `lookup` returns, so that it undoes `lookup` for rows of one direction as well.
-The release neither starts from data nor revives rows: kmeans_start = 0 and revive_below = 0, the defaults.
+Deviation: `nearest` heeds lengths too, in the space that `lookup` returns, so that it undoes `lookup` for
+rows of one direction as well. The release neither starts from data nor revives rows: kmeans_start = 0 and
+revive_below = 0.
 """
 
 from __future__ import annotations
@@ -27,10 +30,8 @@ __all__ = ["FactorizedVQ"]
 
 
 class FactorizedVQ(VQ, id="codebook/factorized_vq"):
-    """A table of vocab_size rows of dim channels, between projections width -> dim -> width.
-
-    The rest as in VQ, by gradient. Without a width (or with width = dim) there are no projections.
-    """
+    """A table of vocab_size rows of dim channels, between projections width -> dim -> width, learnt by
+    gradient."""
 
     def __init__(
         self,
@@ -38,10 +39,12 @@ class FactorizedVQ(VQ, id="codebook/factorized_vq"):
         dim: int = 8,
         width: int | None = None,
         commitment: float = 0.25,
-        decay: float = 0.99,
-        kmeans_start: int = 0,
-        revive_below: float = 0.0,
+        decay: float = 0.95,
+        kmeans_start: int = 10,
+        revive_below: float = 0.1,
     ):
+        """Makes a table and weight-normalised projections. The settings are VQ's; without a width there are
+        no projections."""
         super().__init__(vocab_size, dim, width, False, "gradient", commitment, decay, kmeans_start, revive_below)
         for linear in self._projections():
             weight_norm(linear)

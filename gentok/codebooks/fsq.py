@@ -1,13 +1,17 @@
-"""Finite scalar quantization (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", arXiv 2309.15505).
+"""Finite scalar quantization (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple", arXiv
+2309.15505).
 
-Every channel is bounded and rounded to one of L values; the code is the mixed-radix number of its digits, first channel fastest:
+Every channel is bounded and rounded to one of L values; the code is the mixed-radix number of its digits,
+first channel fastest:
 
     half = (L - 1)(1 + 1e-3) / 2,   offset = 1/2 if L is even else 0,   shift = atanh(offset / half)
-    digit = round(tanh(z + shift) half - offset) + floor(L / 2)   in 0..L-1;      value = (digit - floor(L / 2)) / floor(L / 2)
+    digit = round(tanh(z + shift) half - offset) + floor(L / 2)   in 0..L-1
+    value = (digit - floor(L / 2)) / floor(L / 2)
     code = sum_i digit_i prod_{j < i} L_j
 
-Straight-through in the rounding alone, so that the gradient is that of the bounded value. There is nothing to learn and no loss. The
-codebook is a constant of its configuration: its state says nothing about which tokenizer made a code.
+Straight-through in the rounding alone, so that the gradient is that of the bounded value. There is nothing to
+learn and no loss. The codebook is a constant of its configuration: its state says nothing about which
+tokenizer made a code.
 """
 
 from __future__ import annotations
@@ -25,13 +29,22 @@ __all__ = ["FSQ"]
 
 
 class FSQ(SingleLevel, id="codebook/fsq"):
-    """values: the paper's levels L, the number of values of each channel, 3 or more, for example [8, 8, 8, 5, 5, 5] (V = 64,000).
-    width: channels in and out where they differ from len(values) (linear projections)."""
+    """V is the product of the values of all channels."""
 
     def __init__(self, values: Sequence[int], width: int | None = None):
+        """There is no table.
+
+        Args:
+            values: the paper's levels L, the number of values of each channel, 3 or more: [8, 8, 8, 5, 5, 5]
+                gives V = 64,000.
+            width: channels in and out where they differ from len(values) (linear projections).
+
+        Raises:
+            ValueError: a channel has fewer than 3 values.
+        """
         values = tuple(int(v) for v in values)
         if not values or min(values) < 3:
-            raise ValueError(f"FSQ needs 3 or more values per channel; got {list(values)} (for bits, take the codebook lookup_free)")
+            raise ValueError(f"FSQ needs 3 or more values per channel; got {list(values)} (for bits, take the codebook lfq)")
         super().__init__(len(values), width, (math.prod(values),))
         self.values = values
         self.register_buffer("sizes", torch.tensor(values), persistent=False)

@@ -1,16 +1,22 @@
-"""Index backpropagation quantization, IBQ (Shi et al., "Scalable Image Tokenization with Index Backpropagation Quantization",
-arXiv 2412.02692, section 3.2): straight-through on the choice among all rows, so that every row learns from every vector.
+"""Index backpropagation quantization, IBQ (Shi et al., "Scalable Image Tokenization with Index
+Backpropagation Quantization", arXiv 2412.02692, section 3.2): straight-through on the choice among all rows,
+so that every row learns from every vector.
 
-    s_v = z . e_v;    p = softmax(s);    code = argmax_v s_v;    one_hot = sg[one_hot(code) - p] + p;    vector = sum_v one_hot_v e_v
-    commitment * (|vector - z|^2 + |sg[e_code] - z|^2) + codebook * |e_code - sg z|^2        the first term through one_hot
-    + entropy * (E[H(q)] - diversity * H(E[q])),    q = softmax(s / temperature)             as MAGVIT-v2
+    s_v = z . e_v;    p = softmax(s);    code = argmax_v s_v
+    one_hot = sg[one_hot(code) - p] + p;    vector = sum_v one_hot_v e_v
+    commitment * (|vector - z|^2 + |sg[e_code] - z|^2) + codebook * |e_code - sg z|^2
+    + entropy * (E[H(q)] - diversity * H(E[q])),    q = softmax(s / temperature)
 
-Rows are compared by their inner product, not by their distance: their lengths matter, and a short row may never be the best of its own
-direction. p takes part with every row in both passes; blocks of vectors bound the memory to one block's [vectors, V], at the cost of
-computing each block twice. The mean of q is taken over all processes.
+The first term of the commitment is taken through one_hot; the entropies are MAGVIT-v2's.
 
-Deviation: the published code adds 1e-5 inside the logarithms, here the entropies are exact. As there, rows start from a normal of standard
-deviation 1: shorter ones shrink away under the commitment before the choice has learnt anything.
+Rows are compared by their inner product, not by their distance: their lengths matter, and a short row may
+never be the best of its own direction. p takes part with every row in both passes; blocks of vectors bound
+the memory to one block's [vectors, V], at the cost of computing each block twice. The mean of q is taken over
+all processes.
+
+Deviation: the published code adds 1e-5 inside the logarithms, here the entropies are exact. As there, rows
+start from a normal of standard deviation 1: shorter ones shrink away under the commitment before the choice
+has learnt anything.
 """
 
 from __future__ import annotations
@@ -20,22 +26,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gentok.codebooks.base import SingleLevel, block_bytes, nearest_rows, row_mean
-from gentok.distributed import all_sum
+from gentok.codebooks.base import TableCodebook
+from gentok.codebooks.search import block_bytes, entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
 
 __all__ = ["IBQ"]
 
 BLOCK = 16
-"""Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger blocks are better."""
+"""Times the size of a search's block that one block of p may have: it is computed twice, so fewer and larger
+blocks are better."""
 
 
-class IBQ(SingleLevel, id="codebook/ibq"):
-    """A table of vocab_size rows of dim channels, learnt by gradient.
-
-    width: channels in and out where they differ from dim (linear projections). commitment, codebook, entropy, diversity, temperature: the
-    weights above.
-    """
+class IBQ(TableCodebook, id="codebook/ibq"):
+    """A table of vocab_size rows of dim channels, learnt by gradient."""
 
     def __init__(
         self,
@@ -48,6 +51,21 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         diversity: float = 1.0,
         temperature: float = 0.01,
     ):
+        """Draws the table.
+
+        Args:
+            vocab_size: V.
+            dim: channels in which codes are compared.
+            width: channels in and out where they differ from dim (linear projections).
+            commitment: weight of the pull of the encoder to its row, and of all rows to the encoder.
+            codebook: weight of the pull of the chosen row to the encoder.
+            entropy: weight of E[H(q)] - diversity * H(E[q]).
+            diversity: see `entropy`.
+            temperature: of q, above 0.
+
+        Raises:
+            ValueError: temperature is not above 0.
+        """
         super().__init__(dim, width, (vocab_size,))
         if temperature <= 0:
             raise ValueError(f"IBQ needs temperature > 0; got {temperature}")
@@ -61,18 +79,11 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         super().reset_parameters()
         self.weight.normal_()
 
-    def rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self.weight.detach().float())
-
-    def learnt_rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self.weight.float())
-
-    def search(self, x: Tensor) -> Tensor:
-        return nearest_rows(x.double(), self.weight.detach().double())
+    def _table(self) -> Tensor:
+        return self.weight.float()
 
     def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        table, flat = self.weight.float(), x.flatten(0, 1)
-        weight = torch.ones_like(x[..., 0]) if present is None else present[:, None].to(x).expand(x.shape[:2])
+        table, flat, weight = self._table(), x.flatten(0, 1), position_weights(x, present)
         size = max(1, BLOCK * block_bytes(x.device) // (4 * len(table)))
         parts = []
         for rows, w in zip(flat.split(size), weight.flatten().split(size)):
@@ -89,11 +100,14 @@ class IBQ(SingleLevel, id="codebook/ibq"):
             "codebook": self.codebook * row_mean((row - x.detach()).square(), present),
         }
         if self.entropy:
-            losses["entropy"] = self.entropy * self._entropy(sum(part[2] for part in parts), sum(part[3] for part in parts), weight.sum())
+            count = weight.sum()
+            uncertainty = sum(part[2] for part in parts) / count.clamp(min=1)
+            losses["entropy"] = self.entropy * (uncertainty - self.diversity * entropy_of_mean(sum(part[3] for part in parts), count))
         return codes, values, losses
 
     def _block(self, x: Tensor, weight: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x [n, dim], weight [n] -> (codes [n], sum_v p_v sg[e_v] [n, dim], sum over n of weight H(q), sum over n of weight q [V])."""
+        """x [n, dim], weight [n] -> (codes [n], sum_v p_v sg[e_v] [n, dim], sum over n of weight H(q), sum
+        over n of weight q [V])."""
         scores = x @ table.T
         codes, soft = scores.detach().argmax(1), scores.softmax(1) @ table.detach()
         if not self.entropy:
@@ -101,10 +115,3 @@ class IBQ(SingleLevel, id="codebook/ibq"):
         log_q = (scores / self.temperature).log_softmax(1)
         q = log_q.exp()
         return codes, soft, -((q * log_q).sum(1) * weight).sum(), weight @ q
-
-    def _entropy(self, sure: Tensor, law: Tensor, count: Tensor) -> Tensor:
-        """E[H] - diversity * H[E], in nats."""
-        sure, local = sure / count.clamp(min=1), law / count.clamp(min=1)
-        # the value of all processes with the gradient of this one: averaged over processes, that is the gradient of the whole
-        mean = local + (all_sum(law.detach()) / all_sum(count).clamp(min=1) - local.detach())
-        return sure - self.diversity * torch.special.entr(mean.clamp(min=1e-12)).sum()

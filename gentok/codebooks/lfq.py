@@ -1,13 +1,17 @@
-"""Lookup-free quantization: the signs of the channels are the bits of the code (Yu et al., MAGVIT-v2, arXiv 2310.05737, section 3.1).
+"""Lookup-free quantization: the signs of the channels are the bits of the code (Yu et al., MAGVIT-v2, arXiv
+2310.05737, section 3.1).
 
     value_i = sign(x_i);    code = sum_i 2^i [x_i > 0];    q(c | x) ~ exp(-|x - c|^2 / temperature)
     loss = commitment * |x - sg value|^2 + entropy * (E[H(q(. | x))] - diversity * H(E[q(. | x)]))
 
-q factorises over the bits, q_i = sigmoid(4 x_i / temperature), and so does the first entropy. The second is that of the joint law: the
-batch's mean of q over 2^bits codes is one matrix product of the two halves' laws, never a [vectors, 2^bits] table. Beyond `group_bits` bits
-the code is cut into equal groups whose entropies are added, an upper bound (Open-MAGVIT2, BSQ). The mean is taken over all processes.
+q factorises over the bits, q_i = sigmoid(4 x_i / temperature), and so does the first entropy. The second is
+that of the joint distribution: the batch's mean of q over 2^bits codes is one matrix product of the
+distributions of the two halves, never a [vectors, 2^bits] table. Beyond `group_bits` bits the code is cut
+into equal groups whose entropies are added, an upper bound (Open-MAGVIT2, BSQ). The mean is taken over all
+processes.
 
-Deviations: the sign of 0 is -1; temperature 1 by default, where the published code has 0.01, so that sure bits still feel the loss.
+Deviations: the sign of 0 is -1; temperature 1 by default, where the published code has 0.01, so that sure
+bits still feel the loss.
 """
 
 from __future__ import annotations
@@ -17,19 +21,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gentok.codebooks.base import SingleLevel, row_mean, straight_through
-from gentok.distributed import all_sum
+from gentok.codebooks.base import SingleLevel, straight_through
+from gentok.codebooks.search import entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
 
 __all__ = ["LFQ"]
 
 CHUNK = 8192
-"""Vectors whose half laws are held at once."""
+"""Vectors whose half distributions are held at once."""
 
 
 class LFQ(SingleLevel, id="codebook/lfq"):
-    """V = 2^bits. width: channels in and out where they differ from `bits`. entropy, diversity, commitment: the weights above.
-    group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits / 2) per vector)."""
+    """V = 2^bits codes, whose rows are all vectors of -1 and 1."""
 
     def __init__(
         self,
@@ -41,6 +44,21 @@ class LFQ(SingleLevel, id="codebook/lfq"):
         temperature: float = 1.0,
         group_bits: int = 18,
     ):
+        """There is no table.
+
+        Args:
+            bits: 1 to 62.
+            width: channels in and out where they differ from `bits` (linear projections).
+            entropy: weight of E[H(q)] - diversity * H(E[q]).
+            diversity: see `entropy`.
+            commitment: weight of the pull of the encoder to -1 and 1.
+            temperature: of q, above 0.
+            group_bits: longest group whose joint entropy is counted (memory 2^group_bits, and 2^(group_bits /
+                2) per vector).
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         if not 1 <= bits <= 62:
             raise ValueError(f"LFQ needs 1 to 62 bits (a code is an int64); got {bits}")
         if temperature <= 0 or group_bits < 1:
@@ -68,39 +86,35 @@ class LFQ(SingleLevel, id="codebook/lfq"):
     def _entropy(self, x: Tensor, present: Tensor | None) -> Tensor:
         """E[H] - diversity * H[E], in nats."""
         logits = 4 * x / self.temperature
-        sure = row_mean(_binary_entropy(logits).sum(-1), present)
-        weight = torch.ones_like(x[..., 0]) if present is None else present[:, None].to(x).expand(x.shape[:2])
-        total = all_sum(weight.sum()).clamp(min=1)
+        uncertainty = row_mean(_binary_entropy(logits).sum(-1), present)
+        weight = position_weights(x, present)
         spread = x.new_zeros(())
         for part in logits.flatten(0, 1).split(self.groups, 1):
-            mean = _mean_law(part, weight.flatten())
-            # the value of all processes with the gradient of this one: averaged over processes, that is the gradient of the whole
-            local = mean / weight.sum().clamp(min=1)
-            mean = local + (all_sum(mean.detach()) / total - local.detach())
-            spread = spread + torch.special.entr(mean.clamp(min=1e-12)).sum()
-        return sure - self.diversity * spread
+            spread = spread + entropy_of_mean(_sum_of_distributions(part, weight.flatten()), weight.sum())
+        return uncertainty - self.diversity * spread
 
 
 def _binary_entropy(logits: Tensor) -> Tensor:
     return F.softplus(logits) - logits * torch.sigmoid(logits)
 
 
-def _half_law(logits: Tensor) -> Tensor:
-    """logits [n, k] of independent bits -> the law of their 2^k values [n, 2^k]; a single 1 where there are no bits."""
-    law = logits.new_ones(len(logits), 1)
+def _half_distribution(logits: Tensor) -> Tensor:
+    """logits [n, k] of independent bits -> the distribution of their 2^k values [n, 2^k]; a single 1 where
+    there are no bits."""
+    distribution = logits.new_ones(len(logits), 1)
     for p in torch.sigmoid(logits).unbind(1):
-        law = torch.cat([law * (1 - p)[:, None], law * p[:, None]], 1)
-    return law
+        distribution = torch.cat([distribution * (1 - p)[:, None], distribution * p[:, None]], 1)
+    return distribution
 
 
 def _product(logits: Tensor, weight: Tensor) -> Tensor:
     cut = logits.shape[1] // 2
-    return (_half_law(logits[:, :cut]) * weight[:, None]).T @ _half_law(logits[:, cut:])
+    return (_half_distribution(logits[:, :cut]) * weight[:, None]).T @ _half_distribution(logits[:, cut:])
 
 
-def _mean_law(logits: Tensor, weight: Tensor) -> Tensor:
-    """logits [n, k], weight [n] -> sum over n of the joint laws, [2^(k // 2), 2^(k - k // 2)]; half laws are recomputed for the backward
-    pass where there are many vectors."""
+def _sum_of_distributions(logits: Tensor, weight: Tensor) -> Tensor:
+    """logits [n, k], weight [n] -> sum over n of the joint distributions, [2^(k // 2), 2^(k - k // 2)]; half
+    distributions are recomputed for the backward pass where there are many vectors."""
     if len(logits) <= CHUNK:
         return _product(logits, weight)
     parts = zip(logits.split(CHUNK), weight.split(CHUNK))

@@ -1,13 +1,17 @@
-"""The quantizers of vector-quantize-pytorch behind the codebook interface: VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ.
+"""The quantizers of vector-quantize-pytorch behind the codebook interface: VectorQuantize, ResidualVQ, FSQ,
+LFQ, SimVQ.
 
-Its conventions end here: channels come first, codes are int64 [B, K, N], a dropped level is ABSENT, losses are one named scalar, eval
-changes no buffer (the library's k-means start otherwise runs in the first call, whichever it is), float32 also under CPU autocast.
+Its conventions end here: channels come first, codes are int64 [B, K, N], a dropped level is ABSENT, losses
+are one named scalar, eval changes no buffer (the library's k-means start otherwise runs in the first call,
+whichever it is), float32 also under CPU autocast.
 
-Several processes: the library decides in its constructor whether to synchronise, and remembers the first answer for the life of the
-process. Here the answer is passed explicitly, asked for again in every training step, and where it changed the quantizer is built anew
-around the same parameters and buffers. Its LFQ divides by the number of processes a mean that it never sums, and is refused there.
+Several processes: the library decides in its constructor whether to synchronise, and remembers the first
+answer for the life of the process. Here the answer is passed explicitly, asked for again in every training
+step, and where it changed the quantizer is built anew around the same parameters and buffers. Its LFQ divides
+by the number of processes a mean that it never sums, and is refused there.
 
-Random draws (k-means, dead codes, dropped levels) are the library's own, from the global generator: `noise` is not used.
+Random draws (k-means, dead codes, dropped levels) are the library's own, from the global generator: `rng` is
+not used.
 """
 
 from __future__ import annotations
@@ -20,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, fill, float32, nearest_rows, no_autocast, share_used, straight_through
+from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.distributed import world_size
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, UNKNOWN, Quantized
+from gentok.types import ABSENT, Quantized
 
 __all__ = ["LibraryCodebook"]
 
@@ -34,17 +38,27 @@ RESERVED = {"dim", "sync_codebook", "heads", "num_codebooks", "accept_image_fmap
 
 
 class LibraryCodebook(BaseCodebook, id="codebook/library"):
-    """kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ. width: channels in and out. options: the rest of that class's arguments
-    (codebook_size, codebook_dim, num_quantizers, levels, ...), but for those that set the shape of the interface."""
+    """A quantizer of the library, `kind`, as a codebook."""
 
     gradient_when_frozen = False
 
     def __init__(self, kind: str, width: int, options: Mapping[str, Any]):
+        """Builds the quantizer.
+
+        Args:
+            kind: one of VectorQuantize, ResidualVQ, FSQ, LFQ, SimVQ.
+            width: channels in and out.
+            options: the rest of that class's arguments (codebook_size, codebook_dim, num_quantizers, levels,
+                ...), but for those that set the shape of the interface.
+
+        Raises:
+            ValueError: another kind, or such an option.
+        """
         if kind not in KINDS:
-            raise ValueError(f"Library wraps {', '.join(KINDS)}; got kind={kind!r}")
+            raise ValueError(f"LibraryCodebook wraps {', '.join(KINDS)}; got kind={kind!r}")
         reserved = sorted(RESERVED & set(options))
         if reserved:
-            raise ValueError(f"Library sets {reserved[0]!r} itself: leave it out of options")
+            raise ValueError(f"LibraryCodebook sets {reserved[0]!r} itself: leave it out of options")
         super().__init__(width, None, ())
         self.kind = kind
         self.options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
@@ -60,15 +74,17 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         import vector_quantize_pytorch
 
         sync = {"sync_codebook": self.synchronised} if self.kind in SYNCHRONISED else {}
-        return getattr(vector_quantize_pytorch, self.kind)(dim=self.width, **sync, **self.options)
+        quantizer = getattr(vector_quantize_pytorch, self.kind)  # a class of the library, named by the configuration
+        return quantizer(dim=self.width, **sync, **self.options)
 
     def reset_parameters(self) -> None:
         self.quantizer = self._make().to(self.device)
 
     def _synchronise(self) -> None:
-        """Builds the quantizer anew where the number of processes is no longer what it was built for; its tensors stay the same objects."""
+        """Builds the quantizer anew where the number of processes is no longer what it was built for; its
+        tensors stay the same objects."""
         if self.kind == "LFQ" and world_size() > 1:
-            raise RuntimeError("the library's LFQ does not train on several processes; use the codebook lookup_free")
+            raise RuntimeError("the library's LFQ does not train on several processes; use the codebook lfq")
         if self.synchronised == (world_size() > 1):
             return
         self.synchronised = world_size() > 1
@@ -90,30 +106,28 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
             for flag in waiting:
                 flag.fill_(False)
 
-    @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized. keep int64 [B]: levels to use in each row; in training for kinds that can leave rows out.
-        In eval the vectors are lookup's to the bit; in training they may differ by the rounding of the library's gradient estimator."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """Rows and levels are left out in training for the kinds that can. In eval the vectors are lookup's
+        to the bit; in training they may differ by the rounding of the library's gradient estimator."""
         x = self.inward(z)
         mask = {}
         if self.training:
             self._synchronise()
-            if keep is not None and self.kind in MASKED:
-                mask = {"mask": (keep > 0)[:, None].expand(x.shape[:2])}
-            elif keep is not None and self.kind != "FSQ" and bool((keep < self.levels).any()):
-                raise ValueError(f"the library's {self.kind} cannot leave rows or levels out in training: call it without keep")
+            if n_levels is not None and self.kind in MASKED:
+                mask = {"mask": (n_levels > 0)[:, None].expand(x.shape[:2])}
+            elif n_levels is not None and self.kind != "FSQ" and bool((n_levels < self.levels).any()):
+                raise ValueError(f"the library's {self.kind} cannot leave rows or levels out in training: call it without n_levels")
         with self._unstarted():
             out, index, *aux = self.quantizer(x, **mask)
         codes = index.long().reshape(x.shape[0], x.shape[1], self.levels).transpose(1, 2)
-        if keep is not None:
-            codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= keep[:, None, None], ABSENT)
+        if n_levels is not None:
+            codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= n_levels[:, None, None], ABSENT)
         vectors = out.transpose(1, 2)
         if not self.training:
             vectors = straight_through(self.lookup(codes), vectors)
-        elif keep is not None:
-            vectors = vectors.masked_fill((keep <= 0)[:, None, None], 0.0)
-        usage = torch.stack([share_used(codes[:, k], v) for k, v in enumerate(self.vocab_sizes)])
-        return Quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {}, usage)
+        elif n_levels is not None:
+            vectors = vectors.masked_fill((n_levels <= 0)[:, None, None], 0.0)
+        return self.quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {})
 
     def _outputs(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], all >= 0, of a kind with one level -> float32 [B, N, width]."""
@@ -121,44 +135,23 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
             return self.quantizer.get_output_from_indices(codes).float()
         return self.quantizer.indices_to_codes(codes).float()
 
-    @float32
-    def lookup(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, K, N] -> vectors float32 [B, width, N]; cells below 0 add nothing."""
-        self.check_codes(codes)
-        if self.levels == 1 and self.kind != "ResidualVQ":
-            out = self._outputs(codes[:, 0].clamp(min=0)).masked_fill((codes[:, 0] < 0)[..., None], 0.0)
-            return out.transpose(1, 2)
-        if self.options.get("implicit_neural_codebook"):
-            return self.quantizer.get_output_from_indices(codes.clamp(min=ABSENT).transpose(1, 2)).float().transpose(1, 2)
-        total = codes.new_zeros(codes.shape[0], codes.shape[2], self.width, dtype=torch.float32)
-        for k in range(self.levels):
-            rows = F.embedding(codes[:, k].clamp(min=0), self.table(k))
-            total = total + rows.masked_fill((codes[:, k] < 0)[..., None], 0.0)
-        return total.transpose(1, 2)
+    def _added(self, level: int, codes: Tensor) -> Tensor:
+        cells = codes[:, 0].clamp(min=0)
+        rows = F.embedding(cells, self.table(level)) if self.kind == "ResidualVQ" else self._outputs(cells)
+        return rows.transpose(1, 2).masked_fill(codes < 0, 0.0)
 
-    @float32
-    @torch.no_grad()
-    def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
-        """vectors float [B, width, N] -> codes int64 [B, K, N], greedily over the levels; with `given`, only its UNKNOWN cells."""
-        if given is None:
-            given = torch.full((len(vectors), self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
-        tables = [self.table(k) for k in range(self.levels)]
-        residual, levels = vectors.float() - self.lookup(given), []
-        for k, table in enumerate(tables):
-            x = residual.transpose(1, 2).reshape(-1, self.width)
-            found = nearest_rows(x.double(), table.double()).view_as(given[:, k])
-            levels.append(fill(found, given[:, k]))
-            added = F.embedding(found, table).masked_fill((given[:, k] != UNKNOWN)[..., None], 0.0)
-            residual = residual - added.transpose(1, 2)
-        return torch.stack(levels, 1)
+    def lookup(self, codes: Tensor) -> Tensor:
+        if not self.options.get("implicit_neural_codebook"):
+            return super().lookup(codes)
+        self.check_codes(codes)
+        return self.quantizer.get_output_from_indices(codes.clamp(min=ABSENT).transpose(1, 2)).float().transpose(1, 2)
 
     def table(self, level: int = 0) -> Tensor:
-        """float32 [V_k, width]: the rows as lookup adds them (the bias of a projection is in level 0's). Raises ValueError for an implicit
-        neural codebook, whose rows depend on the levels before."""
+        """The bias of a projection is in level 0's rows. Raises ValueError for an implicit neural codebook,
+        whose rows depend on the levels before."""
         if self.options.get("implicit_neural_codebook"):
             raise ValueError("an implicit neural codebook has no fixed rows: neither table nor nearest exist; choose another codebook")
-        with no_autocast(self.device):
-            if self.kind != "ResidualVQ":
-                return self._outputs(torch.arange(self.vocab_sizes[0], device=self.device)[None])[0]
-            rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
-            return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)
+        if self.kind != "ResidualVQ":
+            return self._outputs(torch.arange(self.vocab_sizes[0], device=self.device)[None])[0]
+        rows, out = self.quantizer.codebooks[level].float(), self.quantizer.project_out
+        return rows if isinstance(out, nn.Identity) else F.linear(rows, out.weight, out.bias if level == 0 else None)

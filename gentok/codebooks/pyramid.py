@@ -1,21 +1,26 @@
-"""Multi-scale residual quantization (Tian et al., VAR, arXiv 2404.02905, algorithms 1 and 2; Qu et al., TokenFlow, arXiv 2412.03069): a
-square map is coded at growing sizes, each coding what the sizes before it left over.
+"""Multi-scale residual quantization (Tian et al., VAR, arXiv 2404.02905, algorithms 1 and 2; Qu et al.,
+TokenFlow, arXiv 2412.03069): a square map is coded at growing sizes, each coding what the sizes before it
+left over.
 
-    f_0 = 0;    code_s = book(area_down(z - sg f_s));    f_{s+1} = f_s + phi_s(bicubic_up(row of code_s));    vectors = z + sg(f_S - z)
+    f_0 = 0;    code_s = codebook(area_down(z - sg f_s));    f_{s+1} = f_s + phi_s(bicubic_up(row of code_s))
+    vectors = z + sg(f_S - z)
     loss = mean_s |f_s - sg z|^2  +  commitment * mean_s |z - sg f_s|^2,   s = 1..S
 
-The residual stays at full size, one table serves all scales, and the losses are on the sum so far, not on the residual. There is one
-straight-through, around the whole: with one inside, z - f_s has no gradient to the encoder. phi_s(h) = h/2 + conv3x3(h)/2 is one of `phi`
-partially shared convolutions (VAR: 4), or nothing (0, TokenFlow).
+The residual stays at full size, one table serves all scales, and the losses are on the sum so far, not on the
+residual. There is one straight-through, around the whole: with one inside, z - f_s has no gradient to the
+encoder. phi_s(h) = h/2 + conv3x3(h)/2 is one of `phi` partially shared convolutions (VAR: 4), or nothing (0,
+TokenFlow).
 
-Coarse scales are known to collapse. Here the table's start, revival and averages see the cells of all scales once per step, together, so
-that the scale that happens to be quantized last does not write over the others; `scale_dropout` leaves one scale out that is not the
-first, of the whole batch (TokenFlow: 0.1), and `scale_usage` tells how many rows each scale uses.
+Coarse scales are known to collapse. Here the table's start, revival and averages see the cells of all scales
+once per step, together, so that the scale that happens to be quantized last does not write over the others;
+`scale_dropout` leaves one scale out that is not the first, of the whole batch (TokenFlow: 0.1), and
+`scale_usage` tells how many rows each scale uses.
 
-Deviations: the table starts from what each scale would be given if those before it were not quantized, since there are no rows to subtract
-yet; an inner book that learns through its own softmax (IBQ) learns here by the losses alone; a row that does not use a scale is not moved
-by phi's bias either. Losses of the inner book other than `commitment` and `codebook` (entropies) are kept. A
-table with averages moves before the batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
+Deviations: the table starts from what each scale would be given if those before it were not quantized, since
+there are no rows to subtract yet; an inner codebook that learns through its own softmax (IBQ) learns here by
+the losses alone; a row that does not use a scale is not moved by phi's bias either. Losses of the inner
+codebook other than `commitment` and `codebook` (entropies) are kept. A table with averages moves before the
+batch is coded, and the term |f_s - sg z|^2 then trains phi alone.
 """
 
 from __future__ import annotations
@@ -26,8 +31,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, float32, no_autocast, row_mean, share_used, straight_through
-from gentok.distributed import all_sum
+from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, share_used, straight_through
+from gentok.codebooks.search import draw_for_all, row_mean
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
 from gentok.types import Pyramid as PyramidGrid
@@ -41,13 +46,7 @@ def _resized(x: Tensor, side: int, mode: str) -> Tensor:
 
 
 class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
-    """K = 1, N = sum of sides^2, M = sides[-1]^2: a codebook of one level, used at every scale.
-
-    codebook: the book inside, without projections of its own. sides: of the scales, growing. width: channels in and out where they differ
-    from the book's (linear projections around all scales, none with a bias behind). phi: how many convolutions follow the upsampling.
-    commitment: weight of the pull of the encoder. scale_dropout: probability that a batch leaves out one scale but the first, in training
-    where `forward` is given noise. carry: how `accumulate` hands sums on: "full" (VAR) or "progressive" (TokenFlow; without phi).
-    """
+    """K = 1, N = sum of sides^2, M = sides[-1]^2: a codebook of one level, used at every scale."""
 
     invertible = False
 
@@ -58,23 +57,35 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         width: int | None = None,
         phi: int = 0,
         commitment: float = 0.25,
-        scale_dropout: float = 0.0,
+        scale_dropout: float = 0.1,
         carry: str = "full",
     ):
+        """Takes the codebook as it is.
+
+        Args:
+            codebook: without projections of its own.
+            sides: of the scales, growing.
+            width: channels in and out where they differ from the codebook's (linear projections around all
+                scales, without a bias behind).
+            phi: how many convolutions follow the upsampling.
+            commitment: weight of the pull of the encoder.
+            scale_dropout: probability that a batch leaves out one scale but the first, in training where
+                `forward` is given rng.
+            carry: how `accumulate` hands sums on: "full" (VAR) or "progressive" (TokenFlow; without phi).
+
+        Raises:
+            ValueError: the settings do not fit each other.
+        """
         sides = tuple(int(side) for side in sides)
         if not sides or sides[0] < 1 or any(b <= a for a, b in zip(sides, sides[1:])):
-            raise ValueError(f"Pyramid needs growing sides of at least 1, for example [1, 2, 4, 8]; got {list(sides)}")
+            raise ValueError(f"PyramidCodebook needs growing sides of at least 1, for example [1, 2, 4, 8]; got {list(sides)}")
         if not isinstance(codebook, SingleLevel):
-            raise ValueError(f"Pyramid takes a codebook of one level (vq, dual, fsq, ...); got {type(codebook).__name__}")
-        if codebook.projected:
-            raise ValueError(
-                "Pyramid has its projections around all scales: build its codebook without width "
-                f"(it has width={codebook.width}, dim={codebook.dim}) and give width to Pyramid"
-            )
+            raise ValueError(f"PyramidCodebook takes a codebook of one level (vq, dual, fsq, ...); got {type(codebook).__name__}")
+        self.refuse_projections(codebook)
         if carry not in ("full", "progressive") or (carry == "progressive" and phi):
-            raise ValueError(f"Pyramid carries its sums by carry=full, or by carry=progressive with phi=0; got {carry!r} with phi={phi}")
+            raise ValueError(f"PyramidCodebook takes carry=full, or carry=progressive with phi=0; got {carry!r} with phi={phi}")
         if phi < 0 or not 0 <= scale_dropout <= 1:
-            raise ValueError(f"Pyramid needs phi of at least 0 and scale_dropout in [0, 1]; got {phi} and {scale_dropout}")
+            raise ValueError(f"PyramidCodebook needs phi of at least 0 and scale_dropout in [0, 1]; got {phi} and {scale_dropout}")
         super().__init__(codebook.width, width, codebook.vocab_sizes, out_bias=False)
         self.sides, self.commitment, self.scale_dropout, self.carry = sides, commitment, scale_dropout, carry
         self.parts = {} if self.projected else dict(codebook.parts)
@@ -114,7 +125,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return rows.transpose(1, 2).unflatten(2, (side, side))
 
     def _raised(self, scale: int, rows: Tensor, codes: Tensor) -> Tensor:
-        """rows float [B, n, dim] of codes int64 [B, n], below 0 where there is none -> what they add, float [B, dim, side, side]."""
+        """rows float [B, n, dim] of codes int64 [B, n], below 0 where there is none -> what they add, float
+        [B, dim, side, side]."""
         rows = rows.masked_fill((codes < 0)[..., None], 0.0)
         h = _resized(self._map(rows, self.sides[scale]), self.sides[-1], "bicubic")
         phi = self._phi(scale)
@@ -128,36 +140,41 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return _resized(residual, self.sides[scale], "area").flatten(2)
 
     def _coded(self, x: Tensor, skip: int | None) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B, n], and the sum so far with
-        gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no cells."""
+        """x float [B, dim, side, side] -> by scale: its input [B, dim, n] with gradient to x, its codes [B,
+        n], and the sum so far with gradient to the rows and phi [B, dim, side, side]. The scale `skip` has no
+        cells."""
         total, inputs, codes, totals = torch.zeros_like(x), [], [], []
-        training = self.book.training
-        self.book.eval()  # its statistics are gathered over all scales together
         for s, n in enumerate(self.cells):
-            inputs.append(self._lowered(s, x - total.detach()))
+            inputs.append(self._lowered(s, self._left_over(x, total)))
             if s == skip:
                 codes.append(torch.full((len(x), n), ABSENT, dtype=torch.int64, device=x.device))
             else:
-                with torch.no_grad():
-                    codes.append(self.book(inputs[-1]).codes[:, 0])
-            # also where the scale is skipped: a convolution without a gradient would stop DistributedDataParallel
-            total = total + self._raised(s, self.book.learnt_rows(codes[-1].clamp(min=0)), codes[-1])
+                codes.append(self.book.encode(inputs[-1])[:, 0])  # its statistics are gathered over all scales together
+            # also where it is skipped: a convolution without a gradient would stop DistributedDataParallel
+            total = total + self._raised(s, self._chosen(inputs[-1], codes[-1]), codes[-1])
             totals.append(total)
-        self.book.train(training)
         return inputs, codes, totals
+
+    def _left_over(self, x: Tensor, total: Tensor) -> Tensor:
+        """What the next scale codes, with gradient to x alone."""
+        return x - total.detach()
+
+    def _chosen(self, x: Tensor, codes: Tensor) -> Tensor:
+        """The rows float [B, n, dim] of the codes that x float [B, dim, n] was given, with gradient to the
+        rows alone."""
+        return self.book.learnt_rows(codes.clamp(min=0))
 
     # ------------------------------------------------------------------------------------------------------------ forward
 
     def _draw_skip(self, rng: RowRNG) -> int | None:
-        """The scale that the batch leaves out, if any: from the sum of one word of every row of all processes."""
-        words = all_sum(rng.fork("scale").words(2).sum(0))
-        u = (((words >> 12) & ((1 << 52) - 1)).double() / (1 << 52)).tolist()
-        scales = len(self.sides)
+        """The scale that the batch leaves out, if any."""
+        u, scales = draw_for_all(rng.fork("scale")).tolist(), len(self.sides)
         return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
 
-    def _gather(self, x: Tensor, keep: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
-        """Shows the inner book the cells of all scales, and returns the losses that are its own."""
-        if getattr(self.book, "started", None) is None or self.book.started:
+    def _gather(self, x: Tensor, n_levels: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
+        """Gives the inner codebook the cells of all scales at once, and returns the losses that are its
+        own."""
+        if not self.book.awaits_data:
             inputs = self._coded(x, skip)[0]
         else:
             inputs, rest = [], x
@@ -165,34 +182,40 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 inputs.append(self._lowered(s, rest))
                 rest = rest - _resized(inputs[-1].unflatten(2, (side, side)), self.sides[-1], "bicubic")
         seen = torch.cat([part for s, part in enumerate(inputs) if s != skip], 2)
-        losses = self.book(seen, keep=keep, rng=None if rng is None else rng.fork("book")).losses
+        losses = self.book(seen, n_levels=n_levels, rng=None if rng is None else rng.fork("book")).losses
         return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}
 
-    @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of one level, N codes. keep int64 [B]: 0 leaves a row out. A ValueError names another M."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         x = self.inward(z)
         if x.shape[1] != self.cells[-1]:
             raise ValueError(f"this pyramid takes float [B, {self.in_width}, {self.sides[-1]}^2 = {self.cells[-1]}]; got {tuple(z.shape)}")
         x = self._map(x, self.sides[-1])
-        present = None if keep is None else keep > 0
+        present = None if n_levels is None else n_levels > 0
         skip, losses = None, {}
         if self.training:
             if rng is not None and self.scale_dropout > 0:
                 skip = self._draw_skip(rng)
-            losses = self._gather(x, keep, rng, skip)
+            losses = self._gather(x, n_levels, rng, skip)
         _, parts, totals = self._coded(x, skip)
+        used = self._penalised(totals, skip)
+        losses["commitment"] = self.commitment * torch.stack([self._pull(x, total, present) for total in used]).mean()
+        if self.learnt:
+            losses["codebook"] = torch.stack([row_mean((total - x.detach()).square(), present) for total in used]).mean()
+        vectors, codes = self._outward_map(straight_through(totals[-1], x)), torch.cat(parts, 1)[:, None]
+        return self.quantized(vectors, codes, losses, present)
+
+    def _penalised(self, totals: list[Tensor], skip: int | None) -> list[Tensor]:
+        """The sums so far whose distance to the input counts: of every scale but the one that is skipped."""
         used = [total for s, total in enumerate(totals) if s != skip]
         used[-1] = totals[-1]  # the same sum where the last scale is skipped, but with its convolution behind it
-        losses["commitment"] = self.commitment * torch.stack([row_mean((x - f.detach()).square(), present) for f in used]).mean()
-        if self.learnt:
-            losses["codebook"] = torch.stack([row_mean((f - x.detach()).square(), present) for f in used]).mean()
-        values = straight_through(totals[-1], x).flatten(2).transpose(1, 2)
-        vectors, codes = self.outward(values).transpose(1, 2), torch.cat(parts, 1)
-        if present is not None:
-            codes = codes.masked_fill(~present[:, None], ABSENT)
-            vectors = vectors.masked_fill(~present[:, None, None], 0.0)
-        return Quantized(vectors, codes[:, None], losses, share_used(codes, self.vocab_sizes[0])[None])
+        return used
+
+    def _pull(self, x: Tensor, total: Tensor, present: Tensor | None) -> Tensor:
+        """|z - sg f_s|^2."""
+        return row_mean((x - total.detach()).square(), present)
+
+    def _outward_map(self, total: Tensor) -> Tensor:
+        return self.outward(total.flatten(2).transpose(1, 2))
 
     # ------------------------------------------------------------------------------------------------------------- lookup
 
@@ -200,30 +223,37 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return self.book.rows(codes.clamp(min=0))
 
     def _split(self, codes: Tensor, scales: int) -> list[Tensor]:
-        """codes int64 [B, 1, n] -> those of the first scales, int64 [B, n_s] each. Raises ValueError where there are too few."""
+        """codes int64 [B, 1, n] -> those of the first scales, int64 [B, n_s] each. Raises ValueError where
+        there are too few."""
         self.check_codes(codes)
         need = sum(self.cells[:scales])
         if codes.shape[2] < need:
             raise ValueError(f"the first {scales} scales of {list(self.sides)} have {need} codes; got {codes.shape[2]}")
         return list(codes[:, 0, :need].split(self.cells[:scales], 1))
 
-    @float32
     def lookup(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, 1, N] -> vectors float32 [B, width, M]; cells below 0 add nothing."""
         parts = self._split(codes, len(self.sides))
         if codes.shape[2] != sum(self.cells):
             raise ValueError(f"this pyramid has codes [B, 1, {sum(self.cells)}]; got {tuple(codes.shape)}")
         total = torch.zeros(len(codes), self.dim, self.sides[-1], self.sides[-1], device=codes.device)
         for s, part in enumerate(parts):
             total = total + self._raised(s, self._rows(part), part)
-        return self.outward(total.flatten(2).transpose(1, 2)).transpose(1, 2)
+        return self._outward_map(total)
 
-    @float32
     def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
-        """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at the size of the next.
+        """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at
+        the size of the next.
 
-        codes int64 [B, 1, n], n enough for the largest s <= S -> float32 [B, width, sum of sides[s]^2]; s = S, which has no next, stays at
-        the last size, and s = 0 is zeros. range(1, S) is what training is fed, [s] what the step after s scales is.
+        Args:
+            codes: int64 [B, 1, n], enough for the largest s.
+            scales: each 0 (zeros) to S, which has no next and stays at the last size. range(1, S) is what
+                training is fed, [s] what the step after s scales is.
+
+        Returns:
+            float32 [B, width, sum of sides[s]^2].
+
+        Raises:
+            ValueError: there are not so many scales, or too few codes.
         """
         top, last = max(scales, default=0), len(self.sides) - 1
         if min(scales, default=0) < 0 or top > last + 1:
@@ -242,19 +272,16 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 sums.append(total)
         values = [sums[s].flatten(2) for s in scales]
         x = torch.cat(values, 2) if values else total.new_zeros(len(codes), self.dim, 0)
-        return self.outward(x.transpose(1, 2)).transpose(1, 2)
+        return self.outward(x.transpose(1, 2))
 
-    @float32
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
-        """vectors float [B, width, M] -> codes int64 [B, 1, N], greedily, coarse to fine. The cells of `given` that are 0 or more are kept
-        and subtracted first, UNKNOWN ones filled, ABSENT ones stay absent. Projections are undone by least squares."""
+        """As of levels, scale by scale. Projections are undone by least squares."""
         x = vectors.double().transpose(1, 2)
         if self.projected:
             x = x @ torch.linalg.pinv(self.project_out.weight.double()).T
         residual = self._map(x.float(), self.sides[-1])
-        if given is None:
-            given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
         parts, out = self._split(given, len(self.sides)), []
         known = [self._raised(s, self._rows(part), part) for s, part in enumerate(parts)]
         residual = residual - sum(known)
@@ -265,11 +292,8 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         return torch.cat(out, 1)[:, None]
 
     def table(self, level: int = 0) -> Tensor:
-        """float32 [V, width]: the rows of every scale, before they are raised to full size."""
-        rows = self.book.table()
-        with no_autocast(rows.device):
-            return self.outward(rows)
+        """The rows of every scale, before they are raised to full size."""
+        return self.outward(self.book.table()[None])[0].T
 
     def scale_usage(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, 1, N] -> float [S]: the share of the table that each scale uses."""
         return torch.stack([share_used(part, self.vocab_sizes[0]) for part in self._split(codes, len(self.sides))])

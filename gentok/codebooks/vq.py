@@ -1,20 +1,27 @@
 """Vector quantization with a learnt table, by gradient or by moving averages.
 
-    van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937: code = argmin_v |x - e_v|, straight-through, and
+    van den Oord et al., "Neural Discrete Representation Learning", arXiv 1711.00937: code = argmin_v |x -
+    e_v|, straight-through, and
         gradient:  |sg x - e|^2 + commitment * |x - sg e|^2
-        ema:       N_v <- d N_v + (1 - d) n_v;   S_v <- d S_v + (1 - d) sum x;   e_v = S_v / N_v;   commitment * |x - sg e|^2 alone
-    normalize: both sides on the unit sphere, in a space of few dimensions (ViT-VQGAN, arXiv 2110.04627; LlamaGen, arXiv 2406.06525).
+        ema:       N_v <- d N_v + (1 - d) n_v;   S_v <- d S_v + (1 - d) sum x;   e_v = S_v / N_v
+                   commitment * |x - sg e|^2 alone
+    normalize: both sides on the unit sphere, in a space of few dimensions (ViT-VQGAN, arXiv 2110.04627;
+        LlamaGen, arXiv 2406.06525).
 
-The straight-through estimator stands in the code space, before the projection out, so that both projections learn from the decoder.
+The straight-through estimator stands in the code space, before the projection out, so that both projections
+learn from the decoder.
 
-Starting: with `kmeans_start` the rows are k-means centres of the first training batch, on all processes together; N are the cluster sizes
-and S = N * centre (SoundStream; an S of bare means shrinks the rows to nothing within a step). Without it N starts at uniform usage.
+Starting: with `kmeans_start` the rows are k-means centres of the first training batch, on all processes
+together; N are the cluster sizes and S = N * centre (SoundStream; an S of bare means shrinks the rows to
+nothing within a step). Without it N starts at uniform usage.
 
-Reviving: a row whose N falls below `revive_below` times uniform usage becomes a vector of the batch that is about to be quantized, with
-uniform usage, before that batch is looked up; S goes with it, else the next average writes the dead row back.
+Reviving: a row whose N falls below `revive_below` times uniform usage becomes a vector of the batch that is
+about to be quantized, with uniform usage, before that batch is looked up; S goes with it, else the next
+average writes the dead row back.
 
-Deviations: no Laplace smoothing (it pulls rare rows to the origin; without it a row that is never used stays where it is, exactly).
-Vectors are taken from the table before it moves: in training with ema, a later lookup sees the new rows.
+Deviations: no Laplace smoothing (it pulls rare rows to the origin; without it a row that is never used stays
+where it is, exactly). Vectors are taken from the table before it moves: in training with ema, a later lookup
+sees the new rows.
 """
 
 from __future__ import annotations
@@ -23,7 +30,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.codebooks.base import SingleLevel, draw_vectors, nearest_rows, row_mean, straight_through
+from gentok.codebooks.base import TableCodebook
+from gentok.codebooks.search import draw_vectors, nearest_rows, position_weights
 from gentok.distributed import all_sum, rank
 from gentok.rng import RowRNG
 
@@ -33,13 +41,8 @@ TINY = 1e-20
 """Usage below which S / N is no longer taken: the row stays."""
 
 
-class VQ(SingleLevel, id="codebook/vq"):
-    """A table of vocab_size rows of dim channels.
-
-    width: channels in and out where they differ from dim (linear projections). normalize: l2-normalise both sides. update: "gradient" or
-    "ema". commitment: weight of the pull of the encoder to its row. decay: of the moving averages. kmeans_start: k-means iterations on the
-    first training batch, 0 for a random start. revive_below: see above, 0 for never; happens only where `forward` is given noise.
-    """
+class VQ(TableCodebook, id="codebook/vq"):
+    """A table of vocab_size rows of dim channels."""
 
     def __init__(
         self,
@@ -49,10 +52,27 @@ class VQ(SingleLevel, id="codebook/vq"):
         normalize: bool = True,
         update: str = "gradient",
         commitment: float = 0.25,
-        decay: float = 0.99,
-        kmeans_start: int = 0,
-        revive_below: float = 0.0,
+        decay: float = 0.95,
+        kmeans_start: int = 10,
+        revive_below: float = 0.1,
     ):
+        """Makes a random table, which `kmeans_start` replaces in the first training step.
+
+        Args:
+            vocab_size: V.
+            dim: channels in which codes are compared.
+            width: channels in and out where they differ from dim (linear projections).
+            normalize: whether both sides are l2-normalised.
+            update: "gradient" or "ema".
+            commitment: weight of the pull of the encoder to its row.
+            decay: of the moving averages, in [0, 1).
+            kmeans_start: k-means iterations on the first training batch; 0: a random start.
+            revive_below: share of uniform usage, in [0, 1), below which a row is revived where `forward` is
+                given rng; 0: never.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         super().__init__(dim, width, (vocab_size,))
         if update not in ("gradient", "ema"):
             raise ValueError(f"VQ learns its table by update=gradient or update=ema; got {update!r}")
@@ -79,50 +99,38 @@ class VQ(SingleLevel, id="codebook/vq"):
         if self.update == "ema":
             self.sums.zero_()
 
+    @property
+    def awaits_data(self) -> bool:
+        return not bool(self.started)
+
     def _scaled(self, x: Tensor) -> Tensor:
         """Inputs and rows as they are stored, looked up and averaged."""
         return F.normalize(x, dim=-1) if self.normalize else x
 
-    def _compared(self, x: Tensor) -> Tensor:
-        """Scaled inputs and rows as they are compared: the code is that of the nearest row here."""
-        return x
-
     def _table(self) -> Tensor:
-        """float32 [V, dim], with gradient. Normalising keeps a copy for the backward pass, so that reviving a row between two forward
-        passes and their backward pass is no error."""
+        # normalising keeps a copy, so that reviving a row between two forward passes breaks no backward pass
         weight = self.weight.float()
         return self._scaled(weight.clone()) if self.normalize else weight
-
-    def rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self._table().detach())
-
-    def learnt_rows(self, codes: Tensor) -> Tensor:
-        return F.embedding(codes, self._table())
-
-    def search(self, x: Tensor) -> Tensor:
-        return nearest_rows(x.double(), self._table().detach().double())
 
     def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         x = self._scaled(x)
         if self.training:
             self._start(x, present, rng)
             self._revive(x, present, rng)
-        table = self._table()
-        codes = nearest_rows(self._compared(x.detach()).reshape(-1, self.dim), self._compared(table.detach())).view(x.shape[:2])
-        rows = F.embedding(codes, table)
-        losses = {"commitment": self.commitment * row_mean((x - rows.detach()).square(), present)}
-        if self.update == "gradient":
-            losses["codebook"] = row_mean((rows - x.detach()).square(), present)
+        codes, values, losses = super().quantize(x, present, rng)
+        if self.update == "ema":
+            del losses["codebook"]
         if self.training:
             self._track(x.detach(), codes, present)
-        return codes, straight_through(rows, x), losses
+        return codes, values, losses
 
     # ------------------------------------------------------------------------------------------------------- statistics
 
     @torch.no_grad()
     def _totals(self, x: Tensor, codes: Tensor, present: Tensor | None, sums: bool = True) -> tuple[Tensor, Tensor | None]:
-        """(vectors per row float [V], their sums float [V, dim] or None) over all processes, with one collective."""
-        weight = x.new_ones(x.shape[:2]) if present is None else present[:, None].to(x).expand(x.shape[:2])
+        """(vectors per row float [V], their sums float [V, dim] or None) over all processes, with one
+        collective."""
+        weight = position_weights(x, present)
         columns = torch.cat([x * weight[..., None], weight[..., None]], 2) if sums else weight[..., None]
         total = x.new_zeros(self.vocab_sizes[0], columns.shape[2])
         total = all_sum(total.index_add_(0, codes.flatten(), columns.flatten(0, 1)))
@@ -130,7 +138,7 @@ class VQ(SingleLevel, id="codebook/vq"):
 
     @torch.no_grad()
     def _set(self, index: Tensor | slice, rows: Tensor, usage: Tensor | float) -> None:
-        """Rows and everything that is known of them."""
+        """Sets rows, and with them their usage and sums."""
         self.weight[index] = rows.to(self.weight.dtype)
         self.usage[index] = usage
         if self.update == "ema":
@@ -138,7 +146,7 @@ class VQ(SingleLevel, id="codebook/vq"):
 
     @torch.no_grad()
     def _start(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> None:
-        if self.started:
+        if not self.awaits_data:
             return
         vectors = x.shape[0] * x.shape[1] if present is None else present.sum() * x.shape[1]
         uniform = all_sum(torch.as_tensor(vectors, dtype=x.dtype, device=x.device)) / self.vocab_sizes[0]
@@ -152,8 +160,8 @@ class VQ(SingleLevel, id="codebook/vq"):
         self.started.fill_(True)
 
     def _kmeans(self, x: Tensor, present: Tensor | None, rng: RowRNG) -> None:
-        """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep their random place
-        and count as unused."""
+        """Lloyd's iterations from vectors of the batch. With fewer vectors than rows, the rows behind keep
+        their random place and count as unused."""
         centres = draw_vectors(x, rng, self.vocab_sizes[0], present)
         flat = self._compared(x).reshape(-1, self.dim)
         for _ in range(self.kmeans_start + 1):  # the last pass counts the clusters of the final centres
@@ -180,7 +188,11 @@ class VQ(SingleLevel, id="codebook/vq"):
             if self.revive_below > 0:
                 self.usage.lerp_(self._totals(x, codes, present, sums=False)[0], 1 - self.decay)
             return
-        count, sums = self._totals(x, codes, present)
+        self._average(*self._totals(x, codes, present))
+
+    def _average(self, count: Tensor, sums: Tensor) -> None:
+        """One step of the averages, with this batch's vectors per row float [V] and their sums float [V,
+        dim]."""
         self.usage.lerp_(count, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         alive = self.usage[:, None] > TINY

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gentok.interfaces.component import Component
@@ -15,12 +16,14 @@ __all__ = ["Codebook"]
 
 
 class Codebook(nn.Module, Component):
-    """Vectors to codes and back; float32 inside, also under autocast. Generators of code vectors are handed a frozen one.
+    """Vectors to codes and back; float32 inside, also under autocast. Generators of code vectors are handed a
+    frozen one.
 
-    Subclasses implement `forward`, `lookup`, `nearest` and `table` (`gentok.codebooks.base.SingleLevel` saves most of the work). What
-    every codebook guarantees, and tests/codebooks/test_codebook_contract.py checks: eval mode changes no buffer;
-    `lookup(forward(z).codes) == forward(z).vectors`; `nearest(lookup(c)) == c` where `invertible` and rows differ; identical rows on
-    every rank after every step; bfloat16 autocast uses as many codes as float32.
+    Subclasses implement `forward`, `lookup`, `table`, `reset_parameters` and, where nearest codes exist,
+    `nearest`; `gentok.codebooks.base` has classes that save most of the work. What every codebook guarantees,
+    and tests/codebooks/test_codebook_contract.py checks: eval mode changes no buffer;
+    `lookup(forward(z).codes) == forward(z).vectors`; `nearest(lookup(c)) == c` where `invertible` and rows
+    differ; identical rows on every rank after every step; bfloat16 autocast uses as many codes as float32.
 
     Attributes:
         in_width: channels that `forward` takes: what the encoder must emit.
@@ -35,7 +38,8 @@ class Codebook(nn.Module, Component):
         nested_levels: whether the first k levels are a valid code for every k.
         strides: level k exists at positions n % strides[k] == 0; None: everywhere.
         multiple: frames that are coded together; a sound has a whole number of these.
-        gradient_when_frozen: whether `forward` hands a gradient to the encoder although the codebook is in eval mode.
+        gradient_when_frozen: whether `forward` hands a gradient to the encoder although the codebook is in
+            eval mode.
     """
 
     in_width: int
@@ -46,19 +50,21 @@ class Codebook(nn.Module, Component):
     projected: bool = False
     levels: int = 1
     invertible: bool = True
-    has_nearest: ClassVar[bool] = True
+    has_nearest: bool = True
     nested_levels: bool = False
     strides: tuple[int, ...] | None = None
     multiple: int = 1
     gradient_when_frozen: ClassVar[bool] = True
 
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """Quantizes.
 
         Args:
             z: float [B, in_width, M].
-            keep: int64 [B], how many levels to use in each row; None: all.
-            rng: row-wise random numbers for everything random (level dropout, revival, sampled bits); None: nothing random happens.
+            n_levels: int64 [B], how many levels to use in each row, the first ones; None: all. The codes of
+                the others are ABSENT, and they have no vectors, no losses and no statistics.
+            rng: row-wise random numbers for everything random (level dropout, revival, sampled bits); None:
+                nothing random happens.
 
         Returns:
             Quantized, whose vectors are straight-through to z.
@@ -68,37 +74,66 @@ class Codebook(nn.Module, Component):
         """
         raise NotImplementedError
 
+    @torch.no_grad()
+    def encode(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
+        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before.
+
+        Args:
+            z: float [B, in_width, M].
+            rng: as of `forward`.
+
+        Returns:
+            int64 [B, K, N].
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self(z, rng=rng).codes
+        finally:
+            self.train(training)
+
     def lookup(self, codes: Tensor) -> Tensor:
-        """codes int64 [B, K, N] -> vectors float32 [B, width, M]; absent levels add nothing."""
+        """codes int64 [B, K, N] -> vectors float32 [B, width, M]; cells below 0 add nothing. Raises
+        ValueError on another shape."""
         raise NotImplementedError
 
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:
-        """The codes whose lookup is nearest.
+        """The codes whose lookup is nearest; of several levels greedily, coarse to fine, once what is given
+        has been subtracted.
 
         Args:
             vectors: float [B, width, M], in the space that `lookup` returns.
-            given: int64 [B, K, N]; only its UNKNOWN cells are filled, the others stay.
+            given: int64 [B, K, N]; only its UNKNOWN cells are filled, the others stay; None: all are UNKNOWN.
 
         Returns:
             int64 [B, K, N].
 
         Raises:
             TypeError: this codebook has no nearest code (see `has_nearest`).
+            ValueError: there are too many rows to compare.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no nearest code of a vector: take a codebook such as vq, lfq or residual")
 
     def table(self, level: int = 0) -> Tensor:
-        """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied."""
+        """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied. Raises
+        ValueError where they are too many."""
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Fresh parameters and statistics, drawn from torch's global generator."""
         raise NotImplementedError
 
     def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
-        """Vectors summed up to each scale, at the next scale's size (pyramids alone; others raise TypeError)."""
+        """Vectors summed up to each scale, at the next scale's size (pyramids alone; others raise
+        TypeError)."""
         raise TypeError(f"{type(self).__name__} has one scale: accumulate needs a pyramid codebook")
 
     def grid(self, h: int, w: int) -> Grid:
-        """Where the codes of a feature map of h x w cells lie (M = h * w, row by row). Raises ValueError where it does not fit."""
+        """Where the codes of a feature map of h x w cells lie (M = h * w, row by row). Raises ValueError
+        where it does not fit."""
         return Raster(h, w)
 
     def scale_usage(self, codes: Tensor) -> Tensor | None:
-        """codes int64 [B, K, N] -> float [scales], the share of the rows that each scale of a pyramid uses; None for others."""
+        """codes int64 [B, K, N] -> float [scales], the share of the rows that each scale of a pyramid uses;
+        None for others."""
         return None

@@ -1,105 +1,30 @@
-"""Adversarial terms for any tokenizer: hinge, non-saturating or least squares, feature matching, LeCam regularisation, adaptive weight,
-start step and ramp.
+"""Adversarial terms for any tokenizer: a discriminator with its objective, start step and ramp (formulas:
+adversarial_terms.py).
 
-    hinge (Lim and Ye, arXiv 1705.02894):                   discriminator: 1/2 mean relu(1 - D(x)) + 1/2 mean relu(1 + D(x'))
-                                                            tokenizer: -mean D(x')
-    non_saturating (Goodfellow et al., arXiv 1406.2661):    discriminator: 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(x'))
-                                                            tokenizer: mean softplus(-D(x'))
-    least_squares (HiFi-GAN, arXiv 2010.05646, equations 1
-      and 2; Mao et al., arXiv 1611.04076):                 discriminator: 1/2 mean (1 - D(x))² + 1/2 mean D(x')²
-                                                            tokenizer: mean (1 - D(x'))²
-    feature matching (HiFi-GAN, equation 4):                mean |D_l(x') - D_l(x)| of every layer l before the logits
-      relative (EnCodec, arXiv 2210.13438, section 3.4):    each layer's over mean |D_l(x)|
-    lecam (Tseng et al., arXiv 2104.03310):                 mean relu(D(x) - a_fake)² + mean relu(a_real - D(x'))²
-                                                            a_fake, a_real: moving averages of mean logits
-    adaptive (VQGAN, arXiv 2012.09841, equation 7):         min(max, |grad L_rec| / (|grad L_adv| + 1e-6))
-                                                            gradients at the decoder's last layer
+A network of several discriminators gives lists; their terms, and those of their layers, are averaged
+(EnCodec) or added (HiFi-GAN, DAC).
 
-A network of several discriminators gives lists; their terms, and those of their layers, are averaged (EnCodec) or added (HiFi-GAN, DAC).
-
-Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken over all ranks, as are the
-mean features that relative matching divides by; of the adaptive weight the gradients are averaged over ranks before their norms are taken.
-
-Deviations: LeCam's differences are rectified, as in its released code (its equation squares them on both sides), and its averages start
-at the first batch instead of at a constant. VQGAN's weight is bounded by 1e4; here by what `adaptive` says, commonly 1. The discriminator's
-side of least squares has halves, as its siblings have. EnCodec's released code does not divide features by their means, its paper does.
+Over several processes all of it is what one process has on the whole batch: the averages of LeCam are taken
+over all ranks, as are the mean features that relative matching divides by; of the adaptive weight the
+gradients are averaged over ranks before their norms are taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Adversary as BaseAdversary
 from gentok.interfaces import Discriminator, Optimizer
+from gentok.losses.adversarial_terms import LOSSES, REDUCTIONS, adaptive_weight, feature_matching, gradient_at, lecam
 from gentok.rng import RowRNG
 
-__all__ = [
-    "LOSSES", "REDUCTIONS", "Adversary", "Adversaries", "hinge", "non_saturating", "least_squares", "feature_matching", "lecam",
-    "gradient_at", "adaptive_weight", "frozen",
-]  # fmt: skip
-
-
-def hinge(real: Tensor | None, fake: Tensor) -> Tensor:
-    """Logits of any shape -> the discriminator's loss, or the tokenizer's where `real` is None; a float32 scalar."""
-    if real is None:
-        return -fake.float().mean()
-    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
-
-
-def non_saturating(real: Tensor | None, fake: Tensor) -> Tensor:
-    """As `hinge`."""
-    if real is None:
-        return F.softplus(-fake.float()).mean()
-    return 0.5 * (F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean())
-
-
-def least_squares(real: Tensor | None, fake: Tensor) -> Tensor:
-    """As `hinge`."""
-    if real is None:
-        return (1 - fake.float()).square().mean()
-    return 0.5 * ((1 - real.float()).square().mean() + fake.float().square().mean())
-
-
-LOSSES: dict[str, Callable[[Tensor | None, Tensor], Tensor]] = {
-    "hinge": hinge,
-    "non_saturating": non_saturating,
-    "least_squares": least_squares,
-}
-REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {"mean": torch.mean, "sum": torch.sum}
-
-
-def feature_matching(made: Sequence[Tensor], real: Sequence[Tensor], relative: bool = False, reduce: str = "mean") -> Tensor:
-    """Features of the reconstruction and of the media, layer by layer -> the mean absolute difference of a layer, averaged or added over
-    layers, a float32 scalar; no gradient to `real`. relative: each over the mean magnitude of the media's, of all ranks."""
-    differences = torch.stack([(m.float() - r.detach().float()).abs().mean() for m, r in zip(made, real, strict=True)])
-    if relative:
-        scales = torch.stack([r.detach().float().abs().mean() for r in real])
-        differences = differences / (all_sum(scales) / world_size()).clamp(min=1e-8)
-    return REDUCTIONS[reduce](differences)
-
-
-def lecam(real: Tensor, fake: Tensor, anchors: Tensor) -> Tensor:
-    """anchors: float [2], moving averages of the mean logits of media and of reconstructions."""
-    return F.relu(real.float() - anchors[1]).square().mean() + F.relu(anchors[0] - fake.float()).square().mean()
-
-
-def gradient_at(loss: Tensor, parameter: Tensor) -> Tensor:
-    """The gradient of `loss`, averaged over ranks; zero where it does not depend on the parameter. The graph stays, .grad is untouched."""
-    (gradient,) = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
-    gradient = torch.zeros_like(parameter) if gradient is None else gradient
-    return all_sum(gradient) / world_size()
-
-
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, maximum: float = 1.0) -> Tensor:
-    """The two gradients at the decoder's last layer -> a scalar in [0, maximum], without gradient."""
-    return (reconstruction.norm() / (adversarial.norm() + 1e-6)).clamp(max=maximum).detach()
+__all__ = ["Adversaries", "Adversary", "frozen"]
 
 
 @contextmanager
@@ -116,15 +41,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 
 class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
-    """One discriminator, or several in one network, and how it is used.
-
-    network: media -> (logits, features of every layer before them); of several discriminators a list of logits and a list of lists of
-    features. weight: of its term in the tokenizer's loss. loss: a name of LOSSES. start: step from which it is trained and used; before
-    it, it is not called. ramp: steps over which its weights then grow from 0 in a line, 0 for at once (it is trained in full from
-    `start`). adaptive: the largest adaptive weight (multiplies `weight`), None for none. lecam: weight of the regularisation, 0 for none.
-    decay: of LeCam's averages. features: weight of feature matching, 0 for none. relative: whether each layer's is divided by the mean
-    magnitude of the media's features. reduce: "mean" or "sum", over discriminators and, in feature matching, over layers.
-    """
+    """One discriminator, or several in one network, and how it is used."""
 
     def __init__(
         self,
@@ -140,6 +57,26 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
         relative: bool = False,
         reduce: str = "mean",
     ):
+        """Holds the network.
+
+        Args:
+            network: media -> (logits, features of every layer before them); of several discriminators a list
+                of logits and a list of lists of features.
+            weight: of its term in the tokenizer's loss.
+            loss: a name of LOSSES.
+            start: step from which it is trained and used; before it, it is not called.
+            ramp: steps over which its weights then grow linearly from 0; 0: at once. It is trained in full
+                from `start`.
+            adaptive: the largest adaptive weight, which multiplies `weight`; None: no adaptive weight.
+            lecam: weight of LeCam's regularisation, 0 for none.
+            decay: of LeCam's averages.
+            features: weight of feature matching, 0 for none.
+            relative: see `feature_matching`.
+            reduce: "mean" or "sum", over discriminators and, in feature matching, over layers.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         super().__init__()
         if loss not in LOSSES or reduce not in REDUCTIONS:
             raise ValueError(
@@ -159,6 +96,7 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
         self.register_buffer("anchored", torch.tensor(False))
 
     def active(self, step: int) -> bool:
+        """Whether it is trained and used at this step."""
         return step >= self.start
 
     def ramp_at(self, step: int) -> float:
@@ -169,7 +107,7 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
         """`weight` times the ramp; without the adaptive part."""
         return self.weight * self.ramp_at(step)
 
-    def _seen(self, media: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    def _outputs(self, media: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """The logits of every discriminator, and the features of all their layers."""
         logits, features = self.network(media)
         if isinstance(logits, Tensor):
@@ -179,48 +117,59 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
     def _reduced(self, terms: Sequence[Tensor]) -> Tensor:
         return REDUCTIONS[self.reduce](torch.stack(list(terms)))
 
-    def against(self, reconstruction: Tensor, media: Tensor | None = None) -> dict[str, Tensor]:
-        """{"adversarial": the tokenizer's loss, and "features" where they are matched}, unweighted; gradient to `reconstruction` alone.
-        media: needed for the features."""
+    def tokenizer_loss(self, reconstruction: Tensor, media: Tensor | None = None) -> dict[str, Tensor]:
+        """The tokenizer's terms, unweighted, with gradient to `reconstruction` alone.
+
+        Args:
+            reconstruction: what the network is given.
+            media: needed where features are matched.
+
+        Returns:
+            {"adversarial": scalar, and "features" where they are matched}.
+        """
         with frozen(self.network):
-            logits, made = self._seen(reconstruction)
+            logits, made = self._outputs(reconstruction)
             terms = {"adversarial": self._reduced([self.loss(None, part) for part in logits])}
             if self.features:
                 with torch.no_grad():
-                    real = self._seen(media)[1]
+                    real = self._outputs(media)[1]
                 terms["features"] = feature_matching(made, real, self.relative, self.reduce)
         return terms
 
-    def judge(self, media: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
-        """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean logits of this process}."""
-        real, fake = self._seen(media.detach())[0], self._seen(reconstruction.detach())[0]
+    def discriminator_loss(self, media: Tensor, reconstruction: Tensor) -> dict[str, Tensor]:
+        """{"loss": the discriminator's own loss, with gradient to its parameters alone, "real", "fake": mean
+        logits of this process}."""
+        real, fake = self._outputs(media.detach())[0], self._outputs(reconstruction.detach())[0]
         loss = self._reduced([self.loss(r, f) for r, f in zip(real, fake, strict=True)])
         means = torch.stack([torch.stack([part.detach().float().mean() for part in side]).mean() for side in (real, fake)])
         if self.lecam:
-            over_all = (all_sum(means) / world_size()).to(self.anchors)
+            of_all_ranks = (all_sum(means) / world_size()).to(self.anchors)
             if not self.anchored:
-                self.anchors.copy_(over_all)
+                self.anchors.copy_(of_all_ranks)
                 self.anchored.fill_(True)
             anchors = self.anchors.clone()  # the next line but one changes them before the backward pass
             loss = loss + self.lecam * self._reduced([lecam(r, f, anchors) for r, f in zip(real, fake, strict=True)])
-            self.anchors.lerp_(over_all, 1 - self.decay)
+            self.anchors.lerp_(of_all_ranks, 1 - self.decay)
         return {"loss": loss, "real": means[0], "fake": means[1]}
 
 
 class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
-    """The discriminators of a run.
-
-    adversaries: name -> Adversary. optimizer: of all their parameters, module -> torch optimizer. clip: of the norm of their gradient,
-    separately from the tokenizer's; None: not at all. update_rate: the probability that a step trains them; they judge in every step.
-    """
+    """The discriminators of a run."""
 
     def __init__(
-        self,
-        adversaries: Mapping[str, Adversary],
-        optimizer: Optimizer,
-        clip: float | None = 1.0,
-        update_rate: float = 1.0,
+        self, adversaries: Mapping[str, Adversary], optimizer: Optimizer, clip: float | None = 1.0, update_rate: float = 1.0
     ):
+        """Holds them.
+
+        Args:
+            adversaries: by name.
+            optimizer: of all their parameters.
+            clip: of the norm of their gradient, separately from the tokenizer's; None: not at all.
+            update_rate: the probability that a step trains them; the tokenizer has their terms in every step.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         super().__init__()
         if not adversaries:
             raise ValueError("discriminator.adversaries is empty: name at least one, or set discriminator=none")
@@ -232,24 +181,35 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
         self.optimizer, self.clip, self.update_rate = optimizer, clip, update_rate
 
     def trained_at(self, step: int, seed: int) -> bool:
-        """Whether a step of the run with this seed trains them: one draw for all of them and for all processes."""
+        """Whether a step of the run with this seed trains them: one draw for all of them and for all
+        processes."""
         return self.update_rate == 1 or RowRNG.of(seed, torch.tensor([step])).fork("adversaries").uniform(1).item() < self.update_rate
 
     def active(self, step: int) -> dict[str, Adversary]:
+        """Those that are trained and used at this step."""
         return {name: part for name, part in self.parts.items() if part.active(step)}
 
-    def against(
+    def tokenizer_loss(
         self, reconstruction: Tensor, media: Tensor | None, loss: Tensor, last_layer: Tensor | None, step: int, weighted: bool = True
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """({"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, {NAME: weight that its adversarial term has}).
+        """The tokenizer's terms of all that are active.
 
-        media: needed where features are matched. loss: the tokenizer's other terms, of which only those that pass through the decoder reach
-        `last_layer`, its last parameter (not needed where no active adversary is adaptive). weighted: false leaves out all weights, for a
-        balancer that has its own.
+        Args:
+            reconstruction: what the networks are given.
+            media: needed where features are matched.
+            loss: the tokenizer's other terms, of which only those that pass through the decoder reach
+                `last_layer`.
+            last_layer: the decoder's last parameter; not needed where no active adversary is adaptive.
+            step: of the run.
+            weighted: False leaves out all weights, for a balancer that has its own.
+
+        Returns:
+            {"adversarial_NAME", "features_NAME": weighted scalars to add to `loss`}, and {NAME: weight that
+            its adversarial term has}.
         """
         terms, weights, own = {}, {}, None
         for name, part in self.active(step).items():
-            found = part.against(reconstruction, media)
+            found = part.tokenizer_loss(reconstruction, media)
             weight, of_features = (part.weight_at(step), part.features * part.ramp_at(step)) if weighted else (1.0, 1.0)
             if part.adaptive is not None and weighted:
                 own = gradient_at(loss, last_layer) if own is None else own
@@ -260,6 +220,6 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
         return terms, weights
 
     def names(self) -> dict[str, Adversary]:
-        """The names of all terms of `against`, and whose they are."""
+        """The names of all terms of `tokenizer_loss`, and whose they are."""
         names = {f"adversarial_{name}": part for name, part in self.parts.items()}
         return names | {f"features_{name}": part for name, part in self.parts.items() if part.features}

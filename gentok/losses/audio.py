@@ -1,7 +1,9 @@
-"""How far a reconstructed wave lies from its media: the mean absolute error of samples, and any distances of spectrograms.
+"""How far a reconstructed wave lies from its media: the mean absolute error of samples, and any distances of
+spectrograms.
 
-The papers' mixtures are conf/losses/encodec.yaml (arXiv 2210.13438, section 3.4) and conf/losses/dac.yaml (arXiv 2306.06546, section 3.5);
-their adversarial terms belong to the discriminators, their commitment to the codebook.
+The papers' mixtures are conf/losses/encodec.yaml (arXiv 2210.13438, section 3.4) and conf/losses/dac.yaml
+(arXiv 2306.06546, section 3.5); their adversarial terms belong to the discriminators, their commitment to the
+codebook.
 """
 
 from __future__ import annotations
@@ -18,13 +20,18 @@ __all__ = ["AudioReconstruction"]
 
 
 class AudioReconstruction(Loss, id="loss/audio_reconstruction"):
-    """(reconstruction, media, lengths=None), float [B, C, T] twice and int64 [B] in samples -> {name: weighted scalar}.
-
-    wave: weight of the mean absolute error, whose term is named "wave"; left out where it is 0. distances: name -> (reconstruction, media,
-    lengths) -> weighted scalar, such as those of gentok.losses.spectral. With lengths, what lies beyond is not heard.
-    """
+    """The mean absolute error of samples, and distances of spectrograms, each weighted."""
 
     def __init__(self, wave: float = 0.0, distances: Mapping[str, Loss] | None = None):
+        """Holds the distances.
+
+        Args:
+            wave: weight of the mean absolute error, whose term is named "wave"; 0: left out.
+            distances: by the names of their terms, such as those of gentok.losses.spectral.
+
+        Raises:
+            ValueError: there is no term, or a distance is named wave.
+        """
         self.wave, self.distances = wave, dict(distances or {})
         if wave < 0 or not (wave or self.distances):
             raise ValueError(f"a reconstruction loss of audio needs wave > 0 or at least one of distances; got wave={wave} and none")
@@ -32,6 +39,16 @@ class AudioReconstruction(Loss, id="loss/audio_reconstruction"):
             raise ValueError("a distance must not be named wave, as the error of samples is: name it otherwise")
 
     def __call__(self, reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None) -> dict[str, Tensor]:
+        """The weighted terms.
+
+        Args:
+            reconstruction: float [B, C, T].
+            media: float [B, C, T].
+            lengths: int64 [B] in samples, beyond which nothing counts; None: all are T long.
+
+        Returns:
+            {name: scalar}.
+        """
         terms: dict[str, Tensor] = {}
         if self.wave:
             error = within((reconstruction - media.to(reconstruction.dtype)).abs(), lengths)

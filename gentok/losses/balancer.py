@@ -1,16 +1,19 @@
-"""The loss balancer of EnCodec (Défossez et al., "High Fidelity Neural Audio Compression", arXiv 2210.13438, section 3.4, equation 5).
+"""The loss balancer of EnCodec (Défossez et al., "High Fidelity Neural Audio Compression", arXiv 2210.13438,
+section 3.4, equation 5).
 
-Losses that pass through the reconstruction x' alone have gradients g_i = d loss_i / d x'. What is sent back into the network is not their
-sum but
+Losses that pass through the reconstruction x' alone have gradients g_i = d loss_i / d x'. What is sent back
+into the network is not their sum but
 
     sum over i of  (w_i / sum of w) * R * g_i / (epsilon + n_i)
 
-n_i: the average over steps, exponential with `decay` and corrected for its start, of the mean norm of an item's g_i. So a weight is the
-share of the gradient that a loss has, whatever its scale. Losses that do not pass through x' (commitment) stay outside, as they are.
+n_i: the average over steps, exponential with `decay` and corrected for its start, of the mean norm of an
+item's g_i. So a weight is the share of the gradient that a loss has, whatever its scale. Losses that do not
+pass through x' (commitment) stay outside, as they are.
 
-Over several processes the norms are means over all items. As R is the norm of an item's gradient, what is sent back is the sum over all
-items of an update, over processes and accumulated batches too, so that their number changes nothing (but that averages take a step per
-batch). Deviation: audiocraft sums over the items of each process and averages that over processes; its R of 1 on 8 of them is 1/8 here.
+Over several processes the norms are means over all items. As R is the norm of an item's gradient, what is
+sent back is the sum over all items of an update, over processes and accumulated batches too, so that their
+number changes nothing (but that averages take a step per batch). Deviation: audiocraft sums over the items of
+each process and averages that over processes; its R of 1 on 8 of them is 1/8 here.
 """
 
 from __future__ import annotations
@@ -28,13 +31,21 @@ __all__ = ["Balancer"]
 
 
 class Balancer(BaseBalancer, id="balancer/encodec"):
-    """(terms, reconstruction) -> (loss, norms).
-
-    weights: w of every term that passes through the reconstruction, by name; those that are not there in a step (a discriminator that has
-    not started) have no share in it. total: R. decay: of the averages. epsilon: see above.
-    """
+    """Weighs losses by their gradients at the reconstruction."""
 
     def __init__(self, weights: Mapping[str, float], total: float = 1.0, decay: float = 0.999, epsilon: float = 1e-12):
+        """Begins without averages.
+
+        Args:
+            weights: w of every term that passes through the reconstruction, by name. Those that are not there
+                in a step (a discriminator that has not started) have no share in it.
+            total: R.
+            decay: of the averages, in [0, 1).
+            epsilon: see the file.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         if not isinstance(weights, Mapping):
             raise ValueError(f"a balancer needs weights by name, as {{wave: 0.1, mel: 1.0}}; got {weights!r}: in a shell, quote the braces")
         if not weights or min(weights.values()) < 0 or total <= 0 or not 0 <= decay < 1 or epsilon < 0:
@@ -49,11 +60,20 @@ class Balancer(BaseBalancer, id="balancer/encodec"):
     def __call__(
         self, terms: Mapping[str, Tensor], reconstruction: Tensor, ramps: Mapping[str, float] | None = None, accumulate: int = 1
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """terms: name -> scalar. ramps: factors of weights that grow. accumulate: backward passes of an update, over which its gradient is
-        averaged. -> the scalar whose backward pass sends back the balanced gradient and those of the terms outside; its value is the
-        balanced terms' under their factors, plus the terms outside; and {name: n_i}.
+        """Balances the losses of one batch.
 
-        Raises ValueError where a name of `weights` does not reach the reconstruction, or another term does.
+        Args:
+            terms: name -> scalar.
+            reconstruction: float [B, ...], through which those of `weights` pass.
+            ramps: name -> factor of a weight that grows; None: 1.
+            accumulate: backward passes of an update, over which its gradient is averaged.
+
+        Returns:
+            The scalar whose backward pass sends back the balanced gradient and those of the terms outside
+            (its value is the balanced terms' under their factors, plus the terms outside), and {name: n_i}.
+
+        Raises:
+            ValueError: a name of `weights` does not reach the reconstruction, or another term does.
         """
         gradients = {name: _gradient(term, reconstruction) for name, term in terms.items()}
         self._check(gradients)

@@ -1,4 +1,5 @@
-"""How far a reconstruction lies from its media: weighted means of absolute and squared error, and a perceptual distance if one is given."""
+"""How far a reconstruction lies from its media: weighted means of absolute and squared error, and a
+perceptual distance if one is given."""
 
 from __future__ import annotations
 
@@ -11,13 +12,20 @@ __all__ = ["Reconstruction"]
 
 
 class Reconstruction(Loss, id="loss/reconstruction"):
-    """(reconstruction, media), both float [B, C, ...] in [-1, 1] -> {name: weighted scalar}, without the terms whose weight is 0.
-
-    l1, l2: weights of the mean absolute and the mean squared error. perceptual: a distance (reconstruction, media) -> weighted scalar,
-    such as gentok.losses.perceptual.Perceptual, or None.
-    """
+    """Weighted terms {name: scalar} of media float [B, C, ...] in [-1, 1], without those whose weight is
+    0."""
 
     def __init__(self, l1: float = 1.0, l2: float = 0.0, perceptual: Loss | None = None):
+        """Holds the terms.
+
+        Args:
+            l1: weight of the mean absolute error.
+            l2: weight of the mean squared error.
+            perceptual: a weighted distance such as gentok.losses.perceptual.Perceptual; None: no such term.
+
+        Raises:
+            ValueError: a weight is below 0, or there is no term.
+        """
         if l1 < 0 or l2 < 0:
             raise ValueError(f"weights of losses must not be negative; got l1={l1}, l2={l2}")
         if not (l1 or l2 or perceptual):

@@ -1,19 +1,24 @@
-"""Distances of spectrograms at many scales, as codecs are trained by. x, x': media and reconstruction; S_w: mel spectrogram, window w.
+"""Distances of spectrograms at many scales, as codecs are trained by. x, x': media and reconstruction; S_w:
+mel spectrogram, window w.
 
     EncodecMel (EnCodec, arXiv 2210.13438, section 3.4):
-        (1 / sum over w of (1 + a_w)) * sum over w of  mean |S_w(x) - S_w(x')| + a_w mean (log10(f + S_w(x)) - log10(f + S_w(x')))²
+        (1 / sum over w of (1 + a_w)) * sum over w of
+            mean |S_w(x) - S_w(x')| + a_w mean (log10(f + S_w(x)) - log10(f + S_w(x')))²
         S_w: squared magnitudes of STFTs over the root of the window's energy, 64 HTK mels
     DacMel (DAC, arXiv 2306.06546, section 3.5):
         sum over w of  mean |log10 max(S_w(x), f) - log10 max(S_w(x'), f)|
         S_w: magnitudes, slaney mels, 5 w / 32 of them
-    MultiScaleSTFT (DDSP, arXiv 2001.04643, equation 4, as DAC's code computes it, where it is watched and not trained by):
-        sum over w of  mean |M_w(x) - M_w(x')| + mean |log10 max(M_w(x), f)² - log10 max(M_w(x'), f)²|;   M_w: magnitudes
+    MultiScaleSTFT (DDSP, arXiv 2001.04643, equation 4, as DAC's code computes it, where it is watched and not
+    trained by):
+        sum over w of  mean |M_w(x) - M_w(x')| + mean |log10 max(M_w(x), f)² - log10 max(M_w(x'), f)²|
+        M_w: magnitudes
 
-Deviation: EnCodec's paper writes the 2-norm of a difference of linear mels for its second term; this is its released code (audiocraft),
-which takes the mean square of logarithms. There and here frames are a quarter of a window apart.
+Deviation: EnCodec's paper writes the 2-norm of a difference of linear mels for its second term; this is its
+released code (audiocraft), which takes the mean square of logarithms. There and here frames are a quarter of
+a window apart.
 
-All are float32 inside, also under autocast. Rows may have lengths in samples: what lies beyond is not heard, and means are taken over
-the frames that begin a hop within.
+All are float32 inside, also under autocast. Rows may have lengths in samples: what lies beyond does not
+count, and means are taken over the frames that begin a hop within.
 """
 
 from __future__ import annotations
@@ -39,8 +44,10 @@ def within(wave: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 class _Scales:
-    """weight * distance of (reconstruction, media, lengths), float [B, C, T] twice and int64 [B] or None -> a float32 scalar. Subclasses
-    say what one scale adds. Constants follow the media's device; no module, so no part of a tokenizer's weights."""
+    """weight * distance -> a float32 scalar. Subclasses implement what one scale adds.
+
+    Constants follow the media's device; this is no module, and so no part of a tokenizer's weights.
+    """
 
     def __init__(self, weight: float, windows: Sequence[int]):
         if weight <= 0 or not windows or min(windows) < 4 or any(w % 4 for w in windows):
@@ -50,6 +57,19 @@ class _Scales:
         self.weight, self.windows = weight, tuple(windows)
 
     def __call__(self, reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """The weighted distance.
+
+        Args:
+            reconstruction: float [B, C, T].
+            media: float [B, C, T].
+            lengths: int64 [B] in samples; None: all are T long.
+
+        Returns:
+            A float32 scalar.
+
+        Raises:
+            ValueError: the shapes differ, or the waves are shorter than half the longest window.
+        """
         if media.dim() != 3 or reconstruction.shape != media.shape:
             raise ValueError(f"spectral distances take waves [B, C, T] twice; got {tuple(reconstruction.shape)} and {tuple(media.shape)}")
         if media.shape[-1] <= max(self.windows) // 2:
@@ -63,6 +83,7 @@ class _Scales:
             return self.weight * self._joined(torch.stack(parts))
 
     def _at(self, i: int, made: Tensor, real: Tensor, lengths: Tensor | None) -> Tensor:
+        """The distance at window i, a scalar."""
         raise NotImplementedError
 
     def _joined(self, parts: Tensor) -> Tensor:
@@ -78,10 +99,10 @@ def _mean(x: Tensor, hop: int, lengths: Tensor | None) -> Tensor:
 
 
 class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
-    """See the file. sample_rate in Hz. alpha: a_w of every scale, None for the root of w - 1. floor: f.
+    """EnCodec's distance of mel spectrograms.
 
-    normalized: false leaves out the division by the window's energy and that by the sum of weights. Waves are reflected at both ends by
-    half of what a window is longer than its hop, then filled up with zeros, for ceil(T / hop) frames.
+    Waves are reflected at both ends by half of what a window is longer than its hop, then filled up with
+    zeros, for ceil(T / hop) frames.
     """
 
     def __init__(
@@ -96,6 +117,22 @@ class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
         normalized: bool = True,
         floor: float = 1e-5,
     ):
+        """Makes the filters.
+
+        Args:
+            sample_rate: in Hz.
+            weight: of the distance.
+            windows: in samples.
+            mels: filters of every window.
+            f_min: Hz, of the lowest filter.
+            f_max: Hz, of the highest; None: half the sample rate.
+            alpha: a_w of every scale; None: the root of w - 1.
+            normalized: False leaves out the division by the window's energy, and that by the sum of weights.
+            floor: f.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         super().__init__(weight, windows)
         if (alpha is not None and alpha < 0) or floor <= 0:
             raise ValueError(f"this mel distance needs alpha of at least 0, or null, and a positive floor; got {alpha} and {floor}")
@@ -123,7 +160,7 @@ class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
 
 
 class DacMel(_Scales, Loss, id="loss/dac_mel"):
-    """See the file. sample_rate in Hz. mels: filters of each window. floor: f."""
+    """DAC's distance of mel spectrograms."""
 
     def __init__(
         self,
@@ -135,6 +172,7 @@ class DacMel(_Scales, Loss, id="loss/dac_mel"):
         f_max: float | None = None,
         floor: float = 1e-5,
     ):
+        """Makes the filters. As of EncodecMel, but `mels` are the numbers of filters, one for each window."""
         super().__init__(weight, windows)
         if len(mels) != len(self.windows) or floor <= 0:
             raise ValueError(f"this mel distance needs a number of mels per window and a positive floor; got {list(mels)} and {floor}")
@@ -149,11 +187,23 @@ class DacMel(_Scales, Loss, id="loss/dac_mel"):
 
 
 class MultiScaleSTFT(_Scales, Loss, id="loss/multi_scale_stft"):
-    """See the file. linear, log: weights of the two terms. floor: f."""
+    """The distance of magnitudes, linear and logarithmic."""
 
     def __init__(
         self, weight: float = 1.0, windows: Sequence[int] = (2048, 512), linear: float = 1.0, log: float = 1.0, floor: float = 1e-5
     ):
+        """Needs no filters.
+
+        Args:
+            weight: of the distance.
+            windows: in samples.
+            linear: weight of the first term.
+            log: weight of the second.
+            floor: f.
+
+        Raises:
+            ValueError: a setting is out of its range.
+        """
         super().__init__(weight, windows)
         if min(linear, log) < 0 or linear + log == 0 or floor <= 0:
             raise ValueError(f"this STFT distance needs linear and log of at least 0, not both 0, floor > 0; got {linear}, {log}, {floor}")

@@ -1,13 +1,15 @@
-"""task=tokenizer with discriminators: two optimizers, so Lightning's manual optimisation, and a step that is still one step.
+"""task=tokenizer with discriminators: two optimizers, so Lightning's manual optimisation, and a step that is
+still one step.
 
-A step is one update of the tokenizer, as in the other tasks: only its optimizer is counted in `global_step`, so steps, schedules, noise,
-logs, budgets, validation and checkpoints mean what they mean elsewhere. Both losses see the reconstruction of one forward pass, and both
-networks are updated after both gradients are known; an update gathers trainer.accumulate batches. Until the first discriminator
-starts, the run is bit for bit the run without discriminators.
+A step is one update of the tokenizer, as in the other tasks: only its optimizer is counted in `global_step`,
+so steps, schedules, rng, logs, budgets, validation and checkpoints mean what they mean elsewhere. Both losses
+see the reconstruction of one forward pass, and both networks are updated after both gradients are known; an
+update gathers trainer.accumulate batches. Until the first discriminator starts, the run is bit for bit the
+run without discriminators.
 
-Discriminators lie `Outside`: neither averaged, nor wrapped by DistributedDataParallel (which would wait for gradients of parts that a
-backward pass does not reach), nor in the bundle. Their gradients are averaged over ranks here, their weights and optimizer go into the
-checkpoint.
+Discriminators are `Unregistered`: neither averaged, nor wrapped by DistributedDataParallel (which would wait
+for gradients of parts that a backward pass does not reach), nor in the bundle. Their gradients are averaged
+over ranks here, their weights and optimizer go into the checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +34,16 @@ __all__ = ["AdversarialTokenizerTask", "build_adversaries"]
 
 
 def build_adversaries(config: Mapping[str, Any], channels: int, trust: list[str]) -> Adversaries:
-    """config["discriminator"], with the media's channels where a network's are null."""
+    """Builds config["discriminator"].
+
+    Args:
+        config: with `adversaries` and the settings of Adversaries.
+        channels: of the media, for networks whose own are null.
+        trust: packages whose components may be built.
+
+    Returns:
+        The discriminators, with fresh weights.
+    """
     parts = {}
     for name, part in config["adversaries"].items():
         network = part["network"]
@@ -48,14 +59,14 @@ class AdversarialTokenizerTask(TokenizerTask):
     automatic_optimization = False
 
     def configure_model(self) -> None:
-        if hasattr(self, "judges"):
+        if hasattr(self, "discriminators"):
             return
         super().configure_model()  # first: its initialisation draws what it draws without discriminators
         channels = self.config["tokenizer"]["media_shape"][0]
-        self.judges = Unregistered(build_adversaries(self.config["discriminator"], channels, self.config["trust"]))
-        self._judged: Tensor | None = None
+        self.discriminators = Unregistered(build_adversaries(self.config["discriminator"], channels, self.config["trust"]))
+        self._reconstruction: Tensor | None = None
         adaptive = [name for name, part in self.adversaries.parts.items() if part.adaptive is not None]
-        last_layer = getattr(self.tokenizer, "last_layer", None)
+        last_layer = self.tokenizer.last_layer
         if adaptive and (last_layer is None or not last_layer.requires_grad):
             raise ConfigError(
                 f"discriminator.adversaries.{adaptive[0]}.adaptive needs a tokenizer with a `last_layer` that is trained; "
@@ -73,7 +84,7 @@ class AdversarialTokenizerTask(TokenizerTask):
 
     @property
     def adversaries(self) -> Adversaries:
-        return self.judges.module
+        return self.discriminators.module
 
     # ------------------------------------------------------------------------------------------------------- optimizers
 
@@ -102,15 +113,15 @@ class AdversarialTokenizerTask(TokenizerTask):
 
     def terms(self, batch: Batch, output: TokenizerOutput) -> dict[str, Tensor]:
         terms, active = super().terms(batch, output), self.adversaries.active(self.global_step)
-        self._judged = output.reconstruction if active else None
+        self._reconstruction = output.reconstruction if active else None
         if not active:
             return terms
         if output.reconstruction is None:
-            raise ValueError(f"{type(self.tokenizer).__name__} makes no reconstruction to be judged: set discriminator=none")
+            raise ValueError(f"{type(self.tokenizer).__name__} has no reconstruction for a discriminator: set discriminator=none")
         own = torch.stack(list(terms.values())).sum()
-        last_layer = getattr(self.tokenizer, "last_layer", None)
+        last_layer = self.tokenizer.last_layer
         weighted = self.balancer is None
-        added, weights = self.adversaries.against(output.reconstruction, batch.media, own, last_layer, self.global_step, weighted)
+        added, weights = self.adversaries.tokenizer_loss(output.reconstruction, batch.media, own, last_layer, self.global_step, weighted)
         if weighted:
             self._log_at_interval({f"adversarial/{name}_weight": value for name, value in weights.items()})
         return {**terms, **added}
@@ -122,17 +133,17 @@ class AdversarialTokenizerTask(TokenizerTask):
         loss = super().training_step(batch, step)
         accumulate = self.config["trainer"]["accumulate"]
         complete = (step + 1) % accumulate == 0 or self.trainer.is_last_batch
-        strategy = self.trainer.strategy
-        apart = getattr(strategy, "block_backward_sync", nullcontext)  # ranks need to agree only when an update is due
-        with nullcontext() if complete else apart():
+        # ranks need to agree only when an update is due; only strategies of several processes have the method
+        unsynchronised = getattr(self.trainer.strategy, "block_backward_sync", nullcontext)
+        with nullcontext() if complete else unsynchronised():
             self.manual_backward(loss / accumulate)
-        if self._judged is not None and self.adversaries.trained_at(self.global_step, self.config["seed"]):
+        if self._reconstruction is not None and self.adversaries.trained_at(self.global_step, self.config["seed"]):
             for name, part in self.adversaries.active(self.global_step).items():
-                terms = part.judge(batch.media, self._judged)
+                terms = part.discriminator_loss(batch.media, self._reconstruction)
                 # not manual_backward: what prepares DistributedDataParallel for a backward pass knows the tokenizer alone
                 (terms["loss"] / accumulate).backward()
                 self._log_at_interval({f"adversarial/{name}_{key}": value.detach() for key, value in terms.items()})
-        self._judged = None
+        self._reconstruction = None
         if complete:
             self._update()
         return loss.detach()
@@ -159,7 +170,7 @@ class AdversarialTokenizerTask(TokenizerTask):
         logged = self.global_step % self.config["trainer"]["log_every"] == 0
         if (logged or norm.device.type == "cpu") and not norm.isfinite():  # elsewhere, to ask is to wait
             raise ValueError(
-                f"the discriminators' gradient is no number at step {self.global_step}: lower discriminator.optimizer.lr, or set "
+                f"the discriminators' gradient is not finite at step {self.global_step}: lower discriminator.optimizer.lr, or set "
                 "trainer.precision=32-true"
             )
         factor = self._schedule(self.progress, self.global_step - min(part.start for part in active))
@@ -186,5 +197,5 @@ class AdversarialTokenizerTask(TokenizerTask):
         try:
             self.adversaries.load_state_dict(checkpoint["discriminator_state"])
         except RuntimeError as error:
-            line = str(error).splitlines()[-1].strip()
-            raise ConfigError(f"the checkpoint's discriminator does not fit the configured one: {line}") from error
+            reason = str(error).splitlines()[-1].strip()
+            raise ConfigError(f"the checkpoint's discriminator does not fit the configured one: {reason}") from error

@@ -1,4 +1,4 @@
-"""What the codebook tests share: every configured codebook, inputs, training steps, and mutants made by editing a class's source."""
+"""What the codebook tests share: every configured codebook, inputs and training steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from mutants import mutant  # noqa: F401  (the tests of codebooks take it from here)
 from torch import Tensor, nn
 
 from gentok.build import build
@@ -51,11 +50,6 @@ def exists(book: Any) -> Tensor:
     """bool [K, N]: the cells that have a code."""
     n = torch.arange(positions(book))
     return torch.stack([n % stride == 0 for stride in book.strides or (1,) * book.levels])
-
-
-def has_nearest(book: Any) -> bool:
-    """Whether the codebook says that a nearest code exists; one that says nothing has it."""
-    return getattr(book, "has_nearest", True)
 
 
 def inputs(book: Any, batch: int = 16, positions: int = 16, seed: int = 0) -> Tensor:

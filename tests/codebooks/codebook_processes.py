@@ -43,23 +43,25 @@ BOOKS = {
     "dual": lambda: DualCodebook(semantic=3, pixel=2, w=0.5, **HALVES),
     "dual_ema": lambda: DualCodebook(semantic=3, pixel=2, update="ema", **HALVES),
     "separate": lambda: SeparateCodebooks(VQ(**LEARNT), VQ(**LEARNT, update="ema")),
-    "lookup_free": lambda: LFQ(bits=4, width=6, entropy=1.0),
-    "bernoulli": lambda: BAE(bits=6, width=4, levels=2, entropy=0.1),
-    "index_backprop": lambda: IBQ(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
+    "lfq": lambda: LFQ(bits=4, width=6, entropy=1.0),
+    "bae": lambda: BAE(bits=6, width=4, levels=2, entropy=0.1),
+    "ibq": lambda: IBQ(vocab_size=24, dim=4, width=6, entropy=1.0, temperature=0.5),
     "simvq": lambda: SimVQ(vocab_size=24, dim=4, width=6),
     "pyramid": lambda: PyramidCodebook(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), scale_dropout=0.4),
     "pyramid_phi": lambda: PyramidCodebook(VQ(**LEARNT, update="ema", normalize=False), (1, 2, 3), phi=2, scale_dropout=0.4),
     "pyramid_dual": lambda: PyramidCodebook(DualCodebook(semantic=3, pixel=2, **HALVES), (1, 2, 3), scale_dropout=0.4, carry="progressive"),
-    "residual_factorised": lambda: ProjectedResidual(FactorizedVQ(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
+    "residual_factorized": lambda: ProjectedResidual(FactorizedVQ(**LEARNT, width=6), 3, level_dropout=0.4, batch_dropout=0.3),
     "strided": lambda: StridedResidual(FactorizedVQ(**LEARNT, width=6), (3, 1), level_dropout=0.4),
     "split": lambda: SplitRVQ(
         ResidualCodebook(VQ(**LEARNT, update="ema", normalize=False), 1, width=6),
         ResidualCodebook(VQ(**LEARNT, update="ema", normalize=False), 3, width=6, level_dropout=0.5),
         no_quantization_rate=0.5,
     ),
-    "library": lambda: LibraryCodebook("VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}),
+    "library": lambda: LibraryCodebook(
+        "VectorQuantize", 4, {"codebook_size": 24, "kmeans_init": True, "threshold_ema_dead_code": 1, "decay": 0.6}
+    ),
 }
-RATES = {"pyramid_phi": 0.003, "residual_factorised": 0.003, "strided": 0.003, "split": 0.003}
+RATES = {"pyramid_phi": 0.003, "residual_factorized": 0.003, "strided": 0.003, "split": 0.003}
 """Of learning, where 0.3 is too fast: nothing bounds the size of what its levels compare, and the data drift far."""
 
 

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mutants import mutant
+from codebook_mutants import BareMeans, PublishedRevival, StaleSums
 
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
 from gentok.rng import RowRNG
 
 LEVELS, ROWS, WIDTH, BATCH, FRAMES = 6, 64, 12, 16, 25
-AUDIO = {"vocab_size": ROWS, "dim": WIDTH, "normalize": False, "update": "ema", "commitment": 1.0, "decay": 0.99}
+AUDIO = {"vocab_size": ROWS, "dim": WIDTH, "normalize": False, "update": "ema", "commitment": 1.0, "decay": 0.99,
+         "kmeans_start": 10, "revive_below": 0.1}  # fmt: skip
 
 
-def book(cls: type = VQ, residual: type = ResidualCodebook, kmeans_start: int = 10, revive_below: float = 0.1, **options) -> ResidualCodebook:
-    return residual(cls(**AUDIO, kmeans_start=kmeans_start, revive_below=revive_below), LEVELS, **options).train()
+def book(cls: type = VQ, residual: type = ResidualCodebook, **options) -> ResidualCodebook:
+    return residual(cls(**{**AUDIO, **options}), LEVELS).train()
 
 
 def latents(step: int = 0) -> torch.Tensor:
@@ -37,7 +38,7 @@ def rng(step: int = 0) -> RowRNG:
 
 
 def start_keeps_the_norms(cls: type) -> None:
-    """The law: ten steps behind the start, the rows in use at every level are about as long as what they stand for."""
+    """The property: ten steps behind the start, the rows in use at every level are about as long as what they stand for."""
     b = book(cls, revive_below=0.0)
     for step in range(10):
         b(latents(step), rng=rng(step))
@@ -56,17 +57,16 @@ def test_the_start_keeps_the_norms_at_every_level():
     start_keeps_the_norms(VQ)
 
 
-def test_the_law_of_the_start_catches_sums_of_bare_means():
-    wrong = mutant(VQ, ("self.sums[index] = self.weight[index] * self.usage[index][:, None]", "self.sums[index] = self.weight[index]"))
+def test_sums_of_bare_means_are_caught():
     with pytest.raises(AssertionError, match="of the length"):
-        start_keeps_the_norms(wrong)
+        start_keeps_the_norms(BareMeans)
 
 
 # ------------------------------------------------------------------------------------------------------------------ averages
 
 
 def averages_are_the_papers(cls: type) -> None:
-    """The law: N <- d N + (1 - d) n, S <- d S + (1 - d) sum x, e = S / N, in float64, at every level of what the level before left."""
+    """The property: N <- d N + (1 - d) n, S <- d S + (1 - d) sum x, e = S / N, in float64, at every level of what the level before left."""
     b = book(cls, kmeans_start=0, revive_below=0.0)
     b(latents(0))
     usage, sums, rows = ([getattr(b.book(k), name).double().clone() for k in range(LEVELS)] for name in ("usage", "sums", "weight"))
@@ -87,25 +87,51 @@ def test_averages_are_those_of_the_paper_at_every_level():
     averages_are_the_papers(VQ)
 
 
+def averages(usage, sums, rows):
+    """VQ with other averages: each function is given the codebook and this batch's counts and sums."""
+
+    class Wrong(VQ):
+        @torch.no_grad()
+        def _average(self, count, total):
+            usage(self, count)
+            sums(self, total)
+            self.weight.copy_(rows(self))
+
+    return Wrong
+
+
+def right_usage(b, count):
+    b.usage.lerp_(count, 1 - b.decay)
+
+
+def right_sums(b, total):
+    b.sums.lerp_(total, 1 - b.decay)
+
+
+def right_rows(b):
+    return b.sums / b.usage[:, None].clamp(min=1e-20)
+
+
 @pytest.mark.parametrize(
-    "edit",
+    "wrong",
     [
-        ("self.sums.lerp_(sums, 1 - self.decay)", "self.sums.lerp_(sums, self.decay)"),
-        ("self.usage.lerp_(count, 1 - self.decay)\n        self.sums", "self.usage.add_(count)\n        self.sums"),
-        ("self.sums / self.usage[:, None].clamp(min=TINY)", "self.sums / (self.usage[:, None] + 1)"),
+        averages(right_usage, lambda b, total: b.sums.lerp_(total, b.decay), right_rows),
+        averages(lambda b, count: b.usage.add_(count), right_sums, right_rows),
+        averages(right_usage, right_sums, lambda b: b.sums / (b.usage[:, None] + 1)),
     ],
     ids=["decay", "counts", "smoothing"],
 )
-def test_the_law_of_averages_catches(edit):
+def test_other_averages_are_caught(wrong):
+    averages_are_the_papers(averages(right_usage, right_sums, right_rows))
     with pytest.raises(AssertionError):
-        averages_are_the_papers(mutant(VQ, edit))
+        averages_are_the_papers(wrong)
 
 
 # ------------------------------------------------------------------------------------------------------------------- revival
 
 
 def revival_changes_the_next_lookup(cls: type) -> None:
-    """The law: rows that no vector reaches, at every level, are chosen again in the step behind the one that revived them."""
+    """The property: rows that no vector reaches, at every level, are chosen again in the step behind the one that revived them."""
     b = book(cls)
     for step in range(3):
         b(latents(step), rng=rng(step))
@@ -122,31 +148,22 @@ def test_revival_changes_the_next_lookup_at_every_level():
     revival_changes_the_next_lookup(VQ)
 
 
-PUBLISHED = (
-    ("            self._revive(x, present, rng)\n", ""),
-    ("            self._track(", "            self._revive(x.detach(), present, rng)\n            self._track("),
-    ("self._set(dead[: len(fresh)], fresh, uniform)", "self.weight[dead[: len(fresh)]] = fresh"),
-)
-
-
-@pytest.mark.parametrize(
-    "edits", [PUBLISHED, (("self.sums[index] = self.weight[index] * self.usage[index][:, None]", "pass"),)], ids=["published", "sums"]
-)
-def test_the_law_of_revival_catches(edits):
+@pytest.mark.parametrize("wrong", [PublishedRevival, StaleSums])
+def test_rows_that_do_not_stay_revived_are_caught(wrong):
     with pytest.raises(AssertionError, match="revived rows"):
-        revival_changes_the_next_lookup(mutant(VQ, *edits))
+        revival_changes_the_next_lookup(wrong)
 
 
 # ------------------------------------------------------------------------------------------------------------------- dropout
 
 
 def dropped_levels_learn_nothing(residual: type) -> None:
-    """The law: a batch that keeps k levels moves the rows of these and of no other."""
+    """The property: a batch that keeps k levels moves the rows of these and of no other."""
     b = book(residual=residual)
     b(latents(0), rng=rng(0))
     before = [part.weight.clone() for part in b.books]
-    keep = torch.full((BATCH,), 2)
-    q = b(latents(1), keep=keep, rng=rng(1))
+    n_levels = torch.full((BATCH,), 2)
+    q = b(latents(1), n_levels=n_levels, rng=rng(1))
     moved = [not torch.allclose(part.weight, rows, atol=1e-5, rtol=1e-5) for part, rows in zip(b.books, before)]
     assert moved == [True] * 2 + [False] * (LEVELS - 2), moved
     assert int((q.codes >= 0).sum()) == 2 * BATCH * FRAMES
@@ -156,7 +173,11 @@ def test_dropped_levels_learn_nothing():
     dropped_levels_learn_nothing(ResidualCodebook)
 
 
-def test_the_law_of_dropped_levels_catches_levels_that_learn_all_the_same():
-    wrong = mutant(ResidualCodebook, ("keep=here, rng", "keep=None, rng"))
+class LearnsAllTheSame(ResidualCodebook):
+    def _rows_using(self, level, n_levels):
+        return None
+
+
+def test_dropped_levels_that_learn_all_the_same_are_caught():
     with pytest.raises(AssertionError):
-        dropped_levels_learn_nothing(wrong)
+        dropped_levels_learn_nothing(LearnsAllTheSame)

@@ -10,7 +10,7 @@ import torch
 from codebook_kit import inputs
 
 from gentok.codebooks.fsq import FSQ
-from gentok.codebooks.lfq import LFQ, _mean_law
+from gentok.codebooks.lfq import LFQ, _sum_of_distributions
 
 
 def test_fsq_codes_vectors_and_gradients_are_those_of_the_library():
@@ -38,7 +38,7 @@ def test_fsq_reaches_every_code_and_has_no_state():
     z = torch.atanh(((bounded + offset) / half).clamp(-0.99999, 0.99999)) - torch.atanh(offset / half)
     assert torch.equal(book(z.T[None]).codes, codes)
     assert book.state_dict() == {} and not list(book.parameters())
-    with pytest.raises(ValueError, match="lookup_free"):
+    with pytest.raises(ValueError, match="lfq"):
         FSQ([8, 2])
 
 
@@ -55,7 +55,7 @@ def test_bits_are_signs_first_channel_lowest():
     assert book(z).codes.tolist() == [[[1 + 4, 2]]]
 
 
-def law(x: torch.Tensor, temperature: float) -> torch.Tensor:
+def distribution(x: torch.Tensor, temperature: float) -> torch.Tensor:
     """q(c | x) over all 2^k codes in one table, from the definition: [n, 2^k]."""
     codes = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=x.shape[1])), dtype=x.dtype)
     return (-(x[:, None] - codes).square().sum(2) / temperature).softmax(1)
@@ -63,12 +63,12 @@ def law(x: torch.Tensor, temperature: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("group_bits", [5, 18])
 @pytest.mark.parametrize("bits", [1, 5])
-def test_entropies_are_those_of_the_written_out_law(bits, group_bits):
+def test_entropies_are_those_of_the_written_out_distribution(bits, group_bits):
     book = LFQ(bits=bits, entropy=0.3, diversity=0.7, temperature=1.7, group_bits=group_bits).train()
     z = torch.randn(4, bits, 8, requires_grad=True)
     loss = book(z).losses["entropy"]
     x = z.detach().transpose(1, 2).reshape(-1, bits).double().requires_grad_()
-    q = law(x, 1.7)
+    q = distribution(x, 1.7)
     expected = 0.3 * (torch.special.entr(q).sum(1).mean() - 0.7 * torch.special.entr(q.mean(0)).sum())
     assert torch.allclose(loss.double(), expected, atol=1e-5)
     loss.backward(), expected.backward()
@@ -80,17 +80,17 @@ def test_groups_add_their_entropies():
     z = torch.randn(4, 5, 8)
     x = z.transpose(1, 2).reshape(-1, 5)
     assert book.groups == [3, 2]
-    spread = sum(torch.special.entr(law(part, 2.0).mean(0)).sum() for part in x.split([3, 2], 1))
-    sure = torch.special.entr(law(x, 2.0)).sum(1).mean()
+    spread = sum(torch.special.entr(distribution(part, 2.0).mean(0)).sum() for part in x.split([3, 2], 1))
+    sure = torch.special.entr(distribution(x, 2.0)).sum(1).mean()
     assert torch.allclose(book(z).losses["entropy"], sure - spread, atol=1e-4)
 
 
-def test_the_mean_law_in_chunks_is_the_mean_law(monkeypatch):
+def test_the_sum_of_distributions_in_chunks_is_the_sum_of_distributions(monkeypatch):
     logits, weight = torch.randn(100, 5, requires_grad=True), torch.rand(100)
-    whole = _mean_law(logits, weight)
+    whole = _sum_of_distributions(logits, weight)
     (grad,) = torch.autograd.grad(whole.square().sum(), logits)
     monkeypatch.setattr("gentok.codebooks.lfq.CHUNK", 17)
-    chunked = _mean_law(logits, weight)
+    chunked = _sum_of_distributions(logits, weight)
     assert torch.allclose(chunked, whole, atol=1e-5)
     assert torch.allclose(torch.autograd.grad(chunked.square().sum(), logits)[0], grad, atol=1e-4)
 

@@ -1,14 +1,17 @@
-"""The laws of every codebook that conf/codebook names."""
+"""What every codebook that conf/codebook names guarantees."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
 
 import pytest
 import torch
-from codebook_kit import CONFIGS, cell_by_cell, exists, has_nearest, in_time, inputs, make, positions, rng, same, state, trained
+import yaml
+from codebook_kit import CONFIGS, FILES, TRUST, cell_by_cell, exists, in_time, inputs, make, positions, rng, same, state, trained
 
+from gentok.build import resolve
 from gentok.codebooks.library import LibraryCodebook
 from gentok.interfaces import Codebook
 from gentok.types import ABSENT, UNKNOWN, Pyramid
@@ -27,6 +30,22 @@ def name(request) -> str:
 @pytest.fixture
 def book(name):
     return copy.deepcopy(_trained(name))
+
+
+RECIPES = {"vq_ema", "var", "pyramid_dual", "separate", "split_rvq"}
+"""Configurations of a class that another one stands for, or that are made of codebooks alone."""
+NOT_COMPARED = {"width", "level_dropout"}
+"""A width is the networks' matter. Stored configurations of Mimi and SplitRVQ leave out level_dropout, whose default stays 0."""
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in RECIPES and "gentok.codebooks" in FILES[name].read_text()])
+def test_defaults_of_the_class_are_the_configured_values(name):
+    config = yaml.safe_load(FILES[name].read_text())
+    parameters = inspect.signature(resolve(config["_target_"], TRUST)).parameters
+    defaults = {key: parameter.default for key, parameter in parameters.items() if parameter.default is not parameter.empty}
+    compared = (defaults.keys() & config.keys()) - NOT_COMPARED
+    assert {key: defaults[key] for key in compared} == {key: config[key] for key in compared}
+    assert defaults.keys() - config.keys() <= {"in_bias"}, "a setting that the configuration does not show"
 
 
 def test_shapes_dtypes_and_attributes(book):
@@ -50,7 +69,7 @@ def test_eval_changes_nothing_before_and_after_training(name, book):
         before, drawn = state(b), torch.get_rng_state()
         q = b(inputs(b), rng=rng())
         vectors = b.lookup(q.codes)
-        if has_nearest(b):
+        if b.has_nearest:
             b.nearest(vectors)
         assert same(before, state(b)) and torch.equal(drawn, torch.get_rng_state())
 
@@ -71,7 +90,7 @@ def test_nearest_undoes_lookup_or_errs_less_with_every_level(book):
         rows = book.table()
         assert len(rows.unique(dim=0)) > 0.9 * len(rows)  # the check above is not about one row
         return
-    if not has_nearest(book):
+    if not book.has_nearest:
         with pytest.raises(TypeError, match="no nearest") as error:
             book.nearest(book.lookup(book(inputs(book)).codes))
         assert "\n" not in str(error.value)
@@ -86,8 +105,8 @@ def test_nearest_undoes_lookup_or_errs_less_with_every_level(book):
     assert all(b < a for a, b in zip(errors, errors[1:])), errors
 
 
-def test_nearest_fills_only_the_holes(book):
-    if not has_nearest(book):
+def test_nearest_fills_only_the_unknown_cells(book):
+    if not book.has_nearest:
         pytest.skip("this codebook has no nearest code")
     v = book.lookup(book(inputs(book)).codes)
     generator = torch.Generator().manual_seed(2)
@@ -100,8 +119,8 @@ def test_nearest_fills_only_the_holes(book):
     if book.levels > 1:  # what is given is subtracted before the rest is found
         known = book.lookup(given.masked_fill(given == UNKNOWN, ABSENT))
         rest = torch.where(given == UNKNOWN, UNKNOWN, ABSENT)
-        masked_cells = given == UNKNOWN
-        assert torch.equal(out[masked_cells], book.nearest(v - known, rest)[masked_cells])
+        unknown = given == UNKNOWN
+        assert torch.equal(out[unknown], book.nearest(v - known, rest)[unknown])
 
 
 def test_table_holds_the_rows_that_lookup_adds(book):
@@ -122,13 +141,13 @@ def test_absent_cells_add_nothing(book):
     assert torch.allclose(book.lookup(half)[:, :, 1::2], book.lookup(codes)[:, :, 1::2]) and not book.lookup(half)[:, :, ::2].any()
 
 
-def test_keep_leaves_levels_out_row_by_row(book):
+def test_n_levels_leaves_levels_out_row_by_row(book):
     z = inputs(book)
-    keep = torch.arange(16) % (book.levels + 1)
-    q, full = book(z, keep=keep), book(z)
-    present = torch.arange(book.levels)[:, None] < keep[:, None, None]
+    n_levels = torch.arange(16) % (book.levels + 1)
+    q, full = book(z, n_levels=n_levels), book(z)
+    present = torch.arange(book.levels)[:, None] < n_levels[:, None, None]
     assert torch.equal(q.codes, torch.where(present, full.codes, ABSENT))
-    assert torch.equal(q.vectors, book.lookup(q.codes)) and not q.vectors[keep == 0].any()
+    assert torch.equal(q.vectors, book.lookup(q.codes)) and not q.vectors[n_levels == 0].any()
 
 
 def test_bf16_autocast_uses_as_many_codes_as_float32(name, book):
@@ -137,7 +156,7 @@ def test_bf16_autocast_uses_as_many_codes_as_float32(name, book):
         q = book(z)
         assert q.vectors.dtype == torch.float32 and torch.equal(book.lookup(q.codes), q.vectors)
         rounded = book(z.bfloat16())
-        nearest, table = book.nearest(q.vectors) if has_nearest(book) else None, book.table()
+        nearest, table = book.nearest(q.vectors) if book.has_nearest else None, book.table()
     assert torch.equal(q.codes, book(z).codes)
     assert (rounded.usage >= 0.97 * q.usage).all()
     assert nearest is None or torch.equal(nearest, book.nearest(q.vectors))
@@ -149,14 +168,14 @@ def test_the_encoder_and_every_parameter_learn(name):
     z = inputs(book).requires_grad_()
     target = inputs(book, seed=9)[:, :1].expand(-1, book.width, -1)
     book(inputs(book, seed=1), rng=rng())  # rows are made of these: what they are made of would teach them nothing
-    q = book(z)  # without noise, so that no row becomes one of these
+    q = book(z)  # without rng, so that no row becomes one of these
     ((q.vectors - target).square().mean() + sum(q.losses.values())).backward()
     assert z.grad.isfinite().all() and z.grad.abs().sum() > 0
     for parameter_name, parameter in book.named_parameters():
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, parameter_name
 
 
-def test_training_draws_from_noise_alone(name):
+def test_training_draws_from_rng_alone(name):
     book = make(name).train()
     if isinstance(book, LibraryCodebook):
         pytest.skip("the library draws from the global generator")
@@ -168,6 +187,16 @@ def test_training_draws_from_noise_alone(name):
         assert torch.equal(a.codes, b.codes)
     book(inputs(book)), twin(inputs(book))
     assert same(state(book), state(twin)) and torch.equal(drawn, torch.get_rng_state())
+
+
+def test_encode_gives_the_codes_of_eval_mode_changes_no_buffer_and_restores_the_mode(name, book):
+    for training in (True, False):
+        book.train(training)
+        before, drawn = state(book), torch.get_rng_state()
+        codes = book.encode(inputs(book).requires_grad_(), rng())
+        assert all(part.training == training for part in book.modules()) and same(before, state(book))
+        assert torch.equal(drawn, torch.get_rng_state())
+        assert torch.equal(codes, book.eval()(inputs(book), rng=rng()).codes)
 
 
 def test_a_row_alone_gets_the_codes_that_it_gets_in_a_batch(book):
@@ -182,7 +211,7 @@ def test_the_state_is_all_there_is_to_know(name, book):
     assert torch.equal(fresh.eval()(z).codes, book(z).codes)
 
 
-def test_wrong_inputs_and_missing_scales_are_refused_in_a_line(book):
+def test_wrong_inputs_and_missing_scales_are_refused_in_one_line(book):
     with pytest.raises(ValueError, match="takes float"):
         book(torch.zeros(2, book.in_width + 1, 16))
     with pytest.raises(ValueError, match="takes codes"):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import mutant, rng, state, with_state
+from codebook_kit import rng, state, with_state
 
 from gentok.codebooks.dual import DualCodebook
 from gentok.codebooks.separate import SeparateCodebooks
@@ -46,28 +46,35 @@ def test_the_code_is_the_argmin_of_the_summed_distances():
     takes_the_code_of_the_paper()
 
 
-NORMALISED = "F.normalize(half, dim=-1) for half in x.split(self._split, -1)"
-SCALED = "half * scale for half, scale in zip(x.split(self._split, -1), scales)"
-SCALES = "1 / math.sqrt(1 + self.w), 1 / math.sqrt(1 + 1 / self.w)"
+class BeforeNormalisation(DualCodebook):
+    """On the sphere nothing is left of the weight."""
+
+    def _scaled(self, x):
+        return torch.cat([F.normalize(half * u, dim=-1) for half, u in zip(x.split(self._split, -1), (1, self.w + 1e-9))], -1)
+
+    def _compared(self, x):
+        return x
 
 
-@pytest.mark.parametrize(
-    "edits",
-    [
-        # on the sphere nothing is left of it
-        [
-            (NORMALISED, "F.normalize(half * u, dim=-1) for half, u in zip(x.split(self._split, -1), (1, self.w + 1e-9))"),
-            (f"[{SCALED}]", "[x]"),
-        ],
-        [(f"[{NORMALISED}]", "[F.normalize(x, dim=-1)]")],
-        [(SCALES, "1 / (1 + self.w), self.w / (1 + self.w)")],
-        [(SCALES, "1 / math.sqrt(1 + 1 / self.w), 1 / math.sqrt(1 + self.w)")],
-    ],
-    ids=["before normalisation", "normalised together", "squared", "on the other half"],
-)
-def test_a_weight_in_the_wrong_place_is_caught(edits):
+class NormalisedTogether(DualCodebook):
+    def _scaled(self, x):
+        return F.normalize(x, dim=-1)
+
+
+class Squared(DualCodebook):
+    def _scales(self):
+        return 1 / (1 + self.w), self.w / (1 + self.w)
+
+
+class OnTheOtherHalf(DualCodebook):
+    def _scales(self):
+        return super()._scales()[::-1]
+
+
+@pytest.mark.parametrize("wrong", [BeforeNormalisation, NormalisedTogether, Squared, OnTheOtherHalf])
+def test_a_weight_in_the_wrong_place_is_caught(wrong):
     with pytest.raises(AssertionError, match="of the codes are those of equation 1"):
-        takes_the_code_of_the_paper(mutant(DualCodebook, *edits))
+        takes_the_code_of_the_paper(wrong)
 
 
 def test_no_weight_and_all_the_weight_are_the_nearest_in_one_half():

@@ -11,7 +11,7 @@ from gentok.metrics.codebook import CodebookHealth
 from gentok.types import ABSENT
 
 
-def test_the_numbers_of_a_known_law():
+def test_the_numbers_of_a_known_distribution():
     health = CodebookHealth((8, 4))
     codes = torch.tensor([[[0, 0, 1, 2], [3, 3, 3, 3]], [[0, 0, 1, 2], [3, ABSENT, ABSENT, ABSENT]]])
     health.update(codes[:1])

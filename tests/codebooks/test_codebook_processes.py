@@ -46,7 +46,7 @@ def test_two_processes_with_halves_are_one_with_the_whole(processes, name):
 
 
 def test_the_drifting_data_revive_rows():
-    """Else the law above would not be about revival: without it the same steps leave rows unused."""
+    """Else the property above would not be about revival: without it the same steps leave rows unused."""
     codebook_processes.BOOKS["never"] = lambda: codebook_processes.VQ(
         **{**codebook_processes.LEARNT, "revive_below": 0.0}, update="ema", normalize=False
     )
@@ -60,4 +60,4 @@ def test_a_library_quantizer_built_before_the_process_group_is_synchronised_afte
     rows = processes[0]["library"]["state"]["quantizer._codebook.embed"]
     assert torch.equal(rows, processes[1]["library"]["state"]["quantizer._codebook.embed"])
     assert rows.mean() > 3  # it has followed the drift
-    assert "lookup_free" in processes[0]["refused"]
+    assert "lfq" in processes[0]["refused"]

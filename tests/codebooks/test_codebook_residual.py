@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from codebook_kit import inputs, make, mutant, rng
+from codebook_kit import inputs, make, rng
 
 from gentok.codebooks.fsq import FSQ
 from gentok.codebooks.lfq import LFQ
@@ -14,12 +14,12 @@ from gentok.types import ABSENT
 
 
 def book(cls: type = ResidualCodebook, levels: int = 4, inner: dict | None = None, **options) -> ResidualCodebook:
-    options = {"level_dropout": 0.0, **options}
-    return cls(VQ(vocab_size=32, dim=6, **{"normalize": False, "update": "ema", "kmeans_start": 5, **(inner or {})}), levels, **options)
+    settings = {"normalize": False, "update": "ema", "kmeans_start": 5, "revive_below": 0.0, "decay": 0.99, **(inner or {})}
+    return cls(VQ(vocab_size=32, dim=6, **settings), levels, **options)
 
 
 def every_commitment_reaches_the_encoder(cls: type, **inner) -> None:
-    """The law: with the weight of all other levels at zero, each level's loss has a gradient at the input."""
+    """The property: with the weight of all other levels at zero, each level's loss has a gradient at the input."""
     for level in range(4):
         b = book(cls, inner=inner).train()
         for k, part in enumerate(b.books):
@@ -35,10 +35,16 @@ def test_every_levels_commitment_reaches_the_encoder(inner):
     every_commitment_reaches_the_encoder(ResidualCodebook, **inner)
 
 
-def test_the_law_of_commitments_catches_a_straight_through_inside_the_residual():
-    wrong = mutant(ResidualCodebook, ("value = q.vectors.detach()", "value = q.vectors"))
+class StraightThroughInside(ResidualCodebook):
+    own_projections = True  # the values keep their gradient
+
+    def _left_over(self, residual, value):
+        return residual - value
+
+
+def test_a_straight_through_inside_the_residual_is_caught():
     with pytest.raises(AssertionError, match="level 1"):
-        every_commitment_reaches_the_encoder(wrong)
+        every_commitment_reaches_the_encoder(StraightThroughInside)
 
 
 def test_the_decoders_gradient_arrives_once():
@@ -64,22 +70,31 @@ def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
     dropout_cuts_rows_to_a_uniform_number_of_levels(ResidualCodebook)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("here = None if keep is None else (keep > k).long()", "here = None"),  # drawn, and then not used
-        ("1 + (u[:, 1] * levels).long(), levels)\n        if", "(u[:, 1] * levels).long(), levels)\n        if"),  # rows without any level
-        ("u[:, 0] < self.level_dropout", "u[:, 1] < self.level_dropout"),  # one number decides both: only few levels are ever kept
-    ],
-    ids=["unused", "from_zero", "one_draw"],
-)
-def test_the_law_of_dropout_catches(edit):
+class DrawnAndNotUsed(ResidualCodebook):
+    def _rows_using(self, level, n_levels):
+        return None
+
+
+class RowsWithoutAnyLevel(ResidualCodebook):
+    def _cut(self, u, probability):
+        return torch.where(u[..., 0] < probability, (u[..., 1] * self.levels).long(), self.levels)
+
+
+class OneDraw(ResidualCodebook):
+    """One number decides both: only few levels are ever kept."""
+
+    def _cut(self, u, probability):
+        return super()._cut(u[..., [1, 1]], probability)
+
+
+@pytest.mark.parametrize("wrong", [DrawnAndNotUsed, RowsWithoutAnyLevel, OneDraw])
+def test_other_dropout_is_caught(wrong):
     with pytest.raises(AssertionError):
-        dropout_cuts_rows_to_a_uniform_number_of_levels(mutant(ResidualCodebook, edit))
+        dropout_cuts_rows_to_a_uniform_number_of_levels(wrong)
 
 
 def rows_that_died_come_back_at_every_level(cls: type, shared: bool) -> None:
-    """The law: rows that have moved out of all data's reach are in use again after two steps, at whichever level they are."""
+    """The property: rows that have moved out of all data's reach are in use again after two steps, at whichever level they are."""
     b = book(cls, shared=shared, inner={"revive_below": 0.1, "decay": 0.9}).train()
     b(inputs(b), rng=rng())
     for part in b.books:
@@ -98,11 +113,15 @@ def test_dead_rows_revive_at_every_level(shared):
     rows_that_died_come_back_at_every_level(ResidualCodebook, shared)
 
 
+class LevelsWithoutRng(ResidualCodebook):
+    def book(self, level):
+        return lambda z, n_levels, rng: super(LevelsWithoutRng, self).book(level)(z, n_levels=n_levels)
+
+
 @pytest.mark.parametrize("shared", [False, True])
-def test_the_law_of_revival_catches_levels_without_noise(shared):
-    wrong = mutant(ResidualCodebook, ("rng=None if rng is None else rng.fork(k))", "rng=None)"))
+def test_levels_without_rng_are_caught(shared):
     with pytest.raises(AssertionError, match="dead rows"):
-        rows_that_died_come_back_at_every_level(wrong, shared)
+        rows_that_died_come_back_at_every_level(LevelsWithoutRng, shared)
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -117,7 +136,7 @@ def test_every_prefix_of_the_levels_is_a_code_of_its_own(levels, shared):
     z = inputs(b)
     full, errors = b(z), [z.square().mean()]
     for k in range(1, levels + 1):
-        q = b(z, keep=torch.full((16,), k))
+        q = b(z, n_levels=torch.full((16,), k))
         assert torch.equal(q.codes[:, :k], full.codes[:, :k]) and (q.codes[:, k:] == ABSENT).all()
         assert torch.equal(b.lookup(q.codes), q.vectors)
         errors.append((q.vectors - z).square().mean())
@@ -129,11 +148,11 @@ def test_dropout_of_a_batch_cuts_all_rows_alike_whatever_their_order():
     z = inputs(b)
     seen = []
     for step in range(200):
-        row_noise = rng(step=step)
-        keep = b._draw_keep(16, row_noise)
-        assert len(keep.unique()) == 1
-        assert torch.equal(keep, b._draw_keep(16, row_noise.rows(torch.arange(15, -1, -1))))
-        seen.append(keep[0])
+        draws = rng(step=step)
+        n_levels = b._draw_n_levels(16, draws)
+        assert len(n_levels.unique()) == 1
+        assert torch.equal(n_levels, b._draw_n_levels(16, draws.rows(torch.arange(15, -1, -1))))
+        seen.append(n_levels[0])
     share = torch.bincount(torch.stack(seen), minlength=5) / 200
     assert (share - torch.tensor([0, 1 / 8, 1 / 8, 1 / 8, 5 / 8])).abs().max() < 0.1
     q = b(z, rng=rng())
@@ -144,13 +163,13 @@ def test_losses_and_statistics_are_those_of_the_kept_cells():
     whole, part = book().train(), book().train()
     part.load_state_dict(whole.state_dict())
     z = inputs(whole)
-    keep = torch.where(torch.arange(16) < 8, 4, 0)
-    a, b = whole(z[:8], rng=rng(8)), part(z, keep=keep, rng=rng(16))
+    n_levels = torch.where(torch.arange(16) < 8, 4, 0)
+    a, b = whole(z[:8], rng=rng(8)), part(z, n_levels=n_levels, rng=rng(16))
     assert torch.equal(a.codes, b.codes[:8]) and (b.codes[8:] == ABSENT).all()
     assert torch.allclose(a.losses["commitment"], b.losses["commitment"], rtol=1e-5)
     for x, y in zip(whole.books, part.books):
         assert torch.allclose(x.usage, y.usage) and torch.allclose(x.sums, y.sums, atol=1e-5)
-    assert whole(z, keep=torch.zeros(16, dtype=torch.int64)).losses["commitment"] == 0
+    assert whole(z, n_levels=torch.zeros(16, dtype=torch.int64)).losses["commitment"] == 0
 
 
 def test_levels_start_apart_and_a_shared_table_is_one():
@@ -173,13 +192,13 @@ def test_levels_start_apart_and_a_shared_table_is_one():
 def test_projections_stand_around_all_levels():
     b = book(width=10).train()
     assert b.in_width == b.width == 10 and not b.lookup(torch.full((2, 4, 3), ABSENT)).any()
-    with pytest.raises(ValueError, match="give width to Residual"):
+    with pytest.raises(ValueError, match="give width to ResidualCodebook"):
         ResidualCodebook(VQ(vocab_size=8, dim=4, width=6), 2)
     with pytest.raises(ValueError, match="one level"):
         ResidualCodebook(book(), 2)
 
 
-@pytest.mark.parametrize("inner", [FSQ([5, 5, 5]), LFQ(bits=6)], ids=["fsq", "lookup_free"])
+@pytest.mark.parametrize("inner", [FSQ([5, 5, 5]), LFQ(bits=6)], ids=["fsq", "lfq"])
 def test_any_codebook_of_one_level_can_be_inside(inner):
     b = ResidualCodebook(inner, 3, level_dropout=0.5).train()
     z = inputs(b).requires_grad_()

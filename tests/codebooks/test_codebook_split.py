@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, rng, same, state
+from codebook_kit import inputs, rng, same, state
 
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.split_rvq import SplitRVQ
@@ -17,7 +17,8 @@ def book(cls: type = SplitRVQ, rate: float = 0.0, semantic: int = 1, acoustic: i
     torch.manual_seed(0)
 
     def levels(n, **dropout):
-        return ResidualCodebook(VQ(32, 6, normalize=False, update="ema", commitment=1.0), n, width=12, in_bias=False, **dropout)
+        table = VQ(32, 6, normalize=False, update="ema", commitment=1.0, kmeans_start=0, revive_below=0.0)
+        return ResidualCodebook(table, n, width=12, in_bias=False, **dropout)
 
     return cls(levels(semantic), levels(acoustic, **options), rate)
 
@@ -53,17 +54,22 @@ def test_vectors_codes_and_losses_are_those_of_the_release():
     numbers_are_those_of_the_release(SplitRVQ)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("vectors = vectors + value\n", "vectors, z = vectors + value, z - value.detach()\n"),  # a residual
-        ("share = weights / weights.sum().clamp(min=1 / world_size())", "share = weights.new_full((2,), 0.5)"),  # branches, not levels
-    ],
-    ids=["residual", "half_each"],
-)
-def test_the_law_of_the_release_s_numbers_catches(edit):
+class AcousticsOfTheResidual(SplitRVQ):
+    def _quantized(self, k, z, n_levels, rng):
+        return super()._quantized(k, z - self.semantic(z).vectors.detach() if k else z, n_levels, rng)
+
+
+class HalfEach(SplitRVQ):
+    """Branches count, not levels."""
+
+    def _shares(self, made):
+        return super()._shares(made).new_full((2,), 0.5)
+
+
+@pytest.mark.parametrize("wrong", [AcousticsOfTheResidual, HalfEach])
+def test_other_numbers_than_the_release_s_are_caught(wrong):
     with pytest.raises(AssertionError):
-        numbers_are_those_of_the_release(mutant(SplitRVQ, edit))
+        numbers_are_those_of_the_release(wrong)
 
 
 def test_dropout_draws_a_count_of_acoustic_levels_alone():
@@ -79,13 +85,13 @@ def test_dropout_draws_a_count_of_acoustic_levels_alone():
 
 def test_losses_are_means_over_the_kept_cells_of_both():
     b = book().eval()
-    z, keep = inputs(b), torch.arange(16) % 5
-    q = b(z, keep=keep)
-    first, rest = b.semantic(z, keep=keep.clamp(max=1)), b.acoustic(z, keep=(keep - 1).clamp(min=0))
-    n = keep.clamp(max=1).sum(), (keep - 1).clamp(min=0).sum()
-    want = (first.losses["commitment"] * n[0] + rest.losses["commitment"] * n[1]) / keep.sum()
+    z, n_levels = inputs(b), torch.arange(16) % 5
+    q = b(z, n_levels=n_levels)
+    first, rest = b.semantic(z, n_levels=n_levels.clamp(max=1)), b.acoustic(z, n_levels=(n_levels - 1).clamp(min=0))
+    n = n_levels.clamp(max=1).sum(), (n_levels - 1).clamp(min=0).sum()
+    want = (first.losses["commitment"] * n[0] + rest.losses["commitment"] * n[1]) / n_levels.sum()
     assert torch.allclose(q.losses["commitment"], want)
-    assert b(z, keep=torch.zeros_like(keep)).losses["commitment"] == 0
+    assert b(z, n_levels=torch.zeros_like(n_levels)).losses["commitment"] == 0
 
 
 def rows_pass_each_branch_unquantized_at_the_rate(cls: type) -> None:
@@ -99,7 +105,7 @@ def rows_pass_each_branch_unquantized_at_the_rate(cls: type) -> None:
     found = fresh(z)
     parts = []
     for part, codes in ((fresh.semantic, found.codes[:, :1]), (fresh.acoustic, found.codes[:, 1:])):
-        parts.append((part.lookup(codes), part.outward(part.inward(z)).transpose(1, 2)))
+        parts.append((part.lookup(codes), part.outward(part.inward(z))))
     kinds = [parts[0][i] + parts[1][j] for i in (0, 1) for j in (0, 1)]
     error = torch.stack([(q.vectors - kind).abs().amax((1, 2)) for kind in kinds], 1)
     assert (error.amin(1) < 1e-5).all()
@@ -113,19 +119,32 @@ def test_rows_pass_each_branch_unquantized_at_the_rate():
     rows_pass_each_branch_unquantized_at_the_rate(SplitRVQ)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("bypass[:, k, None, None]", "bypass[:, 0, None, None]"),  # one draw for both branches
-        ("through = book.outward(book.inward(z)).transpose(1, 2)", "through = z"),  # past the projections
-        ("self.training and self.rate > 0", "self.rate > 0"),  # in use as well
-        ("uniform(2) < self.rate", "uniform(2)[:1] < self.rate"),  # of the batch instead of the row
-    ],
-    ids=["both", "no_projections", "always", "batch"],
-)
-def test_the_law_of_unquantized_rows_catches(edit):
+class OneDrawForBoth(SplitRVQ):
+    def _draw_unquantized(self, z, rng):
+        drawn = super()._draw_unquantized(z, rng)
+        return None if drawn is None else drawn[:, :1].expand(-1, 2)
+
+
+class PastTheProjections(SplitRVQ):
+    def _unquantized(self, book, z):
+        return z
+
+
+class AlsoInUse(SplitRVQ):
+    def _draw_unquantized(self, z, rng):
+        return rng.fork("bypass").uniform(2) < self.rate if rng is not None and self.rate > 0 else None
+
+
+class OneDrawForTheBatch(SplitRVQ):
+    def _draw_unquantized(self, z, rng):
+        drawn = super()._draw_unquantized(z, rng)
+        return None if drawn is None else drawn[:1]
+
+
+@pytest.mark.parametrize("wrong", [OneDrawForBoth, PastTheProjections, AlsoInUse, OneDrawForTheBatch])
+def test_rows_that_pass_otherwise_are_caught(wrong):
     with pytest.raises((AssertionError, RuntimeError)):
-        rows_pass_each_branch_unquantized_at_the_rate(mutant(SplitRVQ, edit))
+        rows_pass_each_branch_unquantized_at_the_rate(wrong)
 
 
 def test_the_decoder_teaches_both_branches_and_every_row_s_gradient_arrives_through_both():
@@ -142,11 +161,11 @@ def test_there_are_no_nearest_codes_and_first_levels_are_a_code():
     with pytest.raises(TypeError, match="no nearest") as error:
         b.nearest(z)
     assert "\n" not in str(error.value) and not b.has_nearest and b.nested_levels
-    q = b(z, keep=torch.full((16,), 2))
+    q = b(z, n_levels=torch.full((16,), 2))
     assert torch.equal(q.codes[:, :2], b(z).codes[:, :2]) and (q.codes[:, 2:] == ABSENT).all()
 
 
-def test_books_that_do_not_fit_are_refused_in_a_line():
+def test_books_that_do_not_fit_are_refused_in_one_line():
     narrow = ResidualCodebook(VQ(8, 6), 1, width=8)
     with pytest.raises(ValueError, match="of one width"):
         SplitRVQ(narrow, book().acoustic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from codebook_kit import inputs, mutant, rng
+from codebook_kit import inputs, rng
 
 from gentok.codebooks.factorized_vq import FactorizedVQ
 from gentok.codebooks.strided import StridedResidual
@@ -15,7 +15,7 @@ from gentok.types import ABSENT, UNKNOWN, Frames, Tokens, TokenSpec
 
 def book(cls: type = StridedResidual, strides=(4, 2, 1), **options) -> StridedResidual:
     torch.manual_seed(0)
-    made = cls(FactorizedVQ(32, 4, 12), strides, **options)
+    made = cls(FactorizedVQ(32, 4, 12, kmeans_start=0, revive_below=0.0), strides, **options)
     for part in made.books:
         torch.nn.init.normal_(part.project_out.bias)
         with torch.no_grad():
@@ -54,18 +54,33 @@ def test_vectors_codes_and_losses_are_those_of_the_release():
     numbers_are_those_of_the_release(StridedResidual)
 
 
-@pytest.mark.parametrize(
-    "edit",
-    [
-        ("return F.avg_pool1d(x, self.strides[level], ceil_mode=True)", "return x[..., :: self.strides[level]]"),  # no mean
-        ("vectors.repeat_interleave(self.strides[level], 2)", "vectors.repeat(1, 1, self.strides[level])"),  # tiled instead of held
-        ("cells[..., :: self.strides[level]] = codes", "cells[..., : codes.shape[2]] = codes"),  # cells that the spec does not have
-    ],
-    ids=["first", "tiled", "crowded"],
-)
-def test_the_law_of_the_release_s_numbers_catches(edit):
+class FirstOfEveryStride(StridedResidual):
+    """Instead of the mean."""
+
+    def _lowered(self, level, residual):
+        return residual[..., :: self.strides[level]]
+
+
+class Tiled(StridedResidual):
+    """Instead of each code for a whole stride."""
+
+    def _raised(self, level, vectors, positions):
+        return vectors.repeat(1, 1, self.strides[level])[..., :positions]
+
+
+class Crowded(StridedResidual):
+    """In cells that the spec does not have."""
+
+    def _placed(self, level, codes, positions):
+        cells = codes.new_full((len(codes), 1, positions), ABSENT)
+        cells[..., : codes.shape[2]] = codes
+        return cells
+
+
+@pytest.mark.parametrize("wrong", [FirstOfEveryStride, Tiled, Crowded])
+def test_other_numbers_than_the_release_s_are_caught(wrong):
     with pytest.raises(AssertionError):
-        numbers_are_those_of_the_release(mutant(StridedResidual, edit))
+        numbers_are_those_of_the_release(wrong)
 
 
 def test_every_levels_commitment_reaches_the_encoder():
@@ -123,8 +138,8 @@ def test_the_codes_fit_the_spec_s_cells_and_every_layout():
         assert int(layout.exists.sum()) == 16 + 8 + 4
 
 
-def test_strides_that_are_none_are_refused_in_a_line():
+def test_strides_that_are_none_are_refused_in_one_line():
     with pytest.raises(ValueError, match="1 or more"):
         book(strides=(2, 0))
-    with pytest.raises(ValueError, match="or use Residual"):
+    with pytest.raises(ValueError, match="or use ResidualCodebook"):
         StridedResidual(FactorizedVQ(8, 4), (2, 1))

@@ -8,8 +8,8 @@ from gentok.cli import compose
 from gentok.training.adversarial_task import build_adversaries
 
 
-def composed(*words: str) -> dict:
-    return compose("config", ["tokenizer=vqgan", "+tokenizer.sample_rate=24000", "paths.run=none", *words])
+def composed(*overrides: str) -> dict:
+    return compose("config", ["tokenizer=vqgan", "+tokenizer.sample_rate=24000", "paths.run=none", *overrides])
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_encodec_s_balancer_names_every_loss_of_encodec():
     adversaries = build_adversaries(config["discriminator"], 1, [])
     media = 0.1 * torch.randn(2, 1, 2400, generator=torch.Generator().manual_seed(0))
     made = (0.9 * media).requires_grad_()
-    terms = {**losses(made, media), **adversaries.against(made, media, made.sum(), None, 0, weighted=False)[0]}
+    terms = {**losses(made, media), **adversaries.tokenizer_loss(made, media, made.sum(), None, 0, weighted=False)[0]}
     assert set(terms) == set(balancer.weights)
     loss, norms = balancer(terms, made)
     loss.backward()

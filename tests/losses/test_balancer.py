@@ -128,8 +128,8 @@ def test_going_on_from_its_state_is_never_having_stopped():
 
 def test_two_processes_send_what_one_sends(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "CUDA_VISIBLE_DEVICES": ""}
-    words = [sys.executable, str(HERE / "balancer_kit.py")]
-    running = [subprocess.Popen([*words, str(r), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True) for r in range(2)]
+    command = [sys.executable, str(HERE / "balancer_kit.py")]
+    running = [subprocess.Popen([*command, str(r), str(tmp_path)], env=environment, stderr=subprocess.PIPE, text=True) for r in range(2)]
     for process in running:
         error = process.communicate(timeout=120)[1]
         assert process.returncode == 0, error[-3000:]
@@ -143,7 +143,7 @@ def test_two_processes_send_what_one_sends(tmp_path):
     "weights, word",
     [({"a": 1.0}, "'b' passes through"), ({**WEIGHTS, "commitment": 1.0}, "does not pass"), ({"c": 1.0}, "'a' passes")],
 )
-def test_a_loss_on_the_wrong_side_is_refused_in_a_line(weights, word):
+def test_a_loss_on_the_wrong_side_is_refused_in_one_line(weights, word):
     x = batches(1)[0]
     made, commitment = Codec()(x)
     with pytest.raises(ValueError, match=word) as error:

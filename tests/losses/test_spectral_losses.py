@@ -1,4 +1,4 @@
-"""Spectral distances are the formulas of their papers, stay float32, and hear nothing beyond a row's length."""
+"""Spectral distances are the formulas of their papers, stay float32, and count nothing beyond a row's length."""
 
 import math
 from pathlib import Path
@@ -97,8 +97,8 @@ def test_gradients_reach_the_reconstruction_and_are_numbers_at_silence(name):
 
 
 @pytest.mark.parametrize("name", [*SMALL, "wave"])
-def test_nothing_is_heard_beyond_a_length(name):
-    """The mutant: without lengths, the rubbish there counts."""
+def test_nothing_counts_beyond_a_length(name):
+    """The mutant: without lengths, what lies there counts."""
     loss = (lambda r, m, n=None: AudioReconstruction(1.0)(r, m, n)["wave"]) if name == "wave" else SMALL[name]()
     made, media = waves()
     lengths = torch.tensor([1500, 700])
@@ -146,7 +146,7 @@ def test_the_presets_are_built_and_name_their_terms(preset, names):
         (lambda: MultiScaleSTFT()(torch.zeros(1, 1, 9), torch.zeros(1, 1, 8)), "twice"),
     ],
 )
-def test_wrong_settings_are_refused_in_a_line(wrong, word):
+def test_wrong_settings_are_refused_in_one_line(wrong, word):
     with pytest.raises(ValueError, match=word) as error:
         wrong()
     assert "\n" not in str(error.value)

@@ -131,10 +131,10 @@ def test_bfloat16_autocast_is_close_and_gradients_are_numbers(name):
     """The STFT stays float32: a spectrum of bfloat16 waves would be off by far more."""
     part, media = Adversary(SMALL[name](), features=1.0, relative=True), wave()
     made = (media + 0.1 * wave(1001).flip(-1)).requires_grad_()
-    plain = part.against(made, media)
+    plain = part.tokenizer_loss(made, media)
     with torch.autocast("cpu", torch.bfloat16):
-        cast = part.against(made, media)
-        judged = part.judge(media, made)["loss"]
+        cast = part.tokenizer_loss(made, media)
+        judged = part.discriminator_loss(media, made)["loss"]
     for key, value in plain.items():
         assert cast[key].dtype == torch.float32
         torch.testing.assert_close(cast[key], value, atol=0.02, rtol=0.05)
@@ -143,7 +143,7 @@ def test_bfloat16_autocast_is_close_and_gradients_are_numbers(name):
     judged.backward()
     assert all(p.grad.isfinite().all() for p in part.parameters())
     silent = torch.zeros_like(media).requires_grad_()
-    sum(part.against(silent, media).values()).backward()
+    sum(part.tokenizer_loss(silent, media).values()).backward()
     assert silent.grad.isfinite().all()
 
 

@@ -15,7 +15,7 @@ from gentok.types import UNKNOWN, Condition, ConditionSpec, Line, Tokens
 
 RESIDUAL = {"_target_": "gentok.codebooks.residual.ResidualCodebook", "levels": 3, "level_dropout": 0.0,
             "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8, "normalize": False}}  # fmt: skip
-PROJECTED = {**read("codebook", "residual_factorised"), "levels": 3}
+PROJECTED = {**read("codebook", "residual_factorized"), "levels": 3}
 WHOLES = {
     "pictures": ("vqgan", RESIDUAL), "sounds": ("codec", RESIDUAL),
     "projections by level": ("codec", PROJECTED), "registers": ("flextok", None),

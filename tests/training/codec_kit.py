@@ -27,7 +27,7 @@ CODEC = [
     "tokenizer.encoder.ratios=[5,4,2]",
     "tokenizer.encoder.memory=lstm",
     "tokenizer.encoder.width=16",
-    "losses=reconstruction",
+    "losses=l1",
     "optimizer=adam",
     "optimizer.lr=3e-3",
 ]

@@ -56,7 +56,7 @@ def _place(key: str, stages: int) -> str | None:
 
 
 def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """The same tensors under the names of a Codec of DAC's networks and ProjectedResidual(Factorised), of `levels` levels."""
+    """The same tensors under the names of a Codec of DAC's networks and ProjectedResidual(FactorizedVQ), of `levels` levels."""
     stages = 1 + max((int(named[2] or 0) for named in map(TRANSFORMERS.fullmatch, state) if named), default=0)
     out: dict[str, Tensor] = {}
     for key, value in state.items():

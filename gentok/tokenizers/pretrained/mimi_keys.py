@@ -58,7 +58,7 @@ def _in_half(part: str, what: str, rest: str) -> str:
 
 
 def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """The same tensors under the names of a Codec of Mimi's networks and Split(Residual(VQ), Residual(VQ)), of `levels` levels."""
+    """The same tensors under the names of a Codec of Mimi's networks and SplitRVQ of two ResidualCodebook(VQ), of `levels` levels."""
     out: dict[str, Tensor] = {}
     semantic = len({book[3] for book in map(BOOK.fullmatch, state) if book and book[1] == "semantic" and book[3]})
     for key, value in state.items():
