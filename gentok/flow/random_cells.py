@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gentok.rng import RowRNG
 
-__all__ = ["random_rank", "random_subset", "rank_in_row"]
+__all__ = ["random_deepest", "random_rank", "random_subset", "rank_in_row"]
 
 
 def rank_in_row(scores: Tensor) -> Tensor:
@@ -39,6 +39,24 @@ def random_subset(cells: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
         bool [B, K, N].
     """
     return (_shuffled(cells, rng) < count[:, None, None]) & cells
+
+
+def random_deepest(cells: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
+    """A random subset of each row's cells, which at every position are the deepest levels.
+
+    How many of each position is multivariate hypergeometric, as by `random_subset`.
+
+    Args:
+        cells: bool [B, K, N].
+        count: int64 [B], how many of them.
+        rng: B rows of random numbers.
+
+    Returns:
+        bool [B, K, N].
+    """
+    each = random_subset(cells, count, rng).sum(1, keepdim=True)
+    from_below = cells.flip(1).cumsum(1).flip(1)  # 1 at a position's deepest cell
+    return cells & (from_below <= each)
 
 
 def random_rank(cells: Tensor, rng: RowRNG) -> Tensor:

@@ -155,9 +155,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
         """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted."""
         self.check_shape(codes)
-        flat = self.layout.flatten(codes)
-        ids = torch.cat((self.begin.to(codes.device).expand(len(codes), 1, -1), flat[:, :-1]), 1)
-        hide = None
+        ids, hide = self.feed(codes), None
         if rng is not None and self.token_dropout:
             hide = rng.uniform(ids.shape[1]) < self.token_dropout
             hide = hide & (torch.arange(ids.shape[1], device=ids.device) > 0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gentok.flow.mixture import Mixture
@@ -49,6 +50,11 @@ class Causal(Capability):
     exact_slots: bool
     begin: Tensor
     ends: bool = False
+
+    def feed(self, codes: Tensor) -> Tensor:
+        """What is fed to predict all of codes int64 [B, K, N]: int64 [B, S, G], `begin` and all steps but the last."""
+        flat = self.layout.flatten(codes)
+        return torch.cat((self.begin.to(flat.device).expand(len(flat), 1, -1), flat[:, :-1]), 1)
 
     @abstractmethod
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:

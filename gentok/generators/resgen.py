@@ -40,35 +40,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.flow.mixture import Mixture
-from gentok.flow.random_cells import random_subset
+from gentok.flow.random_cells import random_deepest
 from gentok.generators.base import CumulativeMasked
 from gentok.generators.masked_losses import SCHEDULES
+from gentok.generators.residual_sums import sum_coordinates
 from gentok.interfaces import Codebook, Generator
-from gentok.nn.constants import Constants
 from gentok.nn.frozen import Frozen
 from gentok.nn.token_transformer import BidirectionalTrunk, TransformerOptions, TransformerSettings, initialise_parts
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
-__all__ = ["ResGen", "hide_deepest"]
-
-
-def hide_deepest(codes: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
-    """Chooses present cells, the deepest ones of each position; how many of a position is multivariate hypergeometric.
-
-    Args:
-        codes: int64 [B, K, N].
-        count: int64 [B], how many of each row.
-        rng: B rows of random numbers.
-
-    Returns:
-        bool [B, K, N].
-    """
-    present = codes >= 0
-    each = random_subset(present, count, rng).sum(1, keepdim=True)
-    from_below = present.flip(1).cumsum(1).flip(1)  # 1 at a position's deepest present cell
-    return present & (from_below <= each)
+__all__ = ["ResGen"]
 
 
 class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
@@ -117,7 +100,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
         self.schedule, self.condition_dropout, width = schedule, settings.condition_dropout, settings.width
         self.codebook = Frozen(codebook)
-        self._levels, start = self._coordinates(spec, codebook, components, smear)
+        self._levels, start = sum_coordinates(codebook, spec.levels, components, smear)
         inner = start.shape[1]
         self.trunk = BidirectionalTrunk(spec, self.condition_spec, settings, activation)
         self.read = nn.Linear(inner, width, bias=False)
@@ -135,28 +118,6 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         for part in (self.weigh, self.scale):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
-
-    @staticmethod
-    def _coordinates(spec: TokenSpec, codebook: Codebook, components: int, smear: float) -> tuple[Constants, Tensor]:
-        """Axes of the subspace, moments of each level's rows in it, and s^2; and where the components start for each first masked level,
-        float32 [M, d, K]."""
-        tables = [codebook.table(k).detach().double() for k in range(spec.levels)]
-        meta, home = tables[0].is_meta, "meta" if tables[0].is_meta else "cpu"
-        with torch.device(home):
-            stacked = torch.cat([table.to(home) for table in tables])
-            values, axes = torch.linalg.eigh(stacked.T @ stacked)
-            if not meta:
-                axes = axes[:, values > 1e-10 * values.max()]
-            rows = [table.to(home) @ axes for table in tables]
-            mean = torch.stack([table.mean(0) for table in rows])
-            variance = torch.stack([table.var(0, unbiased=False).mean() for table in rows]).clamp(min=1e-12)
-            start = []
-            for k in range(spec.levels):  # sums of random rows, one of each level from k on
-                drawn = sum(table[torch.randint(len(table), (components,))] for table in rows[k:])
-                start.append((drawn - mean[k:].sum(0)) / variance[k:].sum().sqrt())
-            level = 3 * torch.arange(spec.levels)[:, None]
-        constants = Constants(axes=axes, mean=mean, variance=variance, smear=smear**2 * variance[-1], level=level)
-        return constants, torch.stack(start, 2).float()
 
     # ------------------------------------------------------------------------------------------------------------ network
 
@@ -253,7 +214,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
         share = SCHEDULES[self.schedule](rng.uniform())
-        chosen = hide_deepest(codes, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)
+        chosen = random_deepest(codes >= 0, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)
         condition = self.drop_condition(condition, rng)
         mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, rng if self.training else None)
         choice, fit = mixture.bound(self.cumulative(codes, chosen), mixture.floor)
@@ -285,7 +246,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         for j in range(samples):
             u = (offset + j / samples) % 1.0
             count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
-            chosen = hide_deepest(codes, count, rng)
+            chosen = random_deepest(codes >= 0, count, rng)
             mixture = self._mixture(codes.masked_fill(chosen, UNKNOWN), condition, None)
             nats = self._next_level(mixture, codes, chosen, rng).double()
             total += (chosen.sum(1) * nats).sum(1) * cells / count.clamp(min=1)
