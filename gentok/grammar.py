@@ -1,10 +1,12 @@
 """Which ids may follow which, as data: tokens of a mixed vocabulary whose parts alternate.
 
-A `TokenSpec` with `parts` and a `grammar` is a finite automaton over the names of its parts: grammar[state][part] is the state after an id
-of that part, or -1 where none of its ids is possible. A row begins in state 0; a state without a successor is the end of a row. So which
-part a cell is of may depend on what came before (a text that ends early leaves its place to speech), and yet is known before it is drawn.
+A `TokenSpec` with `parts` and a `grammar` is a finite automaton over the names of its parts:
+grammar[state][part] is the state after an id of that part, or -1 where none of its ids is possible. A row
+begins in state 0; a state without a successor is the end of a row. So which part a cell is of may depend on
+what came before (a text that ends early leaves its place to speech), and yet is known before it is drawn.
 
-A generator that follows a grammar gives every other id the logit -inf: its probabilities sum to one over those that are possible.
+A generator that follows a grammar gives every other id the logit -inf: its probabilities sum to one over
+those that are possible.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Grammar:
         self._tables = Constants(follows=follows, part=part, able=able)
 
     def _parts(self, ids: Tensor) -> Tensor:
-        """ids int64 [...] -> the number of their part; what is no id of the vocabulary (ABSENT, begin) is no part."""
+        """ids int64 [...] -> the number of their part; what is no id of the vocabulary (ABSENT, begin) is no
+        part."""
         return self._tables.on(ids.device).part[torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
 
     def step(self, state: Tensor, ids: Tensor) -> Tensor:
@@ -55,7 +58,8 @@ class Grammar:
         return self._tables.on(ids.device).follows[state, self._parts(ids)]
 
     def states(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of states are composed."""
+        """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of
+        states are composed."""
         maps = self._tables.on(ids.device).follows.T[self._parts(ids[:, :-1])]  # [B, N - 1, states]
         reach = 1
         while reach < maps.shape[1]:
@@ -69,12 +73,14 @@ class Grammar:
         return second.gather(2, first)
 
     def allowed(self, state: Tensor) -> Tensor:
-        """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the row."""
+        """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the
+        row."""
         return self._tables.on(state.device).able[state]
 
 
 class Follower:
-    """Where the rows of a causal model's cache stand in a grammar, fed step by fed step, as `Causal.logits` and `commit` move them.
+    """Where the rows of a causal model's cache stand in a grammar, fed step by fed step, as `Causal.logits`
+    and `commit` move them.
 
     Args:
         grammar: of the model's tokens.
@@ -113,6 +119,7 @@ class Follower:
         return self._last
 
     def commit(self, at: Tensor, path: Tensor) -> None:
-        """Keeps steps of the last `read`, path int64 [B, P], -1 behind a row's end: they stand at at[b], at[b] + 1, ..."""
+        """Keeps steps of the last `read`, path int64 [B, P], -1 behind a row's end: they stand at at[b],
+        at[b] + 1, ..."""
         row, place = (path >= 0).nonzero(as_tuple=True)
         self._before[row, at[row] + place + 1] = self._last[row, path[row, place]]

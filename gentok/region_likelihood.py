@@ -1,9 +1,12 @@
-"""The likelihood of a region of an item's tokens given the rest: what `python -m gentok.evaluate protocol=nll region=left-half` measures.
+"""The likelihood of a region of an item's tokens given the rest: what `python -m gentok.evaluate protocol=nll
+region=left-half` measures.
 
 AnyOrder   exact: the joint density of the asked cells in the model's own order, one call
-Causal     exact where every other cell comes before the asked ones in the model's order; elsewhere it has no such density
-Masked     a bound: the asked cells drawn one by one in a uniformly random order (Uria et al., arXiv 1310.1757; Hoogeboom et al.,
-           arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum over n masked cells of -log p(cell | the others)
+Causal     exact where every other cell comes before the asked ones in the model's order; elsewhere it has no
+           such density
+Masked     a bound: the asked cells drawn one by one in a uniformly random order (Uria et al., arXiv
+           1310.1757; Hoogeboom et al., arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum
+           over n masked cells of -log p(cell | the others)
 """
 
 from __future__ import annotations
@@ -31,7 +34,8 @@ def region_cells(region: str | None, spec: TokenSpec) -> Tensor | None:
     """The cells that a region names.
 
     Args:
-        region: one of gentok.prompt.KEEPS; a file (.npy) of truths of the shape [N], [K, N] or, on a raster, [H, W]; SCATTERED; None: all.
+        region: one of gentok.prompt.KEEPS; a file (.npy) of truths of the shape [N], [K, N] or, on a raster,
+            [H, W]; SCATTERED; None: all.
         spec: the tokens.
 
     Returns:

@@ -1,4 +1,5 @@
-"""Random choices among the cells of a row: subsets and orders, drawn from the row's own stream of random numbers."""
+"""Random choices among the cells of a row: subsets and orders, drawn from the row's own stream of random
+numbers."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def rank_in_row(scores: Tensor) -> Tensor:
 
 
 def _shuffled(cells: Tensor, rng: RowRNG) -> Tensor:
-    """cells bool [B, K, N] -> int64 [B, K, N]: 0, 1, ... in a random order for these cells, larger numbers for the others."""
+    """cells bool [B, K, N] -> int64 [B, K, N]: 0, 1, ... in a random order for these cells, larger numbers
+    for the others."""
     return rank_in_row(rng.uniform(*cells.shape[1:]).masked_fill(~cells, 2.0))
 
 

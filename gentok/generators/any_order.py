@@ -1,18 +1,22 @@
-"""Any-subset autoregression: AS-ARM's model, one network for every p(asked cells | visible cells), with an exact density
-(Guo and Ermon, "Reviving Any-Subset Autoregressive Models with Principled Parallel Sampling and Speculative Decoding", arXiv 2504.20456).
+"""Any-subset autoregression: AS-ARM's model, one network for every p(asked cells | visible cells), with an
+exact density (Guo and Ermon, "Reviving Any-Subset Autoregressive Models with Principled Parallel Sampling and
+Speculative Decoding", arXiv 2504.20456).
 
-    log p(asked | visible) = sum over asked cells in their order r of  log p(cell of rank r | visible cells, cells of rank < r)
+    log p(asked | visible) = sum over ranks r of  log p(cell of rank r | visible cells, cells of rank < r)
 
-Two streams of one transformer (nn/two_stream.py; XLNet's, arXiv 1906.08237): the content row of a cell holds its code, the query row asks for
-it. The visible block attends fully to itself, since its own density is never asked for; the other cells are decoded in an order, by default
-from left to right, which leaves 2^C distributions to be learnt instead of C!. K levels are K cells of a position, the coarser one first.
+Two streams of one transformer (nn/two_stream.py; XLNet's, arXiv 1906.08237): the content row of a cell holds
+its code, the query row asks for it. The visible block attends fully to itself, since its own density is never
+asked for; the other cells are decoded in an order, by default from left to right, which leaves 2^C
+distributions to be learnt instead of C!. K levels are K cells of a position, the coarser one first.
 
-Training: a random subset of a row's cells is visible, the others are asked, and the loss is their joint -log p in nats per cell. The asked
-share rises from 0.15 to U(0.85, 0.99) over the first part of the run, as in the released code.
+Training: a random subset of a row's cells is visible, the others are asked, and the loss is their joint -log
+p in nats per cell. The asked share rises from 0.15 to U(0.85, 0.99) over the first part of the run, as in the
+released code.
 
-Deviations: RMSNorm, SwiGLU, rotary embedding and QK-norm; queries are rows of the same sequence, not a second stream of activations with
-masks of its own (the same function); the warm-up follows the run's progress and not a number of steps; the asked number is rounded up, so
-that a row of few cells is also asked for as a whole.
+Deviations: RMSNorm, SwiGLU, rotary embedding and QK-norm; queries are rows of the same sequence, not a second
+stream of activations with masks of its own (the same function); the warm-up follows the run's progress and
+not a number of steps; the asked number is rounded up, so that a row of few cells is also asked for as a
+whole.
 """
 
 from __future__ import annotations
@@ -79,12 +83,13 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
         self._cells = cells
         self.asked, self.warmup, self.orders = tuple(asked), warmup, orders
 
-    # ------------------------------------------------------------------------------------------------------------ network
+    # ------------------------------------------------------------------------------------------------ network
 
     def _queries(
         self, codes: Tensor, condition: Condition, rank: Tensor, seen: Tensor | None, rng: RowRNG | None, asked: Tensor | None = None
     ) -> Tensor:
-        """The query rows of the spec's cells, [B, C, D]; or of some of them alone, with no more content than these see, [B, Q, D].
+        """The query rows of the spec's cells, [B, C, D]; or of some of them alone, with no more content than
+        these see, [B, Q, D].
 
         codes and rank int64 [B, K, N]; asked int64 [B, Q]. rng: for dropout; None: none.
         """
@@ -120,7 +125,8 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
         return out
 
     def conditionals(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
-        """As AnyOrder.conditionals: only the asked queries and the content that they see go through the network."""
+        """As AnyOrder.conditionals: only the asked queries and the content that they see go through the
+        network."""
         tables = self._cells.tables.on(cells.device)
         asked = tables.index[cells]
         hidden = self._queries(tokens.codes, condition, rank, seen, None, asked)
@@ -134,7 +140,7 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
         """As `logits`; rank None: all present cells are asked, in the model's own order."""
         return self.logits(tokens, condition or Condition(), self.rank(tokens.present) if rank is None else rank)
 
-    # --------------------------------------------------------------------------------------------------------- likelihood
+    # --------------------------------------------------------------------------------------------- likelihood
 
     def _asked_nats(self, codes: Tensor, condition: Condition, rank: Tensor, rng: RowRNG | None = None) -> Tensor:
         """Nats [B, K, N] of the cells of positive rank, 0 elsewhere. rng: for dropout; None: none."""
@@ -176,8 +182,10 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
         Args:
             tokens: codes int64 [B, K, N]; UNKNOWN cells are neither asked nor visible.
             condition: B rows.
-            asked: bool [B, K, N], present cells whose joint density it is; the other present cells are visible. None: all are asked.
-            rank: int64 [B, K, N], the order of the asked cells, positive there and nowhere else, without ties; None: the model's own.
+            asked: bool [B, K, N], present cells whose joint density it is; the other present cells are
+                visible. None: all are asked.
+            rank: int64 [B, K, N], the order of the asked cells, positive there and nowhere else, without
+                ties; None: the model's own.
 
         Returns:
             float64 [B].
@@ -199,6 +207,6 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
     def nll_bound(
         self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None, samples: int = 1, asked: Tensor | None = None
     ) -> Tensor:
-        """float64 [B]: the exact nats of each row's present cells, or of the asked ones given the others; nothing is drawn, `rng` and
-        `samples` are not needed."""
+        """float64 [B]: the exact nats of each row's present cells, or of the asked ones given the others;
+        nothing is drawn, `rng` and `samples` are not needed."""
         return -self.log_prob(tokens, condition, asked)

@@ -1,16 +1,20 @@
-"""Next-token prediction over any layout: LlamaGen's model (Sun et al., arXiv 2406.06525) for K levels and every modality.
+"""Next-token prediction over any layout: LlamaGen's model (Sun et al., arXiv 2406.06525) for K levels and
+every modality.
 
-    p(codes) = prod over layout steps s, slots g of  softmax(head_level(g)(h_s))[code of the slot],    h_s = transformer(steps < s)
+    h_s      = transformer(begin, the ids of the layout steps before s)
+    p(codes) = product over layout steps s and their slots of  softmax(head of the slot's level (h_s))[its code]
 
-Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the output at fed step i is the
-distribution of layout step i, with one head per level. The slots of a step are predicted from one hidden state, hence independent given
-the past: for layouts with several slots (delayed, parallel) that is exact for *this model's* distribution, and an approximation of the
-data's (Copet et al., MusicGen, arXiv 2306.05284).
+Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the
+output at fed step i is the distribution of layout step i, with one head per level. The slots of a step are
+predicted from one hidden state, hence independent given the past: for layouts with several slots (delayed,
+parallel) that is exact for *this model's* distribution, and an approximation of the data's (Copet et al.,
+MusicGen, arXiv 2306.05284).
 
-Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row and column, or position);
-queries are rotated by the cell that they predict and keys by the cell that they hold; the condition is a token before `begin` and not in
-its place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries
-that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
+Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row
+and column, or position); queries are rotated by the cell that they predict and keys by the cell that they
+hold; the condition is a token before `begin` and not in its place. Cells that are ABSENT are fed as a filler
+and carry no loss; with `ends`, the first of level 0 beyond an item's length carries that of the end id. Of
+tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
 """
 
 from __future__ import annotations
@@ -50,7 +54,8 @@ def _as_slice(values: list[int]) -> slice | Tensor:
 
 @dataclass(frozen=True)
 class _Level:
-    """The cells of one level in the order of their steps: where they are emitted, where they lie, and the rows of their codes."""
+    """The cells of one level in the order of their steps: where they are emitted, where they lie, and the
+    rows of their codes."""
 
     steps: slice | Tensor
     positions: slice | Tensor
@@ -68,7 +73,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         label_smoothing: of the training loss, from 0 to 1; the term nll is never smoothed.
         tie_embeddings: whether the head's weights are the input table's.
         zero_init_head: whether the first prediction is uniform.
-        ends: whether items end by themselves, by an id of their own at level 0; else the sampler is given their lengths.
+        ends: whether items end by themselves, by an id of their own at level 0; else the sampler is given
+            their lengths.
         transformer: as in TransformerSettings.
 
     Raises:
@@ -108,7 +114,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         self.end = nn.Parameter(torch.zeros(1, width)) if ends else None
 
     def _compile(self, rope: str, codes: int) -> int:
-        """Makes index maps of the layout and rotation tables; returns how many rows the table of targets' names has."""
+        """Makes index maps of the layout and rotation tables; returns how many rows the table of targets'
+        names has."""
         layout, spec = self.layout, self.spec
         starts = torch.tensor([sum(spec.vocab_sizes[:k]) for k in range(spec.levels)])
         begin, empty = codes + spec.levels, codes + spec.levels + 1
@@ -125,7 +132,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         cos, sin = rotation_tables(spec, rope, self.conditioner.places, self.trunk.head_width, position, held)
         named, names = cell_names(spec, level if layout.slots == 1 else None, position)
         self._tables = Constants(
-            offset=torch.cat((first - spec.vocab, offset)), absent=torch.cat((first, absent)), level=layout.level, cos=cos, sin=sin, named=named
+            offset=torch.cat((first - spec.vocab, offset)), absent=torch.cat((first, absent)), level=layout.level,
+            cos=cos, sin=sin, named=named,
         )  # fmt: skip
         self._levels: list[_Level] = []
         for k, size in enumerate(spec.vocab_sizes):
@@ -136,7 +144,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         self._slot_levels = [sorted({int(k) for k in layout.level[:, g] if k >= 0}) for g in range(layout.slots)]
         return names
 
-    # ------------------------------------------------------------------------------------------------------------ network
+    # ------------------------------------------------------------------------------------------------ network
 
     def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None) -> Tensor:
         """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent."""
@@ -216,7 +224,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             out.append((nll, smoothed, there))
         return out
 
-    # ------------------------------------------------------------------------------------------------------------- Causal
+    # ------------------------------------------------------------------------------------------------- Causal
 
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         """As Causal.init_cache."""
@@ -226,8 +234,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return cache
 
     def logits(self, ids: Tensor, cache: KVCache, at: Tensor, parents: Tensor | None = None) -> Tensor:
-        """As Causal.logits. An empty slot (which holds no cell at its step) reads as id 0 for certain; what is predicted at fed steps
-        beyond the layout's end is unspecified."""
+        """As Causal.logits. An empty slot (which holds no cell at its step) reads as id 0 for certain; what
+        is predicted at fed steps beyond the layout's end is unspecified."""
         window = cache.window(at, ids.shape[1], parents)
         last = self.layout.steps - 1
         if window.start is not None and window.depth is None:  # every row stands at the same step

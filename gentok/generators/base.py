@@ -1,7 +1,8 @@
 """The capabilities of generators: all that a sampler may use of one.
 
-A generator subclasses every capability that it has; whether a sampler fits is `issubclass`, known before anything is built. Ids >= V_k have
-logit -inf by construction. Logits may be of any floating dtype; samplers draw in float64.
+A generator subclasses every capability that it has; whether a sampler fits is `issubclass`, known before
+anything is built. Ids >= V_k have logit -inf by construction. Logits may be of any floating dtype; samplers
+draw in float64.
 """
 
 from __future__ import annotations
@@ -34,16 +35,18 @@ class Capability(ABC):
 class Causal(Capability):
     """A model that emits the steps of a layout in order, all slots of a step together.
 
-    Fed steps are numbered from 0: fed step 0 is `begin`, fed step i > 0 holds the ids of layout step i - 1, and the logits at fed
-    step i are the distribution of layout step i. ids are codes, ABSENT in slots that hold no cell (or a dropped one).
+    Fed steps are numbered from 0: fed step 0 is `begin`, fed step i > 0 holds the ids of layout step i - 1,
+    and the logits at fed step i are the distribution of layout step i. ids are codes, ABSENT in slots that
+    hold no cell (or a dropped one).
 
     Attributes:
         layout: S steps of G slots.
-        exact_slots: whether the slots of a step are independent, given the steps before, in this model's own distribution: then drawing
-            them together is exact.
+        exact_slots: whether the slots of a step are independent, given the steps before, in this model's own
+            distribution: then drawing them together is exact.
         begin: int64 [G], the ids of fed step 0 (special ids of the model, never seen inside Tokens).
-        ends: whether items end by themselves. Logits then have one id more, spec.vocab, which is possible at level 0 alone: the item ends
-            before that cell's position. It is never fed: what lies beyond an item's end is ABSENT.
+        ends: whether items end by themselves. Logits then have one id more, spec.vocab, which is possible at
+            level 0 alone: the item ends before that cell's position. It is never fed: what lies beyond an
+            item's end is ABSENT.
     """
 
     layout: Layout
@@ -52,7 +55,8 @@ class Causal(Capability):
     ends: bool = False
 
     def feed(self, codes: Tensor) -> Tensor:
-        """What is fed to predict all of codes int64 [B, K, N]: int64 [B, S, G], `begin` and all steps but the last."""
+        """What is fed to predict all of codes int64 [B, K, N]: int64 [B, S, G], `begin` and all steps but the
+        last."""
         flat = self.layout.flatten(codes)
         return torch.cat((self.begin.to(flat.device).expand(len(flat), 1, -1), flat[:, :-1]), 1)
 
@@ -63,7 +67,8 @@ class Causal(Capability):
         Args:
             condition: B rows.
             batch: B.
-            capacity: how many fed steps it holds at most, scratch steps of trees included; a condition's prefix does not count.
+            capacity: how many fed steps it holds at most, scratch steps of trees included; a condition's
+                prefix does not count.
 
         Returns:
             A cache, of a type of the model's own.
@@ -76,10 +81,11 @@ class Causal(Capability):
         Args:
             ids: int64 [B, S, G], of the fed steps at[b] .. at[b] + S - 1 of each row.
             cache: from `init_cache`.
-            at: int64 [B]; rows may stand at different steps. What a row fed before `at` must be committed, what lies at or behind `at` is
-                overwritten.
-            parents: int64 [B, S] makes S a tree: parents[b, s] < s is the index within this call of the step before s, -1 for the last
-                committed one; fed step numbers then follow depth. None: the steps follow one another.
+            at: int64 [B]; rows may stand at different steps. What a row fed before `at` must be committed,
+                what lies at or behind `at` is overwritten.
+            parents: int64 [B, S] makes S a tree: parents[b, s] < s is the index within this call of the step
+                before s, -1 for the last committed one; fed step numbers then follow depth. None: the steps
+                follow one another.
 
         Returns:
             float [B, S, G, V], or V + 1 where items end by themselves.
@@ -92,8 +98,9 @@ class Causal(Capability):
         Args:
             cache: from `init_cache`.
             at: int64 [B], where that call stood.
-            path: int64 [B, P], the indices s within that call to keep, in order, -1 beyond each row's end; they become the fed steps
-                at[b], at[b] + 1, ... None: the steps lie in order, and the next call's `at` decides how many of them count.
+            path: int64 [B, P], the indices s within that call to keep, in order, -1 beyond each row's end;
+                they become the fed steps at[b], at[b] + 1, ... None: the steps lie in order, and the next
+                call's `at` decides how many of them count.
         """
 
 
@@ -121,11 +128,13 @@ class Masked(Capability):
 
 
 class CumulativeMasked(Capability):
-    """A model of residual codes that predicts, at every position, the sum of the code vectors of its UNKNOWN levels."""
+    """A model of residual codes that predicts, at every position, the sum of the code vectors of its UNKNOWN
+    levels."""
 
     @abstractmethod
     def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
-        """The distribution of that sum at every position of tokens with UNKNOWN cells; unspecified where a position has none."""
+        """The distribution of that sum at every position of tokens with UNKNOWN cells; unspecified where a
+        position has none."""
 
     @abstractmethod
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
@@ -141,10 +150,11 @@ class CumulativeMasked(Capability):
 
 
 class AnyOrder(Capability):
-    """A model of every joint distribution p(asked cells | visible cells), as a product of conditionals in an order of the asked ones.
+    """A model of every joint distribution p(asked cells | visible cells), as a product of conditionals in an
+    order of the asked ones.
 
-    Orders are grids: rank int64 [B, K, N] is 0 for the visible block (its present and its ABSENT cells, in no order), and positive, and
-    different within a row, for the cells that are asked, in their order.
+    Orders are grids: rank int64 [B, K, N] is 0 for the visible block (its present and its ABSENT cells, in no
+    order), and positive, and different within a row, for the cells that are asked, in their order.
     """
 
     def rank(self, asked: Tensor) -> Tensor:
@@ -167,7 +177,8 @@ class AnyOrder(Capability):
             tokens: codes int64 [B, K, N]. No cell is given the UNKNOWN ones, whatever their rank.
             condition: B rows.
             rank: int64 [B, K, N].
-            seen: int64 [B], given the cells of rank <= seen[b] alone; that of rank seen[b] + 1 is then the same as without.
+            seen: int64 [B], given the cells of rank <= seen[b] alone; that of rank seen[b] + 1 is then the
+                same as without.
 
         Returns:
             float [B, K, N, V]; unspecified at rank 0.
@@ -188,7 +199,8 @@ class AnyOrder(Capability):
 
 
 class SelfSpeculative(Capability):
-    """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read them in an order."""
+    """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read
+    them in an order."""
 
     @abstractmethod
     def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""What the bidirectional token transformers share: tables of tokens and places, the condition, heads, and the any-order bound.
+"""What the bidirectional token transformers share: tables of tokens and places, the condition, heads, and the
+any-order bound.
 
-The input at a position is the sum over levels of each cell's embedding (its code, "masked" or "absent"), and the position's place. There is
-one head per level, whose weights may be the table's.
+The input at a position is the sum over levels of each cell's embedding (its code, "masked" or "absent"), and
+the position's place. There is one head per level, whose weights may be the table's.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class BidirectionalTransformer(Generator):
     def _hidden(self, codes: Tensor, condition: Condition, t: Tensor | None, rng: RowRNG | None) -> Tensor:
         """The state of every position.
 
-        codes int64 [B, K, N] with UNKNOWN cells -> [B, N, D]. t: float [B], the masked share; None: as the codes have it. rng: for dropout.
+        codes int64 [B, K, N] with UNKNOWN cells -> [B, N, D]. t: float [B], the masked share; None: as the
+        codes have it. rng: for dropout.
         """
         self.check_shape(codes)
         batch, levels, length = codes.shape
@@ -120,7 +122,8 @@ class BidirectionalTransformer(Generator):
         return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
 
     def _nll(self, codes: Tensor, hidden: Tensor, chosen: Tensor, smoothed: bool = False) -> tuple[Tensor, Tensor]:
-        """Nats [B, K, N] of the chosen cells, bool [B, K, N], 0 elsewhere; and, if smoothed, the same against the uniform distribution."""
+        """Nats [B, K, N] of the chosen cells, bool [B, K, N], 0 elsewhere; and, if smoothed, the same against
+        the uniform distribution."""
         nats, uniform = [], []
         for k in range(self.spec.levels):
             logits = full_precision(F.linear(hidden, self._weights(k)))
@@ -131,7 +134,8 @@ class BidirectionalTransformer(Generator):
         return nll, torch.stack(uniform, 1) if smoothed else nll
 
     def _level_terms(self, nll: Tensor, chosen: Tensor) -> dict[str, Tensor]:
-        """The terms nll_level{k}, where there are several levels: mean nats [B, K, N] of the chosen cells, bool [B, K, N], of each."""
+        """The terms nll_level{k}, where there are several levels: mean nats [B, K, N] of the chosen cells,
+        bool [B, K, N], of each."""
         if self.spec.levels == 1:
             return {}
         means = nll.detach().sum((0, 2)) / chosen.sum((0, 2)).clamp(min=1)
@@ -140,7 +144,8 @@ class BidirectionalTransformer(Generator):
     def _bound(
         self, objective: AnyOrderObjective | ElboObjective, codes: Tensor, condition: Condition, rng: RowRNG, samples: int
     ) -> Tensor:  # fmt: skip
-        """float64 [B]: an estimate of the objective's bound, by `samples` masks per row at times that are spread evenly over (0, 1)."""
+        """float64 [B]: an estimate of the objective's bound, by `samples` masks per row at times that are
+        spread evenly over (0, 1)."""
         offset = rng.uniform()
         total = torch.zeros(len(codes), dtype=torch.float64, device=codes.device)
         for j in range(samples):

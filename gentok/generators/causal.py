@@ -1,7 +1,9 @@
-"""What the causal token transformers share: a layout of the cells, the condition, ends of items, the loss and the start of a cache.
+"""What the causal token transformers share: a layout of the cells, the condition, ends of items, the loss and
+the start of a cache.
 
-Fed step i holds what layout step i - 1 emitted (step 0: `begin`). Queries are rotated by the cell that they predict, keys by the one that
-they hold. Where items end by themselves, the first cell of level 0 beyond an item's length is the end id.
+Fed step i holds what layout step i - 1 emitted (step 0: `begin`). Queries are rotated by the cell that they
+predict, keys by the one that they hold. Where items end by themselves, the first cell of level 0 beyond an
+item's length is the end id.
 """
 
 from __future__ import annotations
@@ -46,8 +48,14 @@ class CausalTransformer(Generator, Causal):
     TRUNK: ClassVar[str] = "transformer"
 
     def __init__(
-        self, spec: TokenSpec, condition_spec: ConditionSpec | None, settings: TransformerSettings, layout: str, token_dropout: float, ends: bool
-    ):  # fmt: skip
+        self,
+        spec: TokenSpec,
+        condition_spec: ConditionSpec | None,
+        settings: TransformerSettings,
+        layout: str,
+        token_dropout: float,
+        ends: bool,
+    ):
         super().__init__()
         self.spec, self.condition_spec, self.ends = spec, condition_spec or ConditionSpec(), ends
         self.condition_dropout, self.dropout, self.token_dropout = settings.condition_dropout, settings.dropout, token_dropout
@@ -63,7 +71,7 @@ class CausalTransformer(Generator, Causal):
         """The transformer over fed steps."""
         return self.get_submodule(self.TRUNK)
 
-    # ------------------------------------------------------------------------------------------------------------ network
+    # ------------------------------------------------------------------------------------------------ network
 
     def _attend(self, x: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
         """All that is fed, float [B, T, D], from the beginning -> [B, T, D]."""
@@ -88,17 +96,19 @@ class CausalTransformer(Generator, Causal):
         return cache
 
     def _pad(self, logits: Tensor, level: int) -> Tensor:
-        """[..., V_k], or V_0 + 1 with an end, -> [..., ids]: ids that the level does not have are impossible, the end stands last."""
+        """[..., V_k], or V_0 + 1 with an end, -> [..., ids]: ids that the level does not have are impossible,
+        the end stands last."""
         size = self.spec.vocab_sizes[level]
         if level == 0 and self.ends and size < self.spec.vocab:
             gap = logits.new_full((*logits.shape[:-1], self.spec.vocab - size), float("-inf"))
             return torch.cat((logits[..., :size], gap, logits[..., size:]), -1)
         return F.pad(logits, (0, self.ids - logits.shape[-1]), value=float("-inf"))
 
-    # --------------------------------------------------------------------------------------------------------- likelihood
+    # --------------------------------------------------------------------------------------------- likelihood
 
     def _targets(self, codes: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """codes int64 [B, K, N] -> of a level the targets int64 [B, N], and bool [B, N], where a code or an end is."""
+        """codes int64 [B, K, N] -> of a level the targets int64 [B, N], and bool [B, N], where a code or an
+        end is."""
         target, there = codes[:, level], codes[:, level] >= 0
         if level or not self.ends:
             return target, there
@@ -109,7 +119,8 @@ class CausalTransformer(Generator, Causal):
 
     @abstractmethod
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each level its nats, 0 where absent, the same with label smoothing, and where a code or an end is; all [B, N_k].
+        """For each level its nats, 0 where absent, the same with label smoothing, and where a code or an end
+        is; all [B, N_k].
 
         codes int64 [B, K, N]. rng: for dropout and token dropout; None: none.
         """
@@ -124,10 +135,12 @@ class CausalTransformer(Generator, Causal):
         Args:
             tokens: codes int64 [B, K, N].
             condition: B rows.
-            rng: for condition dropout, dropout and token dropout, which happen in training mode alone; None: none happens.
+            rng: for condition dropout, dropout and token dropout, which happen in training mode alone; None:
+                none happens.
 
         Returns:
-            LossOutput with the nats of each row and the terms nll (not smoothed), and nll_level{k} where K > 1.
+            LossOutput with the nats of each row and the terms nll (not smoothed), and nll_level{k} where K >
+            1.
         """
         condition = self.drop_condition(condition, rng)
         nats, smoothed, present = zip(*self._level_nats(tokens.codes, condition, rng if self.training else None))

@@ -1,17 +1,20 @@
-"""A depth transformer: one network along positions, a small one along the levels of each (Lee et al., RQ-Transformer, arXiv 2203.01941;
-Moshi, arXiv 2410.00037, section 3.4.1).
+"""A depth transformer: one network along positions, a small one along the levels of each (Lee et al.,
+RQ-Transformer, arXiv 2203.01941; Moshi, arXiv 2410.00037, section 3.4.1).
 
-    h_n           = temporal(sum over k of E_k[code_k,n-1], n = 0 .. )                  one step per position, not per cell
-    p(code_k,n)   = head_k(depth(A_0 h_n, A_1 h_n + F_0[code_0,n], ..., A_k h_n + F_k-1[code_k-1,n])_k)
+    h_n         = temporal(sum over k of E_k[code_k,n-1], n = 0 .. )          a step per position, not per cell
+    p(code_k,n) = head_k(depth(A_0 h_n, A_1 h_n + F_0[code_0,n], ..., A_k h_n + F_k-1[code_k-1,n])_k)
 
-An exact factorisation in the position-major order, as the flattened one is, at N long steps instead of K N; a sampler sees a Causal
-generator of one cell per step. Cells that are ABSENT are fed as a filler of their level and carry no loss.
+An exact factorisation in the position-major order, as the flattened one is, at N long steps instead of K N; a
+sampler sees a Causal generator of one cell per step. Cells that are ABSENT are fed as a filler of their level
+and carry no loss.
 
-Cached: the temporal transformer keeps keys and values per position; the levels of the positions in a call are computed anew,
-which is cheap and leaves nothing to forget. A tree is computed path by path without the cache; its committed path is then fed in order.
+Cached: the temporal transformer keeps keys and values per position; the levels of the positions in a call are
+computed anew, which is cheap and leaves nothing to forget. A tree is computed path by path without the cache;
+its committed path is then fed in order.
 
-Deviations: the depth transformer's weights are shared by its levels, as in RQ-Transformer, but for their inputs' maps A_k and heads (Moshi
-has a set of weights per level); both transformers are gentok's own (rotary along positions, QK-norm, SwiGLU).
+Deviations: the depth transformer's weights are shared by its levels, as in RQ-Transformer, but for their
+inputs' maps A_k and heads (Moshi has a set of weights per level); both transformers are gentok's own (rotary
+along positions, QK-norm, SwiGLU).
 """
 
 from __future__ import annotations
@@ -61,9 +64,11 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         level_width: D', channels of the depth transformer.
         level_depth: its blocks.
         level_heads: its attention heads.
-        token_dropout: share of positions that the temporal transformer is fed in training without their codes.
+        token_dropout: share of positions that the temporal transformer is fed in training without their
+            codes.
         zero_init_head: whether the first prediction is uniform.
-        ends: whether items end by themselves, by an id of their own at level 0; else the sampler is given their lengths.
+        ends: whether items end by themselves, by an id of their own at level 0; else the sampler is given
+            their lengths.
         transformer: of the temporal transformer, as in TransformerSettings.
     """
 
@@ -112,7 +117,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         )  # fmt: skip
         return names
 
-    # ------------------------------------------------------------------------------------------------------------ network
+    # ------------------------------------------------------------------------------------------------ network
 
     def _rows(self, codes: Tensor) -> Tensor:
         """codes int64 [B, K, n] -> rows of the tables, fillers where nothing is."""
@@ -120,7 +125,8 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         return torch.where(codes >= 0, codes + tables.starts, tables.fillers)
 
     def _embed(self, codes: Tensor, position: Tensor) -> Tensor:
-        """What the temporal transformer reads at positions int64 [B, n]: codes int64 [B, K, n] of the positions before -> [B, n, D]."""
+        """What the temporal transformer reads at positions int64 [B, n]: codes int64 [B, K, n] of the
+        positions before -> [B, n, D]."""
         tables, table = self._tables.on(codes.device), self.token_table
         before = (position - 1).clamp(min=0)
         there = tables.exists.T[before][..., None]  # [B, n, K, 1]: cells that the spec has
@@ -140,7 +146,8 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         return self._attend(self._embed(before, position), condition, rng)
 
     def _level_states(self, hidden: Tensor, codes: Tensor, rng: RowRNG | None = None) -> Tensor:
-        """hidden float [B, n, D], codes int64 [B, K, n] -> float [B, n, K, D'], from which each level is predicted given those before it."""
+        """hidden float [B, n, D], codes int64 [B, K, n] -> float [B, n, K, D'], from which each level is
+        predicted given those before it."""
         x = self.into_levels(hidden).unflatten(2, (self.spec.levels, -1))
         given = self.level_table(self._rows(codes)[:, :-1].transpose(1, 2))  # [B, n, K - 1, D']
         x = torch.cat((x[:, :, :1], x[:, :, 1:] + given), 2)
@@ -178,7 +185,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
     def _row_nats(self, nats: list[Tensor]) -> Tensor:
         return torch.stack(nats).sum((0, 2))
 
-    # ------------------------------------------------------------------------------------------------------------- Causal
+    # ------------------------------------------------------------------------------------------------- Causal
 
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> _Cache:
         """As Causal.init_cache; the cache holds all positions, whatever `capacity`."""
@@ -212,14 +219,16 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         return out[:, :, None]
 
     def _write(self, codes: Tensor, ids: Tensor, fed: Tensor) -> None:
-        """ids int64 [B, S] of fed steps int64 [B, S], each the cell of the layout step before, into codes [B, K, N]; begin is no cell."""
+        """ids int64 [B, S] of fed steps int64 [B, S], each the cell of the layout step before, into codes [B,
+        K, N]; begin is no cell."""
         tables = self._tables.on(ids.device)
         row, s = ((fed > 0) & (fed <= self.layout.steps)).nonzero(as_tuple=True)
         step = fed[row, s] - 1
         codes[row, tables.level[step], tables.position[step]] = ids[row, s]
 
     def _advance(self, cache: _Cache, at: Tensor, step: Tensor) -> None:
-        """The temporal transformer over the positions that begin at these steps int64 [B, S], of which at[b] is each row's first."""
+        """The temporal transformer over the positions that begin at these steps int64 [B, S], of which at[b]
+        is each row's first."""
         tables = self._tables.on(at.device)
         first = torch.searchsorted(tables.begins, at.contiguous())  # the first position that begins at or behind `at`
         count = int((torch.searchsorted(tables.begins, step[:, -1].contiguous(), right=True) - first).max())

@@ -1,15 +1,18 @@
-"""Masked token modelling: MaskGIT's model (Chang et al., arXiv 2202.04200) for K levels and every modality, also as a masked diffusion.
+"""Masked token modelling: MaskGIT's model (Chang et al., arXiv 2202.04200) for K levels and every modality,
+also as a masked diffusion.
 
-A bidirectional transformer reads every position at once, with "masked" in the place of codes, and has one head per level at every position.
-In training cells are masked, any cell independently of the others (K > 1: also single levels of a position), and the loss is
+A bidirectional transformer reads every position at once, with "masked" in the place of codes, and has one
+head per level at every position. In training cells are masked, any cell independently of the others (K > 1:
+also single levels of a position), and the loss is
 
     L = sum over masked cells i of  w * -log p(code_i | the visible cells)
 
-w and the choice of cells being the objective's: MaskGIT's, the continuous-time bound of masked diffusion, or its time-free form
-(generators/masked_losses.py).
+w and the choice of cells being the objective's: MaskGIT's, the continuous-time bound of masked diffusion, or
+its time-free form (generators/masked_losses.py).
 
-Deviations from MaskGIT: pre-norm, RMSNorm, rotary embedding beside the learned places, QK-norm, a plain linear head; a mask id per level.
-With objective = maskgit, `loss` is no likelihood (it weighs mask sizes by gamma); `nll_bound` always is.
+Deviations from MaskGIT: pre-norm, RMSNorm, rotary embedding beside the learned places, QK-norm, a plain
+linear head; a mask id per level. With objective = maskgit, `loss` is no likelihood (it weighs mask sizes by
+gamma); `nll_bound` always is.
 """
 
 from __future__ import annotations
@@ -71,7 +74,8 @@ class MaskedTransformer(BidirectionalTransformer, Masked, id="generator/masked")
         self.objective, self.label_smoothing = made, label_smoothing
 
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
-        """As Masked.logits: [B, K, N, V], also at known cells. t: the masked share; None: as the tokens have it."""
+        """As Masked.logits: [B, K, N, V], also at known cells. t: the masked share; None: as the tokens have
+        it."""
         return self._logits(self._hidden(tokens.codes, condition, t, None))
 
     def forward(self, tokens: Tokens, condition: Condition | None = None, t: Tensor | None = None) -> Tensor:
@@ -87,9 +91,10 @@ class MaskedTransformer(BidirectionalTransformer, Masked, id="generator/masked")
             rng: for the masks, and, in training mode, for condition dropout and dropout.
 
         Returns:
-            maskgit, by_level: mean nats per masked cell that counts, without nats of rows. elbo, any_order: the estimated bound in nats
-            per present cell, and the nats of each row (unsmoothed). Terms: nll (unsmoothed mean nats of the cells that count, each
-            counted once), masked (their share), nll_level{k} where K > 1, bound (elbo, any_order).
+            maskgit, by_level: mean nats per masked cell that counts, without nats of rows. elbo, any_order:
+            the estimated bound in nats per present cell, and the nats of each row (unsmoothed). Terms: nll
+            (unsmoothed mean nats of the cells that count, each counted once), masked (their share),
+            nll_level{k} where K > 1, bound (elbo, any_order).
         """
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
@@ -117,17 +122,18 @@ class MaskedTransformer(BidirectionalTransformer, Masked, id="generator/masked")
     def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
         """An unbiased estimate of an upper bound on -log p.
 
-        The bound is that of drawing the C cells one by one in a uniformly random order: the mean over n = 1..C of (C / n) times the sum
-        over n masked cells of -log p(cell | the others); a network that uses time is given n / C. One that uses time and was trained by
-        the elbo is given the diffusion's own time m instead: the continuous-time bound, estimated at m uniform in (0, 1).
-        Of a network trained by level: the same, level by level, coarse first, the deeper ones masked.
+        The bound is that of drawing the C cells one by one in a uniformly random order: the mean over n =
+        1..C of (C / n) times the sum over n masked cells of -log p(cell | the others); a network that uses
+        time is given n / C. One that uses time and was trained by the elbo is given the diffusion's own time
+        m instead: the continuous-time bound, estimated at m uniform in (0, 1). Of a network trained by level:
+        the same, level by level, coarse first, the deeper ones masked.
 
         Args:
             tokens: codes int64 [B, K, N].
             condition: B rows.
             rng: for the masks.
-            samples: how many values of n or m per row, spread evenly, each with a mask of its own. Every one is a network call, or K of
-                them where the network is trained by level.
+            samples: how many values of n or m per row, spread evenly, each with a mask of its own. Every one
+                is a network call, or K of them where the network is trained by level.
 
         Returns:
             float64 [B], in nats.

@@ -1,23 +1,29 @@
-"""What a masked model is trained on: which cells are masked, how much each counts, and which time the network is given.
+"""What a masked model is trained on: which cells are masked, how much each counts, and which time the network
+is given.
 
-    maskgit      ceil(gamma(u) C) of a row's C cells, u uniform, each masked cell counts one (MaskGIT, arXiv 2202.04200): no likelihood
-    elbo         each cell is masked with probability m(t), t uniform in (0, 1), and counts m'(t) / m(t): the continuous-time bound of MDLM
-                 and MD4 (flow/absorbing.py); the network is given m(t). One unbiased estimate, in nats, per row
-    any_order    n uniform in 1..C cells, each counts C / n: the same bound without a time (Uria et al., arXiv 1310.1757; Hoogeboom et
-                 al., arXiv 2110.02037; Ou et al., arXiv 2406.03736). It is the elbo with the row's number of masked cells averaged out
-                 (no row without a masked cell, no weight above C), so its gradient is less noisy; the network is given n / C
+    maskgit      ceil(gamma(u) C) of a row's C cells, u uniform, each masked cell counts one (MaskGIT, arXiv
+                 2202.04200): no likelihood
+    elbo         each cell is masked with probability m(t), t uniform in (0, 1), and counts m'(t) / m(t): the
+                 continuous-time bound of MDLM and MD4 (flow/absorbing.py); the network is given m(t). One
+                 unbiased estimate, in nats, per row
+    any_order    n uniform in 1..C cells, each counts C / n: the same bound without a time (Uria et al., arXiv
+                 1310.1757; Hoogeboom et al., arXiv 2110.02037; Ou et al., arXiv 2406.03736). It is the elbo
+                 with the row's number of masked cells averaged out (no row without a masked cell, no weight
+                 above C), so its gradient is less noisy; the network is given n / C
 
-    by_level     a level q uniform in 1..K and a first position uniform in 0..N - 1: from there on ceil(gamma(u) C) of the C cells of level
-                 q are masked and count one, those of deeper levels are masked and count nothing, all others are known (SoundStorm,
-                 Borsos et al., arXiv 2305.09636, section 3.3): for samplers that go level by level, and continue what is given
+    by_level     a level q uniform in 1..K and a first position uniform in 0..N - 1: from there on
+                 ceil(gamma(u) C) of the C cells of level q are masked and count one, those of deeper levels
+                 are masked and count nothing, all others are known (SoundStorm, Borsos et al., arXiv
+                 2305.09636, section 3.3): for samplers that go level by level, and continue what is given
 
-MDLM's two substitutions hold by construction: a model has no logit for "masked" (zero masking probability), and cells that are not
-masked have no term (they are carried over unchanged, and cost nothing). `carry_over` writes the second one out, for the distribution of a
-whole row.
+MDLM's two substitutions hold by construction: a model has no logit for "masked" (zero masking probability),
+and cells that are not masked have no term (they are carried over unchanged, and cost nothing). `carry_over`
+writes the second one out, for the distribution of a whole row.
 
-A row's time is drawn from its own stream. times = stratified spreads the numbers u of a batch evenly over (0, 1), each row's marginal
-distribution being the same (Kingma et al., arXiv 2107.00630, appendix I.1; MDLM calls it antithetic): then, by intent, a row's time depends on
-which rows share the step, not on how they are spread over processes (flow/times.py).
+A row's time is drawn from its own stream. times = stratified spreads the numbers u of a batch evenly over (0,
+1), each row's marginal distribution being the same (Kingma et al., arXiv 2107.00630, appendix I.1; MDLM calls
+it antithetic): then, by intent, a row's time depends on which rows share the step, not on how they are spread
+over processes (flow/times.py).
 """
 
 from __future__ import annotations
@@ -54,7 +60,8 @@ def carry_over(logits: Tensor, codes: Tensor) -> Tensor:
         codes: int64 [B, K, N] with UNKNOWN cells.
 
     Returns:
-        The logits, at known cells 0 for their code and -inf for all others; those of ABSENT cells stay as they are.
+        The logits, at known cells 0 for their code and -inf for all others; those of ABSENT cells stay as
+        they are.
     """
     own = torch.arange(logits.shape[-1], device=logits.device) == codes[..., None]
     certain = torch.zeros_like(logits).masked_fill(~own, float("-inf"))
@@ -157,7 +164,8 @@ class ByLevelObjective(Objective):
             codes: int64 [B, K, N].
             level: int64 [B].
             first: int64 [B], a position.
-            count: from C int64 [B], the number of the row's cells of that level from `first` on, to how many of them are masked.
+            count: from C int64 [B], the number of the row's cells of that level from `first` on, to how many
+                of them are masked.
             rng: B rows of random numbers.
 
         Returns:

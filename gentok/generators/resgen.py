@@ -1,34 +1,41 @@
-"""ResGen: masked generation of residual codes by their sums (Kim et al., arXiv 2412.10208, ICML 2025; no code is published).
+"""ResGen: masked generation of residual codes by their sums (Kim et al., arXiv 2412.10208, ICML 2025; no code
+is published).
 
-A residual codebook's vector is the sum of its levels' rows, so what is masked at a position is one vector, however many levels it has:
+A residual codebook's vector is the sum of its levels' rows, so what is masked at a position is one vector,
+however many levels it has:
 
-    x = sum over visible levels of e_k(code_k)        what the network reads: one vector per position
-    z = sum over masked levels of e_k(code_k)         what it predicts: a mixture of Gaussians per position (flow/mixture.py)
+    x = sum over visible levels of e_k(code_k)     what the network reads: one vector per position
+    z = sum over masked levels of e_k(code_k)      what it predicts: a mixture of Gaussians per position (flow/mixture.py)
 
-and to go from z to codes is to quantise it by the codebook's own masked levels. The number of network calls is therefore independent of K.
+and to go from z to codes is to quantise it by the codebook's own masked levels. The number of network calls
+is therefore independent of K.
 
-Masking is hypergeometric: n = ceil(gamma(u) C) of a row's C present cells, uniformly without replacement, say how many cells each position
-loses; it loses its deepest ones. A process that goes through the cells in random order, and each time reveals the shallowest masked level
-of the cell's position, has this distribution.
+Masking is hypergeometric: n = ceil(gamma(u) C) of a row's C present cells, uniformly without replacement, say
+how many cells each position loses; it loses its deepest ones. A process that goes through the cells in random
+order, and each time reveals the shallowest masked level of the cell's position, has this distribution.
 
-Training minimises, in the mean over positions with masked levels, the bound of flow/mixture.py on KL(N(z, s^2 I) || p): s, a share
-`smear` of the spread of the deepest level's rows, stands for what quantisation does not tell apart. Without it the density of a
-discrete z has no upper bound. It is also the least deviation that a component can have.
+Training minimises, in the mean over positions with masked levels, the bound of flow/mixture.py on KL(N(z, s^2
+I) || p): s, a share `smear` of the spread of the deepest level's rows, stands for what quantisation does not
+tell apart. Without it the density of a discrete z has no upper bound. It is also the least deviation that a
+component can have.
 
-`nll_bound` bounds -log p of the codes, where a level is drawn with p(v | z) proportional to exp(-|z - e_v|^2 / 2 t^2), t^2 being s^2 plus
-half of the variance that the tables of the levels below have together (they are not independent): the quantisation that CLaM-TTS calls
-probabilistic (arXiv 2404.02781). The sampler takes the most probable row instead, as the paper does.
-The codes are revealed one by one as in the process above, each step bounded by
+`nll_bound` bounds -log p of the codes, where a level is drawn with p(v | z) proportional to exp(-|z - e_v|^2
+/ 2 t^2), t^2 being s^2 plus half of the variance that the tables of the levels below have together (they are
+not independent): the quantisation that CLaM-TTS calls probabilistic (arXiv 2404.02781). The sampler takes the
+most probable row instead, as the paper does. The codes are revealed one by one as in the process above, each
+step bounded by
 
     -log p(v) <= KL(q(z) || p(z)) + E_q[-log p(v | z)]
 
-with q = N(sum of the next levels, t^2 I), of 1, 2, 4, ... or all of them, whichever number has the smallest divergence.
+with q = N(sum of the next levels, t^2 I), of 1, 2, 4, ... or all of them, whichever number has the smallest
+divergence.
 
-Deviations, or what the sources leave open: the number of components, their rank and the deviation that depends on the position are ours;
-so are a learned mark per level of what is visible, masked or absent, and coordinates for z: those of the subspace that the rows span (a
-codebook may project a few dimensions to many), shifted and scaled to zero mean and unit variance by the codebook's tables for every set of
-masked levels. One-hot features say which level is the first masked one, so that components have means of their own for each; they start at
-sums of random rows, one of each masked level.
+Deviations, or what the sources leave open: the number of components, their rank and the deviation that
+depends on the position are ours; so are a learned mark per level of what is visible, masked or absent, and
+coordinates for z: those of the subspace that the rows span (a codebook may project a few dimensions to many),
+shifted and scaled to zero mean and unit variance by the codebook's tables for every set of masked levels.
+One-hot features say which level is the first masked one, so that components have means of their own for each;
+they start at sums of random rows, one of each masked level.
 """
 
 from __future__ import annotations
@@ -119,7 +126,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
             nn.init.zeros_(part.weight)
             nn.init.zeros_(part.bias)
 
-    # ------------------------------------------------------------------------------------------------------------ network
+    # ------------------------------------------------------------------------------------------------ network
 
     @property
     def _type(self) -> torch.dtype:
@@ -141,7 +148,8 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
             return vectors.transpose(1, 2).to(self._type) @ self._levels.on(codes.device, self._type).axes
 
     def _moments(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen levels' rows."""
+        """chosen bool [B, K, N] -> mean float [B, N, d] and variance float [B, N] of the sum of the chosen
+        levels' rows."""
         levels = self._levels.on(chosen.device, self._type)
         share = chosen.transpose(1, 2).to(self._type)
         with no_autocast(chosen.device):
@@ -160,7 +168,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
 
         mean, variance = self._moments(masked_cells)
         unit = torch.where(masked_cells.any(1), variance, 1.0).sqrt()
-        first = (masked_cells & (masked_cells.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], which level is the first masked one
+        first = (masked_cells & (masked_cells.cumsum(1) == 1)).transpose(1, 2).to(self._type)  # [B, N, K], one-hot
         with no_autocast(hidden.device):  # a mean that is right to three digits would be wrong by more than s
             h = hidden.to(self._type)
 
@@ -194,7 +202,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
             vectors = codebook.lookup(codes) + (z.to(self._type) @ self._levels.on(codes.device, self._type).axes.T).transpose(1, 2)
         return Tokens(codebook.nearest(vectors, codes), tokens.spec, tokens.lengths)
 
-    # --------------------------------------------------------------------------------------------------------------- loss
+    # --------------------------------------------------------------------------------------------------- loss
 
     def _entropy(self, spread: Tensor) -> Tensor:
         """Nats of N(., spread I)."""
@@ -209,7 +217,8 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
             rng: for the masks, and, in training mode, for condition dropout and dropout.
 
         Returns:
-            LossOutput without nats of rows; terms: choice and fit (their sum is the loss), masked (the share of cells).
+            LossOutput without nats of rows; terms: choice and fit (their sum is the loss), masked (the share
+            of cells).
         """
         codes = tokens.codes
         cells = (codes >= 0).flatten(1).sum(1)
@@ -228,13 +237,15 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
     def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
         """An unbiased estimate of an upper bound on -log p of the codes (see the file's head).
 
-        The bound is the mean over n = 1..C masked cells of C times the mean over those cells of the nats of their position's next level.
+        The bound is the mean over n = 1..C masked cells of C times the mean over those cells of the nats of
+        their position's next level.
 
         Args:
             tokens: codes int64 [B, K, N].
             condition: B rows.
             rng: for the masks and sums.
-            samples: how many values of n per row, spread evenly, each with a mask of its own; every one is a network call.
+            samples: how many values of n per row, spread evenly, each with a mask of its own; every one is a
+                network call.
 
         Returns:
             float64 [B], in nats.
@@ -253,7 +264,8 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         return total / samples
 
     def _next_level(self, mixture: Mixture, codes: Tensor, chosen: Tensor, rng: RowRNG) -> Tensor:
-        """float [B, N]: the bound on the nats of each position's first masked level; 0 where nothing is masked."""
+        """float [B, N]: the bound on the nats of each position's first masked level; 0 where nothing is
+        masked."""
         smear = self._levels.on(codes.device, self._type).smear
         number = torch.arange(codes.shape[1], device=codes.device)[:, None]
         first = torch.where(chosen, number, codes.shape[1]).amin(1)  # [B, N]; K where nothing is masked

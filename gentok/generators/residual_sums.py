@@ -1,4 +1,5 @@
-"""Coordinates for sums of a residual codebook's rows: those of the subspace that the rows span, which may be a small one."""
+"""Coordinates for sums of a residual codebook's rows: those of the subspace that the rows span, which may be
+a small one."""
 
 from __future__ import annotations
 
@@ -21,9 +22,10 @@ def sum_coordinates(codebook: Codebook, levels: int, components: int, smear: flo
         smear: s in units of the deepest level's spread.
 
     Returns:
-        Constants in float64: axes [D, d] of the subspace; in it mean [K, d] and variance [K] of each level's rows (per coordinate); smear,
-        which is s^2; and level, int64 [K, 1], 3 k. Then M sums of random rows for each first masked level k, one row of every level from
-        k on, shifted and scaled to zero mean and unit variance: float32 [M, d, K].
+        Constants in float64: axes [D, d] of the subspace; in it mean [K, d] and variance [K] of each level's
+        rows (per coordinate); smear, which is s^2; and level, int64 [K, 1], 3 k. Then M sums of random rows
+        for each first masked level k, one row of every level from k on, shifted and scaled to zero mean and
+        unit variance: float32 [M, d, K].
     """
     tables = [codebook.table(k).detach().double() for k in range(levels)]
     meta, home = tables[0].is_meta, "meta" if tables[0].is_meta else "cpu"

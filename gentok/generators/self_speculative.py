@@ -1,18 +1,21 @@
-"""Self-speculative masked model: a bidirectional trunk that drafts all masked cells, and a few causal blocks on top that verify the drafts
-(Campbell et al., "Self-Speculative Masked Diffusions", arXiv 2510.03929).
+"""Self-speculative masked model: a bidirectional trunk that drafts all masked cells, and a few causal blocks
+on top that verify the drafts (Campbell et al., "Self-Speculative Masked Diffusions", arXiv 2510.03929).
 
-    draft    q(cell | visible cells)                                     one pass of the trunk, for all masked cells
-    verify   p_r(cell of rank r | visible cells, cells of rank < r)      one pass of the blocks on top; p_1 = q
+    draft    q(cell | visible cells)                                     one pass of the trunk, for all masked
+             cells
+    verify   p_r(cell of rank r | visible cells, cells of rank < r)      one pass of the blocks on top; p_1 =
+             q
 
-The trunk is that of the masked generator (generators/masked.py). The blocks on top read its states and, in two streams (nn/two_stream.py),
-the ids of the cells that come earlier in an order, and correct its logits. So one pass of the trunk and one of the cheap blocks give the
-joint distribution of all masked cells, which a masked model takes for independent.
+The trunk is that of the masked generator (generators/masked.py). The blocks on top read its states and, in
+two streams (nn/two_stream.py), the ids of the cells that come earlier in an order, and correct its logits. So
+one pass of the trunk and one of the cheap blocks give the joint distribution of all masked cells, which a
+masked model takes for independent.
 
-Training: cells are masked as the masked generator masks them, in a random order; the loss is the trunk's cross-entropy of all masked cells
-plus that of the corrected distributions.
+Training: cells are masked as the masked generator masks them, in a random order; the loss is the trunk's
+cross-entropy of all masked cells plus that of the corrected distributions.
 
-Deviations: two streams, where the paper shifts one stream by a place in the order; the correction is added to the trunk's logits and begins
-as zero; the blocks on top see the condition through the trunk's states alone.
+Deviations: two streams, where the paper shifts one stream by a place in the order; the correction is added to
+the trunk's logits and begins as zero; the blocks on top see the condition through the trunk's states alone.
 """
 
 from __future__ import annotations
@@ -122,7 +125,8 @@ class SelfSpeculativeTransformer(BidirectionalTransformer, Masked, SelfSpeculati
         Args:
             tokens: codes int64 [B, K, N].
             condition: B rows.
-            rng: for the masked cells and their order, and, in training mode, for condition dropout and dropout.
+            rng: for the masked cells and their order, and, in training mode, for condition dropout and
+                dropout.
 
         Returns:
             LossOutput without nats of rows; terms: draft, verify, masked (the share of cells).
@@ -144,7 +148,8 @@ class SelfSpeculativeTransformer(BidirectionalTransformer, Masked, SelfSpeculati
 
     @torch.no_grad()
     def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
-        """As MaskedTransformer.nll_bound, of the trunk: of cells drawn one by one, each after a pass of the trunk."""
+        """As MaskedTransformer.nll_bound, of the trunk: of cells drawn one by one, each after a pass of the
+        trunk."""
         return self._bound(_BY_COUNT, tokens.codes, condition, rng, samples)
 
     @torch.no_grad()
@@ -158,7 +163,8 @@ class SelfSpeculativeTransformer(BidirectionalTransformer, Masked, SelfSpeculati
             condition: B rows.
             rng: for the orders and windows.
             window: how many cells are drafted at a time.
-            samples: how many random orders, each with one of its windows; these are spread evenly over the windows.
+            samples: how many random orders, each with one of its windows; these are spread evenly over the
+                windows.
 
         Returns:
             float64 [B], in nats.

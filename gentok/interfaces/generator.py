@@ -1,4 +1,5 @@
-"""What a generator is. Its capabilities, which are all that a sampler may use, are in gentok/generators/base.py."""
+"""What a generator is. Its capabilities, which are all that a sampler may use, are in
+gentok/generators/base.py."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ class Generator(nn.Module, Component):
         spec: the tokens that it models.
         condition_spec: what it is conditioned on.
         follows_grammar: whether ids that a grammar of the tokens forbids have probability 0.
-        progress: share of the training that is over, in [0, 1]; set before every step, for losses that change over the run.
+        progress: share of the training that is over, in [0, 1]; set before every step, for losses that change
+            over the run.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
     """
 
@@ -44,7 +46,8 @@ class Generator(nn.Module, Component):
         raise NotImplementedError
 
     def drop_condition(self, condition: Condition, rng: RowRNG | None) -> Condition:
-        """In training mode, and where there is an rng, `condition` with a random share of its rows null; else as it is."""
+        """In training mode, and where there is an rng, `condition` with a random share of its rows null; else
+        as it is."""
         if not self.training or rng is None or not self.condition_dropout:
             return condition
         return condition.drop(rng.uniform() < self.condition_dropout)

@@ -1,6 +1,7 @@
 """Where tokens stand: coordinates for rotary embedding, and learned embeddings that name a cell.
 
-A raster has two axes, everything else one. The condition's tokens stand before the cells, a causal model's `begin` between the two.
+A raster has two axes, everything else one. The condition's tokens stand before the cells, a causal model's
+`begin` between the two.
 """
 
 from __future__ import annotations
@@ -59,8 +60,8 @@ def _coordinates(spec: TokenSpec, position: Tensor, axial: bool, places: int) ->
 def cell_names(spec: TokenSpec, level: Tensor | None, position: Tensor) -> tuple[Tensor, int]:
     """Rows of one table of embeddings whose sum says "this cell".
 
-    They are of its level (where there are several), of its row and column on a raster, and of its position on a line or a pyramid. Time has
-    no name, so that lengths stay free.
+    They are of its level (where there are several), of its row and column on a raster, and of its position on
+    a line or a pyramid. Time has no name, so that lengths stay free.
 
     Args:
         spec: the tokens.

@@ -1,8 +1,9 @@
-"""From a Condition to what a transformer takes: prefix tokens, a context for cross-attention, or one vector for adaLN.
+"""From a Condition to what a transformer takes: prefix tokens, a context for cross-attention, or one vector
+for adaLN.
 
-Each part of the ConditionSpec has its own embedding and its own learned null, which stands for a missing class, an empty text or an
-empty set of vectors; rows with and without a condition mix freely in a batch, as classifier-free guidance needs
-(Ho and Salimans, arXiv 2207.12598).
+Each part of the ConditionSpec has its own embedding and its own learned null, which stands for a missing
+class, an empty text or an empty set of vectors; rows with and without a condition mix freely in a batch, as
+classifier-free guidance needs (Ho and Salimans, arXiv 2207.12598).
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ class _ClassPart(nn.Module):
 
 
 class _SequencePart(nn.Module):
-    """Ids by a table, or Vectors by a linear map, plus learned positions; an empty row is the null at place 0."""
+    """Ids by a table, or Vectors by a linear map, plus learned positions; an empty row is the null at place
+    0."""
 
     def __init__(self, spec: IdsSpec | VectorsSpec, width: int):
         super().__init__()

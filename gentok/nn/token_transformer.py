@@ -1,6 +1,8 @@
-"""What the networks of all token generators share: settings, a transformer with its condition, and the cross-entropy of tokens.
+"""What the networks of all token generators share: settings, a transformer with its condition, and the
+cross-entropy of tokens.
 
-The condition stands before the tokens (prefix), beside them (cross-attention) or inside every block (adaLN), see nn/conditioning.py.
+The condition stands before the tokens (prefix), beside them (cross-attention) or inside every block (adaLN),
+see nn/conditioning.py.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from gentok.rng import RowRNG
 from gentok.types import Condition, ConditionSpec, TokenSpec
 
 __all__ = [
-    "BidirectionalTrunk", "TransformerOptions", "TransformerSettings", "attend", "full_precision", "initialise_parts", "token_nll", "uniform_nll",
+    "BidirectionalTrunk", "TransformerOptions", "TransformerSettings", "attend", "full_precision", "initialise_parts",
+    "token_nll", "uniform_nll",
 ]  # fmt: skip
 
 
@@ -101,7 +104,8 @@ def attend(
         given: the embedded condition.
         tables: rotations of the condition's places and of everything that a token can be.
         tokens: which rows of the tables are those of the tokens: a slice, or int64 [T] or [B, T].
-        mask: bool [B, 1, P + T, P + T], True where seen, P being the length of the condition's prefix; None: the transformer's own.
+        mask: bool [B, 1, P + T, P + T], True where seen, P being the length of the condition's prefix; None:
+            the transformer's own.
         rate: dropout of what enters the transformer.
         rng: for dropout; None: none.
 
@@ -160,7 +164,8 @@ def uniform_nll(logits: Tensor, nll: Tensor, target: Tensor, present: Tensor, al
 
 
 class BidirectionalTrunk(nn.Module):
-    """A transformer over N positions that see one another: adds each one's place, learned and by rotation, and the condition.
+    """A transformer over N positions that see one another: adds each one's place, learned and by rotation,
+    and the condition.
 
     Args:
         spec: whose positions they are.

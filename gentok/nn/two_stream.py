@@ -1,8 +1,10 @@
-"""Two streams in one pass: content rows hold cells, query rows predict them (Yang et al., XLNet, arXiv 1906.08237, section 2.3).
+"""Two streams in one pass: content rows hold cells, query rows predict them (Yang et al., XLNet, arXiv
+1906.08237, section 2.3).
 
-Every cell has a rank. Rank 0 is the visible block, which attends fully to itself; positive ranks are an order. A content row sees the
-content of ranks up to its own, a query row the content of lower ranks and itself, which knows no more than its place. So the output at a
-query row is the distribution of its cell given the cells before it, and one pass gives those of all cells.
+Every cell has a rank. Rank 0 is the visible block, which attends fully to itself; positive ranks are an
+order. A content row sees the content of ranks up to its own, a query row the content of lower ranks and
+itself, which knows no more than its place. So the output at a query row is the distribution of its cell given
+the cells before it, and one pass gives those of all cells.
 """
 
 from __future__ import annotations
@@ -22,13 +24,14 @@ __all__ = ["Cells", "two_stream_mask"]
 class Cells:
     """The C cells that a spec has, from left to right, at a position the coarser level first.
 
-    A table of embeddings has a row for every code of every level, then one per level for "absent" and one for "asked".
+    A table of embeddings has a row for every code of every level, then one per level for "absent" and one for
+    "asked".
 
     Attributes:
         level: int64 [C] on the CPU.
         position: int64 [C] on the CPU.
-        tables: Constants level, position; start, absent and asked: rows of the table, all int64 [C]; index int64 [K N]: the number
-            among the C cells of each of a row's K N.
+        tables: Constants level, position; start, absent and asked: rows of the table, all int64 [C]; index
+            int64 [K N]: the number among the C cells of each of a row's K N.
     """
 
     def __init__(self, spec: TokenSpec):
