@@ -119,13 +119,22 @@ def component_name(config: Any) -> str:
 
 @lru_cache
 def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
-    """(the parameters, the annotation of each) of a component's constructor."""
+    """(the parameters, the annotation of each) of a component's constructor.
+
+    `**options: Annotated[Any, Settings]`, Settings being a dataclass, stands for its fields.
+    """
     parameters = dict(inspect.signature(component).parameters)
     source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__  # type: ignore[misc]
     try:
         hints = typing.get_type_hints(source, include_extras=True)
     except (NameError, TypeError):  # a package of your own may annotate as it likes
         hints = {}
+    for name, parameter in list(parameters.items()):
+        settings = getattr(hints.get(name), "__metadata__", (None,))[0]  # of an Annotated
+        if parameter.kind is parameter.VAR_KEYWORD and dataclasses.is_dataclass(settings):
+            del parameters[name]
+            parameters |= inspect.signature(settings).parameters
+            hints |= typing.get_type_hints(settings)
     return parameters, hints
 
 

@@ -1,10 +1,12 @@
-"""Which ids may follow which, as data: tokens of a mixed vocabulary whose parts take turns.
+"""Which ids may follow which, as data: tokens of a mixed vocabulary whose parts alternate.
 
-A `TokenSpec` with `parts` and a `grammar` is a finite automaton over the names of its parts: grammar[state][part] is the state after an id
-of that part, or -1 where none of its ids is possible. A row begins in state 0; a state without a successor is the end of a row. So which
-part a cell is of may depend on what came before (a text that ends early leaves its place to speech), and yet is known before it is drawn.
+A `TokenSpec` with `parts` and a `grammar` is a finite automaton over the names of its parts:
+grammar[state][part] is the state after an id of that part, or -1 where none of its ids is possible. A row
+begins in state 0; a state without a successor is the end of a row. So which part a cell is of may depend on
+what came before (a text that ends early leaves its place to speech), and yet is known before it is drawn.
 
-A generator that follows a grammar gives every other id the logit -inf: its probabilities sum to one over those that are possible.
+A generator that follows a grammar gives every other id the logit -inf: its probabilities sum to one over
+those that are possible.
 """
 
 from __future__ import annotations
@@ -12,13 +14,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gentok.nn.constants import Constants
 from gentok.types import TokenSpec
 
 __all__ = ["Follower", "Grammar"]
 
 
 class Grammar:
-    """The automaton of a spec, as tensors. Raises ValueError where the spec has none."""
+    """The automaton of a spec, as tensors.
+
+    Args:
+        spec: tokens with parts and a grammar.
+
+    Raises:
+        ValueError: they have no grammar.
+    """
 
     def __init__(self, spec: TokenSpec):
         if not spec.grammar:
@@ -36,39 +46,48 @@ class Grammar:
             able = torch.cat((able, torch.ones(1, able.shape[1], dtype=torch.bool)))
             able = able[:, part[: spec.vocab + 1]]  # [states + 1, V + 1]: the last column is the end of a row
         self.vocab = spec.vocab
-        self._tables = {torch.device("cpu"): (follows, part, able)}
-
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """The tables of next states, of parts, and of what is possible, on a device."""
-        if device not in self._tables:
-            with torch.inference_mode(False):  # a copy made in a validation serves training too
-                self._tables[device] = tuple(table.to(device) for table in self._tables[torch.device("cpu")])
-        return self._tables[device]
+        self._tables = Constants(follows=follows, part=part, able=able)
 
     def _parts(self, ids: Tensor) -> Tensor:
-        """ids int64 [...] -> the number of their part; what is no id of the vocabulary (ABSENT, begin) is no part."""
-        return self._on(ids.device)[1][torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
+        """ids int64 [...] -> the number of their part; what is no id of the vocabulary (ABSENT, begin) is no
+        part."""
+        return self._tables.on(ids.device).part[torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
 
     def step(self, state: Tensor, ids: Tensor) -> Tensor:
         """State and id, int64 [...] -> the state after it; ABSENT changes nothing."""
-        return self._on(ids.device)[0][state, self._parts(ids)]
+        return self._tables.on(ids.device).follows[state, self._parts(ids)]
 
     def states(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of states are composed."""
-        maps = self._on(ids.device)[0].T[self._parts(ids[:, :-1])]  # [B, N - 1, states]
+        """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of
+        states are composed."""
+        maps = self._tables.on(ids.device).follows.T[self._parts(ids[:, :-1])]  # [B, N - 1, states]
         reach = 1
         while reach < maps.shape[1]:
-            maps = torch.cat((maps[:, :reach], maps[:, reach:].gather(2, maps[:, :-reach])), 1)
+            maps = torch.cat((maps[:, :reach], self._compose(maps[:, :-reach], maps[:, reach:])), 1)
             reach *= 2
         return torch.cat((ids.new_zeros(len(ids), min(1, ids.shape[1])), maps[..., 0]), 1)
 
+    @staticmethod
+    def _compose(first: Tensor, second: Tensor) -> Tensor:
+        """Maps of states [B, n, states]: `second` after `first`."""
+        return second.gather(2, first)
+
     def allowed(self, state: Tensor) -> Tensor:
-        """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the row."""
-        return self._on(state.device)[2][state]
+        """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the
+        row."""
+        return self._tables.on(state.device).able[state]
 
 
 class Follower:
-    """Where the rows of a causal model's cache stand in a grammar, fed step by fed step, as `Causal.logits` and `commit` move them."""
+    """Where the rows of a causal model's cache stand in a grammar, fed step by fed step, as `Causal.logits`
+    and `commit` move them.
+
+    Args:
+        grammar: of the model's tokens.
+        batch: B.
+        capacity: of the cache.
+        device: of the model.
+    """
 
     def __init__(self, grammar: Grammar, batch: int, capacity: int, device: torch.device):
         self.grammar = grammar
@@ -76,7 +95,16 @@ class Follower:
         self._last: Tensor | None = None
 
     def read(self, ids: Tensor, at: Tensor, parents: Tensor | None = None) -> Tensor:
-        """ids int64 [B, S], fed at `at` int64 [B], in order or as a tree -> int64 [B, S]: the state after each."""
+        """Follows ids.
+
+        Args:
+            ids: int64 [B, S].
+            at: int64 [B], the fed step of the first.
+            parents: int64 [B, S], where they are a tree, as in `Causal.logits`.
+
+        Returns:
+            int64 [B, S]: the state after each.
+        """
         rows = torch.arange(len(ids), device=ids.device)
         first, after = self._before[rows, at], []
         for s in range(ids.shape[1]):
@@ -91,6 +119,7 @@ class Follower:
         return self._last
 
     def commit(self, at: Tensor, path: Tensor) -> None:
-        """path int64 [B, P], -1 behind a row's end: these steps of the last `read` stand at at[b], at[b] + 1, ..."""
+        """Keeps steps of the last `read`, path int64 [B, P], -1 behind a row's end: they stand at at[b],
+        at[b] + 1, ..."""
         row, place = (path >= 0).nonzero(as_tuple=True)
         self._before[row, at[row] + place + 1] = self._last[row, path[row, place]]

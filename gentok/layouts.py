@@ -1,8 +1,9 @@
 """Emission orders as data: in which order a causal generator emits the cells of a [K, N] grid of codes.
 
-A layout is S steps x G slots, each slot a (level, position) cell or nothing. Slots of one step are emitted together. The idea is
-audiocraft's codebook pattern (Copet et al., "Simple and Controllable Music Generation", arXiv 2306.05284, section 2.2), written as two
-index tensors, so that orders are checked once and need no network to be tested.
+A layout is S steps x G slots, each slot a (level, position) cell or nothing. Slots of one step are emitted
+together. The idea is audiocraft's codebook pattern (Copet et al., "Simple and Controllable Music Generation",
+arXiv 2306.05284, section 2.2), written as two index tensors, so that orders are checked once and need no
+network to be tested.
 
     raster           N steps of 1 slot; K = 1 only: the order of the grid
     level_major      all positions of level 0, then of level 1, ...                (coarse first)
@@ -11,7 +12,7 @@ index tensors, so that orders are checked once and need no network to be tested.
     parallel         step n holds all levels of position n                         (G = K)
     auto             raster where K = 1, position_major elsewhere
 
-Laws: every cell that the spec has occurs exactly once; unflatten(flatten(codes)) == codes.
+Every cell that the spec has occurs exactly once, and unflatten(flatten(codes)) == codes.
 """
 
 from __future__ import annotations
@@ -70,13 +71,22 @@ LAYOUTS: dict[str, Callable[[int, int, tuple[int, ...]], list[list[Cell]]]] = {
 class Layout:
     """S steps x G slots over the cells of a TokenSpec.
 
-    level, position: int64 [S, G], ABSENT (-1) in slots that hold no cell. step, slot: int64 [K, N], where a cell is emitted,
-    ABSENT for a cell that the spec does not have. vocab: int64 [S, G], ids of the slot's level (0 where there is no cell).
+    Args:
+        cells: for each step its (level, position) pairs; pairs outside of the spec become empty slots, empty
+            steps vanish.
+        spec: the tokens.
+        name: for messages.
+
+    Attributes:
+        level, position: int64 [S, G], the cell of a slot, ABSENT (-1) in slots that hold none.
+        step, slot: int64 [K, N], where a cell is emitted, ABSENT for a cell that the spec does not have.
+        vocab: int64 [S, G], how many ids the slot's level has (0 where there is no cell).
+
+    Raises:
+        ValueError: a cell of the spec does not occur exactly once.
     """
 
     def __init__(self, cells: list[list[Cell]], spec: TokenSpec, name: str = "custom"):
-        """`cells`: for each step its (level, position) pairs; pairs outside the spec become empty slots, empty steps vanish.
-        Raises ValueError unless every cell of the spec occurs exactly once."""
         exists = spec.exists()
         levels, positions = exists.shape
 
@@ -139,7 +149,7 @@ class Layout:
         return torch.where(step >= 0, out, torch.full_like(out, ABSENT))
 
     def prefix(self, masked_cells: Tensor) -> Tensor:
-        """holes bool [B, K, N] -> int64 [B]: the first step that holds a hole (S where there is none)."""
+        """bool [B, K, N] -> int64 [B]: the first step that emits a masked cell, S where there is none."""
         per_step = self.flatten(masked_cells.to(torch.int64)).eq(1).any(2)
         first = per_step.to(torch.int64).argmax(1)
         return torch.where(per_step.any(1), first, torch.full_like(first, self.steps))

@@ -22,7 +22,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "build": {"errors", "interfaces"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},
-    "grammar": BASE,
+    "grammar": {*BASE, "nn"},
     "nn": {*BASE, "flow"},
     "losses": {*BASE, "layouts", "nn"},
     "metrics": {*BASE, "layouts", "nn"},

@@ -85,8 +85,8 @@ def tokenizers():
 
 
 QUICK = {
-    "autoregressive": ("residual", "fsq"), "depth": ("residual",), "masked": ("vq", "pyramid"), "any_order": ("vq",),
-    "self_speculative": ("vq",), "resgen": ("vq", "residual"),
+    "autoregressive": ("fsq",), "depth": ("residual",), "masked": ("pyramid",), "any_order": ("vq",), "self_speculative": ("vq",),
+    "resgen": ("vq", "residual"),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 

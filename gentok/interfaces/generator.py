@@ -1,4 +1,5 @@
-"""What a generator is. Its capabilities, which are all that a sampler may use, are in gentok/generators/base.py."""
+"""What a generator is. Its capabilities, which are all that a sampler may use, are in
+gentok/generators/base.py."""
 
 from __future__ import annotations
 
@@ -20,13 +21,16 @@ class Generator(nn.Module, Component):
         spec: the tokens that it models.
         condition_spec: what it is conditioned on.
         follows_grammar: whether ids that a grammar of the tokens forbids have probability 0.
-        progress: share of the training that is over, in [0, 1]; set before every step, for losses that change over the run.
+        progress: share of the training that is over, in [0, 1]; set before every step, for losses that change
+            over the run.
+        condition_dropout: share of training rows whose condition becomes null, which guidance needs.
     """
 
     spec: TokenSpec
     condition_spec: ConditionSpec
     follows_grammar: ClassVar[bool] = False
     progress: float = 1.0
+    condition_dropout: float = 0.0
 
     def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """The training loss of one batch.
@@ -41,9 +45,30 @@ class Generator(nn.Module, Component):
         """
         raise NotImplementedError
 
-    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
-        """float64 [B]: an upper bound of each row's nats, or the nats themselves (see the generator).
+    def drop_condition(self, condition: Condition, rng: RowRNG | None) -> Condition:
+        """In training mode, and where there is an rng, `condition` with a random share of its rows null; else
+        as it is."""
+        if not self.training or rng is None or not self.condition_dropout:
+            return condition
+        return condition.drop(rng.uniform() < self.condition_dropout)
 
-        samples: how many random draws it is averaged over, where it is a bound.
+    def check_shape(self, codes: Tensor) -> None:
+        """Raises ValueError unless codes [B, K, N] have the levels and positions of `spec`."""
+        if codes.shape[1:] != (self.spec.levels, self.spec.positions):
+            raise ValueError(
+                f"these tokens have {codes.shape[1]} levels x {codes.shape[2]} positions; "
+                f"this generator models {self.spec.levels} x {self.spec.positions}"
+            )
+
+    def nll_bound(self, tokens: Tokens, condition: Condition, rng: RowRNG, samples: int = 1) -> Tensor:
+        """An upper bound of each row's nats, or the nats themselves (see the generator).
+
+        Args:
+            tokens, condition: as in `loss`.
+            rng: row-wise random numbers, where it is a bound.
+            samples: how many random draws it is averaged over, where it is a bound.
+
+        Returns:
+            float [B].
         """
         raise NotImplementedError

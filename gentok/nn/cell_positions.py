@@ -1,6 +1,7 @@
 """Where tokens stand: coordinates for rotary embedding, and learned embeddings that name a cell.
 
-A raster has two axes, everything else one. The condition's tokens stand before the cells, a causal model's `begin` between the two.
+A raster has two axes, everything else one. The condition's tokens stand before the cells, a causal model's
+`begin` between the two.
 """
 
 from __future__ import annotations
@@ -8,42 +9,67 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gentok.nn.rope import Rotation, rotation
 from gentok.types import Line, Pyramid, Raster, TokenSpec
 
-__all__ = ["axes_of", "cell_coordinates", "prefix_coordinates", "cell_names"]
+__all__ = ["cell_names", "rotation_tables"]
 
 
-def axes_of(spec: TokenSpec, rope: str) -> int:
-    """rope auto: axial on a raster, line elsewhere. Raises ValueError on another name, and on axial where there is no raster."""
+def rotation_tables(
+    spec: TokenSpec, rope: str, places: int, head_width: int, position: Tensor, held: Tensor | None = None
+) -> Rotation:  # fmt: skip
+    """Rotations of a condition's tokens and, behind them, of cells.
+
+    Args:
+        spec: the tokens.
+        rope: auto (axial on a raster, line elsewhere), line or axial.
+        places: how many tokens a condition can have.
+        head_width: channels of an attention head.
+        position: int64 [C], of the cells; -1 is a causal model's `begin`.
+        held: int64 [C], where keys stand, if they stand elsewhere.
+
+    Returns:
+        A Rotation of places + C tokens.
+
+    Raises:
+        ValueError: no such rope; axial where there is no raster; a head width that does not split evenly.
+    """
     if rope not in ("auto", "line", "axial"):
         raise ValueError(f"rope must be auto, line or axial; got {rope!r}")
     raster = isinstance(spec.grid, Raster)
     if rope == "axial" and not raster:
         raise ValueError(f"rope=axial needs tokens on a raster; these lie on a {type(spec.grid).__name__.lower()}: use auto or line")
-    return 2 if raster and rope != "line" else 1
+    place, axial = torch.arange(places), raster and rope != "line"
+    before = torch.stack((torch.zeros_like(place), place - places), -1) if axial else place[:, None]
+    query, key = (
+        None if cells is None else torch.cat((before, _coordinates(spec, cells, axial, places))) for cells in (position, held)
+    )
+    return rotation(query, key, head_width=head_width)
 
 
-def cell_coordinates(spec: TokenSpec, position: Tensor, axes: int, places: int) -> Tensor:
-    """position int64 [...] -> int64 [..., A]; `places` is how many tokens a condition may have, which come before on a line.
-    Position -1 is a causal model's `begin`."""
-    if axes == 1:
-        return (position + places + 1)[..., None]
+def _coordinates(spec: TokenSpec, position: Tensor, axial: bool, places: int) -> Tensor:
+    """position int64 [C] -> int64 [C, A]; on a line the condition's places come first."""
+    if not axial:
+        return (position + places + 1)[:, None]
     begin = position < 0
     row = torch.where(begin, 0, position.clamp(min=0) // spec.grid.w + 1)
     column = torch.where(begin, 0, position.clamp(min=0) % spec.grid.w)
     return torch.stack((row, column), -1)
 
 
-def prefix_coordinates(place: Tensor, axes: int, places: int) -> Tensor:
-    """place int64 [P] -> int64 [P, A]: before `begin`, in its line."""
-    return place[..., None] if axes == 1 else torch.stack((torch.zeros_like(place), place - places), -1)
-
-
 def cell_names(spec: TokenSpec, level: Tensor | None, position: Tensor) -> tuple[Tensor, int]:
-    """Indices into one table whose rows sum up to "this cell": its level (where there are several and `level` is not None), its row and
-    column on a raster, its position on a line or pyramid; time has no name, so that lengths stay free.
+    """Rows of one table of embeddings whose sum says "this cell".
 
-    level, position int64 [...] >= 0 -> (index int64 [..., J], rows of the table); J may be 0.
+    They are of its level (where there are several), of its row and column on a raster, and of its position on
+    a line or a pyramid. Time has no name, so that lengths stay free.
+
+    Args:
+        spec: the tokens.
+        level: int64 [C]; None: levels are not named.
+        position: int64 [C], >= 0.
+
+    Returns:
+        int64 [C, J], indices into the table (J may be 0), and how many rows the table has.
     """
     columns: list[tuple[Tensor, int]] = []
     if level is not None and spec.levels > 1:

@@ -1,8 +1,9 @@
-"""From a Condition to what a transformer takes: prefix tokens, a context for cross-attention, or one vector for adaLN.
+"""From a Condition to what a transformer takes: prefix tokens, a context for cross-attention, or one vector
+for adaLN.
 
-Each part of the ConditionSpec has its own embedding and its own learned null, which stands for a missing class, an empty text or an
-empty set of vectors; rows with and without a condition mix freely in a batch, as classifier-free guidance needs
-(Ho and Salimans, arXiv 2207.12598).
+Each part of the ConditionSpec has its own embedding and its own learned null, which stands for a missing
+class, an empty text or an empty set of vectors; rows with and without a condition mix freely in a batch, as
+classifier-free guidance needs (Ho and Salimans, arXiv 2207.12598).
 """
 
 from __future__ import annotations
@@ -22,21 +23,35 @@ CONDITION_BY = ("prefix", "cross", "adaln")
 
 @dataclass
 class Conditioned:
-    """tokens float [B, P, D], mask bool [B, P] or None where all are there, place int64 [P]: each token's number among `Conditioner.places`
-    (for rotation). Or, by adaLN, vector float [B, D]."""
+    """An embedded condition, in the one form that its model takes; without a condition all is None.
 
-    tokens: Tensor | None = None
+    Attributes:
+        prefix: float [B, P, D], tokens that stand before the sequence.
+        context: float [B, P, D], tokens for cross-attention.
+        mask: bool [B, P], which of these tokens are there; None: all.
+        place: int64 [P], each token's number among `Conditioner.places`, for rotary embedding.
+        vector: float [B, D], for adaLN.
+    """
+
+    prefix: Tensor | None = None
+    context: Tensor | None = None
     mask: Tensor | None = None
     place: Tensor | None = None
     vector: Tensor | None = None
 
+    def beside(self) -> dict[str, Tensor | None]:
+        """What a Transformer takes beside its sequence."""
+        return {"context": self.context, "context_mask": None if self.context is None else self.mask, "vector": self.vector}
+
 
 class _ClassPart(nn.Module):
+    """A class by a table, whose last row is the null."""
+
     def __init__(self, spec: ClassSpec, width: int):
         super().__init__()
         self.places = 1
         self.classes = len(spec.names)
-        self.table = nn.Embedding(self.classes + 1, width)  # the last row is the null
+        self.table = nn.Embedding(self.classes + 1, width)
 
     def forward(self, part: Class) -> tuple[Tensor, Tensor | None]:
         ids = torch.where(part.ids < 0, self.classes, part.ids)
@@ -44,7 +59,8 @@ class _ClassPart(nn.Module):
 
 
 class _SequencePart(nn.Module):
-    """Ids by a table, or Vectors by a linear map, plus learned positions; an empty row is the null at place 0."""
+    """Ids by a table, or Vectors by a linear map, plus learned positions; an empty row is the null at place
+    0."""
 
     def __init__(self, spec: IdsSpec | VectorsSpec, width: int):
         super().__init__()
@@ -71,8 +87,16 @@ class _SequencePart(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """spec: what the model is conditioned on (nothing: a Conditioned of Nones). by: prefix, cross (both: tokens) or adaln (a vector:
-    the mean of each part's tokens, summed over parts). Raises ValueError on another `by`."""
+    """Embeds conditions.
+
+    Args:
+        spec: what the model is conditioned on.
+        width: D.
+        by: prefix or cross: as tokens; adaln: as a vector, the mean of each part's tokens, summed over parts.
+
+    Raises:
+        ValueError: there is no such `by`.
+    """
 
     def __init__(self, spec: ConditionSpec, width: int, by: str = "prefix"):
         super().__init__()
@@ -85,16 +109,26 @@ class Conditioner(nn.Module):
 
     @property
     def places(self) -> int:
-        """The most tokens that a condition can have."""
+        """How many tokens a condition can have at most."""
         return sum(part.places for part in self.parts.values())
 
     def forward(self, condition: Condition, batch: int) -> Conditioned:
-        """Parts that the condition lacks are null, parts that the model does not know are ignored. Raises ValueError on a part of
-        another kind or with another number of rows."""
+        """Embeds a condition; parts that it lacks are null, parts that the model does not know are ignored.
+
+        Args:
+            condition: B rows.
+            batch: B.
+
+        Returns:
+            Conditioned.
+
+        Raises:
+            ValueError: a part is of another kind, has another number of rows, or is too long.
+        """
         if not self.spec.parts:
             return Conditioned()
         device = next(self.parameters()).device
-        tokens, masks, places, offset = [], [], [], 0
+        tokens, masks, places, offset = [], [], [], 0  # of every part
         for name, spec in self.spec.parts:
             module = self.parts[f"{name}_"]
             part = condition.parts.get(name)
@@ -115,4 +149,4 @@ class Conditioner(nn.Module):
         if any(m is not None for m in masks):
             full = [torch.ones(x.shape[:2], dtype=torch.bool, device=device) if m is None else m for x, m in zip(tokens, masks)]
             mask = torch.cat(full, 1)
-        return Conditioned(torch.cat(tokens, 1), mask, torch.cat(places))
+        return Conditioned(**{"prefix" if self.by == "prefix" else "context": torch.cat(tokens, 1)}, mask=mask, place=torch.cat(places))

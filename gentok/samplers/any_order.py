@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.generators.base import AnyOrder, random_rank
+from gentok.flow.random_cells import random_rank
+from gentok.generators.base import AnyOrder
 from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.types import Condition, RowRNG, Tokens
 
@@ -62,7 +63,7 @@ class AnyOrderSampler(CellSampler, id="sampler/any_order"):
             rows = (counts >= r).nonzero()[:, 0]
             now = Tokens(codes[rows].view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
             at = cells[rows, r - 1]
-            law = model.laws(now, condition.rows(rows), rank[rows], at[:, None])[:, 0]
+            law = model.conditionals(now, condition.rows(rows), rank[rows], at[:, None])[:, 0]
             calls.add(model, now.codes.numel())
             codes[rows, at] = choose(self.filter(law), rng.rows(rows))
             if on_step is not None:

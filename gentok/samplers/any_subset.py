@@ -62,7 +62,7 @@ class AnySubset(CellSampler, id="sampler/any_subset"):
             now = Tokens(filled.view(-1, *tokens.codes.shape[1:]), tokens.spec, tokens.rows(rows).lengths)
             own = self._ahead(done[rows], counts[rows])
             at = cells[rows].gather(1, own.clamp(max=cells.shape[1] - 1))
-            law = model.laws(now, condition.rows(rows), rank[rows], at, seen)
+            law = model.conditionals(now, condition.rows(rows), rank[rows], at, seen)
             calls.add(model, now.codes.numel())
             used[rows] += 1
             law = law.masked_fill((own >= counts[rows, None])[..., None], 0.0)  # what stands there may be -inf everywhere

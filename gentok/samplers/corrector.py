@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.flow.random_cells import rank_in_row
 from gentok.generators.base import Masked
 from gentok.samplers.base import Choice, OnStep, SampleOutput, draw, initial
 from gentok.samplers.first_hitting import FirstHitting
@@ -80,7 +81,7 @@ class Corrector(UnmaskingSampler, id="sampler/corrector"):
             if not len(rows):
                 break
             keys = filling.streams(rows).uniform(*filling.free.shape[1:]).masked_fill(~filling.free[rows], 2.0)
-            rank = keys.flatten(1).argsort(1).argsort(1).view_as(keys)
+            rank = rank_in_row(keys)
             hidden = (rank < self.cells) & filling.free[rows]
             filling.codes[rows] = filling.codes[rows].masked_fill(hidden, UNKNOWN)
             for j in range(1 if self.parallel else self.cells):

@@ -132,9 +132,9 @@ class GuidedAnyOrder(_Guided, AnyOrder):
         out = self.model.logits(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), None if seen is None else seen.repeat(2))
         return self._combine(out, self.progress(tokens, rank))
 
-    def laws(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
+    def conditionals(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
         twice = None if seen is None else seen.repeat(2)
-        out = self.model.laws(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), cells.repeat(2, 1), twice)
+        out = self.model.conditionals(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), cells.repeat(2, 1), twice)
         return self._combine(out, self.progress(tokens, rank).flatten(1).gather(1, cells))
 
     def progress(self, tokens: Tokens, rank: Tensor) -> Tensor:

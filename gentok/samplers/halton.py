@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
 from gentok.samplers.unmasking import Unmasking, UnmaskingSampler
 from gentok.types import Pyramid, Raster, TokenSpec
@@ -93,7 +94,7 @@ class Halton(UnmaskingSampler, id="sampler/halton"):
         levels = torch.arange(spec.levels, device=shift.device)
         place = _ranks(spec, shift)[:, None] * spec.levels + levels[:, None]
         # The rank of every hole among the holes of its row; what was known comes last.
-        rank = place.masked_fill(~filling.free, spec.levels * spec.positions).flatten(1).argsort(1).argsort(1).view_as(place)
+        rank = rank_in_row(place.masked_fill(~filling.free, spec.levels * spec.positions))
         left = filling.begun
         for i in range(counts.shape[1]):
             rows = filling.rows(left > 0)

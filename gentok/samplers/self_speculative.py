@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.generators.base import SelfSpeculative, random_rank
+from gentok.flow.random_cells import random_rank
+from gentok.generators.base import SelfSpeculative
 from gentok.samplers.any_order import cell_of_rank
 from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.samplers.speculation import accepted, residual

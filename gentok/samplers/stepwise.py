@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
 from gentok.types import Condition, RowRNG, Tokens
 
@@ -123,5 +124,5 @@ class StepwiseSampler(CellSampler):
         """score float64 that broadcasts to [B, K, N] -> bool [B, K, N]: the holes that stay filled, those of the highest scores after this
         step's Gumbel noise."""
         noisy = score + self.choice_temperature * (1 - now.progress) * now.rng.gumbel(*now.masked.shape[1:])
-        rank = noisy.masked_fill(~now.masked, torch.inf).flatten(1).argsort(dim=1, stable=True).argsort(1).view_as(now.masked)
+        rank = rank_in_row(noisy.masked_fill(~now.masked, torch.inf))
         return now.masked & (rank >= now.left[:, None, None])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, everything, randomise
 
+from gentok.flow.random_cells import random_rank
 from gentok.generators.any_order import AnyOrderTransformer
-from gentok.generators.base import AnyOrder, capabilities, random_rank
+from gentok.generators.base import AnyOrder, capabilities
 from gentok.samplers.guided import guided
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Frames, Line, RowRNG, Tokens, TokenSpec
 
@@ -121,8 +122,8 @@ def test_laws_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
         at = (drawn if seen is not None else torch.zeros_like(drawn))[:, None] + torch.arange(width)
         cells = order.gather(1, at.minimum(asked.sum((1, 2))[:, None] - 1))
         for this in (model, guided(model, 1.7, "linear")):
-            expected = AnyOrder.laws(this, now, condition, rank, cells, seen)
-            assert torch.allclose(this.laws(now, condition, rank, cells, seen), expected, atol=1e-10)
+            expected = AnyOrder.conditionals(this, now, condition, rank, cells, seen)
+            assert torch.allclose(this.conditionals(now, condition, rank, cells, seen), expected, atol=1e-10)
 
 
 def test_the_order_of_the_asked_matters_and_the_visible_block_has_none():

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 from generator_kit import autoregressive, fed, same
-from mutants import mutant
 
 import gentok.generators.autoregressive as model_file
 from gentok.bundle import build_generator
@@ -68,18 +67,36 @@ def test_the_rows_that_are_possible_have_all_the_probability(pair):
     assert {tuple(row) for row in every[nats.isfinite()].tolist()} == possible and not nats.isnan().any()
 
 
-MISTAKES = {
-    "everything_is_possible": (Grammar, ("torch.cat((table >= 0, ", "torch.cat((table >= -1, ")),
-    "maps_composed_with_themselves": (Grammar, ("gather(2, maps[:, :-reach])", "gather(2, maps[:, reach:])")),
-    "rows_begin_in_another_state": (Grammar, ("torch.cat((ids.new_zeros", "torch.cat((ids.new_ones")),
-    "the_end_is_never_possible": (Grammar, ("(table < 0).all(1, keepdim=True)", "torch.zeros(lost, 1, dtype=torch.bool)")),
-}
+class EverythingIsPossible(Grammar):
+    def allowed(self, state):
+        out = super().allowed(state)
+        out[..., :-1] = True
+        return out
 
 
-@pytest.mark.parametrize("name", MISTAKES)
-def test_the_law_of_all_probability_catches_a_grammar_that_is_read_wrongly(name, monkeypatch):
-    cls, edit = MISTAKES[name]
-    monkeypatch.setattr(model_file, cls.__name__, mutant(cls, edit))
+class MapsComposedWithThemselves(Grammar):
+    @staticmethod
+    def _compose(first, second):
+        return second.gather(2, second)
+
+
+class RowsBeginInAnotherState(Grammar):
+    def states(self, ids):
+        out = super().states(ids)
+        out[:, 0] = 1
+        return out
+
+
+class TheEndIsNeverPossible(Grammar):
+    def allowed(self, state):
+        out = super().allowed(state)
+        out[..., -1] = False
+        return out
+
+
+@pytest.mark.parametrize("defective", Grammar.__subclasses__())
+def test_the_sum_of_all_probability_catches_a_grammar_that_is_read_wrongly(defective, monkeypatch):
+    monkeypatch.setattr(model_file, "Grammar", defective)
     nats = autoregressive(SPEC, ends=True).nll_bound(tokens_of(rows_of_the_grammar()), Condition())
     assert not abs(float((-nats).exp().sum()) - 1) < 1e-3
 
@@ -141,12 +158,19 @@ def test_cached_logits_step_by_step_in_chunks_and_as_a_tree_are_those_of_one_pas
     assert same(model.logits(ids[:, 3:4], cache, at + 3), whole[:, 3:4])
 
 
-@pytest.mark.parametrize("edit", [
-    ("self._before[row, at[row] + place + 1] =", "self._before[row, at[row] + place] ="),
-    ("torch.where(parents[:, s] < 0, s, parents[:, s])", "torch.where(parents[:, s] < 0, 0, parents[:, s])"),
-])  # fmt: skip
-def test_the_law_of_caches_catches_a_place_that_is_lost(edit, monkeypatch):
-    monkeypatch.setattr(model_file, "Follower", mutant(Follower, edit))
+class CommitsAStepTooEarly(Follower):
+    def commit(self, at, path):
+        super().commit(at - 1, path)
+
+
+class RootsFollowTheFirstStepOfTheTree(Follower):
+    def read(self, ids, at, parents=None):
+        return super().read(ids, at, None if parents is None else parents.clamp(min=0))
+
+
+@pytest.mark.parametrize("defective", Follower.__subclasses__())
+def test_the_comparison_of_caches_catches_a_place_that_is_lost(defective, monkeypatch):
+    monkeypatch.setattr(model_file, "Follower", defective)
     with pytest.raises((AssertionError, IndexError)):
         test_cached_logits_step_by_step_in_chunks_and_as_a_tree_are_those_of_one_pass((autoregressive(SPEC, ends=True),))
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, everything, masked
 
+from gentok.flow.random_cells import random_subset
 from gentok.generators.base import capabilities
-from gentok.generators.masked import SCHEDULES, MaskedTransformer, hide
+from gentok.generators.masked import MaskedTransformer
+from gentok.generators.masked_losses import SCHEDULES
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, RowRNG, Tokens, TokenSpec
 
 SPECS = [RASTER, LEVELS, STRIDED]
@@ -19,7 +21,7 @@ def test_hide_takes_exactly_so_many_present_cells_uniformly():
     tokens = codes(STRIDED, 3000)
     tokens.codes[:, 1, 4] = ABSENT
     count = torch.arange(3000) % 11
-    chosen = hide(tokens.codes, count, RowRNG.of(0, range(3000)))
+    chosen = random_subset(tokens.present, count, RowRNG.of(0, range(3000)))
     present = tokens.codes >= 0
     assert not (chosen & ~present).any()
     assert torch.equal(chosen.flatten(1).sum(1), torch.minimum(count, present.flatten(1).sum(1)))
@@ -45,7 +47,7 @@ def test_the_loss_is_the_mean_over_the_masked_cells(spec):
     out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
     rng = RowRNG([0, 1, 2, 3])
     cells = (tokens.codes >= 0).flatten(1).sum(1)
-    chosen = hide(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
+    chosen = random_subset(tokens.present, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
     logits = model.logits(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec), condition)
     nats = -logits.log_softmax(-1).gather(3, tokens.codes.clamp(min=0)[..., None])[..., 0]
     assert torch.allclose(out.loss, nats[chosen].mean())

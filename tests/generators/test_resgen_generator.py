@@ -12,8 +12,9 @@ from scipy.stats import multivariate_hypergeom
 from gentok.codebooks.bae import BAE
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
+from gentok.flow.random_cells import random_deepest
 from gentok.generators.base import capabilities
-from gentok.generators.resgen import ResGen, hide_deepest
+from gentok.generators.resgen import ResGen
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, Raster, RowRNG, Tokens, TokenSpec
 
 LEVELS = TokenSpec((5, 5, 5), Line(5))
@@ -44,7 +45,7 @@ def test_how_much_a_position_loses_is_multivariate_hypergeometric():
     spec, n = TokenSpec((2, 2), Line(3)), 40000
     tokens = codes(spec, 1).codes.expand(n, -1, -1).contiguous()
     for count in range(1, 7):
-        each = hide_deepest(tokens, torch.full((n,), count), RowRNG.of(count, range(n))).sum(1)
+        each = random_deepest(tokens >= 0, torch.full((n,), count), RowRNG.of(count, range(n))).sum(1)
         for split in itertools.product(range(3), repeat=3):
             p = multivariate_hypergeom.pmf(split, [2, 2, 2], count) if sum(split) == count else 0.0
             share = float((each == torch.tensor(split)).all(1).double().mean())
@@ -56,7 +57,7 @@ def test_the_deepest_present_levels_are_hidden():
     tokens.codes[::2, 2, 3] = ABSENT  # a level less
     tokens.codes[1::3, :, 4] = ABSENT  # a position less
     count = 1 + torch.arange(500) % 13
-    chosen = hide_deepest(tokens.codes, count, RowRNG.of(0, range(500)))
+    chosen = random_deepest(tokens.present, count, RowRNG.of(0, range(500)))
     present = tokens.codes >= 0
     assert not (chosen & ~present).any()
     assert torch.equal(chosen.sum((1, 2)), torch.minimum(count, present.sum((1, 2))))
@@ -73,7 +74,7 @@ def test_cumulative_embeddings_are_the_codebooks_lookup(width):
     codebook = book(LEVELS, width=width)
     model = resgen(LEVELS, codebook=codebook)
     tokens = codes(LEVELS, 3).codes
-    chosen = hide_deepest(tokens, torch.tensor([4, 9, 15]), RowRNG([0, 1, 2]))
+    chosen = random_deepest(tokens >= 0, torch.tensor([4, 9, 15]), RowRNG([0, 1, 2]))
     hidden, visible = model.cumulative(tokens, chosen), model.cumulative(tokens, ~chosen)
     axes = model._levels.on(tokens.device, torch.float64).axes
     assert axes.shape == (codebook.width, codebook.dim), "no more dimensions than the rows span"
@@ -126,7 +127,7 @@ def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_
     codebook = book(spec, decay=0.05)  # levels so far apart that sums are told apart
     model = resgen(spec, codebook=codebook)
     tokens = codes(spec, 2)
-    chosen = hide_deepest(tokens.codes, torch.tensor([300, 590]), RowRNG([0, 1]))
+    chosen = random_deepest(tokens.present, torch.tensor([300, 590]), RowRNG([0, 1]))
     known = Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec)
     z = model.cumulative(tokens.codes, chosen)
     assert torch.equal(model.requantize(z, known).codes, tokens.codes)
@@ -167,7 +168,7 @@ def test_the_loss_is_the_bound_over_the_positions_with_hidden_levels(spec):
     out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
     rng = RowRNG([0, 1, 2, 3])
     cells = (tokens.codes >= 0).flatten(1).sum(1)
-    chosen = hide_deepest(tokens.codes, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
+    chosen = random_deepest(tokens.present, torch.ceil(torch.cos(0.5 * math.pi * rng.uniform()) * cells).long(), rng)
     m = model.mixture(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec), condition)
     z = model.cumulative(tokens.codes, chosen)
     q = torch.distributions.Normal(z, m.floor.sqrt())
@@ -216,7 +217,7 @@ def test_under_autocast_sums_and_mixture_stay_exact():
     """The trunk alone computes in bfloat16, whose three digits are less than what quantisation tells apart."""
     model = resgen(RASTER, dtype=torch.float32)
     tokens = codes(RASTER, 4)
-    chosen = hide_deepest(tokens.codes, torch.tensor([2, 5, 9, 12]), RowRNG(torch.arange(4)))
+    chosen = random_deepest(tokens.present, torch.tensor([2, 5, 9, 12]), RowRNG(torch.arange(4)))
     known = Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), RASTER)
     right, moments = model.cumulative(tokens.codes, chosen), model._moments(chosen)
     filled = model.requantize(right, known).codes

@@ -7,7 +7,8 @@ import pytest
 import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, codes, everything, randomise
 
-from gentok.generators.base import capabilities, random_rank
+from gentok.flow.random_cells import random_rank
+from gentok.generators.base import capabilities
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
 from gentok.types import UNKNOWN, Class, Condition, Line, RowRNG, Tokens, TokenSpec
 
