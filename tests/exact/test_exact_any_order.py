@@ -11,7 +11,7 @@ from gentok.rng import RowRNG
 from gentok.samplers import any_subset
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
-from gentok.samplers.base import race
+from gentok.samplers.draws import exponential_race
 from gentok.samplers.guided import guided
 from gentok.types import Tokens
 
@@ -49,7 +49,7 @@ def test_random_orders_draw_the_mean_of_the_orders_laws(name):
 
 
 def test_a_race_of_exponentials_draws_the_same_law():
-    assert agreement(*run(TabularAnyOrder(SPECS["k2"]), "any_subset", "temperature 0.7", choose=race)) > 1e-3
+    assert agreement(*run(TabularAnyOrder(SPECS["k2"]), "any_subset", "temperature 0.7", choose=exponential_race)) > 1e-3
 
 
 @pytest.mark.parametrize("k", [2, 5])

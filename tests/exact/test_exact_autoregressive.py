@@ -21,7 +21,7 @@ from scipy import stats
 
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import draw, race
+from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import GuidedCausal, guided
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
@@ -51,7 +51,7 @@ def test_every_layout_and_filter_draws_the_enumerated_law(order, setting):
 
 
 def test_a_race_of_exponentials_draws_the_same_law():
-    assert agreement(*run(TabularCausal(SPECS["k2"], "delayed"), "temperature 0.7", choose=race)) > 1e-3
+    assert agreement(*run(TabularCausal(SPECS["k2"], "delayed"), "temperature 0.7", choose=exponential_race)) > 1e-3
 
 
 @pytest.mark.slow

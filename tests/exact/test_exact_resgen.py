@@ -19,6 +19,7 @@ from gentok.codebooks.vq import VQ
 from gentok.flow.mixture import Mixture
 from gentok.generators.base import CumulativeMasked
 from gentok.rng import RowRNG
+from gentok.samplers import resgen
 from gentok.samplers.guided import guided
 from gentok.samplers.resgen import ResGenSampler
 from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
@@ -149,20 +150,13 @@ def test_the_settings_have_laws_of_their_own():
 # ----------------------------------------------------------------------------------------------------------------- mutants
 
 
-def test_mutant_that_keeps_the_deepest_levels_first():
-    class Deepest(ResGenSampler):
-        def step(self, model, now, choose, calls):
-            import gentok.samplers.resgen as module
+def test_mutant_that_keeps_the_deepest_levels_first(monkeypatch):
+    def deepest(masked, wanted):
+        return masked & (masked.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
 
-            right = module.shallowest
-            module.shallowest = lambda masked_cells, wanted: masked_cells & (masked_cells.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
-            try:
-                return super().step(model, now, choose, calls)
-            finally:
-                module.shallowest = right
-
+    monkeypatch.setattr(resgen, "shallowest", deepest)
     model = Scalars(2)
-    assert agreement(run(model, "plain", 4000, Deepest), laws_of(model, "plain")) < 1e-6
+    assert agreement(run(model, "plain", 4000), laws_of(model, "plain")) < 1e-6
 
 
 def test_mutant_that_chooses_positions_alike_however_many_holes_they_have():
@@ -220,8 +214,9 @@ def test_mutant_that_filters_before_it_guides():
 
 def test_mutant_that_takes_the_same_random_numbers_in_every_call():
     class Again(ResGenSampler):
-        def step(self, model, now, choose, calls):
-            return super().step(model, replace(now, rng=RowRNG(torch.arange(now.tokens.batch))), choose, calls)
+        def step(self, state):
+            same = RowRNG(torch.arange(state.request.tokens.batch))
+            return super().step(replace(state, request=replace(state.request, rng=same)))
 
     model = Scalars(2)
     assert agreement(run(model, "plain", 4000, Again), laws_of(model, "plain")) < 1e-6

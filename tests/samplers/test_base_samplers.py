@@ -12,15 +12,17 @@ from scipy import stats
 from gentok.generators.base import Causal
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import check_known, draw, every_sampler, fitting, initial, race, sampler_name
+from gentok.samplers.base import check_known, every_sampler, fitting, sampler_name
+from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.request import initial_tokens
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "sampler"
 
 
-@pytest.mark.parametrize("function", [draw, race])
+@pytest.mark.parametrize("function", [draw, exponential_race])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, dtype):
     logits = torch.tensor([0.0, -torch.inf, 2.0, -1.0, -torch.inf], dtype=dtype)
@@ -32,7 +34,7 @@ def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, d
     assert stats.chisquare(counts[p > 0], p[p > 0] * counts.sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("function", [draw, race])
+@pytest.mark.parametrize("function", [draw, exponential_race])
 def test_ids_too_rare_for_float32_noise_are_drawn(function):
     """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail is there, id by id."""
     logits = torch.cat([torch.zeros(1), torch.full((2000,), -36 * np.log(2.0))])
@@ -105,12 +107,12 @@ def test_a_mismatch_is_one_line_that_lists_the_samplers_that_fit(sampler, model,
 
 def test_a_start_from_lengths_and_known_cells():
     spec, rng = SPECS["strided"], RowRNG([0, 1])
-    start = initial(spec, rng, lengths=torch.tensor([3, 4]))
+    start = initial_tokens(spec, rng, lengths=torch.tensor([3, 4]))
     U, A = UNKNOWN, ABSENT
     assert start.codes.tolist() == [[[U, A, U, A], [U, U, U, A]], [[U, A, U, A], [U, U, U, U]]]
     known = start.codes.clone()
     known[0, 0, 2], known[1, 1] = 2, ABSENT
-    again = initial(spec, rng, Tokens(known, spec, start.lengths))
+    again = initial_tokens(spec, rng, Tokens(known, spec, start.lengths))
     assert (again.codes == known).all() and (again.lengths == start.lengths).all()
 
 
@@ -128,7 +130,7 @@ def test_a_start_from_lengths_and_known_cells():
 def test_known_cells_that_do_not_fit_are_refused_with_a_line(change, words):
     codes = torch.tensor([[[1, 2, 1, 1]], [[1, 1, 1, 1]]])
     with pytest.raises(ValueError, match=words):
-        initial(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
+        initial_tokens(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
 
 
 def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
@@ -141,7 +143,7 @@ def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
     with pytest.raises(ValueError, match=r"delayed order.*row 1.*step 1.*level 0, position 2.*maskgit.*forced=true"):
         check_known(tokens, model.layout)
     condition = Condition({"class": Class(torch.tensor([0, 0]))})
-    with pytest.raises(ValueError, match="before every hole"):
+    with pytest.raises(ValueError, match="before every masked cell"):
         AutoregressiveSampler()(model, condition, rng=RowRNG([0, 1]), known=tokens)
     out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0, 1]), known=tokens)
     assert out.stats == {"forced": True}

@@ -8,10 +8,11 @@ from gentok.generators.base import Masked
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
-from gentok.samplers.base import every_sampler, race, sampler_name
+from gentok.samplers.base import every_sampler, sampler_name
 from gentok.samplers.confidence_threshold import ConfidenceThreshold, count_by_factor
 from gentok.samplers.corrector import Corrector
-from gentok.samplers.entropy_bounded import EntropyBounded, entropies, sure_first
+from gentok.samplers.draws import exponential_race
+from gentok.samplers.entropy_bounded import EntropyBounded, entropies, uncertainty
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
 from gentok.samplers.halton import Halton, halton_points, radical_inverse
@@ -139,7 +140,7 @@ def test_a_choice_takes_the_place_of_the_draw(sampler):
     condition = Condition({"class": Class(torch.zeros(3, dtype=torch.int64))})
     out = sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=lambda logits, rng: torch.full(logits.shape[:-1], 2))
     assert (out.tokens.codes == 2).all()
-    assert sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=race).tokens.present.all()
+    assert sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=exponential_race).tokens.present.all()
 
 
 @pytest.mark.parametrize("sampler", SHORT)
@@ -247,9 +248,9 @@ def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
 def test_scores_of_certainty():
     law = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]], dtype=torch.float64)
     assert entropies(law.log()).tolist() == pytest.approx([float(-(p[p > 0] * p[p > 0].log()).sum()) for p in law])
-    assert sure_first(law.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
-    assert sure_first(law.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
-    assert (sure_first(torch.zeros(2, 1), "margin") == -1).all(), "a vocabulary of one is certain"
+    assert uncertainty(law.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
+    assert uncertainty(law.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
+    assert (uncertainty(torch.zeros(2, 1), "margin") == -1).all(), "a vocabulary of one is certain"
 
 
 def test_the_factor_rule_counts_as_the_paper_does():
