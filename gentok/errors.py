@@ -37,12 +37,12 @@ def check_at_least(minimum: float, **values: float | None) -> None:
             raise ValueError(f"{name} must be >= {minimum}; got {value}")
 
 
-def check_choice(kind: str, value: Any, options: Iterable[str]) -> None:
-    """Checks a setting that is one of some names.
+def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:
+    """Checks a setting that is one of some values.
 
     Raises:
         ValueError: it is none of `options`; the message lists them. `kind`: what they name, such as "masking schedule".
     """
     options = list(options)
     if value not in options:
-        raise ValueError(f"there is no {kind} {value!r}; choose one of {', '.join(options)}")
+        raise ValueError(f"there is no {kind} {value!r}; choose one of {', '.join(map(str, options))}")

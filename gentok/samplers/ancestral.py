@@ -19,8 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gentok.errors import check_at_least
 from gentok.flow.absorbing import mask_schedule
+from gentok.samplers.base import setting
 from gentok.samplers.first_hitting import hitting_shares
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 
@@ -49,14 +49,9 @@ class Ancestral(UnmaskingSampler, id="sampler/ancestral"):
         cache: rows are computed only in steps in which they reveal something.
     """
 
-    steps: int = 64
-    schedule: str = "linear"
+    steps: int = setting(64, minimum=1)
+    schedule: str = setting("linear", parse=mask_schedule)
     cache: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, steps=self.steps)
-        mask_schedule(self.schedule)
 
     def unmask(self, state: UnmaskingState) -> None:
         grid = torch.tensor(mask_schedule(self.schedule).grid(self.steps), dtype=torch.float64, device=state.codes.device)

@@ -14,12 +14,14 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from gentok.errors import check_at_least, check_choice
 from gentok.generators.base import Capability, capabilities
 from gentok.interfaces import Component
 from gentok.layouts import Layout
@@ -28,7 +30,29 @@ from gentok.samplers.draws import Choice, checked, draw
 from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial_tokens
 from gentok.types import Condition, RowRNG, Tokens
 
-__all__ = ["Sampler", "check_known", "every_sampler", "fitting", "sampler_name"]
+__all__ = ["Sampler", "check_known", "every_sampler", "fitting", "sampler_name", "setting"]
+
+
+def setting(default: Any, *, minimum: float | None = None, choices: Iterable[Any] = (), parse: Callable[[Any], Any] | None = None) -> Any:
+    """A setting of a sampler that is checked when the sampler is built, which then raises ValueError.
+
+    Args:
+        default: its value in the class and in conf/sampler.
+        minimum: the least value; None as a value is allowed.
+        choices: the values that there are.
+        parse: what refuses wrong values.
+    """
+    choices = tuple(choices)
+
+    def check(name: str, value: Any) -> None:
+        if minimum is not None:
+            check_at_least(minimum, **{name: value})
+        if choices:
+            check_choice(name, value, choices)
+        if parse is not None:
+            parse(value)
+
+    return field(default=default, metadata={"check": check})
 
 
 @dataclass(frozen=True)
@@ -62,6 +86,9 @@ class Sampler(Component, ABC):
 
     def __post_init__(self) -> None:
         filters.check(**self._filters)
+        for f in fields(self):
+            if check := f.metadata.get("check"):
+                check(f.name, getattr(self, f.name))
 
     @property
     def _filters(self) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
+from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 
 __all__ = ["RULES", "ConfidenceThreshold", "count_by_factor"]
@@ -59,17 +59,15 @@ class ConfidenceThreshold(UnmaskingSampler, id="sampler/confidence_threshold"):
         block: positions that are filled before later ones; None: all at once.
     """
 
-    rule: str = "threshold"
+    rule: str = setting("threshold", choices=RULES)
     threshold: float = 0.9
     factor: float = 1.0
-    block: int | None = None
+    block: int | None = setting(None, minimum=1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("rule", self.rule, RULES)
         if not self.threshold > 0 or not self.factor > 0:
             raise ValueError(f"threshold and factor must be > 0; got {self.threshold} and {self.factor}")
-        check_at_least(1, block=self.block)
 
     def unmask(self, state: UnmaskingState) -> None:
         state.until_full(lambda logits, masked: self._chosen(logits, self._in_first_block(masked)))

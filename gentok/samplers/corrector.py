@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from gentok.errors import check_at_least
+from gentok.samplers.base import setting
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 from gentok.types import UNKNOWN
@@ -43,15 +43,10 @@ class Corrector(UnmaskingSampler, id="sampler/corrector"):
 
     takes_draft = True
 
-    steps: int = 16
-    cells: int = 4
+    steps: int = setting(16, minimum=0)
+    cells: int = setting(4, minimum=1)
     parallel: bool = True
-    start: int = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(0, steps=self.steps)
-        check_at_least(1, cells=self.cells, start=self.start)
+    start: int = setting(4, minimum=1)
 
     def unmask(self, state: UnmaskingState) -> None:
         if state.request.draft is not None:

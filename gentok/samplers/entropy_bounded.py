@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
+from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 
 __all__ = ["ORDERS", "EntropyBounded", "entropies", "uncertainty"]
@@ -58,15 +58,9 @@ class EntropyBounded(UnmaskingSampler, id="sampler/entropy_bounded"):
         limit: cells per call at most, >= 1; None: no limit.
     """
 
-    gamma: float = 0.1
-    order: str = "entropy"
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(0, gamma=self.gamma)
-        check_choice("order", self.order, ORDERS)
-        check_at_least(1, limit=self.limit)
+    gamma: float = setting(0.1, minimum=0)
+    order: str = setting("entropy", choices=ORDERS)
+    limit: int | None = setting(None, minimum=1)
 
     def unmask(self, state: UnmaskingState) -> None:
         state.until_full(self._chosen)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least
+from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 from gentok.types import RowRNG
 
@@ -56,14 +56,11 @@ class FirstHitting(UnmaskingSampler, id="sampler/first_hitting"):
 
     exact = True
 
-    cells_per_call: int = 1
-    order: int = 1
+    cells_per_call: int = setting(1, minimum=1)
+    order: int = setting(1, choices=(1, 2))
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(1, cells_per_call=self.cells_per_call)
-        if self.order not in (1, 2):
-            raise ValueError(f"order must be 1 or 2; got {self.order}")
         object.__setattr__(self, "exact", self.cells_per_call == 1)
 
     def unmask(self, state: UnmaskingState) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
+from gentok.samplers.base import setting
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 from gentok.types import Pyramid, Raster, TokenSpec
@@ -82,14 +82,9 @@ class Halton(UnmaskingSampler, id="sampler/halton"):
         roll: every row's order is moved by a random shift.
     """
 
-    steps: int = 32
-    schedule: str = "arccos"
+    steps: int = setting(32, minimum=1)
+    schedule: str = setting("arccos", choices=SCHEDULES)
     roll: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, steps=self.steps)
-        check_choice("masking schedule", self.schedule, SCHEDULES)
 
     def unmask(self, state: UnmaskingState) -> None:
         rng, spec = state.rng, state.spec

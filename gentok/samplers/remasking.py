@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
 from gentok.flow.absorbing import mask_schedule
+from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
 from gentok.types import UNKNOWN
 
@@ -79,23 +79,20 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
         alpha_on: loop: the share that is revealed meanwhile, in (0, 1).
     """
 
-    strategy: str = "cap"
+    strategy: str = setting("cap", choices=STRATEGIES)
     eta: float = 0.02
-    steps: int = 128
-    schedule: str = "linear"
+    steps: int = setting(128, minimum=1)
+    schedule: str = setting("linear", parse=mask_schedule)
     t_on: float = 0.55
     t_off: float = 0.05
     alpha_on: float = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("strategy", self.strategy, STRATEGIES)
         if not 0 <= self.eta <= 1:
             raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
-        check_at_least(1, steps=self.steps)
         if not 0 < self.t_off < self.t_on < 1 or not 0 < self.alpha_on < 1:
             raise ValueError(f"the loop needs 0 < t_off < t_on < 1 and alpha_on in (0, 1); got {self.t_off}, {self.t_on}, {self.alpha_on}")
-        mask_schedule(self.schedule)
 
     def _alphas(self) -> list[float]:
         if self.strategy != "loop":

@@ -29,8 +29,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least
 from gentok.generators.base import CumulativeMasked
+from gentok.samplers.base import setting
 from gentok.samplers.draws import check_finite
 from gentok.samplers.stepwise import StepState, StepwiseSampler
 
@@ -61,12 +61,8 @@ class ResGenSampler(StepwiseSampler, id="sampler/resgen"):
 
     requires = CumulativeMasked
 
-    steps: int = 16
-    vector_temperature: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(0, vector_temperature=self.vector_temperature)
+    steps: int = setting(16, minimum=1)
+    vector_temperature: float | None = setting(None, minimum=0)
 
     def step(self, state: StepState) -> Tensor:
         request, tokens = state.request, state.request.tokens

@@ -23,10 +23,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least
 from gentok.generators.base import SelfSpeculative, random_rank
-from gentok.samplers.any_order import cell_of_rank
-from gentok.samplers.base import Sampler
+from gentok.samplers.any_order import OrderedState
+from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.speculation import accepted, residual
 from gentok.types import RowRNG
@@ -46,27 +45,23 @@ class SelfSpeculativeSampler(Sampler, id="sampler/self_speculative"):
     exact = True
     any_known = True
 
-    window: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, window=self.window)
+    window: int = setting(8, minimum=1)
 
     def run(self, request: SampleRequest) -> SampleOutput:
         """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and accepted of all verifications."""
-        run = _Run(self, request)
+        windows = _Windows(self, request)
         drafted = stood = steps = 0
-        while bool((run.done < run.counts).any()):
-            rows = ((run.done == run.end) & (run.done < run.counts)).nonzero()[:, 0]
+        while len(rows := windows.unfinished()):
+            rows = rows[(windows.done == windows.end)[rows]]
             if len(rows):
-                run.draft(rows)
-            rows = (run.done < run.end).nonzero()[:, 0]
+                windows.draft(rows)
+            rows = (windows.done < windows.end).nonzero()[:, 0]
             if len(rows):
-                new, kept = run.verify(rows)
+                new, kept = windows.verify(rows)
                 drafted, stood = drafted + new, stood + kept
             steps += 1
-            request.report(run.codes, steps, int(run.counts.max()))
-        return request.output(run.codes, run.calls, drafts=drafted, accepted=stood)
+            request.report(windows.codes, steps, int(windows.counts.max()))
+        return request.output(windows.codes, windows.calls, drafts=drafted, accepted=stood)
 
     _accept = staticmethod(accepted)
 
@@ -74,26 +69,18 @@ class SelfSpeculativeSampler(Sampler, id="sampler/self_speculative"):
         return random_rank(masked, rng)
 
 
-class _Run:
-    """A batch while it is drawn.
-
-    codes int64 [B, K N]; cells int64 [B, K N] by rank; counts, done, calls int64 [B]: masked cells of each row, how many of
-    them are drawn, and its passes; begin, end int64 [B]: of its window, by ranks; guesses int64 [B, W] and q float64
-    [B, W, V]: ids of the window's cells, drawn or drafted, and the distributions of the drafts; state: what the trunk gave.
-    """
+class _Windows(OrderedState):
+    """A batch that is drawn in windows. begin, end int64 [B]: of each row's window, by ranks; guesses int64 [B, W] and q float64
+    [B, W, V]: ids of the window's cells, drawn or drafted, and the distributions of the drafts; state: what the trunk gave."""
 
     def __init__(self, sampler: SelfSpeculativeSampler, request: SampleRequest):
-        masked = request.tokens.masked
-        self.sampler, self.request = sampler, request
-        self.rank = sampler._order(masked, request.rng)
-        self.cells, self.counts = cell_of_rank(self.rank), masked.sum((1, 2))
-        self.codes = request.tokens.codes.flatten(1)
+        super().__init__(request, sampler._order(request.tokens.masked, request.rng), sampler.filter)
         width = min(sampler.window, self.codes.shape[1])  # a wider window has the same distribution
         self.ahead = torch.arange(width, device=self.codes.device)
-        self.done, self.begin, self.end, self.calls = (torch.zeros_like(self.counts) for _ in range(4))
+        self.begin, self.end = torch.zeros_like(self.counts), torch.zeros_like(self.counts)
         self.guesses = self.codes.new_zeros(len(self.codes), width)
         self.q = torch.zeros(len(self.codes), width, request.model.spec.vocab, dtype=torch.float64, device=self.codes.device)
-        self.state: Tensor | None = None
+        self.accept, self.state = sampler._accept, None
 
     def draft(self, rows: Tensor) -> None:
         """A new window of some rows: a pass of the trunk, which sees all that is there, and one draft per cell; the first one stands."""
@@ -106,7 +93,7 @@ class _Run:
             self.state = state.new_zeros(len(self.codes), *state.shape[1:])
         self.state[rows], self.q[rows] = state, self._distributions(rows, logits)
         self.guesses[rows] = part.choose(self.q[rows].log(), part.rng)
-        self.codes[rows, self.cells[rows, self.begin[rows]]] = self.guesses[rows, 0]
+        self.write(rows, self.guesses[rows, :1])
         self.done[rows] += 1
 
     def verify(self, rows: Tensor) -> tuple[int, int]:
@@ -117,7 +104,7 @@ class _Run:
         part = self.request.rows(rows, self.codes.index_copy(0, rows, filled))
         p = self._distributions(rows, part.model.verify(self.state[rows], part.tokens, (self.rank - self.begin[:, None, None])[rows].clamp(min=0)))
         self._count(rows, "verify")
-        kept = self.sampler._accept(p, q, guesses, sure, size, part.rng)
+        kept = self.accept(p, q, guesses, sure, size, part.rng)
         place = kept.clamp(max=len(self.ahead) - 1)[:, None, None].expand(-1, 1, p.shape[2])
         last = part.choose(residual(p.gather(1, place), q.gather(1, place))[:, 0], part.rng)
         again = part.choose(p.log(), part.rng)
@@ -141,7 +128,7 @@ class _Run:
         """Filtered distributions of the window's cells, float64 [b, W, V]; any, beyond its end."""
         logits = logits.flatten(1, 2).gather(1, self._window(rows)[..., None].expand(-1, -1, logits.shape[3]))
         logits = logits.masked_fill((self.begin[rows, None] + self.ahead >= self.end[rows, None])[..., None], 0.0)
-        return self.sampler.filter(logits).softmax(-1)
+        return self.filter(logits).softmax(-1)
 
     def _count(self, rows: Tensor, network: str) -> None:
         self.calls[rows] += 1

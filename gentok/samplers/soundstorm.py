@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least
+from gentok.samplers.base import setting
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.request import SampleRequest
 from gentok.samplers.stepwise import StepState
@@ -39,14 +39,9 @@ class SoundStorm(MaskGIT, id="sampler/soundstorm"):
         later_temperature: of the ids of further levels, >= 0.
     """
 
-    steps: int = 16
-    later_steps: int = 1
-    later_temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, later_steps=self.later_steps)
-        check_at_least(0, later_temperature=self.later_temperature)
+    steps: int = setting(16, minimum=1)
+    later_steps: int = setting(1, minimum=1)
+    later_temperature: float = setting(1.0, minimum=0)
 
     def parts(self, request: SampleRequest) -> Sequence[tuple[Tensor, int]]:
         masked = request.tokens.masked

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
-from gentok.samplers.base import Sampler
+from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
 
 __all__ = ["SCHEDULES", "StepState", "StepwiseSampler", "masked_counts"]
@@ -82,15 +81,9 @@ class StepwiseSampler(Sampler):
     exact = False
     any_known = True
 
-    steps: int = 12
-    schedule: str = "cosine"
-    choice_temperature: float = 4.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, steps=self.steps)
-        check_choice("masking schedule", self.schedule, SCHEDULES)
-        check_at_least(0, choice_temperature=self.choice_temperature)
+    steps: int = setting(12, minimum=1)
+    schedule: str = setting("cosine", choices=SCHEDULES)
+    choice_temperature: float = setting(4.5, minimum=0)
 
     def run(self, request: SampleRequest) -> SampleOutput:
         codes, parts = request.tokens.codes, self.parts(request)
