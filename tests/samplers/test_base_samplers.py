@@ -1,5 +1,6 @@
 """What samplers share: draws, capabilities, what is known, and errors in one line."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import yaml
 from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
 from scipy import stats
 
+from gentok.cli import compose
 from gentok.generators.base import Causal
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import check_known, every_sampler, fitting, sampler_name
+from gentok.samplers.base import Sampler, check_known, every_sampler, fitting, sampler_name
 from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
@@ -71,16 +73,23 @@ def test_the_extremes_of_a_uniform_give_the_first_and_last_possible_id():
 
 
 def test_samplers_are_found_by_their_files_and_each_has_a_yaml_with_every_setting():
-    import dataclasses
-
     found = {sampler_name(cls): cls for cls in every_sampler()}
     assert {"autoregressive", "maskgit"} <= set(found)
     assert {path.stem for path in CONF.glob("*.yaml")} >= set(found)
     for name, cls in found.items():
-        values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        values = compose("sample", ["ckpt=none", f"sampler={name}"])["sampler"]
         assert values.pop("_target_") == f"{cls.__module__}.{cls.__name__}"
         assert set(values) == {f.name for f in dataclasses.fields(cls)}
-        assert cls(**values) == cls()
+        assert cls(**values) == cls(), "a sampler built from Python must do what it does from the command line"
+
+
+def test_the_filter_keys_stand_in_one_file_and_have_the_defaults_of_every_sampler():
+    shared = yaml.safe_load((CONF / "auto.yaml").read_text())
+    assert shared.pop("_target_") is None
+    assert shared == {f.name: f.default for f in dataclasses.fields(Sampler)}
+    for path in CONF.glob("*.yaml"):
+        own = yaml.safe_load(path.read_text())
+        assert path.stem == "auto" or (own["defaults"] == ["auto", "_self_"] and not set(own) & set(shared)), path.stem
 
 
 def test_fitting_goes_by_capability_also_through_guidance():
