@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,8 +45,13 @@ class NetworkCalls(dict[str, tuple[int, int]]):
 
     def add(self, model: Capability, positions: int, name: str = "generator") -> None:
         """One call on `positions` positions of the batch; a guided model computes each of them once per branch."""
-        calls, before = self.get(name, (0, 0))
-        self[name] = (calls + 1, before + positions * model.branches)
+        self.merge({name: (1, positions * model.branches)})
+
+    def merge(self, others: Mapping[str, tuple[int, int]]) -> None:
+        """Adds the calls of another batch."""
+        for name, (calls, positions) in others.items():
+            before = self.get(name, (0, 0))
+            self[name] = (before[0] + calls, before[1] + positions)
 
 
 @dataclass(frozen=True)
