@@ -12,7 +12,7 @@ from torch import Tensor
 from gentok.data.image_files import read_picture
 from gentok.data.sound_files import read_sound
 from gentok.interfaces import Tokenizer
-from gentok.types import ABSENT, UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
 
 __all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
 

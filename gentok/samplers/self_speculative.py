@@ -102,7 +102,9 @@ class _Windows(OrderedState):
         guesses, q, sure = self.guesses[rows], self.q[rows], (self.done - self.begin)[rows]
         filled = self._written(rows, cells, guesses, self.ahead < size[:, None])
         part = self.request.rows(rows, self.codes.index_copy(0, rows, filled))
-        p = self._distributions(rows, part.model.verify(self.state[rows], part.tokens, (self.rank - self.begin[:, None, None])[rows].clamp(min=0)))
+        p = self._distributions(
+            rows, part.model.verify(self.state[rows], part.tokens, (self.rank - self.begin[:, None, None])[rows].clamp(min=0))
+        )
         self._count(rows, "verify")
         kept = self.accept(p, q, guesses, sure, size, part.rng)
         place = kept.clamp(max=len(self.ahead) - 1)[:, None, None].expand(-1, 1, p.shape[2])

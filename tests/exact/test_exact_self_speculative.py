@@ -1,6 +1,5 @@
 """Self-speculative decoding draws the enumerated law of its windows, whatever was accepted on the way; near misses are noticed."""
 
-
 import pytest
 import torch
 from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, rejects, sample

@@ -125,7 +125,7 @@ def test_a_stochastic_solver_without_diffusion_is_euler():
     rng, x = RowRNG([0, 1]), torch.randn(2, 3, dtype=torch.float64)
     times = time_grid(9, last=0.1)
     torch.testing.assert_close(EulerMaruyama(0.0)(gaussian_field, x, times, rng), Euler()(gaussian_field, x, times))
-    with pytest.raises(ValueError, match="give it noise"):
+    with pytest.raises(ValueError, match="give it rng"):
         EulerMaruyama()(gaussian_field, x, times)
 
 

@@ -76,7 +76,9 @@ def condition_of(classes):
 
 @pytest.mark.parametrize("sampler", ALL)
 @pytest.mark.parametrize(("value", "ids"), [(torch.nan, [1]), (torch.nan, [0, 1, 2]), (torch.inf, [0]), (-torch.inf, [0, 1, 2])])
-@pytest.mark.parametrize("filters", [{}, {"temperature": 0.0}, {"top_k": 2, "top_p": 0.9, "min_p": 0.1, "typical": 0.9, "temperature": 0.7}])
+@pytest.mark.parametrize(
+    "filters", [{}, {"temperature": 0.0}, {"top_k": 2, "top_p": 0.9, "min_p": 0.1, "typical": 0.9, "temperature": 0.7}]
+)
 def test_one_line_names_the_row(sampler, value, ids, filters):
     model = spoilt(TABLES[sampler.requires](), value, ids)
     codes = Tokens.unknown(model.spec, 5).codes
