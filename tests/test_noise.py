@@ -21,11 +21,11 @@ def test_uniforms_are_uniform_and_strictly_inside_the_unit_interval():
     assert abs(float(bits.double().mean()) - 0.5) < 5 * 0.5 / np.sqrt(u.numel())
 
 
-@pytest.mark.parametrize(("kind", "law"), [("exponential", "expon"), ("normal", "norm"), ("gumbel", "gumbel_r")])
-def test_the_other_laws_are_what_their_names_say(kind, law):
+@pytest.mark.parametrize(("kind", "distribution"), [("exponential", "expon"), ("normal", "norm"), ("gumbel", "gumbel_r")])
+def test_the_other_distributions_are_what_their_names_say(kind, distribution):
     x = getattr(RowRNG(torch.arange(100)), kind)(5, 400)
     assert x.dtype == torch.float64
-    assert stats.kstest(x.flatten().numpy(), law).pvalue > 1e-3
+    assert stats.kstest(x.flatten().numpy(), distribution).pvalue > 1e-3
 
 
 def test_neighbouring_seeds_rows_and_numbers_are_uncorrelated():

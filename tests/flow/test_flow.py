@@ -1,4 +1,4 @@
-"""Paths, laws of times, solvers on a field whose solution is known, and projected guidance."""
+"""Paths, distributions of times, solvers on a field whose solution is known, and projected guidance."""
 
 import math
 
@@ -138,20 +138,20 @@ def test_time_grids():
             time_grid(**wrong)
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "uniform": (Uniform(), lambda t: t),
     "logit_normal": (LogitNormal(0.3, 0.8), lambda t: torch.special.ndtr((torch.logit(t) - 0.3) / 0.8)),
     "mode": (Mode(0.0), lambda t: t),
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("stratified", [False, True])
-def test_times_follow_their_law(name, stratified):
+def test_times_follow_their_distribution(name, stratified):
     """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as 1 / n."""
-    law, cdf = LAWS[name]
+    distribution, cdf = DISTRIBUTIONS[name]
     rows = 2000
-    t = (Stratified(law) if stratified else law)(RowRNG.of(1, torch.arange(rows)))
+    t = (Stratified(distribution) if stratified else distribution)(RowRNG.of(1, torch.arange(rows)))
     assert t.dtype == torch.float64 and (t > 0).all() and (t < 1).all()
     u = cdf(t).sort().values
     distance = (u - (torch.arange(rows) + 0.5) / rows).abs().max()

@@ -1,4 +1,4 @@
-"""Laws of the mixture of Gaussians: the low-rank form is the dense one, the density is a density, the bound bounds."""
+"""Distributions of the mixture of Gaussians: the low-rank form is the dense one, the density is a density, the bound bounds."""
 
 import math
 

@@ -88,7 +88,7 @@ def test_what_is_shown_on_the_way_never_changes_again(sampler):
     assert torch.equal(shown[-1], out.tokens.codes)
 
 
-def test_a_residual_without_mass_is_the_law_itself():
+def test_a_residual_without_mass_is_the_distribution_itself():
     p = torch.tensor([[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]], dtype=torch.float64)
     q = torch.tensor([[0.25, 0.75, 0.0], [0.25, 0.5, 0.25]], dtype=torch.float64)
     assert torch.allclose(residual(p, q).softmax(1), torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64))

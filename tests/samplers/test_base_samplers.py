@@ -26,7 +26,7 @@ CONF = Path(__file__).parents[2] / "conf" / "sampler"
 
 @pytest.mark.parametrize("function", [draw, exponential_race])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, dtype):
+def test_draws_follow_the_distribution_in_every_dtype_and_skip_impossible_ids(function, dtype):
     logits = torch.tensor([0.0, -torch.inf, 2.0, -1.0, -torch.inf], dtype=dtype)
     ids = function(logits.expand(30_000, 2, 5), RowRNG(torch.arange(30_000)))
     assert ids.shape == (30_000, 2)
@@ -142,10 +142,10 @@ def test_known_cells_that_do_not_fit_are_refused_with_a_line(change, words):
         initial_tokens(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
 
 
-def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
+def test_known_cells_behind_a_masked_cell_stop_a_causal_sampler_or_are_forced():
     model = TabularCausal(SPECS["k2"], "delayed")
     codes = torch.full((2, 2, 3), UNKNOWN)
-    codes[1, 0, :2] = 1  # steps 0 and 1, while level 1 of position 0 is a hole of step 1: its own step, which does no harm
+    codes[1, 0, :2] = 1  # steps 0 and 1, while level 1 of position 0 is a masked cell of step 1: its own step, which does no harm
     tokens = Tokens(codes, model.spec)
     assert check_known(tokens, model.layout) is False
     codes[1, 0, 2] = 1
@@ -183,7 +183,7 @@ def test_a_draft_is_refused_and_nothing_to_draw_costs_nothing(sampler, model):
     assert out.calls.tolist() == [0, 0] and out.network_calls == {}
 
 
-def test_autoregressive_calls_are_those_of_the_row_with_the_most_holes_and_guidance_counts_twice():
+def test_autoregressive_calls_are_those_of_the_row_with_the_most_masked_cells_and_guidance_counts_twice():
     model = TabularCausal(SPECS["k2"], "level_major")
     _, condition, codes, lengths = batch_of(cases_of(model), 2)
     arguments = {"known": Tokens(codes, model.spec), "lengths": lengths}

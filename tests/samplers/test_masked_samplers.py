@@ -65,7 +65,7 @@ def test_every_sampler_of_masked_models_is_here():
 
 @pytest.mark.parametrize("sampler", SHORT)
 @pytest.mark.parametrize("change", [{}, {"temperature": 0.0}, {"top_k": 1}])
-def test_known_cells_stay_absent_cells_stay_absent_and_holes_are_filled(sampler, change):
+def test_known_cells_stay_absent_cells_stay_absent_and_masked_cells_are_filled(sampler, change):
     model = TabularMasked(SPECS["strided"])
     cases = cases_of(model)
     for case, codes in zip(cases, sample(altered(sampler, **change), guided(model, 1.5, "cosine"), cases, 20)):
@@ -97,7 +97,7 @@ def test_nothing_to_draw_costs_nothing_and_a_batch_of_both_draws_what_is_missing
 
 
 @pytest.mark.parametrize("sampler", SHORT)
-def test_calls_are_counted_by_row_and_by_position_and_steps_are_told(sampler):
+def test_calls_are_counted_by_row_and_by_position_and_steps_are_reported(sampler):
     model = TabularMasked(SPECS["k1"])
     which, condition, codes, lengths = batch_of(cases_of(model), 4)
     given = {"known": Tokens(codes, model.spec), "lengths": lengths}
@@ -187,7 +187,7 @@ def test_no_rounds_give_the_draft_back_without_a_call_and_known_cells_win_over_i
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_a_round_hides_so_many_cells_and_costs_so_many_calls(parallel):
+def test_a_round_masks_so_many_cells_and_costs_so_many_calls(parallel):
     model = TabularMasked(TokenSpec((3,), Line(5)))
     draft = Tokens(torch.zeros(40, 1, 5, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.zeros(40, dtype=torch.int64))})
@@ -235,7 +235,7 @@ def network_of(spec):
     return MaskedTransformer(spec, width=8, depth=1, heads=1).eval()
 
 
-def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
+def test_rows_count_their_own_masked_cells_and_few_masked_cells_go_one_by_one():
     spec = TokenSpec((3,), Line(12))
     lengths = torch.tensor([12, 5, 2, 0])
     out = Halton(steps=5)(network_of(spec), Condition(), rng=RowRNG.of(0, range(4)), lengths=lengths)
@@ -246,10 +246,10 @@ def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
 
 
 def test_scores_of_certainty():
-    law = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]], dtype=torch.float64)
-    assert entropies(law.log()).tolist() == pytest.approx([float(-(p[p > 0] * p[p > 0].log()).sum()) for p in law])
-    assert uncertainty(law.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
-    assert uncertainty(law.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
+    distribution = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]], dtype=torch.float64)
+    assert entropies(distribution.log()).tolist() == pytest.approx([float(-(p[p > 0] * p[p > 0].log()).sum()) for p in distribution])
+    assert uncertainty(distribution.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
+    assert uncertainty(distribution.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
     assert (uncertainty(torch.zeros(2, 1), "margin") == -1).all(), "a vocabulary of one is certain"
 
 
