@@ -14,7 +14,8 @@ class ConfigError(ValueError):
 
 
 class FormatError(ValueError):
-    """A file or a dictionary of a newer or another format; the message says what was expected and what came."""
+    """A file or a dictionary of a newer or another format; the message says what was expected and what
+    came."""
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
@@ -41,7 +42,8 @@ def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:
     """Checks a setting that is one of some values.
 
     Raises:
-        ValueError: it is none of `options`; the message lists them. `kind`: what they name, such as "masking schedule".
+        ValueError: it is none of `options`; the message lists them. `kind`: what they name, such as "masking
+            schedule".
     """
     options = list(options)
     if value not in options:

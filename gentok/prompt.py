@@ -1,4 +1,5 @@
-"""What a user gives a sample to begin with: an image of which a region stays, or a sound whose first seconds stay and a duration."""
+"""What a user gives a sample to begin with: an image of which a region stays, or a sound whose first seconds
+stay and a duration."""
 
 from __future__ import annotations
 
@@ -41,16 +42,17 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
     """What is known of the tokens to be sampled.
 
     Args:
-        tokenizer: whose tokens they are. One that writes a part of the condition into its codes knows that part; with a
-            sound too, the item begins with both.
+        tokenizer: whose tokens they are. One that writes a part of the condition into its codes knows that
+            part; with a sound too, the item begins with both.
         condition: of the rows to be sampled.
         known: float [C, ...], the image or sound to complete; None: none.
-        keep: what stays of it: a region of an image (None: its left half), the first seconds of a sound (None: all).
+        keep: what stays of it: a region of an image (None: its left half), the first seconds of a sound
+            (None: all).
         frames: int64 [n], how long each sound is to be.
 
     Returns:
-        Tokens: UNKNOWN in the cells outside of what stays: one row, or one for each of `frames` where sounds differ in
-            length. None where nothing is known.
+        Tokens: UNKNOWN in the cells outside of what stays: one row, or one for each of `frames` where sounds
+            differ in length. None where nothing is known.
 
     Raises:
         ValueError: `keep` or `frames` do not fit what is known.
@@ -73,7 +75,8 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
 
 
 def _beginning(tokenizer: Tokenizer, known: Tensor, keep: Any, whole: bool = False) -> Tokens:
-    """The tokens of the first `keep` seconds of a sound. None: all of it where it is `whole`, else those frames that are full of it."""
+    """The tokens of the first `keep` seconds of a sound. None: all of it where it is `whole`, else those
+    frames that are full of it."""
     spec, samples = tokenizer.spec, known.shape[-1]
     if whole:
         codes = tokenizer.encode(known[None]).codes

@@ -1,10 +1,11 @@
-"""Random numbers by row: `RowRNG` gives every row of a batch its own stream, so that a row alone draws what it draws in a batch.
+"""Random numbers by row: `RowRNG` gives every row of a batch its own stream, so that a row alone draws what
+it draws in a batch.
 
-SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the i-th word of
-a stream is mix(start + i * gamma), computed on int64 tensors for all rows at once. It is a pure function of
-(seed, i): the same on every device, for every batch size and on every number of processes. Doubles have 52 random
-bits and lie strictly inside (0, 1), so that neither log(u) nor log(1 - u) overflows and the tail of an exponential
-reaches 36.7 (float32 random numbers stop at 16.6 and truncate rare tokens).
+SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the i-th
+word of a stream is mix(start + i * gamma), computed on int64 tensors for all rows at once. It is a pure
+function of (seed, i): the same on every device, for every batch size and on every number of processes.
+Doubles have 52 random bits and lie strictly inside (0, 1), so that neither log(u) nor log(1 - u) overflows
+and the tail of an exponential reaches 36.7 (float32 random numbers stop at 16.6 and truncate rare tokens).
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def _mix(x: Tensor) -> Tensor:
 class RowRNG:
     """One stream of float64 random numbers per row.
 
-    Every draw advances every row by the same number of words; `rows` gives a view on some rows that advances those
-    alone, `fork` an independent stream for another purpose.
+    Every draw advances every row by the same number of words; `rows` gives a view on some rows that advances
+    those alone, `fork` an independent stream for another purpose.
 
     Args:
         seeds: int64 [B], one seed per row.
@@ -116,9 +117,10 @@ class RowRNG:
     def fork(self, tag: int | str) -> RowRNG:
         """An independent stream of the same rows, for another purpose. It does not advance this one.
 
-        Of a text only the first 7 bytes count: fork("held_out_a") is fork("held_out_b"). To count more would change all
-        published numbers. So tags of one parent must differ in their first 7 bytes; a test reads all tags of the package.
-        A text stands for a number (the empty one for 0): give one parent numbers or texts, not both.
+        Of a text only the first 7 bytes count: fork("held_out_a") is fork("held_out_b"). To count more would
+        change all published numbers. So tags of one parent must differ in their first 7 bytes; a test reads
+        all tags of the package. A text stands for a number (the empty one for 0): give one parent numbers or
+        texts, not both.
 
         Args:
             tag: what the stream is for, a number in [0, 2^63) or a text.
@@ -131,7 +133,8 @@ class RowRNG:
         return self._made(start, torch.zeros_like(self._count))
 
     def to(self, device: torch.device | str) -> RowRNG:
-        """The same streams on another device, from where they are now. Draws there do not advance this one."""
+        """The same streams on another device, from where they are now. Draws there do not advance this
+        one."""
         return self._made(self._start.to(device), self._count.to(device))
 
     def _advance(self, n: int) -> None:

@@ -1,4 +1,5 @@
-"""From a loaded model to new media: what sample.py, `Bundle.sample`, evaluation and the training log share."""
+"""From a loaded model to new media: what sample.py, `Bundle.sample`, evaluation and the training log
+share."""
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ class Samples:
         network_calls: name of a network -> (calls, positions computed).
         seconds: that sampling took, without decoding.
         stats: named numbers of the sampler.
-        lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all of the media.
+        lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all
+            of the media.
         texts: of streams of text and speech.
     """
 
@@ -59,7 +61,8 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
     """A sampler that fits a generator, checked before it is built.
 
     Args:
-        config: its configuration, or a built one. Without `_target_`: the first that fits; exact ones come first.
+        config: its configuration, or a built one. Without `_target_`: the first that fits; exact ones come
+            first.
         generator: the generator's class.
         trust: packages whose components may be built, beside gentok's own.
 
@@ -150,17 +153,18 @@ def sample(
     Args:
         bundle: a tokenizer and a generator.
         n: how many, >= 1.
-        condition: see ConditionSpec.parse; or a Condition of n rows. Of streams of text and speech: the text is spoken.
+        condition: see ConditionSpec.parse; or a Condition of n rows. Of streams of text and speech: the text
+            is spoken.
         sampler: see `pick_sampler`.
         guidance: None takes the bundle's recommendation, else 1.
         guidance_schedule: constant, linear or cosine.
         seed: of the random numbers.
-        known: an image [C, H, W] or a sound [C, T] in [-1, 1] to complete. Of streams of text and speech: the sound is
-            written down; with a text too, that sound goes on.
-        keep: what stays of `known`: a region of the image (None: its left half), or the first seconds of the sound (None:
-            all).
-        duration: of sounds, in seconds, one number or several in turn; None: as long as the model's longest item, at
-            which a model that ends items by itself is cut.
+        known: an image [C, H, W] or a sound [C, T] in [-1, 1] to complete. Of streams of text and speech: the
+            sound is written down; with a text too, that sound goes on.
+        keep: what stays of `known`: a region of the image (None: its left half), or the first seconds of the
+            sound (None: all).
+        duration: of sounds, in seconds, one number or several in turn; None: as long as the model's longest
+            item, at which a model that ends items by itself is cut.
         batch_size: items that are drawn at once, >= 1.
         advance: called with 0 once all is checked, and with the number of items after each batch.
         trust: packages whose components may be built, beside gentok's own.

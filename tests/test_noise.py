@@ -112,7 +112,8 @@ def test_seeds_must_be_one_per_row():
 
 
 def fork_tags():
-    """Every text that the package hands to `fork`, or to the `rng(batch, purpose)` of training, which forks by it."""
+    """Every text that the package hands to `fork`, or to the `rng(batch, purpose)` of training, which forks
+    by it."""
     package = Path(__file__).parents[1] / "gentok"
     calls = [node for path in package.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
     calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ("fork", "rng")]

@@ -1,8 +1,10 @@
-"""Absorbing diffusion of discrete codes: every cell is masked once and for all at a random time, independently of the others.
+"""Absorbing diffusion of discrete codes: every cell is masked once and for all at a random time,
+independently of the others.
 
-A schedule says when: alpha(t) = P(a cell is kept until t), falling from 1 at t = 0 to 0 at t = 1. Everything here is
-written in the masked share m(t) = 1 - alpha(t), which is the distribution function of the time at which a cell is masked
-(Austin et al., arXiv 2107.03006; Sahoo et al., MDLM, arXiv 2406.07524; Shi et al., MD4, arXiv 2406.04329):
+A schedule says when: alpha(t) = P(a cell is kept until t), falling from 1 at t = 0 to 0 at t = 1. Everything
+here is written in the masked share m(t) = 1 - alpha(t), which is the distribution function of the time at
+which a cell is masked (Austin et al., arXiv 2107.03006; Sahoo et al., MDLM, arXiv 2406.07524; Shi et al.,
+MD4, arXiv 2406.04329):
 
     linear           m = t                                             (MDLM's log-linear one: sigma = -log(1 - t))
     cosine           m = sin(pi t / 2) = cos(pi (1 - t) / 2)           (MaskGIT's and MD4's)
@@ -15,13 +17,13 @@ The evidence bound on -log p(x) is
 
     L = int_0^1 m'(t) / m(t) E[ sum over masked cells i of -log p(x_i | x_t) ] dt
 
-(MDLM eq. 10). By the substitution m = m(t) its value does not depend on the schedule, which decides only the variance of
-an estimate at a random t. With m in place of t it is a mixture over the number n of masked cells, and equals the any-order
-bound sum_n (1 / n) E_{|M| = n}[sum over M] for a network that is not given the time (Ou et al., arXiv 2406.03736; Zheng et
-al., 2409.02908).
+(MDLM eq. 10). By the substitution m = m(t) its value does not depend on the schedule, which decides only the
+variance of an estimate at a random t. With m in place of t it is a mixture over the number n of masked cells,
+and equals the any-order bound sum_n (1 / n) E_{|M| = n}[sum over M] for a network that is not given the time
+(Ou et al., arXiv 2406.03736; Zheng et al., 2409.02908).
 
-*Deviations*: ends are exact. MDLM stops at m = 1 - 1e-3, and the papers' geometric schedule at alpha(0) = 1 - 1e-5 and
-alpha(1) = 2e-9: the value of the bound would then depend on the schedule.
+*Deviations*: ends are exact. MDLM stops at m = 1 - 1e-3, and the papers' geometric schedule at alpha(0) = 1 -
+1e-5 and alpha(1) = 2e-9: the value of the bound would then depend on the schedule.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Classifier-free guidance: how two predictions are combined, and how strongly at which point of a generation.
+"""Classifier-free guidance: how two predictions are combined, and how strongly at which point of a
+generation.
 
 Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598. One convention everywhere:
 
     l = l_u + g (l_c - l_u)          g = 1: no guidance, g = 0: unconditional, g > 1: towards the condition
 
-(papers that write l_c + s (l_c - l_u) mean g = 1 + s). Schedules move g with the progress r in [0, 1] of a generation, and all end
-at the scale:
+(papers that write l_c + s (l_c - l_u) mean g = 1 + s). Schedules move g with the progress r in [0, 1] of a
+generation, and all end at the scale:
 
     constant   g(r) = scale
     linear     g(r) = 1 + (scale - 1) r                            (Muse, MAR)

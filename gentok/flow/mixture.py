@@ -1,19 +1,21 @@
-"""A mixture of Gaussians per position, whose means are affine in a few features: so many components that their means are never written out.
+"""A mixture of Gaussians per position, whose means are affine in a few features: so many components that
+their means are never written out.
 
     p(z) = sum_m softmax(logits)_m N(z; mean_m, var_m I)
     mean_m = centre + unit (offset_m + map_m r),    var_m = floor + (unit exp(log_scale_m))^2
 
-r are R features of the position, map_m [D, R] and offset_m [D] belong to the component: a mean that is affine in the
-network's state by a matrix of rank R (Kim et al., CLaM-TTS, arXiv 2404.02781, and ResGen, arXiv 2412.10208). With
-y = (z - centre) / unit,
+r are R features of the position, map_m [D, R] and offset_m [D] belong to the component: a mean that is affine
+in the network's state by a matrix of rank R (Kim et al., CLaM-TTS, arXiv 2404.02781, and ResGen, arXiv
+2412.10208). With y = (z - centre) / unit,
 
     |y - offset_m - map_m r|^2 = |y|^2 - 2 y.offset_m - 2 y.map_m r + |offset_m|^2 + 2 offset_m.map_m r + |map_m r|^2
 
-is linear in the features (1, y, r, y r', r r'), so the distances to all components are one matrix product, [B, N, M] and
-never [B, N, M, D]. Differences of large numbers: float32 and better alone, also under autocast; distances below about
-1e-6 |y|^2 are rounding.
+is linear in the features (1, y, r, y r', r r'), so the distances to all components are one matrix product,
+[B, N, M] and never [B, N, M, D]. Differences of large numbers: float32 and better alone, also under autocast;
+distances below about 1e-6 |y|^2 are rounding.
 
-The bound. z is known up to q(z) = N(z; target, spread I). For any weights w of the components Jensen's inequality gives
+The bound. z is known up to q(z) = N(z; target, spread I). For any weights w of the components Jensen's
+inequality gives
 
     E_q[-log p(z)] <= sum_m w_m (C_m + log w_m - log softmax(logits)_m),    C_m = E_q[-log N(z; mean_m, var_m I)]
 
@@ -22,10 +24,10 @@ With w = softmax(-C), the components as if they were equally likely, it splits i
     fit    = -log sum_m exp(-C_m)                     regression: how near the nearest components come, whatever their weights are
     choice = -sum_m w_m log softmax(logits)_m         classification: which of them it was
 
-The gradient of `fit` reaches every component near the target also where its weight is small, so that none dies. w is held
-constant in the gradient of `choice`: the weights learn which component fits, the components do not learn to be likely
-ones. For one component the bound is the exact value; in general it exceeds E_q[-log p] by no more than the divergence of w
-from the components' posteriors, in the mean.
+The gradient of `fit` reaches every component near the target also where its weight is small, so that none
+dies. w is held constant in the gradient of `choice`: the weights learn which component fits, the components
+do not learn to be likely ones. For one component the bound is the exact value; in general it exceeds E_q[-log
+p] by no more than the divergence of w from the components' posteriors, in the mean.
 """
 
 from __future__ import annotations
@@ -131,7 +133,8 @@ class Mixture:
         return -torch.logsumexp(self._log_weights() - self.costs(z), -1)
 
     def bound(self, z: Tensor, spread: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
-        """The bound in two parts, (choice, fit), each float [B, N]: their sum is at least E[-log p] over N(z, spread I).
+        """The bound in two parts, (choice, fit), each float [B, N]: their sum is at least E[-log p] over N(z,
+        spread I).
 
         Arguments as of `costs`.
         """

@@ -1,13 +1,15 @@
-"""The straight path of rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747), data at t = 0 and noise at t = 1.
+"""The straight path of rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747), data
+at t = 0 and noise at t = 1.
 
     x_t = (1 - t) x + t eps,      v = d x_t / dt = eps - x
 
-A network learns v by mean squared error; what else one may want of a point and its velocity follows from the two lines above:
+A network learns v by mean squared error; what else one may want of a point and its velocity follows from the
+two lines above:
 
     x = x_t - t v,      eps = x_t + (1 - t) v,      score = grad log p_t(x_t) = -E[eps | x_t] / t
 
-Everything is for tensors [B, ...] (data x, noise eps, points x_t, velocities v) with t float [B] in [0, 1], a time per row,
-or a scalar.
+Everything is for tensors [B, ...] (data x, noise eps, points x_t, velocities v) with t float [B] in [0, 1], a
+time per row, or a scalar.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Adaptive projected guidance (Sadat et al., APG, arXiv 2410.02416), on velocities as in FlexTok (arXiv 2502.13967).
+"""Adaptive projected guidance (Sadat et al., APG, arXiv 2410.02416), on velocities as in FlexTok (arXiv
+2502.13967).
 
     m  <-  (v_c - v_u) + momentum m                 a running sum, from 0; momentum < 0 pushes away from what was pushed before
     d   =  m min(1, threshold / |m|)                row by row
@@ -6,8 +7,8 @@
     v   =  v_c + (scale - 1) d
 
 With momentum 0, threshold inf and eta 1 this is classifier-free guidance, v_u + scale (v_c - v_u)
-(gentok/flow/guidance.py). Everything is computed in float64. Norms are taken over all axes of a row, so a threshold fits
-one size of image.
+(gentok/flow/guidance.py). Everything is computed in float64. Norms are taken over all axes of a row, so a
+threshold fits one size of image.
 """
 
 from __future__ import annotations

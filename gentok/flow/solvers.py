@@ -5,11 +5,13 @@
     Heun              x += h/2 (v(x, t) + v(x + h v(x, t), t + h))                                    second order, two calls
     EulerMaruyama     x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z,  h < 0              stochastic, one call
 
-with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >= 0 (Ma et al.,
-SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a plain Euler step, since
-noise that is put in there is never taken out: end the stochastic part with `time_grid(steps, last=0.04)`.
+with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >=
+0 (Ma et al., SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a
+plain Euler step, since noise that is put in there is never taken out: end the stochastic part with
+`time_grid(steps, last=0.04)`.
 
-A solver is a frozen dataclass, called with the field, the noise x [B, ...], the S + 1 times and, where it draws, a RowRNG.
+A solver is a frozen dataclass, called with the field, the noise x [B, ...], the S + 1 times and, where it
+draws, a RowRNG.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | 
         steps: S >= 1.
         start: of s, in (0, 1].
         shift: > 0; 1: equal steps of t; above 1: more of them near the noise.
-        last: the s before 0, to which equal steps lead and from which one more leads to 0; None: all steps are equal.
+        last: the s before 0, to which equal steps lead and from which one more leads to 0; None: all steps
+            are equal.
 
     Returns:
         tuple[float, ...]: S + 1 times.

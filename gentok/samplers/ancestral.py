@@ -1,16 +1,17 @@
 """Ancestral sampling of masked diffusion in T steps: what is revealed in one step is drawn together.
 
-Sahoo et al., MDLM, arXiv 2406.07524, section 3 and appendix; Shi et al., MD4, arXiv 2406.04329. In a step t -> s of a
-grid over [0, 1] every masked cell is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t) = 1 - m_s / m_t, and
-then drawn from the network's distribution at x_t and the time m_t = 1 - alpha_t. That a step's cells are drawn as if
-independent is the only error; it falls as 1 / T. "Unmask?" and "which id?" are separate draws: one race between V ids
-and a dominant "stay masked" is where float32 random numbers go wrong (gentok/metrics/truncation.py).
+Sahoo et al., MDLM, arXiv 2406.07524, section 3 and appendix; Shi et al., MD4, arXiv 2406.04329. In a step t
+-> s of a grid over [0, 1] every masked cell is revealed with probability (alpha_s - alpha_t) / (1 - alpha_t)
+= 1 - m_s / m_t, and then drawn from the network's distribution at x_t and the time m_t = 1 - alpha_t. That a
+step's cells are drawn as if independent is the only error; it falls as 1 / T. "Unmask?" and "which id?" are
+separate draws: one race between V ids and a dominant "stay masked" is where float32 random numbers go wrong
+(gentok/metrics/truncation.py).
 
-The steps at which cells are revealed depend on nothing else, so they are drawn before the first call: the step within
-which m falls below a uniform number of each cell's own. cache = true then computes a row only in the steps in which it
-reveals something. That is exactly the sampler that calls the network in every step (the same ids, row by row, also for
-a network that uses time), and needs on average sum_i (1 - (1 - w_i)^N) calls for N masked cells, w_i = m_i - m_(i+1):
-with the linear schedule T (1 - (1 - 1 / T)^N), never more than N.
+The steps at which cells are revealed depend on nothing else, so they are drawn before the first call: the
+step within which m falls below a uniform number of each cell's own. cache = true then computes a row only in
+the steps in which it reveals something. That is exactly the sampler that calls the network in every step (the
+same ids, row by row, also for a network that uses time), and needs on average sum_i (1 - (1 - w_i)^N) calls
+for N masked cells, w_i = m_i - m_(i+1): with the linear schedule T (1 - (1 - 1 / T)^N), never more than N.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""One cell per call in the model's order of the masked cells, or in a random one; exact. For AnyOrder generators; keeps any known cells.
+"""One cell per call in the model's order of the masked cells, or in a random one; exact. For AnyOrder
+generators; keeps any known cells.
 
-The sequential sampler of any-subset models (Guo and Ermon, arXiv 2504.20456): masked cell r of a row is drawn from
-p(. | known cells, masked cells 1 .. r - 1), so a row of n masked cells takes n calls. Where order = random, every row's
-order is drawn first, each with the same probability: the distribution is then the mean of the orders' distributions.
-Rows of fewer masked cells leave the batch.
+The sequential sampler of any-subset models (Guo and Ermon, arXiv 2504.20456): masked cell r of a row is drawn
+from p(. | known cells, masked cells 1 .. r - 1), so a row of n masked cells takes n calls. Where order =
+random, every row's order is drawn first, each with the same probability: the distribution is then the mean of
+the orders' distributions. Rows of fewer masked cells leave the batch.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def cell_of_rank(rank: Tensor) -> Tensor:
         rank: int64 [B, K, N], 1, 2, ... at the cells of the order and 0 elsewhere.
 
     Returns:
-        Tensor: int64 [B, K N]; [:, r - 1] is the cell of rank r as an index into a row's K N cells (any, where there is none).
+        Tensor: int64 [B, K N]; [:, r - 1] is the cell of rank r as an index into a row's K N cells (any,
+            where there is none).
     """
     flat = rank.flatten(1)
     return torch.where(flat > 0, flat, flat.shape[1] + 1).argsort(dim=1, stable=True)
@@ -100,7 +102,8 @@ class AnyOrderSampler(Sampler, id="sampler/any_order"):
     """One cell per call.
 
     Args:
-        order: left_to_right (the model's own) or random: a distribution that only a model trained in random orders has learnt.
+        order: left_to_right (the model's own) or random: a distribution that only a model trained in random
+            orders has learnt.
     """
 
     requires = AnyOrder

@@ -1,4 +1,5 @@
-"""Any-subset speculative decoding (ASSD) for AnyOrder generators: several cells per pair of calls, and the distribution of one per call.
+"""Any-subset speculative decoding (ASSD) for AnyOrder generators: several cells per pair of calls, and the
+distribution of one per call.
 
 Guo and Ermon, arXiv 2504.20456, algorithm 1. A row of which `done` masked cells are drawn repeats
 
@@ -7,13 +8,13 @@ Guo and Ermon, arXiv 2504.20456, algorithm 1. A row of which `done` masked cells
     accept   x_j from left to right with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure draw from the
              residual norm((p_j - q_j)+) and drop the later drafts; after k acceptances draw the next cell from its own p
 
-The first draft has q = p and is always accepted, so a pair of calls yields at least two cells; the last masked cell of a
-row is drawn from the draft's distribution without an oracle. Hence a row never takes more calls than it has masked
-cells. All probabilities are filtered, guided and float64.
+The first draft has q = p and is always accepted, so a pair of calls yields at least two cells; the last
+masked cell of a row is drawn from the draft's distribution without an oracle. Hence a row never takes more
+calls than it has masked cells. All probabilities are filtered, guided and float64.
 
-Deviations: batches, in which every row keeps its own place and leaves when it is full; the bonus cell, which the oracle
-has paid for (the paper's code drafts again); where rounding leaves a failure without residual mass the cell is drawn from
-p.
+Deviations: batches, in which every row keeps its own place and leaves when it is full; the bonus cell, which
+the oracle has paid for (the paper's code drafts again); where rounding leaves a failure without residual mass
+the cell is drawn from p.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class AnySubset(Sampler, id="sampler/any_subset"):
 
     Args:
         k: cells drafted at once, >= 1 (1: one cell per call).
-        order: left_to_right (the model's own) or random: a distribution that only a model trained in random orders has learnt.
+        order: left_to_right (the model's own) or random: a distribution that only a model trained in random
+            orders has learnt.
     """
 
     requires = AnyOrder
@@ -68,7 +70,8 @@ class AnySubset(Sampler, id="sampler/any_subset"):
         return request.output(state.codes, state.calls, drafts=guessed, accepted=stood)
 
     def _verify(self, state: OrderedState, rows: Tensor, q: Tensor, guesses: Tensor) -> tuple[Tensor, Tensor]:
-        """The oracle's call: accepts drafts from the left and draws one cell more. int64 [b]: drafts kept, and drafts that there were."""
+        """The oracle's call: accepts drafts from the left and draws one cell more. int64 [b]: drafts kept,
+        and drafts that there were."""
         rng, left = state.request.rng.rows(rows), (state.counts - state.done)[rows]
         p = state.logits(rows, self.k + 1).softmax(-1)
         kept, drafted = self._accept(p[:, : self.k], q, guesses, left, rng)
@@ -82,7 +85,8 @@ class AnySubset(Sampler, id="sampler/any_subset"):
         return kept, drafted
 
     def _accept(self, p: Tensor, q: Tensor, guesses: Tensor, left: Tensor, rng: RowRNG) -> tuple[Tensor, Tensor]:
-        """p, q float64 [b, k, V], guesses int64 [b, k], left int64 [b] masked cells -> int64 [b]: drafts accepted from the left, and drafted."""
+        """p, q float64 [b, k, V], guesses int64 [b, k], left int64 [b] masked cells -> int64 [b]: drafts
+        accepted from the left, and drafted."""
         drafted = left.clamp(max=self.k)
         return accepted(p, q, guesses, torch.ones_like(left), drafted, rng), drafted  # the first: p = q but for rounding
 

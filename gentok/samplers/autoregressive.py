@@ -1,17 +1,19 @@
-"""Plain autoregressive sampling: every unknown step of a causal generator, one after the other, from the model's own distribution.
+"""Plain autoregressive sampling: every unknown step of a causal generator, one after the other, from the
+model's own distribution.
 
-Exact: the ids are drawn from prod_s p(step s | the steps before), filtered and guided as asked, for any layout and number
-of levels, with known cells, and with items of different lengths in one batch. Drawing the slots of a step together is
-exact only where the model says so (`exact_slots`).
+Exact: the ids are drawn from prod_s p(step s | the steps before), filtered and guided as asked, for any
+layout and number of levels, with known cells, and with items of different lengths in one batch. Drawing the
+slots of a step together is exact only where the model says so (`exact_slots`).
 
-In call r every row draws its own r-th unknown step. What lies between a row's draws (its known prefix, cells beyond its
-length, levels that it does not have) is fed in that same call, so that rows with prefixes of any length start together,
-and a batch needs as many calls as its row with the most draws. A row's ids depend on its own random numbers alone: its
-r-th call consumes the next numbers of its own stream, whatever the other rows do.
+In call r every row draws its own r-th unknown step. What lies between a row's draws (its known prefix, cells
+beyond its length, levels that it does not have) is fed in that same call, so that rows with prefixes of any
+length start together, and a batch needs as many calls as its row with the most draws. A row's ids depend on
+its own random numbers alone: its r-th call consumes the next numbers of its own stream, whatever the other
+rows do.
 
-Where the model ends items by itself, a row that draws the end loses the cells from that position on, and the rest is
-planned anew. `lengths` is then the maximum, and the output's lengths are those that were drawn. A row does not end before
-a cell that is known.
+Where the model ends items by itself, a row that draws the end loses the cells from that position on, and the
+rest is planned anew. `lengths` is then the maximum, and the output's lengths are those that were drawn. A row
+does not end before a cell that is known.
 """
 
 from __future__ import annotations
@@ -36,9 +38,9 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
     """Step by step in the generator's own order.
 
     Args:
-        forced: run where the result is not the model's distribution, instead of stopping; the output's stats then hold
-            forced = True. That is where known cells lie behind a masked cell in the layout (they are ignored when that cell
-            is drawn), or slots of a step are dependent (they are drawn together).
+        forced: run where the result is not the model's distribution, instead of stopping; the output's stats
+            then hold forced = True. That is where known cells lie behind a masked cell in the layout (they
+            are ignored when that cell is drawn), or slots of a step are dependent (they are drawn together).
     """
 
     requires = Causal
@@ -90,7 +92,8 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         return request.output(output, calls, **({"forced": True} if forced else {}))
 
     def _draw(self, logits: Tensor, here: Tensor, active: Tensor | None, rng: RowRNG, choose: Choice) -> Tensor:
-        """ids int64 [B, G] where `here`; rows that are not active draw no random numbers. active: None for all rows."""
+        """ids int64 [B, G] where `here`; rows that are not active draw no random numbers. active: None for
+        all rows."""
         logits = logits.masked_fill(~here[..., None], 0.0)  # a slot without a masked cell may hold anything, -inf everywhere too
         if active is None:
             return choose(self.filter(logits), rng)
@@ -99,7 +102,8 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         return ids
 
     def _check_slots(self, model: Causal, masked: Tensor) -> bool:
-        """Whether slots are drawn together that are dependent in the model. Raises ValueError then, unless forced."""
+        """Whether slots are drawn together that are dependent in the model. Raises ValueError then, unless
+        forced."""
         if model.exact_slots or not bool((masked.sum(2) > 1).any()):
             return False
         if not self.forced:
@@ -133,7 +137,8 @@ class _Ending:
         return torch.cat((logits[..., :-1], logits[..., -1:].masked_fill(forbidden[..., None], float("-inf"))), -1)
 
     def find(self, here: Tensor, drawn: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """(rows that drew an end at step last[b], bool [B]; the cells that they have no more, bool [B, S, G])."""
+        """(rows that drew an end at step last[b], bool [B]; the cells that they have no more, bool [B, S,
+        G])."""
         ended = here & (self.level[last] == 0) & (drawn == self.end)
         stopped = ended.any(1)
         position = torch.where(ended, self.position[last], -1).amax(1)
@@ -151,7 +156,8 @@ class _Plan:
     Attributes:
         rounds: R, the number of calls.
         counts: int64 [B], calls that a row needs.
-        at: int64 [B, R], the first step that a row feeds in a call (once a row is done: any, its outputs are not used).
+        at: int64 [B, R], the first step that a row feeds in a call (once a row is done: any, its outputs are
+            not used).
         last: int64 [B, R], the step that it draws there.
         width: R numbers, the steps fed in a call.
         active: R tensors of row indices, None where all rows draw.

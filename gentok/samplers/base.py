@@ -1,11 +1,12 @@
-"""What every sampler is: a frozen dataclass of hyper-parameters that turns a generator, a condition and random numbers into Tokens.
+"""What every sampler is: a frozen dataclass of hyper-parameters that turns a generator, a condition and
+random numbers into Tokens.
 
-`requires` names the capability that the sampler needs; `exact` says whether it draws from the model's own (filtered, guided)
-distribution; `any_known` whether it can keep any set of known cells. A new sampler implements `run`: it is one file in this
-package and one yaml, and `fitting` finds it.
+`requires` names the capability that the sampler needs; `exact` says whether it draws from the model's own
+(filtered, guided) distribution; `any_known` whether it can keep any set of known cells. A new sampler
+implements `run`: it is one file in this package and one yaml, and `fitting` finds it.
 
-Rows are independent: whatever a row draws, it draws from its own stream and only when it needs a draw, so that a row of a batch
-equals that row alone.
+Rows are independent: whatever a row draws, it draws from its own stream and only when it needs a draw, so
+that a row of a batch equals that row alone.
 """
 
 from __future__ import annotations
@@ -114,8 +115,10 @@ class Sampler(Component, ABC):
             condition: of B rows.
             rng: of B rows.
             known: Tokens whose cells >= 0 are kept, and UNKNOWN ones drawn; None: nothing is known.
-            lengths: int64 [B], in positions, for items shorter than the spec's; None: those of `known` or `draft`, else the spec's.
-            draft: Tokens to start from, for samplers that take one. Known cells win over it; its UNKNOWN cells are drawn first.
+            lengths: int64 [B], in positions, for items shorter than the spec's; None: those of `known` or
+                `draft`, else the spec's.
+            draft: Tokens to start from, for samplers that take one. Known cells win over it; its UNKNOWN
+                cells are drawn first.
             choose: how ids are drawn from filtered logits; None: `draw`.
             on_step: called as on_step(tokens so far, step, steps), for progress and images.
 
@@ -123,7 +126,8 @@ class Sampler(Component, ABC):
             SampleOutput: the items, and what they cost.
 
         Raises:
-            ValueError: the model, `known`, `lengths` or `draft` do not fit, or a distribution of the model is not finite.
+            ValueError: the model, `known`, `lengths` or `draft` do not fit, or a distribution of the model is
+                not finite.
         """
         self.check_model(model)
         if draft is not None and not self.takes_draft:
@@ -181,7 +185,8 @@ def every_sampler() -> list[type[Sampler]]:
 
 
 def fitting(model: Any) -> list[type[Sampler]]:
-    """The samplers of this package whose capability `model` (a generator or its class) has, exact ones first."""
+    """The samplers of this package whose capability `model` (a generator or its class) has, exact ones
+    first."""
     cls = model if isinstance(model, type) else type(model)
     return sorted((s for s in every_sampler() if issubclass(cls, s.requires)), key=lambda s: not s.exact)
 
@@ -189,8 +194,8 @@ def fitting(model: Any) -> list[type[Sampler]]:
 def check_known(tokens: Tokens, layout: Layout, forced: bool = False) -> bool:
     """Whether a known cell comes after a masked one of its row in the layout.
 
-    A causal sampler then ignores it where it draws that masked cell. Known cells of the masked cell's own step do no harm where
-    the slots of a step are independent.
+    A causal sampler then ignores it where it draws that masked cell. Known cells of the masked cell's own
+    step do no harm where the slots of a step are independent.
 
     Args:
         tokens: what the sampler starts from.

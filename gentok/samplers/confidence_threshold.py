@@ -1,22 +1,22 @@
 """Confidence-aware parallel decoding: every cell of which the network is certain enough, in one call.
 
-Wu et al., "Fast-dLLM: Training-free Acceleration of Diffusion LLM by Enabling KV Cache and Parallel Decoding", arXiv
-2505.22618, section 3.3. With c the largest probability of a masked cell, a call reveals
+Wu et al., "Fast-dLLM: Training-free Acceleration of Diffusion LLM by Enabling KV Cache and Parallel
+Decoding", arXiv 2505.22618, section 3.3. With c the largest probability of a masked cell, a call reveals
 
     rule = threshold    every masked cell with c >= threshold
     rule = factor       the n most confident ones, n the largest with (n + 1) (1 - c_(n)) < factor, c_(1) >= c_(2) >= ...
 
-and at least the most confident one. Ids are then drawn from their distributions; the paper takes the most probable ones
-(temperature = 0).
+and at least the most confident one. Ids are then drawn from their distributions; the paper takes the most
+probable ones (temperature = 0).
 
-An approximation. What the paper proves is for temperature = 0: if n cells have c > 1 - e and (n + 1) e <= 1, the most
-probable ids of the product and of the joint distribution agree. Confidence is the largest probability of the model's own
-distribution, and not that of the id that was drawn (as MaskGIT's): so with one cell per call (threshold > 1) the sampler
-is exact where conditionals agree.
+An approximation. What the paper proves is for temperature = 0: if n cells have c > 1 - e and (n + 1) e <= 1,
+the most probable ids of the product and of the joint distribution agree. Confidence is the largest
+probability of the model's own distribution, and not that of the id that was drawn (as MaskGIT's): so with one
+cell per call (threshold > 1) the sampler is exact where conditionals agree.
 
-block: the paper's semi-autoregressive decoding, in blocks of so many positions (32 there) in the order of the grid: only
-the first block that has masked cells is revealed. The paper's caches of keys and values, which are approximations, are
-not part of this.
+block: the paper's semi-autoregressive decoding, in blocks of so many positions (32 there) in the order of the
+grid: only the first block that has masked cells is revealed. The paper's caches of keys and values, which are
+approximations, are not part of this.
 """
 
 from __future__ import annotations

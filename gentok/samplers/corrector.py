@@ -1,19 +1,19 @@
 """Forward-backward corrector: mask some cells of finished items again, draw them anew, repeat.
 
-Campbell et al., "A Continuous Time Framework for Discrete Denoising Models", arXiv 2205.14987, section 4.4, for absorbing
-diffusion. One round is a step forward in time (some cells are masked) and one backward (they are filled given the rest):
-it leaves the distribution of the data where it is, and moves any other towards it. Starts from a draft, of any sampler,
-or from first-hitting's own samples.
+Campbell et al., "A Continuous Time Framework for Discrete Denoising Models", arXiv 2205.14987, section 4.4,
+for absorbing diffusion. One round is a step forward in time (some cells are masked) and one backward (they
+are filled given the rest): it leaves the distribution of the data where it is, and moves any other towards
+it. Starts from a draft, of any sampler, or from first-hitting's own samples.
 
     parallel = false   the masked cells are filled one by one in random order, a call each: block Gibbs sampling
     parallel = true    all in one call, as if independent: approximate for cells > 1
 
-If the model's conditionals agree, their joint distribution is stationary for parallel = false with any number of cells,
-and for parallel = true with one; a network's do not quite agree, and filters and guidance change them, hence
-exact = False. steps = 0 gives the draft back.
+If the model's conditionals agree, their joint distribution is stationary for parallel = false with any number
+of cells, and for parallel = true with one; a network's do not quite agree, and filters and guidance change
+them, hence exact = False. steps = 0 gives the draft back.
 
-Choice: a round masks a fixed number of cells, uniformly chosen; the paper's rates mask a random number of them. Known
-cells are never masked.
+Choice: a round masks a fixed number of cells, uniformly chosen; the paper's rates mask a random number of
+them. Known cells are never masked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Drawing one id of a distribution, and the refusal of what is no distribution. All samplers draw through `checked`."""
+"""Drawing one id of a distribution, and the refusal of what is no distribution. All samplers draw through
+`checked`."""
 
 from __future__ import annotations
 
@@ -16,10 +17,12 @@ Choice = Callable[[Tensor, RowRNG], Tensor]
 
 
 def draw(logits: Tensor, rng: RowRNG) -> Tensor:
-    """One id per distribution, exact to float64, by one uniform number each: the inverse of the cumulative distribution.
+    """One id per distribution, exact to float64, by one uniform number each: the inverse of the cumulative
+    distribution.
 
-    The id is the first whose cumulative weight exceeds u times the total. An id of probability 0 is never drawn. The same
-    distribution as `exponential_race`, and much cheaper, since it needs one random number instead of V.
+    The id is the first whose cumulative weight exceeds u times the total. An id of probability 0 is never
+    drawn. The same distribution as `exponential_race`, and much cheaper, since it needs one random number
+    instead of V.
 
     Args:
         logits: float [B, ..., V].
@@ -35,7 +38,8 @@ def draw(logits: Tensor, rng: RowRNG) -> Tensor:
 
 
 def exponential_race(logits: Tensor, rng: RowRNG) -> Tensor:
-    """One id per distribution: the winner of a race of exponentials, argmin E_v / p_v, in float64 (the Gumbel-max trick).
+    """One id per distribution: the winner of a race of exponentials, argmin E_v / p_v, in float64 (the
+    Gumbel-max trick).
 
     Arguments and result are those of `draw`.
     """
@@ -46,7 +50,8 @@ def check_finite(largest: Tensor, rng: RowRNG, what: str) -> None:
     """Refuses numbers of a generator that are not finite.
 
     Args:
-        largest: float [B, ...], the largest of each distribution's logits, or other numbers that must be finite.
+        largest: float [B, ...], the largest of each distribution's logits, or other numbers that must be
+            finite.
         rng: of these B rows; it knows their numbers in the batch.
         what: what the numbers are, for the message.
 
@@ -63,7 +68,8 @@ def check_finite(largest: Tensor, rng: RowRNG, what: str) -> None:
 
 
 def checked(choose: Choice) -> Choice:
-    """`choose`, that raises ValueError with the row's number where a distribution has a NaN or an infinity, or no possible id."""
+    """`choose`, that raises ValueError with the row's number where a distribution has a NaN or an infinity,
+    or no possible id."""
 
     def choose_checked(logits: Tensor, rng: RowRNG) -> Tensor:
         check_finite(logits.amax(-1), rng, "distribution")

@@ -1,18 +1,20 @@
 """Entropy-bounded unmasking: as many cells per call as can depend on each other by at most gamma nats.
 
-Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv 2505.24857. In
-every call the masked cells are ordered by how certain the network is of them, and the largest prefix U with
+Ben-Hamu et al., "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking", arXiv
+2505.24857. In every call the masked cells are ordered by how certain the network is of them, and the largest
+prefix U with
 
     sum over U of H_i - max over U of H_i <= gamma
 
-is revealed, at least one cell. The left side bounds the dependence (the Kullback-Leibler divergence of the joint
-distribution of U from the product of its marginals) that is lost when U is drawn as if independent.
+is revealed, at least one cell. The left side bounds the dependence (the Kullback-Leibler divergence of the
+joint distribution of U from the product of its marginals) that is lost when U is drawn as if independent.
 
-An approximation for gamma > 0. With gamma = 0 (or limit = 1) it reveals one cell per call, and certain ones: which,
-depends on what was revealed before and not on the ids to be drawn. That is exact for a model whose conditionals agree.
+An approximation for gamma > 0. With gamma = 0 (or limit = 1) it reveals one cell per call, and certain ones:
+which, depends on what was revealed before and not on the ids to be drawn. That is exact for a model whose
+conditionals agree.
 
-Choice: entropies and order are those of the model's own (guided) distribution, before temperature and filters, so that
-temperature = 0 makes the samples and not the speed greedy.
+Choice: entropies and order are those of the model's own (guided) distribution, before temperature and
+filters, so that temperature = 0 makes the samples and not the speed greedy.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class EntropyBounded(UnmaskingSampler, id="sampler/entropy_bounded"):
 
     Args:
         gamma: the bound in nats, >= 0.
-        order: which cells are certain: by entropy, confidence (the largest probability) or margin (to the second).
+        order: which cells are certain: by entropy, confidence (the largest probability) or margin (to the
+            second).
         limit: cells per call at most, >= 1; None: no limit.
     """
 

@@ -1,10 +1,10 @@
 """Filters: pure functions on logits that cut away or reshape the distribution of one id.
 
-Every function takes logits float [..., V] and returns float64 [..., V] with -inf outside the kept set; an id that is -inf
-stays -inf, at least one id stays where one is possible, and no NaN appears (a row that is -inf everywhere is returned as
-it is; a NaN stays NaN, so that it is found where ids are drawn). Among equal probabilities the lower id wins, so sets have
-exactly the size that they should. `apply` composes them in the order temperature, top-k, top-p, min-p, typical; each sees
-the distribution that the one before left.
+Every function takes logits float [..., V] and returns float64 [..., V] with -inf outside the kept set; an id
+that is -inf stays -inf, at least one id stays where one is possible, and no NaN appears (a row that is -inf
+everywhere is returned as it is; a NaN stays NaN, so that it is found where ids are drawn). Among equal
+probabilities the lower id wins, so sets have exactly the size that they should. `apply` composes them in the
+order temperature, top-k, top-p, min-p, typical; each sees the distribution that the one before left.
 
     temperature   p^(1/T), renormalised; T = 0 keeps the most probable id alone
     top_k         the k most probable ids
@@ -14,8 +14,8 @@ the distribution that the one before left.
                   |-log p - H| (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); the most probable id may be
                   left out
 
-Masses are compared with a slack of 1e-12, so that rounding in a cumulative sum adds no id to a set that is already
-complete.
+Masses are compared with a slack of 1e-12, so that rounding in a cumulative sum adds no id to a set that is
+already complete.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _smallest_set(logits: Tensor, score: Tensor, mass: float) -> Tensor:
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """logits / value, after subtracting the largest (which changes no distribution and cannot overflow); value 0: the most probable id alone."""
+    """logits / value, after subtracting the largest (which changes no distribution and cannot overflow);
+    value 0: the most probable id alone."""
     if value < 0:
         raise ValueError(f"temperature must be >= 0 (0: the most probable id); got {value}")
     logits = logits.double()

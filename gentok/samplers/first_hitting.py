@@ -1,23 +1,26 @@
-"""First-hitting sampling of masked diffusion: one network call per masked cell, without a step size and without its error.
+"""First-hitting sampling of masked diffusion: one network call per masked cell, without a step size and
+without its error.
 
-Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate Categorical
-Sampling", arXiv 2409.02908, section 4. In reverse time each cell is revealed when the masked share m = 1 - alpha falls to
-a number of its own, uniform in (0, 1): with n masked cells left the next is reached at m u^(1/n), and it is one of them
-at random. There the network predicts it, given the time m and everything that was revealed before. Here the uniform
-numbers of all cells are drawn at once and sorted, which is the same distribution; no schedule enters.
+Zheng et al., "Masked Diffusion Models are Secretly Time-Agnostic Masked Models and Exploit Inaccurate
+Categorical Sampling", arXiv 2409.02908, section 4. In reverse time each cell is revealed when the masked
+share m = 1 - alpha falls to a number of its own, uniform in (0, 1): with n masked cells left the next is
+reached at m u^(1/n), and it is one of them at random. There the network predicts it, given the time m and
+everything that was revealed before. Here the uniform numbers of all cells are drawn at once and sorted, which
+is the same distribution; no schedule enters.
 
-Exact: the distribution of the continuous-time reverse process of the (filtered, guided) model. For a network that uses no
-time it is random-order autoregressive sampling, one uniformly random order per row.
+Exact: the distribution of the continuous-time reverse process of the (filtered, guided) model. For a network
+that uses no time it is random-order autoregressive sampling, one uniformly random order per row.
 
-cells_per_call > 1 (the paper's parallel decoding) is an approximation: the next cells in the order are drawn together, as
-if independent. order = 2 then corrects each cell's prediction for the time at which it is revealed, from this call's
-prediction p at m and the last one's q at m' > m, linearly: p + w (p - q), w = (m - m_cell) / (m' - m), at most 1;
-negative probabilities become 0. The paper's high-order variants extrapolate likewise from cached predictions; the bound
-on w is ours. On a table of 4 cells with exact conditionals and two cells per call, the total variation distance is 0.27
-with order = 1 and 0.23 with order = 2 (`python tests/exact/distances.py`).
+cells_per_call > 1 (the paper's parallel decoding) is an approximation: the next cells in the order are drawn
+together, as if independent. order = 2 then corrects each cell's prediction for the time at which it is
+revealed, from this call's prediction p at m and the last one's q at m' > m, linearly: p + w (p - q), w = (m -
+m_cell) / (m' - m), at most 1; negative probabilities become 0. The paper's high-order variants extrapolate
+likewise from cached predictions; the bound on w is ours. On a table of 4 cells with exact conditionals and
+two cells per call, the total variation distance is 0.27 with order = 1 and 0.23 with order = 2 (`python
+tests/exact/distances.py`).
 
-Deviation: where cells are known from the start, the network's time is the expected share of all cells, m times the share
-of those that were masked at the start.
+Deviation: where cells are known from the start, the network's time is the expected share of all cells, m
+times the share of those that were masked at the start.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ __all__ = ["FirstHitting", "hitting_shares"]
 
 
 def hitting_shares(free: Tensor, rng: RowRNG) -> Tensor:
-    """free bool [B, K, N] -> float64 [B, K, N]: the masked share, uniform in (0, 1), at which each free cell is revealed; -1 elsewhere."""
+    """free bool [B, K, N] -> float64 [B, K, N]: the masked share, uniform in (0, 1), at which each free cell
+    is revealed; -1 elsewhere."""
     return rng.uniform(*free.shape[1:]).masked_fill(~free, -1.0)
 
 
@@ -50,8 +54,10 @@ class FirstHitting(UnmaskingSampler, id="sampler/first_hitting"):
     """Masked diffusion in continuous time.
 
     Args:
-        cells_per_call: cells of a row that are revealed by one network call, >= 1; the sampler is exact with 1.
-        order: 1, or 2 for predictions that are extrapolated to each cell's own time (the same with one cell per call).
+        cells_per_call: cells of a row that are revealed by one network call, >= 1; the sampler is exact with
+            1.
+        order: 1, or 2 for predictions that are extrapolated to each cell's own time (the same with one cell
+            per call).
     """
 
     exact = True
@@ -85,7 +91,8 @@ class FirstHitting(UnmaskingSampler, id="sampler/first_hitting"):
     def _second_order(
         self, rows: Tensor, logits: Tensor, time: Tensor, places: Tensor, times: Tensor, last: tuple[Tensor, Tensor, Tensor] | None
     ) -> Tensor:
-        """Logits at `time` [b], of which those at `places` [b, c] are extrapolated to `times` [b, c]; unchanged in the first call."""
+        """Logits at `time` [b], of which those at `places` [b, c] are extrapolated to `times` [b, c];
+        unchanged in the first call."""
         if last is None:
             return logits
         before = torch.searchsorted(last[0], rows)  # rows that are left were there in the last call

@@ -1,13 +1,14 @@
-"""Classifier-free guidance as a generator: a wrapper that has the capability of the model inside and combines its outputs.
+"""Classifier-free guidance as a generator: a wrapper that has the capability of the model inside and combines
+its outputs.
 
 Each call runs the rows twice in one doubled batch, first with their condition, then with the null condition;
-flow/guidance.py says how the two are combined and scheduled. Since a wrapper is a generator like any other, every sampler
-works with guidance without knowing of it, filters act after it, and what it gives is a distribution: p(id) proportional to
-p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
+flow/guidance.py says how the two are combined and scheduled. Since a wrapper is a generator like any other,
+every sampler works with guidance without knowing of it, filters act after it, and what it gives is a
+distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
 
-The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the
-row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. Of a mixture the components'
-weights are guided, and the components are those of the row's own condition.
+The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
+share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. Of
+a mixture the components' weights are guided, and the components are those of the row's own condition.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def _share_revealed(tokens: Tokens) -> Tensor:
 
 
 def _share_before(tokens: Tokens, rank: Tensor) -> Tensor:
-    """float64 [B, K, N]: the share of a row's cells that come before each cell, in the order of rank int64 [B, K, N]."""
+    """float64 [B, K, N]: the share of a row's cells that come before each cell, in the order of rank int64
+    [B, K, N]."""
     visible = (tokens.present & (rank == 0)).sum((1, 2))
     cells = (tokens.present | tokens.masked).sum((1, 2)).clamp(min=1)
     return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
@@ -149,7 +151,8 @@ class GuidedAnyOrder(_Guided, AnyOrder):
 
 
 class GuidedSelfSpeculative(GuidedMasked, SelfSpeculative):
-    """A generator that is Masked and SelfSpeculative, with guidance: drafts by the share revealed, verification by each cell's place."""
+    """A generator that is Masked and SelfSpeculative, with guidance: drafts by the share revealed,
+    verification by each cell's place."""
 
     def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
         out, state = self.model.draft(_tokens_twice(tokens), _both(condition))
@@ -169,7 +172,8 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
         schedule: of the scale (flow/guidance.py).
 
     Raises:
-        ValueError: an unconditional model, an unknown schedule, a negative scale, or a capability that has no guided form.
+        ValueError: an unconditional model, an unknown schedule, a negative scale, or a capability that has no
+            guided form.
     """
     check_guidance(scale, schedule)
     if scale == 1:

@@ -1,17 +1,19 @@
 """Halton order: cells are revealed in an order that spreads evenly over the image, whatever the network says.
 
-Besnier et al., "Halton Scheduler for Masked Generative Image Transformer", arXiv 2503.17076. The positions of a raster
-are ordered by the 2-D Halton sequence (radical inverses in base 2 for the row and 3 for the column, from index 1), each
-cell where a point first falls into it. Cells that are revealed together then lie far apart, and depend little on each
-other. Step i of T leaves floor(n gamma(i / T)) of a row's n cells masked, gamma = arccos as in the released code, and a
-row of no more than T masked cells fills one per step; ids are drawn from their distributions, without confidence.
+Besnier et al., "Halton Scheduler for Masked Generative Image Transformer", arXiv 2503.17076. The positions of
+a raster are ordered by the 2-D Halton sequence (radical inverses in base 2 for the row and 3 for the column,
+from index 1), each cell where a point first falls into it. Cells that are revealed together then lie far
+apart, and depend little on each other. Step i of T leaves floor(n gamma(i / T)) of a row's n cells masked,
+gamma = arccos as in the released code, and a row of no more than T masked cells fills one per step; ids are
+drawn from their distributions, without confidence.
 
-An approximation as far as several cells are drawn in a step. The order does not look at ids, so with one cell per step
-(steps >= masked cells) nothing is lost where the conditionals agree: then it is exact.
+An approximation as far as several cells are drawn in a step. The order does not look at ids, so with one cell
+per step (steps >= masked cells) nothing is lost where the conditionals agree: then it is exact.
 
-Choices: a roll moves the order by a random shift around the edges, drawn per row, so that not every image starts at the
-same cell. Lines and frames use the radical inverse in base 2; a pyramid is ordered scale by scale, coarse first. The
-levels of a position follow each other, coarse first. Each row counts its own masked cells.
+Choices: a roll moves the order by a random shift around the edges, drawn per row, so that not every image
+starts at the same cell. Lines and frames use the radical inverse in base 2; a pyramid is ordered scale by
+scale, coarse first. The levels of a position follow each other, coarse first. Each row counts its own masked
+cells.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ def radical_inverse(index: int, base: int) -> float:
 
 @functools.lru_cache(maxsize=16)
 def halton_points(h: int, w: int) -> tuple[tuple[int, int], ...]:
-    """All cells (row, column) of an h x w grid in the order in which the Halton sequence first falls into them."""
+    """All cells (row, column) of an h x w grid in the order in which the Halton sequence first falls into
+    them."""
     points: dict[tuple[int, int], None] = {}
     index = 0
     while len(points) < h * w:

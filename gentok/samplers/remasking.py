@@ -1,13 +1,15 @@
-"""Remasking diffusion (ReMDM): ancestral steps that also mask again, so that what was drawn too early can be drawn anew.
+"""Remasking diffusion (ReMDM): ancestral steps that also mask again, so that what was drawn too early can be
+drawn anew.
 
-Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307. Step t -> s, with
-alpha = 1 - m:
+Wang et al., "Remasking Discrete Diffusion Models with Inference-Time Scaling", arXiv 2503.00307. Step t -> s,
+with alpha = 1 - m:
 
     a revealed cell is masked again with probability sigma
     a masked cell is revealed with probability (alpha_s - (1 - sigma) alpha_t) / (1 - alpha_t), and then drawn
 
-For any sigma up to sigma_max = min(1, (1 - alpha_s) / alpha_t) a cell is revealed at s with probability alpha_s, as
-without remasking: the two-time marginals are those of the reverse process. The strategies choose sigma:
+For any sigma up to sigma_max = min(1, (1 - alpha_s) / alpha_t) a cell is revealed at s with probability
+alpha_s, as without remasking: the two-time marginals are those of the reverse process. The strategies choose
+sigma:
 
     cap                min(eta, sigma_max)
     rescale            eta sigma_max
@@ -18,11 +20,12 @@ without remasking: the two-time marginals are those of the reverse process. The 
                        eta sigma_max, until t_off; plain steps to the end
     forward_backward   (alpha_s - alpha_t) / alpha_t, at most sigma_max: the forward-backward corrector as a special case
 
-An approximation: a step's cells are drawn as if independent, given cells of which some were masked again at the same
-time. Known cells are never masked. The last step reveals everything. Rows are computed only in the steps in which they
-reveal something.
+An approximation: a step's cells are drawn as if independent, given cells of which some were masked again at
+the same time. Known cells are never masked. The last step reveals everything. Rows are computed only in the
+steps in which they reveal something.
 
-Choice: conf weighs by the probability under the model's own (guided) distribution, before temperature and filters.
+Choice: conf weighs by the probability under the model's own (guided) distribution, before temperature and
+filters.
 """
 
 from __future__ import annotations
@@ -72,8 +75,8 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
         strategy: one of STRATEGIES.
         eta: how much is masked again, in [0, 1] (cap, rescale, loop).
         steps: of time, >= 1.
-        schedule: of the masked share (flow/absorbing.py), for all but loop, whose alpha runs in straight lines through
-            (t_on, alpha_on) and (t_off, alpha_on).
+        schedule: of the masked share (flow/absorbing.py), for all but loop, whose alpha runs in straight
+            lines through (t_on, alpha_on) and (t_off, alpha_on).
         t_on: loop: the time from which on cells are masked again; times run from 1 to 0.
         t_off: loop: the time at which that ends, below t_on.
         alpha_on: loop: the share that is revealed meanwhile, in (0, 1).
@@ -142,7 +145,8 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
             state.report(i + 1, self.steps)
 
     def _chances(self, step: Step, masked: Tensor, revealed: Tensor, sure: Tensor) -> Tensor:
-        """float64 [b, K, N]: the probability that a masked cell is revealed, or a revealed one masked again."""
+        """float64 [b, K, N]: the probability that a masked cell is revealed, or a revealed one masked
+        again."""
         if self.strategy != "conf":
             return torch.where(masked, step.reveal, step.sigma)
         plain = Step(step.before, step.after, 0.0).reveal

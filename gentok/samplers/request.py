@@ -1,4 +1,5 @@
-"""What goes into a sampler and what comes out: the checked request, the start of the items, the output and its network calls."""
+"""What goes into a sampler and what comes out: the checked request, the start of the items, the output and
+its network calls."""
 
 from __future__ import annotations
 
@@ -44,7 +45,8 @@ class NetworkCalls(dict[str, tuple[int, int]]):
     """Network calls as they happen: name -> (calls, positions computed over the batch)."""
 
     def add(self, model: Capability, positions: int, name: str = "generator") -> None:
-        """One call on `positions` positions of the batch; a guided model computes each of them once per branch."""
+        """One call on `positions` positions of the batch; a guided model computes each of them once per
+        branch."""
         self.merge({name: (1, positions * model.branches)})
 
     def merge(self, others: Mapping[str, tuple[int, int]]) -> None:
@@ -62,8 +64,8 @@ class SampleRequest:
         model: a generator of the sampler's capability.
         condition: of B rows.
         rng: of B rows.
-        tokens: what the items start from: codes >= 0 where they are known, UNKNOWN where they are to be drawn, ABSENT elsewhere.
-            Samplers may write into these codes.
+        tokens: what the items start from: codes >= 0 where they are known, UNKNOWN where they are to be
+            drawn, ABSENT elsewhere. Samplers may write into these codes.
         draft: of B rows like `tokens`, for samplers that start from one; None: none.
         choose: how ids are drawn from filtered logits.
         on_step: called after every step, see `report`.
@@ -84,7 +86,8 @@ class SampleRequest:
         return Tokens(codes.view_as(self.tokens.codes), self.tokens.spec, self.tokens.lengths)
 
     def rows(self, rows: Tensor, codes: Tensor) -> SampleRequest:
-        """The request of some rows: `codes` of all rows as above, of which it holds a copy. Make a new one after each draw elsewhere.
+        """The request of some rows: `codes` of all rows as above, of which it holds a copy. Make a new one
+        after each draw elsewhere.
 
         Args:
             rows: int64 [b], in their order.
@@ -112,11 +115,13 @@ def initial_tokens(spec: TokenSpec, rng: RowRNG, known: Tokens | None = None, le
     Args:
         spec: the generator's tokens.
         rng: of B rows; the tokens are made on its device.
-        known: B rows whose cells >= 0 are known, UNKNOWN ones masked; ABSENT ones stay absent (a dropped level).
+        known: B rows whose cells >= 0 are known, UNKNOWN ones masked; ABSENT ones stay absent (a dropped
+            level).
         lengths: int64 [B], in positions; None: those of `known`, else the spec's.
 
     Returns:
-        Tokens: a copy, with known codes, UNKNOWN where cells are masked, and ABSENT beyond `lengths` and where the spec has no cell.
+        Tokens: a copy, with known codes, UNKNOWN where cells are masked, and ABSENT beyond `lengths` and
+            where the spec has no cell.
 
     Raises:
         ValueError: batch, spec, codes or lengths do not fit, or a known code lies beyond its row's length.

@@ -1,7 +1,8 @@
-"""ResGen's decoding: draw what is masked at every position as one vector, quantise it, keep what the model is confident of, repeat.
+"""ResGen's decoding: draw what is masked at every position as one vector, quantise it, keep what the model is
+confident of, repeat.
 
-Kim et al., "Efficient Generative Modeling with Residual Vector Quantization-Based Tokens", arXiv 2412.10208, ICML 2025.
-Step i of T:
+Kim et al., "Efficient Generative Modeling with Residual Vector Quantization-Based Tokens", arXiv 2412.10208,
+ICML 2025. Step i of T:
 
     component m ~ softmax(logits), filtered;  z ~ N(mean_m, vector temperature * var_m I)    at every position with masked cells
     codes = the codebook's own quantisation of z by the masked levels
@@ -9,17 +10,17 @@ Step i of T:
     the cells with the highest scores are counted per position, and each position keeps so many of its cells, the
     shallowest first; floor(n gamma(i / T)) of a row's n cells stay masked (as in MaskGIT)
 
-All levels of a position come from one vector, so the number of calls is `steps` for any number of levels. Where chance
-alone chooses (c -> infinity), how many levels a position keeps follows the multivariate hypergeometric distribution that
-the model was trained on.
+All levels of a position come from one vector, so the number of calls is `steps` for any number of levels.
+Where chance alone chooses (c -> infinity), how many levels a position keeps follows the multivariate
+hypergeometric distribution that the model was trained on.
 
-Confidence is log p(z) under the mixture, before temperature and filters, in coordinates where the position's masked sum
-has unit variance: positions of which only fine levels are left are then not more confident than others by their scale
-alone. The paper speaks of log-probabilities and leaves their units open.
+Confidence is log p(z) under the mixture, before temperature and filters, in coordinates where the position's
+masked sum has unit variance: positions of which only fine levels are left are then not more confident than
+others by their scale alone. The paper speaks of log-probabilities and leaves their units open.
 
-NOT a sampler of the model's distribution: positions are drawn independently, cells are chosen after their codes were
-drawn, and a vector is quantised to the nearest row. Each row counts its own masked cells; a row without any left leaves
-the batch. Known cells are never touched.
+NOT a sampler of the model's distribution: positions are drawn independently, cells are chosen after their
+codes were drawn, and a vector is quantised to the nearest row. Each row counts its own masked cells; a row
+without any left leaves the batch. Known cells are never touched.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ def shallowest(masked: Tensor, wanted: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ResGenSampler(StepwiseSampler, id="sampler/resgen"):
-    """ResGen's decoding; for further settings see StepwiseSampler. Temperature and filters act on the components' weights.
+    """ResGen's decoding; for further settings see StepwiseSampler. Temperature and filters act on the
+    components' weights.
 
     Args:
         steps: network calls at most, T, however many levels there are.

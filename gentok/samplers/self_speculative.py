@@ -1,19 +1,21 @@
-"""Self-speculative decoding of a masked model: its trunk drafts, its causal blocks verify, and the distribution is theirs.
+"""Self-speculative decoding of a masked model: its trunk drafts, its causal blocks verify, and the
+distribution is theirs.
 
-Campbell et al., arXiv 2510.03929. The masked cells of a row, in a random order, are drawn in windows of W. The
-distribution of a window is
+Campbell et al., arXiv 2510.03929. The masked cells of a row, in a random order, are drawn in windows of W.
+The distribution of a window is
 
     q(x_1 | R) p(x_2 | R, x_1) ... p(x_W | R, x_1 .. x_{W-1})        R: known cells and earlier windows; p_1 = q_1
 
-One pass of the trunk over R drafts the window, x_r ~ q_r at once. Verification passes of the few causal blocks follow
-until the window is full: accept x_r from left to right with probability min(1, p_r(x_r) / q_r(x_r)), at the first failure
-draw from norm((p_r - q_r)+); the later cells are drafted anew from the p that the failed pass gave, which becomes their q.
-The first cell needs no verification, and each later pass yields at least one cell, so a row never takes more passes, of
-either kind, than it has masked cells. W = 1 is one cell per pass of the trunk in random order.
+One pass of the trunk over R drafts the window, x_r ~ q_r at once. Verification passes of the few causal
+blocks follow until the window is full: accept x_r from left to right with probability min(1, p_r(x_r) /
+q_r(x_r)), at the first failure draw from norm((p_r - q_r)+); the later cells are drafted anew from the p that
+the failed pass gave, which becomes their q. The first cell needs no verification, and each later pass yields
+at least one cell, so a row never takes more passes, of either kind, than it has masked cells. W = 1 is one
+cell per pass of the trunk in random order.
 
-Deviations: where the paper runs the trunk again after a failure, here it runs again only when a window is full. Else which
-conditionals a cell is drawn from would depend on what was accepted before, and the joint distribution would be no product
-of any order's conditionals.
+Deviations: where the paper runs the trunk again after a failure, here it runs again only when a window is
+full. Else which conditionals a cell is drawn from would depend on what was accepted before, and the joint
+distribution would be no product of any order's conditionals.
 """
 
 from __future__ import annotations
@@ -48,7 +50,8 @@ class SelfSpeculativeSampler(Sampler, id="sampler/self_speculative"):
     window: int = setting(8, minimum=1)
 
     def run(self, request: SampleRequest) -> SampleOutput:
-        """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and accepted of all verifications."""
+        """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and
+        accepted of all verifications."""
         windows = _Windows(self, request)
         drafted = stood = steps = 0
         while len(rows := windows.unfinished()):
@@ -70,8 +73,9 @@ class SelfSpeculativeSampler(Sampler, id="sampler/self_speculative"):
 
 
 class _Windows(OrderedState):
-    """A batch that is drawn in windows. begin, end int64 [B]: of each row's window, by ranks; guesses int64 [B, W] and q float64
-    [B, W, V]: ids of the window's cells, drawn or drafted, and the distributions of the drafts; state: what the trunk gave."""
+    """A batch that is drawn in windows. begin, end int64 [B]: of each row's window, by ranks; guesses int64
+    [B, W] and q float64 [B, W, V]: ids of the window's cells, drawn or drafted, and the distributions of the
+    drafts; state: what the trunk gave."""
 
     def __init__(self, sampler: SelfSpeculativeSampler, request: SampleRequest):
         super().__init__(request, sampler._order(request.tokens.masked, request.rng), sampler.filter)
@@ -83,7 +87,8 @@ class _Windows(OrderedState):
         self.accept, self.state = sampler._accept, None
 
     def draft(self, rows: Tensor) -> None:
-        """A new window of some rows: a pass of the trunk, which sees all that is there, and one draft per cell; the first one stands."""
+        """A new window of some rows: a pass of the trunk, which sees all that is there, and one draft per
+        cell; the first one stands."""
         self.begin[rows] = self.done[rows]
         self.end[rows] = torch.minimum(self.done[rows] + len(self.ahead), self.counts[rows])
         part = self.request.rows(rows, self.codes)
@@ -97,7 +102,8 @@ class _Windows(OrderedState):
         self.done[rows] += 1
 
     def verify(self, rows: Tensor) -> tuple[int, int]:
-        """A pass of the causal blocks over the drafts of some rows. How many drafts there were, and how many were accepted."""
+        """A pass of the causal blocks over the drafts of some rows. How many drafts there were, and how many
+        were accepted."""
         cells, size = self._window(rows), (self.end - self.begin)[rows]
         guesses, q, sure = self.guesses[rows], self.q[rows], (self.done - self.begin)[rows]
         filled = self._written(rows, cells, guesses, self.ahead < size[:, None])
@@ -118,7 +124,8 @@ class _Windows(OrderedState):
         return int((size - sure).sum()), int((kept - sure).sum())
 
     def _window(self, rows: Tensor) -> Tensor:
-        """int64 [b, W]: the cells of rank begin + 1, ..., begin + W, all different; any, where a row has no such rank."""
+        """int64 [b, W]: the cells of rank begin + 1, ..., begin + W, all different; any, where a row has no
+        such rank."""
         return self.cells[rows].gather(1, (self.begin[rows, None] + self.ahead) % self.cells.shape[1])
 
     def _written(self, rows: Tensor, cells: Tensor, ids: Tensor, where: Tensor) -> Tensor:

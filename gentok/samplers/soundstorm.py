@@ -1,16 +1,17 @@
 """SoundStorm's decoding: level by level, coarse first, MaskGIT's within each.
 
-Borsos et al., "SoundStorm: Efficient Parallel Audio Generation", arXiv 2305.09636, section 3.3. The first level is filled
-in `steps` calls by confidence, as MaskGIT fills a grid (samplers/maskgit.py); each further level, which the ones before it
-nearly decide, in `later_steps`, by default one. K levels take steps + (K - 1) later_steps calls, whatever the length.
+Borsos et al., "SoundStorm: Efficient Parallel Audio Generation", arXiv 2305.09636, section 3.3. The first
+level is filled in `steps` calls by confidence, as MaskGIT fills a grid (samplers/maskgit.py); each further
+level, which the ones before it nearly decide, in `later_steps`, by default one. K levels take steps + (K - 1)
+later_steps calls, whatever the length.
 
-For generators trained with objective=by_level: in every call the levels before are known, and the levels behind are not.
-An approximation as far as several cells of a level are drawn in a call, and as MaskGIT is one. On a table of 2 levels of
-3 cells whose conditionals are exact the total variation distance is 0.39 with one call per level and 0.06 with one cell
-per call (`python tests/exact/distances.py`).
+For generators trained with objective=by_level: in every call the levels before are known, and the levels
+behind are not. An approximation as far as several cells of a level are drawn in a call, and as MaskGIT is
+one. On a table of 2 levels of 3 cells whose conditionals are exact the total variation distance is 0.39 with
+one call per level and 0.06 with one cell per call (`python tests/exact/distances.py`).
 
-Deviation: the paper's further levels take the most probable id; here that is `later_temperature` = 0, and the default, 1,
-draws.
+Deviation: the paper's further levels take the most probable id; here that is `later_temperature` = 0, and the
+default, 1, draws.
 """
 
 from __future__ import annotations

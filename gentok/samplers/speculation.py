@@ -1,8 +1,8 @@
 """The verification of speculative sampling (Leviathan et al., arXiv 2211.17192, algorithm 1).
 
-Drafts x_j ~ q_j are kept from left to right, x_j with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure an id
-is drawn from norm((p_j - q_j)+) in its place. Where p_j is the verifier's distribution given the drafts before x_j, the
-kept ids and that last one are samples of p.
+Drafts x_j ~ q_j are kept from left to right, x_j with probability min(1, p_j(x_j) / q_j(x_j)); at the first
+failure an id is drawn from norm((p_j - q_j)+) in its place. Where p_j is the verifier's distribution given
+the drafts before x_j, the kept ids and that last one are samples of p.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """Logits of norm((p - q)+) of distributions float64 [..., V]; of p itself where nothing is left, which rounding may cause."""
+    """Logits of norm((p - q)+) of distributions float64 [..., V]; of p itself where nothing is left, which
+    rounding may cause."""
     rest = (p - q).clamp(min=0)
     return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p).log()

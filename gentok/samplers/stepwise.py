@@ -1,4 +1,5 @@
-"""Filling a grid in T steps: all masked cells are predicted in each, as many as a schedule says are kept. What MaskGIT and ResGen share.
+"""Filling a grid in T steps: all masked cells are predicted in each, as many as a schedule says are kept.
+What MaskGIT and ResGen share.
 
 Each row counts its own masked cells; a row without any left leaves the batch. Known cells are never touched.
 """
@@ -31,8 +32,8 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 def masked_counts(n_masked: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
     """How many cells are masked after each step.
 
-    The number falls by at least one per step until it is 0. That is after min(steps, n_masked) steps at the latest, and not before
-    the last step while more than one cell is masked.
+    The number falls by at least one per step until it is 0. That is after min(steps, n_masked) steps at the
+    latest, and not before the last step while more than one cell is masked.
 
     Args:
         n_masked: int64 [B], at the start.
@@ -105,12 +106,14 @@ class StepwiseSampler(Sampler):
         return request.output(codes, active.sum(1))
 
     def parts(self, request: SampleRequest) -> Sequence[tuple[Tensor, int]]:
-        """What is filled one after the other, each in its own steps: (masked cells bool [B, K, N], steps); together all masked cells."""
+        """What is filled one after the other, each in its own steps: (masked cells bool [B, K, N], steps);
+        together all masked cells."""
         return [(request.tokens.masked, self.steps)]
 
     @abstractmethod
     def step(self, state: StepState) -> Tensor:
-        """One network call, added to the request's: codes int64 [b, K, N] after it, in which all but `left` of the masked cells are filled."""
+        """One network call, added to the request's: codes int64 [b, K, N] after it, in which all but `left`
+        of the masked cells are filled."""
 
     def kept(self, score: Tensor, state: StepState) -> Tensor:
         """Which cells stay filled: those of the highest scores after this step's Gumbel noise.

@@ -1,8 +1,8 @@
 """What the samplers of Masked models share: the rows of a batch while their masked cells are filled.
 
-A row is computed only where it needs a prediction, and draws ids only for the cells that it reveals: from its own
-stream, in the order of its cells, one group of equally many cells after the other over the batch. So what a row draws
-does not depend on the batch.
+A row is computed only where it needs a prediction, and draws ids only for the cells that it reveals: from its
+own stream, in the order of its cells, one group of equally many cells after the other over the batch. So what
+a row draws does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ class UnmaskingState:
         """Reveals what a rule picks, call by call, until no row has masked cells.
 
         Args:
-            chosen: (logits [b, K, N, V], masked cells bool [b, K, N]) -> bool [b, K, N], at least one masked cell of each row.
+            chosen: (logits [b, K, N, V], masked cells bool [b, K, N]) -> bool [b, K, N], at least one masked
+                cell of each row.
 
         Raises:
             ValueError: the rule chose no masked cell of a row, so that the loop would not end.

@@ -1,4 +1,5 @@
-"""The exactness kit for AnyOrder models: a table without a network, and the distribution of a case by enumeration."""
+"""The exactness kit for AnyOrder models: a table without a network, and the distribution of a case by
+enumeration."""
 
 import itertools
 
@@ -17,7 +18,8 @@ def mix(state, word):
 
 
 class TabularAnyOrder(AnyOrder):
-    """No network: each history (class, visible block, cells drawn in order, cell asked) has a distribution of its own, looked up by a hash."""
+    """No network: each history (class, visible block, cells drawn in order, cell asked) has a distribution of
+    its own, looked up by a hash."""
 
     def __init__(self, spec, scale=1.0, seed=0):
         self.spec, self.condition_spec, self.scale, self.seed = spec, CLASSES, scale, seed
@@ -42,8 +44,8 @@ class TabularAnyOrder(AnyOrder):
 
 @torch.no_grad()
 def ordered_distribution(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant"), order=None) -> Distribution:
-    """The joint distribution of the masked cells of a case, drawn one by one in `order` (cells (k, n); None: left to right), each from a call in which only
-    what came before is there."""
+    """The joint distribution of the masked cells of a case, drawn one by one in `order` (cells (k, n); None:
+    left to right), each from a call in which only what came before is there."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
     order = sorted(map(tuple, masked_cells), key=lambda cell: (cell[1], cell[0])) if order is None else order

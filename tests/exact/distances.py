@@ -1,9 +1,12 @@
-"""How far each sampler's distribution is from its model's: `python tests/exact/distances.py` prints the rows of the README's table of samplers.
+"""How far each sampler's distribution is from its model's: `python tests/exact/distances.py` prints the rows
+of the README's table of samplers.
 
-The model is a table with exact conditionals over V = 3 ids in N = 4 cells, drawn at random (standard deviation 2 of the
-log-probabilities), so that any order of single draws has the same distribution and whatever is missing is the sampler's own. Distances are
-total variation, 0 to 1; the floor is what as many exact draws show. "Draws the model's distribution" is said of a sampler where it holds for
-every model; with one cell per call, any order that does not look at the ids to be drawn does so for a model whose conditionals agree.
+The model is a table with exact conditionals over V = 3 ids in N = 4 cells, drawn at random (standard
+deviation 2 of the log-probabilities), so that any order of single draws has the same distribution and
+whatever is missing is the sampler's own. Distances are total variation, 0 to 1; the floor is what as many
+exact draws show. "Draws the model's distribution" is said of a sampler where it holds for every model; with
+one cell per call, any order that does not look at the ids to be drawn does so for a model whose conditionals
+agree.
 """
 
 from __future__ import annotations
@@ -74,7 +77,8 @@ class InOrder(Causal):
 
 @dataclass
 class Row:
-    """One line of the table: mean over `n` samples of one unconditional-length item; calls: the mean per item."""
+    """One line of the table: mean over `n` samples of one unconditional-length item; calls: the mean per
+    item."""
 
     name: str
     exact: bool

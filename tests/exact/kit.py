@@ -8,16 +8,19 @@ How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the examp
     codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
     assert agreement(codes, distributions) > 1e-3
 
-`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each
-way in which your sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the
-truth, and yet falls at p < 1e-6.
+`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if
+it can fail: for each way in which your sampler could be wrong, write a mutant and assert with `rejects` that
+it lies within 0.1 total variation of the truth, and yet falls at p < 1e-6.
 
-`causal_distribution` is for Causal models; `random_order_distribution` for Masked ones whose cells are drawn one at a time, each order as likely;
-`masked_distribution` for the table whose conditionals agree, so that every order has the same distribution. A sampler of another capability needs one
-of its own: enumerate the ids of the masked cells (`completions`) and score them with the model's own outputs. The reference reads logits
-from uncached passes and filters and guides them with numpy code of its own, so it shares no line with the library's.
+`causal_distribution` is for Causal models; `random_order_distribution` for Masked ones whose cells are drawn
+one at a time, each order as likely; `masked_distribution` for the table whose conditionals agree, so that
+every order has the same distribution. A sampler of another capability needs one of its own: enumerate the ids
+of the masked cells (`completions`) and score them with the model's own outputs. The reference reads logits
+from uncached passes and filters and guides them with numpy code of its own, so it shares no line with the
+library's.
 
-`alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last digits of its logits.
+`alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last
+digits of its logits.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ LAYOUTS = {
 
 
 def checkered(**axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are quick tests and the black ones
-    slow, so that in the default suite each value of an axis still meets every other one of the next axis."""
+    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are
+    quick tests and the black ones slow, so that in the default suite each value of an axis still meets every
+    other one of the next axis."""
     lists = [list(values) for values in axes.values()]
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
@@ -81,10 +85,12 @@ class _TableCache:
 
 
 class TabularCausal(Causal):
-    """A Causal model without a network: each history (class, fed ids in order) has a distribution of its own, looked up by a hash.
+    """A Causal model without a network: each history (class, fed ids in order) has a distribution of its own,
+    looked up by a hash.
 
-    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step draws from another table.
-    It checks the contract as it goes: ids must be codes or ABSENT, steps must be committed, capacity must be kept.
+    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step
+    draws from another table. It checks the contract as it goes: ids must be codes or ABSENT, steps must be
+    committed, capacity must be kept.
     """
 
     exact_slots = True
@@ -136,7 +142,8 @@ class TabularCausal(Causal):
 
 
 class TabularMasked(Masked):
-    """A Masked model with exact conditionals: of a joint distribution over all cells, one per class, it gives p(cell | present cells)."""
+    """A Masked model with exact conditionals: of a joint distribution over all cells, one per class, it gives
+    p(cell | present cells)."""
 
     uses_time = False
 
@@ -172,7 +179,8 @@ class Case:
 
 
 def cases_of(model: Causal | Masked) -> list[Case]:
-    """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells where the model has a layout."""
+    """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells
+    where the model has a layout."""
     spec, n = model.spec, model.spec.positions
     out = []
     for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
@@ -266,7 +274,8 @@ class Distribution:
 
 @torch.no_grad()
 def causal_distribution(model: Causal, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Distribution:
-    """The joint distribution of the masked cells of a case, from the model's own logits in a single uncached pass per branch."""
+    """The joint distribution of the masked cells of a case, from the model's own logits in a single uncached
+    pass per branch."""
     layout = model.layout
     outcomes = completions(case.codes, model.spec)
     ids = layout.flatten(outcomes)  # [M, S, G]
@@ -299,7 +308,8 @@ def causal_distribution(model: Causal, case: Case, sampler: Any, guidance: tuple
 
 
 def masked_distribution(model: TabularMasked, case: Case) -> Distribution:
-    """The joint distribution of the masked cells of a case given its known cells: what any exact sampler of a model with exact conditionals must draw."""
+    """The joint distribution of the masked cells of a case given its known cells: what any exact sampler of a
+    model with exact conditionals must draw."""
     outcomes = completions(case.codes, model.spec)
     codes = outcomes[:, model.cells[:, 0], model.cells[:, 1]]
     joint = model.joint[case.class_id]
@@ -309,11 +319,11 @@ def masked_distribution(model: TabularMasked, case: Case) -> Distribution:
 
 @torch.no_grad()
 def random_order_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Distribution:
-    """The joint distribution of the masked cells where one cell at a time is drawn, in an order that is uniform over the cells: the any-order distribution
-    of a Masked model.
+    """The joint distribution of the masked cells where one cell at a time is drawn, in an order that is
+    uniform over the cells: the any-order distribution of a Masked model.
 
-    With f(S) the probability that exactly the cells of S, with their ids of an outcome, were drawn in the first |S| steps:
-    f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (masked cells - |S| + 1).
+    With f(S) the probability that exactly the cells of S, with their ids of an outcome, were drawn in the
+    first |S| steps: f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (masked cells - |S| + 1).
     """
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
@@ -371,8 +381,8 @@ def sample(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 
 
 
 def chi_square(counts: np.ndarray, foreign: int, p: np.ndarray) -> tuple[float, int]:
-    """Pearson's statistic and its degrees of freedom; outcomes are pooled, the rarest first, until each bin expects 5 samples.
-    A sample that the distribution excludes makes the statistic infinite."""
+    """Pearson's statistic and its degrees of freedom; outcomes are pooled, the rarest first, until each bin
+    expects 5 samples. A sample that the distribution excludes makes the statistic infinite."""
     n = counts.sum()
     if foreign or counts[p == 0].sum():
         return float("inf"), 1
@@ -396,7 +406,8 @@ def agreement(samples: Sequence[Tensor], distributions: Sequence[Distribution]) 
 
 
 def distance(samples: Sequence[Tensor], distributions: Sequence[Distribution]) -> float:
-    """The mean total variation distance of the samples' frequencies from the distributions; biased upwards by `floor`."""
+    """The mean total variation distance of the samples' frequencies from the distributions; biased upwards by
+    `floor`."""
     out = []
     for codes, distribution in zip(samples, distributions):
         counts, foreign = distribution.counts(codes)
@@ -412,7 +423,8 @@ def floor(distributions: Sequence[Distribution], n: int) -> float:
 
 
 def rejects(samples: Sequence[Tensor], distributions: Sequence[Distribution], within: float = 0.1) -> bool:
-    """Whether a mutant's samples are near the truth (total variation below `within`, sampling error included) and fall nevertheless."""
+    """Whether a mutant's samples are near the truth (total variation below `within`, sampling error included)
+    and fall nevertheless."""
     near, p = distance(samples, distributions), agreement(samples, distributions)
     print(f"mutant: distance {near:.3f}, p {p:.1e}")
     return near < within and p < 1e-6
@@ -434,7 +446,8 @@ def alone(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0
 
 
 def near_tie(sampler: Any, model: Any, cases: Sequence[Case], n: int, row: int, seed: int = 0, tries: int = 40, size: float = 1e-5) -> bool:
-    """Whether changes of the logits by about `size` change what this row draws by itself: then rounding decides it."""
+    """Whether changes of the logits by about `size` change what this row draws by itself: then rounding
+    decides it."""
     which, condition, codes, lengths = batch_of(cases, n, seed)
     at = torch.tensor([row])
     seen = set()
@@ -456,7 +469,8 @@ def Shaken(model: Any, size: float, seed: int) -> Any:
 
 
 def altered(model: Any, change: Any) -> Any:
-    """A generator of the same capability whose logits are change(logits, *arguments of the call): the stuff of mutants."""
+    """A generator of the same capability whose logits are change(logits, *arguments of the call): the stuff
+    of mutants."""
     if isinstance(model, Causal):
 
         class AlteredCausal(Causal):

@@ -1,7 +1,8 @@
-"""Enumerated distributions of the samplers of masked diffusion, and a model whose conditionals depend on the time and do not agree.
+"""Enumerated distributions of the samplers of masked diffusion, and a model whose conditionals depend on the
+time and do not agree.
 
-All of them add up products of one conditional: p(cell | known cells and those that are revealed, given time), read from the model's own
-uncached logits, filtered and guided by the kit's numpy code.
+All of them add up products of one conditional: p(cell | known cells and those that are revealed, given time),
+read from the model's own uncached logits, filtered and guided by the kit's numpy code.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ PLAIN = (1.0, "constant")
 
 
 class TimedMasked(Masked):
-    """A table whose logits grow with the given time: its conditionals are no conditionals of one joint distribution, and depend on time smoothly."""
+    """A table whose logits grow with the given time: its conditionals are no conditionals of one joint
+    distribution, and depend on time smoothly."""
 
     uses_time = True
 
@@ -37,9 +39,11 @@ class TimedMasked(Masked):
 
 
 class Conditionals:
-    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, masked cells], 0 where a masked cell is revealed.
+    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, masked cells], 0 where a
+    masked cell is revealed.
 
-    revealed: a bit mask over the masked cells, in the order of codes.nonzero(). share: the given masked share of the masked cells.
+    revealed: a bit mask over the masked cells, in the order of codes.nonzero(). share: the given masked share
+    of the masked cells.
     """
 
     def __init__(self, model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN):
@@ -82,8 +86,8 @@ class Conditionals:
 
 
 def ancestral_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:
-    """The distribution of T ancestral steps: each masked cell falls into step i with probability m_i - m_(i+1), on its own; a step's cells are drawn
-    independently, given those of the steps before."""
+    """The distribution of T ancestral steps: each masked cell falls into step i with probability m_i -
+    m_(i+1), on its own; a step's cells are drawn independently, given those of the steps before."""
     c = Conditionals(model, case, sampler, guidance)
     grid = mask_schedule(sampler.schedule).grid(sampler.steps)
     p = np.zeros(len(c.outcomes))
@@ -100,10 +104,12 @@ def ancestral_distribution(model: Masked, case: Case, sampler: Any, guidance: tu
 
 
 def hitting_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN, nodes: int = 14) -> Distribution:
-    """The distribution of the continuous-time reverse process. With n masked cells S left at share m, F_S(m), the probability of the outcome's remaining
-    ids, is m^-n int_0^m v^(n - 1) sum over i in S of p(x_i | ..., time v) F_(S - i)(v) dv; F of no masked cell is 1, and the distribution is F_all(1).
+    """The distribution of the continuous-time reverse process. With n masked cells S left at share m, F_S(m),
+    the probability of the outcome's remaining ids, is m^-n int_0^m v^(n - 1) sum over i in S of p(x_i | ...,
+    time v) F_(S - i)(v) dv; F of no masked cell is 1, and the distribution is F_all(1).
 
-    Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends on the time smoothly.
+    Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends
+    on the time smoothly.
     """
     c = Conditionals(model, case, sampler, guidance)
     count, m = len(c.masked), len(c.outcomes)
@@ -129,7 +135,8 @@ def hitting_distribution(model: Masked, case: Case, sampler: Any, guidance: tupl
 def ordered_distribution(
     model: Masked, case: Case, sampler: Any, order: Sequence[int], guidance: tuple[float, str] = PLAIN
 ) -> Distribution:
-    """The distribution of drawing the masked cells one by one in a fixed order (indices into codes.nonzero()), given the masked share."""
+    """The distribution of drawing the masked cells one by one in a fixed order (indices into
+    codes.nonzero()), given the masked share."""
     c = Conditionals(model, case, sampler, guidance)
     p, revealed = np.ones(len(c.outcomes)), 0
     for i, j in enumerate(order):
@@ -139,8 +146,8 @@ def ordered_distribution(
 
 
 def chain_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:
-    """The distribution of a remasking plan for one level: the Markov chain over all states (each masked cell UNKNOWN or an id), a step's cells moving on
-    their own given the state before it."""
+    """The distribution of a remasking plan for one level: the Markov chain over all states (each masked cell
+    UNKNOWN or an id), a step's cells moving on their own given the state before it."""
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
     vocab, cells = model.spec.vocab_sizes[0], len(masked_cells) + int((case.codes >= 0).sum())
     states = list(itertools.product(range(vocab + 1), repeat=len(masked_cells)))  # `vocab` stands for a masked cell

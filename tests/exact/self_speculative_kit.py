@@ -1,4 +1,5 @@
-"""Tables in place of a network that drafts and verifies in windows, and the distribution of its windows, for tests of self-speculative decoding."""
+"""Tables in place of a network that drafts and verifies in windows, and the distribution of its windows, for
+tests of self-speculative decoding."""
 
 import itertools
 
@@ -12,7 +13,8 @@ from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 
 class Tabular(Masked, SelfSpeculative):
-    """Drafts and verified distributions looked up by a hash of what each may depend on; the state is the class and the cells that the trunk saw."""
+    """Drafts and verified distributions looked up by a hash of what each may depend on; the state is the
+    class and the cells that the trunk saw."""
 
     uses_time = False
 
@@ -37,8 +39,8 @@ class Tabular(Masked, SelfSpeculative):
 
 @torch.no_grad()
 def window_distribution(model, case, sampler, guidance=(1.0, "constant")):
-    """The mean over all orders of the masked cells of the product of the windows' distributions, each factor from passes that hold no more than it may
-    depend on."""
+    """The mean over all orders of the masked cells of the product of the windows' distributions, each factor
+    from passes that hold no more than it may depend on."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
     m, visible, (scale, schedule) = len(outcomes), int((case.codes >= 0).sum()), guidance

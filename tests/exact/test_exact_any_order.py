@@ -1,4 +1,5 @@
-"""One cell per call and any-subset speculation draw the enumerated distribution of any order and any known cells; near misses are noticed."""
+"""One cell per call and any-subset speculation draw the enumerated distribution of any order and any known
+cells; near misses are noticed."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""Plain autoregressive sampling draws the enumerated distribution of its filtered, guided model, and near misses of it are noticed."""
+"""Plain autoregressive sampling draws the enumerated distribution of its filtered, guided model, and near
+misses of it are noticed."""
 
 import itertools
 

@@ -1,4 +1,5 @@
-"""Items that end by themselves: their lengths and codes are drawn from the enumerated distribution, and near misses of it are noticed."""
+"""Items that end by themselves: their lengths and codes are drawn from the enumerated distribution, and near
+misses of it are noticed."""
 
 import numpy as np
 import pytest
@@ -54,7 +55,8 @@ def cases_of(spec):
 
 
 def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
-    """The distribution of (codes, where the item ends), from the model's own logits of every outcome in one uncached pass."""
+    """The distribution of (codes, where the item ends), from the model's own logits of every outcome in one
+    uncached pass."""
     layout, spec, (scale, schedule) = model.layout, model.spec, guidance
     outcomes, ends = [], []
     for end in [*(n for n in range(case.length) if case.codes[0, n] == UNKNOWN), None]:

@@ -1,4 +1,5 @@
-"""First-hitting and ancestral sampling against their enumerated distributions, and the mutants that must fall."""
+"""First-hitting and ancestral sampling against their enumerated distributions, and the mutants that must
+fall."""
 
 import math
 
@@ -130,7 +131,8 @@ def test_two_cells_per_call_are_not_exact_and_say_so(order):
 
 
 def test_extrapolation_is_linear_in_time_and_follows_a_network_that_is():
-    """A network whose distribution moves linearly in time and sees nothing else: extrapolated to the cell's own time, two per call are exact."""
+    """A network whose distribution moves linearly in time and sees nothing else: extrapolated to the cell's
+    own time, two per call are exact."""
     spec = TokenSpec((2,), Line(6))
 
     class Moves(TimedMasked):
@@ -202,7 +204,8 @@ def test_ancestral_is_not_the_joint_distribution_and_nears_it_as_steps_grow():
 
 
 def test_mutant_that_draws_from_a_stale_prediction():
-    """What a cache does that is not renewed after a change: tolerance-based comparison of ids overlooks small ones."""
+    """What a cache does that is not renewed after a change: tolerance-based comparison of ids overlooks small
+    ones."""
     model, sampler = TabularMasked(SPECS["k1"], scale=2.0), Ancestral(steps=3)
     cases = cases_of(model)
     distributions = [ancestral_distribution(model, case, sampler) for case in cases]

@@ -1,4 +1,5 @@
-"""Samplers of Masked models that choose cells by a rule: exact with one cell per call, and what is known of them beyond that."""
+"""Samplers of Masked models that choose cells by a rule: exact with one cell per call, and what is known of
+them beyond that."""
 
 import dataclasses
 
@@ -68,7 +69,8 @@ def test_mutants_that_reveal_two_cells_or_sharpen_are_rejected(sampler):
 
 
 def test_mutant_that_chooses_cells_by_the_id_that_was_drawn():
-    """What separates a confidence order that is exact from MaskGIT's: the choice must not see the ids to be drawn."""
+    """What separates a confidence order that is exact from MaskGIT's: the choice must not see the ids to be
+    drawn."""
 
     class Peeks(EntropyBounded):
         def _chosen(self, logits, masked_cells):
@@ -105,7 +107,8 @@ def test_mutant_that_chooses_cells_by_the_id_that_was_drawn():
 
 
 def _subset_distribution(model, codes, cells):
-    """The joint distribution of some masked cells given the known cells, as an array with an axis per cell."""
+    """The joint distribution of some masked cells given the known cells, as an array with an axis per
+    cell."""
     distribution = masked_distribution(model, dataclasses.replace(cases_of(model)[0], codes=codes))
     out = np.zeros([model.spec.vocab_sizes[k] for k, _ in cells])
     for outcome, p in zip(distribution.outcomes, distribution.p):
@@ -115,7 +118,8 @@ def _subset_distribution(model, codes, cells):
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 def test_entropy_bounded_steps_lose_at_most_gamma_nats(gamma):
-    """The divergence of the joint distribution of the revealed cells from the product of their marginals, by enumeration."""
+    """The divergence of the joint distribution of the revealed cells from the product of their marginals, by
+    enumeration."""
     several = 0
     for seed in range(40):
         model = TabularMasked(SPECS["k1"], scale=4.0, seed=seed)
@@ -137,7 +141,8 @@ def test_entropy_bounded_steps_lose_at_most_gamma_nats(gamma):
 
 
 def test_factor_one_keeps_the_most_probable_ids_of_the_joint_distribution():
-    """Fast-dLLM's theorem: where (n + 1)(1 - c) < 1, the product's arg-max is the joint's; and it can fail where the rule does not hold."""
+    """Fast-dLLM's theorem: where (n + 1)(1 - c) < 1, the product's arg-max is the joint's; and it can fail
+    where the rule does not hold."""
     several, broken = 0, 0
     for seed in range(150):
         model = TabularMasked(SPECS["k1"], scale=3.5, seed=seed)
@@ -185,7 +190,8 @@ def test_plans_keep_the_marginals_and_their_bounds(strategy, schedule, steps):
 
 @pytest.mark.parametrize(("strategy", "schedule"), PLANS)
 def test_two_time_marginals_are_those_of_the_reverse_process(strategy, schedule):
-    """How often a cell is (hidden or not) before and after each step, over many cells of a model with a single id."""
+    """How often a cell is (hidden or not) before and after each step, over many cells of a model with a
+    single id."""
     rows, n, steps = 800, 10, 6
     sampler = Remasking(strategy=strategy, schedule=schedule, steps=steps, eta=0.5, t_off=0.2)
     model = TabularMasked(TokenSpec((1,), Line(n)))

@@ -1,4 +1,5 @@
-"""MaskGIT against the distribution of a model with exact conditionals: how far it is, where it is exact, and what it must never do."""
+"""MaskGIT against the distribution of a model with exact conditionals: how far it is, where it is exact, and
+what it must never do."""
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
 
 @pytest.mark.parametrize("spec", ["k1", "k2", "strided"])
 def test_one_cell_per_step_in_random_order_is_exact(spec):
-    """Where chance alone chooses the cells, nothing is left of the approximation: draws, masked cells and counts are right in every row."""
+    """Where chance alone chooses the cells, nothing is left of the approximation: draws, masked cells and
+    counts are right in every row."""
     model = TabularMasked(SPECS[spec])
     cases = cases_of(model)
     samples = sample(MaskGIT(**RANDOM_ORDER), model, cases, 2500)

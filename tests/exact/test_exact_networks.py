@@ -1,4 +1,5 @@
-"""The exactness kit on real two-layer networks in float64: caches, conditioning and heads are part of what is drawn from."""
+"""The exactness kit on real two-layer networks in float64: caches, conditioning and heads are part of what is
+drawn from."""
 
 import itertools
 
@@ -44,7 +45,8 @@ QUICK = [(order, list(SETTINGS)[i % len(SETTINGS)]) for i, order in enumerate(OR
 
 
 def network(cls, spec, dtype=torch.float64, **settings):
-    """Two layers of width 16 with random weights, large enough that the distribution depends on everything and is far from uniform."""
+    """Two layers of width 16 with random weights, large enough that the distribution depends on everything
+    and is far from uniform."""
     model = cls(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
     rng = RowRNG([len(spec)])
     with torch.no_grad():

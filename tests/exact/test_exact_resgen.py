@@ -1,8 +1,10 @@
-"""ResGen's sampler where its distribution can be enumerated: one cell per call, by chance alone, on scalars whose quantisation cells are intervals.
+"""ResGen's sampler where its distribution can be enumerated: one cell per call, by chance alone, on scalars
+whose quantisation cells are intervals.
 
-Then p(next level of a position) is the mass that the mixture has in the intervals of that level's rows, and the joint distribution is the mean over
-the orders of the cells in which each position's levels come one after the other. Everything else of the sampler is inside: known cells,
-lengths, components and their filters, guidance, the vector's temperature, which position and which level is kept.
+Then p(next level of a position) is the mass that the mixture has in the intervals of that level's rows, and
+the joint distribution is the mean over the orders of the cells in which each position's levels come one after
+the other. Everything else of the sampler is inside: known cells, lengths, components and their filters,
+guidance, the vector's temperature, which position and which level is kept.
 """
 
 import itertools
@@ -35,7 +37,8 @@ SETTINGS = {
 
 
 class Scalars(CumulativeMasked):
-    """A model without a network: each state of a row (class and visible codes) has a mixture of its own, looked up by a hash."""
+    """A model without a network: each state of a row (class and visible codes) has a mixture of its own,
+    looked up by a hash."""
 
     def __init__(self, positions=3, components=3, seed=0):
         self.spec, self.condition_spec, self.components, self.seed = TokenSpec((3, 3), Line(positions)), CLASSES, components, seed
@@ -67,7 +70,8 @@ class Scalars(CumulativeMasked):
 
 
 def next_level(model, codes, class_id, length, sampler, guidance):
-    """codes int64 [M, K, N] -> per row and position the distribution of its first masked cell's code, float64 [M, N, 3], in plain numpy."""
+    """codes int64 [M, K, N] -> per row and position the distribution of its first masked cell's code, float64
+    [M, N, 3], in plain numpy."""
     rows, spec = len(codes), model.spec
     tokens = Tokens(codes, spec, torch.full((rows,), length))
 
@@ -100,8 +104,9 @@ def next_level(model, codes, class_id, length, sampler, guidance):
 
 
 def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
-    """The joint distribution of the masked cells of a case: f(state) is the probability that the masked cells revealed so far are those of the state, with the
-    codes of an outcome; a position is taken with probability (its masked cells) / (all masked cells)."""
+    """The joint distribution of the masked cells of a case: f(state) is the probability that the masked cells
+    revealed so far are those of the state, with the codes of an outcome; a position is taken with probability
+    (its masked cells) / (all masked cells)."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = case.codes == UNKNOWN
     each = masked_cells.sum(0).tolist()

@@ -1,4 +1,5 @@
-"""Self-speculative decoding draws the enumerated distribution of its windows, whatever was accepted on the way; near misses are noticed."""
+"""Self-speculative decoding draws the enumerated distribution of its windows, whatever was accepted on the
+way; near misses are noticed."""
 
 import pytest
 import torch

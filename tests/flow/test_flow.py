@@ -16,7 +16,8 @@ MEAN, STD = 1.5, 0.4
 
 
 def gaussian_field(x, t):
-    """The mean velocity of the straight path to data N(MEAN, STD^2): x_t is normal with mean (1 - t) MEAN and variance s^2."""
+    """The mean velocity of the straight path to data N(MEAN, STD^2): x_t is normal with mean (1 - t) MEAN and
+    variance s^2."""
     variance = ((1 - t) * STD) ** 2 + t**2
     gain = (t - (1 - t) * STD**2) / variance  # cov(eps - x, x_t) / var(x_t)
     return -MEAN + gain * (x - (1 - t) * MEAN)
@@ -57,7 +58,8 @@ def curved_field(x, t):
 def test_a_solver_reaches_its_order(solver, order):
     errors = _errors(solver, curved_field, lambda x: 1 / (1 / x + 1))
     assert errors[-1] < 0.01 and all(abs(found - order) < 0.25 for found in _orders(errors)), errors
-    # on the flow of a Gaussian, which is linear in x, errors may cancel and make a solver better than its order
+    # on the flow of a Gaussian, which is linear in x, errors may cancel and make a solver better than its
+    # order
     errors = _errors(solver, gaussian_field, lambda x: MEAN + STD * x)
     assert errors[-1] < 0.05 and all(found > order - 0.25 for found in _orders(errors)), errors
 
@@ -148,7 +150,8 @@ DISTRIBUTIONS = {
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("stratified", [False, True])
 def test_times_follow_their_distribution(name, stratified):
-    """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as 1 / n."""
+    """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as
+    1 / n."""
     distribution, cdf = DISTRIBUTIONS[name]
     rows = 2000
     t = (Stratified(distribution) if stratified else distribution)(RowRNG.of(1, torch.arange(rows)))

@@ -1,4 +1,5 @@
-"""Samplers of any-order models: calls, rows that need none, what is shown on the way, and mistakes in a line."""
+"""Samplers of any-order models: calls, rows that need none, what is shown on the way, and mistakes in a
+line."""
 
 import pytest
 import torch

@@ -38,7 +38,8 @@ def test_draws_follow_the_distribution_in_every_dtype_and_skip_impossible_ids(fu
 
 @pytest.mark.parametrize("function", [draw, exponential_race])
 def test_ids_too_rare_for_float32_noise_are_drawn(function):
-    """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail is there, id by id."""
+    """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail
+    is there, id by id."""
     logits = torch.cat([torch.zeros(1), torch.full((2000,), -36 * np.log(2.0))])
 
     class Rare(RowRNG):

@@ -1,4 +1,5 @@
-"""The distributions of the filters: what they keep, how much of it, and that order and ties do not matter where they should not."""
+"""The distributions of the filters: what they keep, how much of it, and that order and ties do not matter
+where they should not."""
 
 import math
 

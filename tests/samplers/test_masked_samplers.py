@@ -1,4 +1,5 @@
-"""What every sampler of Masked models keeps: known cells, absent cells, rows apart, seeds, and a line for what does not fit."""
+"""What every sampler of Masked models keeps: known cells, absent cells, rows apart, seeds, and a line for
+what does not fit."""
 
 import pytest
 import torch

@@ -1,4 +1,5 @@
-"""What every sampler does where a generator's distribution is none: one line that names the row, and nothing known is overwritten."""
+"""What every sampler does where a generator's distribution is none: one line that names the row, and nothing
+known is overwritten."""
 
 import dataclasses
 

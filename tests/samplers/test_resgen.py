@@ -60,7 +60,8 @@ def test_calls_do_not_depend_on_the_number_of_levels(steps):
 
 
 def test_it_needs_a_fourth_of_the_calls_of_every_order_that_grows_with_the_levels():
-    """On 64 positions, by default steps: flattened K N, delayed N + K - 1, parallel N, ResGen 16 for every K."""
+    """On 64 positions, by default steps: flattened K N, delayed N + K - 1, parallel N, ResGen 16 for every
+    K."""
     for levels in (4, 16):
         spec = TokenSpec((3,) * levels, Raster(8, 8))
         calls = {}
@@ -108,7 +109,8 @@ def test_kept_cells_are_the_shallowest_masked_cells():
 
 
 class Flat(CumulativeMasked):
-    """One component per position, position n more certain than n + 1 by `sure` nats; counts what it is asked."""
+    """One component per position, position n more certain than n + 1 by `sure` nats; counts what it is
+    asked."""
 
     condition_spec = ConditionSpec()
 

@@ -1,4 +1,5 @@
-"""SoundStorm goes level by level: calls, what is known in each, and what a mutant that mixes the levels would show."""
+"""SoundStorm goes level by level: calls, what is known in each, and what a mutant that mixes the levels would
+show."""
 
 import pytest
 import torch
