@@ -150,19 +150,19 @@ def test_regions_belong_to_rasters():
 def test_parts_of_a_condition_have_keys_of_their_own(bundles, tmp_path, monkeypatch):
     from gentok.cli import shell_words
 
-    words = shell_words([f"ckpt={bundles['ar']}", "condition.class=dog"])
-    assert compose("sample", words)["condition"] == {"class": "dog"}
-    out = run(bundles, tmp_path, "ar", *words)
+    overrides = shell_words([f"ckpt={bundles['ar']}", "condition.class=dog"])
+    assert compose("sample", overrides)["condition"] == {"class": "dog"}
+    out = run(bundles, tmp_path, "ar", *overrides)
     assert json.loads((out / "samples.json").read_text())["condition"] == {"class": "dog"}
 
 
-def command(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True, cwd=cwd, env={**os.environ})
+def command(script: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / script), *overrides], capture_output=True, text=True, cwd=cwd, env={**os.environ})
 
 
 def test_the_command_line_answers_without_a_traceback(bundles, tmp_path):
     done = command("sample.py", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "here" / "grid.png").is_file() and "here/grid.png" in done.stdout
-    for words in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
-        done = command("sample.py", *words, cwd=tmp_path)
+    for overrides in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
+        done = command("sample.py", *overrides, cwd=tmp_path)
         assert done.returncode != 0 and "Traceback" not in done.stderr and done.stderr.strip()

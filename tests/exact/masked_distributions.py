@@ -171,8 +171,8 @@ def chain_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[
         for i, state in enumerate(states):
             if not p[i]:
                 continue
-            shown = (cells - sum(v == vocab for v in state)) / cells
-            strength, joint = reference_scale(scale, guidance[1], shown), np.array(p[i])
+            revealed_share = (cells - sum(v == vocab for v in state)) / cells
+            strength, joint = reference_scale(scale, guidance[1], revealed_share), np.array(p[i])
             for j, (k, n) in enumerate(masked_cells):
                 if state[j] == vocab:
                     mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])

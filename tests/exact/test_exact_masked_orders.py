@@ -256,9 +256,9 @@ def test_mutant_whose_masked_cells_ignore_what_is_hidden_again():
 def test_unsure_ids_are_hidden_first_by_conf():
     sampler = Remasking(strategy="conf", steps=10)
     step = sampler.plan()[6]
-    shown = torch.tensor([[[True, True, True, False]]])
+    revealed = torch.tensor([[[True, True, True, False]]])
     sure = torch.tensor([[[0.9, 0.1, 0.5, 0.0]]], dtype=torch.float64)
-    chances = sampler._chances(step, ~shown, shown, sure)[0, 0]
+    chances = sampler._chances(step, ~revealed, revealed, sure)[0, 0]
     assert chances[1] > chances[2] > chances[0] and float(chances[:3].sum()) == pytest.approx(step.sigma)
     assert float(chances[3]) == pytest.approx((step.after - step.before) / (1 - step.before))
 

@@ -281,7 +281,7 @@ def test_more_gamma_and_lower_thresholds_need_fewer_calls():
     ("make", "words"),
     [
         (lambda: FirstHitting(cells_per_call=0), "cells_per_call must be >= 1"),
-        (lambda: FirstHitting(order=3), "order must be 1 or 2"),
+        (lambda: FirstHitting(order=3), "choose one of 1, 2"),
         (lambda: Ancestral(steps=0), "steps must be >= 1"),
         (lambda: Ancestral(schedule="log"), "linear, cosine"),
         (lambda: Halton(steps=0), "steps must be >= 1"),
@@ -298,7 +298,7 @@ def test_more_gamma_and_lower_thresholds_need_fewer_calls():
         (lambda: Remasking(t_on=0.01), "t_off < t_on"),
         (lambda: Remasking(schedule="log"), "linear, cosine"),
         (lambda: Corrector(steps=-1), "steps must be >= 0"),
-        (lambda: Corrector(cells=0), "cells and start must be >= 1"),
+        (lambda: Corrector(cells=0), "cells must be >= 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_sampler_is_built(make, words):
