@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["ConfigError", "FormatError", "nearest_name"]
+__all__ = ["ConfigError", "FormatError", "check_at_least", "check_choice", "nearest_name"]
 
 
 class ConfigError(ValueError):
@@ -13,7 +14,8 @@ class ConfigError(ValueError):
 
 
 class FormatError(ValueError):
-    """A file or a dictionary of a newer or another format; the message says what was expected and what came."""
+    """A file or a dictionary of a newer or another format; the message says what was expected and what
+    came."""
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str:
@@ -23,3 +25,26 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; there are: {', '.join(sorted(names))}" if names else ""
+
+
+def check_at_least(minimum: float, **values: float | None) -> None:
+    """Checks settings that have a lower bound, by their names; None is allowed.
+
+    Raises:
+        ValueError: one of them is below `minimum`, or not a number.
+    """
+    for name, value in values.items():
+        if value is not None and not value >= minimum:
+            raise ValueError(f"{name} must be >= {minimum}; got {value}")
+
+
+def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:
+    """Checks a setting that is one of some values.
+
+    Raises:
+        ValueError: it is none of `options`; the message lists them. `kind`: what they name, such as "masking
+            schedule".
+    """
+    options = list(options)
+    if value not in options:
+        raise ValueError(f"there is no {kind} {value!r}; choose one of {', '.join(map(str, options))}")

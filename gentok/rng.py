@@ -1,9 +1,11 @@
-"""Random numbers by row: `Noise` gives every row of a batch its own stream, so that a row alone draws what it draws in a batch.
+"""Random numbers by row: `RowRNG` gives every row of a batch its own stream, so that a row alone draws what
+it draws in a batch.
 
-SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the i-th word of a stream is
-mix(start + i * gamma), computed on int64 tensors for all rows at once. It is a pure function of (seed, i): the same on every
-device, for every batch size and on every number of processes. Doubles have 52 random bits and lie strictly inside (0, 1), so that
-neither log(u) nor log(1 - u) overflows and the tail of an exponential reaches 36.7 (float32 noise stops at 16.6 and truncates rare tokens).
+SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the i-th
+word of a stream is mix(start + i * gamma), computed on int64 tensors for all rows at once. It is a pure
+function of (seed, i): the same on every device, for every batch size and on every number of processes.
+Doubles have 52 random bits and lie strictly inside (0, 1), so that neither log(u) nor log(1 - u) overflows
+and the tail of an exponential reaches 36.7 (float32 random numbers stop at 16.6 and truncate rare tokens).
 """
 
 from __future__ import annotations
@@ -38,54 +40,102 @@ def _mix(x: Tensor) -> Tensor:
 
 
 class RowRNG:
-    """One stream of float64 numbers per row.
+    """One stream of float64 random numbers per row.
 
-    seeds: int64 [B]. Every draw advances every row by the same number of words; `rows` gives a view on some rows that advances
+    Every draw advances every row by the same number of words; `rows` gives a view on some rows that advances
     those alone, `fork` an independent stream for another purpose.
+
+    Args:
+        seeds: int64 [B], one seed per row.
+        device: where the numbers are made; None: where `seeds` are.
+
+    Raises:
+        ValueError: `seeds` has not one axis.
     """
 
     def __init__(self, seeds: Tensor | Sequence[int], device: torch.device | str | None = None):
         seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device)
         if seeds.dim() != 1:
-            raise ValueError(f"Noise takes one seed per row, int64 [B]; got shape {tuple(seeds.shape)}")
-        self._start = _mix(seeds + _GAMMA)
-        self._count = torch.zeros_like(seeds)
+            raise ValueError(f"RowRNG takes one seed per row, int64 [B]; got shape {tuple(seeds.shape)}")
+        self._start, self._count = _mix(seeds + _GAMMA), torch.zeros_like(seeds)
         self._parent: tuple[RowRNG, Tensor] | None = None
+
+    @staticmethod
+    def _made(start: Tensor, count: Tensor, parent: tuple[RowRNG, Tensor] | None = None) -> RowRNG:
+        rng = RowRNG.__new__(RowRNG)
+        rng._start, rng._count, rng._parent = start, count, parent
+        return rng
 
     @classmethod
     def of(cls, seed: int, index: Tensor | Sequence[int], step: int = 0) -> RowRNG:
-        """Row streams from (run seed, step, global sample index): what training and `sample.py` use."""
+        """The streams that training and sampling use.
+
+        Args:
+            seed: of the run.
+            index: int64 [B], the number of each row's item in the whole set or among all samples.
+            step: of the training.
+
+        Returns:
+            RowRNG: one stream per item.
+        """
         index = torch.as_tensor(index, dtype=torch.int64)
         word = _mix(_mix(torch.tensor([seed], dtype=torch.int64, device=index.device) + _GAMMA) + _signed(step * _GAMMA % (1 << 64)))
         return cls(_mix(word + index * _M1))
 
     @property
     def batch(self) -> int:
+        """B, the number of rows."""
         return len(self._start)
 
     @property
     def device(self) -> torch.device:
+        """Where the numbers are made."""
         return self._start.device
 
+    @property
+    def row_numbers(self) -> Tensor:
+        """int64 [B]: which rows these are of the RowRNG that the first view was taken of."""
+        if self._parent is None:
+            return torch.arange(self.batch, device=self.device)
+        parent, index = self._parent
+        return parent.row_numbers[index]
+
     def rows(self, index: Tensor) -> RowRNG:
-        """A view on the rows of `index` (int64 [b] or bool [B]): its draws advance these rows and no other."""
+        """A view on some rows, whose draws advance these rows and no other.
+
+        A view does not see what its parent draws later: take a new one then.
+
+        Args:
+            index: int64 [b] or bool [B].
+
+        Returns:
+            RowRNG: of b rows.
+        """
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-        view = RowRNG.__new__(RowRNG)
-        view._start, view._count, view._parent = self._start[index], self._count[index], (self, index)
-        return view
+        return self._made(self._start[index], self._count[index], (self, index))
 
     def fork(self, tag: int | str) -> RowRNG:
-        """An independent stream of the same rows, for another purpose; it does not advance this one."""
+        """An independent stream of the same rows, for another purpose. It does not advance this one.
+
+        Of a text only the first 7 bytes count: fork("held_out_a") is fork("held_out_b"). To count more would
+        change all published numbers. So tags of one parent must differ in their first 7 bytes; a test reads
+        all tags of the package. A text stands for a number (the empty one for 0): give one parent numbers or
+        texts, not both.
+
+        Args:
+            tag: what the stream is for, a number in [0, 2^63) or a text.
+
+        Returns:
+            RowRNG: of B rows, at its beginning. It also depends on how far this one has advanced.
+        """
         number = tag if isinstance(tag, int) else int.from_bytes(tag.encode()[:7].ljust(7, b"\0"), "little")
-        other = RowRNG.__new__(RowRNG)
-        other._start = _mix(self._start + self._count * _GAMMA ^ _mix(torch.tensor(number, device=self.device) * _M2 + 1))
-        other._count, other._parent = torch.zeros_like(self._count), None
-        return other
+        start = _mix(self._start + self._count * _GAMMA ^ _mix(torch.tensor(number, device=self.device) * _M2 + 1))
+        return self._made(start, torch.zeros_like(self._count))
 
     def to(self, device: torch.device | str) -> RowRNG:
-        other = RowRNG.__new__(RowRNG)
-        other._start, other._count, other._parent = self._start.to(device), self._count.to(device), None
-        return other
+        """The same streams on another device, from where they are now. Draws there do not advance this
+        one."""
+        return self._made(self._start.to(device), self._count.to(device))
 
     def _advance(self, n: int) -> None:
         self._count = self._count + n
@@ -125,5 +175,5 @@ class RowRNG:
         return torch.sqrt(-2.0 * torch.log(u[:, 0])) * torch.cos(2.0 * math.pi * u[:, 1])
 
     def permutation(self, n: int) -> Tensor:
-        """int64 [B, n]: a uniform permutation per row."""
+        """int64 [B, n]: a uniform permutation of 0 .. n - 1 per row."""
         return self.uniform(n).argsort(1)

@@ -1,4 +1,5 @@
-"""From a loaded model to new media: what sample.py, `Bundle.sample`, evaluation and the training log share."""
+"""From a loaded model to new media: what sample.py, `Bundle.sample`, evaluation and the training log
+share."""
 
 from __future__ import annotations
 
@@ -16,8 +17,9 @@ from gentok.errors import ConfigError, nearest_name
 from gentok.generators.base import capabilities
 from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
-from gentok.samplers.base import SampleOutput, Sampler, every_sampler, fitting, sampler_name
+from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
 from gentok.samplers.guided import guided
+from gentok.samplers.request import NetworkCalls, SampleOutput
 from gentok.types import Condition, ConditionSpec, Tokens
 
 if TYPE_CHECKING:
@@ -28,9 +30,18 @@ __all__ = ["Samples", "configured_sampler", "pick_sampler", "sample", "sample_to
 
 @dataclass
 class Samples:
-    """media float [n, ...] in [-1, 1]; tokens of all of them; calls int64 [n]; network_calls: name -> (calls, positions); seconds.
+    """New media.
 
-    lengths int64 [n]: of sounds, the samples of each; what lies behind is no part of it. texts: of streams of text and speech.
+    Attributes:
+        media: float [n, ...] in [-1, 1].
+        tokens: of all of them.
+        calls: int64 [n], network calls that each needed.
+        network_calls: name of a network -> (calls, positions computed).
+        seconds: that sampling took, without decoding.
+        stats: named numbers of the sampler.
+        lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all
+            of the media.
+        texts: of streams of text and speech.
     """
 
     media: Tensor
@@ -47,8 +58,18 @@ class Samples:
 
 
 def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, trust: Any = ()) -> Sampler:
-    """A sampler from its configuration, checked against the generator's class before it is built; without `_target_`, the first that
-    fits (exact ones come first)."""
+    """A sampler that fits a generator, checked before it is built.
+
+    Args:
+        config: its configuration, or a built one. Without `_target_`: the first that fits; exact ones come
+            first.
+        generator: the generator's class.
+        trust: packages whose components may be built, beside gentok's own.
+
+    Raises:
+        ConfigError: no sampler fits, or the configuration cannot be built.
+        ValueError: it does not fit the generator.
+    """
     if isinstance(config, Sampler):
         config.check_model(generator)
         return config
@@ -93,7 +114,17 @@ def sample_tokens(
     schedule: str = "constant",
     **options: Any,
 ) -> SampleOutput:
-    """One batch: `sampler` on the guided generator, without gradients."""
+    """One batch of tokens, without gradients.
+
+    Args:
+        generator: with the capability that the sampler needs.
+        condition: of B rows.
+        sampler: draws them.
+        rng: of B rows.
+        guidance: classifier-free guidance, 1: none.
+        schedule: of the guidance (flow/guidance.py).
+        options: further arguments of `Sampler.__call__`, such as known and lengths.
+    """
     with torch.no_grad():
         return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
 
@@ -117,14 +148,29 @@ def sample(
     advance: Callable[[int], None] | None = None,
     trust: Any = (),
 ) -> Samples:
-    """n samples of a generator's bundle; item i depends on (seed, i) alone, not on the batch it is drawn in.
+    """Samples of a generator's bundle. Item i depends on (seed, i) alone, not on the batch it is drawn in.
 
-    condition: see ConditionSpec.parse; or a Condition of n rows. guidance: None takes the bundle's recommendation, else 1. known: an
-    image [C, H, W] or a sound [C, T] in [-1, 1] to complete, of which `keep` stays: a region of the image (by default its left half),
-    the first seconds of the sound (by default all). duration: of sounds, in seconds, one number or several in turn; by default as long as
-    the model's longest item, at which a model that ends items by itself is cut. Of streams of text and speech: the text of condition is
-    spoken, the sound `known` is written down, and with both that sound goes on (its first `keep` seconds).
-    advance(items): called with 0 once all is checked, and after each batch. Raises ValueError in a line.
+    Args:
+        bundle: a tokenizer and a generator.
+        n: how many, >= 1.
+        condition: see ConditionSpec.parse; or a Condition of n rows. Of streams of text and speech: the text
+            is spoken.
+        sampler: see `pick_sampler`.
+        guidance: None takes the bundle's recommendation, else 1.
+        guidance_schedule: constant, linear or cosine.
+        seed: of the random numbers.
+        known: an image [C, H, W] or a sound [C, T] in [-1, 1] to complete. Of streams of text and speech: the
+            sound is written down; with a text too, that sound goes on.
+        keep: what stays of `known`: a region of the image (None: its left half), or the first seconds of the
+            sound (None: all).
+        duration: of sounds, in seconds, one number or several in turn; None: as long as the model's longest
+            item, at which a model that ends items by itself is cut.
+        batch_size: items that are drawn at once, >= 1.
+        advance: called with 0 once all is checked, and with the number of items after each batch.
+        trust: packages whose components may be built, beside gentok's own.
+
+    Raises:
+        ValueError: what is asked for does not fit the bundle.
     """
     if bundle.generator is None:
         raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
@@ -135,42 +181,46 @@ def sample(
     device = next(bundle.generator.parameters()).device
     sampler = pick_sampler(sampler, type(bundle.generator), trust)
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-    tokenizer, written = bundle.tokenizer, bundle.tokenizer.written_condition
-    understood = ConditionSpec(bundle.condition_spec.parts + written.parts)
-    conditions = condition if isinstance(condition, Condition) else understood.parse(condition, n)
+    tokenizer = bundle.tokenizer
+    spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
+    conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n)
     frames = frames_of(duration, n, bundle.spec)
-    given = None if known is None else known.to(device)
-    begun = known_tokens(bundle.tokenizer, conditions.to(device), given, keep, frames)
-    if advance is not None:
-        advance(0)
-    media, codes, ends, lengths, texts, calls, network, stats, seconds = [], [], [], [], [], [], {}, {}, 0.0
+    prompt = known_tokens(tokenizer, conditions.to(device), None if known is None else known.to(device), keep, frames)
+    advance = advance or (lambda items: None)
+    advance(0)
+    outputs, media, seconds = [], [], 0.0
     for first in range(0, n, batch_size):
         rows = torch.arange(first, min(first + batch_size, n))
         began = time.perf_counter()
         output = sample_tokens(
             bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
-            known=None if begun is None else Tokens(begun.codes[rows % len(begun.codes)].clone(), bundle.spec),
+            known=None if prompt is None else Tokens(prompt.codes[rows % len(prompt.codes)].clone(), bundle.spec),
         )  # fmt: skip
         seconds += time.perf_counter() - began
         with torch.no_grad():
             media.append(tokenizer.decode(output.tokens).float().cpu())
-        codes.append(output.tokens.codes.cpu())
-        if output.tokens.lengths is not None:  # those that were asked for, or where a model that ends items ended them
-            ends.append(output.tokens.lengths.cpu())
-            lengths.append(tokenizer.samples_of(output.tokens, media[-1]).cpu())
-        texts += tokenizer.text(output.tokens) or []
-        calls.append(output.calls.cpu())
-        stats.update(output.stats)
-        for name, (count, positions) in output.network_calls.items():
-            before = network.get(name, (0, 0))
-            network[name] = (before[0] + count, before[1] + positions)
-        if advance is not None:
-            advance(len(rows))
+        outputs.append(output)
+        advance(len(rows))
+    return _gathered(bundle, outputs, media, seconds)
+
+
+def _gathered(bundle: Bundle, outputs: list[SampleOutput], media: list[Tensor], seconds: float) -> Samples:
+    """The batches as one. Streams of text and speech may differ in length from batch to batch."""
+    tokenizer, codes = bundle.tokenizer, torch.cat([o.tokens.codes for o in outputs]).cpu()
+    lengths = [o.tokens.lengths for o in outputs if o.tokens.lengths is not None]  # asked for, or where a model ended items
+    samples = [tokenizer.samples_of(o.tokens, m).cpu() for o, m in zip(outputs, media) if o.tokens.lengths is not None]
+    network_calls = NetworkCalls()
+    for output in outputs:
+        network_calls.merge(output.network_calls)
     longest = max(part.shape[-1] for part in media)
-    media = [torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media]  # streams of text and speech differ
-    tokens = Tokens(torch.cat(codes), bundle.spec, torch.cat(ends) if ends else None)
     return Samples(
-        torch.cat(media), tokens, torch.cat(calls), network, seconds, stats, torch.cat(lengths) if lengths else None,
-        texts or None,
-    )  # fmt: skip
+        media=torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media]),
+        tokens=Tokens(codes, bundle.spec, torch.cat(lengths).cpu() if lengths else None),
+        calls=torch.cat([o.calls for o in outputs]).cpu(),
+        network_calls=dict(network_calls),
+        seconds=seconds,
+        stats={name: value for o in outputs for name, value in o.stats.items()},
+        lengths=torch.cat(samples) if samples else None,
+        texts=[text for o in outputs for text in tokenizer.text(o.tokens) or []] or None,
+    )

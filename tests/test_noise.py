@@ -1,4 +1,7 @@
-"""Row noise: good numbers, one stream per row, the same for every batch and device."""
+"""Random numbers by row: good numbers, one stream per row, the same for every batch and device."""
+
+import ast
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,11 +21,11 @@ def test_uniforms_are_uniform_and_strictly_inside_the_unit_interval():
     assert abs(float(bits.double().mean()) - 0.5) < 5 * 0.5 / np.sqrt(u.numel())
 
 
-@pytest.mark.parametrize(("kind", "law"), [("exponential", "expon"), ("normal", "norm"), ("gumbel", "gumbel_r")])
-def test_the_other_laws_are_what_their_names_say(kind, law):
+@pytest.mark.parametrize(("kind", "distribution"), [("exponential", "expon"), ("normal", "norm"), ("gumbel", "gumbel_r")])
+def test_the_other_distributions_are_what_their_names_say(kind, distribution):
     x = getattr(RowRNG(torch.arange(100)), kind)(5, 400)
     assert x.dtype == torch.float64
-    assert stats.kstest(x.flatten().numpy(), law).pvalue > 1e-3
+    assert stats.kstest(x.flatten().numpy(), distribution).pvalue > 1e-3
 
 
 def test_neighbouring_seeds_rows_and_numbers_are_uncorrelated():
@@ -106,3 +109,27 @@ def test_permutations_are_uniform():
 def test_seeds_must_be_one_per_row():
     with pytest.raises(ValueError, match="one seed per row"):
         RowRNG(torch.zeros(2, 2, dtype=torch.int64))
+
+
+def fork_tags():
+    """Every text that the package hands to `fork`, or to the `rng(batch, purpose)` of training, which forks
+    by it."""
+    package = Path(__file__).parents[1] / "gentok"
+    calls = [node for path in package.rglob("*.py") for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ("fork", "rng")]
+    return {a.value for call in calls for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)}
+
+
+def test_all_fork_tags_of_the_package_differ_in_their_first_seven_bytes():
+    """`fork` reads no more of a tag, and to read more would change all published numbers."""
+    tags = fork_tags()
+    assert {"held_out", "held out", "levels", "tokenizer", "generator"} <= tags
+    assert len({tag.encode()[:7] for tag in tags}) == len(tags), sorted(tags)
+    rng = RowRNG([1, 2])
+    assert torch.equal(rng.fork("held_out_a").uniform(3), rng.fork("held_out_b").uniform(3)), "the reason for this test"
+
+
+def test_a_view_knows_its_rows():
+    rng = RowRNG(torch.arange(6))
+    inner = rng.rows(torch.tensor([5, 2, 4])).rows(torch.tensor([False, True, True]))
+    assert rng.row_numbers.tolist() == list(range(6)) and inner.row_numbers.tolist() == [2, 4]

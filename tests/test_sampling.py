@@ -1,4 +1,4 @@
-"""sample.py: one path is enough, files are what they say, pictures are completed, and mistakes are answered in a line."""
+"""sample.py: one path is enough, files are what they say, images are completed, and errors are one line."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_the_guidance_that_a_bundle_recommends_is_taken(bundles):
 
 
 @pytest.mark.parametrize("keep", ["left-half", "bottom-half", "center", "border"])
-def test_a_picture_is_completed_around_what_is_kept(bundles, tmp_path, keep):
+def test_an_image_is_completed_around_what_is_kept(bundles, tmp_path, keep):
     known = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     save_picture(known, tmp_path / "known.png")
     out = run(bundles, tmp_path, "masked", f"known={tmp_path / 'known.png'}", f"keep={keep}")
@@ -135,7 +135,7 @@ def test_a_causal_model_completes_what_its_order_allows_and_refuses_the_rest(bun
         ("masked", ["known={picture}", "keep=most"], ["left-half"]),
     ],
 )
-def test_a_mistake_is_answered_in_a_line(bundles, tmp_path, name, overrides, words):
+def test_a_mistake_is_a_one_line_error(bundles, tmp_path, name, overrides, words):
     save_picture(torch.zeros(1, 16, 16), tmp_path / "known.png")
     with pytest.raises((ValueError, OSError)) as error:
         run(bundles, tmp_path, name, *(o.format(picture=tmp_path / "known.png") for o in overrides))
@@ -150,19 +150,19 @@ def test_regions_belong_to_rasters():
 def test_parts_of_a_condition_have_keys_of_their_own(bundles, tmp_path, monkeypatch):
     from gentok.cli import shell_words
 
-    words = shell_words([f"ckpt={bundles['ar']}", "condition.class=dog"])
-    assert compose("sample", words)["condition"] == {"class": "dog"}
-    out = run(bundles, tmp_path, "ar", *words)
+    overrides = shell_words([f"ckpt={bundles['ar']}", "condition.class=dog"])
+    assert compose("sample", overrides)["condition"] == {"class": "dog"}
+    out = run(bundles, tmp_path, "ar", *overrides)
     assert json.loads((out / "samples.json").read_text())["condition"] == {"class": "dog"}
 
 
-def command(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), *words], capture_output=True, text=True, cwd=cwd, env={**os.environ})
+def command(script: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(ROOT / script), *overrides], capture_output=True, text=True, cwd=cwd, env={**os.environ})
 
 
 def test_the_command_line_answers_without_a_traceback(bundles, tmp_path):
     done = command("sample.py", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "here" / "grid.png").is_file() and "here/grid.png" in done.stdout
-    for words in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
-        done = command("sample.py", *words, cwd=tmp_path)
+    for overrides in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
+        done = command("sample.py", *overrides, cwd=tmp_path)
         assert done.returncode != 0 and "Traceback" not in done.stderr and done.stderr.strip()

@@ -1,25 +1,29 @@
-"""Absorbing diffusion of discrete codes: every cell is masked once and for all at a random time, independently of the others.
+"""Absorbing diffusion of discrete codes: every cell is masked once and for all at a random time,
+independently of the others.
 
-A schedule says when: alpha(t) = P(a cell is kept until t), falling from 1 at t = 0 to 0 at t = 1. Everything here is written in the masked
-share m(t) = 1 - alpha(t), which is the distribution function of the time at which a cell is masked (Austin et al., arXiv 2107.03006; Sahoo
-et al., MDLM, arXiv 2406.07524; Shi et al., MD4, arXiv 2406.04329):
+A schedule says when: alpha(t) = P(a cell is kept until t), falling from 1 at t = 0 to 0 at t = 1. Everything
+here is written in the masked share m(t) = 1 - alpha(t), which is the distribution function of the time at
+which a cell is masked (Austin et al., arXiv 2107.03006; Sahoo et al., MDLM, arXiv 2406.07524; Shi et al.,
+MD4, arXiv 2406.04329):
 
     linear           m = t                                             (MDLM's log-linear one: sigma = -log(1 - t))
     cosine           m = sin(pi t / 2) = cos(pi (1 - t) / 2)           (MaskGIT's and MD4's)
     arccos           m = arccos(1 - t) / (pi / 2)                      (TiTok's and Halton-MaskGIT's)
     polynomial:w     m = t^w; w = 2 where it is left out               (MD4)
-    geometric:a:b    alpha = exp(-a^(1-t) b^t), rescaled so that m(0) = 0 and m(1) = 1; a = 1e-5, b = 20 where left out   (SEDD, MD4)
+    geometric:a:b    alpha = exp(-a^(1-t) b^t), rescaled so that m(0) = 0 and m(1) = 1; a = 1e-5, b = 20 where left out
+                                                                       (SEDD, MD4)
 
 The evidence bound on -log p(x) is
 
     L = int_0^1 m'(t) / m(t) E[ sum over masked cells i of -log p(x_i | x_t) ] dt
 
-(MDLM eq. 10). By the substitution m = m(t) its value does not depend on the schedule, which decides only how noisy an estimate at a
-random t is. With m in place of t it is a mixture over the number n of masked cells, and equals the any-order bound
-sum_n (1 / n) E_{|M| = n}[sum over M] for a network that is not told the time (Ou et al., arXiv 2406.03736; Zheng et al., 2409.02908).
+(MDLM eq. 10). By the substitution m = m(t) its value does not depend on the schedule, which decides only the
+variance of an estimate at a random t. With m in place of t it is a mixture over the number n of masked cells,
+and equals the any-order bound sum_n (1 / n) E_{|M| = n}[sum over M] for a network that is not given the time
+(Ou et al., arXiv 2406.03736; Zheng et al., 2409.02908).
 
-Deviation: ends are exact. MDLM stops at m = 1 - 1e-3, and the papers' geometric schedule at alpha(0) = 1 - 1e-5 and alpha(1) = 2e-9: the
-value of the bound would then depend on the schedule.
+*Deviations*: ends are exact. MDLM stops at m = 1 - 1e-3, and the papers' geometric schedule at alpha(0) = 1 -
+1e-5 and alpha(1) = 2e-9: the value of the bound would then depend on the schedule.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.errors import check_choice
+
 __all__ = ["MaskSchedule", "mask_schedule", "NAMES"]
 
 NAMES = ("linear", "cosine", "arccos", "polynomial", "geometric")
@@ -39,8 +45,14 @@ _HALF_PI = math.pi / 2
 
 @dataclass(frozen=True)
 class MaskSchedule:
-    """masked: t in [0, 1] -> m(t); slope: t -> m'(t), infinite where m is steep at an end; time: m -> t, the inverse of masked.
-    All take and return float64 tensors of any shape."""
+    """A schedule of the masked share. Its functions take and return float64 tensors of any shape.
+
+    Attributes:
+        name: one of NAMES.
+        masked: t in [0, 1] -> m(t).
+        slope: t -> m'(t), infinite where m is steep at an end.
+        time: m -> t, the inverse of `masked`.
+    """
 
     name: str
     masked: Callable[[Tensor], Tensor]
@@ -48,7 +60,7 @@ class MaskSchedule:
     time: Callable[[Tensor], Tensor]
 
     def weight(self, t: Tensor) -> Tensor:
-        """m'(t) / m(t): the weight of the bound's integrand at t > 0."""
+        """The weight m'(t) / m(t) of the bound's integrand at t > 0."""
         return self.slope(t) / self.masked(t)
 
     def grid(self, steps: int) -> list[float]:
@@ -107,15 +119,21 @@ _MAKERS: dict[str, Callable[..., MaskSchedule]] = dict(zip(NAMES, (_linear, _cos
 
 
 def mask_schedule(name: str) -> MaskSchedule:
-    """ "cosine", "polynomial:3", "geometric:1e-4:10": a schedule by its name and numbers. Raises ValueError on anything else."""
+    """A schedule by its name and numbers.
+
+    Args:
+        name: such as cosine, polynomial:3 or geometric:1e-4:10.
+
+    Raises:
+        ValueError: there is no such schedule, or its numbers do not fit.
+    """
     kind, *numbers = str(name).split(":")
-    if kind not in _MAKERS:
-        raise ValueError(f"there is no masking schedule {name!r}; choose one of {', '.join(NAMES)}")
+    check_choice("masking schedule", kind, NAMES)
     try:
-        return _MAKERS[kind](*map(float, numbers))
+        values = [float(number) for number in numbers]
+    except ValueError as error:
+        raise ValueError(f"the masking schedule {name!r} has a part that is no number; write polynomial:2 or geometric:1e-5:20") from error
+    try:
+        return _MAKERS[kind](*values)
     except TypeError as error:
         raise ValueError(f"the masking schedule {name!r} has too many numbers; write polynomial:2 or geometric:1e-5:20") from error
-    except ValueError as error:
-        if "could not convert" not in str(error):
-            raise
-        raise ValueError(f"the masking schedule {name!r} has a part that is no number; write polynomial:2 or geometric:1e-5:20") from error

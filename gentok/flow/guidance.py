@@ -1,11 +1,12 @@
-"""Classifier-free guidance: how two predictions are combined, and how strongly at which point of a generation.
+"""Classifier-free guidance: how two predictions are combined, and how strongly at which point of a
+generation.
 
 Ho and Salimans, "Classifier-Free Diffusion Guidance", arXiv 2207.12598. One convention everywhere:
 
     l = l_u + g (l_c - l_u)          g = 1: no guidance, g = 0: unconditional, g > 1: towards the condition
 
-(papers that write l_c + s (l_c - l_u) mean g = 1 + s). Schedules move g with the progress r in [0, 1] of a generation, and all end
-at the scale:
+(papers that write l_c + s (l_c - l_u) mean g = 1 + s). Schedules move g with the progress r in [0, 1] of a
+generation, and all end at the scale:
 
     constant   g(r) = scale
     linear     g(r) = 1 + (scale - 1) r                            (Muse, MAR)
@@ -20,6 +21,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from gentok.errors import check_choice
+
 __all__ = ["SCHEDULES", "check_guidance", "guidance_scale", "combine"]
 
 SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,21 +34,49 @@ SCHEDULES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def check_guidance(scale: float, schedule: str) -> None:
-    """Raises ValueError for a negative scale or an unknown schedule, naming those that exist."""
-    if schedule not in SCHEDULES:
-        raise ValueError(f"there is no guidance schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    """Checks what guidance is asked for.
+
+    Args:
+        scale: g >= 0; 1: no guidance.
+        schedule: one of SCHEDULES.
+
+    Raises:
+        ValueError: the scale is negative, or the schedule unknown.
+    """
+    check_choice("guidance schedule", schedule, SCHEDULES)
     if scale < 0:
         raise ValueError(f"the guidance scale must be >= 0 (1: no guidance); got {scale}")
 
 
 def guidance_scale(schedule: str, scale: float, progress: Tensor) -> Tensor:
-    """g at progress float [...] in [0, 1] (values outside are clamped) -> float [...]."""
+    """The scale g at some progress.
+
+    Args:
+        schedule: one of SCHEDULES.
+        scale: g at the end, >= 0.
+        progress: float [...] in [0, 1]; values outside are clamped.
+
+    Returns:
+        Tensor: float [...].
+
+    Raises:
+        ValueError: see `check_guidance`.
+    """
     check_guidance(scale, schedule)
     return 1.0 + (scale - 1.0) * SCHEDULES[schedule](progress.clamp(0.0, 1.0))
 
 
 def combine(conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:
-    """l_u + g (l_c - l_u) for float [..., V], at least in float32; `scale` broadcasts. An id that is -inf on either side is -inf."""
+    """The guided logits l_u + g (l_c - l_u), at least in float32.
+
+    Args:
+        conditional: l_c, float [..., V].
+        null: l_u, float [..., V].
+        scale: g; broadcasts.
+
+    Returns:
+        Tensor: float [..., V]; -inf where either side is -inf.
+    """
     dtype = torch.promote_types(torch.promote_types(conditional.dtype, null.dtype), torch.float32)
     conditional, null = conditional.to(dtype), null.to(dtype)
     if isinstance(scale, Tensor):

@@ -1,12 +1,15 @@
-"""The straight path of rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747), data at t = 0 and noise at t = 1.
+"""The straight path of rectified flow (Liu et al., arXiv 2209.03003; Lipman et al., arXiv 2210.02747), data
+at t = 0 and noise at t = 1.
 
     x_t = (1 - t) x + t eps,      v = d x_t / dt = eps - x
 
-A network learns v by mean squared error; what else one may want of a point and its velocity follows from the two lines above:
+A network learns v by mean squared error; what else one may want of a point and its velocity follows from the
+two lines above:
 
     x = x_t - t v,      eps = x_t + (1 - t) v,      score = grad log p_t(x_t) = -E[eps | x_t] / t
 
-Everything is for tensors [B, ...] with t float [B] (a time per row) or a scalar.
+Everything is for tensors [B, ...] (data x, noise eps, points x_t, velocities v) with t float [B] in [0, 1], a
+time per row, or a scalar.
 """
 
 from __future__ import annotations
@@ -18,19 +21,19 @@ __all__ = ["interpolate", "velocity", "data_of", "noise_of", "score_of"]
 
 
 def _as(t: Tensor | float, x: Tensor) -> Tensor:
-    """t in x's type, [B] broadcast over all axes behind the first."""
+    """Times in x's dtype, [B] broadcast over all axes behind the first."""
     t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
     return t.view(-1, *(1,) * (x.dim() - 1)) if t.dim() == 1 else t
 
 
 def interpolate(x: Tensor, eps: Tensor, t: Tensor | float) -> Tensor:
-    """x_t."""
+    """The point x_t of the path from x at t = 0 to eps at t = 1."""
     t = _as(t, x)
     return (1 - t) * x + t * eps
 
 
 def velocity(x: Tensor, eps: Tensor) -> Tensor:
-    """v, the same at every t."""
+    """The velocity v of the path, the same at every t."""
     return eps - x
 
 

@@ -1,12 +1,14 @@
-"""Adaptive projected guidance (Sadat et al., APG, arXiv 2410.02416), on velocities as in FlexTok (arXiv 2502.13967).
+"""Adaptive projected guidance (Sadat et al., APG, arXiv 2410.02416), on velocities as in FlexTok (arXiv
+2502.13967).
 
     m  <-  (v_c - v_u) + momentum m                 a running sum, from 0; momentum < 0 pushes away from what was pushed before
     d   =  m min(1, threshold / |m|)                row by row
     d   =  d_orthogonal + eta d_parallel            to v_c
     v   =  v_c + (scale - 1) d
 
-With momentum 0, threshold inf and eta 1 this is classifier-free guidance, v_u + scale (v_c - v_u) (gentok/flow/guidance.py). Everything
-is computed in float64. Norms are taken over all axes of a row, so a threshold fits one size of picture.
+With momentum 0, threshold inf and eta 1 this is classifier-free guidance, v_u + scale (v_c - v_u)
+(gentok/flow/guidance.py). Everything is computed in float64. Norms are taken over all axes of a row, so a
+threshold fits one size of image.
 """
 
 from __future__ import annotations
@@ -22,7 +24,13 @@ __all__ = ["Projected"]
 
 @dataclass(frozen=True)
 class Projected(Guidance, id="guidance/projected"):
-    """momentum: usually -0.5; threshold: of the norm of a row's difference, inf for none; eta: how much of the parallel part stays."""
+    """Adaptive projected guidance.
+
+    Args:
+        momentum: of the running sum, usually -0.5.
+        threshold: > 0, of the norm of a row's difference; inf: none.
+        eta: how much of the part parallel to v_c stays.
+    """
 
     momentum: float = -0.5
     threshold: float = 2.5
@@ -33,7 +41,17 @@ class Projected(Guidance, id="guidance/projected"):
             raise ValueError(f"projected guidance needs threshold > 0 (inf: none); got {self.threshold}")
 
     def __call__(self, conditional: Tensor, null: Tensor, scale: float, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """v_c, v_u float [B, ...], m of the call before or None at the first -> (v, in v_c's type; m float64, for the next call)."""
+        """The guided velocity.
+
+        Args:
+            conditional: v_c, float [B, ...].
+            null: v_u, float [B, ...].
+            scale: of the guidance; 1: none.
+            state: m of the call before; None at the first.
+
+        Returns:
+            tuple[Tensor, Tensor]: v in v_c's dtype, and m, float64, for the next call.
+        """
         condition = conditional.double()
         m = condition - null.double()
         if state is not None:

@@ -5,11 +5,13 @@
     Heun              x += h/2 (v(x, t) + v(x + h v(x, t), t + h))                                    second order, two calls
     EulerMaruyama     x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z,  h < 0              stochastic, one call
 
-with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >= 0 (Ma et al., SiT, arXiv
-2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a plain Euler step, since noise that is put in there
-is never taken out: end the stochastic part with `time_grid(steps, last=0.04)`.
+with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >=
+0 (Ma et al., SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a
+plain Euler step, since noise that is put in there is never taken out: end the stochastic part with
+`time_grid(steps, last=0.04)`.
 
-A solver is a frozen dataclass, called with the field, the noise x [B, ...], the times float64 [S + 1] and, where it draws, a Noise.
+A solver is a frozen dataclass, called with the field, the noise x [B, ...], the S + 1 times and, where it
+draws, a RowRNG.
 """
 
 from __future__ import annotations
@@ -30,8 +32,21 @@ Field = Callable[[Tensor, float], Tensor]
 
 
 def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | None = None) -> tuple[float, ...]:
-    """steps + 1 falling times from `start` to 0: equal steps of s, bent to t = shift s / (1 + (shift - 1) s) (SD3; 1: equal steps of t;
-    above 1 more of them near the noise). last: the time before 0, equal steps of s lead there and one more to 0."""
+    """Falling times from `start` to 0: equal steps of s, bent to t = shift s / (1 + (shift - 1) s) (SD3).
+
+    Args:
+        steps: S >= 1.
+        start: of s, in (0, 1].
+        shift: > 0; 1: equal steps of t; above 1: more of them near the noise.
+        last: the s before 0, to which equal steps lead and from which one more leads to 0; None: all steps
+            are equal.
+
+    Returns:
+        tuple[float, ...]: S + 1 times.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
     if steps < 1:
         raise ValueError(f"a flow is solved in steps={steps}: give at least 1")
     if not 0 < start <= 1 or shift <= 0 or (last is not None and (steps < 2 or not 0 < last < start)):
@@ -47,28 +62,50 @@ def time_grid(steps: int, start: float = 1.0, shift: float = 1.0, last: float | 
 
 @dataclass(frozen=True)
 class Solver(Component):
-    """calls_per_step: network calls of a step."""
+    """A way to solve the equation.
+
+    Attributes:
+        calls_per_step: network calls of a step.
+    """
 
     calls_per_step = 1
 
     def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
-        """x at times[0] -> x at times[-1], of x's type. noise: for solvers that draw; they raise ValueError without it."""
+        """Solves the equation.
+
+        Args:
+            field: the velocity.
+            x: float [B, ...], at the first time.
+            times: S + 1 falling times.
+            rng: of B rows, for solvers that draw.
+
+        Returns:
+            Tensor: float [B, ...] at the last time, in x's dtype.
+
+        Raises:
+            ValueError: the solver draws, and there is no `rng`.
+        """
         for t, following in zip(times[:-1], times[1:]):
             x = self.step(field, x, t, following)
         return x
 
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
+        """x at t -> x at the time that follows."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Euler(Solver, id="solver/euler"):
+    """First order, one call a step."""
+
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
         return x + (following - t) * field(x, t)
 
 
 @dataclass(frozen=True)
 class Midpoint(Solver, id="solver/midpoint"):
+    """Second order, by the velocity in the middle of a step."""
+
     calls_per_step = 2
 
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
@@ -78,6 +115,8 @@ class Midpoint(Solver, id="solver/midpoint"):
 
 @dataclass(frozen=True)
 class Heun(Solver, id="solver/heun"):
+    """Second order, by the mean of the velocities at both ends of a step."""
+
     calls_per_step = 2
 
     def step(self, field: Field, x: Tensor, t: float, following: float) -> Tensor:
@@ -88,13 +127,17 @@ class Heun(Solver, id="solver/heun"):
 
 @dataclass(frozen=True)
 class EulerMaruyama(Solver, id="solver/euler_maruyama"):
-    """diffusion: w(t) = diffusion * t; 0 makes it Euler."""
+    """The stochastic solver.
+
+    Args:
+        diffusion: >= 0, of w(t) = diffusion * t; 0 makes it Euler.
+    """
 
     diffusion: float = 2.0
 
     def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
         if rng is None:
-            raise ValueError("EulerMaruyama draws random numbers: give it noise, or take Euler, Midpoint or Heun")
+            raise ValueError("EulerMaruyama draws random numbers: give it rng=RowRNG(seeds), or take Euler, Midpoint or Heun")
         for t, following in zip(times[:-2], times[1:-1]):
             v, h, w = field(x, t), following - t, self.diffusion * t
             z = rng.normal(*x.shape[1:]).to(x)

@@ -1,12 +1,14 @@
-"""At which times a flow is trained: laws of t in (0, 1), each given by its quantile function, so that one uniform number is one time.
+"""At which times a flow is trained: distributions of t in (0, 1), each by its quantile function, so that one
+uniform number is one time.
 
     uniform        t = u
     logit-normal   t = sigmoid(mean + std z), z standard normal                      (Esser et al., SD3, arXiv 2403.03206; FlexTok, xAR)
     mode           t = 1 - u - s (cos^2(pi u / 2) - 1 + u)                           (SD3's "mode sampling with heavy tails")
     stratified     any of them, with a batch's numbers u spread evenly over (0, 1)   (Kingma et al., arXiv 2107.00630, appendix I.1)
 
-A row's time is drawn from its own stream. Stratified times depend on which rows share a step, by intent; not on how these are spread
-over processes: every row draws a key, and its stratum is the rank of its key among those of all processes.
+A row's time is drawn from its own stream. Stratified times depend on which rows share a step, by intent; not
+on how these are spread over processes: every row draws a key, and its stratum is the rank of its key among
+those of all processes.
 """
 
 from __future__ import annotations
@@ -25,31 +27,40 @@ __all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
 
 
 class Times(TimeDistribution):
-    """quantile: u float64 [B] in (0, 1) -> t float64 [B] in (0, 1). Calling a law with a Noise of B rows draws t float64 [B]."""
+    """A distribution of times."""
 
     def quantile(self, u: Tensor) -> Tensor:
+        """Uniform numbers, float64 [B] in (0, 1) -> times, float64 [B] in (0, 1)."""
         raise NotImplementedError
 
     def __call__(self, rng: RowRNG) -> Tensor:
+        """Draws a time per row of `rng`: float64 [B]."""
         return self.quantile(rng.uniform())
 
 
 @dataclass(frozen=True)
 class Uniform(Times, id="time/uniform"):
+    """All times with the same density."""
+
     def quantile(self, u: Tensor) -> Tensor:
         return u
 
 
 @dataclass(frozen=True)
 class LogitNormal(Times, id="time/logit_normal"):
-    """mean > 0 favours noise, < 0 data; std: the spread, in logits."""
+    """A sigmoid of a normal number.
+
+    Args:
+        mean: in logits; above 0 it favours noise, below 0 data.
+        std: > 0, in logits.
+    """
 
     mean: float = 0.0
     std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.std <= 0:
-            raise ValueError(f"the logit-normal law of times needs std > 0; got {self.std}")
+            raise ValueError(f"the logit-normal distribution of times needs std > 0; got {self.std}")
 
     def quantile(self, u: Tensor) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
@@ -57,7 +68,11 @@ class LogitNormal(Times, id="time/logit_normal"):
 
 @dataclass(frozen=True)
 class Mode(Times, id="time/mode"):
-    """scale: -1 .. 2 / (pi - 2); above 0 favours the middle, below 0 the ends."""
+    """SD3's mode sampling.
+
+    Args:
+        scale: s in [-1, 2 / (pi - 2)]; above 0 it favours the middle, below 0 the ends.
+    """
 
     scale: float = 1.29
 
@@ -72,7 +87,11 @@ class Mode(Times, id="time/mode"):
 
 @dataclass(frozen=True)
 class Stratified(Times, id="time/stratified"):
-    """law: the Times whose quantile is taken."""
+    """Times of another distribution that are spread evenly over a step's rows.
+
+    Args:
+        law: that distribution.
+    """
 
     law: Times
 

@@ -30,6 +30,8 @@ class Capability(ABC):
 
     spec: TokenSpec
     condition_spec: ConditionSpec
+    branches: int = 1
+    """Rows that a network computes for one row of the sampler; guidance computes two."""
 
 
 class Causal(Capability):

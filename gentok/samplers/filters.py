@@ -1,18 +1,21 @@
-"""Filters: pure functions on logits that cut away or reshape the law of one id.
+"""Filters: pure functions on logits that cut away or reshape the distribution of one id.
 
-Every function takes logits float [..., V] and returns float64 [..., V] with -inf outside the kept set; an id that is -inf stays
--inf, at least one id stays where one is possible, and no NaN appears (a row that is -inf everywhere is returned as it is). Among
-equal probabilities the lower id wins, so sets have exactly the size that they should. `apply` composes them in the order
-temperature, top-k, top-p, min-p, typical; each sees the law that the one before left.
+Every function takes logits float [..., V] and returns float64 [..., V] with -inf outside the kept set; an id
+that is -inf stays -inf, at least one id stays where one is possible, and no NaN appears (a row that is -inf
+everywhere is returned as it is; a NaN stays NaN, so that it is found where ids are drawn). Among equal
+probabilities the lower id wins, so sets have exactly the size that they should. `apply` composes them in the
+order temperature, top-k, top-p, min-p, typical; each sees the distribution that the one before left.
 
     temperature   p^(1/T), renormalised; T = 0 keeps the most probable id alone
     top_k         the k most probable ids
     top_p         the smallest set of most probable ids with mass >= p        (Holtzman et al., arXiv 1904.09751)
     min_p         ids with at least min_p times the largest probability       (Nguyen et al., arXiv 2407.01082)
-    typical       the smallest set of mass >= tau of the ids whose surprise -log p is nearest to the entropy, by |-log p - H|
-                  (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); the most probable id may be left out
+    typical       the smallest set of mass >= tau of the ids whose surprise -log p is nearest to the entropy, by
+                  |-log p - H| (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); the most probable id may be
+                  left out
 
-Masses are compared with a slack of 1e-12, so that rounding in a cumulative sum adds no id to a set that is already complete.
+Masses are compared with a slack of 1e-12, so that rounding in a cumulative sum adds no id to a set that is
+already complete.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ _INF = float("inf")
 
 
 def _keep(logits: Tensor, kept: Tensor) -> Tensor:
-    return logits.double().masked_fill(~kept, -_INF)
+    return logits.double().masked_fill(~(kept | logits.isnan()), -_INF)
 
 
 def _smallest_set(logits: Tensor, score: Tensor, mass: float) -> Tensor:
@@ -44,7 +47,8 @@ def _smallest_set(logits: Tensor, score: Tensor, mass: float) -> Tensor:
 
 
 def temperature(logits: Tensor, value: float) -> Tensor:
-    """logits / value, after subtracting the largest (which changes no law and cannot overflow); value 0: the most probable id alone."""
+    """logits / value, after subtracting the largest (which changes no distribution and cannot overflow);
+    value 0: the most probable id alone."""
     if value < 0:
         raise ValueError(f"temperature must be >= 0 (0: the most probable id); got {value}")
     logits = logits.double()
@@ -105,7 +109,18 @@ def apply(
     min_p: float | None = None,
     typical: float | None = None,
 ) -> Tensor:
-    """All filters in the order temperature, top_k, top_p, min_p, typical; None: off. logits [..., V] -> float64 [..., V]."""
+    """All filters, one after the other.
+
+    Args:
+        logits: float [..., V].
+        temperature: see `temperature`; the other filters likewise. None: off.
+
+    Returns:
+        Tensor: float64 [..., V].
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
     for name, value in (("temperature", temperature), ("top_k", top_k), ("top_p", top_p), ("min_p", min_p), ("typical", typical)):
         if value is not None:
             logits = _FILTERS[name](logits, value)
@@ -113,7 +128,11 @@ def apply(
 
 
 def check(**values: float | None) -> None:
-    """Raises ValueError for a value that its filter refuses, so that a sampler stops when it is built and not in its first step."""
+    """Checks the values of `apply`, so that a sampler stops when it is built and not in its first step.
+
+    Raises:
+        ValueError: a filter refuses its value.
+    """
     apply(torch.zeros(1, 2), **values)
 
 

@@ -1,13 +1,14 @@
-"""Classifier-free guidance as a generator: a wrapper that has the capability of the model inside and combines its outputs.
+"""Classifier-free guidance as a generator: a wrapper that has the capability of the model inside and combines
+its outputs.
 
-Each call runs the rows twice in one doubled batch, first with their condition, then with the null condition; flow/guidance.py says
-how the two are combined and scheduled. Since a wrapper is a generator like any other, every sampler works with guidance without
-knowing of it, filters act after it, and its law is a law: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each
-normalised.
+Each call runs the rows twice in one doubled batch, first with their condition, then with the null condition;
+flow/guidance.py says how the two are combined and scheduled. Since a wrapper is a generator like any other,
+every sampler works with guidance without knowing of it, filters act after it, and what it gives is a
+distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
 
-The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the share of the row's
-cells that are revealed, for AnyOrder the share that is when the cell's turn comes. Of a mixture the components' weights are guided, and the
-components are those of the row's own condition.
+The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
+share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. Of
+a mixture the components' weights are guided, and the components are those of the row's own condition.
 """
 
 from __future__ import annotations
@@ -26,7 +27,16 @@ __all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMa
 
 
 class _Guided:
-    """What both wrappers share. branches: rows that the network computes for one row of the sampler."""
+    """What all wrappers share.
+
+    Args:
+        model: a conditional generator.
+        scale: g >= 0.
+        schedule: of the scale over the progress (flow/guidance.py).
+
+    Raises:
+        ValueError: the model is unconditional, the scale negative, or the schedule unknown.
+    """
 
     branches = 2
 
@@ -44,22 +54,27 @@ class _Guided:
         return combine(conditional, null, scale.reshape(*scale.shape, *(1,) * (conditional.dim() - scale.dim())))
 
 
-def _revealed(tokens: Tokens) -> Tensor:
-    """float64 [B]: the share of each row's cells that are revealed."""
-    revealed = tokens.present.sum((1, 2)).double()
-    return revealed / (revealed + tokens.masked.sum((1, 2))).clamp(min=1)
+def _twice(rows: Tensor | None) -> Tensor | None:
+    return None if rows is None else torch.cat((rows, rows))
 
 
-def _twice(tokens: Tokens) -> Tokens:
-    return Tokens(tokens.codes.repeat(2, 1, 1), tokens.spec, None if tokens.lengths is None else tokens.lengths.repeat(2))
+def _tokens_twice(tokens: Tokens) -> Tokens:
+    return Tokens(_twice(tokens.codes), tokens.spec, _twice(tokens.lengths))
 
 
 def _both(condition: Condition) -> Condition:
     return Condition.concat([condition, condition.null()])
 
 
-def _turn(tokens: Tokens, rank: Tensor) -> Tensor:
-    """float64 [B, K, N]: the share of a row's cells that come before each cell."""
+def _share_revealed(tokens: Tokens) -> Tensor:
+    """float64 [B]: the share of each row's cells that are revealed."""
+    revealed = tokens.present.sum((1, 2)).double()
+    return revealed / (revealed + tokens.masked.sum((1, 2))).clamp(min=1)
+
+
+def _share_before(tokens: Tokens, rank: Tensor) -> Tensor:
+    """float64 [B, K, N]: the share of a row's cells that come before each cell, in the order of rank int64
+    [B, K, N]."""
     visible = (tokens.present & (rank == 0)).sum((1, 2))
     cells = (tokens.present | tokens.masked).sum((1, 2)).clamp(min=1)
     return (visible[:, None, None] + (rank - 1).clamp(min=0)).double() / cells[:, None, None]
@@ -76,12 +91,11 @@ class GuidedCausal(_Guided, Causal):
         return self.model.init_cache(_both(condition), 2 * batch, capacity)
 
     def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
-        twice = None if parents is None else parents.repeat(2, 1)
-        out = self.model.logits(ids.repeat(2, 1, 1), cache, at.repeat(2), twice)
+        out = self.model.logits(_twice(ids), cache, _twice(at), _twice(parents))
         return self._combine(out, self.progress(ids, at, parents))
 
     def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
-        self.model.commit(cache, at.repeat(2), None if path is None else path.repeat(2, 1))
+        self.model.commit(cache, _twice(at), _twice(path))
 
     def progress(self, ids: Tensor, at: Tensor, parents: Tensor | None = None) -> Tensor:
         """float64 [B, S]: the step that each fed step predicts over the last step of the layout."""
@@ -103,20 +117,19 @@ class GuidedMasked(_Guided, Masked):
         self.uses_time = model.uses_time
 
     def logits(self, tokens: Tokens, condition: Condition, t: Tensor | None = None) -> Tensor:
-        out = self.model.logits(_twice(tokens), _both(condition), None if t is None else t.repeat(2))
-        return self._combine(out, self.progress(tokens))
+        return self._combine(self.model.logits(_tokens_twice(tokens), _both(condition), _twice(t)), self.progress(tokens))
 
     def progress(self, tokens: Tokens) -> Tensor:
         """float64 [B]: the share of each row's cells that are revealed."""
-        return _revealed(tokens)
+        return _share_revealed(tokens)
 
 
 class GuidedCumulativeMasked(_Guided, CumulativeMasked):
     """A CumulativeMasked generator with guidance of its components' weights."""
 
     def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
-        both = self.model.mixture(_twice(tokens), _both(condition))
-        return both.rows(slice(tokens.batch)).with_logits(self._combine(both.logits, _revealed(tokens)))
+        both = self.model.mixture(_tokens_twice(tokens), _both(condition))
+        return both.rows(slice(tokens.batch)).with_logits(self._combine(both.logits, _share_revealed(tokens)))
 
     def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
         return self.model.requantize(z, tokens)
@@ -129,45 +142,47 @@ class GuidedAnyOrder(_Guided, AnyOrder):
         return self.model.rank(asked)
 
     def logits(self, tokens: Tokens, condition: Condition, rank: Tensor, seen: Tensor | None = None) -> Tensor:
-        out = self.model.logits(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), None if seen is None else seen.repeat(2))
-        return self._combine(out, self.progress(tokens, rank))
+        out = self.model.logits(_tokens_twice(tokens), _both(condition), _twice(rank), _twice(seen))
+        return self._combine(out, _share_before(tokens, rank))
 
     def conditionals(self, tokens: Tokens, condition: Condition, rank: Tensor, cells: Tensor, seen: Tensor | None = None) -> Tensor:
-        twice = None if seen is None else seen.repeat(2)
-        out = self.model.conditionals(_twice(tokens), _both(condition), rank.repeat(2, 1, 1), cells.repeat(2, 1), twice)
-        return self._combine(out, self.progress(tokens, rank).flatten(1).gather(1, cells))
-
-    def progress(self, tokens: Tokens, rank: Tensor) -> Tensor:
-        """float64 [B, K, N]: the share of a row's cells that come before each cell."""
-        return _turn(tokens, rank)
+        out = self.model.conditionals(_tokens_twice(tokens), _both(condition), _twice(rank), _twice(cells), _twice(seen))
+        return self._combine(out, _share_before(tokens, rank).flatten(1).gather(1, cells))
 
 
 class GuidedSelfSpeculative(GuidedMasked, SelfSpeculative):
-    """A generator that is Masked and SelfSpeculative, with guidance: drafts and verification, each at its cell's turn."""
+    """A generator that is Masked and SelfSpeculative, with guidance: drafts by the share revealed,
+    verification by each cell's place."""
 
     def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
-        out, state = self.model.draft(_twice(tokens), _both(condition))
+        out, state = self.model.draft(_tokens_twice(tokens), _both(condition))
         return self._combine(out, self.progress(tokens)), torch.stack(state.chunk(2), 1)
 
     def verify(self, state: Tensor, tokens: Tokens, rank: Tensor) -> Tensor:
-        out = self.model.verify(torch.cat(state.unbind(1)), _twice(tokens), rank.repeat(2, 1, 1))
-        return self._combine(out, _turn(tokens, rank))
+        out = self.model.verify(torch.cat(state.unbind(1)), _tokens_twice(tokens), _twice(rank))
+        return self._combine(out, _share_before(tokens, rank))
 
 
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
-    """`model` with guidance, as a generator of the same capability; the model itself where the scale is 1 (every schedule is then
-    no guidance).
+    """A model with guidance, as a generator of the same capability.
 
-    Raises ValueError on an unconditional model, an unknown schedule, a negative scale, or a capability that has no guided form.
+    Args:
+        model: a generator.
+        scale: g >= 0. With 1 every schedule means no guidance, and the model itself is returned.
+        schedule: of the scale (flow/guidance.py).
+
+    Raises:
+        ValueError: an unconditional model, an unknown schedule, a negative scale, or a capability that has no
+            guided form.
     """
     check_guidance(scale, schedule)
     if scale == 1:
         return model
-    wrappers = (
-        (Causal, GuidedCausal), (SelfSpeculative, GuidedSelfSpeculative), (Masked, GuidedMasked), (AnyOrder, GuidedAnyOrder),
-        (CumulativeMasked, GuidedCumulativeMasked),
-    )  # fmt: skip
-    for capability, wrapper in wrappers:
+    wrappers = {
+        Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
+        CumulativeMasked: GuidedCumulativeMasked,
+    }  # fmt: skip
+    for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"

@@ -1,22 +1,26 @@
-"""ResGen's decoding: draw what is hidden at every position as one vector, quantise it, keep what the model is confident of, repeat.
+"""ResGen's decoding: draw what is masked at every position as one vector, quantise it, keep what the model is
+confident of, repeat.
 
-Kim et al., "Efficient Generative Modeling with Residual Vector Quantization-Based Tokens", arXiv 2412.10208, ICML 2025. Step i of T:
+Kim et al., "Efficient Generative Modeling with Residual Vector Quantization-Based Tokens", arXiv 2412.10208,
+ICML 2025. Step i of T:
 
-    component m ~ softmax(logits), filtered;  z ~ N(mean_m, vector temperature * var_m I)          at every position with holes
-    codes = the codebook's own quantisation of z by the hidden levels
-    score of a hole = confidence of its position + c (1 - i / T) Gumbel,   one Gumbel number per hole
-    the holes with the highest scores are counted per position, and each position keeps so many of its holes, the shallowest first;
-    floor(n gamma(i / T)) of a row's n holes stay masked (as in MaskGIT)
+    component m ~ softmax(logits), filtered;  z ~ N(mean_m, vector temperature * var_m I)    at every position with masked cells
+    codes = the codebook's own quantisation of z by the masked levels
+    score of a masked cell = confidence of its position + c (1 - i / T) Gumbel,   one Gumbel number per cell
+    the cells with the highest scores are counted per position, and each position keeps so many of its cells, the
+    shallowest first; floor(n gamma(i / T)) of a row's n cells stay masked (as in MaskGIT)
 
-All levels of a position come from one vector, so the number of calls is `steps` for any number of levels. Where chance alone chooses
-(c -> infinity), how many levels a position keeps follows the multivariate hypergeometric law that the model was trained on.
+All levels of a position come from one vector, so the number of calls is `steps` for any number of levels.
+Where chance alone chooses (c -> infinity), how many levels a position keeps follows the multivariate
+hypergeometric distribution that the model was trained on.
 
-Confidence is log p(z) under the mixture, before temperature and filters, in coordinates where the position's hidden sum has unit variance:
-positions of which only fine levels are left are then not surer than others by their scale alone. The paper speaks of log-probabilities and
-leaves their units open.
+Confidence is log p(z) under the mixture, before temperature and filters, in coordinates where the position's
+masked sum has unit variance: positions of which only fine levels are left are then not more confident than
+others by their scale alone. The paper speaks of log-probabilities and leaves their units open.
 
-NOT a sampler of the model's law: positions are drawn independently, cells are chosen after their codes were drawn, and a vector is
-quantised to the nearest row. Each row counts its own holes; a row without holes left leaves the batch. Known cells are never touched.
+NOT a sampler of the model's distribution: positions are drawn independently, cells are chosen after their
+codes were drawn, and a vector is quantised to the nearest row. Each row counts its own masked cells; a row
+without any left leaves the batch. Known cells are never touched.
 """
 
 from __future__ import annotations
@@ -27,38 +31,49 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import CumulativeMasked
-from gentok.samplers.base import Choice, NetworkCalls
+from gentok.samplers.base import setting
+from gentok.samplers.draws import check_finite
 from gentok.samplers.stepwise import StepState, StepwiseSampler
 
 __all__ = ["ResGenSampler", "shallowest"]
 
 
-def shallowest(masked_cells: Tensor, wanted: Tensor) -> Tensor:
-    """holes, wanted bool [B, K, N], wanted only holes -> bool [B, K, N]: as many holes of each position as wanted, the shallowest."""
-    return masked_cells & (masked_cells.cumsum(1) <= wanted.sum(1, keepdim=True))
+def shallowest(masked: Tensor, wanted: Tensor) -> Tensor:
+    """As many masked cells of each position as are wanted, the shallowest.
+
+    Args:
+        masked: bool [B, K, N].
+        wanted: bool [B, K, N], some of the masked cells.
+
+    Returns:
+        Tensor: bool [B, K, N].
+    """
+    return masked & (masked.cumsum(1) <= wanted.sum(1, keepdim=True))
 
 
 @dataclass(frozen=True)
 class ResGenSampler(StepwiseSampler, id="sampler/resgen"):
-    """steps, schedule, choice_temperature: see gentok.samplers.stepwise. temperature and the filters act on the components' weights, which
-    `choose` draws from; vector_temperature >= 0: of the vector inside its component, None for that of the components."""
+    """ResGen's decoding; for further settings see StepwiseSampler. Temperature and filters act on the
+    components' weights.
+
+    Args:
+        steps: network calls at most, T, however many levels there are.
+        vector_temperature: >= 0, of the vector inside its component; None: the temperature of the components.
+    """
 
     requires = CumulativeMasked
 
-    steps: int = 16
-    vector_temperature: float | None = None
+    steps: int = setting(16, minimum=1)
+    vector_temperature: float | None = setting(None, minimum=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if (self.vector_temperature or 0.0) < 0:
-            raise ValueError(f"vector_temperature must be >= 0; got {self.vector_temperature}")
-
-    def step(self, model: CumulativeMasked, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
-        tokens = now.tokens
-        mixture = model.mixture(tokens, now.condition)
-        calls.add(model, tokens.batch * now.masked.shape[2])
-        component = choose(self.filter(mixture.logits), now.rng)
-        z = mixture.draw(component, now.rng, self.temperature if self.vector_temperature is None else self.vector_temperature)
-        filled = model.requantize(z, tokens).codes
+    def step(self, state: StepState) -> Tensor:
+        request, tokens = state.request, state.request.tokens
+        mixture = request.model.mixture(tokens, request.condition)
+        request.network_calls.add(request.model, tokens.batch * state.masked.shape[2])
+        asked = state.masked.any(1)  # the mixtures of other positions are unspecified
+        component = request.choose(self.filter(mixture.logits.masked_fill(~asked[..., None], 0.0)), request.rng)
+        z = mixture.draw(component, request.rng, self.temperature if self.vector_temperature is None else self.vector_temperature)
+        check_finite(z.abs().amax(-1).masked_fill(~asked, 0.0), request.rng, "vector")
+        filled = request.model.requantize(z, tokens).codes
         confidence = mixture.width * mixture.unit.double().log() - mixture.nats(z).double()
-        return torch.where(shallowest(now.masked, self.kept(confidence[:, None], now)), filled, tokens.codes)
+        return torch.where(shallowest(state.masked, self.kept(confidence[:, None], state)), filled, tokens.codes)

@@ -1,55 +1,54 @@
 """SoundStorm's decoding: level by level, coarse first, MaskGIT's within each.
 
-Borsos et al., "SoundStorm: Efficient Parallel Audio Generation", arXiv 2305.09636, section 3.3. The first level is filled in `steps` calls
-by confidence, as MaskGIT fills a grid (samplers/maskgit.py); each further level, which the ones before it nearly decide, in `later_steps`,
-by default one. K levels take steps + (K - 1) later_steps calls, whatever the length.
+Borsos et al., "SoundStorm: Efficient Parallel Audio Generation", arXiv 2305.09636, section 3.3. The first
+level is filled in `steps` calls by confidence, as MaskGIT fills a grid (samplers/maskgit.py); each further
+level, which the ones before it nearly decide, in `later_steps`, by default one. K levels take steps + (K - 1)
+later_steps calls, whatever the length.
 
-For generators trained with objective=by_level: in every call the levels before are known, and the levels behind are not. An approximation
-as far as several cells of a level are drawn in a call, and as MaskGIT is one. On a table of 2 levels of 3 cells whose conditionals are
-exact the total variation distance is 0.39 with one call per level and 0.06 with one cell per call (`python tests/exact/distances.py`).
+For generators trained with objective=by_level: in every call the levels before are known, and the levels
+behind are not. An approximation as far as several cells of a level are drawn in a call, and as MaskGIT is
+one. On a table of 2 levels of 3 cells whose conditionals are exact the total variation distance is 0.39 with
+one call per level and 0.06 with one cell per call (`python tests/exact/distances.py`).
 
-Deviation: the paper's further levels take the most probable id; here that is `later_temperature` = 0, and the default, 1, draws.
+Deviation: the paper's further levels take the most probable id; here that is `later_temperature` = 0, and the
+default, 1, draws.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from gentok.generators.base import Masked
-from gentok.samplers.base import Choice, NetworkCalls, OnStep, SampleOutput
+from gentok.samplers.base import setting
 from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.request import SampleRequest
 from gentok.samplers.stepwise import StepState
-from gentok.types import Condition, RowRNG, Tokens
 
 __all__ = ["SoundStorm"]
 
 
 @dataclass(frozen=True)
 class SoundStorm(MaskGIT, id="sampler/soundstorm"):
-    """steps: of the first level; later_steps: of each further one. later_temperature: of their ids. schedule, choice_temperature: see
-    gentok.samplers.stepwise."""
+    """SoundStorm's decoding; for further settings see StepwiseSampler.
 
-    steps: int = 16
-    later_steps: int = 1
-    later_temperature: float = 1.0
+    Args:
+        steps: network calls of the first level, >= 1.
+        later_steps: network calls of each further level, >= 1.
+        later_temperature: of the ids of further levels, >= 0.
+    """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.later_steps < 1:
-            raise ValueError(f"later_steps must be >= 1; got {self.later_steps}")
-        if self.later_temperature < 0:
-            raise ValueError(f"later_temperature must be >= 0; got {self.later_temperature}")
+    steps: int = setting(16, minimum=1)
+    later_steps: int = setting(1, minimum=1)
+    later_temperature: float = setting(1.0, minimum=0)
 
-    def run(
-        self, model: Masked, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
-    ) -> SampleOutput:
-        level = torch.arange(tokens.spec.levels, device=tokens.codes.device)[:, None]
-        parts = [(tokens.masked & (level == k), self.later_steps if k else self.steps) for k in range(tokens.spec.levels)]
-        return self.rounds(model, condition, rng, tokens, parts, choose, on_step)
+    def parts(self, request: SampleRequest) -> Sequence[tuple[Tensor, int]]:
+        masked = request.tokens.masked
+        level = torch.arange(masked.shape[1], device=masked.device)[:, None]
+        return [(masked & (level == k), self.later_steps if k else self.steps) for k in range(masked.shape[1])]
 
-    def step(self, model: Masked, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
-        own = self if bool(now.masked[:, 0].any()) else replace(self, temperature=self.later_temperature)
-        return MaskGIT.step(own, model, now, choose, calls)
+    def step(self, state: StepState) -> Tensor:
+        sampler = self if bool(state.masked[:, 0].any()) else replace(self, temperature=self.later_temperature)
+        return MaskGIT.step(sampler, state)

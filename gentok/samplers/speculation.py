@@ -1,7 +1,8 @@
-"""The verification of speculative sampling (Leviathan et al., arXiv 2211.17192, algorithm 1), which leaves the verifier's law as it is.
+"""The verification of speculative sampling (Leviathan et al., arXiv 2211.17192, algorithm 1).
 
-Drafts x_j ~ q_j are kept from left to right, x_j with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure an id is drawn from
-norm((p_j - q_j)+) in its place. Where p_j is the law given the drafts before x_j, the kept ids and that last one are samples of p.
+Drafts x_j ~ q_j are kept from left to right, x_j with probability min(1, p_j(x_j) / q_j(x_j)); at the first
+failure an id is drawn from norm((p_j - q_j)+) in its place. Where p_j is the verifier's distribution given
+the drafts before x_j, the kept ids and that last one are samples of p.
 """
 
 from __future__ import annotations
@@ -15,10 +16,18 @@ __all__ = ["accepted", "residual"]
 
 
 def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor, rng: RowRNG) -> Tensor:
-    """int64 [b]: how many drafts are kept, those that stood before included.
+    """How many drafts are kept, from the left.
 
-    p, q: laws, float64 [b, W, V]. drafts: int64 [b, W]. sure, drafted: int64 [b], drafts from the left that stand in any case, and that
-    there are. noise: draws W uniform numbers per row, whatever is sure.
+    Args:
+        p: the verifier's distributions, float64 [b, W, V].
+        q: those that the drafts were drawn from, float64 [b, W, V].
+        drafts: int64 [b, W].
+        sure: int64 [b], drafts from the left that are kept in any case.
+        drafted: int64 [b], drafts that there are.
+        rng: of these rows; W uniform numbers are drawn per row, whatever is sure.
+
+    Returns:
+        Tensor: int64 [b], those that are sure included.
     """
     place = torch.arange(p.shape[1], device=p.device)
     ratio = p.gather(2, drafts[..., None])[..., 0] / q.gather(2, drafts[..., None])[..., 0]
@@ -27,6 +36,7 @@ def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """Logits of norm((p - q)+), of laws float64 [..., V]; of p itself where nothing is left, as rounding may have it."""
+    """Logits of norm((p - q)+) of distributions float64 [..., V]; of p itself where nothing is left, which
+    rounding may cause."""
     rest = (p - q).clamp(min=0)
     return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p).log()

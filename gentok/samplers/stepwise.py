@@ -1,6 +1,7 @@
-"""Filling a grid in T steps: all holes are predicted in each, as many as a schedule says are kept. What MaskGIT and ResGen share.
+"""Filling a grid in T steps: all masked cells are predicted in each, as many as a schedule says are kept.
+What MaskGIT and ResGen share.
 
-Each row counts its own holes; a row without holes left leaves the batch. Known cells are never touched.
+Each row counts its own masked cells; a row without any left leaves the batch. Known cells are never touched.
 """
 
 from __future__ import annotations
@@ -9,14 +10,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.flow.random_cells import rank_in_row
-from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput
-from gentok.types import Condition, RowRNG, Tokens
+from gentok.samplers.base import Sampler, setting
+from gentok.samplers.request import SampleOutput, SampleRequest
 
 __all__ = ["SCHEDULES", "StepState", "StepwiseSampler", "masked_counts"]
 
@@ -27,19 +27,27 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "square": lambda r: 1 - r**2,
     "cubic": lambda r: 1 - r**3,
 }
-"""gamma(r), the share of holes that is still masked at progress r: 1 at 0, 0 at 1."""
+"""gamma(r), the share of cells that is still masked at progress r: 1 at 0, 0 at 1."""
 
 
-def masked_counts(masked_cells: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
-    """int64 [B, steps]: how many cells are masked after each step, for rows with `holes` int64 [B] at the start.
+def masked_counts(n_masked: Tensor, steps: int, schedule: str = "cosine") -> Tensor:
+    """How many cells are masked after each step.
 
-    Falls by at least one per step until it is 0, which it is after min(steps, holes) steps at the latest and not before the last step while
-    more than one is masked.
+    The number falls by at least one per step until it is 0. That is after min(steps, n_masked) steps at the
+    latest, and not before the last step while more than one cell is masked.
+
+    Args:
+        n_masked: int64 [B], at the start.
+        steps: T.
+        schedule: one of SCHEDULES.
+
+    Returns:
+        Tensor: int64 [B, T].
     """
-    out, masked = [], masked_cells
+    out, masked = [], n_masked
     for i in range(1, steps + 1):
         # 1e-9: a share such as cos(pi/3) * 2 must not lose a whole cell to rounding
-        target = (masked_cells.double() * SCHEDULES[schedule](i / steps) + 1e-9).floor().long().clamp(min=1 if i < steps else 0)
+        target = (n_masked.double() * SCHEDULES[schedule](i / steps) + 1e-9).floor().long().clamp(min=1 if i < steps else 0)
         masked = torch.minimum(target, (masked - 1).clamp(min=0))
         out.append(masked)
     return torch.stack(out, 1)
@@ -47,82 +55,78 @@ def masked_counts(masked_cells: Tensor, steps: int, schedule: str = "cosine") ->
 
 @dataclass(frozen=True)
 class StepState:
-    """The rows that take part in a step. masked bool [B, K, N]: the cells that it may fill; left int64 [B]: how many of them it leaves;
-    progress: the share of the steps that is done with it."""
+    """The rows that take part in a step.
 
-    tokens: Tokens
-    condition: Condition
-    rng: RowRNG
+    Attributes:
+        request: of these b rows, with the tokens so far.
+        masked: bool [b, K, N], the cells that the step may fill.
+        left: int64 [b], how many of them it leaves masked.
+        progress: the share of the steps that is done with this one, in (0, 1].
+    """
+
+    request: SampleRequest
     masked: Tensor
     left: Tensor
     progress: float
 
 
 @dataclass(frozen=True)
-class StepwiseSampler(CellSampler):
-    """steps: network calls at most. schedule: one of SCHEDULES. choice_temperature: c >= 0, how much chance the choice of cells
-    holds; it is annealed to 0."""
+class StepwiseSampler(Sampler):
+    """A sampler that fills the grid in T steps, of which each keeps some of its predictions.
+
+    Args:
+        steps: network calls at most, T.
+        schedule: of the share that is still masked, one of SCHEDULES.
+        choice_temperature: c >= 0, how random the choice of cells is; it is annealed to 0.
+    """
 
     exact = False
     any_known = True
 
-    steps: int = 12
-    schedule: str = "cosine"
-    choice_temperature: float = 4.5
+    steps: int = setting(12, minimum=1)
+    schedule: str = setting("cosine", choices=SCHEDULES)
+    choice_temperature: float = setting(4.5, minimum=0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1; got {self.steps}")
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"there is no masking schedule {self.schedule!r}; choose one of {', '.join(SCHEDULES)}")
-        if self.choice_temperature < 0:
-            raise ValueError(f"choice_temperature must be >= 0; got {self.choice_temperature}")
-
-    def run(self, model: Any, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None) -> SampleOutput:
-        return self.rounds(model, condition, rng, tokens, [(tokens.masked, self.steps)], choose, on_step)
-
-    def rounds(
-        self,
-        model: Any,
-        condition: Condition,
-        rng: RowRNG,
-        tokens: Tokens,
-        parts: Sequence[tuple[Tensor, int]],
-        choose: Choice,
-        on_step: OnStep | None,
-    ) -> SampleOutput:
-        """Fills the parts, (holes bool [B, K, N], steps), one after the other, each in its own steps: disjoint, together all holes."""
-        codes, calls = tokens.codes, NetworkCalls()
-        plan = []  # (part, share of its steps done, who takes part bool [B], holes left after it int64 [B])
-        for p, (masked_cells, steps) in enumerate(parts):
-            begun = masked_cells.sum((1, 2))
-            counts = masked_counts(begun, steps, self.schedule)
-            before = torch.cat([begun[:, None], counts[:, :-1]], 1)
-            plan += [(p, (i + 1) / steps, before[:, i] > 0, counts[:, i]) for i in range(steps)]
-        busy = torch.stack([row for _, _, row, _ in plan], 1)
-        total, done = int(busy.any(0).sum()), 0
-        for (p, progress, taking, masked), everyone in zip(plan, busy.all(0).tolist()):
-            rows = torch.arange(len(codes), device=codes.device) if everyone else taking.nonzero()[:, 0]
+    def run(self, request: SampleRequest) -> SampleOutput:
+        codes, parts = request.tokens.codes, self.parts(request)
+        plan = []  # (part, share of its steps done, the rows that take part bool [B], masked cells left after it int64 [B])
+        for masked, steps in parts:
+            counts = masked_counts(masked.sum((1, 2)), steps, self.schedule)
+            before = torch.cat([masked.sum((1, 2))[:, None], counts[:, :-1]], 1)
+            plan += [(masked, (i + 1) / steps, before[:, i] > 0, counts[:, i]) for i in range(steps)]
+        active = torch.stack([taking for _, _, taking, _ in plan], 1)
+        total, done = int(active.any(0).sum()), 0
+        for part, progress, taking, left in plan:
+            rows = taking.nonzero()[:, 0]
             if not len(rows):
                 continue
-            own = Tokens(codes[rows], tokens.spec, None if tokens.lengths is None else tokens.lengths[rows])
-            own_noise, own_condition = (rng, condition) if everyone else (rng.rows(rows), condition.rows(rows))
-            now = StepState(own, own_condition, own_noise, parts[p][0][rows] & own.masked, masked[rows], progress)
-            codes, done = codes.index_copy(0, rows, self.step(model, now, choose, calls)), done + 1
-            if on_step is not None:
-                on_step(Tokens(codes, tokens.spec, tokens.lengths), done, total)
-        out = Tokens(codes, tokens.spec, tokens.lengths).validate()
-        return SampleOutput(out, busy.sum(1), dict(calls))
+            of_rows = request.rows(rows, codes)
+            state = StepState(of_rows, part[rows] & of_rows.tokens.masked, left[rows], progress)
+            codes, done = codes.index_copy(0, rows, self.step(state)), done + 1
+            request.report(codes, done, total)
+        return request.output(codes, active.sum(1))
+
+    def parts(self, request: SampleRequest) -> Sequence[tuple[Tensor, int]]:
+        """What is filled one after the other, each in its own steps: (masked cells bool [B, K, N], steps);
+        together all masked cells."""
+        return [(request.tokens.masked, self.steps)]
 
     @abstractmethod
-    def step(self, model: Any, now: StepState, choose: Choice, calls: NetworkCalls) -> Tensor:
-        """One network call, added to `calls`: codes int64 [B, K, N] after it, in which all but `now.left` of each row's `now.masked` were
-        filled."""
+    def step(self, state: StepState) -> Tensor:
+        """One network call, added to the request's: codes int64 [b, K, N] after it, in which all but `left`
+        of the masked cells are filled."""
 
-    def kept(self, score: Tensor, now: StepState) -> Tensor:
-        """score float64 that broadcasts to [B, K, N] -> bool [B, K, N]: the holes that stay filled, those of the highest scores after this
-        step's Gumbel noise."""
-        noisy = score + self.choice_temperature * (1 - now.progress) * now.rng.gumbel(*now.masked.shape[1:])
-        rank = rank_in_row(noisy.masked_fill(~now.masked, torch.inf))
-        return now.masked & (rank >= now.left[:, None, None])
+    def kept(self, score: Tensor, state: StepState) -> Tensor:
+        """Which cells stay filled: those of the highest scores after this step's Gumbel noise.
+
+        Args:
+            score: float64, broadcasts to [b, K, N].
+            state: of the step.
+
+        Returns:
+            Tensor: bool [b, K, N].
+        """
+        masked = state.masked
+        noisy = score + self.choice_temperature * (1 - state.progress) * state.request.rng.gumbel(*masked.shape[1:])
+        rank = rank_in_row(noisy.masked_fill(~masked, torch.inf))
+        return masked & (rank >= state.left[:, None, None])

@@ -1,7 +1,8 @@
-"""What the samplers of Masked models share: the rows of a batch while their holes are filled.
+"""What the samplers of Masked models share: the rows of a batch while their masked cells are filled.
 
-A row is computed only where it needs a prediction, and draws ids only for the cells that it reveals: from its own stream, in the order of
-its cells, one group of equally many cells after the other over the batch. So what a row draws does not depend on the batch.
+A row is computed only where it needs a prediction, and draws ids only for the cells that it reveals: from its
+own stream, in the order of its cells, one group of equally many cells after the other over the batch. So what
+a row draws does not depend on the batch.
 """
 
 from __future__ import annotations
@@ -9,122 +10,133 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.generators.base import Masked
-from gentok.samplers.base import CellSampler, Choice, NetworkCalls, OnStep, SampleOutput, Sampler, draw
-from gentok.types import UNKNOWN, Condition, RowRNG, Tokens
+from gentok.samplers.base import Sampler
+from gentok.samplers.request import SampleOutput, SampleRequest
+from gentok.types import UNKNOWN
 
-__all__ = ["Unmasking", "UnmaskingSampler"]
+__all__ = ["UnmaskingSampler", "UnmaskingState"]
 
 
-class Unmasking:
-    """codes int64 [B, K, N], written in place; begun int64 [B]: holes of each row at the start; free bool [B, K, N]: where they are; cells
-    int64 [B]: all cells of a row that there are; calls int64 [B]: network calls that each row needed."""
+class UnmaskingState:
+    """A batch whose masked cells are being filled.
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        model: Masked,
-        condition: Condition,
-        rng: RowRNG,
-        tokens: Tokens,
-        choose: Choice = draw,
-        on_step: OnStep | None = None,
-    ):
-        self.sampler, self.model, self.condition, self.rng = sampler, model, condition, rng
-        self.codes, self.spec, self.lengths = tokens.codes, tokens.spec, tokens.lengths
-        self.free = tokens.masked
-        self.begun = self.free.sum((1, 2))
-        self.cells = self.begun + tokens.present.sum((1, 2))
-        self.calls = torch.zeros_like(self.begun)
-        self.network = NetworkCalls()
-        self.choose, self.on_step = choose, on_step
+    Args:
+        request: what is to be sampled.
+        filter: logits [..., V] -> those of the distribution that ids are drawn from.
 
-    def _everyone(self, rows: Tensor) -> bool:
-        return len(rows) == len(self.codes)
+    Attributes:
+        codes: int64 [B, K, N], what is filled so far; written in place.
+        free: bool [B, K, N], the cells that were masked at the start: those that may change.
+        n_free: int64 [B], how many of them a row has.
+        n_cells: int64 [B], how many cells a row has, known ones included.
+        calls: int64 [B], network calls that each row needed.
+    """
 
-    def rows(self, wanted: Tensor) -> Tensor:
-        """bool [B] -> int64 [b]."""
-        return wanted.nonzero()[:, 0]
+    def __init__(self, request: SampleRequest, filter: Callable[[Tensor], Tensor]):
+        self.request, self.filter, self.rng = request, filter, request.rng
+        self.codes, self.spec = request.tokens.codes, request.tokens.spec
+        self.free = request.tokens.masked
+        self.n_free = self.free.sum((1, 2))
+        self.n_cells = self.n_free + request.tokens.present.sum((1, 2))
+        self.calls = torch.zeros_like(self.n_free)
 
     def masked(self, rows: Tensor) -> Tensor:
-        """bool [b, K, N]: what is not filled yet."""
-        return (self.codes if self._everyone(rows) else self.codes[rows]) == UNKNOWN
+        """bool [b, K, N]: what is not filled yet in some rows."""
+        return self.codes[rows] == UNKNOWN
 
-    def streams(self, rows: Tensor) -> RowRNG:
-        return self.rng if self._everyone(rows) else self.rng.rows(rows)
+    def time_at(self, share: float | Tensor, rows: Tensor) -> Tensor:
+        """The time of a network that uses it, where each free cell is masked with some probability.
 
-    def told(self, share: Tensor, rows: Tensor) -> Tensor:
-        """float64 [b]: the time of a network that uses it, where each cell that was a hole at the start is still one with probability
-        `share` float64 [b]: the expected masked share of the row, known cells included."""
-        return share * self.begun[rows] / self.cells[rows].clamp(min=1)
+        Args:
+            share: that probability, one number or float64 [b].
+            rows: int64 [b].
+
+        Returns:
+            Tensor: float64 [b], the expected masked share of all cells of each row, known ones included.
+        """
+        return share * self.n_free[rows].double() / self.n_cells[rows].clamp(min=1)
 
     def predict(self, rows: Tensor, time: Tensor | None = None) -> Tensor:
-        """logits [b, K, N, V] of some rows, as one network call. time float64 [b]: what the network is told; default: the masked share."""
-        everyone = self._everyone(rows)
-        codes = self.codes if everyone else self.codes[rows]
-        lengths = self.lengths if everyone or self.lengths is None else self.lengths[rows]
+        """One network call.
+
+        Args:
+            rows: int64 [b].
+            time: float64 [b], for a network that uses it; None: the masked share of each row.
+
+        Returns:
+            Tensor: logits [b, K, N, V].
+        """
+        part = self.request.rows(rows, self.codes)
         if time is None:
-            time = (codes == UNKNOWN).sum((1, 2)).double() / self.cells[rows].clamp(min=1)
-        condition = self.condition if everyone else self.condition.rows(rows)
-        logits = self.model.logits(Tokens(codes.clone(), self.spec, lengths), condition, time)
+            time = part.tokens.masked.sum((1, 2)).double() / self.n_cells[rows].clamp(min=1)
+        logits = part.model.logits(part.tokens, part.condition, time)
         self.calls[rows] += 1
-        self.network.add(self.model, codes.numel())
+        part.network_calls.add(part.model, part.tokens.codes.numel())
         return logits
 
-    def fill(self, rows: Tensor, logits: Tensor, cells: Tensor) -> None:
-        """Draws the ids of `cells` bool [b, K, N] of some rows from their filtered laws and writes them."""
-        laws, flat = logits.flatten(1, 2), cells.flatten(1)
+    def reveal(self, rows: Tensor, logits: Tensor, cells: Tensor) -> None:
+        """Draws the ids of some cells from their filtered distributions and writes them.
+
+        Args:
+            rows: int64 [b].
+            logits: [b, K, N, V] of these rows.
+            cells: bool [b, K, N], which cells; those that are not free are left out.
+        """
+        flat_logits, flat_cells = logits.flatten(1, 2), (cells & self.free[rows]).flatten(1)
         codes = self.codes.view(len(self.codes), -1)
-        counts = flat.sum(1)
+        counts = flat_cells.sum(1)
         for count in counts.unique().tolist():
             if not count:
                 continue
             group = (counts == count).nonzero()[:, 0]
-            places = flat[group].nonzero()[:, 1].view(len(group), count)
-            ids = self.choose(self.sampler.filter(laws[group[:, None], places]), self.streams(rows[group]))
+            places = flat_cells[group].nonzero()[:, 1].view(len(group), count)
+            ids = self.request.choose(self.filter(flat_logits[group[:, None], places]), self.rng.rows(rows[group]))
             codes[rows[group][:, None], places] = ids
 
     def until_full(self, chosen: Callable[[Tensor, Tensor], Tensor]) -> None:
-        """Fills what `chosen` picks, (logits [b, K, N, V], holes bool [b, K, N]) -> bool [b, K, N], at least one hole of each row, call by
-        call until no row has holes."""
-        done, rows = 0, self.rows(self.begun > 0)
+        """Reveals what a rule picks, call by call, until no row has masked cells.
+
+        Args:
+            chosen: (logits [b, K, N, V], masked cells bool [b, K, N]) -> bool [b, K, N], at least one masked
+                cell of each row.
+
+        Raises:
+            ValueError: the rule chose no masked cell of a row, so that the loop would not end.
+        """
+        done, rows = 0, self.n_free.nonzero()[:, 0]
         while len(rows):
-            logits = self.predict(rows)
-            self.fill(rows, logits, chosen(logits, self.masked(rows)))
+            logits, masked = self.predict(rows), self.masked(rows)
+            cells = chosen(logits, masked) & masked
+            if not bool(cells.flatten(1).any(1).all()):
+                raise ValueError("a rule of unmasking must choose at least one masked cell of each row; it chose none")
+            self.reveal(rows, logits, cells)
             done += 1
             rows = rows[self.masked(rows).flatten(1).any(1)]
-            self.step(done, done + int(self.masked(rows).sum((1, 2)).amax(0)) if len(rows) else done)
+            self.report(done, done + int(self.masked(rows).sum((1, 2)).amax(0)) if len(rows) else done)
 
-    def step(self, number: int, steps: int) -> None:
-        """Tells `on_step` how far the batch is."""
-        if self.on_step is not None:
-            self.on_step(Tokens(self.codes.clone(), self.spec, self.lengths), number, steps)
-
-    def output(self, **stats: Any) -> SampleOutput:
-        tokens = Tokens(self.codes, self.spec, self.lengths).validate()
-        return SampleOutput(tokens, self.calls, dict(self.network), stats=stats)
+    def report(self, step: int, steps: int) -> None:
+        """Reports that so many steps are done, of how many."""
+        self.request.report(self.codes, step, steps)
 
 
 @dataclass(frozen=True)
-class UnmaskingSampler(CellSampler):
-    """A sampler of Masked models that fills holes by `fill`."""
+class UnmaskingSampler(Sampler):
+    """A sampler of Masked models that fills masked cells by `unmask`."""
 
     requires = Masked
     exact = False
     any_known = True
 
-    def run(
-        self, model: Masked, condition: Condition, rng: RowRNG, tokens: Tokens, choose: Choice, on_step: OnStep | None
-    ) -> SampleOutput:
-        filling = Unmasking(self, model, condition, rng, tokens, choose, on_step)
-        self.fill(filling)
-        return filling.output()
+    def run(self, request: SampleRequest) -> SampleOutput:
+        state = UnmaskingState(request, self.filter)
+        self.unmask(state)
+        return request.output(state.codes, state.calls)
 
     @abstractmethod
-    def fill(self, filling: Unmasking) -> None:
-        """Fills all holes."""
+    def unmask(self, state: UnmaskingState) -> None:
+        """Fills all masked cells."""

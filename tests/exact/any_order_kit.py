@@ -1,10 +1,11 @@
-"""The exactness kit for AnyOrder models: a table without a network, and the law of a case by enumeration."""
+"""The exactness kit for AnyOrder models: a table without a network, and the distribution of a case by
+enumeration."""
 
 import itertools
 
 import numpy as np
 import torch
-from kit import CLASSES, Case, Law, completions, reference_filter, reference_scale
+from kit import CLASSES, Case, Distribution, completions, reference_filter, reference_scale
 
 from gentok.generators.base import AnyOrder
 from gentok.rng import RowRNG
@@ -17,7 +18,8 @@ def mix(state, word):
 
 
 class TabularAnyOrder(AnyOrder):
-    """No network: each history (class, visible block, cells drawn in order, cell asked) has a law of its own, looked up by a hash."""
+    """No network: each history (class, visible block, cells drawn in order, cell asked) has a distribution of
+    its own, looked up by a hash."""
 
     def __init__(self, spec, scale=1.0, seed=0):
         self.spec, self.condition_spec, self.scale, self.seed = spec, CLASSES, scale, seed
@@ -41,9 +43,9 @@ class TabularAnyOrder(AnyOrder):
 
 
 @torch.no_grad()
-def ordered_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant"), order=None) -> Law:
-    """The joint law of the holes of a case, drawn one by one in `order` (cells (k, n); None: left to right), each from a call in which only
-    what came before is there."""
+def ordered_distribution(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant"), order=None) -> Distribution:
+    """The joint distribution of the masked cells of a case, drawn one by one in `order` (cells (k, n); None:
+    left to right), each from a call in which only what came before is there."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
     order = sorted(map(tuple, masked_cells), key=lambda cell: (cell[1], cell[0])) if order is None else order
@@ -62,22 +64,22 @@ def ordered_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")
         l_c = branch(case.class_id)[:, k, n, : spec.vocab_sizes[k]]
         l_u = branch(NULL_CLASS)[:, k, n, : spec.vocab_sizes[k]] if scale != 1 else l_c
         strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
-        laws: dict[bytes, np.ndarray] = {}
+        distributions: dict[bytes, np.ndarray] = {}
         for row in range(m):
             mixed = l_u[row] + strength * (l_c[row] - l_u[row])
-            if mixed.tobytes() not in laws:
-                laws[mixed.tobytes()] = reference_filter(mixed, sampler)
+            if mixed.tobytes() not in distributions:
+                distributions[mixed.tobytes()] = reference_filter(mixed, sampler)
             with np.errstate(divide="ignore"):
-                log_p[row] += np.log(laws[mixed.tobytes()][outcomes[row, k, n]])
+                log_p[row] += np.log(distributions[mixed.tobytes()][outcomes[row, k, n]])
         codes[:, k, n] = outcomes[:, k, n]
-    return Law(outcomes, np.exp(log_p))
+    return Distribution(outcomes, np.exp(log_p))
 
 
-def mean_law(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")) -> Law:
-    """The same where every order of the holes is as likely."""
+def mean_distribution(model: AnyOrder, case: Case, sampler, guidance=(1.0, "constant")) -> Distribution:
+    """The same where every order of the masked cells is as likely."""
     masked_cells = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
-    laws = [ordered_law(model, case, sampler, guidance, list(order)) for order in itertools.permutations(masked_cells)]
-    return Law(laws[0].outcomes, np.mean([law.p for law in laws], 0))
+    distributions = [ordered_distribution(model, case, sampler, guidance, list(order)) for order in itertools.permutations(masked_cells)]
+    return Distribution(distributions[0].outcomes, np.mean([distribution.p for distribution in distributions], 0))
 
 
 def subsets(spec, class_ids=(0, 1)) -> list[Case]:

@@ -1,9 +1,12 @@
-"""How far each sampler's law is from its model's: `python tests/exact/distances.py` prints the rows of the README's table of samplers.
+"""How far each sampler's distribution is from its model's: `python tests/exact/distances.py` prints the rows
+of the README's table of samplers.
 
-The model is a table with exact conditionals over V = 3 ids in N = 4 cells, drawn at random (standard deviation 2 of the
-log-probabilities), so that any order of single draws has the same law and whatever is missing is the sampler's own. Distances are
-total variation, 0 to 1; the floor is what as many exact draws show. "Draws the model's law" is said of a sampler where it holds for
-every model; with one cell per call, any order that does not look at the ids to be drawn does so for a model whose conditionals agree.
+The model is a table with exact conditionals over V = 3 ids in N = 4 cells, drawn at random (standard
+deviation 2 of the log-probabilities), so that any order of single draws has the same distribution and
+whatever is missing is the sampler's own. Distances are total variation, 0 to 1; the floor is what as many
+exact draws show. "Draws the model's distribution" is said of a sampler where it holds for every model; with
+one cell per call, any order that does not look at the ids to be drawn does so for a model whose conditionals
+agree.
 """
 
 from __future__ import annotations
@@ -14,8 +17,8 @@ from typing import Any
 
 import kit
 import torch
-from any_order_kit import TabularAnyOrder, ordered_law
-from self_speculative_kit import Tabular, window_law
+from any_order_kit import TabularAnyOrder, ordered_distribution
+from self_speculative_kit import Tabular, window_distribution
 
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
@@ -36,9 +39,9 @@ from gentok.types import UNKNOWN, Condition, Tokens
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
-"""Conditionals of its own for every order, whose law is that of the order that is asked."""
+"""Conditionals of its own for every order, whose distribution is that of the order that is asked."""
 WINDOWS = Tabular(kit.SPECS["k1"], scale=2.0)
-"""Drafts and verifies, whose law is that of its windows."""
+"""Drafts and verifies, whose distribution is that of its windows."""
 
 LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
 """Two levels of three cells."""
@@ -64,8 +67,8 @@ class InOrder(Causal):
             before = torch.arange(self.spec.positions - 1) < (at + s)[:, None]
             fed = torch.nn.functional.pad(cache["ids"][:, 1:, 0], (0, self.spec.positions - cache["ids"].shape[1]), value=UNKNOWN)
             codes[:, 0, :-1] = torch.where(before, fed, codes[:, 0, :-1])
-            law = self.model.logits(Tokens(codes, self.spec), cache["condition"])
-            out.append(law[rows, 0, (at + s).clamp(max=self.spec.positions - 1)])
+            distribution = self.model.logits(Tokens(codes, self.spec), cache["condition"])
+            out.append(distribution[rows, 0, (at + s).clamp(max=self.spec.positions - 1)])
         return torch.stack(out, 1)[:, :, None]
 
     def commit(self, cache: Any, at: torch.Tensor, path: torch.Tensor | None = None) -> None:
@@ -74,7 +77,8 @@ class InOrder(Causal):
 
 @dataclass
 class Row:
-    """One line of the table: mean over `n` samples of one unconditional-length item; calls: the mean per item."""
+    """One line of the table: mean over `n` samples of one unconditional-length item; calls: the mean per
+    item."""
 
     name: str
     exact: bool
@@ -138,11 +142,11 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
         counted = Counted(sampler)
         case = cases.get(model, cases[RIG])
         if model is ANY:
-            own = ordered_law(model, case, sampler)
+            own = ordered_distribution(model, case, sampler)
         elif model is WINDOWS:
-            own = window_law(model, case, sampler)
+            own = window_distribution(model, case, sampler)
         else:
-            own = kit.masked_law(RIG if model not in cases else model, case)
+            own = kit.masked_distribution(RIG if model not in cases else model, case)
         samples = kit.sample(counted, model, [case], n, seed)
         rows.append(Row(name, sampler.exact, counted.calls, kit.distance(samples, [own]), kit.floor([own], n)))
     return rows
@@ -152,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=200_000, help="samples per sampler")
     n = parser.parse_args().n
-    print("| sampler | draws the model's law | calls | measured distance (floor) |\n|---|---|---|---|")
+    print("| sampler | draws the model's distribution | calls | measured distance (floor) |\n|---|---|---|---|")
     for row in measure(n):
         print(f"| {row.name} | {'yes' if row.exact else 'no'} | {row.calls:.3g} | {row.distance:.4f} ({row.floor:.4f}) |")
 

@@ -1,23 +1,26 @@
-"""The exactness kit: is what a sampler draws the law that its model, filters and guidance define?
+"""The exactness kit: is what a sampler draws the distribution that its model, filters and guidance define?
 
 How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the example):
 
     model = TabularCausal(SPECS["k1"], "raster")              or TabularMasked, or any small generator in float64
     cases = cases_of(model)                                    rows of different classes, lengths and known cells
-    laws = [causal_law(model, case, sampler, guidance) for case in cases]
+    distributions = [causal_distribution(model, case, sampler, guidance) for case in cases]
     codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
-    assert agreement(codes, laws) > 1e-3
+    assert agreement(codes, distributions) > 1e-3
 
-`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if it can fail: for each
-way in which your sampler could be wrong, write a mutant and assert with `rejects` that it lies within 0.1 total variation of the
-truth, and yet falls at p < 1e-6.
+`agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if
+it can fail: for each way in which your sampler could be wrong, write a mutant and assert with `rejects` that
+it lies within 0.1 total variation of the truth, and yet falls at p < 1e-6.
 
-`causal_law` is for Causal models; `random_order_law` for Masked ones whose cells are drawn one at a time, each order as likely;
-`masked_law` for the table whose conditionals agree, so that every order has the same law. A sampler of another capability needs one
-of its own: enumerate the ids of the holes (`completions`) and score them with the model's own outputs. The reference reads logits
-from uncached passes and filters and guides them with numpy code of its own, so it shares no line with the library's.
+`causal_distribution` is for Causal models; `random_order_distribution` for Masked ones whose cells are drawn
+one at a time, each order as likely; `masked_distribution` for the table whose conditionals agree, so that
+every order has the same distribution. A sampler of another capability needs one of its own: enumerate the ids
+of the masked cells (`completions`) and score them with the model's own outputs. The reference reads logits
+from uncached passes and filters and guides them with numpy code of its own, so it shares no line with the
+library's.
 
-`alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last digits of its logits.
+`alone` gives each row of a batch sampled by itself, and `near_tie` says whether a row hangs on the last
+digits of its logits.
 """
 
 from __future__ import annotations
@@ -55,8 +58,9 @@ LAYOUTS = {
 
 
 def checkered(**axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are quick tests and the black ones
-    slow, so that in the default suite each value of an axis still meets every other one of the next axis."""
+    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are
+    quick tests and the black ones slow, so that in the default suite each value of an axis still meets every
+    other one of the next axis."""
     lists = [list(values) for values in axes.values()]
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
@@ -81,10 +85,12 @@ class _TableCache:
 
 
 class TabularCausal(Causal):
-    """A Causal model without a network: each history (class, fed ids in order) has a law of its own, looked up by a hash.
+    """A Causal model without a network: each history (class, fed ids in order) has a distribution of its own,
+    looked up by a hash.
 
-    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step draws from another table.
-    It checks the contract as it goes: ids must be codes or ABSENT, steps must be committed, capacity must be kept.
+    Nothing is shared between histories, so a sampler that feeds a wrong id, a wrong order or a stale step
+    draws from another table. It checks the contract as it goes: ids must be codes or ABSENT, steps must be
+    committed, capacity must be kept.
     """
 
     exact_slots = True
@@ -136,7 +142,8 @@ class TabularCausal(Causal):
 
 
 class TabularMasked(Masked):
-    """A Masked model with exact conditionals: of a joint law over all cells, one per class, it gives p(cell | present cells)."""
+    """A Masked model with exact conditionals: of a joint distribution over all cells, one per class, it gives
+    p(cell | present cells)."""
 
     uses_time = False
 
@@ -164,7 +171,7 @@ class TabularMasked(Masked):
 
 @dataclass
 class Case:
-    """One kind of row: its class, its length and its codes with holes."""
+    """One kind of row: its class, its length and its codes with masked cells."""
 
     class_id: int
     codes: Tensor  # [K, N]
@@ -172,7 +179,8 @@ class Case:
 
 
 def cases_of(model: Causal | Masked) -> list[Case]:
-    """Rows of several classes (also null), lengths and known sets; the known cells precede the holes where the model has a layout."""
+    """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells
+    where the model has a layout."""
     spec, n = model.spec, model.spec.positions
     out = []
     for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
@@ -191,7 +199,7 @@ def cases_of(model: Causal | Masked) -> list[Case]:
 
 
 def completions(codes: Tensor, spec: TokenSpec) -> Tensor:
-    """int64 [M, K, N]: every way to fill the holes of codes [K, N]."""
+    """int64 [M, K, N]: every way to fill the masked cells of codes [K, N]."""
     masked_cells = (codes == UNKNOWN).nonzero()
     fillings = list(itertools.product(*(range(spec.vocab_sizes[k]) for k, _ in masked_cells.tolist())))
     out = codes.expand(len(fillings), *codes.shape).clone()
@@ -199,11 +207,11 @@ def completions(codes: Tensor, spec: TokenSpec) -> Tensor:
     return out
 
 
-# --------------------------------------------------------------------------------------------------------- reference laws
+# --------------------------------------------------------------------------------------------------------- reference distributions
 
 
 def reference_filter(logits: np.ndarray, sampler: Any) -> np.ndarray:
-    """Logits of one id -> its filtered law, one step after the other in plain numpy."""
+    """Logits of one id -> its filtered distribution, one step after the other in plain numpy."""
     possible = np.isfinite(logits)
     if sampler.temperature == 0:
         return np.eye(len(logits))[np.argmax(logits)]
@@ -240,15 +248,15 @@ def reference_scale(scale: float, schedule: str, progress: float) -> float:
 
 
 @dataclass
-class Law:
-    """The law of one case: outcomes int64 [M, K, N] and their probabilities float64 [M]."""
+class Distribution:
+    """The distribution of one case: outcomes int64 [M, K, N] and their probabilities float64 [M]."""
 
     outcomes: Tensor
     p: np.ndarray
     index: dict[bytes, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        assert abs(self.p.sum() - 1) < 1e-9, f"the law sums to {self.p.sum()}"
+        assert abs(self.p.sum() - 1) < 1e-9, f"the distribution sums to {self.p.sum()}"
         self.index = {row.numpy().tobytes(): i for i, row in enumerate(self.outcomes.contiguous())}
 
     def counts(self, codes: Tensor) -> tuple[np.ndarray, int]:
@@ -265,8 +273,9 @@ class Law:
 
 
 @torch.no_grad()
-def causal_law(model: Causal, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Law:
-    """The joint law of the holes of a case, from the model's own logits in a single uncached pass per branch."""
+def causal_distribution(model: Causal, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Distribution:
+    """The joint distribution of the masked cells of a case, from the model's own logits in a single uncached
+    pass per branch."""
     layout = model.layout
     outcomes = completions(case.codes, model.spec)
     ids = layout.flatten(outcomes)  # [M, S, G]
@@ -295,25 +304,26 @@ def causal_law(model: Causal, case: Case, sampler: Any, guidance: tuple[float, s
                 cache[key] = reference_filter(mixed, sampler)
             with np.errstate(divide="ignore"):
                 log_p[row] += np.log(cache[key][outcomes[row, k, n]])
-    return Law(outcomes, np.exp(log_p))
+    return Distribution(outcomes, np.exp(log_p))
 
 
-def masked_law(model: TabularMasked, case: Case) -> Law:
-    """The joint law of the holes of a case given its known cells: what any exact sampler of a model with exact conditionals must draw."""
+def masked_distribution(model: TabularMasked, case: Case) -> Distribution:
+    """The joint distribution of the masked cells of a case given its known cells: what any exact sampler of a
+    model with exact conditionals must draw."""
     outcomes = completions(case.codes, model.spec)
     codes = outcomes[:, model.cells[:, 0], model.cells[:, 1]]
     joint = model.joint[case.class_id]
     weight = torch.stack([joint[((row < 0) | (row == model.outcomes)).all(1)].sum() for row in codes])
-    return Law(outcomes, (weight / weight.sum()).numpy())
+    return Distribution(outcomes, (weight / weight.sum()).numpy())
 
 
 @torch.no_grad()
-def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Law:
-    """The joint law of the holes where one cell at a time is drawn, in an order that is uniform over the cells: the any-order law
-    of a Masked model.
+def random_order_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = (1.0, "constant")) -> Distribution:
+    """The joint distribution of the masked cells where one cell at a time is drawn, in an order that is
+    uniform over the cells: the any-order distribution of a Masked model.
 
-    With f(S) the probability that exactly the cells of S, with their ids of an outcome, were drawn in the first |S| steps:
-    f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (holes - |S| + 1).
+    With f(S) the probability that exactly the cells of S, with their ids of an outcome, were drawn in the
+    first |S| steps: f(S) = sum over i in S of f(S - i) p(x_i | known, x of S - i) / (masked cells - |S| + 1).
     """
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
@@ -348,7 +358,7 @@ def random_order_law(model: Masked, case: Case, sampler: Any, guidance: tuple[fl
                         cache[key] = reference_filter(mixed, sampler)
                     step[row] = cache[key][outcomes[row, k, n]]
                 f[done | 1 << j] = f.get(done | 1 << j, 0) + f[done] * step / len(left)
-    return Law(outcomes, f[2**count - 1])
+    return Distribution(outcomes, f[2**count - 1])
 
 
 # --------------------------------------------------------------------------------------------------- sampling and verdicts
@@ -371,8 +381,8 @@ def sample(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 
 
 
 def chi_square(counts: np.ndarray, foreign: int, p: np.ndarray) -> tuple[float, int]:
-    """Pearson's statistic and its degrees of freedom; outcomes are pooled, the rarest first, until each bin expects 5 samples.
-    A sample that the law excludes makes the statistic infinite."""
+    """Pearson's statistic and its degrees of freedom; outcomes are pooled, the rarest first, until each bin
+    expects 5 samples. A sample that the distribution excludes makes the statistic infinite."""
     n = counts.sum()
     if foreign or counts[p == 0].sum():
         return float("inf"), 1
@@ -388,30 +398,34 @@ def chi_square(counts: np.ndarray, foreign: int, p: np.ndarray) -> tuple[float, 
     return sum((o - e) ** 2 / e for o, e in bins), max(len(bins) - 1, 0)
 
 
-def agreement(samples: Sequence[Tensor], laws: Sequence[Law]) -> float:
-    """The p-value of the hypothesis that every case was drawn from its law."""
-    pairs = [chi_square(*law.counts(codes), law.p) for codes, law in zip(samples, laws)]
+def agreement(samples: Sequence[Tensor], distributions: Sequence[Distribution]) -> float:
+    """The p-value of the hypothesis that every case was drawn from its distribution."""
+    pairs = [chi_square(*distribution.counts(codes), distribution.p) for codes, distribution in zip(samples, distributions)]
     dof = sum(d for _, d in pairs)
     return float(stats.chi2.sf(sum(x for x, _ in pairs), dof)) if dof else float(all(x == 0 for x, _ in pairs))
 
 
-def distance(samples: Sequence[Tensor], laws: Sequence[Law]) -> float:
-    """The mean total variation distance of the samples' frequencies from the laws; biased upwards by `floor`."""
+def distance(samples: Sequence[Tensor], distributions: Sequence[Distribution]) -> float:
+    """The mean total variation distance of the samples' frequencies from the distributions; biased upwards by
+    `floor`."""
     out = []
-    for codes, law in zip(samples, laws):
-        counts, foreign = law.counts(codes)
-        out.append(0.5 * (np.abs(counts / len(codes) - law.p).sum() + foreign / len(codes)))
+    for codes, distribution in zip(samples, distributions):
+        counts, foreign = distribution.counts(codes)
+        out.append(0.5 * (np.abs(counts / len(codes) - distribution.p).sum() + foreign / len(codes)))
     return float(np.mean(out))
 
 
-def floor(laws: Sequence[Law], n: int) -> float:
+def floor(distributions: Sequence[Distribution], n: int) -> float:
     """What `distance` is on average for n exact draws per case (normal approximation of each frequency)."""
-    return float(np.mean([0.5 * np.sqrt(2 / np.pi) * np.sqrt(law.p * (1 - law.p) / n).sum() for law in laws]))
+    return float(
+        np.mean([0.5 * np.sqrt(2 / np.pi) * np.sqrt(distribution.p * (1 - distribution.p) / n).sum() for distribution in distributions])
+    )
 
 
-def rejects(samples: Sequence[Tensor], laws: Sequence[Law], within: float = 0.1) -> bool:
-    """Whether a mutant's samples are near the truth (total variation below `within`, sampling error included) and fall nevertheless."""
-    near, p = distance(samples, laws), agreement(samples, laws)
+def rejects(samples: Sequence[Tensor], distributions: Sequence[Distribution], within: float = 0.1) -> bool:
+    """Whether a mutant's samples are near the truth (total variation below `within`, sampling error included)
+    and fall nevertheless."""
+    near, p = distance(samples, distributions), agreement(samples, distributions)
     print(f"mutant: distance {near:.3f}, p {p:.1e}")
     return near < within and p < 1e-6
 
@@ -432,7 +446,8 @@ def alone(sampler: Any, model: Any, cases: Sequence[Case], n: int, seed: int = 0
 
 
 def near_tie(sampler: Any, model: Any, cases: Sequence[Case], n: int, row: int, seed: int = 0, tries: int = 40, size: float = 1e-5) -> bool:
-    """Whether changes of the logits by about `size` change what this row draws by itself: then rounding decides it."""
+    """Whether changes of the logits by about `size` change what this row draws by itself: then rounding
+    decides it."""
     which, condition, codes, lengths = batch_of(cases, n, seed)
     at = torch.tensor([row])
     seen = set()
@@ -454,12 +469,14 @@ def Shaken(model: Any, size: float, seed: int) -> Any:
 
 
 def altered(model: Any, change: Any) -> Any:
-    """A generator of the same capability whose logits are change(logits, *arguments of the call): the stuff of mutants."""
+    """A generator of the same capability whose logits are change(logits, *arguments of the call): the stuff
+    of mutants."""
     if isinstance(model, Causal):
 
         class AlteredCausal(Causal):
             spec, condition_spec, layout = model.spec, model.condition_spec, model.layout
-            exact_slots, begin, init_cache, commit = model.exact_slots, model.begin, staticmethod(model.init_cache), staticmethod(model.commit)
+            exact_slots, begin, branches = model.exact_slots, model.begin, model.branches
+            init_cache, commit = staticmethod(model.init_cache), staticmethod(model.commit)
 
             def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
                 return change(model.logits(ids, cache, at, parents), ids, cache, at)

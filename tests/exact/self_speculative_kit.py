@@ -1,18 +1,20 @@
-"""Tables in place of a network that drafts and verifies in windows, and the law of its windows, for tests of self-speculative decoding."""
+"""Tables in place of a network that drafts and verifies in windows, and the distribution of its windows, for
+tests of self-speculative decoding."""
 
 import itertools
 
 import numpy as np
 import torch
 from any_order_kit import TabularAnyOrder
-from kit import Law, completions, reference_filter, reference_scale
+from kit import Distribution, completions, reference_filter, reference_scale
 
 from gentok.generators.base import Masked, SelfSpeculative
 from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
 
 
 class Tabular(Masked, SelfSpeculative):
-    """Drafts and verified laws looked up by a hash of what each may depend on; the state is the class and the cells that the trunk saw."""
+    """Drafts and verified distributions looked up by a hash of what each may depend on; the state is the
+    class and the cells that the trunk saw."""
 
     uses_time = False
 
@@ -36,9 +38,9 @@ class Tabular(Masked, SelfSpeculative):
 
 
 @torch.no_grad()
-def window_law(model, case, sampler, guidance=(1.0, "constant")):
-    """The mean over all orders of the holes of the product of the windows' laws, each factor from passes that hold no more than it may
-    depend on."""
+def window_distribution(model, case, sampler, guidance=(1.0, "constant")):
+    """The mean over all orders of the masked cells of the product of the windows' distributions, each factor
+    from passes that hold no more than it may depend on."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = [tuple(cell) for cell in (case.codes == UNKNOWN).nonzero().tolist()]
     m, visible, (scale, schedule) = len(outcomes), int((case.codes >= 0).sum()), guidance
@@ -59,12 +61,12 @@ def window_law(model, case, sampler, guidance=(1.0, "constant")):
             l_c = branch(case.class_id)[:, k, n, : spec.vocab_sizes[k]]
             l_u = branch(NULL_CLASS)[:, k, n, : spec.vocab_sizes[k]] if scale != 1 else l_c
             strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
-            laws = {}
+            distributions = {}
             for row in range(m):
                 mixed = l_u[row] + strength * (l_c[row] - l_u[row])
-                if mixed.tobytes() not in laws:
-                    laws[mixed.tobytes()] = reference_filter(mixed, sampler)
-                p[row] *= laws[mixed.tobytes()][outcomes[row, k, n]]
+                if mixed.tobytes() not in distributions:
+                    distributions[mixed.tobytes()] = reference_filter(mixed, sampler)
+                p[row] *= distributions[mixed.tobytes()][outcomes[row, k, n]]
             codes[:, k, n] = outcomes[:, k, n]
         total += p
-    return Law(outcomes, total / len(list(itertools.permutations(masked_cells))))
+    return Distribution(outcomes, total / len(list(itertools.permutations(masked_cells))))

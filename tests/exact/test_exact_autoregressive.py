@@ -1,4 +1,5 @@
-"""Plain autoregressive sampling draws the enumerated law of its filtered, guided model, and near misses of it are noticed."""
+"""Plain autoregressive sampling draws the enumerated distribution of its filtered, guided model, and near
+misses of it are noticed."""
 
 import itertools
 
@@ -12,7 +13,7 @@ from kit import (
     alone,
     altered,
     cases_of,
-    causal_law,
+    causal_distribution,
     checkered,
     rejects,
     sample,
@@ -21,7 +22,7 @@ from scipy import stats
 
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import draw, race
+from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import GuidedCausal, guided
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
@@ -40,18 +41,18 @@ GRID = [(spec, layout) for spec in SPECS for layout in LAYOUTS[spec]]
 def run(model, setting, n=4000, seed=1, **options):
     arguments, guidance = SETTINGS[setting]
     sampler, cases = AutoregressiveSampler(**arguments), cases_of(model)
-    laws = [causal_law(model, case, sampler, guidance) for case in cases]
-    return sample(sampler, guided(model, *guidance), cases, n, seed, **options), laws
+    distributions = [causal_distribution(model, case, sampler, guidance) for case in cases]
+    return sample(sampler, guided(model, *guidance), cases, n, seed, **options), distributions
 
 
 @checkered(order=["-".join(pair) for pair in GRID], setting=SETTINGS)
-def test_every_layout_and_filter_draws_the_enumerated_law(order, setting):
+def test_every_layout_and_filter_draws_the_enumerated_distribution(order, setting):
     spec, layout = order.split("-")
     assert agreement(*run(TabularCausal(SPECS[spec], layout), setting)) > 1e-3
 
 
-def test_a_race_of_exponentials_draws_the_same_law():
-    assert agreement(*run(TabularCausal(SPECS["k2"], "delayed"), "temperature 0.7", choose=race)) > 1e-3
+def test_a_race_of_exponentials_draws_the_same_distribution():
+    assert agreement(*run(TabularCausal(SPECS["k2"], "delayed"), "temperature 0.7", choose=exponential_race)) > 1e-3
 
 
 @pytest.mark.slow
@@ -66,11 +67,11 @@ def test_p_values_of_exact_draws_are_uniform():
 
 
 def mutant(model, setting, sampler=None, generator=None, n=8000, **options):
-    """Samples of a mutated sampler or generator, and the laws that it should have drawn from."""
+    """Samples of a mutated sampler or generator, and the distributions that it should have drawn from."""
     arguments, guidance = SETTINGS[setting]
     right, cases = AutoregressiveSampler(**arguments), cases_of(model)
-    laws = [causal_law(model, case, right, guidance) for case in cases]
-    return sample(sampler or right, generator or guided(model, *guidance), cases, n, seed=2, **options), laws
+    distributions = [causal_distribution(model, case, right, guidance) for case in cases]
+    return sample(sampler or right, generator or guided(model, *guidance), cases, n, seed=2, **options), distributions
 
 
 def test_mutant_temperature_slightly_off():
@@ -120,9 +121,9 @@ def test_mutant_that_filters_before_it_guides():
 
     right = AutoregressiveSampler(typical=0.9)
     cases = cases_of(model)
-    laws = [causal_law(model, case, right, (1.3, "constant")) for case in cases]
-    assert agreement(sample(right, guided(model, 1.3), cases, 8000), laws) > 1e-3
-    assert rejects(sample(AutoregressiveSampler(), guided(altered(model, cut), 1.3), cases, 8000), laws)
+    distributions = [causal_distribution(model, case, right, (1.3, "constant")) for case in cases]
+    assert agreement(sample(right, guided(model, 1.3), cases, 8000), distributions) > 1e-3
+    assert rejects(sample(AutoregressiveSampler(), guided(altered(model, cut), 1.3), cases, 8000), distributions)
 
 
 def test_mutant_that_draws_a_known_cell_anew_and_writes_it_back_afterwards():

@@ -1,9 +1,23 @@
-"""Items that end by themselves: their lengths and codes are drawn from the enumerated law, and near misses of it are noticed."""
+"""Items that end by themselves: their lengths and codes are drawn from the enumerated distribution, and near
+misses of it are noticed."""
 
 import numpy as np
 import pytest
 import torch
-from kit import CLASSES, SPECS, Case, Law, TabularCausal, agreement, alone, completions, reference_filter, reference_scale, rejects, sample
+from kit import (
+    CLASSES,
+    SPECS,
+    Case,
+    Distribution,
+    TabularCausal,
+    agreement,
+    alone,
+    completions,
+    reference_filter,
+    reference_scale,
+    rejects,
+    sample,
+)
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
@@ -17,7 +31,7 @@ SPECS = {**SPECS, "narrow": type(SPECS["k2"])((2, 3), SPECS["k2"].grid)}  # leve
 
 
 class Ending(TabularCausal):
-    """The table with an end id: one more law per history, at level 0."""
+    """The table with an end id: one more distribution per history, at level 0."""
 
     ends = True
 
@@ -40,8 +54,9 @@ def cases_of(spec):
     return out
 
 
-def law_of(model, case, sampler, guidance=(1.0, "constant")):
-    """The law of (codes, where the item ends), from the model's own logits of every outcome in one uncached pass."""
+def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
+    """The distribution of (codes, where the item ends), from the model's own logits of every outcome in one
+    uncached pass."""
     layout, spec, (scale, schedule) = model.layout, model.spec, guidance
     outcomes, ends = [], []
     for end in [*(n for n in range(case.length) if case.codes[0, n] == UNKNOWN), None]:
@@ -71,18 +86,18 @@ def law_of(model, case, sampler, guidance=(1.0, "constant")):
                 mixed = np.where(np.isneginf(l_c), l_c, l_u + reference_scale(scale, schedule, s / max(layout.steps - 1, 1)) * (l_c - l_u))
             with np.errstate(divide="ignore"):
                 log_p[row] += np.log(reference_filter(mixed, sampler)[id_])
-    return Law(outcomes, np.exp(log_p))
+    return Distribution(outcomes, np.exp(log_p))
 
 
 @pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
 @pytest.mark.parametrize(
     ("arguments", "guidance"), [({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)], ids=["plain", "filtered", "guided"]
 )
-def test_lengths_and_codes_are_drawn_from_the_enumerated_law(spec, layout, arguments, guidance):
+def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(spec, layout, arguments, guidance):
     model, sampler = Ending(SPECS[spec], layout), AutoregressiveSampler(**arguments)
     cases = cases_of(model.spec)
-    laws = [law_of(model, case, sampler, (guidance, "constant")) for case in cases]
-    assert agreement(sample(sampler, guided(model, guidance), cases, 4000), laws) > 1e-3
+    distributions = [distribution_of(model, case, sampler, (guidance, "constant")) for case in cases]
+    assert agreement(sample(sampler, guided(model, guidance), cases, 4000), distributions) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -90,7 +105,7 @@ def test_lengths_and_codes_are_drawn_from_the_enumerated_law(spec, layout, argum
     [*GRID, ("k2", "depth"), ("narrow", "depth")],
     ids=["-".join(pair) for pair in [*GRID, ("k2", "depth"), ("narrow", "depth")]],
 )
-def test_a_network_that_ends_items_draws_its_own_law(spec, layout):
+def test_a_network_that_ends_items_draws_its_own_distribution(spec, layout):
     torch.manual_seed(0)
     if layout == "depth":
         model = DepthTransformer(SPECS[spec], CLASSES, width=16, depth=2, heads=2, level_width=8, level_heads=2, ends=True).double().eval()
@@ -100,13 +115,15 @@ def test_a_network_that_ends_items_draws_its_own_law(spec, layout):
         torch.nn.init.normal_(model.end)
     cases, sampler = cases_of(model.spec), AutoregressiveSampler()
     with torch.no_grad():
-        laws = [law_of(model, case, sampler) for case in cases]
-        assert agreement(sample(sampler, model, cases, 3000), laws) > 1e-3
-        for case, law in zip(cases, laws):  # the likelihood is of the same law, where nothing is known and the maximum is the spec's
+        distributions = [distribution_of(model, case, sampler) for case in cases]
+        assert agreement(sample(sampler, model, cases, 3000), distributions) > 1e-3
+        for case, distribution in zip(
+            cases, distributions
+        ):  # the likelihood is of the same distribution, where nothing is known and the maximum is the spec's
             if case.length == model.spec.positions and not (case.codes >= 0).any():
-                condition = Condition({"class": Class(torch.full((len(law.p),), case.class_id))})
-                nats = model.nll_bound(Tokens(law.outcomes, model.spec), condition)
-                assert np.allclose(nats.numpy(), -np.log(law.p), atol=1e-9)
+                condition = Condition({"class": Class(torch.full((len(distribution.p),), case.class_id))})
+                nats = model.nll_bound(Tokens(distribution.outcomes, model.spec), condition)
+                assert np.allclose(nats.numpy(), -np.log(distribution.p), atol=1e-9)
 
 
 @pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
@@ -119,7 +136,7 @@ def test_a_row_of_a_batch_equals_that_row_alone(spec, layout):
 def test_lengths_calls_and_known_cells():
     model = Ending(SPECS["k2"], "delayed", scale=2.0)
     codes = Tokens.unknown(model.spec, 64).codes
-    codes[32:, :, 1] = 1  # known cells behind a hole: forced
+    codes[32:, :, 1] = 1  # known cells behind a masked cell: forced
     condition = Condition({"class": Class(torch.zeros(64, dtype=torch.int64))})
     out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG.of(0, torch.arange(64)), known=Tokens(codes, model.spec))
     lengths = out.tokens.lengths
@@ -150,9 +167,9 @@ def test_mutant_that_ends_one_cell_late():
 
     model = Ending(SPECS["k1"], "raster", scale=0.3)
     cases = cases_of(model.spec)
-    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
-    assert agreement(sample(AutoregressiveSampler(), model, cases, 8000), laws) > 1e-3
-    assert agreement(sample(Late(), model, cases, 8000), laws) < 1e-6
+    distributions = [distribution_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert agreement(sample(AutoregressiveSampler(), model, cases, 8000), distributions) > 1e-3
+    assert agreement(sample(Late(), model, cases, 8000), distributions) < 1e-6
 
 
 def test_mutant_that_feeds_an_id_beyond_the_end():
@@ -164,8 +181,8 @@ def test_mutant_that_feeds_an_id_beyond_the_end():
 
     model, wrong = Ending(SPECS["k2"], "level_major", scale=0.2), Fed(SPECS["k2"], "level_major", scale=0.2)
     cases = cases_of(model.spec)
-    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
-    assert rejects(sample(AutoregressiveSampler(), wrong, cases, 8000), laws)
+    distributions = [distribution_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert rejects(sample(AutoregressiveSampler(), wrong, cases, 8000), distributions)
 
 
 def test_mutant_that_ends_a_little_too_often():
@@ -176,5 +193,5 @@ def test_mutant_that_ends_a_little_too_often():
 
     model = Ending(SPECS["k2"], "level_major", scale=0.3)
     cases = cases_of(model.spec)
-    laws = [law_of(model, case, AutoregressiveSampler()) for case in cases]
-    assert rejects(sample(AutoregressiveSampler(), Eager(SPECS["k2"], "level_major", scale=0.3), cases, 8000), laws)
+    distributions = [distribution_of(model, case, AutoregressiveSampler()) for case in cases]
+    assert rejects(sample(AutoregressiveSampler(), Eager(SPECS["k2"], "level_major", scale=0.3), cases, 8000), distributions)

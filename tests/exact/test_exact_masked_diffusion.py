@@ -1,4 +1,5 @@
-"""First-hitting and ancestral sampling against their enumerated laws, and the mutants that must fall."""
+"""First-hitting and ancestral sampling against their enumerated distributions, and the mutants that must
+fall."""
 
 import math
 
@@ -14,12 +15,12 @@ from kit import (
     batch_of,
     cases_of,
     checkered,
-    masked_law,
-    random_order_law,
+    masked_distribution,
+    random_order_distribution,
     rejects,
     sample,
 )  # fmt: skip
-from masked_laws import TimedMasked, ancestral_law, hitting_law
+from masked_distributions import TimedMasked, ancestral_distribution, hitting_distribution
 
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
@@ -52,72 +53,72 @@ def network(spec, **settings):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_first_hitting_draws_the_joint_law_of_exact_conditionals(spec):
+def test_first_hitting_draws_the_joint_distribution_of_exact_conditionals(spec):
     model = TabularMasked(SPECS[spec])
     cases = cases_of(model)
-    assert agreement(sample(FirstHitting(), model, cases, 2500), [masked_law(model, case) for case in cases]) > 1e-3
+    assert agreement(sample(FirstHitting(), model, cases, 2500), [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
 @checkered(setting=SETTINGS, spec=["k2", "k1"])
-def test_first_hitting_draws_the_any_order_law_of_a_network(spec, setting):
+def test_first_hitting_draws_the_any_order_distribution_of_a_network(spec, setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(spec), FirstHitting(**arguments)
     cases = cases_of(model)[:: 1 if spec == "k1" else 2]
-    laws = [random_order_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), laws) > 1e-3
+    distributions = [random_order_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
 
 
 @pytest.mark.parametrize("setting", ["plain", "temperature 0.7", "linear guidance"])
-def test_first_hitting_draws_the_continuous_time_law_of_a_network_that_is_told_the_time(setting):
+def test_first_hitting_draws_the_continuous_time_distribution_of_a_network_that_is_given_the_time(setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = TimedMasked(SPECS["k1"]), FirstHitting(**arguments)
     cases = cases_of(model)
-    laws = [hitting_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 4000), laws) > 1e-3
+    distributions = [hitting_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 4000), distributions) > 1e-3
 
 
-def test_the_reference_of_continuous_time_is_the_limit_of_many_steps_and_the_any_order_law_without_time():
+def test_the_reference_of_continuous_time_is_the_limit_of_many_steps_and_the_any_order_distribution_without_time():
     model, case = network("k1"), cases_of(TabularMasked(SPECS["k1"]))[1]
-    without = random_order_law(model, case, FirstHitting())
-    assert abs(hitting_law(model, case, FirstHitting()).p - without.p).max() < 1e-12
+    without = random_order_distribution(model, case, FirstHitting())
+    assert abs(hitting_distribution(model, case, FirstHitting()).p - without.p).max() < 1e-12
     timed = TimedMasked(SPECS["k1"])
-    truth = hitting_law(timed, case, FirstHitting()).p
-    errors = [abs(ancestral_law(timed, case, Ancestral(steps=steps)).p - truth).sum() for steps in (4, 8, 16)]
+    truth = hitting_distribution(timed, case, FirstHitting()).p
+    errors = [abs(ancestral_distribution(timed, case, Ancestral(steps=steps)).p - truth).sum() for steps in (4, 8, 16)]
     assert errors[0] > 1.7 * errors[1] > 1.7**2 * errors[2] > 0
 
 
-def test_mutant_that_is_told_the_number_of_masked_cells_in_place_of_the_time():
+def test_mutant_that_is_given_the_number_of_masked_cells_in_place_of_the_time():
     model, sampler = TimedMasked(SPECS["k1"]), FirstHitting()
     cases = cases_of(model)
-    laws = [hitting_law(model, case, sampler) for case in cases]
+    distributions = [hitting_distribution(model, case, sampler) for case in cases]
 
     def counted(logits, tokens, condition, t):
         share = tokens.masked.sum((1, 2)) / (tokens.codes != -1).sum((1, 2))
         return model.logits(tokens, condition, share)
 
-    assert rejects(sample(sampler, altered(model, counted), cases, 15000), laws)
+    assert rejects(sample(sampler, altered(model, counted), cases, 15000), distributions)
 
 
-def test_mutant_that_is_told_the_time_of_the_hit_before():
+def test_mutant_that_is_given_the_time_of_the_hit_before():
     model, sampler = TimedMasked(SPECS["k1"]), FirstHitting()
     cases = cases_of(model)
-    laws = [hitting_law(model, case, sampler) for case in cases]
+    distributions = [hitting_distribution(model, case, sampler) for case in cases]
     late = altered(model, lambda logits, tokens, condition, t: model.logits(tokens, condition, t.sqrt()))
-    assert rejects(sample(sampler, late, cases, 8000), laws)
+    assert rejects(sample(sampler, late, cases, 8000), distributions)
 
 
 def test_mutant_whose_order_is_not_uniform(monkeypatch):
     model, sampler = network("k1"), FirstHitting()
     cases = cases_of(model)
-    laws = [random_order_law(model, case, sampler) for case in cases]
+    distributions = [random_order_distribution(model, case, sampler) for case in cases]
     honest = first_hitting.hitting_shares
 
     def early_first(free, rng):
         return honest(free, rng) ** torch.where(free, 1.0 / (1 + torch.arange(free.shape[2])), 1.0)
 
-    assert agreement(sample(sampler, model, cases, 2000), laws) > 1e-3
+    assert agreement(sample(sampler, model, cases, 2000), distributions) > 1e-3
     monkeypatch.setattr(first_hitting, "hitting_shares", early_first)
-    assert rejects(sample(sampler, model, cases, 5000), laws)
+    assert rejects(sample(sampler, model, cases, 5000), distributions)
 
 
 @pytest.mark.parametrize("order", [1, 2])
@@ -126,11 +127,12 @@ def test_two_cells_per_call_are_not_exact_and_say_so(order):
     cases = cases_of(model)
     sampler = FirstHitting(cells_per_call=2, order=order)
     assert not sampler.exact and FirstHitting().exact and FirstHitting.exact
-    assert rejects(sample(sampler, model, cases, 8000), [masked_law(model, case) for case in cases], within=0.15)
+    assert rejects(sample(sampler, model, cases, 8000), [masked_distribution(model, case) for case in cases], within=0.15)
 
 
 def test_extrapolation_is_linear_in_time_and_follows_a_network_that_is():
-    """A network whose law moves linearly in time and sees nothing else: extrapolated to the cell's own time, two per call are exact."""
+    """A network whose distribution moves linearly in time and sees nothing else: extrapolated to the cell's
+    own time, two per call are exact."""
     spec = TokenSpec((2,), Line(6))
 
     class Moves(TimedMasked):
@@ -170,58 +172,59 @@ def test_extrapolation_is_linear_in_time_and_follows_a_network_that_is():
 
 
 @checkered(schedule=["linear", "cosine"], steps=[1, 2, 3])
-def test_ancestral_draws_its_own_law_of_so_many_steps(steps, schedule):
+def test_ancestral_draws_its_own_distribution_of_so_many_steps(steps, schedule):
     model, sampler = network("k1"), Ancestral(steps=steps, schedule=schedule)
     cases = cases_of(model)
-    laws = [ancestral_law(model, case, sampler) for case in cases]
-    assert agreement(sample(sampler, model, cases, 3000), laws) > 1e-3
+    distributions = [ancestral_distribution(model, case, sampler) for case in cases]
+    assert agreement(sample(sampler, model, cases, 3000), distributions) > 1e-3
 
 
 @checkered(setting=list(SETTINGS)[1:], cache=[True, False])
-def test_ancestral_draws_its_law_filtered_guided_and_told_the_time(setting, cache):
+def test_ancestral_draws_its_distribution_filtered_guided_and_given_the_time(setting, cache):
     arguments, guidance = SETTINGS[setting]
     model, sampler = TimedMasked(SPECS["k1"]), Ancestral(steps=3, schedule="polynomial:1.5", cache=cache, **arguments)
     cases = cases_of(model)
-    laws = [ancestral_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 3000), laws) > 1e-3
+    distributions = [ancestral_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 3000), distributions) > 1e-3
 
 
-def test_ancestral_of_two_levels_and_strides_draws_its_law():
+def test_ancestral_of_two_levels_and_strides_draws_its_distribution():
     model, sampler = TabularMasked(SPECS["strided"]), Ancestral(steps=2)
     cases = cases_of(model)[1:]
-    assert agreement(sample(sampler, model, cases, 4000), [ancestral_law(model, case, sampler) for case in cases]) > 1e-3
+    assert agreement(sample(sampler, model, cases, 4000), [ancestral_distribution(model, case, sampler) for case in cases]) > 1e-3
 
 
-def test_ancestral_is_not_the_joint_law_and_nears_it_as_steps_grow():
+def test_ancestral_is_not_the_joint_distribution_and_nears_it_as_steps_grow():
     model = TabularMasked(SPECS["k1"], scale=2.0)
     case = cases_of(model)[0]
-    truth = masked_law(model, case).p
-    errors = [0.5 * abs(ancestral_law(model, case, Ancestral(steps=steps)).p - truth).sum() for steps in (1, 2, 4, 8)]
+    truth = masked_distribution(model, case).p
+    errors = [0.5 * abs(ancestral_distribution(model, case, Ancestral(steps=steps)).p - truth).sum() for steps in (1, 2, 4, 8)]
     assert errors == sorted(errors, reverse=True) and errors[0] > 4 * errors[-1] > 0.05
-    assert rejects(sample(Ancestral(steps=16), model, [case], 20000), [masked_law(model, case)])
+    assert rejects(sample(Ancestral(steps=16), model, [case], 20000), [masked_distribution(model, case)])
 
 
 def test_mutant_that_draws_from_a_stale_prediction():
-    """What a cache does that is not renewed after a change: tolerance-based comparison of ids overlooks small ones."""
+    """What a cache does that is not renewed after a change: tolerance-based comparison of ids overlooks small
+    ones."""
     model, sampler = TabularMasked(SPECS["k1"], scale=2.0), Ancestral(steps=3)
     cases = cases_of(model)
-    laws = [ancestral_law(model, case, sampler) for case in cases]
+    distributions = [ancestral_distribution(model, case, sampler) for case in cases]
 
     def stale(logits, tokens, condition, t):
-        """The law before the first position was revealed."""
+        """The distribution before the first position was revealed."""
         codes = tokens.codes.clone()
         codes[:, 0, :1] = torch.where(codes[:, 0, :1] >= 0, -2, codes[:, 0, :1])
         return model.logits(Tokens(codes, tokens.spec, tokens.lengths), condition, t)
 
-    assert rejects(sample(sampler, altered(model, stale), cases, 6000), laws)
+    assert rejects(sample(sampler, altered(model, stale), cases, 6000), distributions)
 
 
 @pytest.mark.parametrize("other", [{"steps": 4}, {"schedule": "cosine"}])
 def test_mutants_with_the_move_chances_of_another_grid(other):
     model, sampler = TabularMasked(SPECS["k1"], scale=2.0), Ancestral(steps=3)
     cases = cases_of(model)
-    laws = [ancestral_law(model, case, sampler) for case in cases]
-    assert rejects(sample(Ancestral(**{"steps": 3, **other}), model, cases, 8000), laws)
+    distributions = [ancestral_distribution(model, case, sampler) for case in cases]
+    assert rejects(sample(Ancestral(**{"steps": 3, **other}), model, cases, 8000), distributions)
 
 
 def test_more_steps_than_anything_is_first_hitting_with_the_same_ids():

@@ -1,12 +1,13 @@
-"""Samplers of Masked models that choose cells by a rule: exact with one cell per call, and what is known of them beyond that."""
+"""Samplers of Masked models that choose cells by a rule: exact with one cell per call, and what is known of
+them beyond that."""
 
 import dataclasses
 
 import numpy as np
 import pytest
 import torch
-from kit import SPECS, TabularMasked, agreement, cases_of, checkered, distance, masked_law, rejects, sample
-from masked_laws import Conditionals, TimedMasked, chain_law, ordered_law
+from kit import SPECS, TabularMasked, agreement, cases_of, checkered, distance, masked_distribution, rejects, sample
+from masked_distributions import Conditionals, TimedMasked, chain_distribution, ordered_distribution
 
 from gentok.rng import RowRNG
 from gentok.samplers.confidence_threshold import ConfidenceThreshold
@@ -29,27 +30,27 @@ ONE_BY_ONE = {
 
 
 @checkered(name=ONE_BY_ONE, spec=SPECS)
-def test_one_cell_per_call_draws_the_joint_law_of_exact_conditionals(name, spec):
+def test_one_cell_per_call_draws_the_joint_distribution_of_exact_conditionals(name, spec):
     """The order may look at what was drawn before, not at the ids to be drawn."""
     sampler, model = ONE_BY_ONE[name], TabularMasked(SPECS[spec])
     if name.startswith("halton"):
         sampler = dataclasses.replace(sampler, steps=max(sampler.steps, model.spec.levels * model.spec.positions))
     cases = cases_of(model)
-    assert agreement(sample(sampler, model, cases, 1500), [masked_law(model, case) for case in cases]) > 1e-3
+    assert agreement(sample(sampler, model, cases, 1500), [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
-def test_halton_draws_the_law_of_its_order_also_where_conditionals_disagree():
+def test_halton_draws_the_distribution_of_its_order_also_where_conditionals_disagree():
     spec = TokenSpec((2, 2), Raster(2, 2))
     model, sampler = TimedMasked(spec), Halton(steps=8, roll=False, temperature=0.8)
     cases = cases_of(model)[1:]
     at = [h * 2 + w for h, w in halton_points(2, 2)]
-    laws = []
+    distributions = []
     for case in cases:
         masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
         order = [masked_cells.index([k, n]) for n in at for k in range(2) if [k, n] in masked_cells]
-        laws.append(ordered_law(model, case, sampler, order))
-    assert agreement(sample(sampler, model, cases, 3000), laws) > 1e-3
-    reverse = [ordered_law(model, case, sampler, list(range(int((case.codes == UNKNOWN).sum())))[::-1]) for case in cases]
+        distributions.append(ordered_distribution(model, case, sampler, order))
+    assert agreement(sample(sampler, model, cases, 3000), distributions) > 1e-3
+    reverse = [ordered_distribution(model, case, sampler, list(range(int((case.codes == UNKNOWN).sum())))[::-1]) for case in cases]
     assert agreement(sample(sampler, model, cases, 3000), reverse) < 1e-6, "the order makes a difference here"
 
 
@@ -63,23 +64,24 @@ def test_halton_draws_the_law_of_its_order_also_where_conditionals_disagree():
 def test_mutants_that_reveal_two_cells_or_sharpen_are_rejected(sampler):
     model = TabularMasked(SPECS["k1"], scale=0.8)
     cases = cases_of(model)
-    laws = [masked_law(model, case) for case in cases]
-    assert rejects(sample(sampler, model, cases, 20000), laws, within=0.15)
+    distributions = [masked_distribution(model, case) for case in cases]
+    assert rejects(sample(sampler, model, cases, 20000), distributions, within=0.15)
 
 
 def test_mutant_that_chooses_cells_by_the_id_that_was_drawn():
-    """What separates a confidence order that is exact from MaskGIT's: the choice must not see the ids to be drawn."""
+    """What separates a confidence order that is exact from MaskGIT's: the choice must not see the ids to be
+    drawn."""
 
     class Peeks(EntropyBounded):
         def _chosen(self, logits, masked_cells):
             log_p = logits.double().masked_fill(~masked_cells[..., None], 0.0).log_softmax(-1)
             seen = log_p.gather(3, self.__dict__["ids"][..., None])[..., 0].masked_fill(~masked_cells, -torch.inf).flatten(1)
-            often = torch.rand(len(seen), generator=dice)[:, None] < 0.4  # else the first hole
+            often = torch.rand(len(seen), generator=dice)[:, None] < 0.4  # else the first masked cell
             best = torch.where(often, seen.argmax(1, keepdim=True), masked_cells.flatten(1).long().argmax(1, keepdim=True))
             return torch.zeros_like(seen, dtype=torch.bool).scatter(1, best, True).view_as(masked_cells)
 
     class Peeked(TabularMasked):
-        """Draws ids of all cells first, and shows the sampler the law that is sure of them."""
+        """Draws ids of all cells first, and shows the sampler the distribution that is sure of them."""
 
         def logits(self, tokens, condition, t=None):
             logits = super().logits(tokens, condition, t)
@@ -87,35 +89,37 @@ def test_mutant_that_chooses_cells_by_the_id_that_was_drawn():
             ids = torch.distributions.Categorical(logits=safe).sample()
             sampler.__dict__["ids"] = ids
             sure = torch.full_like(safe, -torch.inf).scatter(3, ids[..., None], 0.0)
-            sampler.__dict__["law"] = safe
+            sampler.__dict__["distribution"] = safe
             return torch.where(tokens.masked[..., None], sure, logits)
 
     class Sure(Peeks):
         def _chosen(self, logits, masked_cells):
-            return super()._chosen(self.__dict__["law"], masked_cells)
+            return super()._chosen(self.__dict__["distribution"], masked_cells)
 
     torch.manual_seed(0)
     dice = torch.Generator().manual_seed(0)
     sampler, model = Sure(gamma=0.0), Peeked(SPECS["k1"], scale=0.2)
     cases = cases_of(model)
-    assert rejects(sample(sampler, model, cases, 4000), [masked_law(model, case) for case in cases])
+    assert rejects(sample(sampler, model, cases, 4000), [masked_distribution(model, case) for case in cases])
 
 
 # ------------------------------------------------------------------------------------------------- what is known beyond one
 
 
-def _subset_law(model, codes, cells):
-    """The joint law of some holes given the known cells, as an array with an axis per cell."""
-    law = masked_law(model, dataclasses.replace(cases_of(model)[0], codes=codes))
+def _subset_distribution(model, codes, cells):
+    """The joint distribution of some masked cells given the known cells, as an array with an axis per
+    cell."""
+    distribution = masked_distribution(model, dataclasses.replace(cases_of(model)[0], codes=codes))
     out = np.zeros([model.spec.vocab_sizes[k] for k, _ in cells])
-    for outcome, p in zip(law.outcomes, law.p):
+    for outcome, p in zip(distribution.outcomes, distribution.p):
         out[tuple(int(outcome[k, n]) for k, n in cells)] += p
     return out
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.3, 1.0])
 def test_entropy_bounded_steps_lose_at_most_gamma_nats(gamma):
-    """The divergence of the joint law of the revealed cells from the product of their marginals, by enumeration."""
+    """The divergence of the joint distribution of the revealed cells from the product of their marginals, by
+    enumeration."""
     several = 0
     for seed in range(40):
         model = TabularMasked(SPECS["k1"], scale=4.0, seed=seed)
@@ -125,7 +129,7 @@ def test_entropy_bounded_steps_lose_at_most_gamma_nats(gamma):
         chosen = EntropyBounded(gamma=gamma)._chosen(logits, (codes == UNKNOWN)[None])[0]
         cells = chosen.nonzero().tolist()
         assert cells and (codes[chosen] == UNKNOWN).all()
-        joint = _subset_law(model, codes, cells)
+        joint = _subset_distribution(model, codes, cells)
         product = np.ones(())
         for axis in range(joint.ndim):
             product = np.multiply.outer(product, joint.sum(tuple(a for a in range(joint.ndim) if a != axis)))
@@ -136,8 +140,9 @@ def test_entropy_bounded_steps_lose_at_most_gamma_nats(gamma):
     assert several > 10 or gamma == 0
 
 
-def test_factor_one_keeps_the_most_probable_ids_of_the_joint_law():
-    """Fast-dLLM's theorem: where (n + 1)(1 - c) < 1, the product's arg-max is the joint's; and it can fail where the rule does not hold."""
+def test_factor_one_keeps_the_most_probable_ids_of_the_joint_distribution():
+    """Fast-dLLM's theorem: where (n + 1)(1 - c) < 1, the product's arg-max is the joint's; and it can fail
+    where the rule does not hold."""
     several, broken = 0, 0
     for seed in range(150):
         model = TabularMasked(SPECS["k1"], scale=3.5, seed=seed)
@@ -145,7 +150,7 @@ def test_factor_one_keeps_the_most_probable_ids_of_the_joint_law():
         logits = model.logits(Tokens(codes[None], model.spec), Condition({"class": Class(torch.tensor([0]))}))
 
         def agrees(cells, model=model, codes=codes, logits=logits):
-            joint = _subset_law(model, codes, cells)
+            joint = _subset_distribution(model, codes, cells)
             greedy = tuple(int(logits[0, k, n].argmax()) for k, n in cells)
             return joint[greedy] == joint.max()
 
@@ -180,12 +185,13 @@ def test_plans_keep_the_marginals_and_their_bounds(strategy, schedule, steps):
         assert 0 <= step.sigma <= 1 and 0 <= step.reveal <= 1
         assert (1 - step.sigma) * step.before + step.reveal * (1 - step.before) == pytest.approx(step.after, abs=1e-12)
     if steps == 50:
-        assert sum(step.sigma * step.before for step in plan) > 0.05, "something is hidden again"
+        assert sum(step.sigma * step.before for step in plan) > 0.05, "something is masked again"
 
 
 @pytest.mark.parametrize(("strategy", "schedule"), PLANS)
 def test_two_time_marginals_are_those_of_the_reverse_process(strategy, schedule):
-    """How often a cell is (hidden or not) before and after each step, over many cells of a model with a single id."""
+    """How often a cell is (hidden or not) before and after each step, over many cells of a model with a
+    single id."""
     rows, n, steps = 800, 10, 6
     sampler = Remasking(strategy=strategy, schedule=schedule, steps=steps, eta=0.5, t_off=0.2)
     model = TabularMasked(TokenSpec((1,), Line(n)))
@@ -211,25 +217,25 @@ def test_two_time_marginals_are_those_of_the_reverse_process(strategy, schedule)
         ({"strategy": "forward_backward", "temperature": 0.8}, (2.0, "linear")),
     ],
 )
-def test_remasking_draws_the_law_of_its_chain(settings, guidance):
+def test_remasking_draws_the_distribution_of_its_chain(settings, guidance):
     model, sampler = TimedMasked(SPECS["k1"]), Remasking(**{"steps": 3, **settings})
     cases = cases_of(model)
-    laws = [chain_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 3000), laws) > 1e-3
+    distributions = [chain_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 3000), distributions) > 1e-3
 
 
 def test_remasking_without_remasking_is_ancestral():
-    from masked_laws import ancestral_law
+    from masked_distributions import ancestral_distribution
 
     from gentok.samplers.ancestral import Ancestral
 
     model = TimedMasked(SPECS["k1"])
     for case in cases_of(model)[1:3]:
-        chain = chain_law(model, case, Remasking(strategy="cap", eta=0.0, steps=3))
-        assert np.allclose(chain.p, ancestral_law(model, case, Ancestral(steps=3)).p, atol=1e-12)
+        chain = chain_distribution(model, case, Remasking(strategy="cap", eta=0.0, steps=3))
+        assert np.allclose(chain.p, ancestral_distribution(model, case, Ancestral(steps=3)).p, atol=1e-12)
 
 
-def test_mutant_whose_holes_ignore_what_is_hidden_again():
+def test_mutant_whose_masked_cells_ignore_what_is_hidden_again():
     class PlainReveal(Step):
         @property
         def reveal(self):
@@ -242,17 +248,17 @@ def test_mutant_whose_holes_ignore_what_is_hidden_again():
     settings = {"strategy": "rescale", "eta": 1.0, "steps": 5}
     model = TabularMasked(SPECS["k1"], scale=1.5)
     cases = cases_of(model)[:1]
-    laws = [chain_law(model, case, Remasking(**settings)) for case in cases]
-    assert agreement(sample(Remasking(**settings), model, cases, 5000), laws) > 1e-3
-    assert rejects(sample(Uncompensated(**settings), model, cases, 20000), laws)
+    distributions = [chain_distribution(model, case, Remasking(**settings)) for case in cases]
+    assert agreement(sample(Remasking(**settings), model, cases, 5000), distributions) > 1e-3
+    assert rejects(sample(Uncompensated(**settings), model, cases, 20000), distributions)
 
 
 def test_unsure_ids_are_hidden_first_by_conf():
     sampler = Remasking(strategy="conf", steps=10)
     step = sampler.plan()[6]
-    shown = torch.tensor([[[True, True, True, False]]])
+    revealed = torch.tensor([[[True, True, True, False]]])
     sure = torch.tensor([[[0.9, 0.1, 0.5, 0.0]]], dtype=torch.float64)
-    chances = sampler._chances(step, ~shown, shown, sure)[0, 0]
+    chances = sampler._chances(step, ~revealed, revealed, sure)[0, 0]
     assert chances[1] > chances[2] > chances[0] and float(chances[:3].sum()) == pytest.approx(step.sigma)
     assert float(chances[3]) == pytest.approx((step.after - step.before) / (1 - step.before))
 
@@ -260,11 +266,11 @@ def test_unsure_ids_are_hidden_first_by_conf():
 # --------------------------------------------------------------------------------------------------------------- corrector
 
 
-def corrected(sampler, model, cases, n, law=masked_law):
-    """n samples of each case, which start from exact draws of `law` and are then corrected."""
+def corrected(sampler, model, cases, n, distribution=masked_distribution):
+    """n samples of each case, which start from exact draws of `distribution` and are then corrected."""
     out = []
     for i, case in enumerate(cases):
-        start = law(model, case)
+        start = distribution(model, case)
         pick = torch.multinomial(torch.tensor(start.p), n, True, generator=torch.Generator().manual_seed(i))
         known = Tokens(case.codes.expand(n, -1, -1).clone(), model.spec)
         condition = Condition({"class": Class(torch.full((n,), case.class_id))})
@@ -280,17 +286,17 @@ def corrected(sampler, model, cases, n, law=masked_law):
     sampler=[Corrector(steps=6, cells=1), Corrector(steps=3, cells=2, parallel=False), Corrector(steps=1, cells=9, parallel=False)],
     spec=SPECS,
 )
-def test_the_joint_law_is_stationary(sampler, spec):
+def test_the_joint_distribution_is_stationary(sampler, spec):
     model = TabularMasked(SPECS[spec], scale=1.5)
     cases = cases_of(model)
-    assert agreement(corrected(sampler, model, cases, 2500), [masked_law(model, case) for case in cases]) > 1e-3
+    assert agreement(corrected(sampler, model, cases, 2500), [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
-def test_mutant_that_fills_two_cells_at_once_does_not_leave_the_law_alone():
+def test_mutant_that_fills_two_cells_at_once_does_not_leave_the_distribution_alone():
     model = TabularMasked(SPECS["k1"], scale=1.0)
     cases = cases_of(model)
-    laws = [masked_law(model, case) for case in cases]
-    assert rejects(corrected(Corrector(steps=1, cells=2), model, cases, 15000), laws)
+    distributions = [masked_distribution(model, case) for case in cases]
+    assert rejects(corrected(Corrector(steps=1, cells=2), model, cases, 15000), distributions)
 
 
 def test_mutant_whose_prediction_leans_on_one_id():
@@ -302,18 +308,18 @@ def test_mutant_whose_prediction_leans_on_one_id():
 
     model = Leans(SPECS["k1"], scale=1.0)
     cases = cases_of(model)
-    assert rejects(corrected(Corrector(steps=3, cells=1), model, cases, 15000), [masked_law(model, case) for case in cases])
+    assert rejects(corrected(Corrector(steps=3, cells=1), model, cases, 15000), [masked_distribution(model, case) for case in cases])
 
 
-def test_rounds_bring_a_wrong_draft_nearer_to_the_law():
+def test_rounds_bring_a_wrong_draft_nearer_to_the_distribution():
     model = TabularMasked(SPECS["k1"], scale=1.5)
     case = cases_of(model)[0]
-    law = masked_law(model, case)
+    distribution = masked_distribution(model, case)
 
     def uniform(model, case):
-        return dataclasses.replace(law, p=np.full(len(law.p), 1 / len(law.p)))
+        return dataclasses.replace(distribution, p=np.full(len(distribution.p), 1 / len(distribution.p)))
 
-    far = [distance(corrected(Corrector(steps=s, cells=1), model, [case], 4000, uniform), [law]) for s in (0, 2, 6, 40)]
+    far = [distance(corrected(Corrector(steps=s, cells=1), model, [case], 4000, uniform), [distribution]) for s in (0, 2, 6, 40)]
     assert far == sorted(far, reverse=True) and far[0] > 4 * far[-1] and far[-1] < 0.06
 
 

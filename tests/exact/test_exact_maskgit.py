@@ -1,9 +1,10 @@
-"""MaskGIT against the law of a model with exact conditionals: how far it is, where it is exact, and what it must never do."""
+"""MaskGIT against the distribution of a model with exact conditionals: how far it is, where it is exact, and
+what it must never do."""
 
 import pytest
 import torch
 from distances import RIG, measure
-from kit import SPECS, TabularMasked, agreement, alone, batch_of, cases_of, checkered, distance, floor, masked_law, rejects, sample
+from kit import SPECS, TabularMasked, agreement, alone, batch_of, cases_of, checkered, distance, floor, masked_distribution, rejects, sample
 
 from gentok.rng import RowRNG
 from gentok.samplers.guided import guided
@@ -15,21 +16,22 @@ RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
 
 @pytest.mark.parametrize("spec", ["k1", "k2", "strided"])
 def test_one_cell_per_step_in_random_order_is_exact(spec):
-    """Where chance alone chooses the cells, nothing is left of the approximation: draws, holes and counts are right in every row."""
+    """Where chance alone chooses the cells, nothing is left of the approximation: draws, masked cells and
+    counts are right in every row."""
     model = TabularMasked(SPECS[spec])
     cases = cases_of(model)
     samples = sample(MaskGIT(**RANDOM_ORDER), model, cases, 2500)
-    assert agreement(samples, [masked_law(model, case) for case in cases]) > 1e-3
+    assert agreement(samples, [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
 def test_two_cells_per_step_in_random_order_are_not():
     model = TabularMasked(SPECS["k1"], scale=0.7)
     cases = cases_of(model)
-    laws = [masked_law(model, case) for case in cases]
-    assert rejects(sample(MaskGIT(**{**RANDOM_ORDER, "steps": 2}), model, cases, 8000), laws)
+    distributions = [masked_distribution(model, case) for case in cases]
+    assert rejects(sample(MaskGIT(**{**RANDOM_ORDER, "steps": 2}), model, cases, 8000), distributions)
 
 
-def test_confidence_order_is_far_from_the_law_and_its_distance_is_measured():
+def test_confidence_order_is_far_from_the_distribution_and_its_distance_is_measured():
     names = ("autoregressive", "maskgit, one cell per call, most confident first", "maskgit, one cell per call, random order")
     rows = {row.name: row for row in measure(4000, only=names)}
     assert rows["autoregressive"].distance < 2 * rows["autoregressive"].floor
@@ -39,9 +41,9 @@ def test_confidence_order_is_far_from_the_law_and_its_distance_is_measured():
 
 
 def test_the_rig_has_room_for_a_distance():
-    laws = [masked_law(RIG, cases_of(RIG)[0])]
-    assert floor(laws, 4000) < 0.05
-    assert distance([laws[0].outcomes], laws) > 0.3  # the uniform law is far away
+    distributions = [masked_distribution(RIG, cases_of(RIG)[0])]
+    assert floor(distributions, 4000) < 0.05
+    assert distance([distributions[0].outcomes], distributions) > 0.3  # the uniform distribution is far away
 
 
 @pytest.mark.parametrize("settings", [{}, {"steps": 3}, {"temperature": 0.0}, {"top_k": 1, "choice_temperature": 0.0}, {"steps": 100}])
@@ -62,7 +64,7 @@ def test_a_row_of_a_batch_equals_that_row_alone(spec, settings):
     assert (together == by_itself).all()
 
 
-def test_each_row_counts_its_own_holes_and_calls():
+def test_each_row_counts_its_own_masked_cells_and_calls():
     model = TabularMasked(SPECS["k1"])
     cases = cases_of(model)
     which, condition, codes, lengths = batch_of(cases, 3)

@@ -1,4 +1,5 @@
-"""The exactness kit on real two-layer networks in float64: caches, conditioning and heads are part of what is drawn from."""
+"""The exactness kit on real two-layer networks in float64: caches, conditioning and heads are part of what is
+drawn from."""
 
 import itertools
 
@@ -12,9 +13,9 @@ from kit import (
     alone,
     altered,
     cases_of,
-    causal_law,
+    causal_distribution,
     near_tie,
-    random_order_law,
+    random_order_distribution,
     rejects,
     sample,
 )  # fmt: skip
@@ -44,7 +45,8 @@ QUICK = [(order, list(SETTINGS)[i % len(SETTINGS)]) for i, order in enumerate(OR
 
 
 def network(cls, spec, dtype=torch.float64, **settings):
-    """Two layers of width 16 with random weights, large enough that the law depends on everything and is far from uniform."""
+    """Two layers of width 16 with random weights, large enough that the distribution depends on everything
+    and is far from uniform."""
     model = cls(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
     rng = RowRNG([len(spec)])
     with torch.no_grad():
@@ -58,77 +60,79 @@ def run(spec, layout, setting, n):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(Autoregressive, spec, layout=layout), AutoregressiveSampler(**arguments)
     cases = cases_of(model)
-    return sample(sampler, guided(model, *guidance), cases, n, seed=3), [causal_law(model, case, sampler, guidance) for case in cases]
+    return sample(sampler, guided(model, *guidance), cases, n, seed=3), [
+        causal_distribution(model, case, sampler, guidance) for case in cases
+    ]
 
 
 @pytest.mark.parametrize(("order", "setting"), QUICK, ids=[f"{'-'.join(order)}-{setting}" for order, setting in QUICK])
-def test_a_causal_network_draws_its_enumerated_law(order, setting):
+def test_a_causal_network_draws_its_enumerated_distribution(order, setting):
     assert agreement(*run(*order, setting, n=1200)) > 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("order", "setting"), EVERY, ids=[f"{'-'.join(order)}-{setting}" for order, setting in EVERY])
-def test_a_causal_network_draws_its_enumerated_law_in_the_full_product(order, setting):
+def test_a_causal_network_draws_its_enumerated_distribution_in_the_full_product(order, setting):
     assert agreement(*run(*order, setting, n=3000)) > 1e-3
 
 
 @pytest.mark.parametrize(("spec", "setting"), [("k1", "plain"), ("k2", "temperature 0.7"), ("strided", "linear guidance")])
-def test_a_depth_transformer_draws_its_enumerated_law(spec, setting):
+def test_a_depth_transformer_draws_its_enumerated_distribution(spec, setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(DepthTransformer, spec, level_width=8, level_heads=2), AutoregressiveSampler(**arguments)
     cases = cases_of(model)
-    laws = [causal_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), laws) > 1e-3
+    distributions = [causal_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
 
 
 @pytest.mark.parametrize("by", ["cross", "adaln"])
-def test_every_way_of_conditioning_draws_its_law(by):
+def test_every_way_of_conditioning_draws_its_distribution(by):
     model = network(Autoregressive, "k2", layout="delayed", condition_by=by)
     cases = cases_of(model)
     sampler = AutoregressiveSampler(temperature=0.7)
-    laws = [causal_law(model, case, sampler, (2.0, "constant")) for case in cases]
-    assert agreement(sample(sampler, guided(model, 2.0), cases, 1000), laws) > 1e-3
+    distributions = [causal_distribution(model, case, sampler, (2.0, "constant")) for case in cases]
+    assert agreement(sample(sampler, guided(model, 2.0), cases, 1000), distributions) > 1e-3
 
 
 @pytest.mark.parametrize(
     ("setting", "uses_time"),
     [("plain", False), ("plain", True), ("temperature 0.7", False), ("top-k 2", False), ("guidance 2", False), ("linear guidance", True)],
 )
-def test_a_masked_network_in_random_order_draws_its_any_order_law(setting, uses_time):
+def test_a_masked_network_in_random_order_draws_its_any_order_distribution(setting, uses_time):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(MaskedTransformer, "k1", uses_time=uses_time), MaskGIT(**arguments, **RANDOM_ORDER)
     cases = cases_of(model)
-    laws = [random_order_law(model, case, sampler, guidance) for case in cases]
-    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), laws) > 1e-3
+    distributions = [random_order_distribution(model, case, sampler, guidance) for case in cases]
+    assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
 
 
 # ----------------------------------------------------------------------------------------------------------------- mutants
 
 
 def test_mutant_temperature_slightly_off():
-    _, laws = run("k2", "delayed", "temperature 0.7", n=10)
+    _, distributions = run("k2", "delayed", "temperature 0.7", n=10)
     model = network(Autoregressive, "k2", layout="delayed")
-    assert rejects(sample(AutoregressiveSampler(temperature=0.77), model, cases_of(model), 4000), laws)
+    assert rejects(sample(AutoregressiveSampler(temperature=0.77), model, cases_of(model), 4000), distributions)
 
 
 def test_mutant_that_forgets_guidance_in_the_last_step():
     model = network(Autoregressive, "k1", layout="raster")
     cases = cases_of(model)
-    laws = [causal_law(model, case, AutoregressiveSampler(), (1.5, "constant")) for case in cases]
+    distributions = [causal_distribution(model, case, AutoregressiveSampler(), (1.5, "constant")) for case in cases]
 
     def undo(logits, ids, cache, at):
         plain = model.logits(ids.repeat(2, 1, 1), cache, at.repeat(2)).chunk(2)[0]
         last = at[:, None] + torch.arange(ids.shape[1]) == model.layout.steps - 1
         return torch.where(last[:, :, None, None], plain, logits)
 
-    assert rejects(sample(AutoregressiveSampler(), altered(guided(model, 1.5), undo), cases, 2500), laws)
+    assert rejects(sample(AutoregressiveSampler(), altered(guided(model, 1.5), undo), cases, 2500), distributions)
 
 
 def test_mutant_order_that_is_not_random():
     model, sampler = network(MaskedTransformer, "k1"), MaskGIT(**{**RANDOM_ORDER, "choice_temperature": 4.0})
     cases = cases_of(model)
-    laws = [random_order_law(model, case, sampler) for case in cases]
-    assert rejects(sample(sampler, model, cases, 4000), laws)
+    distributions = [random_order_distribution(model, case, sampler) for case in cases]
+    assert rejects(sample(sampler, model, cases, 4000), distributions)
 
 
 # -------------------------------------------------------------------------------------------------------------- rows alone

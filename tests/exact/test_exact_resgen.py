@@ -1,8 +1,10 @@
-"""ResGen's sampler where its law can be enumerated: one cell per call, by chance alone, on scalars whose quantisation cells are intervals.
+"""ResGen's sampler where its distribution can be enumerated: one cell per call, by chance alone, on scalars
+whose quantisation cells are intervals.
 
-Then p(next level of a position) is the mass that the mixture has in the intervals of that level's rows, and the joint law is the mean over
-the orders of the cells in which each position's levels come one after the other. Everything else of the sampler is inside: known cells,
-lengths, components and their filters, guidance, the vector's temperature, which position and which level is kept.
+Then p(next level of a position) is the mass that the mixture has in the intervals of that level's rows, and
+the joint distribution is the mean over the orders of the cells in which each position's levels come one after
+the other. Everything else of the sampler is inside: known cells, lengths, components and their filters,
+guidance, the vector's temperature, which position and which level is kept.
 """
 
 import itertools
@@ -11,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from kit import CLASSES, Law, _mix, agreement, alone, cases_of, completions, reference_filter, reference_scale, rejects, sample
+from kit import CLASSES, Distribution, _mix, agreement, alone, cases_of, completions, reference_filter, reference_scale, rejects, sample
 from scipy.stats import norm
 
 from gentok.codebooks.residual import ResidualCodebook
@@ -19,6 +21,7 @@ from gentok.codebooks.vq import VQ
 from gentok.flow.mixture import Mixture
 from gentok.generators.base import CumulativeMasked
 from gentok.rng import RowRNG
+from gentok.samplers import resgen
 from gentok.samplers.guided import guided
 from gentok.samplers.resgen import ResGenSampler
 from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
@@ -34,15 +37,16 @@ SETTINGS = {
 
 
 class Scalars(CumulativeMasked):
-    """A model without a network: each state of a row (class and visible codes) has a mixture of its own, looked up by a hash."""
+    """A model without a network: each state of a row (class and visible codes) has a mixture of its own,
+    looked up by a hash."""
 
     def __init__(self, positions=3, components=3, seed=0):
         self.spec, self.condition_spec, self.components, self.seed = TokenSpec((3, 3), Line(positions)), CLASSES, components, seed
-        self.book = ResidualCodebook(VQ(3, 1, normalize=False), 2)
+        self.codebook = ResidualCodebook(VQ(3, 1, normalize=False), 2)
         with torch.no_grad():
-            self.book.book(0).weight.copy_(torch.tensor([[-1.0], [0.1], [1.2]]))
-            self.book.book(1).weight.copy_(torch.tensor([[-0.4], [0.05], [0.35]]))
-        self.book.eval().requires_grad_(False)
+            self.codebook.book(0).weight.copy_(torch.tensor([[-1.0], [0.1], [1.2]]))
+            self.codebook.book(1).weight.copy_(torch.tensor([[-0.4], [0.05], [0.35]]))
+        self.codebook.eval().requires_grad_(False)
 
     def mixture(self, tokens, condition):
         b, n, m = tokens.batch, self.spec.positions, self.components
@@ -61,12 +65,13 @@ class Scalars(CumulativeMasked):
         )
 
     def requantize(self, z, tokens):
-        vectors = self.book.lookup(tokens.codes) + z.transpose(1, 2)
-        return Tokens(self.book.nearest(vectors, tokens.codes), tokens.spec, tokens.lengths)
+        vectors = self.codebook.lookup(tokens.codes) + z.transpose(1, 2)
+        return Tokens(self.codebook.nearest(vectors, tokens.codes), tokens.spec, tokens.lengths)
 
 
 def next_level(model, codes, class_id, length, sampler, guidance):
-    """codes int64 [M, K, N] -> per row and position the law of its first hole's code, float64 [M, N, 3], in plain numpy."""
+    """codes int64 [M, K, N] -> per row and position the distribution of its first masked cell's code, float64
+    [M, N, 3], in plain numpy."""
     rows, spec = len(codes), model.spec
     tokens = Tokens(codes, spec, torch.full((rows,), length))
 
@@ -79,7 +84,7 @@ def next_level(model, codes, class_id, length, sampler, guidance):
     progress = 1 - masked_cells.sum((1, 2)) / cells
     edges = []
     for k in range(2):
-        table = model.book.table(k)[:, 0].double().numpy()
+        table = model.codebook.table(k)[:, 0].double().numpy()
         edges.append(np.concatenate(([-np.inf], (table[1:] + table[:-1]) / 2, [np.inf])))
     factor = sampler.temperature if sampler.vector_temperature is None else sampler.vector_temperature
     out = np.zeros((rows, spec.positions, 3))
@@ -98,9 +103,10 @@ def next_level(model, codes, class_id, length, sampler, guidance):
     return out
 
 
-def law_of(model, case, sampler, guidance=(1.0, "constant")):
-    """The joint law of the holes of a case: f(state) is the probability that the holes revealed so far are those of the state, with the
-    codes of an outcome; a position is taken with probability (its holes) / (all holes)."""
+def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
+    """The joint distribution of the masked cells of a case: f(state) is the probability that the masked cells
+    revealed so far are those of the state, with the codes of an outcome; a position is taken with probability
+    (its masked cells) / (all masked cells)."""
     outcomes, spec = completions(case.codes, model.spec), model.spec
     masked_cells = case.codes == UNKNOWN
     each = masked_cells.sum(0).tolist()
@@ -112,19 +118,19 @@ def law_of(model, case, sampler, guidance=(1.0, "constant")):
         hidden = masked_cells & (masked_cells.cumsum(0) > torch.tensor(done))
         codes = outcomes.masked_fill(hidden, UNKNOWN)
         unique, index = torch.unique(codes, dim=0, return_inverse=True)
-        law = next_level(model, unique, case.class_id, case.length, sampler, guidance)[index.numpy()]
+        distribution = next_level(model, unique, case.class_id, case.length, sampler, guidance)[index.numpy()]
         for n, share in enumerate(left):
             if share:
                 level = int(hidden[:, n].int().argmax())
-                step = law[np.arange(len(outcomes)), n, outcomes[:, level, n].numpy()]
+                step = distribution[np.arange(len(outcomes)), n, outcomes[:, level, n].numpy()]
                 after = tuple(d + (i == n) for i, d in enumerate(done))
                 f[after] = f.get(after, 0) + f[done] * step * share / sum(left)
-    return Law(outcomes, f[tuple(each)])
+    return Distribution(outcomes, f[tuple(each)])
 
 
-def laws_of(model, setting):
+def distributions_of(model, setting):
     arguments, guidance = SETTINGS[setting]
-    return [law_of(model, case, ResGenSampler(**arguments), guidance) for case in cases_of(model)]
+    return [distribution_of(model, case, ResGenSampler(**arguments), guidance) for case in cases_of(model)]
 
 
 def run(model, setting, n, sampler=ResGenSampler, generator=None, **options):
@@ -134,39 +140,32 @@ def run(model, setting, n, sampler=ResGenSampler, generator=None, **options):
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_one_cell_per_call_in_random_order_draws_its_enumerated_law(setting):
+def test_one_cell_per_call_in_random_order_draws_its_enumerated_distribution(setting):
     model = Scalars(2 if setting != "plain" else 3)
-    assert agreement(run(model, setting, 4000), laws_of(model, setting)) > 1e-3
+    assert agreement(run(model, setting, 4000), distributions_of(model, setting)) > 1e-3
 
 
-def test_the_settings_have_laws_of_their_own():
+def test_the_settings_have_distributions_of_their_own():
     model = Scalars(2)
-    laws = [laws_of(model, setting)[0].p for setting in SETTINGS]
-    for a, b in itertools.combinations(range(len(laws)), 2):
-        assert 0.5 * np.abs(laws[a] - laws[b]).sum() > 0.03
+    distributions = [distributions_of(model, setting)[0].p for setting in SETTINGS]
+    for a, b in itertools.combinations(range(len(distributions)), 2):
+        assert 0.5 * np.abs(distributions[a] - distributions[b]).sum() > 0.03
 
 
 # ----------------------------------------------------------------------------------------------------------------- mutants
 
 
-def test_mutant_that_keeps_the_deepest_levels_first():
-    class Deepest(ResGenSampler):
-        def step(self, model, now, choose, calls):
-            import gentok.samplers.resgen as module
+def test_mutant_that_keeps_the_deepest_levels_first(monkeypatch):
+    def deepest(masked, wanted):
+        return masked & (masked.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
 
-            right = module.shallowest
-            module.shallowest = lambda masked_cells, wanted: masked_cells & (masked_cells.flip(1).cumsum(1).flip(1) <= wanted.sum(1, keepdim=True))
-            try:
-                return super().step(model, now, choose, calls)
-            finally:
-                module.shallowest = right
-
+    monkeypatch.setattr(resgen, "shallowest", deepest)
     model = Scalars(2)
-    assert agreement(run(model, "plain", 4000, Deepest), laws_of(model, "plain")) < 1e-6
+    assert agreement(run(model, "plain", 4000), distributions_of(model, "plain")) < 1e-6
 
 
-def test_mutant_that_chooses_positions_alike_however_many_holes_they_have():
-    """Chance per position and not per hole: 1 of 2 holes is as likely as 1 of 1."""
+def test_mutant_that_chooses_positions_alike_however_many_masked_cells_they_have():
+    """Chance per position and not per masked cell: 1 of 2 masked cells is as likely as 1 of 1."""
 
     class Alike(RowRNG):
         def gumbel(self, *shape):
@@ -181,14 +180,14 @@ def test_mutant_that_chooses_positions_alike_however_many_holes_they_have():
     lengths = torch.tensor([c.length for c in cases])[which]
     sampler = ResGenSampler(steps=20, schedule="linear", choice_temperature=1e9)
     codes = sampler(model, condition, rng=rng, known=known, lengths=lengths).tokens.codes
-    assert rejects([codes[which == i] for i in range(len(cases))], laws_of(model, "plain"))
+    assert rejects([codes[which == i] for i in range(len(cases))], distributions_of(model, "plain"))
 
 
 def test_mutant_that_forgets_the_root_of_the_vectors_temperature():
     model = Scalars(2)
     arguments = {**ONE_BY_ONE, "temperature": 0.7, "vector_temperature": 0.7**2}
     samples = sample(ResGenSampler(**arguments), model, cases_of(model), 20000, seed=5)
-    assert rejects(samples, laws_of(model, "temperature 0.7"))
+    assert rejects(samples, distributions_of(model, "temperature 0.7"))
 
 
 def test_mutant_that_guides_with_the_components_of_the_null_condition():
@@ -200,7 +199,7 @@ def test_mutant_that_guides_with_the_components_of_the_null_condition():
             return self.model.mixture(tokens, condition.null()).with_logits(right.logits)
 
     samples = run(model, "linear guidance", 4000, generator=Null(model, 3.0, "linear"))
-    assert agreement(samples, laws_of(model, "linear guidance")) < 1e-6
+    assert agreement(samples, distributions_of(model, "linear guidance")) < 1e-6
 
 
 def test_mutant_that_filters_before_it_guides():
@@ -215,22 +214,23 @@ def test_mutant_that_filters_before_it_guides():
 
     arguments = {**ONE_BY_ONE}
     samples = sample(ResGenSampler(**arguments), Early(model, 2.0), cases_of(model), 20000, seed=5)
-    assert rejects(samples, laws_of(model, "top-p 0.8, guidance 2"))
+    assert rejects(samples, distributions_of(model, "top-p 0.8, guidance 2"))
 
 
 def test_mutant_that_takes_the_same_random_numbers_in_every_call():
     class Again(ResGenSampler):
-        def step(self, model, now, choose, calls):
-            return super().step(model, replace(now, rng=RowRNG(torch.arange(now.tokens.batch))), choose, calls)
+        def step(self, state):
+            same = RowRNG(torch.arange(state.request.tokens.batch))
+            return super().step(replace(state, request=replace(state.request, rng=same)))
 
     model = Scalars(2)
-    assert agreement(run(model, "plain", 4000, Again), laws_of(model, "plain")) < 1e-6
+    assert agreement(run(model, "plain", 4000, Again), distributions_of(model, "plain")) < 1e-6
 
 
 def test_two_cells_per_call_are_an_approximation_that_the_test_sees():
     model = Scalars(2)
     samples = sample(ResGenSampler(**{**ONE_BY_ONE, "steps": 2}), model, cases_of(model), 20000, seed=5)
-    assert agreement(samples, laws_of(model, "plain")) < 1e-6
+    assert agreement(samples, distributions_of(model, "plain")) < 1e-6
 
 
 @pytest.mark.parametrize("setting", ["plain", "linear guidance"])

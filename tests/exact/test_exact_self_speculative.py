@@ -1,10 +1,10 @@
-"""Self-speculative decoding draws the enumerated law of its windows, whatever was accepted on the way; near misses are noticed."""
-
+"""Self-speculative decoding draws the enumerated distribution of its windows, whatever was accepted on the
+way; near misses are noticed."""
 
 import pytest
 import torch
 from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, rejects, sample
-from self_speculative_kit import Tabular, window_law
+from self_speculative_kit import Tabular, window_distribution
 from test_exact_networks import network
 
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
@@ -27,25 +27,27 @@ SETTINGS = {
 def run(model, setting, n=3000, seed=1, **options):
     arguments, guidance = SETTINGS[setting]
     sampler, cases = SelfSpeculativeSampler(**arguments, **options), cases_of(model)
-    return sample(sampler, guided(model, *guidance), cases, n, seed), [window_law(model, case, sampler, guidance) for case in cases]
+    return sample(sampler, guided(model, *guidance), cases, n, seed), [
+        window_distribution(model, case, sampler, guidance) for case in cases
+    ]
 
 
 @checkered(window=[2, 3, 8], setting=SETTINGS)
-def test_every_window_and_filter_draws_the_enumerated_law(window, setting):
+def test_every_window_and_filter_draws_the_enumerated_distribution(window, setting):
     assert agreement(*run(Tabular(SPECS["k1"]), setting, window=window)) > 1e-3
 
 
 @pytest.mark.parametrize("spec", ["k2", "strided"])
-def test_levels_and_missing_cells_draw_the_enumerated_law(spec):
+def test_levels_and_missing_cells_draw_the_enumerated_distribution(spec):
     model = Tabular(SPECS[spec])
     cases = [case for case in cases_of(model) if int((case.codes == UNKNOWN).sum()) <= 4]
     assert len(cases) >= 2
     sampler = SelfSpeculativeSampler(window=3, temperature=0.8)
-    assert agreement(sample(sampler, model, cases, 3000), [window_law(model, case, sampler) for case in cases]) > 1e-3
+    assert agreement(sample(sampler, model, cases, 3000), [window_distribution(model, case, sampler) for case in cases]) > 1e-3
 
 
 @pytest.mark.parametrize("setting", ["plain", "guidance 2"])
-def test_a_network_draws_its_enumerated_law(setting):
+def test_a_network_draws_its_enumerated_distribution(setting):
     assert agreement(*run(network(SelfSpeculativeTransformer, "k1"), setting, n=600, window=3)) > 1e-3
 
 
@@ -55,7 +57,7 @@ def test_a_network_draws_its_enumerated_law(setting):
 def mutant(sampler, scale=0.5, n=10_000):
     model = Tabular(SPECS["k1"], scale)
     cases = cases_of(model)
-    return sample(sampler, model, cases, n, seed=2), [window_law(model, case, sampler) for case in cases]
+    return sample(sampler, model, cases, n, seed=2), [window_distribution(model, case, sampler) for case in cases]
 
 
 def test_mutant_that_draws_from_p_and_not_from_the_residual(monkeypatch):
@@ -76,15 +78,15 @@ def test_mutant_that_accepts_every_draft():
     assert rejects(*mutant(Every(window=4), 0.2))
 
 
-def test_mutant_that_accepts_by_the_turned_ratio():
-    class Turned(Accepting):
+def test_mutant_that_accepts_by_the_inverse_ratio():
+    class Inverse(Accepting):
         def other(self, p, q):
             return q, p
 
-    assert rejects(*mutant(Turned(window=4), 0.2))
+    assert rejects(*mutant(Inverse(window=4), 0.2))
 
 
-def test_mutant_that_forgets_which_law_a_draft_came_from():
+def test_mutant_that_forgets_which_distribution_a_draft_came_from():
     class Forgets(SelfSpeculativeSampler):
         def _accept(self, p, q, guesses, sure, size, rng):
             return super()._accept(p, q.sqrt() / q.sqrt().sum(-1, keepdim=True), guesses, sure, size, rng)
@@ -104,9 +106,9 @@ def test_mutant_that_keeps_the_rejected_draft():
 def test_mutant_whose_window_is_one_cell_longer():
     model, right = Tabular(SPECS["k1"], 0.3), SelfSpeculativeSampler(window=2)
     cases = cases_of(model)
-    laws = [window_law(model, case, right) for case in cases]
-    assert agreement(sample(right, model, cases, 10_000), laws) > 1e-3
-    assert rejects(sample(SelfSpeculativeSampler(window=3), model, cases, 10_000), laws)
+    distributions = [window_distribution(model, case, right) for case in cases]
+    assert agreement(sample(right, model, cases, 10_000), distributions) > 1e-3
+    assert rejects(sample(SelfSpeculativeSampler(window=3), model, cases, 10_000), distributions)
 
 
 # ----------------------------------------------------------------------------------------------------------- rows and calls

@@ -1,4 +1,4 @@
-"""Paths, laws of times, solvers on a field whose solution is known, and projected guidance."""
+"""Paths, distributions of times, solvers on a field whose solution is known, and projected guidance."""
 
 import math
 
@@ -16,7 +16,8 @@ MEAN, STD = 1.5, 0.4
 
 
 def gaussian_field(x, t):
-    """The mean velocity of the straight path to data N(MEAN, STD^2): x_t is normal with mean (1 - t) MEAN and variance s^2."""
+    """The mean velocity of the straight path to data N(MEAN, STD^2): x_t is normal with mean (1 - t) MEAN and
+    variance s^2."""
     variance = ((1 - t) * STD) ** 2 + t**2
     gain = (t - (1 - t) * STD**2) / variance  # cov(eps - x, x_t) / var(x_t)
     return -MEAN + gain * (x - (1 - t) * MEAN)
@@ -57,7 +58,8 @@ def curved_field(x, t):
 def test_a_solver_reaches_its_order(solver, order):
     errors = _errors(solver, curved_field, lambda x: 1 / (1 / x + 1))
     assert errors[-1] < 0.01 and all(abs(found - order) < 0.25 for found in _orders(errors)), errors
-    # on the flow of a Gaussian, which is linear in x, errors may cancel and make a solver better than its order
+    # on the flow of a Gaussian, which is linear in x, errors may cancel and make a solver better than its
+    # order
     errors = _errors(solver, gaussian_field, lambda x: MEAN + STD * x)
     assert errors[-1] < 0.05 and all(found > order - 0.25 for found in _orders(errors)), errors
 
@@ -125,7 +127,7 @@ def test_a_stochastic_solver_without_diffusion_is_euler():
     rng, x = RowRNG([0, 1]), torch.randn(2, 3, dtype=torch.float64)
     times = time_grid(9, last=0.1)
     torch.testing.assert_close(EulerMaruyama(0.0)(gaussian_field, x, times, rng), Euler()(gaussian_field, x, times))
-    with pytest.raises(ValueError, match="give it noise"):
+    with pytest.raises(ValueError, match="give it rng"):
         EulerMaruyama()(gaussian_field, x, times)
 
 
@@ -138,20 +140,21 @@ def test_time_grids():
             time_grid(**wrong)
 
 
-LAWS = {
+DISTRIBUTIONS = {
     "uniform": (Uniform(), lambda t: t),
     "logit_normal": (LogitNormal(0.3, 0.8), lambda t: torch.special.ndtr((torch.logit(t) - 0.3) / 0.8)),
     "mode": (Mode(0.0), lambda t: t),
 }
 
 
-@pytest.mark.parametrize("name", LAWS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
 @pytest.mark.parametrize("stratified", [False, True])
-def test_times_follow_their_law(name, stratified):
-    """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as 1 / n."""
-    law, cdf = LAWS[name]
+def test_times_follow_their_distribution(name, stratified):
+    """Kolmogorov and Smirnov's distance to the exact distribution function; stratified times come as close as
+    1 / n."""
+    distribution, cdf = DISTRIBUTIONS[name]
     rows = 2000
-    t = (Stratified(law) if stratified else law)(RowRNG.of(1, torch.arange(rows)))
+    t = (Stratified(distribution) if stratified else distribution)(RowRNG.of(1, torch.arange(rows)))
     assert t.dtype == torch.float64 and (t > 0).all() and (t < 1).all()
     u = cdf(t).sort().values
     distance = (u - (torch.arange(rows) + 0.5) / rows).abs().max()

@@ -1,4 +1,5 @@
-"""Laws of the mixture of Gaussians: the low-rank form is the dense one, the density is a density, the bound bounds."""
+"""Distributions of the mixture of Gaussians: the low-rank form is the dense one, the density is a density,
+the bound bounds."""
 
 import math
 
@@ -63,7 +64,8 @@ def test_the_density_is_the_weighted_sum_of_normal_densities():
 
 
 def grid(m, n=4001):
-    """z float [n, 1, 1, 1] that covers a one-dimensional mixture of one row and position, and the distance of two points."""
+    """z float [n, 1, 1, 1] that covers a one-dimensional mixture of one row and position, and the distance of
+    two points."""
     z = torch.linspace(-30, 30, n, dtype=torch.float64)
     return z.view(n, 1, 1), float(z[1] - z[0])
 

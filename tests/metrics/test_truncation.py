@@ -11,7 +11,7 @@ from gentok.generators.base import Masked
 from gentok.metrics.truncation import entropy, gumbel_cap, masked_race, truncated_race
 from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
-from gentok.samplers.base import draw, race
+from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.types import Condition, ConditionSpec, Line, TokenSpec
 
@@ -161,7 +161,7 @@ def surprise(codes, p):
 
 
 @pytest.mark.parametrize("sampler", [Ancestral(steps=16), Ancestral(steps=10_000), Ancestral(steps=300, schedule="cosine"), FirstHitting()])
-@pytest.mark.parametrize("choose", [draw, race])
+@pytest.mark.parametrize("choose", [draw, exponential_race])
 def test_our_draws_keep_the_entropy_whatever_the_steps(sampler, choose):
     p = zipf(8000)
     out = sampler(Iid(p, 40), Condition(), rng=RowRNG.of(0, range(30 if choose is draw else 8)), choose=choose)

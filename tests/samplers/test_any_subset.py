@@ -1,4 +1,4 @@
-"""Samplers of any-order models: calls, rows that need none, what is shown on the way, and mistakes in a line."""
+"""Samplers of any-order models: calls, rows that need none, what is reported on the way, and one-line errors."""
 
 import pytest
 import torch
@@ -79,16 +79,16 @@ def test_nothing_to_draw_needs_no_call_and_a_seed_decides_all(sampler):
 
 
 @pytest.mark.parametrize("sampler", BOTH)
-def test_what_is_shown_on_the_way_never_changes_again(sampler):
-    shown = []
-    out, _ = go(sampler, TabularAnyOrder(SPECS["k2"]), on_step=lambda tokens, step, steps: shown.append(tokens.codes.clone()))
-    for before, after in zip(shown, shown[1:] + [out.tokens.codes]):
+def test_what_is_reported_on_the_way_never_changes_again(sampler):
+    reported = []
+    out, _ = go(sampler, TabularAnyOrder(SPECS["k2"]), on_step=lambda tokens, step, steps: reported.append(tokens.codes.clone()))
+    for before, after in zip(reported, reported[1:] + [out.tokens.codes]):
         assert (before[before != UNKNOWN] == after[before != UNKNOWN]).all()
         assert (after == UNKNOWN).sum() < (before == UNKNOWN).sum() or torch.equal(before, out.tokens.codes)
-    assert torch.equal(shown[-1], out.tokens.codes)
+    assert torch.equal(reported[-1], out.tokens.codes)
 
 
-def test_a_residual_without_mass_is_the_law_itself():
+def test_a_residual_without_mass_is_the_distribution_itself():
     p = torch.tensor([[0.25, 0.75, 0.0], [0.5, 0.25, 0.25]], dtype=torch.float64)
     q = torch.tensor([[0.25, 0.75, 0.0], [0.25, 0.5, 0.25]], dtype=torch.float64)
     assert torch.allclose(residual(p, q).softmax(1), torch.tensor([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64))
@@ -96,13 +96,13 @@ def test_a_residual_without_mass_is_the_law_itself():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: AnySubset(k=0), "k, the number of drafts"),
+    (lambda: AnySubset(k=0), "k must be >= 1"),
     (lambda: AnySubset(order="raster"), "left_to_right, random"),
     (lambda: AnyOrderSampler(order="raster"), "left_to_right, random"),
     (lambda: go(AnySubset(), TabularAnyOrder(SPECS["k1"]), draft=Tokens.unknown(SPECS["k1"], 2)), "does not start from a draft"),
     (lambda: AnySubset()(TabularAnyOrder(SPECS["k1"]), Condition(), rng=RowRNG([0]), lengths=torch.tensor([9])), "0..4 positions"),
 ])  # fmt: skip
-def test_mistakes_are_answered_in_a_line(make, words):
+def test_mistakes_are_one_line_errors(make, words):
     with pytest.raises(ValueError, match=words) as error:
         make()
     assert "\n" not in str(error.value)

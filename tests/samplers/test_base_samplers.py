@@ -1,5 +1,6 @@
 """What samplers share: draws, capabilities, what is known, and errors in one line."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,23 @@ import yaml
 from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
 from scipy import stats
 
+from gentok.cli import compose
 from gentok.generators.base import Causal
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import check_known, draw, every_sampler, fitting, initial, race, sampler_name
+from gentok.samplers.base import Sampler, check_known, every_sampler, fitting, sampler_name
+from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.request import initial_tokens
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "sampler"
 
 
-@pytest.mark.parametrize("function", [draw, race])
+@pytest.mark.parametrize("function", [draw, exponential_race])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, dtype):
+def test_draws_follow_the_distribution_in_every_dtype_and_skip_impossible_ids(function, dtype):
     logits = torch.tensor([0.0, -torch.inf, 2.0, -1.0, -torch.inf], dtype=dtype)
     ids = function(logits.expand(30_000, 2, 5), RowRNG(torch.arange(30_000)))
     assert ids.shape == (30_000, 2)
@@ -32,9 +36,10 @@ def test_draws_follow_the_law_in_every_dtype_and_skip_impossible_ids(function, d
     assert stats.chisquare(counts[p > 0], p[p > 0] * counts.sum()).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("function", [draw, race])
+@pytest.mark.parametrize("function", [draw, exponential_race])
 def test_ids_too_rare_for_float32_noise_are_drawn(function):
-    """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail is there, id by id."""
+    """2,000 ids of probability 2^-36 beside one of nearly 1, and a uniform that lies in their range: the tail
+    is there, id by id."""
     logits = torch.cat([torch.zeros(1), torch.full((2000,), -36 * np.log(2.0))])
 
     class Rare(RowRNG):
@@ -69,16 +74,23 @@ def test_the_extremes_of_a_uniform_give_the_first_and_last_possible_id():
 
 
 def test_samplers_are_found_by_their_files_and_each_has_a_yaml_with_every_setting():
-    import dataclasses
-
     found = {sampler_name(cls): cls for cls in every_sampler()}
     assert {"autoregressive", "maskgit"} <= set(found)
     assert {path.stem for path in CONF.glob("*.yaml")} >= set(found)
     for name, cls in found.items():
-        values = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        values = compose("sample", ["ckpt=none", f"sampler={name}"])["sampler"]
         assert values.pop("_target_") == f"{cls.__module__}.{cls.__name__}"
         assert set(values) == {f.name for f in dataclasses.fields(cls)}
-        assert cls(**values) == cls()
+        assert cls(**values) == cls(), "a sampler built from Python must do what it does from the command line"
+
+
+def test_the_filter_keys_stand_in_one_file_and_have_the_defaults_of_every_sampler():
+    shared = yaml.safe_load((CONF / "auto.yaml").read_text())
+    assert shared.pop("_target_") is None
+    assert shared == {f.name: f.default for f in dataclasses.fields(Sampler)}
+    for path in CONF.glob("*.yaml"):
+        own = yaml.safe_load(path.read_text())
+        assert path.stem == "auto" or (own["defaults"] == ["auto", "_self_"] and not set(own) & set(shared)), path.stem
 
 
 def test_fitting_goes_by_capability_also_through_guidance():
@@ -105,12 +117,12 @@ def test_a_mismatch_is_one_line_that_lists_the_samplers_that_fit(sampler, model,
 
 def test_a_start_from_lengths_and_known_cells():
     spec, rng = SPECS["strided"], RowRNG([0, 1])
-    start = initial(spec, rng, lengths=torch.tensor([3, 4]))
+    start = initial_tokens(spec, rng, lengths=torch.tensor([3, 4]))
     U, A = UNKNOWN, ABSENT
     assert start.codes.tolist() == [[[U, A, U, A], [U, U, U, A]], [[U, A, U, A], [U, U, U, U]]]
     known = start.codes.clone()
     known[0, 0, 2], known[1, 1] = 2, ABSENT
-    again = initial(spec, rng, Tokens(known, spec, start.lengths))
+    again = initial_tokens(spec, rng, Tokens(known, spec, start.lengths))
     assert (again.codes == known).all() and (again.lengths == start.lengths).all()
 
 
@@ -128,20 +140,20 @@ def test_a_start_from_lengths_and_known_cells():
 def test_known_cells_that_do_not_fit_are_refused_with_a_line(change, words):
     codes = torch.tensor([[[1, 2, 1, 1]], [[1, 1, 1, 1]]])
     with pytest.raises(ValueError, match=words):
-        initial(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
+        initial_tokens(SPECS["k1"], RowRNG([0, 1]), **change(Tokens(codes, SPECS["k1"])))
 
 
-def test_known_cells_behind_a_hole_stop_a_causal_sampler_or_are_forced():
+def test_known_cells_behind_a_masked_cell_stop_a_causal_sampler_or_are_forced():
     model = TabularCausal(SPECS["k2"], "delayed")
     codes = torch.full((2, 2, 3), UNKNOWN)
-    codes[1, 0, :2] = 1  # steps 0 and 1, while level 1 of position 0 is a hole of step 1: its own step, which does no harm
+    codes[1, 0, :2] = 1  # steps 0 and 1, while level 1 of position 0 is a masked cell of step 1: its own step, which does no harm
     tokens = Tokens(codes, model.spec)
     assert check_known(tokens, model.layout) is False
     codes[1, 0, 2] = 1
     with pytest.raises(ValueError, match=r"delayed order.*row 1.*step 1.*level 0, position 2.*maskgit.*forced=true"):
         check_known(tokens, model.layout)
     condition = Condition({"class": Class(torch.tensor([0, 0]))})
-    with pytest.raises(ValueError, match="before every hole"):
+    with pytest.raises(ValueError, match="before every masked cell"):
         AutoregressiveSampler()(model, condition, rng=RowRNG([0, 1]), known=tokens)
     out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0, 1]), known=tokens)
     assert out.stats == {"forced": True}
@@ -172,7 +184,7 @@ def test_a_draft_is_refused_and_nothing_to_draw_costs_nothing(sampler, model):
     assert out.calls.tolist() == [0, 0] and out.network_calls == {}
 
 
-def test_autoregressive_calls_are_those_of_the_row_with_the_most_holes_and_guidance_counts_twice():
+def test_autoregressive_calls_are_those_of_the_row_with_the_most_masked_cells_and_guidance_counts_twice():
     model = TabularCausal(SPECS["k2"], "level_major")
     _, condition, codes, lengths = batch_of(cases_of(model), 2)
     arguments = {"known": Tokens(codes, model.spec), "lengths": lengths}

@@ -1,4 +1,5 @@
-"""The laws of the filters: what they keep, how much of it, and that order and ties do not matter where they should not."""
+"""The distributions of the filters: what they keep, how much of it, and that order and ties do not matter
+where they should not."""
 
 import math
 
@@ -65,7 +66,7 @@ def test_permutation_equivariance(name):
 @pytest.mark.parametrize("vocab", [5, 10, 16, 37])
 @pytest.mark.parametrize("mass", [0.05, 0.3, 0.5, 0.7, 0.9, 0.95])
 @pytest.mark.parametrize("name", ["top_p", "typical"])
-def test_a_uniform_law_keeps_the_ceiling_of_its_share(name, mass, vocab):
+def test_a_uniform_distribution_keeps_the_ceiling_of_its_share(name, mass, vocab):
     for height in (0.0, -3.7, 123.4):
         out = EACH[name][0](torch.full((1, vocab), height, dtype=torch.float64), mass)
         assert int(kept(out).sum()) == math.ceil(round(mass * vocab, 9))
@@ -97,7 +98,7 @@ def test_typical_may_leave_out_the_most_probable_id():
     assert int(keeps.sum()) == 5
 
 
-def test_temperature_is_a_power_of_the_law_and_zero_is_the_first_of_the_most_probable():
+def test_temperature_is_a_power_of_the_distribution_and_zero_is_the_first_of_the_most_probable():
     x = logits()
     expected = x.softmax(1) ** (1 / 0.7)
     assert torch.allclose(filters.temperature(x, 0.7).softmax(1), expected / expected.sum(1, keepdim=True))

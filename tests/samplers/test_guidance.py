@@ -1,4 +1,5 @@
-"""Guidance: the convention, the schedules, and wrappers that every sampler may use as if they were the model."""
+"""Guidance: the convention, the schedules, and wrappers that every sampler may use as if they were the
+model."""
 
 import math
 
@@ -79,7 +80,8 @@ def test_errors_say_what_to_do():
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_cached_guided_logits_equal_one_pass_with_rows_at_different_steps_and_trees(schedule):
-    """A chain fed in two calls, rows apart by one, and the same chain fed as a tree with a wrong branch, that commit forgets."""
+    """A chain fed in two calls, rows apart by one, and the same chain fed as a tree with a wrong branch, that
+    commit forgets."""
     model = guided(TabularCausal(SPECS["k1"]), 2.5, schedule)
     condition = Condition({"class": Class(torch.tensor([0, 1, 0]))})
     fed = torch.cat([model.begin.expand(3, 1, 1), torch.tensor([[0, 1, 2], [2, 2, 0], [1, 0, 1]])[:, :, None]], 1)

@@ -1,4 +1,5 @@
-"""What every sampler of Masked models keeps: known cells, absent cells, rows apart, seeds, and a line for what does not fit."""
+"""What every sampler of Masked models keeps: known cells, absent cells, rows apart, seeds, and a line for
+what does not fit."""
 
 import pytest
 import torch
@@ -8,10 +9,11 @@ from gentok.generators.base import Masked
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
 from gentok.samplers.ancestral import Ancestral
-from gentok.samplers.base import every_sampler, race, sampler_name
+from gentok.samplers.base import every_sampler, sampler_name
 from gentok.samplers.confidence_threshold import ConfidenceThreshold, count_by_factor
 from gentok.samplers.corrector import Corrector
-from gentok.samplers.entropy_bounded import EntropyBounded, entropies, sure_first
+from gentok.samplers.draws import exponential_race
+from gentok.samplers.entropy_bounded import EntropyBounded, entropies, uncertainty
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
 from gentok.samplers.halton import Halton, halton_points, radical_inverse
@@ -64,7 +66,7 @@ def test_every_sampler_of_masked_models_is_here():
 
 @pytest.mark.parametrize("sampler", SHORT)
 @pytest.mark.parametrize("change", [{}, {"temperature": 0.0}, {"top_k": 1}])
-def test_known_cells_stay_absent_cells_stay_absent_and_holes_are_filled(sampler, change):
+def test_known_cells_stay_absent_cells_stay_absent_and_masked_cells_are_filled(sampler, change):
     model = TabularMasked(SPECS["strided"])
     cases = cases_of(model)
     for case, codes in zip(cases, sample(altered(sampler, **change), guided(model, 1.5, "cosine"), cases, 20)):
@@ -96,7 +98,7 @@ def test_nothing_to_draw_costs_nothing_and_a_batch_of_both_draws_what_is_missing
 
 
 @pytest.mark.parametrize("sampler", SHORT)
-def test_calls_are_counted_by_row_and_by_position_and_steps_are_told(sampler):
+def test_calls_are_counted_by_row_and_by_position_and_steps_are_reported(sampler):
     model = TabularMasked(SPECS["k1"])
     which, condition, codes, lengths = batch_of(cases_of(model), 4)
     given = {"known": Tokens(codes, model.spec), "lengths": lengths}
@@ -139,7 +141,7 @@ def test_a_choice_takes_the_place_of_the_draw(sampler):
     condition = Condition({"class": Class(torch.zeros(3, dtype=torch.int64))})
     out = sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=lambda logits, rng: torch.full(logits.shape[:-1], 2))
     assert (out.tokens.codes == 2).all()
-    assert sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=race).tokens.present.all()
+    assert sampler(model, condition, rng=RowRNG([0, 1, 2]), choose=exponential_race).tokens.present.all()
 
 
 @pytest.mark.parametrize("sampler", SHORT)
@@ -186,7 +188,7 @@ def test_no_rounds_give_the_draft_back_without_a_call_and_known_cells_win_over_i
 
 
 @pytest.mark.parametrize("parallel", [True, False])
-def test_a_round_hides_so_many_cells_and_costs_so_many_calls(parallel):
+def test_a_round_masks_so_many_cells_and_costs_so_many_calls(parallel):
     model = TabularMasked(TokenSpec((3,), Line(5)))
     draft = Tokens(torch.zeros(40, 1, 5, dtype=torch.int64), model.spec)
     condition = Condition({"class": Class(torch.zeros(40, dtype=torch.int64))})
@@ -234,7 +236,7 @@ def network_of(spec):
     return MaskedTransformer(spec, width=8, depth=1, heads=1).eval()
 
 
-def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
+def test_rows_count_their_own_masked_cells_and_few_masked_cells_go_one_by_one():
     spec = TokenSpec((3,), Line(12))
     lengths = torch.tensor([12, 5, 2, 0])
     out = Halton(steps=5)(network_of(spec), Condition(), rng=RowRNG.of(0, range(4)), lengths=lengths)
@@ -245,11 +247,11 @@ def test_rows_count_their_own_holes_and_few_holes_go_one_by_one():
 
 
 def test_scores_of_certainty():
-    law = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]], dtype=torch.float64)
-    assert entropies(law.log()).tolist() == pytest.approx([float(-(p[p > 0] * p[p > 0].log()).sum()) for p in law])
-    assert sure_first(law.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
-    assert sure_first(law.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
-    assert (sure_first(torch.zeros(2, 1), "margin") == -1).all(), "a vocabulary of one is certain"
+    distribution = torch.tensor([[0.5, 0.3, 0.2], [1.0, 0.0, 0.0], [0.4, 0.4, 0.2]], dtype=torch.float64)
+    assert entropies(distribution.log()).tolist() == pytest.approx([float(-(p[p > 0] * p[p > 0].log()).sum()) for p in distribution])
+    assert uncertainty(distribution.log(), "confidence").tolist() == pytest.approx([-0.5, -1.0, -0.4])
+    assert uncertainty(distribution.log(), "margin").tolist() == pytest.approx([-0.2, -1.0, 0.0])
+    assert (uncertainty(torch.zeros(2, 1), "margin") == -1).all(), "a vocabulary of one is certain"
 
 
 def test_the_factor_rule_counts_as_the_paper_does():
@@ -279,7 +281,7 @@ def test_more_gamma_and_lower_thresholds_need_fewer_calls():
     ("make", "words"),
     [
         (lambda: FirstHitting(cells_per_call=0), "cells_per_call must be >= 1"),
-        (lambda: FirstHitting(order=3), "order must be 1 or 2"),
+        (lambda: FirstHitting(order=3), "choose one of 1, 2"),
         (lambda: Ancestral(steps=0), "steps must be >= 1"),
         (lambda: Ancestral(schedule="log"), "linear, cosine"),
         (lambda: Halton(steps=0), "steps must be >= 1"),
@@ -296,7 +298,7 @@ def test_more_gamma_and_lower_thresholds_need_fewer_calls():
         (lambda: Remasking(t_on=0.01), "t_off < t_on"),
         (lambda: Remasking(schedule="log"), "linear, cosine"),
         (lambda: Corrector(steps=-1), "steps must be >= 0"),
-        (lambda: Corrector(cells=0), "cells and start must be >= 1"),
+        (lambda: Corrector(cells=0), "cells must be >= 1"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused_when_the_sampler_is_built(make, words):

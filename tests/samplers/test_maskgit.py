@@ -34,8 +34,9 @@ def test_every_step_reveals_at_least_one_cell_of_a_row_until_it_has_none(schedul
 @pytest.mark.parametrize("schedule", ["cosine", "linear"])
 @pytest.mark.parametrize(("masked_cells", "steps"), [(64, 8), (64, 12), (256, 12), (256, 18), (49, 5)])
 def test_counts_equal_those_of_diffusers(schedule, masked_cells, steps):
-    """AmusedScheduler is the same algorithm; its counts are read off its masks. It computes shares in float32, where 256 cos(pi / 3) falls
-    just short of 128: one cell of difference is allowed where the exact share is whole."""
+    """AmusedScheduler is the same algorithm; its counts are read off its masks. It computes shares in
+    float32, where 256 cos(pi / 3) falls just short of 128: one cell of difference is allowed where the exact
+    share is whole."""
     from diffusers import AmusedScheduler
 
     scheduler = AmusedScheduler(mask_token_id=9, masking_schedule=schedule)

@@ -25,12 +25,12 @@ CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
 def model_of(levels, positions=6, vocab=5, condition_spec=CLASSES, dtype=torch.float64, seed=0):
     """A ResGen with random weights over a random residual codebook."""
     torch.manual_seed(seed)
-    book = ResidualCodebook(VQ(vocab, 4, normalize=False), levels)
+    codebook = ResidualCodebook(VQ(vocab, 4, normalize=False), levels)
     with torch.no_grad():
         for k in range(levels):
-            book.book(k).weight.copy_(torch.randn(vocab, 4) * 0.6**k)
+            codebook.book(k).weight.copy_(torch.randn(vocab, 4) * 0.6**k)
     spec = TokenSpec((vocab,) * levels, Line(positions))
-    model = ResGen(spec, condition_spec, book, width=16, depth=2, heads=2, components=8, rank=3)
+    model = ResGen(spec, condition_spec, codebook, width=16, depth=2, heads=2, components=8, rank=3)
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape) * 0.4)
@@ -60,7 +60,8 @@ def test_calls_do_not_depend_on_the_number_of_levels(steps):
 
 
 def test_it_needs_a_fourth_of_the_calls_of_every_order_that_grows_with_the_levels():
-    """On 64 positions, by default steps: flattened K N, delayed N + K - 1, parallel N, ResGen 16 for every K."""
+    """On 64 positions, by default steps: flattened K N, delayed N + K - 1, parallel N, ResGen 16 for every
+    K."""
     for levels in (4, 16):
         spec = TokenSpec((3,) * levels, Raster(8, 8))
         calls = {}
@@ -74,7 +75,7 @@ def test_it_needs_a_fourth_of_the_calls_of_every_order_that_grows_with_the_level
         assert calls["position_major"] >= 4 * int(own)
 
 
-def test_each_row_counts_its_own_holes_and_calls():
+def test_each_row_counts_its_own_masked_cells_and_calls():
     model = model_of(3)
     codes = Tokens.unknown(model.spec, 4, torch.tensor([6, 2, 1, 6])).codes
     codes[3] = 1
@@ -97,7 +98,7 @@ def test_nothing_unknown_costs_nothing_and_a_draft_is_refused():
 # ------------------------------------------------------------------------------------------------------------- which are kept
 
 
-def test_kept_cells_are_the_shallowest_holes():
+def test_kept_cells_are_the_shallowest_masked_cells():
     masked_cells = RowRNG.of(1, range(200)).uniform(4, 5) < 0.6
     wanted = masked_cells & (RowRNG.of(2, range(200)).uniform(4, 5) < 0.5)
     kept = shallowest(masked_cells, wanted)
@@ -108,7 +109,8 @@ def test_kept_cells_are_the_shallowest_holes():
 
 
 class Flat(CumulativeMasked):
-    """One component per position, position n surer than n + 1 by `sure` nats; counts what it is asked."""
+    """One component per position, position n more certain than n + 1 by `sure` nats; counts what it is
+    asked."""
 
     condition_spec = ConditionSpec()
 
@@ -138,7 +140,7 @@ def test_by_chance_alone_positions_keep_hypergeometrically_many_levels():
         assert abs(share - p) < 4.5 * math.sqrt(p * (1 - p) / n), split
 
 
-def test_without_chance_the_surest_positions_are_kept_first_with_all_their_levels():
+def test_without_chance_the_most_confident_positions_are_kept_first_with_all_their_levels():
     model, kept = Flat(2, 4, sure=1.0), []
     sampler = ResGenSampler(steps=4, schedule="linear", choice_temperature=0.0, temperature=0.0)
     sampler(model, Condition(), rng=of(2), on_step=lambda tokens, *_: kept.append(tokens.present.sum(1).tolist()))

@@ -1,8 +1,9 @@
-"""SoundStorm goes level by level: calls, what is known in each, and what a mutant that mixes the levels would show."""
+"""SoundStorm goes level by level: calls, what is known in each, and what a mutant that mixes the levels would
+show."""
 
 import pytest
 import torch
-from kit import SPECS, TabularMasked, cases_of, distance, masked_law, sample
+from kit import SPECS, TabularMasked, cases_of, distance, masked_distribution, sample
 
 from gentok.generators.base import Masked
 from gentok.rng import RowRNG
@@ -12,7 +13,7 @@ from gentok.types import UNKNOWN, Condition, ConditionSpec, Line, Tokens, TokenS
 
 
 class Seen(Masked):
-    """Uniform; remembers the holes of every call."""
+    """Uniform; remembers the masked cells of every call."""
 
     uses_time, condition_spec = False, ConditionSpec()
 
@@ -59,9 +60,9 @@ def test_later_levels_may_take_the_most_probable_id():
 def test_one_cell_per_call_in_random_order_is_exact_where_conditionals_agree():
     model = TabularMasked(SPECS["k2"], scale=2.0)
     case = cases_of(model)[0]
-    law, far = masked_law(model, case), []
+    distribution, far = masked_distribution(model, case), []
     for sampler in (SoundStorm(steps=3, later_steps=3, choice_temperature=1e9), SoundStorm(steps=1)):
-        far.append(distance(sample(sampler, model, [case], 20_000, 0), [law]))
+        far.append(distance(sample(sampler, model, [case], 20_000, 0), [distribution]))
     assert far[0] < 0.06 < 0.1 < far[1]
 
 

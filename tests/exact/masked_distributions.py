@@ -1,7 +1,8 @@
-"""Enumerated laws of the samplers of masked diffusion, and a model whose conditionals depend on the time and do not agree.
+"""Enumerated distributions of the samplers of masked diffusion, and a model whose conditionals depend on the
+time and do not agree.
 
-All of them add up products of one conditional: p(cell | known cells and those that are revealed, told time), read from the model's own
-uncached logits, filtered and guided by the kit's numpy code.
+All of them add up products of one conditional: p(cell | known cells and those that are revealed, given time),
+read from the model's own uncached logits, filtered and guided by the kit's numpy code.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kit import Case, Law, TabularMasked, completions, reference_filter, reference_scale
+from kit import Case, Distribution, TabularMasked, completions, reference_filter, reference_scale
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
@@ -24,7 +25,8 @@ PLAIN = (1.0, "constant")
 
 
 class TimedMasked(Masked):
-    """A table whose logits grow with the told time: its conditionals are no conditionals of one joint law, and depend on time smoothly."""
+    """A table whose logits grow with the given time: its conditionals are no conditionals of one joint
+    distribution, and depend on time smoothly."""
 
     uses_time = True
 
@@ -37,9 +39,11 @@ class TimedMasked(Masked):
 
 
 class Conditionals:
-    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, holes], 0 where a hole is revealed.
+    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, masked cells], 0 where a
+    masked cell is revealed.
 
-    revealed: a bit mask over the holes, in the order of codes.nonzero(). share: the told masked share of the holes.
+    revealed: a bit mask over the masked cells, in the order of codes.nonzero(). share: the given masked share
+    of the masked cells.
     """
 
     def __init__(self, model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN):
@@ -81,9 +85,9 @@ class Conditionals:
         return self._known[key]
 
 
-def ancestral_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
-    """The law of T ancestral steps: each hole falls into step i with probability m_i - m_(i+1), on its own; a step's cells are drawn
-    independently, given those of the steps before."""
+def ancestral_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:
+    """The distribution of T ancestral steps: each masked cell falls into step i with probability m_i -
+    m_(i+1), on its own; a step's cells are drawn independently, given those of the steps before."""
     c = Conditionals(model, case, sampler, guidance)
     grid = mask_schedule(sampler.schedule).grid(sampler.steps)
     p = np.zeros(len(c.outcomes))
@@ -91,19 +95,21 @@ def ancestral_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float
         term, revealed = np.ones(len(p)), 0
         for i in sorted(set(steps)):
             together = [j for j, step in enumerate(steps) if step == i]
-            law = c.of(revealed, grid[i])
+            distribution = c.of(revealed, grid[i])
             for j in together:
-                term = term * law[:, j] * (grid[i] - grid[i + 1])
+                term = term * distribution[:, j] * (grid[i] - grid[i + 1])
                 revealed |= 1 << j
         p += term
-    return Law(c.outcomes, p)
+    return Distribution(c.outcomes, p)
 
 
-def hitting_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN, nodes: int = 14) -> Law:
-    """The law of the continuous-time reverse process. With n holes S left at share m, F_S(m), the probability of the outcome's remaining
-    ids, is m^-n int_0^m v^(n - 1) sum over i in S of p(x_i | ..., told v) F_(S - i)(v) dv; F of no hole is 1, and the law is F_all(1).
+def hitting_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN, nodes: int = 14) -> Distribution:
+    """The distribution of the continuous-time reverse process. With n masked cells S left at share m, F_S(m),
+    the probability of the outcome's remaining ids, is m^-n int_0^m v^(n - 1) sum over i in S of p(x_i | ...,
+    time v) F_(S - i)(v) dv; F of no masked cell is 1, and the distribution is F_all(1).
 
-    Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends on the time smoothly.
+    Everything is a polynomial in m, by its values at `nodes` Chebyshev nodes: enough where the model depends
+    on the time smoothly.
     """
     c = Conditionals(model, case, sampler, guidance)
     count, m = len(c.masked), len(c.outcomes)
@@ -119,29 +125,32 @@ def hitting_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, 
     for size in range(1, count + 1):
         for left in [s for s in range(1 << count) if bin(s).count("1") == size]:
             members = [j for j in range(count) if left >> j & 1]
-            laws = [c.of(everything & ~left, float(v)) for v in at]
-            inside = sum(np.stack([law[:, j] for law in laws]) * F[left & ~(1 << j)] for j in members)
+            distributions = [c.of(everything & ~left, float(v)) for v in at]
+            inside = sum(np.stack([distribution[:, j] for distribution in distributions]) * F[left & ~(1 << j)] for j in members)
             polynomial = fitted(inside)
             F[left] = np.stack([((w * x ** (size - 1))[None] * chebyshev.chebval(2 * v * x - 1, polynomial)).sum(1) for v in at])
-    return Law(c.outcomes, chebyshev.chebval(1.0, fitted(F[everything])))
+    return Distribution(c.outcomes, chebyshev.chebval(1.0, fitted(F[everything])))
 
 
-def ordered_law(model: Masked, case: Case, sampler: Any, order: Sequence[int], guidance: tuple[float, str] = PLAIN) -> Law:
-    """The law of drawing the holes one by one in a fixed order (indices into codes.nonzero()), told the masked share."""
+def ordered_distribution(
+    model: Masked, case: Case, sampler: Any, order: Sequence[int], guidance: tuple[float, str] = PLAIN
+) -> Distribution:
+    """The distribution of drawing the masked cells one by one in a fixed order (indices into
+    codes.nonzero()), given the masked share."""
     c = Conditionals(model, case, sampler, guidance)
     p, revealed = np.ones(len(c.outcomes)), 0
     for i, j in enumerate(order):
         p = p * c.of(revealed, (len(order) - i) / len(order))[:, j]
         revealed |= 1 << j
-    return Law(c.outcomes, p)
+    return Distribution(c.outcomes, p)
 
 
-def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Law:
-    """The law of a remasking plan for one level: the Markov chain over all states (each hole UNKNOWN or an id), a step's cells moving on
-    their own given the state before it."""
+def chain_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:
+    """The distribution of a remasking plan for one level: the Markov chain over all states (each masked cell
+    UNKNOWN or an id), a step's cells moving on their own given the state before it."""
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
     vocab, cells = model.spec.vocab_sizes[0], len(masked_cells) + int((case.codes >= 0).sum())
-    states = list(itertools.product(range(vocab + 1), repeat=len(masked_cells)))  # `vocab` stands for a hole
+    states = list(itertools.product(range(vocab + 1), repeat=len(masked_cells)))  # `vocab` stands for a masked cell
     codes = case.codes.expand(len(states), *case.codes.shape).clone()
     for j, (k, n) in enumerate(masked_cells):
         codes[:, k, n] = torch.tensor([UNKNOWN if state[j] == vocab else state[j] for state in states])
@@ -155,15 +164,15 @@ def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, st
     p = np.zeros(len(states))
     p[states.index((vocab,) * len(masked_cells))] = 1.0
     for step in sampler.plan():
-        told = (1 - step.before) * len(masked_cells) / cells
-        conditional = branch(case.class_id, told)
-        null = branch(NULL_CLASS, told) if scale != 1 else conditional
+        time = (1 - step.before) * len(masked_cells) / cells
+        conditional = branch(case.class_id, time)
+        null = branch(NULL_CLASS, time) if scale != 1 else conditional
         after = np.zeros((vocab + 1,) * len(masked_cells))
         for i, state in enumerate(states):
             if not p[i]:
                 continue
-            shown = (cells - sum(v == vocab for v in state)) / cells
-            strength, joint = reference_scale(scale, guidance[1], shown), np.array(p[i])
+            revealed_share = (cells - sum(v == vocab for v in state)) / cells
+            strength, joint = reference_scale(scale, guidance[1], revealed_share), np.array(p[i])
             for j, (k, n) in enumerate(masked_cells):
                 if state[j] == vocab:
                     mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])
@@ -174,5 +183,5 @@ def chain_law(model: Masked, case: Case, sampler: Any, guidance: tuple[float, st
             after += joint
         p = after.flatten()
     full = [i for i, state in enumerate(states) if vocab not in state]
-    assert abs(p[full].sum() - 1) < 1e-9, "the last step leaves holes"
-    return Law(codes[full], p[full])
+    assert abs(p[full].sum() - 1) < 1e-9, "the last step leaves masked cells"
+    return Distribution(codes[full], p[full])
