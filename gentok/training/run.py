@@ -314,7 +314,7 @@ def _finish(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict
         "step": task.steps_done,
         "seconds": round(task.seconds_done, 1),
         "seed": config["seed"],
-        "command": "python train.py " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "metrics": {k: round(v, 5) for k, v in metrics.items()},
     }
     kwargs: dict[str, Any] = {}
