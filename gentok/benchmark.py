@@ -1,13 +1,13 @@
-"""How fast gentok is, on this machine's CPU: every figure is a ratio against a named peer that does the same work.
+"""How fast gentok is on this machine's CPU: every figure is a ratio against a peer that does the same work.
 
     python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting,codec] [rounds=5]
                                [threads=N] [out=outputs/benchmark]
 
-How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as soon as it
-is measured and written to OUT/benchmark.json; a table is printed at the end. In the file: figure -> value, min, max,
-unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command, seed; where tokens are drawn also
-tokens_per_second and peer_tokens_per_second, where tokenizers are trained images_per_second, of codecs
-real_time_factor; where a peer is not installed value = null and a note.
+How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as
+soon as it is measured and written to OUT/benchmark.json; a table is printed at the end. In the file: figure
+-> value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command,
+seed; where tokens are drawn also tokens_per_second and peer_tokens_per_second, where tokenizers are trained
+images_per_second, of codecs real_time_factor; where a peer is not installed value = null and a note.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`python -m gentok.codec compress IN.wav OUT.gtk ckpt=PATH` and `decompress IN.gtk OUT.wav ckpt=PATH`.
 
-Sound files as a tokenizer's codes, in the format of gentok/codec_file.py. A file is worked through in parts of
-`chunk` seconds, in memory that does not grow with its length. A causal codec goes through it as one stream, so that
-its codes are those of the whole; of another, every part is coded independently, which may be heard where parts meet.
+Sound files as a tokenizer's codes, in the format of gentok/codec_file.py. A file is worked through in parts
+of `chunk` seconds, in memory that does not grow with its length. A causal codec goes through it as one
+stream, so that its codes are those of the whole; of another, every part is coded independently, which may be
+heard where parts meet.
 
 compress prints how many bits per second the file has, beside those of ids stored one by one.
 """
@@ -118,8 +119,8 @@ def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
     """A .gtk file as a sound file.
 
     Args:
-        config: a resolved conf/codec.yaml. input: a .gtk file of the same tokenizer; output: a WAV or FLAC file of
-            16 bits at the tokenizer's rate, of as many samples as went in.
+        config: a resolved conf/codec.yaml. input: a .gtk file of the same tokenizer; output: a WAV or FLAC
+            file of 16 bits at the tokenizer's rate, of as many samples as went in.
 
     Returns:
         seconds and samples of the sound.

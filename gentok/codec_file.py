@@ -1,7 +1,7 @@
 """The .gtk file of `gentok.codec`: a sound as entropy-coded codes, written and read part by part.
 
-    GTK1, length of the header (uint32), header (JSON), then per part: frames (uint32), bytes (uint32), bytes; at the
-    end a part of no frame. Numbers are little-endian. The bytes are those of gentok/entropy.py.
+    GTK1, length of the header (uint32), header (JSON), then per part: frames (uint32), bytes (uint32), bytes;
+    at the end a part of no frame. Numbers are little-endian. The bytes are those of gentok/entropy.py.
 """
 
 from __future__ import annotations

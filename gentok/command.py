@@ -26,7 +26,8 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None, usage:
         What `function` returns.
 
     Raises:
-        SystemExit: with one line: the words do not fit, or `function` raised ValueError, OSError or ImportError.
+        SystemExit: with one line: the words do not fit, or `function` raised ValueError, OSError or
+            ImportError.
     """
     words, keys = sys.argv[1:] if argv is None else list(argv), set(inspect.signature(function).parameters)
     given: dict[str | None, str] = {}

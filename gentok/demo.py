@@ -1,4 +1,4 @@
-"""`make demo`: real digits through the whole of gentok, to new digits, in about a quarter of an hour on two cores.
+"""`make demo`: from real digits to new ones through the whole of gentok, in about 15 minutes on two cores.
 
 Trains the tokenizer mnist5k/vq and the generator mnist5k/ar on it, evaluates both and leaves in outputs/demo
     reconstructions.png   held-out digits over their reconstructions      tokenizer/   the tokenizer's bundle

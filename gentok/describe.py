@@ -1,10 +1,10 @@
-"""`python train.py describe=true ...`: how large a configuration is, before any data or memory is spent on it.
+"""`python train.py describe=true ...`: how large a configuration is, before data or memory is spent on it.
 
-Everything is built on the meta device. FLOPs (a multiply-add counts two) are counted by torch.utils.flop_counter: of
-a training step as three forward passes of the batch (forward, and backward at twice that), of a sample as the network
-calls of the sampler, with the decoder. Memory is the training state in float32 (weights, gradients, two Adam moments,
-averaged weights), without activations. Discriminators have lines of their own: the totals, FLOPs and memory are the
-tokenizer's. An item of sound is one second.
+Everything is built on the meta device. FLOPs (a multiply-add counts two) are counted by
+torch.utils.flop_counter: of a training step as three forward passes of the batch (forward, and backward at
+twice that), of a sample as the network calls of the sampler, with the decoder. Memory is the training state
+in float32 (weights, gradients, two Adam moments, averaged weights), without activations. Discriminators have
+lines of their own: the totals, FLOPs and memory are the tokenizer's. An item of sound is one second.
 """
 
 from __future__ import annotations
@@ -107,9 +107,8 @@ def _tokenizer_of_generator(config: Mapping[str, Any]) -> Tokenizer:
         return _tokenizer(config)
     document = Path(str(config["tokenizer"].get("ckpt"))) / "bundle.json"
     if not document.is_file():
-        raise ConfigError(
-            f"there is no bundle at tokenizer.ckpt={document.parent}: give one, or describe with a tokenizer's configuration (tokenizer=vqgan)"
-        )
+        advice = "give one, or describe with a tokenizer's configuration (tokenizer=vqgan)"
+        raise ConfigError(f"there is no bundle at tokenizer.ckpt={document.parent}: {advice}")
     return build_tokenizer(json.loads(document.read_text())["tokenizer"]["config"], config["trust"]).eval()
 
 
@@ -172,7 +171,7 @@ def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], Table]
         condition = condition_spec.parse(None, 1)
     forward = _flops(generator, _tokens(tokenizer.spec), condition.to("meta"))
     sampler = pick_sampler(config["sampler"], type(generator), config["trust"])
-    # with a cache, a causal sampler computes every step once, which is what one pass over the whole sequence computes
+    # with a cache, a causal sampler computes every step once: the work of one pass over the whole sequence
     calls = 1 if isinstance(generator, Causal) else sampler.steps
     branches = 1 if config["task"]["guidance"] == 1 else 2
     step, sample = 3 * forward * config["batch_size"], forward * calls * branches + decode

@@ -1,4 +1,5 @@
-"""The table of a sweep: `python train.py -m seed=0,1 optimizer.lr=1e-3,3e-3 ...` runs every combination in its own folder.
+"""The table of a sweep: `python train.py -m seed=0,1 optimizer.lr=1e-3,3e-3 ...` runs every combination in
+its own folder.
 
 SWEEP/0, SWEEP/1, ...   run folders; each has job.json: its overrides, and how it ended
 SWEEP/summary.csv       a row per job: what was varied, how it ended, the last value of every measure
@@ -86,7 +87,8 @@ def _cell(value: Any) -> str:
 
 
 def _table(cells: Sequence[Sequence[str]]) -> str:
-    """A markdown table whose columns are aligned, so that it reads well in a terminal too; cells[0]: the head."""
+    """A markdown table whose columns are aligned, so that it reads well in a terminal too; cells[0]: the
+    head."""
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")

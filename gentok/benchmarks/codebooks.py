@@ -10,9 +10,9 @@ __all__ = ["codebook"]
 def codebook(rounds: int, vectors: int = 16_384, vocab: int = 16_384, residual_vocab: int = 1024) -> Measured:
     """Codebooks against vector-quantize-pytorch with the same arithmetic.
 
-    That is Euclidean distance, moving averages and straight-through gradients, in evaluation and as a training step
-    (forward, backward, update of the table). VQ is also measured against the bare product of all vectors with all
-    rows (torch.mm), the least that a search over all distances costs.
+    That is Euclidean distance, moving averages and straight-through gradients, in evaluation and as a
+    training step (forward, backward, update of the table). VQ is also measured against the bare product of
+    all vectors with all rows (torch.mm), the least that a search over all distances costs.
 
     Args:
         rounds: measurements of each contender.

@@ -14,9 +14,10 @@ PEER = "encodec EncodecModel"
 
 
 def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Measured:
-    """gentok's EnCodec at 24 kHz against the package `encodec`, with the same random weights and filled tables.
+    """gentok's EnCodec at 24 kHz against the package `encodec`.
 
-    Both encode and decode the same sounds in all 32 levels. real_time_factor is seconds of sound per second.
+    Both have the same random weights and filled tables, and encode and decode the same sounds in all 32
+    levels. real_time_factor is seconds of sound per second.
 
     Args:
         rounds: measurements of each contender.

@@ -19,7 +19,8 @@ def load_or_build(ckpt: Path | None, overrides: tuple[str, ...] = ()) -> tuple[A
         overrides: of conf/config.yaml, beside experiment=mnist5k/ar.
 
     Returns:
-        A bundle with the tokens' spec, the configuration of a training, the generator, and what it is in words.
+        A bundle with the tokens' spec, the configuration of a training, the generator, and what it is in
+        words.
     """
     from gentok.bundle import Bundle, build_generator, load
     from gentok.cli import compose

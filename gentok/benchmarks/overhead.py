@@ -1,12 +1,13 @@
 """What the trainer costs: the same steps by Lightning, as `train.py` runs them, and bare.
 
-A generator, by the trainer and by a loop: both train the network of one configuration on one batch of tokens in
-memory, with the same optimizer, schedule, autocast, gradient clipping, random streams and averaged weights, so
-that from the same start they end in the same weights. The trainer also does its logs and callbacks (without the
-progress bar, validation and images). Only steps are timed, not what surrounds them, and the first `warm` are not.
+A generator, by the trainer and by a loop: both train the network of one configuration on one batch of tokens
+in memory, with the same optimizer, schedule, autocast, gradient clipping, random streams and averaged
+weights, so that from the same start they end in the same weights. The trainer also does its logs and
+callbacks (without the progress bar, validation and images). Only steps are timed, not what surrounds them,
+and the first `warm` are not.
 
-A tokenizer, by the trainer and as forward and backward passes alone. And a whole run from token shards on disk,
-with its waits for data.
+A tokenizer, by the trainer and as forward and backward passes alone. And a whole run from token shards on
+disk, with its waits for data.
 """
 
 from __future__ import annotations

@@ -41,7 +41,11 @@ def without_cache(model: Any) -> Any:
 
 
 def llama(model: Any, batch: int) -> Callable[[], Any] | None:
-    """What draws `batch` items with transformers' Llama, untrained, of the sizes of `model`; None without transformers."""
+    """A call that draws `batch` items with an untrained Llama of transformers, of the sizes of `model`.
+
+    Returns:
+        The call; None where transformers is not installed.
+    """
     try:
         import transformers
     except ImportError:

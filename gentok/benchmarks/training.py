@@ -66,9 +66,10 @@ def small_tokenizers() -> dict[str, list[str]]:
 def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Measured:
     """Training steps of the small tokenizers on noise images, 32 x 32 x 3, in memory.
 
-    Measured are images per second through the trainer, and the share of its time that is neither the forward nor
-    the backward pass of the same network run alone, without discriminator. Teachers are run anew in every step of
-    both. A tokenizer that works on the latents of a bundle that is missing gets a note instead of a figure.
+    Measured are images per second through the trainer, and the share of its time that is neither the forward
+    nor the backward pass of the same network run alone, without discriminator. Teachers are run anew in every
+    step of both. A tokenizer that works on the latents of a bundle that is missing gets a note instead of a
+    figure.
 
     Args:
         rounds: measurements of each contender.
@@ -79,10 +80,10 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     """
     import torch
 
+    from gentok.benchmarks.overhead import tokenizer_by_network, tokenizer_by_trainer
     from gentok.bundle import nest_inner
     from gentok.cli import compose
     from gentok.data.noise_images import NoiseImages
-    from gentok.benchmarks.overhead import tokenizer_by_network, tokenizer_by_trainer
     from gentok.training.run import precision
 
     batch = NoiseImages(size, 1).train.__getitems__(range(size))

@@ -1,4 +1,5 @@
-"""`python -m gentok.report RUN [out=FILE]`: one self-contained HTML page of a run, RUN/report.html by default.
+"""`python -m gentok.report RUN [out=FILE]`: one self-contained HTML page of a run, RUN/report.html by
+default.
 
 Reads config.yaml, metrics.csv, pictures/, sounds/, metrics.json and bundle/, whatever of them is there (a run
 that still trains is fine), and puts curves, images, sounds, codebook use, sizes and the configuration on one

@@ -83,7 +83,8 @@ def number(value: float, percent: bool = False) -> str:
 
 
 def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about MOST points: the lowest and the highest value of every stretch, in order, and the two ends."""
+    """At most about MOST points: the lowest and the highest value of every stretch, in order, and the two
+    ends."""
     if len(points) <= MOST:
         return list(points)
     size = -(-2 * len(points) // (MOST - 2))
@@ -194,7 +195,8 @@ def _scale(axes: Any, values: Sequence[float], percent: bool, zero: bool, may_lo
 
 
 def _inner(text: str, name: str, colors: Mapping[str, str]) -> str:
-    """The elements inside matplotlib's <svg>, without its style sheet, with unique ids and the page's colours."""
+    """The elements inside matplotlib's <svg>, without its style sheet, with unique ids and the page's
+    colours."""
     text = text[text.index('<g id="figure_1"') : text.rindex("</svg>")]
     text = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{name}-", text)
     return re.sub("#0[123][0-9a-f]{4}", lambda code: colors[code[0]], text)

@@ -131,7 +131,7 @@ def _config(path: Path) -> dict[str, Any]:
     return dict(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
 
 
-# ----------------------------------------------------------------------------------------------------- numbers
+# ---------------------------------------------------------------------------------------------------- numbers
 
 
 def _metrics(run: Run, path: Path) -> None:
@@ -173,7 +173,8 @@ def _number(text: str) -> float | None:
 
 
 def _sizes(run: Run) -> dict[str, int]:
-    """Stored numbers per part, by the headers of the bundle's weights or, of an unfinished run, its checkpoint."""
+    """Stored numbers per part, by the headers of the bundle's weights or, of an unfinished run, its
+    checkpoint."""
     stored: dict[str, int] = {}
     for part in ("tokenizer", "generator"):
         shapes = _read(run, f"bundle/{part}/model.safetensors", _weights) or {}
@@ -203,7 +204,7 @@ def _checkpoint(path: Path) -> dict[str, int]:
     return {name: value.numel() for name, value in state.items()}
 
 
-# ---------------------------------------------------------------------------------------------- images, sounds
+# --------------------------------------------------------------------------------------------- images, sounds
 
 
 def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
