@@ -1,7 +1,9 @@
-"""`python -m gentok.adopt tokenizer=janus_vq tokenizer.path=FOLDER media_shape=[3,256,256] out=BUNDLE`: a pretrained model as a bundle.
+"""`python -m gentok.adopt tokenizer=janus_vq tokenizer.path=FOLDER out=BUNDLE`: a pretrained model as a
+bundle.
 
-The bundle is then like one of gentok's own: `gentok.load(BUNDLE)`, `tokenizer.ckpt=BUNDLE` for a generator, and
-`python -m gentok.evaluate ckpt=BUNDLE data=folder data.path=PICTURES`.
+media_shape=[3,256,256] is what the tokens' spec names. The bundle is then like one of gentok's own:
+`gentok.load(BUNDLE)`, `tokenizer.ckpt=BUNDLE` for a generator, and `python -m gentok.evaluate ckpt=BUNDLE
+data=folder data.path=IMAGES`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,19 @@ __all__ = ["adopt", "main"]
 
 
 def adopt(config: Mapping[str, Any]) -> Path:
-    """conf/adopt.yaml as a plain dict -> the bundle's folder. Raises ValueError, OSError or ImportError with a line."""
+    """Saves a pretrained tokenizer as a bundle.
+
+    Args:
+        config: a resolved conf/adopt.yaml.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ValueError: the configuration, or the released files, do not fit.
+        OSError: files are missing, or the folder cannot be written.
+        ImportError: the package of the released model is not installed.
+    """
     bundle = pretrained(config["tokenizer"], config["media_shape"], config["trust"])
     bundle.meta = {"from": str(config["tokenizer"].get("path"))}
     path = bundle.save(config["out"], config["dtype"])

@@ -1,41 +1,48 @@
-"""`python -m gentok.codec compress IN.wav OUT.gtk ckpt=PATH` and `decompress IN.gtk OUT.wav ckpt=PATH`: sound files as a tokenizer's codes.
+"""`python -m gentok.codec compress IN.wav OUT.gtk ckpt=PATH` and `decompress IN.gtk OUT.wav ckpt=PATH`.
 
-A file is worked through in parts of `chunk` seconds, in memory that does not grow with its length. A causal codec goes through it as one
-stream, so that its codes are those of the whole; of another, every part is coded by itself, which may be heard where parts meet.
+Sound files as a tokenizer's codes, in the format of gentok/codec_file.py. A file is worked through in parts
+of `chunk` seconds, in memory that does not grow with its length. A causal codec goes through it as one
+stream, so that its codes are those of the whole; of another, every part is coded independently, which may be
+heard where parts meet.
 
-    .gtk   GTK1, length of the header (uint32), header (JSON), then per part: frames (uint32), bytes (uint32), bytes; at the end a part of
-           no frame. Numbers are little-endian. The bytes are those of gentok/entropy.py.
-
-compress says how many bits per second the file has, beside those of ids stored one by one.
+compress prints how many bits per second the file has, beside those of ids stored one by one.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.bundle import load
+from gentok.codec_file import CodecReader, CodecWriter
 from gentok.data.atomic import whole_file
 from gentok.data.progress import progress
 from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
-from gentok.entropy import AdaptiveCoder, bits_of
 from gentok.errors import ConfigError
-from gentok.types import ABSENT, Tokens
+from gentok.interfaces import StreamingTokenizer
+from gentok.types import ABSENT, Tokens, TokenSpec
 
-__all__ = ["compress", "decompress", "run"]
-
-MAGIC = b"GTK1"
+__all__ = ["compress", "decompress", "main", "run"]
 
 
 def run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """conf/codec.yaml as a plain dict -> what was done, in numbers."""
+    """Compresses or decompresses, and prints what was done.
+
+    Args:
+        config: a resolved conf/codec.yaml.
+
+    Returns:
+        What was done, in numbers by name.
+
+    Raises:
+        ValueError: the configuration, the tokenizer or the input does not fit.
+        OSError: a file cannot be read or written.
+    """
     actions = {"compress": compress, "decompress": decompress}
     if config["action"] not in actions:
         raise ConfigError(f"gentok.codec does compress IN OUT or decompress IN OUT; got {config['action']}")
@@ -44,34 +51,16 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
     return report
 
 
-def _tokenizer(config: Mapping[str, Any]) -> Any:
+def _tokenizer(config: Mapping[str, Any]) -> tuple[StreamingTokenizer, torch.device]:
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     if bundle.spec.modality != "audio" or not bundle.spec.levels:
         raise ConfigError(f"{config['ckpt']} is no tokenizer of sound with codes: gentok.codec needs one")
-    return bundle.tokenizer.eval()
+    return bundle.tokenizer.eval(), torch.device(device)
 
 
-def _streams(tokenizer: Any) -> bool:
-    return tokenizer.latency_samples is not None
-
-
-# ---------------------------------------------------------------------------------------------------------------- compress
-
-
-def _parts(path: str, rate: int, channels: int, seconds: float) -> Iterator[Tensor]:
-    """The file at `rate` Hz, float32 [channels, n], n near seconds * rate, one part after the other."""
-    total, own, _ = sound_size(path)
-    step, length = part_step(own, rate), resampled_length(total, own, rate)
-    size = max(1, round(seconds * rate / step)) * step
-    for start in range(0, length, size):
-        yield read_sound(path, rate, channels, start=start, samples=min(size, length - start))
-
-
-def compress(config: Mapping[str, Any]) -> dict[str, Any]:
-    """input: a sound file of any rate -> output. levels: of nested levels, how many are kept; None: all. chunk: seconds of a part."""
-    tokenizer = _tokenizer(config)
-    spec, rate, channels = tokenizer.spec, tokenizer.spec.sample_rate, tokenizer.spec.media_shape[0]
+def _levels(config: Mapping[str, Any], spec: TokenSpec) -> int:
+    """How many levels are kept. Raises ConfigError where the settings do not fit the tokenizer."""
     levels = spec.levels if config["levels"] is None else config["levels"]
     if not 1 <= levels <= spec.levels or (levels < spec.levels and not spec.nested_levels):
         allowed = f"1 to {spec.levels}" if spec.nested_levels else f"{spec.levels}: its levels are not nested"
@@ -80,119 +69,112 @@ def compress(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"chunk={config['chunk']}: seconds, above 0")
     if spec.strides and set(spec.strides) != {1}:
         raise ConfigError("gentok.codec stores codes whose levels exist at every frame; this tokenizer's do not")
+    return levels
+
+
+def _parts(path: str, rate: int, channels: int, seconds: float) -> Iterator[Tensor]:
+    """The file at `rate` Hz, float32 [1, channels, n], n near seconds * rate, one part after the other."""
+    total, own, _ = sound_size(path)
+    step, length = part_step(own, rate), resampled_length(total, own, rate)
+    size = max(1, round(seconds * rate / step)) * step
+    for start in range(0, length, size):
+        yield read_sound(path, rate, channels, start=start, samples=min(size, length - start))[None]
+
+
+def compress(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A sound file as a .gtk file.
+
+    Args:
+        config: a resolved conf/codec.yaml. input: a sound file of any rate; output: the .gtk file; levels: of
+            nested levels, how many are kept, None for all; chunk: seconds of a part.
+
+    Returns:
+        seconds and frames of the sound, bits_per_second of the file, and those of_ids_one_by_one.
+    """
+    tokenizer, device = _tokenizer(config)
+    spec, levels = tokenizer.spec, _levels(config, tokenizer.spec)
     total, own, _ = sound_size(config["input"])
-    samples, device = resampled_length(total, own, rate), next(tokenizer.parameters()).device
-    header = {"spec": spec.to_dict(), "levels": levels, "samples": samples, "stream": _streams(tokenizer)}
-    coder, frames, size, plain = AdaptiveCoder(spec.vocab_sizes[:levels]), 0, 0, 0
-
-    def write(file: BinaryIO, tokens: Tokens) -> None:
-        nonlocal frames, size, plain
-        codes = tokens.codes[0, :levels].cpu().numpy()
-        if not codes.shape[1]:
-            return
-        data = coder.encode(codes)
-        file.write(struct.pack("<II", codes.shape[1], len(data)) + data)
-        frames, size = frames + codes.shape[1], size + len(data) + 8
-        plain += codes.shape[1] * sum(map(bits_of, spec.vocab_sizes[:levels]))
-
+    samples = resampled_length(total, own, spec.sample_rate)
+    state = None if tokenizer.latency_samples is None else tokenizer.stream(1)
+    header = {"spec": spec.to_dict(), "levels": levels, "samples": samples, "stream": state is not None}
     with whole_file(config["output"]) as file, progress("compressing", samples, "samples", config["progress"]) as advance:
-        words = json.dumps(header).encode()
-        file.write(MAGIC + struct.pack("<I", len(words)) + words)
-        state = tokenizer.stream(1) if header["stream"] else None
-        for part in _parts(config["input"], rate, channels, config["chunk"]):
-            media = part[None].to(device)
-            write(file, tokenizer.encode(media) if state is None else tokenizer.encode_chunk(media, state))
-            advance(part.shape[1])
+        writer = CodecWriter(file, header, spec.vocab_sizes[:levels])
+
+        def write(tokens: Tokens) -> None:
+            writer.write(tokens.codes[0, :levels].cpu().numpy())
+
+        for media in _parts(config["input"], spec.sample_rate, spec.media_shape[0], config["chunk"]):
+            media = media.to(device)
+            write(tokenizer.encode(media) if state is None else tokenizer.encode_chunk(media, state))
+            advance(media.shape[2])
         if state is not None:
-            write(file, tokenizer.flush(state)[0])
-        file.write(struct.pack("<II", 0, 0))
-    seconds = samples / rate
-    return {"seconds": seconds, "frames": frames, "bits_per_second": 8 * size / seconds, "of_ids_one_by_one": plain / seconds}
-
-
-# -------------------------------------------------------------------------------------------------------------- decompress
-
-
-def _header(file: BinaryIO, name: str) -> dict[str, Any]:
-    if file.read(4) != MAGIC:
-        raise ValueError(f"{name} is no file of gentok.codec compress")
-    try:
-        (length,) = struct.unpack("<I", file.read(4))
-        return json.loads(file.read(length))
-    except (struct.error, ValueError) as error:
-        raise ValueError(f"{name} is cut short: its header is not whole") from error
-
-
-def _chunks(file: BinaryIO, coder: AdaptiveCoder, name: str) -> Iterator[Any]:
-    """The codes int64 [K, n] of every part. Raises ValueError with a line where the file is cut short or damaged."""
-    while True:
-        head = file.read(8)
-        if len(head) < 8:
-            raise ValueError(f"{name} is cut short: its last part is not there")
-        frames, size = struct.unpack("<II", head)
-        if not frames:
-            return
-        data = file.read(size)
-        if len(data) < size:
-            raise ValueError(f"{name} is cut short in the middle of a part")
-        try:
-            yield coder.decode(data, frames)
-        except ValueError as error:
-            raise ValueError(f"{name} is damaged: {error}") from error
+            write(tokenizer.flush(state)[0])
+        writer.finish()
+    seconds = samples / spec.sample_rate
+    rates = {"bits_per_second": 8 * writer.size / seconds, "of_ids_one_by_one": writer.plain_bits / seconds}
+    return {"seconds": seconds, "frames": writer.frames, **rates}
 
 
 def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
-    """input: a .gtk file -> output, a WAV or FLAC file of 16 bits at the tokenizer's rate, of as many samples as went in."""
+    """A .gtk file as a sound file.
+
+    Args:
+        config: a resolved conf/codec.yaml. input: a .gtk file of the same tokenizer; output: a WAV or FLAC
+            file of 16 bits at the tokenizer's rate, of as many samples as went in.
+
+    Returns:
+        seconds and samples of the sound.
+    """
     import soundfile
 
-    tokenizer = _tokenizer(config)
-    spec, device = tokenizer.spec, next(tokenizer.parameters()).device
-    if not Path(config["input"]).is_file():
-        raise ValueError(f"there is no file {config['input']}")
-    with open(config["input"], "rb") as file:
-        header = _header(file, config["input"])
-        made_by = header["spec"]
+    tokenizer, device = _tokenizer(config)
+    spec, name = tokenizer.spec, config["input"]
+    if not Path(name).is_file():
+        raise ValueError(f"there is no file {name}")
+    with open(name, "rb") as file:
+        reader = CodecReader(file, name)
+        header, made_by = reader.header, reader.header["spec"]
         if made_by["encode_fingerprint"] != spec.encode_fingerprint or tuple(made_by["vocab_sizes"]) != spec.vocab_sizes:
             raise ValueError(
-                f"{config['input']} was made by another tokenizer (fingerprint {made_by['encode_fingerprint'] or 'none'}); "
+                f"{name} was made by another tokenizer (fingerprint {made_by['encode_fingerprint'] or 'none'}); "
                 f"{config['ckpt']} has {spec.encode_fingerprint or 'none'}"
             )
-        levels, left, written = header["levels"], header["samples"], 0
-        coder = AdaptiveCoder(spec.vocab_sizes[:levels])
+        levels, total, written = header["levels"], header["samples"], 0
         state = tokenizer.stream(1) if header["stream"] else None
         suffix = Path(config["output"]).suffix[1:].upper() or "WAV"
         kind = {"samplerate": spec.sample_rate, "channels": spec.media_shape[0], "subtype": "PCM_16", "format": suffix}
-        bar = progress("decompressing", left, "samples", config["progress"])
+        bar = progress("decompressing", total, "samples", config["progress"])
         with whole_file(config["output"]) as out, soundfile.SoundFile(out, "w", **kind) as sound, bar as advance:
 
             def write(media: Tensor) -> None:
                 nonlocal written
-                media = media[0, :, : left - written]
+                media = media[0, :, : total - written]
                 sound.write((media.clamp(-1, 1) * 32767).round().to(torch.int16).T.cpu().numpy())
                 written += media.shape[1]
                 advance(media.shape[1])
 
-            for codes in _chunks(file, coder, config["input"]):
+            for codes in reader.parts(spec.vocab_sizes[:levels]):
                 full = torch.full((1, spec.levels, codes.shape[1]), ABSENT, dtype=torch.int64, device=device)
                 full[0, :levels] = torch.from_numpy(codes).to(device)
                 tokens = Tokens(full, spec)
                 write(tokenizer.decode(tokens) if state is None else tokenizer.decode_chunk(tokens, state))
             if state is not None:
                 write(tokenizer.flush(state)[1])
-            if written != left:
-                raise ValueError(f"{config['input']} gives {written:,} of {left:,} samples: it is damaged")
-    return {"seconds": left / spec.sample_rate, "samples": left}
+            if written != total:
+                raise ValueError(f"{name} gives {written:,} of {total:,} samples: it is damaged")
+    return {"seconds": total / spec.sample_rate, "samples": total}
 
 
-def main() -> None:
-    """`python -m gentok.codec ACTION IN OUT ckpt=PATH`."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command `ACTION IN OUT ckpt=PATH`. argv: the words behind its name; None: those of this process."""
     from gentok.cli import run as run_config
 
-    names = ["action", "input", "output"]
-    for i, word in enumerate(sys.argv[1:4], 1):
-        if "=" not in word or word.partition("=")[0] not in ("action", "input", "output", "ckpt"):
-            quoted = word.replace("'", "\\'")
-            sys.argv[i] = f"{names[i - 1]}='{quoted}'"
+    words = list(sys.argv[1:] if argv is None else argv)
+    for i, key in enumerate(("action", "input", "output")[: len(words)]):
+        if words[i].partition("=")[0] not in ("action", "input", "output", "ckpt") or "=" not in words[i]:
+            quoted = words[i].replace("'", "\\'")
+            words[i] = f"{key}='{quoted}'"
+    sys.argv[1:] = words
     run_config("codec", run)
 
 

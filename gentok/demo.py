@@ -1,8 +1,8 @@
-"""`make demo`: real digits through the whole of gentok, from an empty machine to new digits, in about a quarter of an hour on two cores.
+"""`make demo`: from real digits to new ones through the whole of gentok, in about 15 minutes on two cores.
 
 Trains the tokenizer mnist5k/vq and the generator mnist5k/ar on it, evaluates both and leaves in outputs/demo
     reconstructions.png   held-out digits over their reconstructions      tokenizer/   the tokenizer's bundle
-    samples.png           new digits, a row per class                     generator/   the generator's bundle, tokenizer inside
+    samples.png           new digits, a row per class                     generator/   the generator's bundle
     metrics.json          everything that was measured
 Times are arguments: python -m gentok.demo tokenizer=150s generator=5min out=outputs/demo
 """
@@ -11,17 +11,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gentok.cli import compose, patient_threads
+from gentok.command import run_command
 
 __all__ = ["demo", "main"]
 
 
 def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: str = "5min") -> dict[str, Path]:
-    """Trains, evaluates and returns the paths of what it made. tokenizer, generator: budgets of the two trainings."""
+    """Trains and evaluates a tokenizer and a generator.
+
+    Args:
+        out: the folder; what an earlier demo made there is replaced.
+        tokenizer: budget of its training, such as "150s".
+        generator: budget of its training.
+
+    Returns:
+        The paths of what was made, by name.
+    """
     from gentok.evaluate import evaluate
     from gentok.training.run import train
 
@@ -29,46 +40,34 @@ def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: s
     out = Path(out)
     paths = {name: out / name for name in ("reconstructions.png", "samples.png", "metrics.json", "tokenizer", "generator")}
 
-    def run(name: str, budget: str, *overrides: str) -> None:
-        print(f"\n== {name}, {budget}", flush=True)
-        folder = out / "runs" / name.replace("/", "_")
-        shutil.rmtree(folder, ignore_errors=True)
-        words = [f"experiment={name}", f"budget={budget}", f"paths.run={folder}", f"paths.cache={out / 'cache'}", "print_config=false"]
-        config = compose("config", [*words, *overrides])
-        train(config)
-        target = paths["generator" if "tokenizer.ckpt" in " ".join(overrides) else "tokenizer"]
+    def train_and_evaluate(kind: str, experiment: str, budget: str, grid: str, *overrides: str) -> dict[str, Any]:
+        print(f"\n== {experiment}, {budget}", flush=True)
+        run, target, cache = out / "runs" / experiment.replace("/", "_"), paths[kind], out / "cache"
+        shutil.rmtree(run, ignore_errors=True)
+        common = [f"experiment={experiment}", f"budget={budget}", f"paths.run={run}", f"paths.cache={cache}", "print_config=false"]
+        train(compose("config", [*common, *overrides]))
         shutil.rmtree(target, ignore_errors=True)
-        shutil.move(folder / "bundle", target)
+        shutil.move(run / "bundle", target)
+        print(f"\n== evaluating the {kind}", flush=True)
+        folder = out / "evaluation" / kind
+        metrics = evaluate(compose("evaluate", [f"ckpt={target}", f"out={folder}", f"cache={cache}"]))
+        shutil.copy(next(folder.glob("*.png")), paths[grid])
+        return metrics
 
-    def judge(name: str, picture: str, *overrides: str) -> dict:
-        print(f"\n== evaluating the {name}", flush=True)
-        folder = out / "evaluation" / name
-        report = evaluate(compose("evaluate", [f"ckpt={paths[name]}", f"out={folder}", f"cache={out / 'cache'}", *overrides]))
-        shutil.copy(next(folder.glob("*.png")), paths[picture])
-        return report
-
-    run("mnist5k/vq", tokenizer)
-    run("mnist5k/ar", generator, f"tokenizer.ckpt={paths['tokenizer']}")
-    metrics = {"reconstruction": judge("tokenizer", "reconstructions.png"), "generation": judge("generator", "samples.png")}
+    metrics: dict[str, Any] = {"reconstruction": train_and_evaluate("tokenizer", "mnist5k/vq", tokenizer, "reconstructions.png")}
+    ckpt = f"tokenizer.ckpt={paths['tokenizer']}"
+    metrics["generation"] = train_and_evaluate("generator", "mnist5k/ar", generator, "samples.png", ckpt)
     metrics["seconds"] = round(time.monotonic() - began, 1)
     paths["metrics.json"].write_text(json.dumps(metrics, indent=1, default=str) + "\n")
-    print(f"\n{metrics['seconds']:.0f} s in all. Made:")
-    for path in paths.values():
-        print(f"  {path}")
+    print("\n  ".join([f"\n{metrics['seconds']:.0f} s in all. Made:", *map(str, paths.values())]))
     print(f"More digits:  python sample.py ckpt={paths['generator']} n=16 condition=7")
     return paths
 
 
-def main() -> None:
-    arguments = dict(word.split("=", 1) if "=" in word else (word, None) for word in sys.argv[1:])
-    unknown = set(arguments) - {"out", "tokenizer", "generator"}
-    if unknown or None in arguments.values():
-        sys.exit(f"gentok: the demo takes out=FOLDER tokenizer=TIME generator=TIME; got {' '.join(sys.argv[1:])}")
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. argv: the words behind its name; None: those of this process."""
     patient_threads()
-    try:
-        demo(**arguments)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"gentok: {error}")
+    run_command(demo, argv, "python -m gentok.demo [out=FOLDER] [tokenizer=TIME] [generator=TIME]")
 
 
 if __name__ == "__main__":

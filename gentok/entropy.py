@@ -1,10 +1,13 @@
-"""Entropy coding of tokens: range asymmetric numeral systems (Duda, arXiv 1311.2540), with laws that follow what came before.
+"""Entropy coding of tokens: range asymmetric numeral systems (Duda, arXiv 1311.2540), with adaptive
+probabilities.
 
-    encode, last id first:   x <- (x // f) 2^R + x mod f + c           f, c: the id's share of 2^R, and the sum of the shares before it
-    decode, first id first:  id = the one with c <= x mod 2^R < c + f;  x <- f (x // 2^R) + x mod 2^R - c
+    encode, last id first:   x <- (x // f) 2^R + x mod f + c           f, c: the id's share of 2^R, and the
+    sum of the shares before it decode, first id first:  id = the one with c <= x mod 2^R < c + f;  x <- f (x
+    // 2^R) + x mod 2^R - c
 
-Chunk by chunk: the shares of a chunk's ids come from counts of the chunks before it, which both sides know, so no table is sent. Levels
-have counts of their own. A chunk is stored packed, ceil(log2 V) bits per id, where that is shorter (the first one always is).
+Chunk by chunk: the shares of a chunk's ids come from counts of the chunks before it, which both sides know,
+so no table is sent. Levels have separate counts. A chunk is stored packed, ceil(log2 V) bits per id, where
+that is shorter (the first one always is).
 """
 
 from __future__ import annotations
@@ -26,18 +29,19 @@ def bits_of(vocab: int) -> int:
 
 
 def packed(ids: np.ndarray, bits: int) -> bytes:
-    """int64 [n] below 2^bits -> ceil(n bits / 8) bytes."""
+    """ids int64 [n] below 2^bits -> ceil(n bits / 8) bytes."""
     return np.packbits((ids[:, None] >> np.arange(bits)) & 1, axis=None).tobytes() if len(ids) else b""
 
 
 def unpacked(data: bytes, count: int, bits: int) -> np.ndarray:
-    """The inverse: int64 [count]."""
+    """The inverse of `packed`: ids int64 [count]."""
     found = np.unpackbits(np.frombuffer(data, np.uint8), count=count * bits).astype(np.int64)
     return (found.reshape(count, bits) << np.arange(bits)).sum(1)
 
 
 def _shares(counts: np.ndarray, scale: int) -> np.ndarray:
-    """counts float [V] -> int64 [V] that sum to `scale`, each at least 1, as near to proportional as that allows."""
+    """counts float [V] -> int64 [V] that sum to `scale`, each at least 1, as near to proportional as
+    possible."""
     room = scale - len(counts)
     exact = counts * (room / counts.sum())
     out = np.floor(exact).astype(np.int64)
@@ -47,9 +51,11 @@ def _shares(counts: np.ndarray, scale: int) -> np.ndarray:
 
 
 class AdaptiveCoder:
-    """Chunks of codes int64 [K, n] -> bytes and back. Coder and decoder must see the same chunks in the same order.
+    """Chunks of codes -> bytes and back. Coder and decoder must see the same chunks in the same order.
 
-    vocab_sizes: V of each level. decay: of the counts from chunk to chunk.
+    Args:
+        vocab_sizes: V of each level.
+        decay: of the counts from chunk to chunk.
     """
 
     def __init__(self, vocab_sizes: Sequence[int], decay: float = 0.99):
@@ -58,16 +64,37 @@ class AdaptiveCoder:
         self.scales = [1 << max(16, bits_of(size) + 4) for size in self.vocab_sizes]
 
     def encode(self, codes: np.ndarray) -> bytes:
-        """A byte that says how, and the ids. Raises ValueError on an id outside its level's vocabulary."""
+        """Codes a chunk.
+
+        Args:
+            codes: int64 [K, n].
+
+        Returns:
+            A byte for the way of coding, and the ids.
+
+        Raises:
+            ValueError: an id lies outside its level's vocabulary.
+        """
         if codes.shape[0] != len(self.vocab_sizes) or any(((c < 0) | (c >= v)).any() for c, v in zip(codes, self.vocab_sizes)):
             raise ValueError(f"codes are [{len(self.vocab_sizes)} levels, frames] of ids below {self.vocab_sizes}; got {codes.shape}")
         plain = bytes([PACKED]) + b"".join(packed(c, bits_of(v)) for c, v in zip(codes, self.vocab_sizes))
-        short = bytes([CODED]) + self._coded(codes)
-        self._learn(codes)
-        return min(plain, short, key=len)
+        coded = bytes([CODED]) + self._coded(codes)
+        self._count(codes)
+        return min(plain, coded, key=len)
 
     def decode(self, data: bytes, frames: int) -> np.ndarray:
-        """The codes int64 [K, frames] of a chunk. Raises ValueError where the bytes are no chunk of so many frames."""
+        """Decodes a chunk.
+
+        Args:
+            data: what `encode` returned.
+            frames: n of the chunk.
+
+        Returns:
+            The codes, int64 [K, frames].
+
+        Raises:
+            ValueError: the bytes are no chunk of so many frames.
+        """
         if not data or data[0] not in (PACKED, CODED):
             raise ValueError("a chunk begins with no known way of coding")
         if data[0] == PACKED:
@@ -83,10 +110,10 @@ class AdaptiveCoder:
             codes = self._decoded(data[1:], frames)
         if any((c >= v).any() for c, v in zip(codes, self.vocab_sizes)):
             raise ValueError("a chunk holds an id beyond its level's vocabulary")
-        self._learn(codes)
+        self._count(codes)
         return codes
 
-    def _learn(self, codes: np.ndarray) -> None:
+    def _count(self, codes: np.ndarray) -> None:
         for counts, c in zip(self.counts, codes):
             counts *= self.decay
             counts += np.bincount(c, minlength=len(counts))

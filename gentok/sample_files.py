@@ -1,4 +1,4 @@
-"""`python sample.py`: samples into a folder, as pictures, or as WAV files with their spectrograms."""
+"""`python sample.py`: samples into a folder, as images, or as WAV files with their spectrograms."""
 
 from __future__ import annotations
 
@@ -28,18 +28,31 @@ _log = logging.getLogger("gentok")
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
+    """Errors of writing name the folder and what to do."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error
 
 
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
-    """`python sample.py`: samples into config["out"] as grid.png, 0000.png ... (of sounds spectrograms, with 0000.wav ...),
-    codes.safetensors and samples.json."""
+    """Samples, and writes grid.png, 0000.png ..., codes.safetensors and samples.json.
+
+    Of sounds the images are spectrograms, beside 0000.wav ...
+
+    Args:
+        config: a resolved conf/sample.yaml.
+
+    Returns:
+        The folder, config["out"].
+
+    Raises:
+        ValueError: the configuration does not fit the model.
+        OSError: the folder cannot be written.
+    """
     from safetensors.torch import save_file
 
     from gentok.data.progress import progress
@@ -64,8 +77,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         stored = {"codes": samples.tokens.codes, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
         save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
-    made = int(samples.tokens.present.sum())
-    kept = config["keep"] or ("left-half" if samples.lengths is None else "all")
+    tokens = int(samples.tokens.present.sum())
     report = {
         "ckpt": str(config["ckpt"]),
         "n": config["n"],
@@ -77,12 +89,17 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         "calls_per_sample": samples.calls.double().mean().item(),
         "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
         "seconds": round(samples.seconds, 3),
-        "tokens_per_second": round(made / max(samples.seconds, 1e-9), 1),
-        **({"known": str(config["known"]), "keep": kept} if known is not None else {}),
-        **({} if samples.lengths is None else _heard(samples, bundle.spec)),
-        **({} if samples.texts is None else {"texts": samples.texts}),
-        **samples.stats,
+        "tokens_per_second": round(tokens / max(samples.seconds, 1e-9), 1),
     }
+    if known is not None:
+        report |= {"known": str(config["known"]), "keep": config["keep"] or ("left-half" if samples.lengths is None else "all")}
+    if samples.lengths is not None:
+        seconds = samples.lengths.double() / bundle.spec.sample_rate
+        report["seconds_of_sound"] = [round(value, 3) for value in seconds.tolist()]
+        report["seconds_of_sound_per_second"] = round(float(seconds.sum()) / max(samples.seconds, 1e-9), 2)
+    if samples.texts is not None:
+        report["texts"] = samples.texts
+    report |= samples.stats
     with _writing(out):
         (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
     print(
@@ -107,11 +124,3 @@ def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> 
     if clipped:
         written = int(samples.lengths.sum()) * spec.media_shape[0]
         _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)
-
-
-def _heard(samples: Samples, spec: TokenSpec) -> dict[str, Any]:
-    seconds = samples.lengths.double() / spec.sample_rate
-    return {
-        "seconds_of_sound": [round(value, 3) for value in seconds.tolist()],
-        "seconds_of_sound_per_second": round(float(seconds.sum()) / max(samples.seconds, 1e-9), 2),
-    }

@@ -1,4 +1,5 @@
-"""The table of a sweep: `python train.py -m seed=0,1 optimizer.lr=1e-3,3e-3 ...` runs every combination in a folder of its own.
+"""The table of a sweep: `python train.py -m seed=0,1 optimizer.lr=1e-3,3e-3 ...` runs every combination in
+its own folder.
 
 SWEEP/0, SWEEP/1, ...   run folders; each has job.json: its overrides, and how it ended
 SWEEP/summary.csv       a row per job: what was varied, how it ended, the last value of every measure
@@ -10,13 +11,13 @@ SWEEP/summary.md        the same as a table to read, without the measures of sin
 from __future__ import annotations
 
 import csv
-import io
 import json
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from gentok.command import run_command
 
 __all__ = ["note", "summarize", "main"]
 
@@ -24,70 +25,83 @@ JOB = "job.json"
 
 
 def note(folder: Path, overrides: Sequence[str], state: str, error: str | None = None) -> None:
-    """Writes folder/job.json. overrides: "key=value" as on the command line; state: "running", "done", "failed" or "stopped"."""
+    """Writes folder/job.json.
+
+    Args:
+        folder: the job's run folder.
+        overrides: "key=value" as on the command line.
+        state: "running", "done", "failed" or "stopped".
+        error: why it failed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JOB).write_text(json.dumps({"overrides": list(overrides), "state": state, "error": error}, indent=1) + "\n")
 
 
-def summarize(sweep: Path) -> str:
-    """Writes summary.csv and summary.md into the sweep's folder and returns the latter's text. Raises OSError where there is no job."""
-    folders = sorted((p.parent for p in Path(sweep).glob(f"*/{JOB}")), key=lambda p: (len(p.name), p.name))
+def summarize(sweep: str | Path) -> str:
+    """Writes summary.csv and summary.md into a sweep's folder.
+
+    Args:
+        sweep: the folder.
+
+    Returns:
+        The text of summary.md.
+
+    Raises:
+        FileNotFoundError: there is no job in it.
+    """
+    sweep = Path(sweep)
+    folders = sorted((p.parent for p in sweep.glob(f"*/{JOB}")), key=lambda p: (len(p.name), p.name))
     if not folders:
         raise FileNotFoundError(f"there is no sweep in {sweep}: expected folders with {JOB}, as `python train.py -m ...` makes them")
-    jobs = [_read(folder) for folder in folders]
+    jobs = [json.loads((folder / JOB).read_text()) for folder in folders]
+    results = [_result(folder / "metrics.json") for folder in folders]
     values = [dict(word.split("=", 1) for word in job["overrides"]) for job in jobs]
-    keys = list(dict.fromkeys(k for row in values for k in row))
-    varied = [k for k in keys if len({row.get(k) for row in values}) > 1]
-    measures = list(dict.fromkeys(k for job in jobs for k in job["metrics"]))
+    keys = list(dict.fromkeys(key for row in values for key in row))
+    varied = [key for key in keys if len({row.get(key) for row in values}) > 1]
+    measures = list(dict.fromkeys(name for result in results for name in result.get("metrics", {})))
     rows = [
-        {"job": job["job"], **{k: row.get(k, "") for k in varied}, "state": job["state"], "steps": job["steps"], "seconds": job["seconds"]}
-        | {k: job["metrics"].get(k, "") for k in measures}
-        | {"error": job["error"]}
-        for job, row in zip(jobs, values)
+        {"job": folder.name, **{key: row.get(key, "") for key in varied}, "state": job["state"]}
+        | {key: result.get(key, "") for key in ("step", "seconds")}
+        | {name: result.get("metrics", {}).get(name, "") for name in measures}
+        | {"error": job["error"] or ""}
+        for folder, job, result, row in zip(folders, jobs, results, values)
     ]
-    with open(Path(sweep) / "summary.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    shown = [k for k in rows[0] if not re.search(r"_\d+$", k) and any(row[k] != "" for row in rows)]
-    same = " ".join(f"{k}={values[0][k]}" for k in keys if k not in varied)
-    text = f"# Sweep of {len(jobs)} runs\n\n" + (f"All of them: `{same}`\n\n" if same else "") + _table(shown, rows)
-    (Path(sweep) / "summary.md").write_text(text)
+    columns = ["steps" if name == "step" else name for name in rows[0]]
+    with open(sweep / "summary.csv", "w", newline="") as file:
+        csv.writer(file).writerows([columns, *(row.values() for row in rows)])
+    shown = [i for i, name in enumerate(rows[0]) if not re.search(r"_\d+$", name) and any(row[name] != "" for row in rows)]
+    cells = [columns, *([_cell(value) for value in row.values()] for row in rows)]
+    same = " ".join(f"{key}={values[0][key]}" for key in keys if key not in varied)
+    text = f"# Sweep of {len(jobs)} runs\n\n" + (f"All of them: `{same}`\n\n" if same else "")
+    text += _table([[line[i] for i in shown] for line in cells])
+    (sweep / "summary.md").write_text(text)
     return text
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    job = json.loads((folder / JOB).read_text())
-    job = {"job": folder.name, "overrides": job["overrides"], "state": job["state"], "error": job["error"] or ""}
-    report: dict[str, Any] = {}
-    if (folder / "metrics.json").is_file():
-        report = json.loads((folder / "metrics.json").read_text())
-    return {**job, "metrics": report.get("metrics", {}), "steps": report.get("step", ""), "seconds": report.get("seconds", "")}
-
-
-def _table(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> str:
-    """A markdown table whose columns are aligned, so that it reads well in a terminal too."""
-    cells = [[_cell(row[c]) for c in columns] for row in rows]
-    widths = [max(len(line[i]) for line in [list(columns), *cells]) for i in range(len(columns))]
-    out = io.StringIO()
-    for i, line in enumerate([list(columns), *cells]):
-        out.write("| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths)) + " |\n")
-        if i == 0:
-            out.write("|" + "|".join("-" * (w + 2) for w in widths) + "|\n")
-    return out.getvalue()
+def _result(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value).replace("|", "\\|")
 
 
-def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("gentok: which sweep? python -m gentok.sweep FOLDER")
-    try:
-        print(summarize(Path(sys.argv[1])))
-    except (OSError, ValueError) as error:
-        sys.exit(f"gentok: {error}")
+def _table(cells: Sequence[Sequence[str]]) -> str:
+    """A markdown table whose columns are aligned, so that it reads well in a terminal too; cells[0]: the
+    head."""
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |" for line in cells]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command. argv: the words behind its name; None: those of this process."""
+
+    def show(sweep: str) -> None:
+        print(summarize(sweep))
+
+    run_command(show, argv, "python -m gentok.sweep FOLDER", positional="sweep")
 
 
 if __name__ == "__main__":

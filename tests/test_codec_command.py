@@ -1,4 +1,4 @@
-"""`python -m gentok.codec`: codes and lengths come back, whatever the file; what is broken is said in a line."""
+"""`python -m gentok.codec`: codes and lengths come back, whatever the file; what is broken is a one-line error."""
 
 import numpy as np
 import pytest
@@ -9,9 +9,9 @@ from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.codec import compress, decompress
 
-BOOK = ["codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32", "codebook.codebook.dim=8", "codebook.width=null"]
+CODEBOOK = ["codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32", "codebook.codebook.dim=8", "codebook.width=null"]
 NETWORKS = ["encoder.width=8", "encoder.filters=4", "encoder.ratios=[4,2]", "decoder.filters=4", "sample_rate=8000"]
-SMALL = ["tokenizer=codec", "losses=multi_scale_stft", *BOOK, *(f"tokenizer.{word}" for word in NETWORKS)]
+SMALL = ["tokenizer=codec", "losses=multi_scale_stft", *CODEBOOK, *(f"tokenizer.{word}" for word in NETWORKS)]
 
 
 @pytest.fixture(scope="module", params=["causal", "ahead"])
@@ -20,8 +20,8 @@ def bundle(request, tmp_path_factory):
     config["media_shape"] = [1]
     torch.manual_seed(0)
     model = build_tokenizer(config).eval()
-    for book in model.codebook.books:  # every row in use: what is not trained maps all to one code
-        for buffer in book.state_dict().values():
+    for codebook in model.codebook.books:  # every row in use: without training all map to one code
+        for buffer in codebook.state_dict().values():
             if buffer.dim() == 2 and buffer.shape[0] == 32:
                 buffer.normal_(std=0.05)
     stamp(model, config)
@@ -37,25 +37,25 @@ def sound(path, seconds=1.3, rate=11025, channels=2):
     return path
 
 
-def words(bundle, action, source, target, **more):
+def settings(bundle, action, source, target, **more):
     return {**compose("codec", ["action=x", "input=x", "output=x", "ckpt=x", "progress=false"]), "action": action, "input": str(source),
             "output": str(target), "ckpt": str(bundle), **more}  # fmt: skip
 
 
 @pytest.mark.parametrize("chunk", [0.1, 0.37, 10])
-def test_a_file_comes_back_with_its_length_and_a_streams_codes_are_the_wholes(bundle, tmp_path, chunk):
+def test_a_file_comes_back_with_its_length_and_a_stream_has_the_codes_of_the_whole(bundle, tmp_path, chunk):
     from gentok.data.sound_files import read_sound
 
     source = sound(tmp_path / "in.wav")
-    report = compress(words(bundle, "compress", source, tmp_path / "x.gtk", chunk=chunk))
-    decompress(words(bundle, "decompress", tmp_path / "x.gtk", tmp_path / "out.wav"))
+    report = compress(settings(bundle, "compress", source, tmp_path / "x.gtk", chunk=chunk))
+    decompress(settings(bundle, "decompress", tmp_path / "x.gtk", tmp_path / "out.wav"))
     made, rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
     model, media = load(bundle).tokenizer, read_sound(source, 8000, 1)
     assert rate == 8000 and made.shape == (media.shape[1],)
     tokens = model.encode(media[None])
-    assert len(tokens.codes.unique()) > 10, "the codes say something"
+    assert len(tokens.codes.unique()) > 10, "the codes differ"
     want = model.decode(tokens, samples=media.shape[1])[0, 0].numpy()
-    if getattr(model, "latency_samples", None) is not None or chunk == 10:
+    if model.latency_samples is not None or chunk == 10:
         assert np.abs(made - want).max() < 2e-4
         assert report["frames"] == tokens.codes.shape[2]
     assert report["bits_per_second"] < report["of_ids_one_by_one"] + 8 * 8 * 30 / 1.3 + 200
@@ -63,40 +63,40 @@ def test_a_file_comes_back_with_its_length_and_a_streams_codes_are_the_wholes(bu
 
 def test_fewer_levels_are_smaller_and_decode_as_they_do(bundle, tmp_path):
     source = sound(tmp_path / "in.wav")
-    every = compress(words(bundle, "compress", source, tmp_path / "3.gtk"))
-    one = compress(words(bundle, "compress", source, tmp_path / "1.gtk", levels=1))
+    every = compress(settings(bundle, "compress", source, tmp_path / "3.gtk"))
+    one = compress(settings(bundle, "compress", source, tmp_path / "1.gtk", levels=1))
     assert one["bits_per_second"] < 0.5 * every["bits_per_second"]
-    decompress(words(bundle, "decompress", tmp_path / "1.gtk", tmp_path / "out.flac"))
+    decompress(settings(bundle, "decompress", tmp_path / "1.gtk", tmp_path / "out.flac"))
     assert soundfile.info(tmp_path / "out.flac").frames == 8000 * 1.3
 
 
-def test_what_is_broken_is_said_and_leaves_nothing_behind(bundle, tmp_path):
+def test_what_is_broken_is_an_error_and_leaves_no_file(bundle, tmp_path):
     source, made = sound(tmp_path / "in.wav", 0.5), tmp_path / "x.gtk"
-    compress(words(bundle, "compress", source, made, chunk=0.1))
+    compress(settings(bundle, "compress", source, made, chunk=0.1))
     data = made.read_bytes()
     broken = {"cut": data[:-20], "head": data[:10], "end": data[:-8], "other": b"RIFF" + data}
     for name, content in broken.items():
         message = "no file of" if name == "other" else "cut short"
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            decompress(words(bundle, "decompress", tmp_path / name, tmp_path / "out.wav"))
+            decompress(settings(bundle, "decompress", tmp_path / name, tmp_path / "out.wav"))
         assert not (tmp_path / "out.wav").exists()
     with pytest.raises(ValueError, match="there is no file"):
-        decompress(words(bundle, "decompress", tmp_path / "nowhere.gtk", tmp_path / "out.wav"))
+        decompress(settings(bundle, "decompress", tmp_path / "nowhere.gtk", tmp_path / "out.wav"))
     with pytest.raises(ValueError, match="1 to 3"):
-        compress(words(bundle, "compress", source, made, levels=4))
+        compress(settings(bundle, "compress", source, made, levels=4))
     with pytest.raises(ValueError):
-        compress(words(bundle, "compress", tmp_path / "nowhere.wav", made))
+        compress(settings(bundle, "compress", tmp_path / "nowhere.wav", made))
     assert made.read_bytes() == data
 
 
 def test_another_tokenizer_is_refused(bundle, tmp_path):
     made, other = tmp_path / "x.gtk", tmp_path / "other"
-    compress(words(bundle, "compress", sound(tmp_path / "in.wav", 0.5), made))
+    compress(settings(bundle, "compress", sound(tmp_path / "in.wav", 0.5), made))
     loaded = load(bundle)
     with torch.no_grad():
         next(loaded.tokenizer.encoder.parameters()).add_(0.1)
     stamp(loaded.tokenizer, loaded.tokenizer_config)
     loaded.save(other)
     with pytest.raises(ValueError, match="another tokenizer"):
-        decompress(words(other, "decompress", made, tmp_path / "out.wav"))
+        decompress(settings(other, "decompress", made, tmp_path / "out.wav"))

@@ -16,8 +16,8 @@ def test_packing_is_invertible(vocab):
 def chunks(sizes, count, skew, seed=0):
     """Chunks [K, n] whose ids have p proportional to (v + 1)^-skew, in an order of each level's own."""
     rng = np.random.default_rng(seed)
-    laws = [rng.permutation((np.arange(v) + 1.0) ** -skew) for v in sizes]
-    return [np.stack([rng.choice(len(p), n, p=p / p.sum()) for p in laws]) for n in [*rng.integers(0, 200, count - 1), 500]], laws
+    weights = [rng.permutation((np.arange(v) + 1.0) ** -skew) for v in sizes]
+    return [np.stack([rng.choice(len(p), n, p=p / p.sum()) for p in weights]) for n in [*rng.integers(0, 200, count - 1), 500]], weights
 
 
 @pytest.mark.parametrize("sizes", [(7,), (1,), (1024, 3, 50), (1 << 15,)])
@@ -31,16 +31,16 @@ def test_chunks_come_back_in_order(sizes, skew):
 
 def test_skewed_ids_cost_their_entropy_and_uniform_ones_no_more_than_packed():
     for skew, most in ((1.5, 1.03), (0.0, 1.001)):
-        given, laws = chunks((256, 64), 60, skew)
+        given, weights = chunks((256, 64), 60, skew)
         coder = AdaptiveCoder((256, 64))
         sizes = [len(coder.encode(codes)) for codes in given]
         late = slice(30, None)
-        entropy = sum(-(p / p.sum() * np.log2(p / p.sum())).sum() for p in laws)
+        entropy = sum(-(p / p.sum() * np.log2(p / p.sum())).sum() for p in weights)
         ideal = sum(codes.shape[1] for codes in given[late]) * entropy / 8
         assert sum(sizes[late]) < most * ideal + 10 * len(given[late])
 
 
-def test_the_coder_that_forgets_what_it_saw_cannot_decode():
+def test_a_coder_without_the_chunks_before_cannot_decode():
     given, _ = chunks((64,), 12, 1.5)
     coder = AdaptiveCoder((64,))
     made = [coder.encode(codes) for codes in given]

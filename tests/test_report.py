@@ -2,22 +2,25 @@
 
 import base64
 import csv
+import html
 import json
 import math
 import re
 import shutil
-import struct
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 from gentok.report.__main__ import write_report
-from gentok.report.chart import MOST, Curve, chart, number, thin
-from gentok.report.run_folder import PICTURES, read_run
+from gentok.report.chart import MOST, Curve, chart, number, smooth, thin
+from gentok.report.measures import charts, title
+from gentok.report.run_folder import IMAGES, read_run
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -30,25 +33,24 @@ def make_run(folder: Path, levels: int = 1, steps: int = 400, finished: bool = T
     (folder / "bundle" / "tokenizer").mkdir(parents=True)
     target = "tokenizer:\n  _target_: gentok.tokenizers.vqgan.VQGAN\n  width: 8\n  codebook:\n    _target_: gentok.codebooks.vq.VQ\n"
     (folder / "config.yaml").write_text(f"name: digits{hostile}\nsteps: {steps}\nbudget: null\ntask:\n  name: tokenizer\n{target}")
-    books = [f"codebook/{side}_{m}" + (f"_{k}" if levels > 1 else "") for side in ("train", "held_out") for m in ("usage", "perplexity")
-             for k in range(levels)]  # fmt: skip
-    columns = ["step", "epoch", "loss", "lr", "images_per_second", "train/l2", "psnr", *books]
+    use = [f"codebook/{side}_{m}" + (f"_{k}" if levels > 1 else "") for side in ("train", "held_out") for m in ("usage", "perplexity")
+           for k in range(levels)]  # fmt: skip
+    columns = ["step", "epoch", "loss", "lr", "images_per_second", "train/l2", "psnr", *use]
     with open(folder / "metrics.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, columns, restval="")
         writer.writeheader()
         for step in range(9, steps, 10):
             loss = "nan" if step == 19 else math.exp(-step / 60) + 0.01 * (step % 3)
             row = {"step": step, "epoch": 0, "loss": loss, "lr": 1e-3, "images_per_second": 300, "train/l2": 0.5}
-            writer.writerow(row | {b: min(1.0, step / steps + 0.1) for b in books if "train" in b})
+            writer.writerow(row | {name: min(1.0, step / steps + 0.1) for name in use if "train" in name})
             if step % 100 == 99:
-                writer.writerow({"step": step, "epoch": 0, "psnr": 10 + step / 50} | {b: step / steps for b in books if "held_out" in b})
+                writer.writerow({"step": step, "psnr": 10 + step / 50} | {name: step / steps for name in use if "held_out" in name})
                 Image.new("L", (66, 32), step % 255).save(folder / "pictures" / f"reconstructions_{step + 1:07d}.png")
         file.write("" if finished else "4")  # a row that is being written
     if finished:
         words = {"step": steps, "seconds": 75.0, "command": f"python train.py x={hostile}", "metrics": {"psnr": 18.0}}
         (folder / "metrics.json").write_text(json.dumps(words))
-        header = json.dumps({"encoder.w": {"dtype": "F32", "shape": [3, 5], "data_offsets": [0, 60]}}).encode()
-        (folder / "bundle" / "tokenizer" / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+        save_file({"encoder.w": np.zeros((3, 5), "float32")}, folder / "bundle" / "tokenizer" / "model.safetensors")
     return folder
 
 
@@ -87,29 +89,30 @@ class Structure(HTMLParser):
 def test_the_page_stands_alone_and_is_well_formed(tmp_path, levels, finished):
     text = write_report(make_run(tmp_path / "run", levels, finished=finished)).read_text()
     page = Structure(text)
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", text, re.I), "a link to somewhere else"
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", text, re.I), "a link to somewhere else"
     assert all(u.startswith(("data:", "#")) for u in page.urls) and len(page.images) == 4
     assert all(i["alt"] and int(i["width"]) for i in page.images)
     assert len(set(page.ids)) == len(page.ids) and {u[1:] for u in page.urls if u[0] == "#"} | set(page.refs) <= set(page.ids)
+    assert set(re.findall(r"url\(#([^)]*)\)", text)) <= set(page.ids)
     assert page.headings[0] == 1 and all(b <= a + 1 for a, b in zip(page.headings, page.headings[1:]))
     assert text.count("<svg") == text.count("<desc") > 5 and (">finished<" in text) == finished
     assert "default-src 'none'" in text
 
 
-def test_the_picture_in_the_page_is_the_picture_of_the_run(tmp_path):
+def test_the_image_in_the_page_is_the_image_of_the_run(tmp_path):
     run = make_run(tmp_path / "run")
     urls = [i["src"] for i in Structure(write_report(run).read_text()).images]
     files = sorted((run / "pictures").iterdir(), reverse=True)
     assert [base64.b64decode(u.split(",", 1)[1]) for u in urls] == [f.read_bytes() for f in files]
 
 
-def test_pictures_are_capped_in_number_and_size(tmp_path):
+def test_images_are_capped_in_number_and_size(tmp_path):
     run = make_run(tmp_path / "run", steps=3000)
     Image.effect_noise((3000, 2000), 90).save(run / "pictures" / "samples_0000001.png")
     found = read_run(run)
-    assert [p.step for p in found.pictures["reconstructions"]][:: PICTURES - 1] == [100, 3000]
-    assert len(found.pictures["reconstructions"]) == PICTURES and found.picture_counts["reconstructions"] == 30
-    (large,) = found.pictures["samples"]
+    assert [p.step for p in found.images["reconstructions"]][:: IMAGES - 1] == [100, 3000]
+    assert len(found.images["reconstructions"]) == IMAGES and found.image_counts["reconstructions"] == 30
+    (large,) = found.images["samples"]
     assert large.width == 1200 and large.height == 800 and len(large.url) < 1_000_000
 
 
@@ -119,8 +122,8 @@ def test_what_the_log_says_is_what_is_drawn(tmp_path):
     assert run.held_out == {"psnr", "codebook/held_out_usage", "codebook/held_out_perplexity"}
     assert 20 not in dict(run.series["loss"]) and any("loss: 1 value" in note for note in run.notes)
     assert run.sizes == {"tokenizer.encoder": 15} and run.steps == 400
-    drawn = chart("x", "PSNR", [Curve("held out", run.series["psnr"], "held_out")])
-    data = json.loads(re.search(r'data-lines="([^"]*)"', drawn)[1].replace("&quot;", '"'))
+    drawn = chart("PSNR", [Curve("held out", run.series["psnr"])])
+    data = json.loads(drawn.data)
     assert [p[2:] for p in data[0]["points"]] == [["100", "11.98"], ["200", "13.98"], ["300", "15.98"], ["400", "17.98"]]
     heights = [p[1] for p in data[0]["points"]]
     assert heights == sorted(heights, reverse=True), "what grows goes up"
@@ -139,9 +142,60 @@ CURVES = [[(0, 0.0)], [(5, 3.0)], [(1, 1e-9), (2, 1e9)], [(1, -5.0), (2, -5.0)],
 @pytest.mark.parametrize("points", CURVES)
 @pytest.mark.parametrize("how", [{}, {"zero": True}, {"may_log": True}])
 def test_every_curve_can_be_drawn(points, how):
-    drawn = chart("x", "x", [Curve("x", points)], **how)
-    numbers = [float(v) for v in re.findall(r' (?:x|y|x1|x2|y1|y2|cx|cy)="([^"]+)"', drawn)]
-    assert all(math.isfinite(v) and -1 <= v <= 481 for v in numbers)
+    drawn = chart("x", [Curve("x", points)], **how)
+    (curve,) = json.loads(drawn.data)
+    numbers = [p[:2] for p in curve["points"]] + re.findall(r'(?:\bd="|[ML]) *([\d.]+) ([\d.]+)', drawn.svg)
+    assert len(curve["points"]) == len(points) and all(-1 <= float(x) <= 481 and -1 <= float(y) <= 221 for x, y in numbers)
+    assert not re.search(r"nan|inf", drawn.svg)
+    ticks = [label for label, last in re.findall(r'text-anchor: (?:middle|end)[^>]*>([^<]*)<()', drawn.svg) if "steps" not in label]
+    assert len(ticks) >= 4, "both axes have ticks"
+
+
+def test_a_drawing_is_the_same_every_time_and_coloured_by_the_page():
+    drawn = [chart("x", [Curve("x", [(1, 2.0), (5, 3.0)], "var(--held-out)")], name="a").svg for _ in range(2)]
+    assert drawn[0] == drawn[1] and "stroke: var(--held-out)" in drawn[0]
+    assert not re.search(r"stroke: #|fill: #", drawn[0]), "a colour that does not follow the page"
+
+
+def test_a_noisy_curve_is_drawn_with_its_running_mean():
+    points = [(i, float(i % 2)) for i in range(200)]
+    assert all(abs(value - 0.5) < 0.2 for _, value in smooth(points)[5:-5]) and [s for s, _ in smooth(points)] == list(range(200))
+    assert ["mean" in chart("x", [Curve("x", points, noisy=noisy)]).svg for noisy in (True, False)] == [True, False]
+
+
+def test_the_levels_and_the_sides_of_a_measure_share_a_chart(tmp_path):
+    run = read_run(make_run(tmp_path / "run", levels=3))
+    points = [(1, 1.0), (9, 2.0)]
+    names = ("train/nll", *(f"train/nll_level{k}" for k in range(3)), "train/flow", "held_out/flow", "train/l1", "train/l2")
+    run.series |= dict.fromkeys(names, points)
+    run.held_out.add("held_out/flow")
+    drawn = {section: {chart.title: [curve.label for curve in chart.curves] for chart in made} for section, made in charts(run).items()}
+    levels = ["level 0", "level 1", "level 2"]
+    assert drawn["curves"] == {
+        "Loss": ["train"], "PSNR, dB": ["held out"], "Flow": ["train", "held out"], "L1": ["train"], "L2": ["train"],
+        "NLL, nats per token": ["all levels", *levels], "Learning rate": ["train"],
+    }  # fmt: skip
+    assert drawn["codebook"] == {"Rows in use": levels, "Perplexity of the codes": levels}
+    assert drawn["throughput"] == {"Images per second": ["train"]}
+
+
+TITLES = [("si_sdr_db", "SI-SDR, dB"), ("adversarial/patch_weight", "Adversarial, patch weight"), ("l1", "L1")]
+
+
+@pytest.mark.parametrize("measure, text", TITLES)
+def test_titles_are_words(measure, text):
+    assert title(measure) == text
+
+
+def test_sounds_of_the_last_step_can_be_played(tmp_path):
+    run = make_run(tmp_path / "run")
+    for step in (100, 400):
+        folder = run / "sounds" / f"samples_{step:07d}"
+        folder.mkdir(parents=True)
+        (folder / "00_sample.wav").write_bytes(b"RIFF%d" % step)
+    text = write_report(run).read_text()
+    page = Structure(text)
+    assert text.count("<audio") == 1 and f"data:audio/wav;base64,{base64.b64encode(b'RIFF400').decode()}" in page.urls
 
 
 @pytest.mark.parametrize("value, text", [(0.0362884, "0.03629"), (21.708, "21.71"), (1204.0, "1,204"), (2e-5, "2e\u221205"), (0.0, "0")])
@@ -149,7 +203,7 @@ def test_numbers_are_short(value, text):
     assert number(value) == text
 
 
-def test_text_of_a_stranger_stays_text(tmp_path):
+def test_text_from_a_run_is_escaped(tmp_path):
     text = write_report(make_run(tmp_path / "run", hostile="<script>alert(1)</script>")).read_text()
     assert "<script>alert" not in text and "&lt;script&gt;alert" in text
 
@@ -168,13 +222,13 @@ def test_a_folder_with_a_configuration_alone_is_a_run_that_has_just_begun(tmp_pa
     assert "unfinished" in write_report(tmp_path).read_text()
 
 
-def test_a_wrong_path_is_answered_in_one_line(tmp_path):
+def test_a_wrong_path_is_a_one_line_error(tmp_path):
     make_run(tmp_path / "runs" / "a")
     (tmp_path / "file").write_text("")
     for words, wanted in [
         ([str(tmp_path / "nothing")], "there is no run"),
         ([str(tmp_path / "runs")], str(tmp_path / "runs" / "a")),
-        ([], "which run?"),
+        ([], "gentok.report RUN"),
         ([str(tmp_path / "runs" / "a"), f"out={tmp_path / 'file' / 'x.html'}"], "out=FILE"),
     ]:
         command = [sys.executable, "-m", "gentok.report", *words]
@@ -185,8 +239,8 @@ def test_a_wrong_path_is_answered_in_one_line(tmp_path):
 PROBE = """<script>
 const svg = document.querySelector("svg"), box = svg.getBoundingClientRect();
 svg.dispatchEvent(new PointerEvent("pointermove", { clientX: box.left + box.width / 2, clientY: box.top + 20 }));
-const out = { lines: [...document.querySelectorAll("polyline.line")].map((p) => p.points.numberOfItems),
-  tall: [...document.querySelectorAll("polyline.line")].filter((p) => p.getBBox().width > 0).length,
+const out = { curves: [...document.querySelectorAll("g[id*=-curve-] path")].filter((p) => p.getBBox().width > 0).length,
+  charts: document.querySelectorAll("figure.chart").length,
   inside: (() => { const t = document.querySelector(".tip").getBoundingClientRect();
     return t.top >= box.top && t.bottom <= box.bottom && t.left >= 0 && t.right <= window.innerWidth; })(),
   tip: document.querySelector(".tip").textContent, shown: !document.querySelector(".tip").hidden,
@@ -208,7 +262,7 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width):
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert probe, "the page's script did not run to its end"
-    seen = json.loads(probe[1].replace("&quot;", '"'))
-    assert len(seen["lines"]) >= 5 and min(seen["lines"]) >= 4 and seen["tall"] == len(seen["lines"])
+    seen = json.loads(html.unescape(probe[1]))
+    assert seen["curves"] >= seen["charts"] >= 5
     assert seen["shown"] and seen["inside"] and "step" in seen["tip"] and "train" in seen["tip"]
     assert seen["images"] and seen["wide"] and seen["requests"] == 0

@@ -36,6 +36,7 @@ def run(installed: Path, code: str, *words: str) -> subprocess.CompletedProcess:
 def test_it_holds_every_configuration_and_no_tests(installed):
     shipped = {str(p.relative_to(installed / "site" / "gentok" / "conf")) for p in (installed / "site" / "gentok" / "conf").rglob("*.yaml")}
     assert shipped == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
+    assert all((installed / "site" / "gentok" / "report" / f"page.{kind}").is_file() for kind in ("html", "css", "js"))
     assert not (installed / "site" / "tests").exists() and not (installed / "site" / "docs").exists()
     scripts = next((installed / "site").glob("*.dist-info/entry_points.txt")).read_text()
     assert "gentok = gentok.cli:main" in scripts

@@ -14,9 +14,18 @@ PEER = "encodec EncodecModel"
 
 
 def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Measured:
-    """gentok's EnCodec at 24 kHz with the weights of a model of the package `encodec` (random ones, with filled tables), and that model:
-    encoding, and decoding, of the same sounds in all 32 levels. real_time_factor: seconds of sound in a second. Raises ValueError where
-    both do not give the same codes, near ties aside: then they would not do the same work."""
+    """gentok's EnCodec at 24 kHz against the package `encodec`.
+
+    Both have the same random weights and filled tables, and encode and decode the same sounds in all 32
+    levels. real_time_factor is seconds of sound per second.
+
+    Args:
+        rounds: measurements of each contender.
+        seconds: lengths of the sounds.
+
+    Raises:
+        ValueError: both do not give the same codes, near ties aside, so they would not do the same work.
+    """
     try:
         from encodec.model import EncodecModel
     except ImportError:
@@ -46,7 +55,7 @@ def codec(rounds: int, seconds: tuple[int, ...] = (1, 10)) -> Measured:
         with torch.inference_mode():
             frames, tokens = peer.encode(media), own.encode(media)
         agreeing = float((frames[0][0] == tokens.codes).double().mean())
-        if agreeing < 0.95:  # a near tie changes the levels behind it, too
+        if agreeing < 0.95:  # a near tie changes the levels after it, too
             raise ValueError(f"encodec and gentok agree in {agreeing:.1%} of the codes: they do not do the same work")
         for what, given, given_to_peer in (("encode", media, media), ("decode", tokens, frames)):
             with torch.inference_mode():

@@ -13,11 +13,19 @@ __all__ = ["first_hitting"]
 def first_hitting(
     rounds: int, sizes: tuple[tuple[int, int], ...] = ((8, 1), (8, 16), (16, 1), (16, 16)), vocab: int = 16_384, width: int = 64
 ) -> Measured:
-    """First-hitting, one network call per token, against ancestral sampling with 16 times as many steps as tokens, of the same untrained
-    masked model; all of them draw ids of revealed cells alone. Peers: every row in every step; the whole batch whenever one of its rows
-    reveals something (what a cache of the last prediction does); each row when it does (gentok's ancestral).
+    """First-hitting sampling, one network call per token, against ancestral sampling.
 
-    sizes: (side of the raster, batch). Of large ones contenders run the same first part of their steps, which the setting names.
+    Ancestral sampling has 16 times as many steps as tokens. All sample the same untrained masked model and
+    draw ids of revealed cells only. The peers compute every row in every step; the whole batch whenever one
+    of its rows reveals something (as a cache of the last prediction does); each row when it reveals something
+    (gentok's ancestral).
+
+    Args:
+        rounds: measurements of each contender.
+        sizes: (side of the raster, batch) each. Of large ones contenders run the same first part of their
+            steps, which the setting names.
+        vocab: codes of a token.
+        width: of the network.
     """
     import torch
 
@@ -39,7 +47,8 @@ def first_hitting(
 
     for side, batch in sizes:
         n = side * side
-        # The uncached peer's time is that of its steps, so few of them tell; which steps the others compute is chance, so they run longer.
+        # The uncached peer computes every step, so few of them suffice; which steps the others compute is
+        # random, so they run longer.
         parts = {"uncached": max(1, min(n // 2, n * batch // 32)), "cached": 1 if batch == 1 else max(1, n // 8)}
         plain, whole = (
             cls(TokenSpec((vocab,), Raster(side, side)), width=width, depth=2, heads=2).eval() for cls in (MaskedTransformer, WholeBatch)

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gentok.benchmarks.models import ZOO, model_of, sizes_of
+from gentok.benchmarks.models import ZOO, describe_sizes, load_or_build
 from gentok.metrics.speed import Measured, figure, interleaved, missing, timed
 
 __all__ = ["llama", "sample", "without_cache"]
 
 
 def without_cache(model: Any) -> Any:
-    """`model` (Causal) as a generator of the same law that keeps nothing of the steps before but their ids: each call computes all of them
-    anew, in one pass. What the condition's prefix gives is kept."""
+    """A generator of the same distribution as `model` (Causal) that recomputes all steps before in each call.
+
+    Of these it keeps only the ids; of the condition, what its prefix gives.
+    """
     import torch
 
     from gentok.generators.base import Causal
@@ -39,7 +41,11 @@ def without_cache(model: Any) -> Any:
 
 
 def llama(model: Any, batch: int) -> Callable[[], Any] | None:
-    """Draws `batch` items with transformers' Llama of the sizes of `model`, untrained; None where transformers is not installed."""
+    """A call that draws `batch` items with an untrained Llama of transformers, of the sizes of `model`.
+
+    Returns:
+        The call; None where transformers is not installed.
+    """
     try:
         import transformers
     except ImportError:
@@ -59,8 +65,17 @@ def llama(model: Any, batch: int) -> Callable[[], Any] | None:
 
 
 def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, overrides: tuple[str, ...] = ()) -> Measured:
-    """Drawing items token by token with the static cache, against the same model without a cache and against transformers' Llama of the
-    same width, depth, heads and vocabulary; and MaskGIT's 12 steps of a masked model of these sizes against token by token."""
+    """Drawing items token by token with the static cache, against other ways.
+
+    The others are the same model without a cache, transformers' Llama of the same width, depth, heads and
+    vocabulary, and MaskGIT's 12 steps of a masked model of these sizes.
+
+    Args:
+        rounds: measurements of each contender.
+        batches: the batch sizes.
+        ckpt: a bundle; where there is none, an untrained model.
+        overrides: of conf/config.yaml, of an untrained model.
+    """
     import torch
 
     from gentok.generators.masked import MaskedTransformer
@@ -68,7 +83,7 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
     from gentok.samplers.autoregressive import AutoregressiveSampler
     from gentok.samplers.maskgit import MaskGIT
 
-    bundle, _, model, what = model_of(ckpt, overrides)
+    bundle, _, model, what = load_or_build(ckpt, overrides)
     network = model.transformer
     masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads, _hidden(network)).eval()
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
@@ -88,13 +103,13 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
         if generate is not None:
             contenders[peer] = timed(generate)
         seconds = interleaved(contenders, rounds)
-        about = {"dtype": dtype, "setting": f"batch {batch}, {what}, {sizes_of(model)}", "tokens": batch * model.spec.positions}
-        ours, name = seconds["static cache"], f"sample/autoregressive/batch{batch}"
-        yield f"{name}/no_cache", figure(ours, seconds["no cache"], peer="no cache", **about)
-        fast = missing(peer, "transformers") if generate is None else figure(ours, seconds[peer], peer=peer, **about)
-        yield f"{name}/transformers", fast
-        beside = figure(seconds["maskgit"], ours, peer="token by token, static cache", **about)
-        yield f"sample/maskgit12/batch{batch}/autoregressive", beside
+        about = {"dtype": dtype, "setting": f"batch {batch}, {what}, {describe_sizes(model)}", "tokens": batch * model.spec.positions}
+        own, name = seconds["static cache"], f"sample/autoregressive/batch{batch}"
+        yield f"{name}/no_cache", figure(own, seconds["no cache"], peer="no cache", **about)
+        library = missing(peer, "transformers") if generate is None else figure(own, seconds[peer], peer=peer, **about)
+        yield f"{name}/transformers", library
+        maskgit = figure(seconds["maskgit"], own, peer="token by token, static cache", **about)
+        yield f"sample/maskgit12/batch{batch}/autoregressive", maskgit
 
 
 def _hidden(network: Any) -> int:

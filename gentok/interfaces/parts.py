@@ -88,8 +88,8 @@ class MediaData(Component):
 
     Attributes:
         train, held_out: the two sets.
-        media_shape: (C, H, W) or (C,) of an item.
-        condition_spec: the conditions that items have.
+        media_shape: (C, H, W) or (C,) of an item; on the class None where it depends on the settings.
+        condition_spec: the conditions that items have; on the class None where it depends on the settings.
         sample_rate: Hz, of sounds; None of images.
         longest_item: samples, of sounds.
         band_limit: Hz above which the recordings hold nothing, where that is known.
@@ -97,8 +97,8 @@ class MediaData(Component):
 
     train: Any
     held_out: Any
-    media_shape: tuple[int, ...]
-    condition_spec: ConditionSpec
+    media_shape: tuple[int, ...] | None = None
+    condition_spec: ConditionSpec | None = None
     sample_rate: int | None = None
     longest_item: int | None = None
     band_limit: float | None = None

@@ -1,41 +1,74 @@
-"""A line chart as inline SVG: readable axes, a legend with the last values, and points that the page's script shows under the pointer.
+"""A line chart as SVG that stands inside the page: drawn by matplotlib, coloured by the page.
 
-Colours are CSS classes (side-train, side-held_out) or, for codebook levels, a ramp from coarse to fine by the variable --t; so one drawing
-serves light and dark.
+matplotlib draws with one colour code for each CSS value, and the codes in its text are then replaced by the
+values, so that one drawing serves light and dark. The points go along as data, with their places in the
+drawing: the page's script shows those under the pointer.
 """
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import Any
 
-__all__ = ["Curve", "chart", "number"]
+__all__ = ["Chart", "Curve", "chart", "number"]
 
 WIDTH, HEIGHT = 480, 220
-LEFT, RIGHT, TOP, BOTTOM = 56, 14, 10, 34
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 10, 36
 MOST = 240
-"""Points drawn of a line; of more, the lowest and the highest of every stretch."""
+"""Points drawn of a curve; of more, the lowest and the highest of every stretch."""
 LOG_FROM = 30.0
-"""A positive curve whose highest value is this many times its lowest is drawn on a logarithmic axis, where the caller allows it."""
+"""Values whose highest is this many times their lowest get a logarithmic axis, where the caller allows it."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """side: "train" or "held_out"; level: its place 0..1 between the coarsest and the finest codebook level, None without levels."""
+    """One curve of a chart.
+
+    Attributes:
+        label: its name in the legend.
+        points: (step, value), sorted by step.
+        color: a CSS value.
+        noisy: whether a long curve is drawn thin, with its running mean over it.
+    """
 
     label: str
     points: Sequence[tuple[int, float]]
-    side: str = "train"
-    level: float | None = None
+    color: str = "var(--train)"
+    noisy: bool = False
 
-    def look(self, role: str = "") -> str:
-        """The attributes that colour an element of this line; role: a class beside."""
-        if self.level is not None:
-            return f'class="{role} level" style="--t:{self.level:.3f}"'
-        return f'class="{role} side-{self.side}"'
+    @property
+    def last(self) -> float:
+        return self.points[-1][1]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart.
+
+    Attributes:
+        name: unique in the page; the prefix of all ids in `svg`.
+        title: the heading.
+        curves: what was drawn.
+        svg: the elements inside an <svg> of WIDTH x HEIGHT.
+        summary: first and last values in words.
+        data: JSON of [{label, color, points: [[x, y, step, value], ...]}], with x and y in the drawing.
+        percent: whether values 0..1 are shown as 0..100 %.
+        hint: a line below; "": none.
+    """
+
+    name: str
+    title: str
+    curves: Sequence[Curve]
+    svg: str
+    summary: str
+    data: str
+    percent: bool
+    hint: str
 
 
 def number(value: float, percent: bool = False) -> str:
@@ -44,34 +77,17 @@ def number(value: float, percent: bool = False) -> str:
         return f"{100 * value:.3g} %"
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
-        return text.replace("-", "\N{MINUS SIGN}")
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
-
-
-def _nice(low: float, high: float, count: int) -> list[float]:
-    """Round numbers from at or below `low` to at or above `high`, about `count` of them."""
-    size = max(abs(low), abs(high))
-    span = high - low if high - low > 1e-6 * size else size or 1.0  # what is flat to six figures is a flat line
-    raw = span / count
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
-
-
-def _decades(low: float, high: float) -> list[float]:
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    every = [m * 10.0**p for p in range(first, last + 1) for m in ((1, 2, 5) if last - first <= 2 else (1,))]
-    inside = [v for v in every if low * 0.999 <= v <= high * 1.001]
-    below, above = [v for v in every if v < low * 0.999][-1:], [v for v in every if v > high * 1.001][:1]
-    return below + inside + above
+    else:
+        text = f"{value:.3g}"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about MOST points: of every stretch the lowest and the highest value, in order, and the two ends."""
+    """At most about MOST points: the lowest and the highest value of every stretch, in order, and the two
+    ends."""
     if len(points) <= MOST:
         return list(points)
-    size = math.ceil(2 * len(points) / (MOST - 2))
+    size = -(-2 * len(points) // (MOST - 2))
     kept = {points[0], points[-1]}
     for start in range(0, len(points), size):
         part = points[start : start + size]
@@ -81,86 +97,106 @@ def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """A running mean over about a twenty-fifth of the curve."""
-    half = max(1, len(points) // 50)
-    sums = [0.0]
-    for _, value in points:
-        sums.append(sums[-1] + value)
-    out = []
-    for i, (x, _) in enumerate(points):
-        a, b = max(0, i - half), min(len(points), i + half + 1)
-        out.append((x, (sums[b] - sums[a]) / (b - a)))
+    half, out = max(1, len(points) // 50), []
+    sums = [0.0, *itertools.accumulate(value for _, value in points)]
+    for i, (step, _) in enumerate(points):
+        first, end = max(0, i - half), min(len(points), i + half + 1)
+        out.append((step, (sums[end] - sums[first]) / (end - first)))
     return out
 
 
 def chart(
-    name: str,
     title: str,
-    lines: Sequence[Curve],
+    curves: Sequence[Curve],
     *,
+    name: str = "chart",
     percent: bool = False,
     zero: bool = False,
     may_log: bool = False,
     last_step: int = 0,
     hint: str = "",
-) -> str:
-    """A <figure>. name: unique in the page; percent: values 0..1 shown as 0..100 %; zero: the axis begins at 0; hint: a line below."""
-    lines = [line for line in lines if line.points]
-    values = [v for line in lines for _, v in line.points]
+) -> Chart:
+    """Draws curves over steps.
+
+    Args:
+        title: the heading.
+        curves: at least one of them with points; those without are left out.
+        name: unique in the page.
+        percent: values in 0..1 are shown as 0..100 %.
+        zero: the axis begins at 0.
+        may_log: the axis is logarithmic where the values span a factor of LOG_FROM.
+        last_step: where the axis ends, at the least.
+        hint: a line below the drawing.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    curves = [curve for curve in curves if curve.points]
+    colors = {"#010000": "var(--soft)", "#020000": "var(--rule)"} | {f"#03{i:04x}": curve.color for i, curve in enumerate(curves)}
+    codes, drawing, data = list(colors), io.StringIO(), []
+    settings = {
+        "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans", "font.size": 11, "text.color": codes[0],
+        "axes.spines.left": False, "axes.spines.bottom": False, "axes.spines.right": False, "axes.spines.top": False,
+        "axes.labelcolor": codes[0], "axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": codes[1],
+        "xtick.bottom": False, "xtick.labelcolor": codes[0], "ytick.left": False, "ytick.labelcolor": codes[0], "ytick.minor.left": False,
+        "lines.linewidth": 1.8, "lines.markersize": 4.5,
+    }  # fmt: skip
+    with matplotlib.rc_context(settings):
+        figure = Figure((WIDTH / 72, HEIGHT / 72), dpi=72)
+        box = LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT
+        axes = figure.add_axes(box)
+        log = _scale(axes, [value for curve in curves for _, value in curve.points], percent, zero, may_log)
+        end = max(last_step, 1, *(curve.points[-1][0] for curve in curves))
+        axes.set_xlim(0, end)
+        axes.set_xticks([step for step in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True).tick_values(0, end) if step <= end])
+        axes.xaxis.set_major_formatter(lambda step, _: number(step))
+        axes.set_xlabel("steps, values on a logarithmic scale" if log else "steps", loc="right", labelpad=1)
+        for i, (curve, code) in enumerate(zip(curves, codes[2:])):
+            points, noisy = thin(curve.points), curve.noisy and len(curve.points) > 60
+            marker = "o" if len(points) <= (40 if len(curves) <= 2 else 12) else None
+            look = {"linewidth": 1, "alpha": 0.35} if noisy else {"marker": marker}
+            axes.plot(*zip(*points), color=code, clip_on=False, gid=f"curve-{i}", **look)
+            if noisy:
+                axes.plot(*zip(*thin(smooth(curve.points))), color=code, clip_on=False, gid=f"mean-{i}")
+            places = axes.transData.transform(points)
+            shown = [[round(x, 1), round(HEIGHT - y, 1), number(s), number(v, percent)] for (x, y), (s, v) in zip(places.tolist(), points)]
+            data.append({"label": curve.label, "color": curve.color, "points": shown})
+        plain = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(drawing, format="svg", transparent=True, metadata=plain)
+    summary = "; ".join(
+        f"{curve.label} from {number(curve.points[0][1], percent)} at step {number(curve.points[0][0])} "
+        f"to {number(curve.last, percent)} at step {number(curve.points[-1][0])}"
+        for curve in curves
+    )
+    return Chart(name, title, curves, _inner(drawing.getvalue(), name, colors), summary, json.dumps(data), percent, hint)
+
+
+def _scale(axes: Any, values: Sequence[float], percent: bool, zero: bool, may_log: bool) -> bool:
+    """Sets range and ticks of the axis of values. Returns whether it is logarithmic."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     low, high = min(values), max(values)
     log = may_log and low > 0 and high / low >= LOG_FROM
-    if percent:
-        ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
-    elif log:
-        ticks = _decades(low, high)
+    if log:
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.1, high * 1.1)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
+        axes.yaxis.set_minor_locator(NullLocator())
     else:
-        ticks = _nice(min(0.0, low) if zero else low, high, 4)
-    bottom, top = min(ticks), max(ticks)
-    end = max(last_step, max(x for line in lines for x, _ in line.points))
-    steps = [v for v in _nice(0, end, 5) if v <= end and v == int(v)]
+        low = min(0.0, low) if zero else low
+        if high - low <= 1e-6 * max(abs(low), abs(high)):  # what is flat to six figures is a flat line
+            low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+        ticks = [0, 0.25, 0.5, 0.75, 1] if percent else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        axes.set_yticks(ticks)
+        axes.set_ylim(ticks[0], ticks[-1])
+    axes.yaxis.set_major_formatter(lambda value, _: number(value, percent))
+    return log
 
-    def x(step: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * step / max(end, 1)
 
-    def y(value: float) -> float:
-        share = math.log(value / bottom) / math.log(top / bottom) if log else (value - bottom) / (top - bottom)
-        return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * share
-
-    parts = []
-    for tick in ticks:
-        at = f"{y(tick):.1f}"
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<text class="tick" x="{LEFT - 8}" y="{at}" dy="0.32em" text-anchor="end">{number(tick, percent)}</text>')
-    for step in steps:
-        parts.append(f'<text class="tick" x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 17}" text-anchor="middle">{number(step)}</text>')
-    corner = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 3}" text-anchor="end"'
-    parts.append(f'<text class="axis" {corner}>steps{", values on a logarithmic scale" if log else ""}</text>')
-
-    data = []
-    for line in lines:
-        points = thin(line.points)
-        noisy = len(line.points) > 60 and line.side == "train" and line.level is None
-        path = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in points)
-        parts.append(f'<polyline {line.look("raw" if noisy else "line")} points="{path}"/>')
-        if noisy:
-            mean = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in thin(smooth(line.points)))
-            parts.append(f'<polyline {line.look("line")} points="{mean}"/>')
-        if len(points) <= (40 if line.level is None else 12):
-            dots = "".join(f'<circle cx="{x(s):.1f}" cy="{y(v):.1f}" r="2.4"/>' for s, v in points)
-            parts.append(f"<g {line.look('dots')}>{dots}</g>")
-        shown = [[round(x(s), 1), round(y(v), 1), number(s), number(v, percent)] for s, v in points]
-        data.append({"label": line.label, "side": line.side, "t": line.level, "points": shown})
-    summary = "; ".join(
-        f"{line.label} from {number(line.points[0][1], percent)} at step {number(line.points[0][0])} "
-        f"to {number(line.points[-1][1], percent)} at step {number(line.points[-1][0])}"
-        for line in lines
-    )
-    some = lines if len(lines) <= 4 else [lines[0], lines[-1]]
-    legend = "".join(f"<li {line.look()}><i></i>{escape(line.label)} <b>{number(line.points[-1][1], percent)}</b></li>" for line in some)
-    payload = escape(json.dumps(data, separators=(",", ":")), quote=True)
-    return (
-        f'<figure class="chart" data-lines="{payload}"><figcaption><h3>{escape(title)}</h3><ul class="legend">{legend}</ul></figcaption>'
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" tabindex="0" aria-labelledby="{name}-t {name}-d">'
-        f'<title id="{name}-t">{escape(title)}</title><desc id="{name}-d">{escape(summary)}</desc>{"".join(parts)}'
-        f'<g class="cursor" visibility="hidden"><line y1="{TOP}" y2="{HEIGHT - BOTTOM}"/></g></svg>'
-        f'<div class="tip" role="status" hidden></div>{f"<p class=hint>{escape(hint)}</p>" if hint else ""}</figure>'
-    )
+def _inner(text: str, name: str, colors: Mapping[str, str]) -> str:
+    """The elements inside matplotlib's <svg>, without its style sheet, with unique ids and the page's
+    colours."""
+    text = text[text.index('<g id="figure_1"') : text.rindex("</svg>")]
+    text = re.sub(r'(?<=\bid=")|(?<=href="#)|(?<=url\(#)', f"{name}-", text)
+    return re.sub("#0[123][0-9a-f]{4}", lambda code: colors[code[0]], text)

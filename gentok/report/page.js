@@ -1,10 +1,10 @@
 "use strict";
 // Each chart: the pointer, or the arrow keys once it has the focus, moves a line to the nearest step and lists the values there.
 for (const figure of document.querySelectorAll("figure.chart")) {
-  const lines = JSON.parse(figure.dataset.lines);
+  const curves = JSON.parse(figure.dataset.curves);
   const svg = figure.querySelector("svg"), cursor = figure.querySelector(".cursor"), tip = figure.querySelector(".tip");
   const rule = cursor.querySelector("line"), width = svg.viewBox.baseVal.width;
-  const places = [...new Set(lines.flatMap((line) => line.points.map((p) => p[0])))].sort((a, b) => a - b);
+  const places = [...new Set(curves.flatMap((curve) => curve.points.map((p) => p[0])))].sort((a, b) => a - b);
   const nearest = (list, x, at) => list.reduce((best, p) => (Math.abs(at(p) - x) < Math.abs(at(best) - x) ? p : best));
   let index = places.length - 1;
 
@@ -20,14 +20,12 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     cursor.setAttribute("visibility", "visible");
     tip.replaceChildren();
     const head = tip.appendChild(document.createElement("p"));
-    const here = lines.map((line) => nearest(line.points, x, (p) => p[0]));
+    const here = curves.map((curve) => nearest(curve.points, x, (p) => p[0]));
     head.textContent = "step " + here.find((p) => p[0] === x)[2];
-    lines.forEach((line, i) => {
+    curves.forEach((curve, i) => {
       const row = tip.appendChild(document.createElement("p"));
-      row.className = line.t === null ? "side-" + line.side : "level";
-      if (line.t !== null) row.style.setProperty("--t", line.t);
-      row.appendChild(document.createElement("i"));
-      row.append(line.label + " ");
+      row.appendChild(document.createElement("i")).style.setProperty("--color", curve.color);
+      row.append(curve.label + " ");
       row.appendChild(document.createElement("b")).textContent = here[i][3];
       if (here[i][0] !== x) row.append(" at step " + here[i][2]);
     });

@@ -1,4 +1,7 @@
-"""A run's folder as plain data for the report. Nothing in it needs to be complete: what cannot be read is listed in `Run.notes`."""
+"""A run's folder as plain data for the report.
+
+Nothing in it needs to be complete: what cannot be read is listed in `Run.notes`.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,27 @@ import io
 import json
 import math
 import re
-import struct
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run", "Picture", "read_run"]
+__all__ = ["Image", "Run", "Sound", "read_run"]
 
-PICTURES = 8
-"""Steps shown of every kind of picture, evenly spaced, the first and the last among them."""
-PICTURE_SIDE = 1200
-PICTURE_BYTES = 500_000
-"""A larger picture is made smaller."""
+IMAGES = 8
+"""Steps shown of every kind of image, evenly spaced, the first and the last among them."""
+IMAGE_SIDE = 1200
+IMAGE_BYTES = 500_000
+"""A larger image is made smaller."""
+SOUNDS_BYTES = 10_000_000
+"""Sounds that may stand in a page; further ones are left out and noted."""
 
 
 @dataclass
-class Picture:
+class Image:
+    """An image of one step: `url` holds all of it; width and height in pixels."""
+
     step: int
     url: str
     width: int
@@ -31,10 +39,31 @@ class Picture:
 
 
 @dataclass
+class Sound:
+    """A sound of the last step that has some: `url` holds all of it."""
+
+    step: int
+    name: str
+    url: str
+
+
+@dataclass
 class Run:
-    """series: column of metrics.csv -> [(steps done, value)], sorted, finite; held_out: the columns that validation wrote;
-    pictures: kind -> pictures by step, and how many lie in the folder; sizes: part -> {"tokenizer.encoder": stored numbers};
-    result: metrics.json, {} while the run is unfinished."""
+    """What a run's folder holds.
+
+    Attributes:
+        folder: where it is.
+        config: config.yaml, interpolations as they are written.
+        series: column of metrics.csv -> [(steps done, value)], sorted, finite.
+        held_out: the columns that validation wrote.
+        result: metrics.json; {} while the run is unfinished.
+        bundle: bundle/bundle.json.
+        sizes: {"tokenizer.encoder": stored numbers}.
+        images: kind -> images by step.
+        image_counts: kind -> how many lie in the folder.
+        sounds: kind -> those of the last step.
+        notes: what could not be read, and why.
+    """
 
     folder: Path
     config: dict[str, Any] = field(default_factory=dict)
@@ -43,8 +72,9 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    pictures: dict[str, list[Picture]] = field(default_factory=dict)
-    picture_counts: dict[str, int] = field(default_factory=dict)
+    images: dict[str, list[Image]] = field(default_factory=dict)
+    image_counts: dict[str, int] = field(default_factory=dict)
+    sounds: dict[str, list[Sound]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -53,25 +83,33 @@ class Run:
 
 
 def read_run(folder: Path) -> Run:
-    """Raises FileNotFoundError with a line where `folder` is no run's folder."""
+    """Reads whatever of a run is there.
+
+    Raises:
+        FileNotFoundError: `folder` is no run's folder; the message names runs nearby.
+    """
     if not folder.is_dir():
-        near = sorted(str(p.parent) for p in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
-        raise FileNotFoundError(f"there is no run's folder {folder}" + (f"; beside it: {', '.join(near[:6])}" if near else ""))
+        raise FileNotFoundError(f"there is no run's folder {folder}{_near(folder.parent.glob('*/config.yaml'), 'beside it')}")
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
-        near = sorted(str(p.parent) for p in folder.glob("**/metrics.csv"))
-        hint = f"; runs inside it: {', '.join(near[:6])}" if near else ""
-        raise FileNotFoundError(f"{folder} is no run's folder: it has neither config.yaml nor metrics.csv{hint}")
+        near = _near(folder.glob("**/metrics.csv"), "runs inside it")
+        raise FileNotFoundError(f"{folder} is no run's folder: it has neither config.yaml nor metrics.csv{near}")
     run = Run(folder)
-    run.config = _guard(run, "config.yaml", _config) or {}
-    run.result = _guard(run, "metrics.json", lambda path: json.loads(path.read_text())) or {}
-    run.bundle = _guard(run, "bundle/bundle.json", lambda path: json.loads(path.read_text())) or {}
-    _guard(run, "metrics.csv", lambda path: _metrics(run, path))
+    run.config = _read(run, "config.yaml", _config) or {}
+    run.result = _read(run, "metrics.json", _json) or {}
+    run.bundle = _read(run, "bundle/bundle.json", _json) or {}
+    _read(run, "metrics.csv", lambda path: _metrics(run, path))
     run.sizes = _sizes(run)
-    _pictures(run)
+    _images(run)
+    _sounds(run)
     return run
 
 
-def _guard(run: Run, name: str, read: Any) -> Any:
+def _near(files: Any, what: str) -> str:
+    found = sorted(str(path.parent) for path in files)
+    return f"; {what}: {', '.join(found[:6])}" if found else ""
+
+
+def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
     """read(path), or None and a note where the file cannot be read; None alone where there is none."""
     path = run.folder / name
     if not path.is_file():
@@ -83,106 +121,138 @@ def _guard(run: Run, name: str, read: Any) -> Any:
         return None
 
 
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text()))
+
+
 def _config(path: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
 
-    return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    return dict(OmegaConf.to_container(OmegaConf.load(path), resolve=False))
+
+
+# ---------------------------------------------------------------------------------------------------- numbers
 
 
 def _metrics(run: Run, path: Path) -> None:
-    """Lightning numbers steps from 0, so that row's step + 1 are done; the validation after the last step is numbered one higher."""
+    """Fills series and held_out.
+
+    Lightning numbers steps from 0, so that step + 1 are done at a row; the validation after the last step is
+    numbered one higher.
+    """
     with open(path, newline="", errors="replace") as file:
         rows = list(csv.DictReader(file))
     last = run.result.get("step") or math.inf
     found: dict[str, dict[int, float]] = {}
     trained: set[str] = set()
-    broken: dict[str, int] = {}
+    broken: Counter[str] = Counter()
     for row in rows:
-        try:
-            step = min(int(row["step"]) + 1, last)
-        except (KeyError, TypeError, ValueError):
+        values = {k: _number(v) for k, v in row.items() if k not in ("epoch", None) and v}
+        step = values.pop("step", None)
+        if step is None or not math.isfinite(step):
             continue
-        values = {k: v for k, v in row.items() if k not in ("step", "epoch", None) and v}
         if "loss" in values:
             trained |= set(values)
-        for name, text in values.items():
-            try:
-                value = float(text)
-            except (TypeError, ValueError):
-                continue
-            if math.isfinite(value):
-                found.setdefault(name, {})[step] = value
-            else:
-                broken[name] = broken.get(name, 0) + 1
+        for name, value in values.items():
+            if value is not None and math.isfinite(value):
+                found.setdefault(name, {})[min(int(step) + 1, last)] = value
+            elif value is not None:
+                broken[name] += 1
     run.series = {name: sorted(points.items()) for name, points in sorted(found.items())}
-    run.held_out = set(run.series) - trained - {n for n in run.series if n.startswith(("train/", "codebook/train"))}
-    if "loss" not in run.series:
-        run.held_out = {n for n in run.held_out if "held_out" in n}
-    run.notes += [f"{name}: {count} values were no finite numbers and are left out" for name, count in broken.items()]
+    run.held_out = {name for name in run.series if "held_out" in name}
+    if "loss" in run.series:
+        run.held_out |= {n for n in run.series if n not in trained and not n.startswith(("train/", "codebook/train"))}
+    run.notes += [f"{name}: {count} values were not finite and are left out" for name, count in broken.items()]
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        return None
 
 
 def _sizes(run: Run) -> dict[str, int]:
-    """Stored numbers per part, from the headers of the bundle's weights; of an unfinished run, from its last checkpoint."""
-    counts: dict[str, int] = {}
+    """Stored numbers per part, by the headers of the bundle's weights or, of an unfinished run, its
+    checkpoint."""
+    stored: dict[str, int] = {}
     for part in ("tokenizer", "generator"):
-        header = _guard(run, f"bundle/{part}/model.safetensors", _safetensors_header)
-        for name, entry in (header or {}).items():
-            if name != "__metadata__":
-                key = f"{part}.{name.split('.')[0]}"
-                counts[key] = counts.get(key, 0) + math.prod(entry["shape"])
-    if not counts:
-        counts = _guard(run, "checkpoints/last.ckpt", _checkpoint_sizes) or {}
-    return counts
+        shapes = _read(run, f"bundle/{part}/model.safetensors", _weights) or {}
+        stored |= {f"{part}.{name}": count for name, count in shapes.items()}
+    counts: Counter[str] = Counter()
+    for name, count in (stored or _read(run, "checkpoints/last.ckpt", _checkpoint) or {}).items():
+        if name.startswith(("tokenizer.", "generator.")):
+            counts[".".join(name.split(".")[:2])] += count
+    return dict(counts)
 
 
-def _safetensors_header(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        return json.loads(file.read(min(length, 100_000_000)))
+def _weights(path: Path) -> dict[str, int]:
+    from safetensors import safe_open
+
+    with safe_open(path, "numpy") as file:
+        return {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118, no dictionary
 
 
-def _checkpoint_sizes(path: Path) -> dict[str, int]:
+def _checkpoint(path: Path) -> dict[str, int]:
     import torch
 
     checkpoint = torch.load(path, map_location="meta", weights_only=True)
-    state = {**checkpoint["state_dict"], **{f"tokenizer.{k}": v for k, v in (checkpoint.get("tokenizer_state") or {}).items()}}
-    counts: dict[str, int] = {}
-    for name, value in state.items():
-        key = ".".join(name.split(".")[:2])
-        if key.startswith(("tokenizer.", "generator.")):
-            counts[key] = counts.get(key, 0) + value.numel()
-    return counts
+    state: Mapping[str, Any] = {
+        **checkpoint["state_dict"],
+        **{f"tokenizer.{name}": value for name, value in (checkpoint.get("tokenizer_state") or {}).items()},
+    }
+    return {name: value.numel() for name, value in state.items()}
 
 
-# --------------------------------------------------------------------------------------------------------------- pictures
+# --------------------------------------------------------------------------------------------- images, sounds
 
 
-def _pictures(run: Run) -> None:
+def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
+    """KIND_STEP... -> {kind: [(step, path)]}, by step."""
     kinds: dict[str, list[tuple[int, Path]]] = {}
-    for path in sorted((run.folder / "pictures").glob("*.png")):
-        match = re.fullmatch(r"(.+)_(\d+)", path.stem)
-        if match and not path.name.startswith("."):
+    for path in paths:
+        match = re.fullmatch(r"([^.].*)_(\d+)", path.stem)
+        if match:
             kinds.setdefault(match[1], []).append((int(match[2]), path))
-    for kind, found in kinds.items():
-        found.sort()
-        run.picture_counts[kind] = len(found)
-        n = min(PICTURES, len(found))
+    return {kind: sorted(found) for kind, found in sorted(kinds.items())}
+
+
+def _images(run: Run) -> None:
+    for kind, found in _by_kind((run.folder / "pictures").glob("*.png")).items():
+        run.image_counts[kind] = len(found)
+        n = min(IMAGES, len(found))
         chosen = sorted({round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
-        made = [_guard(run, f"pictures/{path.name}", lambda p, step=step: _picture(p, step)) for step, path in (found[i] for i in chosen)]
-        run.pictures[kind] = [p for p in made if p is not None]
+        made = [_read(run, f"pictures/{path.name}", lambda p, step=step: _image(p, step)) for step, path in (found[i] for i in chosen)]
+        run.images[kind] = [image for image in made if image is not None]
 
 
-def _picture(path: Path, step: int) -> Picture:
-    from PIL import Image
+def _image(path: Path, step: int) -> Image:
+    from PIL import Image as PILImage
 
-    with Image.open(path) as image:
+    with PILImage.open(path) as image:
         image.load()
-        size = image.size
-        data, kind = path.read_bytes(), "png"
-        if max(size) > PICTURE_SIDE or len(data) > PICTURE_BYTES:
-            image = image.convert("RGB")
-            image.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-            size, buffer = image.size, io.BytesIO()
-            image.save(buffer, "JPEG", quality=85)
-            data, kind = buffer.getvalue(), "jpeg"
-    return Picture(step, f"data:image/{kind};base64,{base64.b64encode(data).decode()}", *size)
+        data = path.read_bytes()
+        if max(image.size) > IMAGE_SIDE or len(data) > IMAGE_BYTES:
+            small, buffer = image.convert("RGB"), io.BytesIO()
+            small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+            small.save(buffer, "JPEG", quality=85)
+            return Image(step, _url("image/jpeg", buffer.getvalue()), *small.size)
+        return Image(step, _url("image/png", data), *image.size)
+
+
+def _sounds(run: Run) -> None:
+    room, left_out = SOUNDS_BYTES, 0
+    for kind, found in _by_kind((run.folder / "sounds").glob("*")).items():
+        step, folder = found[-1]
+        for path in sorted(folder.glob("*.wav")):
+            data = _read(run, str(path.relative_to(run.folder)), Path.read_bytes)
+            room -= len(data or b"")
+            if data and room >= 0:
+                run.sounds.setdefault(kind, []).append(Sound(step, path.stem.replace("_", " "), _url("audio/wav", data)))
+            left_out += room < 0
+    if left_out:
+        run.notes.append(f"{left_out} sounds are left out: a page holds {SOUNDS_BYTES // 1_000_000} MB of them")
+
+
+def _url(kind: str, data: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

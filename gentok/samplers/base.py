@@ -78,6 +78,8 @@ class Sampler(Component, ABC):
     exact: ClassVar[bool]
     any_known: ClassVar[bool] = False
     takes_draft: ClassVar[bool] = False
+    steps: ClassVar[int] = 1
+    """Network passes over an item, for estimates of cost; a sampler that works in steps has a field of this name."""
 
     temperature: float = 1.0
     top_k: int | None = None

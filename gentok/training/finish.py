@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
         "step": task.steps_done,
         "seconds": round(task.seconds_done, 1),
         "seed": config["seed"],
-        "command": "python train.py " + " ".join(sys.argv[1:]),
+        "command": command_line(),
         "metrics": {k: round(v, 5) for k, v in metrics.items()},
     }
     kwargs: dict[str, Any] = {}
@@ -61,3 +62,10 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
         print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
     shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
     print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
+
+
+def command_line() -> str:
+    """The command that this process was started with, without places on this machine."""
+    program, *rest = sys.orig_argv[1:] or ["-"]
+    name = Path(program).name
+    return shlex.join([name, *rest] if name == "gentok" else ["python", program if program.startswith("-") else name, *rest])

@@ -134,7 +134,8 @@ class TokenSpec:
         """One phrase for messages: '64 positions x 1 level of 512 (raster 8x8), fingerprint 12ab...'."""
         kind = type(self.grid).__name__.lower()
         positions = "any number of" if self.grid.positions is None else self.grid.positions
-        sizes = f"{self.levels} level(s) of {', '.join(map(str, sorted(set(self.vocab_sizes))))}" if self.levels else f"width {self.width}"
+        count = "1 level" if self.levels == 1 else f"{self.levels} levels"
+        sizes = f"{count} of {', '.join(map(str, sorted(set(self.vocab_sizes))))}" if self.levels else f"width {self.width}"
         return f"{positions} positions x {sizes} ({kind}), fingerprint {self.encode_fingerprint or 'none'}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import shlex
 import stat
+import sys
 from pathlib import Path
 
 import pytest
@@ -246,6 +248,11 @@ def test_describe_of_a_tokenizer_and_of_the_published_sizes(capsys):
     train(compose("config", [*words, "describe_classes=1000"]))
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert abs(report["generator"] / 111e6 - 1) < 0.03 and abs(report["tokenizer"] / 72e6 - 1) < 0.03 and report["tokens"] == 256
+
+
+def test_a_bundle_names_the_command_that_was_run(runs):
+    command = json.loads((runs("ar") / "bundle" / "bundle.json").read_text())["meta"]["command"]
+    assert shlex.split(command) == ["python", *sys.orig_argv[1:]]
 
 
 def test_load_is_the_front_door(runs):
