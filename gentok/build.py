@@ -32,7 +32,7 @@ PLACES = ("path", "weights", "ckpt", "url", "trust")
 # ------------------------------------------------------------------------------------------------------------- names
 
 
-def resolve(target: str, trust: Iterable[str] = ()) -> type:
+def resolve(target: str, trust: Iterable[str] = ()) -> type[Any]:
     """The class that a `_target_` names.
 
     Args:
@@ -133,7 +133,7 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
         settings = getattr(hints.get(name), "__metadata__", (None,))[0]  # of an Annotated
         if parameter.kind is parameter.VAR_KEYWORD and dataclasses.is_dataclass(settings):
             del parameters[name]
-            parameters |= inspect.signature(settings).parameters
+            parameters |= inspect.signature(settings).parameters  # type: ignore[arg-type]
             hints |= typing.get_type_hints(settings)
     return parameters, hints
 

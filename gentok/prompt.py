@@ -33,9 +33,10 @@ def read_known(path: str, spec: TokenSpec) -> Tensor:
     Raises:
         ValueError, OSError: it cannot be read.
     """
+    channels, *size = spec.media_shape or (1,)
     if spec.modality == "audio":
-        return read_sound(path, spec.sample_rate, spec.media_shape[0]).clamp(-1, 1)
-    return read_picture(path, channels=spec.media_shape[0], size=spec.media_shape[1:])
+        return read_sound(path, spec.sample_rate, channels).clamp(-1, 1)
+    return read_picture(path, channels=channels, size=size)
 
 
 def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None) -> Tokens | None:
@@ -63,7 +64,7 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
     if known is None:
         return None
     if not isinstance(spec.grid, Frames):
-        codes = tokenizer.encode(known[None]).codes
+        codes = _encoded(tokenizer, known)
         return Tokens(codes.masked_fill(~keep_mask("left-half" if keep is None else keep, spec.grid).to(codes.device), UNKNOWN), spec)
     kept = _beginning(tokenizer, known, keep).codes
     count = kept.shape[2]
@@ -79,16 +80,26 @@ def _beginning(tokenizer: Tokenizer, known: Tensor, keep: Any, whole: bool = Fal
     frames that are full of it."""
     spec, samples = tokenizer.spec, known.shape[-1]
     if whole:
-        codes = tokenizer.encode(known[None]).codes
+        codes = _encoded(tokenizer, known)
         count = codes.shape[2] if keep is None else _kept_frames(samples, keep, spec, codes.shape[2])
     else:
         count = _kept_frames(samples, keep, spec, spec.positions)
-        codes = tokenizer.encode(known[None]).codes
+        codes = _encoded(tokenizer, known)
     return Tokens(codes[:, :, :count], spec)
+
+
+def _encoded(tokenizer: Tokenizer, known: Tensor) -> Tensor:
+    """int64 [1, K, N]: the codes of one image or sound. Raises ValueError where there are none."""
+    tokens = tokenizer.encode(known[None])
+    if not isinstance(tokens, Tokens):
+        raise ValueError(f"known: {type(tokenizer).__name__} encodes to latents, of which no part can be kept")
+    return tokens.codes
 
 
 def _kept_frames(samples: int, keep: Any, spec: TokenSpec, most: int) -> int:
     """How many whole frames are kept of a sound of so many samples, at most `most`."""
+    if not isinstance(spec.grid, Frames) or spec.sample_rate is None:
+        raise ValueError(f"keep={keep}: these tokens are no frames of time")
     available, rate = samples / spec.sample_rate, spec.grid.rate_hz
     seconds = available if keep is None else _seconds(keep, "keep")
     if seconds > available + 0.5 / spec.sample_rate:

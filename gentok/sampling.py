@@ -101,7 +101,7 @@ def configured_sampler(sampler: str | Sampler | None, generator: type, settings:
     names = {sampler_name(cls): cls.component_id for cls in every_sampler()}
     if sampler is not None and sampler not in names:
         raise ConfigError(f"sampler={sampler!r}: there is none of that name{nearest_name(str(sampler), names)}")
-    return pick_sampler({"_target_": names.get(sampler), **settings}, generator)
+    return pick_sampler({"_target_": names[sampler] if sampler else None, **settings}, generator)
 
 
 def sample_tokens(
@@ -209,7 +209,8 @@ def _gathered(bundle: Bundle, outputs: list[SampleOutput], media: list[Tensor], 
     """The batches as one. Streams of text and speech may differ in length from batch to batch."""
     tokenizer, codes = bundle.tokenizer, torch.cat([o.tokens.codes for o in outputs]).cpu()
     lengths = [o.tokens.lengths for o in outputs if o.tokens.lengths is not None]  # asked for, or where a model ended items
-    samples = [tokenizer.samples_of(o.tokens, m).cpu() for o, m in zip(outputs, media) if o.tokens.lengths is not None]
+    counted = [tokenizer.samples_of(o.tokens, m) for o, m in zip(outputs, media)]
+    samples = [n.cpu() for n in counted if n is not None]
     network_calls = NetworkCalls()
     for output in outputs:
         network_calls.merge(output.network_calls)
