@@ -23,6 +23,7 @@ test-slow: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/mypy
 
 benchmark: setup
 	$(BIN)/python -m gentok.benchmark

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gentok.build import resolve
 from gentok.bundle import build_generator, build_tokenizer, nest_inner
+from gentok.bundle.model import find
 from gentok.errors import ConfigError
 from gentok.generators.base import Causal
 from gentok.interfaces import MediaData, Tokenizer
@@ -105,10 +105,11 @@ def _tokenizer(config: Mapping[str, Any]) -> Tokenizer:
 def _tokenizer_of_generator(config: Mapping[str, Any]) -> Tokenizer:
     if "_target_" in config["tokenizer"]:
         return _tokenizer(config)
-    document = Path(str(config["tokenizer"].get("ckpt"))) / "bundle.json"
-    if not document.is_file():
+    try:
+        document = find(str(config["tokenizer"].get("ckpt"))) / "bundle.json"
+    except FileNotFoundError as error:
         advice = "give one, or describe with a tokenizer's configuration (tokenizer=vqgan)"
-        raise ConfigError(f"there is no bundle at tokenizer.ckpt={document.parent}: {advice}")
+        raise ConfigError(f"tokenizer.ckpt: {error}: {advice}") from None
     return build_tokenizer(json.loads(document.read_text())["tokenizer"]["config"], config["trust"]).eval()
 
 

@@ -22,7 +22,7 @@ from gentok.samplers.base import Sampler
 from gentok.sampling import configured_sampler, sample
 from gentok.types import Batch, ConditionSpec, Latents, Tokens, TokenSpec
 
-__all__ = ["Bundle", "load"]
+__all__ = ["Bundle", "find", "load"]
 
 
 @dataclass(repr=False)
@@ -236,7 +236,9 @@ def find(path: str | os.PathLike[str]) -> Path:
             if (folder / given / "bundle.json").is_file():
                 return folder / given
     if not path.exists():
-        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{neighbours(path)}")
+        names = sorted(p.name for folder in ZOO if folder.is_dir() for p in folder.iterdir() if (p / "bundle.json").is_file())
+        ships = f"; models that ship with gentok: {', '.join(names)}" if path.name == given and names else neighbours(path)
+        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{ships}")
     if path.is_dir() and not (path / "bundle.json").is_file():
         found = sorted(str(p.parent) for p in path.glob("*/bundle.json"))
         raise FileNotFoundError(f"{path} is a folder without bundle.json" + (f"; bundles inside it: {', '.join(found)}" if found else ""))
