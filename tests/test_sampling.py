@@ -163,6 +163,7 @@ def command(script: str, *overrides: str, cwd: Path) -> subprocess.CompletedProc
 def test_the_command_line_answers_without_a_traceback(bundles, tmp_path):
     done = command("sample.py", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "here" / "grid.png").is_file() and "here/grid.png" in done.stdout
-    for overrides in (["n=2"], ["ckpt=nowhere"], [f"ckpt={bundles['ar']}", "sampelr=maskgit"], [f"ckpt={bundles['ar']}", "sampler=maskgti"]):
+    ckpt = f"ckpt={bundles['ar']}"
+    for overrides in (["n=2"], ["ckpt=nowhere"], [ckpt, "sampelr=maskgit"], [ckpt, "sampler=maskgti"]):
         done = command("sample.py", *overrides, cwd=tmp_path)
         assert done.returncode != 0 and "Traceback" not in done.stderr and done.stderr.strip()

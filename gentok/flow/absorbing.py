@@ -6,12 +6,12 @@ here is written in the masked share m(t) = 1 - alpha(t), which is the distributi
 which a cell is masked (Austin et al., arXiv 2107.03006; Sahoo et al., MDLM, arXiv 2406.07524; Shi et al.,
 MD4, arXiv 2406.04329):
 
-    linear           m = t                                             (MDLM's log-linear one: sigma = -log(1 - t))
-    cosine           m = sin(pi t / 2) = cos(pi (1 - t) / 2)           (MaskGIT's and MD4's)
-    arccos           m = arccos(1 - t) / (pi / 2)                      (TiTok's and Halton-MaskGIT's)
-    polynomial:w     m = t^w; w = 2 where it is left out               (MD4)
-    geometric:a:b    alpha = exp(-a^(1-t) b^t), rescaled so that m(0) = 0 and m(1) = 1; a = 1e-5, b = 20 where left out
-                                                                       (SEDD, MD4)
+    linear          m = t                                  (MDLM's log-linear one: sigma = -log(1 - t))
+    cosine          m = sin(pi t / 2)                      (MaskGIT's and MD4's)
+    arccos          m = arccos(1 - t) / (pi / 2)           (TiTok's and Halton-MaskGIT's)
+    polynomial:w    m = t^w; w = 2 where it is left out    (MD4)
+    geometric:a:b   alpha = exp(-a^(1-t) b^t), rescaled so that m(0) = 0 and m(1) = 1    (SEDD, MD4)
+                    a = 1e-5, b = 20 where they are left out
 
 The evidence bound on -log p(x) is
 

@@ -8,7 +8,8 @@ r are R features of the position, map_m [D, R] and offset_m [D] belong to the co
 in the network's state by a matrix of rank R (Kim et al., CLaM-TTS, arXiv 2404.02781, and ResGen, arXiv
 2412.10208). With y = (z - centre) / unit,
 
-    |y - offset_m - map_m r|^2 = |y|^2 - 2 y.offset_m - 2 y.map_m r + |offset_m|^2 + 2 offset_m.map_m r + |map_m r|^2
+    |y - offset_m - map_m r|^2
+        = |y|^2 - 2 y.offset_m - 2 y.map_m r + |offset_m|^2 + 2 offset_m.map_m r + |map_m r|^2
 
 is linear in the features (1, y, r, y r', r r'), so the distances to all components are one matrix product,
 [B, N, M] and never [B, N, M, D]. Differences of large numbers: float32 and better alone, also under autocast;
@@ -17,12 +18,14 @@ distances below about 1e-6 |y|^2 are rounding.
 The bound. z is known up to q(z) = N(z; target, spread I). For any weights w of the components Jensen's
 inequality gives
 
-    E_q[-log p(z)] <= sum_m w_m (C_m + log w_m - log softmax(logits)_m),    C_m = E_q[-log N(z; mean_m, var_m I)]
+    E_q[-log p(z)] <= sum_m w_m (C_m + log w_m - log softmax(logits)_m),
+    C_m = E_q[-log N(z; mean_m, var_m I)]
 
 With w = softmax(-C), the components as if they were equally likely, it splits into
 
-    fit    = -log sum_m exp(-C_m)                     regression: how near the nearest components come, whatever their weights are
-    choice = -sum_m w_m log softmax(logits)_m         classification: which of them it was
+    fit    = -log sum_m exp(-C_m)                regression: how near the nearest components come, whatever
+                                                 their weights are
+    choice = -sum_m w_m log softmax(logits)_m    classification: which of them it was
 
 The gradient of `fit` reaches every component near the target also where its weight is small, so that none
 dies. w is held constant in the gradient of `choice`: the weights learn which component fits, the components

@@ -1,7 +1,8 @@
 """Adaptive projected guidance (Sadat et al., APG, arXiv 2410.02416), on velocities as in FlexTok (arXiv
 2502.13967).
 
-    m  <-  (v_c - v_u) + momentum m                 a running sum, from 0; momentum < 0 pushes away from what was pushed before
+    m  <-  (v_c - v_u) + momentum m                 a running sum, from 0; momentum < 0 pushes away from what
+                                                    was pushed before
     d   =  m min(1, threshold / |m|)                row by row
     d   =  d_orthogonal + eta d_parallel            to v_c
     v   =  v_c + (scale - 1) d

@@ -1,9 +1,9 @@
 """From noise to data along a velocity field: dx/dt = v(x, t), from t = 1 down to t = 0, on a grid of times.
 
-    Euler             x += h v(x, t)                                                                  first order, one call a step
-    Midpoint          x += h v(x + h/2 v(x, t), t + h/2)                                              second order, two calls
-    Heun              x += h/2 (v(x, t) + v(x + h v(x, t), t + h))                                    second order, two calls
-    EulerMaruyama     x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z,  h < 0              stochastic, one call
+    Euler          first order, one call a step     x += h v(x, t)
+    Midpoint       second order, two calls          x += h v(x + h/2 v(x, t), t + h/2)
+    Heun           second order, two calls          x += h/2 (v(x, t) + v(x + h v(x, t), t + h))
+    EulerMaruyama  stochastic, one call             x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z
 
 with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >=
 0 (Ma et al., SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a

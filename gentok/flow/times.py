@@ -2,9 +2,10 @@
 uniform number is one time.
 
     uniform        t = u
-    logit-normal   t = sigmoid(mean + std z), z standard normal                      (Esser et al., SD3, arXiv 2403.03206; FlexTok, xAR)
-    mode           t = 1 - u - s (cos^2(pi u / 2) - 1 + u)                           (SD3's "mode sampling with heavy tails")
-    stratified     any of them, with a batch's numbers u spread evenly over (0, 1)   (Kingma et al., arXiv 2107.00630, appendix I.1)
+    logit-normal   t = sigmoid(mean + std z), z standard normal; Esser et al., SD3, arXiv 2403.03206
+    mode           t = 1 - u - s (cos^2(pi u / 2) - 1 + u), SD3's "mode sampling with heavy tails"
+    stratified     any of them, with a batch's numbers u spread evenly over (0, 1); Kingma et al.,
+                   arXiv 2107.00630, appendix I.1
 
 A row's time is drawn from its own stream. Stratified times depend on which rows share a step, by intent; not
 on how these are spread over processes: every row draws a key, and its stratum is the rank of its key among

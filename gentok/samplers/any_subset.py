@@ -5,8 +5,9 @@ Guo and Ermon, arXiv 2504.20456, algorithm 1. A row of which `done` masked cells
 
     draft    one call: x_j ~ q_j for the next k ranks at once, q_j = p(. | the cells of rank <= done)
     oracle   one call with the drafts in their places: p_j = p(. | the cells of rank < j)
-    accept   x_j from left to right with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure draw from the
-             residual norm((p_j - q_j)+) and drop the later drafts; after k acceptances draw the next cell from its own p
+    accept   x_j from left to right with probability min(1, p_j(x_j) / q_j(x_j)); at the first failure draw
+             from the residual norm((p_j - q_j)+) and drop the later drafts; after k acceptances draw the
+             next cell from its own p
 
 The first draft has q = p and is always accepted, so a pair of calls yields at least two cells; the last
 masked cell of a row is drawn from the draft's distribution without an oracle. Hence a row never takes more

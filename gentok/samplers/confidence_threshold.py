@@ -4,7 +4,8 @@ Wu et al., "Fast-dLLM: Training-free Acceleration of Diffusion LLM by Enabling K
 Decoding", arXiv 2505.22618, section 3.3. With c the largest probability of a masked cell, a call reveals
 
     rule = threshold    every masked cell with c >= threshold
-    rule = factor       the n most confident ones, n the largest with (n + 1) (1 - c_(n)) < factor, c_(1) >= c_(2) >= ...
+    rule = factor       the n most confident ones, n the largest with (n + 1) (1 - c_(n)) < factor,
+                        c_(1) >= c_(2) >= ...
 
 and at least the most confident one. Ids are then drawn from their distributions; the paper takes the most
 probable ones (temperature = 0).

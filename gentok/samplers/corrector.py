@@ -5,7 +5,7 @@ for absorbing diffusion. One round is a step forward in time (some cells are mas
 are filled given the rest): it leaves the distribution of the data where it is, and moves any other towards
 it. Starts from a draft, of any sampler, or from first-hitting's own samples.
 
-    parallel = false   the masked cells are filled one by one in random order, a call each: block Gibbs sampling
+    parallel = false   the masked cells are filled one by one in random order, a call each: block Gibbs
     parallel = true    all in one call, as if independent: approximate for cells > 1
 
 If the model's conditionals agree, their joint distribution is stationary for parallel = false with any number

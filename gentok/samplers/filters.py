@@ -8,11 +8,11 @@ order temperature, top-k, top-p, min-p, typical; each sees the distribution that
 
     temperature   p^(1/T), renormalised; T = 0 keeps the most probable id alone
     top_k         the k most probable ids
-    top_p         the smallest set of most probable ids with mass >= p        (Holtzman et al., arXiv 1904.09751)
-    min_p         ids with at least min_p times the largest probability       (Nguyen et al., arXiv 2407.01082)
-    typical       the smallest set of mass >= tau of the ids whose surprise -log p is nearest to the entropy, by
-                  |-log p - H| (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); the most probable id may be
-                  left out
+    top_p         the smallest set of most probable ids with mass >= p     (Holtzman et al., arXiv 1904.09751)
+    min_p         ids with at least min_p times the largest probability    (Nguyen et al., arXiv 2407.01082)
+    typical       the smallest set of mass >= tau of the ids whose surprise -log p is nearest to the entropy,
+                  by |-log p - H| (Meister et al., "Locally Typical Sampling", arXiv 2202.00666); the most
+                  probable id may be left out
 
 Masses are compared with a slack of 1e-12, so that rounding in a cumulative sum adds no id to a set that is
 already complete.

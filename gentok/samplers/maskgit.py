@@ -6,8 +6,8 @@ a row that began with n masked cells:
 
     x ~ p(. | what is revealed) in every masked cell, independently
     score = log p(x) + c (1 - i / T) Gumbel          c: choice_temperature
-    the cells with the lowest scores stay masked: floor(n gamma(i / T)) of them, at least 1 before the last step and at
-    least 1 fewer than before
+    the cells with the lowest scores stay masked: floor(n gamma(i / T)) of them, at least 1 before the last
+    step and at least 1 fewer than before
 
 NOT a sampler of the model's distribution, even with one cell per step: cells are chosen after their ids were
 drawn, and choosing confident ids sharpens the distribution. With c -> infinity the choice is random; one cell

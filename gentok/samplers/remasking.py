@@ -13,12 +13,13 @@ sigma:
 
     cap                min(eta, sigma_max)
     rescale            eta sigma_max
-    conf               sigma_max times a softmax over the row's revealed cells of minus the probability with which each
-                       was drawn; cells are revealed as if sigma were 0 (as in the released code), so fewer than alpha_s
-                       are revealed until the last step
-    loop               plain ancestral steps until t_on, where alpha is alpha_on; steps that keep alpha there, remasking
-                       eta sigma_max, until t_off; plain steps to the end
-    forward_backward   (alpha_s - alpha_t) / alpha_t, at most sigma_max: the forward-backward corrector as a special case
+    conf               sigma_max times a softmax over the row's revealed cells of minus the probability with
+                       which each was drawn; cells are revealed as if sigma were 0 (as in the released code),
+                       so fewer than alpha_s are revealed until the last step
+    loop               plain ancestral steps until t_on, where alpha is alpha_on; steps that keep alpha there,
+                       remasking eta sigma_max, until t_off; plain steps to the end
+    forward_backward   (alpha_s - alpha_t) / alpha_t, at most sigma_max: the forward-backward corrector as a
+                       special case
 
 An approximation: a step's cells are drawn as if independent, given cells of which some were masked again at
 the same time. Known cells are never masked. The last step reveals everything. Rows are computed only in the

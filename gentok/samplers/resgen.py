@@ -4,11 +4,12 @@ confident of, repeat.
 Kim et al., "Efficient Generative Modeling with Residual Vector Quantization-Based Tokens", arXiv 2412.10208,
 ICML 2025. Step i of T:
 
-    component m ~ softmax(logits), filtered;  z ~ N(mean_m, vector temperature * var_m I)    at every position with masked cells
+    at every position with masked cells: component m ~ softmax(logits), filtered, and
+    z ~ N(mean_m, vector temperature * var_m I)
     codes = the codebook's own quantisation of z by the masked levels
     score of a masked cell = confidence of its position + c (1 - i / T) Gumbel,   one Gumbel number per cell
-    the cells with the highest scores are counted per position, and each position keeps so many of its cells, the
-    shallowest first; floor(n gamma(i / T)) of a row's n cells stay masked (as in MaskGIT)
+    the cells with the highest scores are counted per position, and each position keeps so many of its cells,
+    the shallowest first; floor(n gamma(i / T)) of a row's n cells stay masked (as in MaskGIT)
 
 All levels of a position come from one vector, so the number of calls is `steps` for any number of levels.
 Where chance alone chooses (c -> infinity), how many levels a position keeps follows the multivariate

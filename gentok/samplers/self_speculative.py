@@ -4,7 +4,7 @@ distribution is theirs.
 Campbell et al., arXiv 2510.03929. The masked cells of a row, in a random order, are drawn in windows of W.
 The distribution of a window is
 
-    q(x_1 | R) p(x_2 | R, x_1) ... p(x_W | R, x_1 .. x_{W-1})        R: known cells and earlier windows; p_1 = q_1
+    q(x_1 | R) p(x_2 | R, x_1) ... p(x_W | R, x_1 .. x_{W-1})    R: known cells and earlier windows; p_1 = q_1
 
 One pass of the trunk over R drafts the window, x_r ~ q_r at once. Verification passes of the few causal
 blocks follow until the window is full: accept x_r from left to right with probability min(1, p_r(x_r) /

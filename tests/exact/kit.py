@@ -2,10 +2,10 @@
 
 How a new sampler uses it (tests/exact/test_exact_autoregressive.py is the example):
 
-    model = TabularCausal(SPECS["k1"], "raster")              or TabularMasked, or any small generator in float64
-    cases = cases_of(model)                                    rows of different classes, lengths and known cells
+    model = TabularCausal(SPECS["k1"], "raster")    or TabularMasked, or any small generator in float64
+    cases = cases_of(model)                         rows of different classes, lengths and known cells
     distributions = [causal_distribution(model, case, sampler, guidance) for case in cases]
-    codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)   one batch: every case n times, shuffled
+    codes = sample(sampler, guided(model, *guidance), cases, n=5000, seed=0)    every case n times, shuffled
     assert agreement(codes, distributions) > 1e-3
 
 `agreement` is the p-value of Pearson's chi-square summed over the cases. A check is worth something only if

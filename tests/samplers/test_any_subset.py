@@ -8,7 +8,7 @@ from kit import SPECS, batch_of, cases_of
 from gentok.rng import RowRNG
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
-from gentok.samplers.base import draw
+from gentok.samplers.draws import draw
 from gentok.samplers.guided import guided
 from gentok.samplers.speculation import residual
 from gentok.types import UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
