@@ -126,14 +126,14 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     media = torch.empty(1, *_media_shape(config))
     spec, total = tokenizer.spec, _count(tokenizer)
     encode = _flops(tokenizer.encode, media)
-    decode, judges = _decode_flops(tokenizer), _discriminators(config)
+    decode, discriminators = _decode_flops(tokenizer), _discriminators(config)
     # a generative decoder is called once in training, and many times to decode
     generative, batch = tokenizer.generative, Batch(media, torch.zeros(1, dtype=torch.int64))
     once = _flops(tokenizer, batch) if generative else encode + decode
     step = 3 * once * config["batch_size"]
     parts, table = _parts(tokenizer), []
     _common(table, {**parts, "tokenizer": total}, spec, total, config["callbacks"]["ema"] is not None)
-    table += [(f"parameters, {name}", f"{count:,}") for name, count in judges.items()]
+    table += [(f"parameters, {name}", f"{count:,}") for name, count in discriminators.items()]
     table += [
         ("FLOPs per training step", f"{step:.3e}"),
         ("FLOPs to encode one item", f"{encode:.3e}"),
@@ -141,7 +141,7 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], list[t
     ]
     tokens, bits = _sizes(spec)
     report = {
-        "parts": parts, "generator": 0, "tokenizer": total, "discriminators": judges, "tokens": tokens, "bits": bits,
+        "parts": parts, "generator": 0, "tokenizer": total, "discriminators": discriminators, "tokens": tokens, "bits": bits,
         "flops_train_step": step, "flops_sample": decode,
     }  # fmt: skip
     return report, table
