@@ -31,7 +31,7 @@ def said(monkeypatch, capsys, words: list[str]) -> str:
         ("generator.widht=3", "did you mean 'generator.width'?"),
         ("experiment=mnist5k/vqq", "no experiment 'mnist5k/vqq'; did you mean 'mnist5k/vq'?"),
         ("experiment=masked", "did you mean 'mnist5k/masked'?"),
-        ("codebook=fqs", "no codebook 'fqs'; did you mean 'fsq'?"),
+        ("codebook=fsqq", "no codebook 'fsqq'; did you mean 'fsq'?"),
         ("codebook=zzz", "no codebook 'zzz'; there are: .*lfq"),
         ("steps", "cannot read 'steps'.*key=value"),
         ("steps=1=2", "cannot read 'steps=1=2'"),
