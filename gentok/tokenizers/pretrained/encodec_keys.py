@@ -41,7 +41,7 @@ def read_encodec(path: str | Path) -> dict[str, Tensor]:
 
 
 def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
-    """The same tensors under the names of a Codec of SEANet and ResidualCodebook(VQ, update=ema), of `levels` levels; the rest is left out."""
+    """The same tensors under the names of a Codec of SEANet and ResidualCodebook(VQ), of `levels` levels; the rest is left out."""
     out: dict[str, Tensor] = {}
     for key, value in state.items():
         if book := BOOK.fullmatch(key):

@@ -27,7 +27,7 @@ def read_snac(path: str | Path) -> dict[str, Tensor]:
 
 
 def renamed(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names of a Codec of SNAC's networks and StridedResidual(FactorizedVQ). Decoder stages are not nested here."""
+    """The same tensors under the names of a Codec of SNAC's networks and StridedResidual(FactorizedVQ). Decoder stages are not nested."""
     stages = {int(m[2]) for m in map(LAYER.fullmatch, state) if m and m[1] == "decoder.model" and m[3]}
     inside = 1 + max((int(m[3]) for m in map(LAYER.fullmatch, state) if m and m[1] == "decoder.model" and m[3]), default=0)
     out: dict[str, Tensor] = {}
