@@ -51,8 +51,8 @@ class BAE(BaseCodebook, id="codebook/bae"):
         return bits.contiguous() @ self.weight.float()
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT.
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of K levels. n_levels int64 [B]: the first levels of each row to use; the others are ABSENT.
         Bits are sampled in training where `noise` is given, else the likelier value is taken."""
         x = self.inward(z)
         logits = F.linear(x, self.logits.weight.float(), self.logits.bias.float())
@@ -62,14 +62,14 @@ class BAE(BaseCodebook, id="codebook/bae"):
         else:
             hard = logits.detach() > 0
         codes, bits = from_bits(hard, self.each), straight_through(hard.to(p), p)
-        kept = None if keep is None else levels_kept(keep, self.levels)
+        kept = None if n_levels is None else levels_kept(n_levels, self.levels)
         if kept is not None:
             codes = codes.masked_fill(~kept, ABSENT)
             bits = bits * kept.transpose(1, 2).repeat_interleave(self.each, 2)
         losses = {}
         if self.entropy:
             nats = F.softplus(logits) - logits * p
-            losses["entropy"] = self.entropy * row_mean(nats, None if keep is None else keep > 0)
+            losses["entropy"] = self.entropy * row_mean(nats, None if n_levels is None else n_levels > 0)
         usage = torch.stack([share_used(codes[:, k], v) for k, v in enumerate(self.vocab_sizes)])
         return Quantized(self._sum(bits).transpose(1, 2), codes, losses, usage)
 

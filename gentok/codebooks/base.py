@@ -216,10 +216,10 @@ class SingleLevel(BaseCodebook):
         raise NotImplementedError
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized. keep int64 [B]: 0 leaves a row out (codes ABSENT, vectors 0, no loss, no statistics)."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized. n_levels int64 [B]: 0 leaves a row out (codes ABSENT, vectors 0, no loss, no statistics)."""
         x = self.inward(z)
-        present = None if keep is None else keep > 0
+        present = None if n_levels is None else n_levels > 0
         codes, values, losses = self.quantize(x, present, rng)
         vectors = self.outward(values)
         if present is not None:

@@ -39,9 +39,9 @@ def from_bits(bits: Tensor, each: int) -> Tensor:
     return (bits.unflatten(2, (-1, each)).long() << place).sum(3).transpose(1, 2)
 
 
-def levels_kept(keep: Tensor, levels: int) -> Tensor:
-    """keep int64 [B] -> bool [B, levels, 1]: the levels that each row uses."""
-    return torch.arange(levels, device=keep.device)[:, None] < keep[:, None, None]
+def levels_kept(n_levels: Tensor, levels: int) -> Tensor:
+    """n_levels int64 [B] -> bool [B, levels, 1]: the levels that each row uses."""
+    return torch.arange(levels, device=n_levels.device)[:, None] < n_levels[:, None, None]
 
 
 class BitGroups(BaseCodebook, id="codebook/bit_groups"):
@@ -66,14 +66,14 @@ class BitGroups(BaseCodebook, id="codebook/bit_groups"):
         return signs * (codes >= 0).transpose(1, 2).repeat_interleave(self.each, 2)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of K levels. n_levels int64 [B]: the first levels of each row to use; the others are ABSENT."""
         x = self.inward(z)
-        q = self.book(x.transpose(1, 2), keep=None if keep is None else (keep > 0).long(), rng=rng)
+        q = self.book(x.transpose(1, 2), n_levels=None if n_levels is None else (n_levels > 0).long(), rng=rng)
         values = q.vectors.transpose(1, 2)
         codes = from_bits(values.detach() > 0, self.each)
-        if keep is not None:
-            kept = levels_kept(keep, self.levels)
+        if n_levels is not None:
+            kept = levels_kept(n_levels, self.levels)
             codes = codes.masked_fill(~kept, ABSENT)
             values = values * kept.transpose(1, 2).repeat_interleave(self.each, 2)
         usage = torch.stack([share_used(codes[:, k], v) for k, v in enumerate(self.vocab_sizes)])

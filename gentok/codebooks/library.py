@@ -91,27 +91,27 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
                 flag.fill_(False)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized. keep int64 [B]: levels to use in each row; in training for kinds that can leave rows out.
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized. n_levels int64 [B]: levels to use in each row; in training for kinds that can leave rows out.
         In eval the vectors are lookup's to the bit; in training they may differ by the rounding of the library's gradient estimator."""
         x = self.inward(z)
         mask = {}
         if self.training:
             self._synchronise()
-            if keep is not None and self.kind in MASKED:
-                mask = {"mask": (keep > 0)[:, None].expand(x.shape[:2])}
-            elif keep is not None and self.kind != "FSQ" and bool((keep < self.levels).any()):
-                raise ValueError(f"the library's {self.kind} cannot leave rows or levels out in training: call it without keep")
+            if n_levels is not None and self.kind in MASKED:
+                mask = {"mask": (n_levels > 0)[:, None].expand(x.shape[:2])}
+            elif n_levels is not None and self.kind != "FSQ" and bool((n_levels < self.levels).any()):
+                raise ValueError(f"the library's {self.kind} cannot leave rows or levels out in training: call it without n_levels")
         with self._unstarted():
             out, index, *aux = self.quantizer(x, **mask)
         codes = index.long().reshape(x.shape[0], x.shape[1], self.levels).transpose(1, 2)
-        if keep is not None:
-            codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= keep[:, None, None], ABSENT)
+        if n_levels is not None:
+            codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= n_levels[:, None, None], ABSENT)
         vectors = out.transpose(1, 2)
         if not self.training:
             vectors = straight_through(self.lookup(codes), vectors)
-        elif keep is not None:
-            vectors = vectors.masked_fill((keep <= 0)[:, None, None], 0.0)
+        elif n_levels is not None:
+            vectors = vectors.masked_fill((n_levels <= 0)[:, None, None], 0.0)
         usage = torch.stack([share_used(codes[:, k], v) for k, v in enumerate(self.vocab_sizes)])
         return Quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {}, usage)
 

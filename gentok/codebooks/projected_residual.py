@@ -45,15 +45,15 @@ class ProjectedResidual(ResidualCodebook, id="codebook/projected_residual"):
         super().__init__(codebook, levels, None, level_dropout, batch_dropout)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of K levels. n_levels int64 [B]: the first levels of each row to use; the others are ABSENT."""
         residual = self.inward(z).transpose(1, 2)
-        if keep is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
-            keep = self._draw_keep(len(z), rng).to(z.device)
+        if n_levels is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
+            n_levels = self._draw_n_levels(len(z), rng).to(z.device)
         total, codes, usage, losses = torch.zeros_like(residual), [], [], {}
         for k in range(self.levels):
-            here = None if keep is None else (keep > k).long()
-            q = self.book(k)(self._shrunk(k, residual), keep=here, rng=None if rng is None else rng.fork(k))
+            here = None if n_levels is None else (n_levels > k).long()
+            q = self.book(k)(self._shrunk(k, residual), n_levels=here, rng=None if rng is None else rng.fork(k))
             value = self._grown(k, q.vectors, z.shape[2])
             total, residual = total + value, residual - value.detach()
             codes.append(self._placed(k, q.codes, z.shape[2]))

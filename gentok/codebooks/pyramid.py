@@ -155,7 +155,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         scales = len(self.sides)
         return 1 + int(u[1] * (scales - 1)) if scales > 1 and u[0] < self.scale_dropout else None
 
-    def _gather(self, x: Tensor, keep: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
+    def _gather(self, x: Tensor, n_levels: Tensor | None, rng: RowRNG | None, skip: int | None) -> dict[str, Tensor]:
         """Shows the inner book the cells of all scales, and returns the losses that are its own."""
         if getattr(self.book, "started", None) is None or self.book.started:
             inputs = self._coded(x, skip)[0]
@@ -165,22 +165,22 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 inputs.append(self._lowered(s, rest))
                 rest = rest - _resized(inputs[-1].unflatten(2, (side, side)), self.sides[-1], "bicubic")
         seen = torch.cat([part for s, part in enumerate(inputs) if s != skip], 2)
-        losses = self.book(seen, keep=keep, rng=None if rng is None else rng.fork("book")).losses
+        losses = self.book(seen, n_levels=n_levels, rng=None if rng is None else rng.fork("book")).losses
         return {name: loss for name, loss in losses.items() if name not in ("commitment", "codebook")}
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of one level, N codes. keep int64 [B]: 0 leaves a row out. A ValueError names another M."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of one level, N codes. n_levels int64 [B]: 0 leaves a row out. A ValueError names another M."""
         x = self.inward(z)
         if x.shape[1] != self.cells[-1]:
             raise ValueError(f"this pyramid takes float [B, {self.in_width}, {self.sides[-1]}^2 = {self.cells[-1]}]; got {tuple(z.shape)}")
         x = self._map(x, self.sides[-1])
-        present = None if keep is None else keep > 0
+        present = None if n_levels is None else n_levels > 0
         skip, losses = None, {}
         if self.training:
             if rng is not None and self.scale_dropout > 0:
                 skip = self._draw_skip(rng)
-            losses = self._gather(x, keep, rng, skip)
+            losses = self._gather(x, n_levels, rng, skip)
         _, parts, totals = self._coded(x, skip)
         used = [total for s, total in enumerate(totals) if s != skip]
         used[-1] = totals[-1]  # the same sum where the last scale is skipped, but with its convolution behind it

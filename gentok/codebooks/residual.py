@@ -36,7 +36,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
 
     codebook: the book to copy, without projections of its own. width: channels in and out where they differ from the book's (linear
     projections; the one before has a bias unless in_bias is false). level_dropout, batch_dropout: probabilities, used in training where
-    `forward` is given noise and no `keep`.
+    `forward` is given noise and no `n_levels`.
     """
 
     invertible = False
@@ -77,7 +77,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
     def book(self, level: int) -> Codebook:
         return self.books[0 if self.shared else level]
 
-    def _draw_keep(self, batch: int, rng: RowRNG) -> Tensor:
+    def _draw_n_levels(self, batch: int, rng: RowRNG) -> Tensor:
         """int64 [B]: how many levels each row keeps."""
         levels = self.levels
         u = rng.fork("levels").uniform(2)
@@ -89,16 +89,16 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         return cut
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of K levels. n_levels int64 [B]: the first levels of each row to use; the others are ABSENT."""
         x = self.inward(z).transpose(1, 2)
-        if keep is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
-            keep = self._draw_keep(len(z), rng).to(z.device)
+        if n_levels is None and rng is not None and self.training and (self.level_dropout > 0 or self.batch_dropout > 0):
+            n_levels = self._draw_n_levels(len(z), rng).to(z.device)
         total, residual = torch.zeros_like(x), x
         codes, usage, losses, weights = [], [], {}, x.new_zeros(())
         for k in range(self.levels):
-            here = None if keep is None else (keep > k).long()
-            q = self.book(k)(residual, keep=here, rng=None if rng is None else rng.fork(k))
+            here = None if n_levels is None else (n_levels > k).long()
+            q = self.book(k)(residual, n_levels=here, rng=None if rng is None else rng.fork(k))
             value = q.vectors.detach()
             total, residual = total + value, residual - value
             codes.append(q.codes)
@@ -107,7 +107,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
             weights = weights + weight
             for name, loss in q.losses.items():
                 losses[name] = losses.get(name, 0.0) + loss * weight
-        if self.training and keep is not None:  # processes that kept fewer cells count less: their mean is that of the whole batch
+        if self.training and n_levels is not None:  # processes that kept fewer cells count less: their mean is that of the whole batch
             weights = all_sum(weights) / world_size()
         losses = {name: loss / weights.clamp(min=1 / world_size()) for name, loss in losses.items()}
         vectors = self.outward(straight_through(total, x).transpose(1, 2)).transpose(1, 2)

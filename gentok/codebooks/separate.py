@@ -52,13 +52,13 @@ class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
         return x.split([book.width for book in self._books()], 1)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of two levels. keep int64 [B]: 0 leaves out both codes of a row, 1 that of the pixels."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of two levels. n_levels int64 [B]: 0 leaves out both codes of a row, 1 that of the pixels."""
         self.inward(z)  # checks the shape
         made = []
         for k, (book, half) in enumerate(zip(self._books(), self._halves(z.float()))):
-            here = None if keep is None else (keep > k).long()
-            made.append(book(half, keep=here, rng=None if rng is None else rng.fork(k)))
+            here = None if n_levels is None else (n_levels > k).long()
+            made.append(book(half, n_levels=here, rng=None if rng is None else rng.fork(k)))
         losses = {f"{part}_{name}": loss for part, q in zip(self.parts, made) for name, loss in q.losses.items()}
         join = [torch.cat([getattr(q, what) for q in made], dim) for what, dim in (("vectors", 1), ("codes", 1), ("usage", 0))]
         return Quantized(join[0], join[1], losses, join[2])

@@ -58,17 +58,17 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
         self.semantic.reset_parameters(), self.acoustic.reset_parameters()
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, M] -> Quantized of K levels. keep int64 [B]: the first levels of each row to use, the semantic ones first."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, M] -> Quantized of K levels. n_levels int64 [B]: the first levels of each row to use, the semantic ones first."""
         self.inward(z)  # checks the shape
         first = self.semantic.levels
-        kept = (None, None) if keep is None else (keep.clamp(max=first), (keep - first).clamp(min=0))
+        kept = (None, None) if n_levels is None else (n_levels.clamp(max=first), (n_levels - first).clamp(min=0))
         bypass = None
         if self.training and self.rate > 0 and rng is not None:
             bypass = (rng.fork("bypass").uniform(2) < self.rate).to(z.device)
         vectors, made, weights = 0.0, [], []
         for k, (book, here) in enumerate(zip((self.semantic, self.acoustic), kept)):
-            q = book(z, keep=here, rng=None if rng is None else rng.fork(k))
+            q = book(z, n_levels=here, rng=None if rng is None else rng.fork(k))
             value = q.vectors
             if bypass is not None:
                 through = book.outward(book.inward(z)).transpose(1, 2)

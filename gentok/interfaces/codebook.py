@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gentok.interfaces.component import Component
@@ -52,12 +53,12 @@ class Codebook(nn.Module, Component):
     multiple: int = 1
     gradient_when_frozen: ClassVar[bool] = True
 
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """Quantizes.
 
         Args:
             z: float [B, in_width, M].
-            keep: int64 [B], how many levels to use in each row; None: all.
+            n_levels: int64 [B], how many levels to use in each row; None: all.
             rng: row-wise random numbers for everything random (level dropout, revival, sampled bits); None: nothing random happens.
 
         Returns:
@@ -67,6 +68,24 @@ class Codebook(nn.Module, Component):
             ValueError: z has another shape.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def encode(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
+        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before.
+
+        Args:
+            z: float [B, in_width, M].
+            rng: as of `forward`.
+
+        Returns:
+            int64 [B, K, N].
+        """
+        training = self.training
+        self.eval()
+        try:
+            return self(z, rng=rng).codes
+        finally:
+            self.train(training)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """codes int64 [B, K, N] -> vectors float32 [B, width, M]; absent levels add nothing."""

@@ -145,8 +145,8 @@ def dropped_levels_learn_nothing(residual: type) -> None:
     b = book(residual=residual)
     b(latents(0), rng=rng(0))
     before = [part.weight.clone() for part in b.books]
-    keep = torch.full((BATCH,), 2)
-    q = b(latents(1), keep=keep, rng=rng(1))
+    n_levels = torch.full((BATCH,), 2)
+    q = b(latents(1), n_levels=n_levels, rng=rng(1))
     moved = [not torch.allclose(part.weight, rows, atol=1e-5, rtol=1e-5) for part, rows in zip(b.books, before)]
     assert moved == [True] * 2 + [False] * (LEVELS - 2), moved
     assert int((q.codes >= 0).sum()) == 2 * BATCH * FRAMES
@@ -157,6 +157,6 @@ def test_dropped_levels_learn_nothing():
 
 
 def test_the_law_of_dropped_levels_catches_levels_that_learn_all_the_same():
-    wrong = mutant(ResidualCodebook, ("keep=here, rng", "keep=None, rng"))
+    wrong = mutant(ResidualCodebook, ("n_levels=here, rng", "n_levels=None, rng"))
     with pytest.raises(AssertionError):
         dropped_levels_learn_nothing(wrong)

@@ -124,11 +124,11 @@ def test_absent_cells_add_nothing(book):
 
 def test_keep_leaves_levels_out_row_by_row(book):
     z = inputs(book)
-    keep = torch.arange(16) % (book.levels + 1)
-    q, full = book(z, keep=keep), book(z)
-    present = torch.arange(book.levels)[:, None] < keep[:, None, None]
+    n_levels = torch.arange(16) % (book.levels + 1)
+    q, full = book(z, n_levels=n_levels), book(z)
+    present = torch.arange(book.levels)[:, None] < n_levels[:, None, None]
     assert torch.equal(q.codes, torch.where(present, full.codes, ABSENT))
-    assert torch.equal(q.vectors, book.lookup(q.codes)) and not q.vectors[keep == 0].any()
+    assert torch.equal(q.vectors, book.lookup(q.codes)) and not q.vectors[n_levels == 0].any()
 
 
 def test_bf16_autocast_uses_as_many_codes_as_float32(name, book):

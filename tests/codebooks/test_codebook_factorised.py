@@ -95,7 +95,7 @@ def test_the_law_of_commitments_catches_the_release_s_subtraction():
         every_commitment_reaches_the_encoder(mutant(ProjectedResidual, ("residual - value.detach()", "residual - value")))
 
 
-def the_release(book: ProjectedResidual, z: torch.Tensor, keep: torch.Tensor) -> dict:
+def the_release(book: ProjectedResidual, z: torch.Tensor, n_levels: torch.Tensor) -> dict:
     """Vectors, codes and losses by the formulas of DAC's release, written out level by level."""
     total, rest = torch.zeros_like(z), z
     codes, codebook, commitment = [], 0.0, 0.0
@@ -105,7 +105,7 @@ def the_release(book: ProjectedResidual, z: torch.Tensor, keep: torch.Tensor) ->
         index = score.argmax(1)
         rows = part.weight[index].transpose(1, 2)
         value = F.conv1d(rows, part.project_out.weight[..., None], part.project_out.bias)
-        mask = (k < keep).float()
+        mask = (k < n_levels).float()
         total, rest = total + value * mask[:, None, None], rest - value
         error = (x - rows).square().mean((1, 2)) * mask
         codebook, commitment = codebook + error.mean(), commitment + 0.25 * error.mean()
@@ -118,8 +118,8 @@ def numbers_are_those_of_the_release(cls: type) -> None:
     for part in book.books:
         torch.nn.init.normal_(part.project_out.bias)  # a level that is left out must add nothing, its bias neither
     z = inputs(book)
-    for keep in (torch.full((16,), 3), torch.arange(16) % 4):
-        want, q = the_release(book, z, keep), book(z, keep=keep)
+    for n_levels in (torch.full((16,), 3), torch.arange(16) % 4):
+        want, q = the_release(book, z, n_levels), book(z, n_levels=n_levels)
         assert torch.equal(q.codes, want["codes"]) and torch.allclose(q.vectors, want["vectors"], atol=1e-5)
         assert torch.allclose(q.losses["codebook"], want["codebook"]) and torch.allclose(q.losses["commitment"], want["commitment"])
 
@@ -132,7 +132,7 @@ def test_vectors_codes_and_losses_are_those_of_the_release_also_with_levels_left
     "edit",
     [
         ("else here.float().mean()", "else 1.0"),  # the mean of what is kept
-        ("here = None if keep is None else (keep > k).long()", "here = None"),  # nothing is left out
+        ("here = None if n_levels is None else (n_levels > k).long()", "here = None"),  # nothing is left out
         ("total + value, residual - value.detach()", "total + value, residual"),  # every level codes the whole
     ],
     ids=["kept_mean", "nothing_left_out", "no_residual"],

@@ -56,7 +56,7 @@ def test_a_residual_can_hold_it():
     book = ResidualCodebook(LibraryCodebook("VectorQuantize", 6, {"codebook_size": 16, "decay": 0.9}), 3, level_dropout=0.5).train()
     assert not torch.equal(book.books[0].table(), book.books[1].table())
     for _ in range(3):
-        book(inputs(book), keep=torch.arange(16) % 4)
+        book(inputs(book), n_levels=torch.arange(16) % 4)
     q = book.eval()(inputs(book))
     assert torch.equal(book.lookup(q.codes), q.vectors)
 
@@ -67,5 +67,5 @@ def test_what_it_cannot_do_is_refused_in_a_line():
     with pytest.raises(ValueError, match="'heads' itself"):
         LibraryCodebook("VectorQuantize", 4, {"codebook_size": 8, "heads": 2})
     book = make("library_residual").train()
-    with pytest.raises(ValueError, match="without keep"):
-        book(inputs(book), keep=torch.ones(16, dtype=torch.int64))
+    with pytest.raises(ValueError, match="without n_levels"):
+        book(inputs(book), n_levels=torch.ones(16, dtype=torch.int64))

@@ -223,8 +223,8 @@ def test_the_coarse_scales_do_not_collapse_while_training():
 
 def test_left_out_rows_count_for_nothing():
     whole, part = book(phi=4).train(), book(phi=4).train()
-    z, keep = inputs(whole), (torch.arange(16) < 8).long()
-    a, b = whole(z[:8], rng=rng(8)), part(z, keep=keep, rng=rng(16))
+    z, n_levels = inputs(whole), (torch.arange(16) < 8).long()
+    a, b = whole(z[:8], rng=rng(8)), part(z, n_levels=n_levels, rng=rng(16))
     assert torch.equal(a.codes, b.codes[:8]) and (b.codes[8:] == ABSENT).all() and not b.vectors[8:].any()
     assert torch.allclose(a.losses["commitment"], b.losses["commitment"], rtol=1e-5)
     x, y = state(whole), state(part)

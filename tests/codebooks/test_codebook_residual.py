@@ -67,7 +67,7 @@ def test_dropout_cuts_rows_to_a_uniform_number_of_levels():
 @pytest.mark.parametrize(
     "edit",
     [
-        ("here = None if keep is None else (keep > k).long()", "here = None"),  # drawn, and then not used
+        ("here = None if n_levels is None else (n_levels > k).long()", "here = None"),  # drawn, and then not used
         ("1 + (u[:, 1] * levels).long(), levels)\n        if", "(u[:, 1] * levels).long(), levels)\n        if"),  # rows without any level
         ("u[:, 0] < self.level_dropout", "u[:, 1] < self.level_dropout"),  # one number decides both: only few levels are ever kept
     ],
@@ -117,7 +117,7 @@ def test_every_prefix_of_the_levels_is_a_code_of_its_own(levels, shared):
     z = inputs(b)
     full, errors = b(z), [z.square().mean()]
     for k in range(1, levels + 1):
-        q = b(z, keep=torch.full((16,), k))
+        q = b(z, n_levels=torch.full((16,), k))
         assert torch.equal(q.codes[:, :k], full.codes[:, :k]) and (q.codes[:, k:] == ABSENT).all()
         assert torch.equal(b.lookup(q.codes), q.vectors)
         errors.append((q.vectors - z).square().mean())
@@ -130,10 +130,10 @@ def test_dropout_of_a_batch_cuts_all_rows_alike_whatever_their_order():
     seen = []
     for step in range(200):
         row_noise = rng(step=step)
-        keep = b._draw_keep(16, row_noise)
-        assert len(keep.unique()) == 1
-        assert torch.equal(keep, b._draw_keep(16, row_noise.rows(torch.arange(15, -1, -1))))
-        seen.append(keep[0])
+        n_levels = b._draw_n_levels(16, row_noise)
+        assert len(n_levels.unique()) == 1
+        assert torch.equal(n_levels, b._draw_n_levels(16, row_noise.rows(torch.arange(15, -1, -1))))
+        seen.append(n_levels[0])
     share = torch.bincount(torch.stack(seen), minlength=5) / 200
     assert (share - torch.tensor([0, 1 / 8, 1 / 8, 1 / 8, 5 / 8])).abs().max() < 0.1
     q = b(z, rng=rng())
@@ -144,13 +144,13 @@ def test_losses_and_statistics_are_those_of_the_kept_cells():
     whole, part = book().train(), book().train()
     part.load_state_dict(whole.state_dict())
     z = inputs(whole)
-    keep = torch.where(torch.arange(16) < 8, 4, 0)
-    a, b = whole(z[:8], rng=rng(8)), part(z, keep=keep, rng=rng(16))
+    n_levels = torch.where(torch.arange(16) < 8, 4, 0)
+    a, b = whole(z[:8], rng=rng(8)), part(z, n_levels=n_levels, rng=rng(16))
     assert torch.equal(a.codes, b.codes[:8]) and (b.codes[8:] == ABSENT).all()
     assert torch.allclose(a.losses["commitment"], b.losses["commitment"], rtol=1e-5)
     for x, y in zip(whole.books, part.books):
         assert torch.allclose(x.usage, y.usage) and torch.allclose(x.sums, y.sums, atol=1e-5)
-    assert whole(z, keep=torch.zeros(16, dtype=torch.int64)).losses["commitment"] == 0
+    assert whole(z, n_levels=torch.zeros(16, dtype=torch.int64)).losses["commitment"] == 0
 
 
 def test_levels_start_apart_and_a_shared_table_is_one():

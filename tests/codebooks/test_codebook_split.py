@@ -79,13 +79,13 @@ def test_dropout_draws_a_count_of_acoustic_levels_alone():
 
 def test_losses_are_means_over_the_kept_cells_of_both():
     b = book().eval()
-    z, keep = inputs(b), torch.arange(16) % 5
-    q = b(z, keep=keep)
-    first, rest = b.semantic(z, keep=keep.clamp(max=1)), b.acoustic(z, keep=(keep - 1).clamp(min=0))
-    n = keep.clamp(max=1).sum(), (keep - 1).clamp(min=0).sum()
-    want = (first.losses["commitment"] * n[0] + rest.losses["commitment"] * n[1]) / keep.sum()
+    z, n_levels = inputs(b), torch.arange(16) % 5
+    q = b(z, n_levels=n_levels)
+    first, rest = b.semantic(z, n_levels=n_levels.clamp(max=1)), b.acoustic(z, n_levels=(n_levels - 1).clamp(min=0))
+    n = n_levels.clamp(max=1).sum(), (n_levels - 1).clamp(min=0).sum()
+    want = (first.losses["commitment"] * n[0] + rest.losses["commitment"] * n[1]) / n_levels.sum()
     assert torch.allclose(q.losses["commitment"], want)
-    assert b(z, keep=torch.zeros_like(keep)).losses["commitment"] == 0
+    assert b(z, n_levels=torch.zeros_like(n_levels)).losses["commitment"] == 0
 
 
 def rows_pass_each_branch_unquantized_at_the_rate(cls: type) -> None:
@@ -142,7 +142,7 @@ def test_there_are_no_nearest_codes_and_first_levels_are_a_code():
     with pytest.raises(TypeError, match="no nearest") as error:
         b.nearest(z)
     assert "\n" not in str(error.value) and not b.has_nearest and b.nested_levels
-    q = b(z, keep=torch.full((16,), 2))
+    q = b(z, n_levels=torch.full((16,), 2))
     assert torch.equal(q.codes[:, :2], b(z).codes[:, :2]) and (q.codes[:, 2:] == ABSENT).all()
 
 

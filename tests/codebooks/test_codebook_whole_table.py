@@ -62,10 +62,10 @@ def test_every_row_learns_from_the_decoder():
 
 def test_rows_of_a_row_that_is_left_out_count_for_nothing():
     book = IBQ(vocab_size=16, dim=4, entropy=1.0).train()
-    z, keep = inputs(book), (torch.arange(16) < 8).long()
-    a, b = book(z[:8]).losses, book(z, keep=keep).losses
+    z, n_levels = inputs(book), (torch.arange(16) < 8).long()
+    a, b = book(z[:8]).losses, book(z, n_levels=n_levels).losses
     assert all(torch.allclose(a[key], b[key], rtol=1e-5) for key in a)
-    assert all(v.isfinite() for v in book(z, keep=torch.zeros(16, dtype=torch.int64)).losses.values())
+    assert all(v.isfinite() for v in book(z, n_levels=torch.zeros(16, dtype=torch.int64)).losses.values())
 
 
 def all_rows_follow(cls: type) -> None:

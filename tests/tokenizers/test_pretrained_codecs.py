@@ -215,7 +215,7 @@ def test_the_codebook_is_a_codebook(name):
     total = sum(book.table(k)[q.codes[:, k]] for k in range(LEVELS))
     torch.testing.assert_close(total.transpose(1, 2), q.vectors, atol=1e-5, rtol=1e-4)
     keep = torch.tensor([4, 2, 0])
-    cut = book(z, keep=keep)
+    cut = book(z, n_levels=keep)
     present = torch.arange(LEVELS)[:, None] < keep[:, None, None]
     assert torch.equal(cut.codes, torch.where(present, q.codes, ABSENT))
     torch.testing.assert_close(cut.vectors, book.lookup(cut.codes))

@@ -131,7 +131,7 @@ class Table(Codebook):
         return fill(nearest_rows(flat, self.table().double()).view(len(vectors), 1, -1), given)
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, D, N] -> Quantized; losses: the two terms of VQ-VAE (van den Oord et al., arXiv 1711.00937, equation 3)."""
         z = (z if z.dtype == torch.float64 else z.float()).transpose(1, 2)
         if self.normalize_input:

@@ -94,15 +94,15 @@ class Levels(BaseCodebook):
         return places
 
     @float32
-    def forward(self, z: Tensor, *, keep: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
-        """z float [B, width, N] -> Quantized. keep int64 [B]: the first levels of each row to use; the others are ABSENT."""
+    def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
+        """z float [B, width, N] -> Quantized. n_levels int64 [B]: the first levels of each row to use; the others are ABSENT."""
         z = self.inward(z).transpose(1, 2)
         vectors, codes, losses = torch.zeros_like(z), [], {"commitment": z.new_zeros(()), "codebook": z.new_zeros(())}
         for branch, levels in self._places():
             x = branch.project_in(z)
             total, residual = torch.zeros_like(x), x
             for k, level in levels:
-                here = z.new_ones(len(z)) if keep is None else (keep > k).to(z)
+                here = z.new_ones(len(z)) if n_levels is None else (n_levels > k).to(z)
                 y = level.inward(residual)
                 found = level.found(y)
                 rows = level.looked_up(found)
