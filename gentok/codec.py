@@ -98,13 +98,13 @@ def compress(config: Mapping[str, Any]) -> dict[str, Any]:
     with whole_file(config["output"]) as file, progress("compressing", samples, "samples", config["progress"]) as advance:
         words = json.dumps(header).encode()
         file.write(MAGIC + struct.pack("<I", len(words)) + words)
-        state = tokenizer.stream(1) if header["stream"] else None
+        stream = tokenizer.stream(1) if header["stream"] else None
         for part in _parts(config["input"], rate, channels, config["chunk"]):
             media = part[None].to(device)
-            write(file, tokenizer.encode(media) if state is None else tokenizer.encode_chunk(media, state))
+            write(file, tokenizer.encode(media) if stream is None else stream.encode(media))
             advance(part.shape[1])
-        if state is not None:
-            write(file, tokenizer.flush(state)[0])
+        if stream is not None:
+            write(file, stream.flush()[0])
         file.write(struct.pack("<II", 0, 0))
     seconds = samples / rate
     return {"seconds": seconds, "frames": frames, "bits_per_second": 8 * size / seconds, "of_ids_one_by_one": plain / seconds}
@@ -159,7 +159,7 @@ def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
             )
         levels, left, written = header["levels"], header["samples"], 0
         coder = AdaptiveCoder(spec.vocab_sizes[:levels])
-        state = tokenizer.stream(1) if header["stream"] else None
+        stream = tokenizer.stream(1) if header["stream"] else None
         suffix = Path(config["output"]).suffix[1:].upper() or "WAV"
         kind = {"samplerate": spec.sample_rate, "channels": spec.media_shape[0], "subtype": "PCM_16", "format": suffix}
         bar = progress("decompressing", left, "samples", config["progress"])
@@ -176,9 +176,9 @@ def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
                 full = torch.full((1, spec.levels, codes.shape[1]), ABSENT, dtype=torch.int64, device=device)
                 full[0, :levels] = torch.from_numpy(codes).to(device)
                 tokens = Tokens(full, spec)
-                write(tokenizer.decode(tokens) if state is None else tokenizer.decode_chunk(tokens, state))
-            if state is not None:
-                write(tokenizer.flush(state)[1])
+                write(tokenizer.decode(tokens) if stream is None else stream.decode(tokens))
+            if stream is not None:
+                write(stream.flush()[1])
             if written != left:
                 raise ValueError(f"{config['input']} gives {written:,} of {left:,} samples: it is damaged")
     return {"seconds": left / spec.sample_rate, "samples": left}

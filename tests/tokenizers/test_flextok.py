@@ -350,7 +350,7 @@ def test_a_bundle_holds_the_tokenizer_inside_and_no_teacher(tmp_path):
     del config["teacher"]
     model.eval()
     with torch.no_grad():
-        model.latents.turn.copy_(model.latents.turn.flip(0))  # not what its constructor makes
+        model.latents.rotation.copy_(model.latents.rotation.flip(0))  # not what its constructor makes
     stamp(model, config)
     save(tmp_path / "bundle", tokenizer=model, tokenizer_config=config)
     again = load(tmp_path / "bundle", trust=["toy_latents"]).tokenizer

@@ -76,7 +76,7 @@ def theirs_and_ours_agree(model, codec, lengths=(1, HOP - 1, HOP, HOP + 1, 60 * 
         assert (ours.codes != want).float().mean() < 1e-3  # near ties
         for n in range(2, LEVELS + 1):
             heard = model.decode(want[:, :n]).audio_values[..., :length]
-            wave = codec._sound(codec.codebook.lookup(Tokens(want, codec.spec).truncate(levels=n).codes), None)[..., :length]
+            wave = codec.to_media(codec.codebook.lookup(Tokens(want, codec.spec).truncate(levels=n).codes), None)[..., :length]
             assert (wave - heard).abs().max() <= 1e-5 * max(1.0, float(heard.abs().max()))
         for level, codes in zip(used, want.unbind(1)):
             level.update(codes.unique().tolist())
