@@ -12,7 +12,7 @@ from gentok.bundle import load, pretrained
 from gentok.cli import compose
 from gentok.nn import conv1d, seanet
 from gentok.nn.conv1d import Conv, Transposed
-from gentok.tokenizers.pretrained.encodec_keys import load_encodec, renamed
+from gentok.tokenizers.pretrained.encodec import EnCodec
 from gentok.types import Tokens
 
 encodec = pytest.importorskip("encodec")
@@ -36,7 +36,7 @@ def ours(name: str = "encodec_24khz", **changes):
 
 @torch.no_grad()
 def fill_books(books: list[torch.Tensor], z: torch.Tensor) -> None:
-    """Rows drawn from a normal law at the place and scale of what each level sees: fresh books are zeros, of which only one row is used."""
+    """Rows drawn from a normal distribution at the place and scale of what each level sees: fresh tables are zeros, of which only one row is used."""
     residual = z.transpose(1, 2).reshape(-1, z.shape[1])
     for level, rows in enumerate(books):
         generator = torch.Generator().manual_seed(level)
@@ -60,7 +60,7 @@ def reference():
 @pytest.fixture(scope="module")
 def model(reference):
     codec = ours()
-    codec.load_state_dict(renamed(reference.state_dict(), LEVELS))
+    codec.load_state_dict(EnCodec.renamed(reference.state_dict(), LEVELS))
     return codec
 
 
@@ -144,7 +144,7 @@ def test_the_law_of_parity_catches(cls, edit, reference, monkeypatch):
     reference.target_bandwidths = [0.75 * k for k in range(1, LEVELS + 1)]
     try:
         codec = ours()
-        codec.load_state_dict(renamed(reference.state_dict(), LEVELS))
+        codec.load_state_dict(EnCodec.renamed(reference.state_dict(), LEVELS))
         wrong, worst = differences(codec, reference, (HOP + 1,), levels=(8,))
     except (AssertionError, RuntimeError):  # of another shape
         return
@@ -215,7 +215,7 @@ def test_training_goes_on_from_the_rows_as_they_are(reference):
     z = reference.encoder(sound(4800)).detach()
     for known in (torch.full((1024,), 3.0), torch.zeros(1024)):
         at = "quantizer.vq.layers.0._codebook."
-        own = renamed({at + "embed": state[at + "embed"], at + "cluster_size": known}, 1)
+        own = EnCodec.renamed({at + "embed": state[at + "embed"], at + "cluster_size": known}, 1)
         book = ours().codebook.books[0].train()
         book.load_state_dict({key.removeprefix("codebook.books.0."): value for key, value in own.items()})
         codes = book(z).codes.flatten()
@@ -249,5 +249,5 @@ def test_a_wrong_file_is_refused_in_a_line(model, reference, tmp_path):
         "more.th": "has, beyond this codec, 1 tensor",
     }.items():
         with pytest.raises((ValueError, OSError), match=words) as error:
-            load_encodec(codec, tmp_path / name)
+            codec.load_weights(tmp_path / name)
         assert "\n" not in str(error.value)

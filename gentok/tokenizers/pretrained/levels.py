@@ -112,13 +112,17 @@ class Levels(BaseCodebook):
                     losses["codebook"] = losses["codebook"] + ((rows - y.detach()).square().mean((1, 2)) * here).mean()
                 value = level.outward(straight_through(rows, y)) if level.projected else rows.detach()
                 value = value * here[:, None, None]
-                total, residual = total + value, residual - value.detach()
+                total, residual = total + value, self.remainder(residual, value)
                 codes.append(found.masked_fill(here[:, None] == 0, ABSENT))
             vectors = vectors + branch.project_out(total if branch.projected else straight_through(total, x))
         if not self.summed:
             losses = {name: loss / self.levels for name, loss in losses.items()}
         usage = torch.stack([share_used(c, v) for c, v in zip(codes, self.vocab_sizes)])
         return Quantized(vectors, torch.stack(codes, 1), losses, usage)
+
+    def remainder(self, residual: Tensor, value: Tensor) -> Tensor:
+        """What a level leaves to the next one."""
+        return residual - value.detach()
 
     def _added(self, level: Level, codes: Tensor) -> Tensor:
         """What a level's codes int64 [B, N] add in its branch; those below 0 nothing."""
