@@ -27,10 +27,9 @@ KEYS = inner_keys()
 
 def looked_up(node: ast.AST) -> list[str]:
     """The constant key of `config[key]`, `config.get(key)` or `config.pop(key)`."""
-    if isinstance(node, ast.Subscript):
-        keys = [node.slice]
-    else:
-        keys = node.args[:1] if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop") else []
+    keys: list[ast.AST] = [node.slice] if isinstance(node, ast.Subscript) else []
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("get", "pop"):
+        keys = node.args[:1]
     return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
 
 

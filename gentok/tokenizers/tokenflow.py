@@ -15,7 +15,7 @@ pyramid_dual, residuals at growing sizes over one dual table, which is the publi
 Deviations: a LayerNorm before the semantic projection (Linear, Tanh, Linear as published), because maps of other networks than CLIP have
 scales of their own; the l2 term is relative to the teacher's mean square, for the same reason; the semantic decoder is a transformer with
 axial rotary positions instead of learnt ones, so that it takes any grid. A semantic map of another grid than the pixel branch's is resized
-to it (the release resizes the picture instead).
+to it (the release resizes the image instead).
 """
 
 from __future__ import annotations
