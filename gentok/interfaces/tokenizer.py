@@ -27,6 +27,8 @@ class Tokenizer(nn.Module, Component):
         spec: what its tokens are.
         codebook: its codebook; None where it has none (latents).
         modality: "image", "audio", or None where it takes what the tokenizer inside it takes.
+        needs_parts: the parts that its codebook must have (the halves of a dual codebook).
+        one_code_per_cell: whether a codebook that lays its codes on a grid of its own (a pyramid) is refused.
         decode_only: first parts of the names of parameters that codes do not depend on.
         training_only: keys of its configuration that neither codes nor media depend on; a bundle leaves them out.
         data_settings: keys of its configuration that follow from the longest item of the data, and so are no part of its fingerprint.
@@ -41,6 +43,8 @@ class Tokenizer(nn.Module, Component):
     spec: TokenSpec
     codebook: Codebook | None
     modality: ClassVar[str | None] = "image"
+    needs_parts: ClassVar[tuple[str, ...]] = ()
+    one_code_per_cell: ClassVar[bool] = False
     decode_only: Sequence[str] = ("decoder",)
     training_only: ClassVar[tuple[str, ...]] = ("losses", "teacher")
     data_settings: ClassVar[tuple[str, ...]] = ()

@@ -72,7 +72,6 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens on the grid that the codebook makes of H / stride x W / stride cells.
 
     Attributes:
-        needs_parts: what the codebook must have.
         decode_from: the channels of the vectors that the pixel decoder sees.
     """
 

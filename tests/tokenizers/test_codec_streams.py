@@ -31,7 +31,7 @@ def sizes_of(total: int, largest: int, seed: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name", CODECS)
-def test_every_preset_streams_what_the_whole_gives_or_refuses_in_a_line(name):
+def test_every_preset_streams_what_the_whole_gives_or_refuses_in_one_line(name):
     book = merged(read("codebook", "residual"), {"levels": 2, "width": 16, "codebook": {"vocab_size": 16}})
     model = make(name, book, whole=parameters(name) < 20e6, media_shape=None).eval()
     if model.latency_samples is None:
@@ -109,7 +109,7 @@ def test_a_stream_trains_nothing_and_changes_no_buffer():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
-def test_wrong_use_of_a_stream_is_refused_in_a_line():
+def test_wrong_use_of_a_stream_is_refused_in_one_line():
     model = small()
     stream = model.stream(2)
     ended = model.stream(3)

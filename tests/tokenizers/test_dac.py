@@ -164,7 +164,7 @@ def test_fewer_levels_of_a_file_are_a_code_by_themselves(tmp_path):
     torch.testing.assert_close(fewer.decode(fewer.encode(x)), whole.decode(whole.encode(x), keep=2))
 
 
-def test_other_files_are_refused_in_a_line(tmp_path):
+def test_other_files_are_refused_in_one_line(tmp_path):
     ours, settings = config([4, 2])
     library(settings).save_pretrained(tmp_path / "model")
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")

@@ -262,7 +262,7 @@ def test_training_goes_on_from_the_rows_as_they_are(reference):
         torch.testing.assert_close(book.weight, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_wrong_file_is_refused_in_a_line(model, reference, tmp_path):
+def test_a_wrong_file_is_refused_in_one_line(model, reference, tmp_path):
     codec = ours()
     (tmp_path / "text.th").write_text("not weights")
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.th")

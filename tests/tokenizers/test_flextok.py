@@ -279,7 +279,7 @@ def test_patches_come_back_and_positions_are_interpolated():
     torch.testing.assert_close(tall[1::3], home)  # the middle of three rows stands where the one row stood
 
 
-def test_sizes_and_settings_that_do_not_fit_are_refused_in_a_line():
+def test_sizes_and_settings_that_do_not_fit_are_refused_in_one_line():
     for words, overrides in {
         "decoder=diffusion": {"decoder": "diffusion"},
         "nested=half": {"nested": "half"},

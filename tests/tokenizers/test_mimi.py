@@ -123,7 +123,7 @@ def test_wrong_names_and_rows_of_weights_are_found(name, wrong, monkeypatch):
         theirs_and_ours_agree(model, codec, (60 * HOP,))
 
 
-def test_fewer_levels_of_a_file_are_a_code_by_themselves_and_other_files_are_refused_in_a_line(tmp_path):
+def test_fewer_levels_of_a_file_are_a_code_by_themselves_and_other_files_are_refused_in_one_line(tmp_path):
     library().save_pretrained(tmp_path / "model")
     whole = build({**config(), "weights": str(tmp_path / "model")}, media_shape=(1,)).eval()
     fewer = config()

@@ -171,7 +171,7 @@ def test_it_builds_on_the_meta_device(name):
 
 
 @every
-def test_what_is_not_there_is_said_in_a_line(name, tmp_path, monkeypatch):
+def test_what_is_not_there_is_said_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = {**read("tokenizer", name), "losses": None}

@@ -333,14 +333,14 @@ def test_it_builds_on_the_meta_device(name):
         ("encodec_package", {"config": None, "path": "somewhere/encodec_48khz-7e698e3e.th"}),
     ],
 )
-def test_encodec_of_48_khz_is_refused_in_a_line(name, change):
+def test_encodec_of_48_khz_is_refused_in_one_line(name, change):
     with pytest.raises(ValueError, match="sends the scale of every segment beside its codes") as error:
         build({**read("tokenizer", name), "losses": None, "config": MODELS[name], **change}, media_shape=(1,))
     assert "\n" not in str(error.value)
 
 
 @every
-def test_what_is_not_there_is_said_in_a_line(name, tmp_path, monkeypatch):
+def test_what_is_not_there_is_said_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 

@@ -172,7 +172,7 @@ def released(model):
     return out
 
 
-def test_released_files_load_and_others_are_refused_in_a_line(tmp_path):
+def test_released_files_load_and_others_are_refused_in_one_line(tmp_path):
     model = make()
     state = released(model)
     assert {
