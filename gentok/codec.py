@@ -95,8 +95,8 @@ def compress(config: Mapping[str, Any]) -> dict[str, Any]:
     spec, levels = tokenizer.spec, _levels(config, tokenizer.spec)
     total, own, _ = sound_size(config["input"])
     samples = resampled_length(total, own, spec.sample_rate)
-    state = None if tokenizer.latency_samples is None else tokenizer.stream(1)
-    header = {"spec": spec.to_dict(), "levels": levels, "samples": samples, "stream": state is not None}
+    stream = None if tokenizer.latency_samples is None else tokenizer.stream(1)
+    header = {"spec": spec.to_dict(), "levels": levels, "samples": samples, "stream": stream is not None}
     with whole_file(config["output"]) as file, progress("compressing", samples, "samples", config["progress"]) as advance:
         writer = CodecWriter(file, header, spec.vocab_sizes[:levels])
 
@@ -105,10 +105,10 @@ def compress(config: Mapping[str, Any]) -> dict[str, Any]:
 
         for media in _parts(config["input"], spec.sample_rate, spec.media_shape[0], config["chunk"]):
             media = media.to(device)
-            write(tokenizer.encode(media) if state is None else tokenizer.encode_chunk(media, state))
+            write(tokenizer.encode(media) if stream is None else stream.encode(media))
             advance(media.shape[2])
-        if state is not None:
-            write(tokenizer.flush(state)[0])
+        if stream is not None:
+            write(stream.flush()[0])
         writer.finish()
     seconds = samples / spec.sample_rate
     rates = {"bits_per_second": 8 * writer.size / seconds, "of_ids_one_by_one": writer.plain_bits / seconds}
@@ -140,7 +140,7 @@ def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
                 f"{config['ckpt']} has {spec.encode_fingerprint or 'none'}"
             )
         levels, total, written = header["levels"], header["samples"], 0
-        state = tokenizer.stream(1) if header["stream"] else None
+        stream = tokenizer.stream(1) if header["stream"] else None
         suffix = Path(config["output"]).suffix[1:].upper() or "WAV"
         kind = {"samplerate": spec.sample_rate, "channels": spec.media_shape[0], "subtype": "PCM_16", "format": suffix}
         bar = progress("decompressing", total, "samples", config["progress"])
@@ -157,9 +157,9 @@ def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
                 full = torch.full((1, spec.levels, codes.shape[1]), ABSENT, dtype=torch.int64, device=device)
                 full[0, :levels] = torch.from_numpy(codes).to(device)
                 tokens = Tokens(full, spec)
-                write(tokenizer.decode(tokens) if state is None else tokenizer.decode_chunk(tokens, state))
-            if state is not None:
-                write(tokenizer.flush(state)[1])
+                write(tokenizer.decode(tokens) if stream is None else stream.decode(tokens))
+            if stream is not None:
+                write(stream.flush()[1])
             if written != total:
                 raise ValueError(f"{name} gives {written:,} of {total:,} samples: it is damaged")
     return {"seconds": total / spec.sample_rate, "samples": total}

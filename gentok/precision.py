@@ -6,8 +6,9 @@ import contextlib
 from typing import Any
 
 import torch
+from torch import Tensor
 
-__all__ = ["no_autocast"]
+__all__ = ["at_least_float32", "no_autocast"]
 
 
 def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -15,3 +16,8 @@ def no_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     if not torch.amp.is_autocast_available(device.type):
         return contextlib.nullcontext()
     return torch.autocast(device_type=device.type, enabled=False)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32; a float64 x as it is."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -20,9 +20,10 @@ from gentok.interfaces.parts import (
     Schedule,
     TimeDistribution,
 )
-from gentok.interfaces.tokenizer import StreamingTokenizer, Tokenizer
+from gentok.interfaces.tokenizer import StreamingTokenizer, Tokenizer, TokenizerStream
 
 __all__ = [
     "Adversary", "Augmentation", "Balancer", "Codebook", "Component", "Discriminator", "FeatureNetwork", "Generator", "Guidance", "Layer",
-    "LocalPath", "Loss", "MediaData", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution", "Tokenizer", "component_ids",
+    "LocalPath", "Loss", "MediaData", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution", "Tokenizer",
+    "TokenizerStream", "component_ids",
 ]  # fmt: skip

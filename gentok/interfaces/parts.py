@@ -20,8 +20,7 @@ class Layer(Component):
 
     Attributes:
         takes_rng: whether `forward` takes `rng`, a RowRNG to draw from.
-        causal: whether an output depends on no later input, so that the network works chunk by chunk: it then has `init_state(batch)`
-            and `step(x, state, last)`.
+        causal: whether an output depends on no later input, so that the network works chunk by chunk, by `start` and `step`.
     """
 
     takes_rng: bool = False
@@ -31,6 +30,14 @@ class Layer(Component):
     def last_layer(self) -> Tensor | None:
         """The last weight, where gradients of losses are compared; None where there is none."""
         return None
+
+    def start(self) -> Any:
+        """The state of a stream before its first chunk; of causal networks alone."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, state: Any, last: bool = False) -> Tensor:
+        """The next chunk float [B, C, any] of a stream, whose state is changed -> what it completes. last: nothing follows."""
+        raise NotImplementedError
 
 
 class FeatureNetwork(Component):

@@ -12,9 +12,9 @@ from gentok.interfaces.codebook import Codebook
 from gentok.interfaces.component import Component
 from gentok.interfaces.parts import FeatureNetwork
 from gentok.rng import RowRNG
-from gentok.types import Batch, Condition, ConditionSpec, Frames, Latents, TokenizerOutput, Tokens, TokenSpec
+from gentok.types import Batch, Condition, ConditionSpec, Frames, Grid, Latents, TokenizerOutput, Tokens, TokenSpec
 
-__all__ = ["StreamingTokenizer", "Tokenizer"]
+__all__ = ["StreamingTokenizer", "Tokenizer", "TokenizerStream"]
 
 
 class Tokenizer(nn.Module, Component):
@@ -27,6 +27,8 @@ class Tokenizer(nn.Module, Component):
         spec: what its tokens are.
         codebook: its codebook; None where it has none (latents).
         modality: "image", "audio", or None where it takes what the tokenizer inside it takes.
+        needs_parts: the parts that its codebook must have (the halves of a dual codebook).
+        one_code_per_cell: whether a codebook that lays its codes on a grid of its own (a pyramid) is refused.
         decode_only: first parts of the names of parameters that codes do not depend on.
         training_only: keys of its configuration that neither codes nor media depend on; a bundle leaves them out.
         data_settings: keys of its configuration that follow from the longest item of the data, and so are no part of its fingerprint.
@@ -41,6 +43,8 @@ class Tokenizer(nn.Module, Component):
     spec: TokenSpec
     codebook: Codebook | None
     modality: ClassVar[str | None] = "image"
+    needs_parts: ClassVar[tuple[str, ...]] = ()
+    one_code_per_cell: ClassVar[bool] = False
     decode_only: Sequence[str] = ("decoder",)
     training_only: ClassVar[tuple[str, ...]] = ("losses", "teacher")
     data_settings: ClassVar[tuple[str, ...]] = ()
@@ -75,6 +79,12 @@ class Tokenizer(nn.Module, Component):
     def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """One training pass: tokens, weighted losses, and the reconstruction with gradient."""
         raise NotImplementedError
+
+    def check_tokens(self, tokens: Tokens, grid: type[Grid] | None = None) -> None:
+        """Raises ValueError on another tokenizer's tokens: other vocabularies or parts, or not on a `grid` of this kind (None: any)."""
+        own, given = self.spec, tokens.spec
+        if given.vocab_sizes != own.vocab_sizes or given.parts != own.parts or (grid and not isinstance(given.grid, grid)):
+            raise ValueError(f"these tokens are of another tokenizer: {given.describe()}; this one makes {own.describe()}")
 
     # ---------------------------------------------------------------------------------------------------------- hooks
 
@@ -142,21 +152,30 @@ class Tokenizer(nn.Module, Component):
         return {}
 
 
+class TokenizerStream:
+    """A batch of rows on their way through a tokenizer, chunk by chunk."""
+
+    def encode(self, media: Tensor) -> Tokens:
+        """The next samples, float [B, C, any] -> the frames that they complete, Tokens [B, K, any]."""
+        raise NotImplementedError
+
+    def decode(self, tokens: Tokens) -> Tensor:
+        """The next frames, Tokens [B, K, any] -> the samples that they complete, float32 [B, C, any] in [-1, 1]."""
+        raise NotImplementedError
+
+    def flush(self) -> tuple[Tokens, Tensor]:
+        """Ends the stream.
+
+        Returns:
+            The frames of the samples that filled none yet, and the sound that is still owed: where all encoded frames were decoded, also
+            that of these frames, otherwise of what `decode` was given.
+        """
+        raise NotImplementedError
+
+
 class StreamingTokenizer(Tokenizer):
     """A tokenizer that works chunk by chunk where `latency_samples` is not None."""
 
-    def stream(self, batch: int) -> Any:
-        """The state of a stream of `batch` rows. Raises ValueError where the networks need later input."""
-        raise NotImplementedError
-
-    def encode_chunk(self, media: Tensor, state: Any) -> Tokens:
-        """The frames that these samples, float [B, C, any], complete."""
-        raise NotImplementedError
-
-    def decode_chunk(self, tokens: Tokens, state: Any) -> Tensor:
-        """The samples, float [B, C, any], that these frames complete."""
-        raise NotImplementedError
-
-    def flush(self, state: Any) -> tuple[Tokens, Tensor]:
-        """The last frames, and the sound that is still owed."""
+    def stream(self, batch: int = 1) -> TokenizerStream:
+        """A stream of `batch` rows, before their first sample. Raises ValueError where the networks need later input."""
         raise NotImplementedError

@@ -16,33 +16,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentok.interfaces import Codebook, Layer, Loss
+from gentok.interfaces import Codebook, Layer, Loss, StreamingTokenizer
+from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.tokenizers.sound_checks import check_sound, frames_of, groups_of, within
-from gentok.tokenizers.streaming import CodecStream, StreamingCodec
+from gentok.tokenizers.sound_checks import check_known, check_sound, frames_of, groups_of, within
+from gentok.tokenizers.streaming import CodecStream, why_not
 from gentok.types import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
 
-__all__ = ["Codec", "CodecStream"]
+__all__ = ["Codec", "cut", "repeated"]
 
 
-class Codec(StreamingCodec, id="tokenizer/codec"):
+class Codec(StreamingTokenizer, id="tokenizer/codec"):
     """Sound float [B, C, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames, with lengths in frames where the sound has lengths.
 
-    encoder: float [B, C, T] -> [B, D, ceil(T / hop)] with attributes channels, width (D), hop and causal. codebook: any that gives every
-    frame its codes; its in_width is the encoder's width, its width the decoder's. decoder: [B, D, N] -> [B, C, N * hop], with attributes
-    channels, width, hop, and `takes_rng` where it draws (SNAC; without noise nothing is drawn). Both parts may have `start` and `step`
-    (gentok/nn/conv1d.py): then the codec works chunk by chunk. Where codes span several frames (the codebook's `multiple`), sounds are
-    continued with zeros to so many frames.
-    sample_rate: of the sound in Hz. losses: (reconstruction, media) -> {name: weighted scalar}, or None where it is never trained.
-    media_shape: of the data, (C,) or (C, T), T samples of the longest item, which then bounds the grid.
-
-    Raises ValueError with a line where parts do not fit each other.
+    Attributes:
+        encoder: float [B, C, T] -> [B, D, ceil(T / hop)].
+        decoder: float [B, D, N] -> [B, C, N * hop].
+        hop: samples per frame.
+        multiple: frames that are coded together.
     """
 
     modality = "audio"
@@ -57,6 +53,19 @@ class Codec(StreamingCodec, id="tokenizer/codec"):
         losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
+        """
+        Args:
+            encoder: has the attributes channels, width (D), hop and causal.
+            codebook: any that gives every frame its codes; its in_width is the encoder's width, its width the decoder's. Where codes span
+                several frames (`multiple`), sounds are continued with zeros to so many frames.
+            decoder: has the attributes channels, width, hop, causal, and takes_rng where it draws (SNAC; without rng nothing is drawn).
+            sample_rate: of the sound in Hz.
+            losses: (reconstruction, media) -> {name: weighted scalar}; None where it is never trained.
+            media_shape: of the data, (C,), or (C, T) of T samples of the longest item, which then bounds the grid.
+
+        Raises:
+            ValueError: the parts do not fit each other or the data.
+        """
         super().__init__()
         if encoder.width != codebook.in_width or decoder.width != codebook.width:
             raise ValueError(
@@ -96,93 +105,103 @@ class Codec(StreamingCodec, id="tokenizer/codec"):
         return self.decoder.last_layer
 
     @property
-    def _dtype(self) -> torch.dtype:
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
         return next(self.encoder.parameters()).dtype
+
+    @property
+    def latency_samples(self) -> int | None:
+        """How far the sound of a stream lags behind its input; None where the codec cannot work chunk by chunk."""
+        return None if why_not(self) else self.hop
+
+    def stream(self, batch: int = 1) -> CodecStream:
+        """A stream of `batch` rows, before their first sample. Raises ValueError where the codec cannot work chunk by chunk."""
+        return CodecStream(self, batch)
 
     def _frames(self, samples: int | Tensor) -> int | Tensor:
         """Frames of so many samples: a whole number of what the codebook codes together."""
         return frames_of(samples, self.hop * self.multiple) * self.multiple
 
-    def _spec(self, frames: int) -> TokenSpec:
-        """The spec of so many frames: its own where the grid has no bound, or this one."""
-        grid = self.spec.grid
-        return self.spec if grid.n in (None, frames) else replace(self.spec, grid=replace(grid, n=frames))
-
     # ------------------------------------------------------------------------------------------------------------ networks
 
-    def _features(self, media: Tensor, lengths: Tensor | None) -> Tensor:
-        """float [B, C, T] -> [B, D, ceil(T / hop)], zero behind a row's frames."""
-        media, frames, block = media.to(self._dtype), self._frames(media.shape[2]), self.hop * self.multiple
-        z = None
+    def features(self, media: Tensor, lengths: Tensor | None) -> Tensor:
+        """float [B, C, T], lengths in samples -> what the codebook takes, [B, D, ceil(T / hop)], zero behind a row's frames."""
+        media, z = media.to(self.dtype), None
         for rows, length in groups_of(lengths, media):
-            part = media[rows, :, :length]
-            if self.multiple > 1:
-                part = F.pad(part, (0, -length % block))
+            part = self.padded(media[rows, :, :length])
             part = self.encoder(part) if length else part.new_zeros(len(part), self.encoder.width, 0)
-            if part.shape[2] == frames and len(part) == len(media):
-                return part
-            z = part.new_zeros(len(media), self.encoder.width, frames) if z is None else z
-            z[rows, :, : part.shape[2]] = part
+            z = _placed(part, rows, z, (len(media), self.encoder.width, self._frames(media.shape[2])))
         return z
 
-    def _sound(self, vectors: Tensor, lengths: Tensor | None, rng: RowRNG | None = None) -> Tensor:
+    def padded(self, media: Tensor) -> Tensor:
+        """float [B, C, T] continued with zeros to a whole number of what the codebook codes together, where that is several frames."""
+        return F.pad(media, (0, -media.shape[2] % (self.hop * self.multiple))) if self.multiple > 1 else media
+
+    def to_media(self, vectors: Tensor, lengths: Tensor | None, rng: RowRNG | None = None) -> Tensor:
         """float [B, D, N], lengths in frames -> [B, C, N * hop] float32 (float64 in a float64 model), zero behind a row's frames."""
         rng = None if rng is None or not self.decoder.takes_rng else rng.fork("decoder")
-        vectors, samples = vectors.to(self._dtype), vectors.shape[2] * self.hop
-        media = None
+        vectors, media = vectors.to(self.dtype), None
         for rows, frames in groups_of(lengths, vectors):
             part = vectors[rows, :, :frames]
-            if not frames:
-                part = part.new_zeros(len(part), self.decoder.channels, 0)
-            elif rng is None:
-                part = self.decoder(part)
-            else:
-                part = self.decoder(part, rng=rng if isinstance(rows, slice) else rng.rows(rows))
-            part = part if part.dtype == torch.float64 else part.float()
-            if part.shape[2] == samples and len(part) == len(vectors):
-                return part
-            media = part.new_zeros(len(vectors), self.decoder.channels, samples) if media is None else media
-            media[rows, :, : part.shape[2]] = part
+            part = self._decoded(part, rng, rows) if frames else part.new_zeros(len(part), self.decoder.channels, 0)
+            media = _placed(at_least_float32(part), rows, media, (len(vectors), self.decoder.channels, vectors.shape[2] * self.hop))
         return media
 
-    def _quantize(self, z: Tensor, rng: RowRNG | None) -> Any:
-        """The codebook's answer, as in eval: changes no buffer."""
-        training = self.codebook.training
-        self.codebook.eval()
-        try:
-            return self.codebook(z, rng=rng)
-        finally:
-            self.codebook.train(training)
+    def _decoded(self, vectors: Tensor, rng: RowRNG | None, rows: slice | Tensor) -> Tensor:
+        """The sound of these rows of a batch, each with its own random numbers."""
+        return self.decoder(vectors) if rng is None else self.decoder(vectors, rng=rng if isinstance(rows, slice) else rng.rows(rows))
 
-    def _no_codes(self, z: Tensor) -> Tensor:
-        return torch.zeros(len(z), self.spec.levels, 0, dtype=torch.int64, device=z.device)
+    def codes_of(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
+        """float [B, D, N], N >= 0 -> int64 [B, K, N]. Changes no buffer."""
+        return self.codebook.encode(z, rng) if z.shape[2] else z.new_zeros(len(z), self.spec.levels, 0, dtype=torch.int64)
 
-    def _tokens(self, codes: Tensor, frames: Tensor | None) -> Tokens:
+    def tokens_of(self, codes: Tensor, frames: Tensor | None = None) -> Tokens:
+        """codes int64 [B, K, N] -> Tokens, ABSENT behind a row's `frames` int64 [B]. Their spec's grid is as long as they are."""
         if frames is not None:
             codes = codes.masked_fill(~within(frames, codes.shape[2])[:, None], ABSENT)
-        return Tokens(codes, self._spec(codes.shape[2]), frames)
+        grid = self.spec.grid
+        spec = self.spec if grid.n in (None, codes.shape[2]) else replace(self.spec, grid=replace(grid, n=codes.shape[2]))
+        return Tokens(codes, spec, frames)
 
-    # ------------------------------------------------------------------------------------------------------------- contract
+    # ------------------------------------------------------------------------------------------------------------ the three
 
     @torch.no_grad()
     def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, sample_rate: int | None = None) -> Tokens:
-        """media float [B, C, T], lengths int64 [B] in samples (None: all T) -> Tokens [B, K, ceil(T / hop)], ABSENT behind a row's frames.
+        """Sound to tokens. Changes no buffer, also in training mode. No sample gives no frame.
 
-        Changes no buffer, also in training mode. No sample gives no frame. Raises ValueError with a line on other shapes, on values that
-        are not finite, and where sample_rate, if it is known, is another than the codec's.
+        Args:
+            media: float [B, C, T].
+            lengths: int64 [B] in samples; None: all are T long.
+            rng: of the codebook.
+            sample_rate: of the media in Hz, where it is known.
+
+        Returns:
+            Tokens [B, K, ceil(T / hop)], ABSENT behind a row's frames.
+
+        Raises:
+            ValueError: another shape or sample rate, or values that are not finite.
         """
         lengths = check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, sample_rate)
-        z = self._features(media, lengths)
-        codes = self._quantize(z, rng).codes if z.shape[2] else self._no_codes(z)
-        return self._tokens(codes, None if lengths is None else self._frames(lengths))
+        return self.tokens_of(self.codes_of(self.features(media, lengths), rng), None if lengths is None else self._frames(lengths))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, rng: RowRNG | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:
-        """Tokens [B, K, N] -> media float32 [B, C, T] in [-1, 1], T = N * hop or, where `samples` (an int or int64 [B]) says so, fewer.
+        """Tokens to sound; absent levels add nothing.
 
-        Absent levels add nothing. keep: of nested levels, the first to decode. Behind a row's end there are zeros.
+        Args:
+            tokens: [B, K, N].
+            rng: of a decoder that draws.
+            keep: how many of the nested levels to decode, the first ones; None: all.
+            samples: of each row, an int or int64 [B]; None: N * hop.
+
+        Returns:
+            float32 [B, C, T] in [-1, 1], T = N * hop or the most of `samples`; zeros behind a row's end.
+
+        Raises:
+            ValueError: another tokenizer's tokens, masked positions, or no such levels or samples.
         """
-        self._check_tokens(tokens)
+        self.check_tokens(tokens, Frames)
+        check_known(tokens)
         if keep is not None:
             if not self.spec.nested_levels or not 1 <= keep <= self.spec.levels:
                 kind = f"1 to {self.spec.levels}" if self.spec.nested_levels else "all: they are not nested"
@@ -190,9 +209,9 @@ class Codec(StreamingCodec, id="tokenizer/codec"):
             tokens = tokens.truncate(levels=keep)
         frames = tokens.codes.shape[2]
         if not frames:
-            dtype = torch.float64 if self._dtype == torch.float64 else torch.float32
+            dtype = torch.promote_types(self.dtype, torch.float32)
             return torch.zeros(tokens.batch, self.decoder.channels, 0, dtype=dtype, device=tokens.codes.device)
-        media = self._sound(self.codebook.lookup(tokens.codes), tokens.lengths, rng).clamp(-1, 1)
+        media = self.to_media(self.codebook.lookup(tokens.codes), tokens.lengths, rng).clamp(-1, 1)
         if samples is None:
             return media
         ends = torch.as_tensor(samples, device=media.device)
@@ -202,33 +221,49 @@ class Codec(StreamingCodec, id="tokenizer/codec"):
         return (media * within(ends, media.shape[2])[:, None] if ends.dim() else media)[..., :longest]
 
     def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
-        """The reconstruction [B, C, T] is unclamped, with gradient; losses are those of `losses` and of the codebook."""
+        """The reconstruction [B, C, T] is unclamped, with gradient; the losses are those of `losses` and of the codebook."""
+        media, lengths = batch.media, self.check_training(batch)
+        frames = None if lengths is None else self._frames(lengths)
+        z = self.features(media, lengths)
+        quantized = self.codebook(z if frames is None else repeated(z, frames), rng=rng)
+        reconstruction = cut(self.to_media(quantized.vectors, frames, rng), media, lengths)
+        losses = {**quantized.losses, **self.further_losses(quantized, media, lengths, frames)}
+        if self.losses is not None:
+            losses.update(self.losses(reconstruction, media))
+        return TokenizerOutput(self.tokens_of(quantized.codes, frames), losses, reconstruction)
+
+    def check_training(self, batch: Batch) -> Tensor | None:
+        """The lengths int64 [B] of a training batch in samples, None where all are whole. Raises ValueError where there is no sample."""
         media = batch.media
         lengths = check_sound(media, batch.lengths, self.encoder.channels, self.spec.sample_rate, finite=False)
         if not media.shape[2] or (lengths is not None and not int(lengths.max())):
-            raise ValueError("a codec cannot be trained on sounds without a sample")
-        frames = None if lengths is None else self._frames(lengths)
-        z = self._features(media, lengths)
-        if frames is not None:
-            z = repeated(z, frames)
-        quantized = self.codebook(z, rng=rng)
-        reconstruction = self._sound(quantized.vectors, frames, rng)[..., : media.shape[2]]
-        if lengths is not None:
-            reconstruction = reconstruction * within(lengths, media.shape[2])[:, None]
-        losses = {**quantized.losses, **self._taught(quantized, media, lengths, frames)}
-        if self.losses is not None:
-            losses.update(self.losses(reconstruction, media))
-        return TokenizerOutput(self._tokens(quantized.codes, frames), losses, reconstruction)
+            raise ValueError("a tokenizer of sound cannot be trained on sounds without a sample")
+        return lengths
 
-    def _taught(self, quantized: Quantized, media: Tensor, lengths: Tensor | None, frames: Tensor | None) -> dict[str, Tensor]:
-        """Further losses of what was quantized, {name: weighted scalar}."""
+    def further_losses(self, quantized: Quantized, media: Tensor, lengths: Tensor | None, frames: Tensor | None) -> dict[str, Tensor]:
+        """A subclass's losses of what was quantized, {name: weighted scalar}.
+
+        Args:
+            quantized: of the batch.
+            media: float [B, C, T].
+            lengths, frames: int64 [B], of each row in samples and in frames; None: all are whole.
+        """
         return {}
 
-    def _check_tokens(self, tokens: Tokens) -> None:
-        if tokens.spec.vocab_sizes != self.spec.vocab_sizes or not isinstance(tokens.spec.grid, Frames):
-            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
-        if not tokens.codes.is_meta and bool((tokens.codes < ABSENT).any()):
-            raise ValueError("these tokens have holes (UNKNOWN cells), which a generator fills first")
+
+def _placed(part: Tensor, rows: slice | Tensor, whole: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+    """`part` as rows of `whole`, zeros of `shape` behind and beside it; itself where it is all of it."""
+    if tuple(part.shape) == shape:
+        return part
+    whole = part.new_zeros(shape) if whole is None else whole
+    whole[rows, :, : part.shape[2]] = part
+    return whole
+
+
+def cut(reconstruction: Tensor, media: Tensor, lengths: Tensor | None) -> Tensor:
+    """As long as the media, and zero behind each row's end."""
+    reconstruction = reconstruction[..., : media.shape[2]]
+    return reconstruction if lengths is None else reconstruction * within(lengths, media.shape[2])[:, None]
 
 
 def repeated(z: Tensor, frames: Tensor) -> Tensor:

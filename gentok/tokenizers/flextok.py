@@ -3,8 +3,8 @@
     registers = encoder(patches);   vectors, codes = codebook(registers);   k ~ nested dropout, registers k.. are overwritten
     x_t = (1 - t) x + t eps;   loss = |decoder(x_t, t, registers) - (eps - x)|^2          t = sigmoid(N(0, 1)), some rows without registers
 
-Decoding solves dx/dt = decoder from noise at t = 1 to t = 0: short prefixes give a plausible picture, long ones this picture. With
-decoder="regression" the same transformer sees neither noise nor time and gives the picture itself: the baseline, trained by `losses`.
+Decoding solves dx/dt = decoder from noise at t = 1 to t = 0: short prefixes give a plausible image, long ones this image. With
+decoder="regression" the same transformer sees neither noise nor time and gives the image itself: the baseline, trained by `losses`.
 
 x are the pixels, or the latents of a frozen tokenizer inside (any that encodes to Latents on a raster, such as a KL autoencoder): the
 paper's form. It is saved with this one. Alignment (REPA, Yu et al., arXiv 2410.06940): minus the cosine between a projection of a decoder
@@ -33,31 +33,21 @@ from gentok.interfaces import Codebook, FeatureNetwork, Loss, Tokenizer
 from gentok.nn.feature_cache import Shared
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
+from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.tokenizers.base import check_images
-from gentok.tokenizers.inner import inner_tokenizer, latent_sizes
+from gentok.tokenizers.base import ImageTokenizer
+from gentok.tokenizers.inner import latent_sizes, latent_tokenizer
 from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["FlexTok"]
 
 
-class FlexTok(Tokenizer, id="tokenizer/flextok"):
-    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a nested Line of `registers` positions, whatever the image's size.
-
-    codebook: any whose positions are those of its input. media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken
-    too, with as many tokens.
-    decoder: "flow" or "regression". losses: (picture, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
-    latents: a tokenizer that encodes to Latents (gentok.tokenizers.inner); patch: pixels (or latents) per side of a patch. nested: how
-    prefixes are drawn ("uniform", "powers", "rounded", None: all registers are always kept); null_rate: share of rows without registers;
-    times: law of t, stratified: over a batch.
-    steps, guidance, apg, solver: how `decode` goes about it by default (guidance 1: none). apg: Projected, or None for plain guidance.
-    align: weight of the alignment with `teacher` (media, (h, w)) -> float [B, teacher_width, h, w], at decoder block `align_block`.
-    """
+class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
+    """Images float [B, C, H, W] in [-1, 1] <-> Tokens on a nested Line of `registers` positions, whatever the image's size."""
 
     decode_only = ("decoder", "projector")
     inner = {"latents": latent_sizes}
-    one_code_per_cell = True
-    """A codebook that lays its codes on a grid of its own (a pyramid) is refused."""
+    one_code_per_cell = True  # a codebook with a grid of its own (a pyramid) is refused
 
     def __init__(
         self,
@@ -88,7 +78,31 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
         align_block: int = 1,
         align_hidden: int = 2048,
     ):
-        super().__init__()
+        """
+        Args:
+            codebook: any whose positions are those of its input.
+            media_shape: (C, H, W) of the data; other sizes that `stride` divides are taken too, with as many tokens.
+            losses: (reconstruction, media) -> {name: scalar}, of a regression decoder on pixels; a flow has its own.
+            latents: a tokenizer that encodes to Latents (gentok.tokenizers.inner); null: x are the pixels.
+            decoder: "flow" or "regression".
+            registers: tokens of an image.
+            patch: pixels (or latents) per side of a patch.
+            encoder_width, encoder_depth, decoder_width, decoder_depth, head_width: of the transformers (gentok.nn.registers).
+            nested: how prefixes are drawn, "uniform", "powers" or "rounded"; None: all registers are always kept.
+            null_rate: share of rows without registers.
+            times: distribution of t.
+            stratified: whether t is stratified over a batch.
+            time_period: of the embedding of t.
+            solver, steps, guidance: how `decode` solves the flow by default (guidance 1: none).
+            apg: projected guidance; None: plain guidance.
+            teacher: frozen, (media, (h, w)) -> float [B, teacher_width, h, w].
+            teacher_width: channels of its map.
+            align: weight of the alignment with the teacher.
+            align_block, align_hidden: the decoder block that is aligned, and the width of its projector.
+
+        Raises:
+            ValueError: a setting is out of its range, or does not fit the codebook, the data or the tokenizer inside.
+        """
         if decoder not in ("flow", "regression"):
             raise ValueError(f"decoder={decoder}: choose flow or regression")
         if nested is not None and nested not in KEEP_MODES:
@@ -98,22 +112,18 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
         if align and not 0 <= align_block < decoder_depth:
             raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
         channels, height, width = (int(n) for n in media_shape)
+        latents = None if latents is None else latent_tokenizer(latents, (channels, height, width))
+        values, inside = (channels, 1) if latents is None else (latents.spec.width, height // latents.spec.grid.h)
+        super().__init__(media_shape, patch * inside, codebook, losses)
         self.generative = decoder == "flow"
-        self.losses, self._teacher, self.patch, self.nested, self.null_rate = losses, Shared(teacher), patch, nested, null_rate
+        self._teacher, self.patch, self.nested, self.null_rate = Shared(teacher), patch, nested, null_rate
         times = times or LogitNormal()
         self.times, self.solver, self.steps = Stratified(times) if stratified else times, solver or Euler(), steps
         self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
-        self.latents = None if latents is None else inner_tokenizer(latents, (channels, height, width))
-        inner, inside = (channels, 1) if latents is None else (self.latents.spec.width, height // self.latents.spec.grid.h)
-        self.stride = patch * inside
-        if height % self.stride or width % self.stride:
-            raise ValueError(
-                f"flextok with patches of {self.stride} pixels takes sizes that {self.stride} divides; the data has {height} x {width}: "
-                "resize or pad it, or change patch"
-            )
+        self.latents = latents
         home = (height // self.stride, width // self.stride)
         common: dict[str, Any] = {"home": home, "registers": registers, "head_width": head_width}
-        features = inner * patch**2
+        features = values * patch**2
         self.encoder = RegisterEncoder(features, codebook.in_width, width=encoder_width, depth=encoder_depth, **common)
         self.codebook = codebook
         self.decoder = RegisterDecoder(
@@ -124,12 +134,7 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
             sizes = (decoder_width, align_hidden, align_hidden, teacher_width)
             layers = [part for a, b in zip(sizes[:-1], sizes[1:]) for part in (nn.Linear(a, b), nn.SiLU())]
             self.projector = nn.Sequential(*layers[:-1])
-        self.spec = TokenSpec(
-            vocab_sizes=tuple(codebook.vocab_sizes),
-            grid=Line(registers, nested=nested is not None),
-            nested_levels=codebook.nested_levels,
-            media_shape=(channels, height, width),
-        )
+        self.spec = replace(self.spec, grid=Line(registers, nested=nested is not None), latent_positions=None)
 
     def train(self, mode: bool = True) -> FlexTok:
         super().train(mode)
@@ -143,7 +148,7 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
 
     @property
     def teacher(self) -> Callable[[Tensor, tuple[int, int]], Tensor] | None:
-        """The frozen network that the decoder is aligned with, if there is one here; never saved."""
+        """The frozen network that the decoder is aligned with; None in a loaded model, since it is never saved."""
         return self._teacher.value
 
     def feature_networks(self) -> dict[str, FeatureNetwork]:
@@ -151,13 +156,15 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
 
     # ------------------------------------------------------------------------------------------------ media and patches
 
+    def sized_spec(self, shape: tuple[int, ...]) -> TokenSpec:
+        return replace(self.spec, media_shape=shape)
+
     def _signal(self, media: Tensor, rng: RowRNG | None) -> Tensor:
-        """media -> x float [B, C', H', W']: the pixels, or the latents inside (a posterior's mean without noise, else a draw)."""
-        check_images(media, self.spec.media_shape[0], self.stride)
+        """media -> x float [B, C', H', W']: the pixels, or the latents inside (a posterior's mean without rng, else a draw)."""
         if self.latents is None:
             return media.to(self.encoder.stem.weight.dtype)
         with torch.no_grad():
-            found = self.latents.encode(media, rng=rng)
+            found = self.latents.encode(media, rng=None if rng is None else rng.fork("latents"))
         return found.values.unflatten(2, (found.spec.grid.h, found.spec.grid.w)).to(self.encoder.stem.weight.dtype)
 
     def _media(self, x: Tensor, spec: TokenSpec) -> Tensor:
@@ -165,34 +172,23 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
         if self.latents is not None:
             inner = replace(self.latents.spec, grid=Raster(*x.shape[2:]), media_shape=spec.media_shape)
             x = self.latents.decode(Latents(x.flatten(2), inner))
-        x = x.clamp(-1, 1)
-        return x if x.dtype == torch.float64 else x.float()
+        return at_least_float32(x.clamp(-1, 1))
 
-    def _grid(self, spec: TokenSpec) -> tuple[int, int]:
+    def _patches(self, spec: TokenSpec) -> tuple[int, int]:
+        """(h, w): how many patches an image has."""
         return spec.media_shape[1] // self.stride, spec.media_shape[2] // self.stride
 
-    def _spec(self, media: Tensor) -> TokenSpec:
-        shape = tuple(media.shape[1:])
-        return self.spec if shape == self.spec.media_shape else replace(self.spec, media_shape=shape)
-
-    def _features(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _registers(self, x: Tensor, patches: tuple[int, int]) -> Tensor:
         """x -> what the codebook takes, float [B, D, N]."""
-        return self.encoder(patchify(x, self.patch), grid).transpose(1, 2)
+        return self.encoder(patchify(x, self.patch), patches).transpose(1, 2)
 
-    # ------------------------------------------------------------------------------------------------------- the contract
+    # ------------------------------------------------------------------------------------------------------- the three
 
     @torch.no_grad()
     def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
         """media float [B, C, H, W] -> Tokens [B, K, N]. Changes no buffer, also in training mode. Images have no lengths."""
-        spec = self._spec(media)
-        x = self._signal(media, None if rng is None else rng.fork("latents"))
-        training = self.codebook.training
-        self.codebook.eval()
-        try:
-            codes = self.codebook(self._features(x, self._grid(spec)), rng=rng).codes
-        finally:
-            self.codebook.train(training)
-        return Tokens(codes, spec)
+        spec = self.check_media(media)
+        return Tokens(self.codebook.encode(self._registers(self._signal(media, rng), self._patches(spec)), rng), spec)
 
     @torch.no_grad()
     def decode(
@@ -208,39 +204,42 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
     ) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1].
 
-        keep: how many of the first tokens count, an int or int64 [B]; the others are as good as ABSENT. noise: where the flow starts from.
-        Without it, a row's seed is its first token: a row alone gives the picture that it gives in a batch, all prefixes of a code start
-        from the same noise, and decoding is a function of the tokens. steps, guidance, apg (False: plain guidance), solver: in place of
-        the model's own. A regression decoder takes `keep` alone and is deterministic.
+        Args:
+            tokens: of a nested line; absent ones are left out.
+            rng: where the flow starts from. None: a row's seed is its first token. So a row alone gives the image that it gives in a
+                batch, all prefixes of a code start from the same noise, and decoding is a function of the tokens.
+            keep: how many of the first tokens count, an int or int64 [B]; the others are as good as ABSENT.
+            steps, guidance, apg, solver: of the flow, in place of the model's own (apg=False: plain guidance).
+
+        Raises:
+            ValueError: the tokens are another tokenizer's, or of another number.
         """
         spec = tokens.spec
         if not isinstance(spec.grid, Line) or tokens.codes.shape[2] != self.spec.positions:
             shape = tuple(tokens.codes.shape)
             raise ValueError(f"flextok decodes codes [B, K, {self.spec.positions}] of a line; got {shape} on {spec.grid}")
-        if spec.vocab_sizes != self.spec.vocab_sizes:
-            raise ValueError(f"these tokens are of another tokenizer: {spec.describe()}; this one makes {self.spec.describe()}")
+        self.check_tokens(tokens)
         kept = tokens.present.any(1)
         if keep is not None:
             limit = torch.as_tensor(keep, device=kept.device).view(-1, 1)
             kept = kept & (torch.arange(kept.shape[1], device=kept.device) < limit)
-        grid = self._grid(spec)
+        patches = self._patches(spec)
         # also of levels: a code that is not kept leaves no trace
         registers = self.decoder.registers(self.codebook.lookup(tokens.codes).transpose(1, 2), kept)
         if not self.generative:
-            x = unpatchify(self.decoder(registers, grid), self.patch, grid)
-            return self._media(x.to(torch.promote_types(x.dtype, torch.float32)), spec)
+            return self._media(at_least_float32(unpatchify(self.decoder(registers, patches), self.patch, patches)), spec)
         if rng is None:
             first = torch.where(kept[:, :1], tokens.codes[:, :, 0], -1)
             radix = torch.tensor([1_000_003**k % (1 << 31) for k in range(first.shape[1])], device=first.device)
             rng = RowRNG(((first + 1) * radix).sum(1))
-        inner = self.encoder.stem.in_features // self.patch**2
-        start = rng.normal(inner, grid[0] * self.patch, grid[1] * self.patch).to(self.encoder.stem.weight.dtype)
+        values = self.encoder.stem.in_features // self.patch**2
+        start = rng.normal(values, patches[0] * self.patch, patches[1] * self.patch).to(self.encoder.stem.weight.dtype)
         scale = self.guidance if guidance is None else float(guidance)
         projected = self.apg if apg is None else Projected() if apg is True else apg or None
-        field = self._field(registers, grid, scale, projected)
+        field = self._field(registers, patches, scale, projected)
         return self._media((solver or self.solver)(field, start, time_grid(steps or self.steps), rng), spec)
 
-    def _field(self, registers: Tensor, grid: tuple[int, int], scale: float, apg: Projected | None) -> Callable[[Tensor, float], Tensor]:
+    def _field(self, registers: Tensor, patches: tuple[int, int], scale: float, apg: Projected | None) -> Callable[[Tensor, float], Tensor]:
         """The velocity that is solved, guided where scale is not 1."""
         if scale != 1:
             rows = len(registers)
@@ -249,7 +248,7 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
 
         def field(x: Tensor, t: float) -> Tensor:
             both = x if scale == 1 else torch.cat((x, x))
-            v = self._velocity(both, torch.full((len(both),), t, dtype=torch.float64, device=x.device), registers, grid).to(x.dtype)
+            v = self._velocity(both, torch.full((len(both),), t, dtype=torch.float64, device=x.device), registers, patches).to(x.dtype)
             if scale == 1:
                 return v
             if apg is None:
@@ -259,16 +258,16 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
 
         return field
 
-    def _velocity(self, x: Tensor, t: Tensor, registers: Tensor, grid: tuple[int, int], tap: Any = None) -> Tensor:
-        return unpatchify(self.decoder(registers, grid, patchify(x, self.patch), t, tap), self.patch, grid)
+    def _velocity(self, x: Tensor, t: Tensor, registers: Tensor, patches: tuple[int, int], tap: Any = None) -> Tensor:
+        return unpatchify(self.decoder(registers, patches, patchify(x, self.patch), t, tap), self.patch, patches)
 
     def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
         """losses: of the codebook, and "flow" (and "align"), or those of `losses` for a regression decoder, whose reconstruction is
-        unclamped. A flow's reconstruction is None. Without noise, what a flow draws comes from batch.index, and all tokens are kept."""
-        media, spec = batch.media, self._spec(batch.media)
-        x = self._signal(media, None if rng is None else rng.fork("latents"))
-        grid, rows = self._grid(spec), len(media)
-        quantized = self.codebook(self._features(x, grid), rng=rng)
+        unclamped. A flow's reconstruction is None. Without rng, what a flow draws comes from batch.index, and all tokens are kept."""
+        media, spec = batch.media, self.check_media(batch.media)
+        x = self._signal(media, rng)
+        patches, rows = self._patches(spec), len(media)
+        quantized = self.codebook(self._registers(x, patches), rng=rng)
         draws = RowRNG.of(0, batch.index) if rng is None else rng.fork("flow")
         kept = torch.ones(rows, self.spec.positions, dtype=torch.bool, device=x.device)
         null = None
@@ -278,28 +277,24 @@ class FlexTok(Tokenizer, id="tokenizer/flextok"):
         if self.generative:
             null = draws.uniform() < (self.null_rate if rng is not None else 0.0)
         registers = self.decoder.registers(quantized.vectors.transpose(1, 2), kept, null)
-        tokens, losses, tapped = Tokens(quantized.codes, spec), dict(quantized.losses), []
+        losses, reconstruction, tapped = dict(quantized.losses), None, []
         tap = (self.align_block, tapped) if self.align and self.teacher is not None else None
-        if not self.generative:
-            reconstruction = unpatchify(self.decoder(registers, grid, tap=tap), self.patch, grid)
-            reconstruction = reconstruction if reconstruction.dtype == torch.float64 else reconstruction.float()
-            losses |= self._regression(reconstruction, x, media)
-        else:
-            reconstruction = None
+        if self.generative:
             t, eps = self.times(draws), draws.normal(*x.shape[1:]).to(x)
-            v = self._velocity(interpolate(x, eps, t), t, registers, grid, tap)
+            v = self._velocity(interpolate(x, eps, t), t, registers, patches, tap)
             losses["flow"] = F.mse_loss(v.to(x.dtype), velocity(x, eps))
+        else:
+            reconstruction = at_least_float32(unpatchify(self.decoder(registers, patches, tap=tap), self.patch, patches))
+            if self.latents is None:
+                losses |= self.losses_of(reconstruction, media)
+            else:
+                losses["latents"] = F.mse_loss(reconstruction, x.to(reconstruction.dtype))
         if tap is not None:
-            losses["align"] = self.align * self._alignment(tapped[0], media, grid)
-        return TokenizerOutput(tokens, losses, reconstruction)
+            losses["align"] = self.align * self._alignment(tapped[0], media, patches)
+        return TokenizerOutput(Tokens(quantized.codes, spec), losses, reconstruction)
 
-    def _regression(self, made: Tensor, x: Tensor, media: Tensor) -> dict[str, Tensor]:
-        if self.latents is not None:
-            return {"latents": F.mse_loss(made, x.to(made.dtype))}
-        return {} if self.losses is None else self.losses(made, media)
-
-    def _alignment(self, hidden: Tensor, media: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _alignment(self, hidden: Tensor, media: Tensor, patches: tuple[int, int]) -> Tensor:
         with torch.no_grad():
-            target = self.teacher(media, grid)
+            target = self.teacher(media, patches)
         found = self.projector(hidden.to(self.projector[0].weight.dtype))
         return -F.cosine_similarity(found.float(), target.flatten(2).transpose(1, 2).float(), dim=-1).mean()

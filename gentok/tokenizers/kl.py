@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from gentok.distributed import all_sum
-from gentok.interfaces import Loss, Tokenizer
+from gentok.interfaces import Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.tokenizers.base import check_images, check_latents, sized_spec
-from gentok.types import Batch, Latents, Raster, TokenizerOutput, TokenSpec
+from gentok.tokenizers.base import ImageTokenizer
+from gentok.types import Batch, Latents, Raster, TokenizerOutput
 
-__all__ = ["KL", "gaussian_kl", "sampled"]
+__all__ = ["KL", "GaussianLatents", "gaussian_kl", "sampled"]
 
 CLAMP = (-30.0, 20.0)
 """Bounds of the log variance, as released."""
@@ -35,19 +36,74 @@ def gaussian_kl(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def sampled(mean: Tensor, log_variance: Tensor, rng: RowRNG | None) -> Tensor:
-    """A draw of N(mean, exp(log_variance)), [B, D, N], from the rows' streams; the mean itself without noise."""
+    """A draw of N(mean, exp(log_variance)), [B, D, N], from each row's random numbers; the mean itself without rng."""
     if rng is None:
         return mean
     return mean + (0.5 * log_variance).exp() * rng.normal(*mean.shape[1:]).to(mean)
 
 
-class KL(Tokenizer, id="tokenizer/kl"):
-    """Images float [B, C, H, W] in [-1, 1] <-> Latents [B, D, N] on a raster of H / stride x W / stride.
+class GaussianLatents(ImageTokenizer):
+    """Images float [B, C, H, W] in [-1, 1] <-> Latents [B, D, N] on a raster, drawn from a normal posterior.
 
-    latent: D. weight: of the KL term. scaling: latents are (z - shift) / scale with measured shift and scale where it is null, and
-    z * scaling where it is a number (0.18215, 0.2325, ...). decay: of the measured averages, per training step.
-    media_shape, losses, width, multipliers, blocks, attention, patch, decoder_width: as in gentok.tokenizers.vqgan.
+    `features` gives mean and log variance [B, 2 D, h, w]. A subclass says how z becomes Latents, `scaled`, and back, `unscaled`.
+
+    Attributes:
+        weight: of the KL term, per value of the media.
     """
+
+    weight: float
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """z as the decoder takes it -> the values of Latents."""
+        raise NotImplementedError
+
+    def unscaled(self, values: Tensor) -> Tensor:
+        """The values of Latents -> z."""
+        raise NotImplementedError
+
+    def kl_loss(self, total: Tensor, values: int) -> Tensor:
+        """The weighted KL term of `total` nats over so many values of the media."""
+        return self.weight * (total / values)
+
+    def measure(self, z: Tensor) -> None:
+        """Called with every z of a training step."""
+
+    def posterior(self, media: Tensor) -> tuple[Tensor, Tensor]:
+        """media float [B, C, H, W] -> mean and log variance [B, D, N], float32 (float64 in a float64 model)."""
+        mean, log_variance = at_least_float32(self.features(media.to(self.dtype)).flatten(2)).chunk(2, dim=1)
+        return mean, log_variance.clamp(*CLAMP)
+
+    @torch.no_grad()
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Latents:
+        """media float [B, C, H, W] -> Latents [B, D, N], scaled: of the mean, or of a draw from `rng`. Changes no buffer."""
+        spec = self.check_media(media)
+        return Latents(self.scaled(sampled(*self.posterior(media), rng)), spec)
+
+    @torch.no_grad()
+    def decode(self, tokens: Latents, rng: RowRNG | None = None) -> Tensor:
+        """Latents [B, D, N] -> media float32 [B, C, H, W] in [-1, 1]."""
+        width = self.spec.width
+        if not isinstance(tokens, Latents):
+            raise ValueError(f"this tokenizer decodes Latents of width {width}; got {type(tokens).__name__}")
+        grid, shape = tokens.spec.grid, tuple(tokens.values.shape)
+        if not isinstance(grid, Raster) or len(shape) != 3 or shape[1:] != (width, grid.positions):
+            raise ValueError(f"this tokenizer decodes latents [B, {width}, h * w] of a raster; got {shape} on {grid}")
+        return self.painted(self.unscaled(tokens.values), (grid.h, grid.w)).clamp(-1, 1)
+
+    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
+        """The reconstruction of a draw (of the mean without rng), unclamped, with gradient; the losses are those of `losses` and the KL."""
+        spec = self.check_media(batch.media)
+        mean, log_variance = self.posterior(batch.media)
+        z = sampled(mean, log_variance, rng)
+        if self.training:
+            self.measure(z)
+        reconstruction = self.painted(z, (spec.grid.h, spec.grid.w))
+        kl = self.kl_loss(gaussian_kl(mean, log_variance).sum(), batch.media.numel())
+        return TokenizerOutput(Latents(self.scaled(z), spec), {"kl": kl, **self.losses_of(reconstruction, batch.media)}, reconstruction)
+
+
+class KL(GaussianLatents, id="tokenizer/kl"):
+    """Images float [B, C, H, W] in [-1, 1] <-> Latents [B, D, N] on a raster of H / stride x W / stride."""
 
     def __init__(
         self,
@@ -64,31 +120,31 @@ class KL(Tokenizer, id="tokenizer/kl"):
         patch: int = 2,
         decoder_width: int | None = None,
     ):
-        super().__init__()
-        if len(media_shape) != 3:
-            raise ValueError(f"kl needs media_shape = (channels, height, width); got {tuple(media_shape)}")
+        """
+        Args:
+            media_shape, losses, width, multipliers, blocks, attention, patch, decoder_width: as of gentok.tokenizers.vqgan.VQGAN.
+            latent: D.
+            weight: of the KL term.
+            scaling: null: latents are (z - shift) / scale with measured shift and scale; a number (0.18215, 0.2325, ...): z * scaling.
+            decay: of the measured averages, per training step.
+
+        Raises:
+            ValueError: a setting is out of its range, or the stride does not divide the height and the width.
+        """
         if latent < 1 or weight < 0 or not 0 <= decay < 1 or (scaling is not None and scaling <= 0):
             raise ValueError(
                 f"kl needs latent >= 1, weight >= 0, decay in [0, 1) and scaling > 0 or null; "
                 f"got latent={latent}, weight={weight}, decay={decay}, scaling={scaling}"
             )
-        channels, height, side = (int(n) for n in media_shape)
-        self.stride = stride_of(multipliers, patch)
-        if height % self.stride or side % self.stride:
-            raise ValueError(
-                f"kl with {len(multipliers)} multipliers and patch {patch} takes sizes that {self.stride} divides; "
-                f"the data has {height} x {side}: resize or pad it, or change multipliers or patch"
-            )
-        common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
-        self.encoder = ConvEncoder(channels, 2 * latent, width=width, **common)
-        self.decoder = ConvDecoder(channels, latent, width=decoder_width or width, **common)
+        super().__init__(media_shape, stride_of(multipliers, patch), None, losses, latent)
+        networks = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
+        channels = self.spec.media_shape[0]
+        self.encoder = ConvEncoder(channels, 2 * latent, width=width, **networks)
+        self.decoder = ConvDecoder(channels, latent, width=decoder_width or width, **networks)
         self.codebook = None
-        self.losses, self.weight, self.scaling, self.decay = losses, weight, scaling, decay
+        self.weight, self.scaling, self.decay = weight, scaling, decay
         # running sums of a geometric weight: its total, and the averages of z and z^2 that it weighs
         self.register_buffer("moments", torch.zeros(3))
-        self.spec = TokenSpec(
-            vocab_sizes=(), width=latent, grid=Raster(height // self.stride, side // self.stride), media_shape=(channels, height, side)
-        )
 
     @property
     def last_layer(self) -> Tensor | None:
@@ -99,54 +155,21 @@ class KL(Tokenizer, id="tokenizer/kl"):
         if self.scaling is not None:
             return self.moments.new_zeros((), dtype=torch.float32), self.moments.new_tensor(1.0 / self.scaling, dtype=torch.float32)
         total, first, second = self.moments.float()
-        seen = total > 0
-        mean = torch.where(seen, first / total.clamp(min=1e-12), 0.0)
-        variance = torch.where(seen, second / total.clamp(min=1e-12) - mean.square(), 1.0)
+        measured = total > 0
+        mean = torch.where(measured, first / total.clamp(min=1e-12), 0.0)
+        variance = torch.where(measured, second / total.clamp(min=1e-12) - mean.square(), 1.0)
         return mean, variance.clamp(min=1e-12).sqrt()
 
     @torch.no_grad()
-    def _measure(self, z: Tensor) -> None:
+    def measure(self, z: Tensor) -> None:
         z = z.detach().double()
         sums = all_sum(torch.stack([torch.full_like(z.sum(), z.numel()), z.sum(), z.square().sum()]))
         self.moments.lerp_((sums / sums[0]).to(self.moments), 1.0 - self.decay)
 
-    def posterior(self, media: Tensor) -> tuple[Tensor, Tensor, TokenSpec]:
-        """media float [B, C, H, W] -> mean and log variance [B, D, N], float32 (float64 in a float64 model), and their spec."""
-        check_images(media, self.spec.media_shape[0], self.stride)
-        h = self.encoder(media.to(self.encoder.stem.weight.dtype)).flatten(2)
-        mean, log_variance = (h if h.dtype == torch.float64 else h.float()).chunk(2, dim=1)
-        return mean, log_variance.clamp(*CLAMP), sized_spec(self.spec, media, self.stride)
-
-    def _latents(self, z: Tensor, spec: TokenSpec) -> Latents:
+    def scaled(self, z: Tensor) -> Tensor:
         shift, scale = self.scale()
-        return Latents((z - shift) / scale, spec)
+        return (z - shift) / scale
 
-    def _media(self, z: Tensor, grid: Raster) -> Tensor:
-        media = self.decoder(z.to(self.decoder.stem.weight.dtype).unflatten(2, (grid.h, grid.w)))
-        return media if media.dtype == torch.float64 else media.float()
-
-    @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Latents:
-        """media float [B, C, H, W] -> Latents [B, D, N], scaled: the mean, or a draw from `noise`. Changes no buffer."""
-        mean, log_variance, spec = self.posterior(media)
-        return self._latents(sampled(mean, log_variance, rng), spec)
-
-    @torch.no_grad()
-    def decode(self, tokens: Latents, rng: RowRNG | None = None) -> Tensor:
-        """Latents [B, D, N] -> media float32 [B, C, H, W] in [-1, 1]."""
-        check_latents(tokens, self.spec)
+    def unscaled(self, values: Tensor) -> Tensor:
         shift, scale = self.scale()
-        return self._media(tokens.values * scale + shift, tokens.spec.grid).clamp(-1, 1)
-
-    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
-        """The reconstruction of a draw (of the mean without noise), unclamped, with gradient. Training measures shift and scale."""
-        mean, log_variance, spec = self.posterior(batch.media)
-        z = sampled(mean, log_variance, rng)
-        if self.training:
-            self._measure(z)
-        reconstruction = self._media(z, spec.grid)
-        per_value = gaussian_kl(mean, log_variance).sum() / batch.media.numel()
-        losses = {"kl": self.weight * per_value}
-        if self.losses is not None:
-            losses.update(self.losses(reconstruction, batch.media))
-        return TokenizerOutput(self._latents(z, spec), losses, reconstruction)
+        return values * scale + shift

@@ -1,12 +1,12 @@
-"""A supervised speech tokenizer: codes that say what is said, learnt from transcripts (GLM-4-Voice, arXiv 2412.02612; CosyVoice's S3,
+"""A supervised speech tokenizer: codes that hold the spoken words, learnt from transcripts (GLM-4-Voice, arXiv 2412.02612; CosyVoice's S3,
 arXiv 2407.05407).
 
     z = encoder(sound), 12.5 vectors per second;  vectors, codes = codebook(z)
     text:   CTC(recogniser(vectors), transcript)                            (Graves et al., ICML 2006)
     sound:  mel = decoder.mel(sg vectors), |mel - log-mel of the sound|;  reconstruction = vocoder(mel), and the terms of `losses` on it
 
-Codes are learnt from the transcripts alone: what the decoder needs does not reach the encoder (`acoustic`: the gradient lets pass that much
-of it). A codec of the same rate keeps the sound and loses the words.
+Codes are learnt from the transcripts alone: the decoder's gradient does not reach the encoder (`acoustic`: that share of it does). A codec
+of the same rate keeps the sound and loses the words.
 
 Deviations: both losses are trained at once, as one model (the papers train the decoder on frozen codes); CTC in place of an attention
 decoder; the decoder predicts the mel's mean, where GLM-4-Voice samples it by flow matching.
@@ -24,22 +24,16 @@ from torch import Tensor
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.speech import Recogniser, SpeechDecoder, SpeechEncoder
 from gentok.rng import RowRNG
-from gentok.tokenizers.codec import Codec, repeated
-from gentok.tokenizers.sound_checks import check_sound, frames_of, within
+from gentok.tokenizers.codec import Codec, cut, repeated
+from gentok.tokenizers.sound_checks import check_known, frames_of, within
 from gentok.tokenizers.texts import bound_to_texts
-from gentok.types import Batch, ConditionSpec, Ids, TokenizerOutput, Tokens
+from gentok.types import Batch, ConditionSpec, Frames, Ids, TokenizerOutput, Tokens
 
 __all__ = ["SemanticSpeech"]
 
 
 class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
-    """Speech float [B, 1, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames.
-
-    encoder, codebook, decoder: as of Codec, the networks of gentok.nn.speech. symbols: of the transcripts, in the order of their ids;
-    filled in from the data's `text`. recogniser: settings of gentok.nn.speech.Recogniser. ctc, mel: weights.
-    acoustic: share of the decoder's gradient that reaches the codes, 0 for none. losses: (reconstruction, media) -> {name: weighted
-    scalar}, or None: the vocoder is not trained. sample_rate, media_shape: as of Codec.
-    """
+    """Speech float [B, 1, T] in [-1, 1] <-> Tokens [B, K, ceil(T / hop)] on Frames."""
 
     decode_only = ("decoder", "recogniser")
 
@@ -61,6 +55,18 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
         losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
+        """
+        Args:
+            encoder, codebook, decoder, sample_rate, media_shape: as of Codec, with the networks of gentok.nn.speech.
+            symbols: of the transcripts, in the order of their ids; filled in from the data's `text`.
+            recogniser: settings of gentok.nn.speech.Recogniser.
+            ctc, mel: weights of the losses.
+            acoustic: share of the decoder's gradient that reaches the codes, 0 for none.
+            losses: (reconstruction, media) -> {name: weighted scalar}; None: the vocoder is not trained.
+
+        Raises:
+            ValueError: there are no symbols, a weight is negative, or the parts do not fit each other.
+        """
         super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)
         if not symbols:
             raise ValueError("semantic_speech learns from transcripts: use data with a text (data.captions=ids, or strings of digits)")
@@ -78,26 +84,22 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
         """The reconstruction [B, 1, T] is unclamped; None without `losses`. Rows go through the networks together, attention masked at
         their ends. Raises ValueError where the batch has no transcripts."""
         media, text = batch.media, batch.condition.parts.get("text")
-        lengths = check_sound(media, batch.lengths, 1, self.spec.sample_rate, finite=False)
+        lengths = self.check_training(batch)
         if not isinstance(text, Ids):
             raise ValueError("semantic_speech learns from transcripts, and these items have no `text`: data.captions=ids, or other data")
-        if not media.shape[2] or (lengths is not None and not int(lengths.max())):
-            raise ValueError("a speech tokenizer cannot be trained on sounds without a sample")
         frames = None if lengths is None else frames_of(lengths, self.hop)
-        z = self.encoder(media.to(self._dtype), frames)
+        z = self.encoder(media.to(self.dtype), frames)
         quantized = self.codebook(z if frames is None else repeated(z, frames), rng=rng)
         losses, vectors = dict(quantized.losses), quantized.vectors
         losses["ctc"] = self.ctc * self._recognition(vectors, frames, text.ids)
-        heard = vectors.detach() if not self.acoustic else vectors.detach() + self.acoustic * (vectors - vectors.detach())
-        made = self.decoder.mel(heard, frames)
+        detached = vectors.detach()
+        made = self.decoder.mel(detached + self.acoustic * (vectors - detached) if self.acoustic else detached, frames)
         losses["mel"] = self.mel * self._mel_distance(made, media, frames)
         reconstruction = None
         if self.losses is not None:
-            reconstruction = self.decoder.vocoder(made).float()[..., : media.shape[2]]
-            if lengths is not None:
-                reconstruction = reconstruction * within(lengths, media.shape[2])[:, None]
+            reconstruction = cut(self.decoder.vocoder(made).float(), media, lengths)
             losses.update(self.losses(reconstruction, media))
-        return TokenizerOutput(self._tokens(quantized.codes, frames), losses, reconstruction)
+        return TokenizerOutput(self.tokens_of(quantized.codes, frames), losses, reconstruction)
 
     def _recognition(self, vectors: Tensor, frames: Tensor | None, ids: Tensor) -> Tensor:
         """CTC in nats per symbol, the mean over rows; one whose transcript does not fit into its frames counts as 0."""
@@ -119,15 +121,16 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
 
     @torch.no_grad()
     def scores(self, batch: Batch, tokens: Tokens) -> dict[str, Tensor]:
-        """{"transcripts_right": float [B], 1 where all of an item's transcript is read in its codes}, which validation averages."""
+        """{"transcripts_right": float [B], 1 where the whole transcript of an item is recognised in its codes}."""
         written = ["".join(self.symbols[i] for i in row if i >= 0) for row in batch.condition.parts["text"].ids.tolist()]
         right = [float(read == text) for read, text in zip(self.transcribe(tokens), written)]
         return {"transcripts_right": torch.tensor(right, device=batch.media.device)}
 
     @torch.no_grad()
     def transcribe(self, tokens: Tokens) -> list[str]:
-        """What the recogniser reads in codes: the most probable symbol of every frame, repetitions and blanks taken out."""
-        self._check_tokens(tokens)
+        """The text that the recogniser reads in codes: the most probable symbol of every frame, repetitions and blanks taken out."""
+        self.check_tokens(tokens, Frames)
+        check_known(tokens)
         if not tokens.codes.shape[2]:
             return [""] * tokens.batch
         best = self.recogniser(self.codebook.lookup(tokens.codes), tokens.lengths).argmax(2)

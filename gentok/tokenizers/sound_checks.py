@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["check_sound", "frames_of", "groups_of", "within"]
+from gentok.types import ABSENT, Tokens
+
+__all__ = ["check_known", "check_sound", "frames_of", "groups_of", "within"]
 
 
 def frames_of(samples: int | Tensor, hop: int) -> int | Tensor:
@@ -33,8 +35,22 @@ def groups_of(lengths: Tensor | None, x: Tensor) -> Iterator[tuple[slice | Tenso
 def check_sound(
     media: Tensor, lengths: Tensor | None, channels: int, rate: int, sample_rate: int | None = None, finite: bool = True
 ) -> Tensor | None:
-    """`lengths` as int64 [B] on the media's device, None where there are none. Raises ValueError with a line unless media is float
-    [B, channels, T], of finite values (looked at where `finite`), every length lies in 0..T, and sample_rate is None or `rate`."""
+    """Checks what a tokenizer of sound is given.
+
+    Args:
+        media: float [B, channels, T].
+        lengths: int64 [B] in samples, each in 0..T; None: all are T long.
+        channels: of the tokenizer.
+        rate: of the tokenizer, in Hz.
+        sample_rate: of the media in Hz; None: unknown.
+        finite: whether values are looked at, which must then be finite.
+
+    Returns:
+        lengths as int64 [B] on the media's device; None where there are none.
+
+    Raises:
+        ValueError: something is otherwise.
+    """
     if media.dim() != 3 or not media.is_floating_point():
         raise ValueError(f"this tokenizer takes float sound [B, {channels}, samples] in [-1, 1]; got {media.dtype} {tuple(media.shape)}")
     if media.shape[1] != channels:
@@ -52,3 +68,9 @@ def check_sound(
     if bool((lengths < 0).any()) or bool((lengths > media.shape[2]).any()):
         raise ValueError(f"lengths lie in 0..{media.shape[2]}, the samples of the batch; got {lengths.tolist()}")
     return lengths
+
+
+def check_known(tokens: Tokens) -> None:
+    """Raises ValueError where a position is still masked."""
+    if not tokens.codes.is_meta and bool((tokens.codes < ABSENT).any()):
+        raise ValueError("these tokens have masked positions (UNKNOWN), which a generator fills first")

@@ -4,7 +4,7 @@
     a row        its order, then text and speech, each closed by its end:
         interleaved     13 of text, 26 of speech, 13 of text, ... ; when one of them has ended, the rest of the other
         text_first      all of the text, then all of the speech      (what speaks a text)
-        speech_first    all of the speech, then all of the text      (what writes down what was said)
+        speech_first    all of the speech, then all of the text      (what transcribes)
 
 Which part stands where depends on where text and speech end, so it is a grammar (gentok/grammar.py) and no table of places: a causal
 generator gives all ids of the wrong part the probability 0. Since the order is drawn by row, one model learns all of them; what is known
@@ -22,12 +22,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
-from gentok.tokenizers.inner import speech_sizes
-from gentok.tokenizers.sound_checks import frames_of
+from gentok.tokenizers.inner import speech_sizes, speech_tokenizer
+from gentok.tokenizers.sound_checks import check_known, frames_of
 from gentok.tokenizers.texts import bound_to_texts, text_of
 from gentok.types import (
     ABSENT,
@@ -35,7 +35,6 @@ from gentok.types import (
     Batch,
     Condition,
     ConditionSpec,
-    Frames,
     Ids,
     IdsSpec,
     Line,
@@ -50,15 +49,7 @@ ORDERS = ("interleaved", "text_first", "speech_first")
 
 
 class SpeechText(Tokenizer, id="tokenizer/speech_text"):
-    """Sound float [B, 1, T] and text Ids [B, L] <-> Tokens [B, 1, N] with lengths.
-
-    speech: a built tokenizer of sound with one level of codes; in training {ckpt: BUNDLE}, to be described {vocab_size, hop, sample_rate}.
-    symbols: of the text, in the order of their ids, and longest_text, the most of them in an item; both filled in from the data's `text`.
-    text_span, speech_span: ids in a row of an interleaved stream. orders: those that rows are written in, each as often.
-    media_shape: of the data, (1,) or (1, T), T samples of the longest item, which with longest_text bounds the rows.
-
-    Raises ValueError with a line where the speech tokenizer has several levels, or a span is no whole number.
-    """
+    """Sound float [B, 1, T] and text Ids [B, L] <-> Tokens [B, 1, N] with lengths."""
 
     codebook = None
     modality = "audio"
@@ -76,8 +67,21 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         orders: Sequence[str] = ORDERS,
         media_shape: Sequence[int] | None = None,
     ):
+        """
+        Args:
+            speech: a built tokenizer of sound with one level of codes; in training {ckpt: BUNDLE}, to be described {vocab_size, hop,
+                sample_rate}.
+            symbols: of the text, in the order of their ids; filled in from the data's `text`.
+            longest_text: the most symbols of an item; filled in from the data.
+            text_span, speech_span: ids in a row of an interleaved stream.
+            orders: those that rows are written in, each as often.
+            media_shape: of the data, (1,), or (1, T) of T samples of the longest item, which with longest_text bounds the rows.
+
+        Raises:
+            ValueError: the speech tokenizer has several levels, or a setting is out of its range.
+        """
         super().__init__()
-        self.speech = _inner(speech)
+        self.speech = speech_tokenizer(speech)
         inner: TokenSpec = self.speech.spec
         if not symbols or len(set(symbols)) != len(symbols):
             raise ValueError(f"speech_text needs symbols of texts, each once; got {symbols}: use data with a text (data.captions=ids)")
@@ -128,18 +132,27 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
     def encode(
         self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None
     ) -> Tokens:
-        """media float [B, 1, T], lengths int64 [B] in samples, the texts as condition `text` -> Tokens [B, 1, N], N ids in the longest row.
-        noise draws each row's order; without it all have the first of `orders`. Raises ValueError where there are no texts, or one has a
-        symbol beyond the alphabet."""
+        """Speech and its texts as rows of ids.
+
+        Args:
+            media: float [B, 1, T].
+            lengths: int64 [B] in samples; None: all are T long.
+            rng: draws each row's order; None: all have the first of `orders`.
+            condition: its part `text` holds the texts.
+
+        Returns:
+            Tokens [B, 1, N], N ids in the longest row.
+
+        Raises:
+            ValueError: there are no texts, or one has a symbol beyond the alphabet.
+        """
         text = None if condition is None else condition.parts.get("text")
         if not isinstance(text, Ids):
             raise ValueError("speech_text writes texts into its codes, and these items have no `text`: data.captions=ids, or other data")
         codes = self.speech.encode(media, lengths)
-        which = torch.zeros(len(media)) if rng is None else rng.fork("order").uniform() * len(self.orders)
-        rows = []
-        for said, heard, order in zip(self._texts(text), _rows(codes.codes[:, 0]), which.long().tolist()):
-            rows.append(self._written(said, heard, self.orders[order]))
-        return self._tokens(rows, media.device)
+        chosen = torch.zeros(len(media)) if rng is None else rng.fork("order").uniform() * len(self.orders)
+        items = zip(self._texts(text), _rows(codes.codes[:, 0]), chosen.long().tolist())
+        return self._tokens([self._written(text, speech, self.orders[order]) for text, speech, order in items], media.device)
 
     def decode(self, tokens: Tokens, rng: RowRNG | None = None, **options: Any) -> Tensor:
         """The speech of each row, float [B, 1, T]: as many samples as the longest has, at least one frame; zeros behind a row's end."""
@@ -148,7 +161,7 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         return self.speech.decode(Tokens(codes, spec, lengths), rng, **options)
 
     def text(self, tokens: Tokens) -> list[str]:
-        """The text of each row, as far as it is there."""
+        """The text of each row, as far as its codes hold it."""
         own = self.spec.part("text")
         return ["".join(self.symbols[i] for i in row if own.start <= i < own.stop) for row in self._checked(tokens).tolist()]
 
@@ -167,6 +180,7 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         return self.speech_codes(tokens)[1].clamp(min=least) * self.hop
 
     def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
+        """Raises ValueError: there is nothing to train."""
         raise ValueError("speech_text has nothing to train: train its speech tokenizer (task=tokenizer), then a generator (task=generator)")
 
     # -------------------------------------------------------------------------------------------------------- what is known
@@ -176,30 +190,39 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         return self.speech
 
     def prompt(self, condition: Condition, known: Tokens | None = None) -> Tokens | None:
-        """What is known of rows to be sampled: [B, 1, N], UNKNOWN behind it.
+        """What is known of rows to be sampled.
 
-        condition: a row's `text` is known where it is not empty, and then comes first. known: speech of the tokenizer inside, one row or as
-        many as texts; with a text how its sound begins, without one all that is heard, of which the text is to be written. Raises
-        ValueError where the model knows no order that puts it first."""
-        text, speech = condition.parts.get("text"), known
-        if speech is None and (text is None or not bool((text.ids >= 0).any())):
+        Args:
+            condition: a row's `text` is known where it is not empty, and then comes first.
+            known: speech of the tokenizer inside, of one row or as many as texts: with a text how its sound begins, without one the
+                whole sound, of which the text is to be written. None: no speech is known.
+
+        Returns:
+            Tokens [B, 1, N], UNKNOWN behind what is known; None where nothing is.
+
+        Raises:
+            ValueError: the model has no order that puts it first.
+        """
+        text = condition.parts.get("text")
+        if known is None and (text is None or not bool((text.ids >= 0).any())):
             return None
-        codes = [] if speech is None else _rows(speech.codes[:, 0])
+        codes = [] if known is None else _rows(known.codes[:, 0])
         texts = [[]] * len(codes) if text is None else self._texts(text)
         rows = []
-        for i, said in enumerate(texts):
-            heard = codes[i % len(codes)] if codes else []
-            order = "text_first" if said else "speech_first"
-            if (said or heard) and order not in self.orders:
+        for i, written in enumerate(texts):
+            speech = codes[i % len(codes)] if codes else []
+            order = "text_first" if written else "speech_first"
+            if (written or speech) and order not in self.orders:
                 raise ValueError(
-                    f"this model was never shown rows whose {order.removesuffix('_first')} comes first (tokenizer.orders = "
+                    f"this model was never trained on rows whose {order.removesuffix('_first')} comes first (tokenizer.orders = "
                     f"{', '.join(self.orders)}): train one with {order}"
                 )
-            whole = self._written(said, heard, order) if said or heard else []
-            rows.append(whole[: len(said) + 2 + len(heard)])  # without the end of what may go on
-        return self._tokens(rows, self._device(text, speech), UNKNOWN, self.spec.positions)
+            row = self._written(written, speech, order) if written or speech else []
+            rows.append(row[: len(written) + 2 + len(speech)])  # without the end of what may go on
+        device = text.ids.device if known is None else known.codes.device
+        return self._tokens(rows, device, UNKNOWN, self.spec.positions)
 
-    # -------------------------------------------------------------------------------------------------------------- streams
+    # ----------------------------------------------------------------------------------------------------------------- rows
 
     def _texts(self, text: Ids) -> list[list[int]]:
         rows = _rows(text.ids)
@@ -240,19 +263,11 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
 
     def _checked(self, tokens: Tokens) -> Tensor:
         """int64 [B, N]."""
-        if tokens.spec.vocab_sizes != self.spec.vocab_sizes or tokens.spec.parts != self.spec.parts:
-            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
+        self.check_tokens(tokens)
         if tokens.codes.is_meta:
-            raise ValueError("how much of a row is speech is said by its ids, and these have none (they lie on the meta device)")
-        if bool((tokens.codes < ABSENT).any()):
-            raise ValueError("these tokens have holes (UNKNOWN cells), which a generator fills first")
+            raise ValueError("the ids of a row say how much of it is speech, and these have none (they lie on the meta device)")
+        check_known(tokens)
         return tokens.codes[:, 0]
-
-    @staticmethod
-    def _device(text: Ids | None, speech: Tokens | None) -> torch.device:
-        if speech is not None:
-            return speech.codes.device
-        return torch.device("cpu") if text is None else text.ids.device
 
 
 def _rows(ids: Tensor) -> list[list[int]]:
@@ -278,35 +293,3 @@ def _grammar(text_span: int, speech_span: int, orders: Sequence[str]) -> tuple[t
         after = spans + (i + 1) % total
         rows.append((after, 3, -1, -1, *none) if i < text_span else (-1, -1, after, 2, *none))
     return tuple(rows)
-
-
-def _inner(speech: Any) -> nn.Module:
-    """A built tokenizer of one level, frozen; or of {vocab_size, hop, sample_rate} one that knows these alone. ValueError with a line."""
-    if isinstance(speech, Mapping):
-        if speech.get("ckpt") is not None or not {"vocab_size", "hop", "sample_rate"} <= set(speech):
-            raise ValueError(
-                "speech must be a tokenizer of sound: in training {ckpt: BUNDLE}, elsewhere a built one or {vocab_size, hop, sample_rate} "
-                f"to describe a size; got {dict(speech)}"
-            )
-        return _ShapeOnly(speech["vocab_size"], speech["hop"], speech["sample_rate"])
-    spec = getattr(speech, "spec", None)
-    if not isinstance(speech, nn.Module) or not isinstance(spec, TokenSpec) or not isinstance(spec.grid, Frames) or spec.levels != 1:
-        what = spec.describe() if isinstance(spec, TokenSpec) else "no tokens"
-        raise ValueError(
-            f"speech_text takes a tokenizer of sound of one level (semantic_speech, single_codebook); {type(speech).__name__} makes {what}"
-        )
-    return speech.requires_grad_(False).eval()
-
-
-class _ShapeOnly(nn.Module):
-    """Stands for the tokenizer inside where nothing but sizes is computed."""
-
-    def __init__(self, vocab_size: int, hop: int, sample_rate: int):
-        super().__init__()
-        self.spec = TokenSpec((vocab_size,), Frames(sample_rate / hop), modality="audio", media_shape=(1,), sample_rate=sample_rate)
-
-    def encode(self, media: Tensor, lengths: Tensor | None = None) -> Tokens:
-        raise ValueError("the speech tokenizer inside is not there, only its size: give its bundle with tokenizer.speech.ckpt=BUNDLE")
-
-    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
-        return self.encode(tokens.codes)

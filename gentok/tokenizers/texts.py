@@ -14,6 +14,10 @@ __all__ = ["bound_to_texts", "text_of"]
 def bound_to_texts(config: Mapping[str, Any], condition_spec: ConditionSpec) -> dict[str, Any]:
     """A tokenizer's configuration with the `symbols`, and the `longest_text` where it has such a key, of the data's texts.
 
+    Args:
+        config: of the tokenizer.
+        condition_spec: of the data.
+
     Raises:
         ConfigError: the data have no texts, or texts of other symbols than are configured.
     """

@@ -1,4 +1,4 @@
-"""Laws of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision. Its streams: test_codec_streams.py."""
+"""Properties of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision. Its streams: test_codec_streams.py."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_lengths_are_exact_for_every_length_modulo_the_hop(variant):
 
 
 def rows_are_alone(model: Codec) -> None:
-    """The law: a row of a batch of unequal lengths has the codes and the sound that it has alone."""
+    """A row of a batch of unequal lengths has the codes and the sound that it has alone."""
     ends = torch.tensor([4 * HOP, 1, 2 * HOP + 1, 0, HOP, 2 * HOP + 1, 3 * HOP - 1])
     x = sound(len(ends)) * (torch.arange(4 * HOP) < ends[:, None])[:, None]
     tokens = model.encode(x, ends)
@@ -87,7 +87,7 @@ def test_a_row_of_another_length_is_as_alone(variant):
 
 
 @every_variant
-def test_the_law_of_rows_catches_networks_that_run_over_the_padding(variant, monkeypatch):
+def test_networks_that_run_over_the_padding_are_found(variant, monkeypatch):
     model = small(**VARIANTS[variant])
     monkeypatch.setattr(codec_module, "groups_of", lambda lengths, x: iter([(slice(None), x.shape[-1])]))
     with pytest.raises(AssertionError):
@@ -172,7 +172,7 @@ REFUSED = {
     "too_long": (lambda m: m.encode(sound(), torch.tensor([1, 2, 99])), "lengths lie in 0..24"),
     "lengths_of_others": (lambda m: m.encode(sound(), torch.tensor([1, 2])), r"lengths are int64 \[3\]"),
     "samples": (lambda m: m.decode(m.encode(sound()), samples=25), "give 0 to 24 samples; got samples=25"),
-    "holes": (lambda m: m.decode(Tokens(torch.full((1, 3, 2), UNKNOWN), m.spec)), "holes"),
+    "holes": (lambda m: m.decode(Tokens(torch.full((1, 3, 2), UNKNOWN), m.spec)), "masked positions"),
     "other_tokens": (lambda m: m.decode(make("codec").encode(sound(length=8))), "of another tokenizer"),
     "nothing_to_learn": (lambda m: m(batch_of(sound(length=0))), "without a sample"),
     "media_shape": (lambda m: small(media_shape=(2, 100)), r"media_shape = \(1,\) or \(1, samples\); the data has \(2, 100\)"),
@@ -184,7 +184,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_cannot_be_coded_is_refused_in_a_line(what):
+def test_what_cannot_be_coded_is_refused_in_one_line(what):
     act, words = REFUSED[what]
     with pytest.raises(ValueError, match=words) as error:
         act(small())
@@ -218,7 +218,7 @@ def test_bfloat16_uses_as_many_codes_as_float32():
     bfloat16_uses_the_codes_of_float32(small(dtype=torch.float32))
 
 
-def test_the_law_of_bfloat16_catches_a_codebook_that_computes_in_it():
+def test_a_codebook_that_computes_in_bfloat16_is_found():
     """Distances of centred latents in bfloat16 tie: here they are rounded as its eight bits round the common offset."""
     model = small(dtype=torch.float32)
     own = model.codebook.forward

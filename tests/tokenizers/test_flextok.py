@@ -279,7 +279,7 @@ def test_patches_come_back_and_positions_are_interpolated():
     torch.testing.assert_close(tall[1::3], home)  # the middle of three rows stands where the one row stood
 
 
-def test_sizes_and_settings_that_do_not_fit_are_refused_in_a_line():
+def test_sizes_and_settings_that_do_not_fit_are_refused_in_one_line():
     for words, overrides in {
         "decoder=diffusion": {"decoder": "diffusion"},
         "nested=half": {"nested": "half"},
@@ -350,7 +350,7 @@ def test_a_bundle_holds_the_tokenizer_inside_and_no_teacher(tmp_path):
     del config["teacher"]
     model.eval()
     with torch.no_grad():
-        model.latents.turn.copy_(model.latents.turn.flip(0))  # not what its constructor makes
+        model.latents.rotation.copy_(model.latents.rotation.flip(0))  # not what its constructor makes
     stamp(model, config)
     save(tmp_path / "bundle", tokenizer=model, tokenizer_config=config)
     again = load(tmp_path / "bundle", trust=["toy_latents"]).tokenizer

@@ -1,4 +1,4 @@
-"""The contract of tokenizers that give latents, and the laws of the KL autoencoder."""
+"""The contract of tokenizers that give latents, and the properties of the KL autoencoder."""
 
 from dataclasses import replace
 
@@ -61,12 +61,12 @@ def test_the_kl_term_is_that_of_torch():
 
 def test_the_loss_weighs_kl_by_values_of_the_media(model):
     x = media()
-    mean, log_variance, _ = model.posterior(x)
+    mean, log_variance = model.posterior(x)
     per_item = gaussian_kl(mean, log_variance).sum((1, 2)).mean()
     torch.testing.assert_close(model(batch_of(x)).losses["kl"], model.weight * per_item / x[0].numel())
 
 
-def law_of_draws(draw) -> float:
+def largest_deviation(draw) -> float:
     """The largest deviation of mean and variance from those meant, in standard errors."""
     n = 20000
     x = torch.zeros(n, 1, 1)
@@ -75,8 +75,8 @@ def law_of_draws(draw) -> float:
 
 
 def test_a_draw_has_the_posterior_mean_and_variance():
-    assert law_of_draws(sampled) < 4.5
-    assert law_of_draws(lambda mean, log_variance, rng: sampled(mean, 2 * log_variance, rng)) > 20  # a mutant: sd for variance
+    assert largest_deviation(sampled) < 4.5
+    assert largest_deviation(lambda mean, log_variance, rng: sampled(mean, 2 * log_variance, rng)) > 20  # a mutant: sd for variance
 
 
 def test_a_row_of_a_batch_equals_the_row_alone(model):
@@ -100,7 +100,7 @@ def test_latents_have_measured_unit_variance_and_undo_exactly():
     values = model.eval().encode(x, rng=noise_of(x)).values
     assert abs(values.std() - 1) < 0.05 and abs(values.mean()) < 0.05
     shift, scale = model.scale()
-    mean, log_variance, _ = model.posterior(x)
+    mean, log_variance = model.posterior(x)
     torch.testing.assert_close(model.encode(x).values * scale + shift, mean, atol=1e-4, rtol=1e-4)
 
 

@@ -98,7 +98,7 @@ def test_a_bundle_gives_the_prefix_and_every_keep_is_a_tokenizer_of_its_own(tmp_
     ("vqgan", None, 1, "no prefix that is a code"),
     ("flextok", None, 9, "has tokens 1 to 8"),
 ])  # fmt: skip
-def test_what_is_no_prefix_is_refused_in_a_line(tokenizer, codebook, keep, says):
+def test_what_is_no_prefix_is_refused_in_one_line(tokenizer, codebook, keep, says):
     with pytest.raises(ValueError, match=says) as error:
         Prefix(make(tokenizer, codebook=codebook), keep)
     assert "\n" not in str(error.value)

@@ -42,7 +42,7 @@ def make(name, media_shape=SHAPE, **overrides):
             if p.dim() == 1:  # biases and the statistics' neighbours: fresh ones are zeros and ones, which hide mistakes
                 p.add_(0.1 * torch.randn_like(p))
         if name in VQ:
-            z = model._features(pictures()).transpose(0, 1).flatten(1)
+            z = model.features(pictures()).transpose(0, 1).flatten(1)
             mean, spread = z.mean(1), torch.linalg.cholesky(z.cov() + 1e-6 * torch.eye(len(z)))
             rows = model.model.quantize.embedding.weight
             rows.copy_(mean + torch.randn(ROWS, len(z)) @ spread.T)
@@ -128,7 +128,7 @@ def test_the_codebook_is_a_codebook(name):
 def test_janus_codes_by_angle_on_demand():
     plain, angle, x = make("janus_vq"), make("janus_vq", cosine=True), pictures()
     assert not torch.equal(plain.encode(x).codes, angle.encode(x).codes)
-    z = torch.nn.functional.normalize(angle._features(x), dim=1).flatten(2)
+    z = torch.nn.functional.normalize(angle.features(x), dim=1).flatten(2)
     cosines = torch.einsum("bdn,vd->bvn", z, angle.codebook.table())
     assert torch.equal(cosines.argmax(1), angle.encode(x).codes[:, 0])
 
@@ -171,7 +171,7 @@ def test_it_builds_on_the_meta_device(name):
 
 
 @every
-def test_what_is_not_there_is_said_in_a_line(name, tmp_path, monkeypatch):
+def test_what_is_not_there_is_said_in_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     config = {**read("tokenizer", name), "losses": None}

@@ -39,7 +39,7 @@ def test_every_length_and_every_row_is_as_alone():
         torch.testing.assert_close(wave[row : row + 1, :, :length], model.decode(alone, samples=length), atol=1e-5, rtol=1e-4)
 
 
-def test_a_decoder_of_another_hop_is_refused_in_a_line():
+def test_a_decoder_of_another_hop_is_refused_in_one_line():
     found = config()
     found["decoder"]["hop"] = 16
     with pytest.raises(ValueError, match="samples per frame"):

@@ -19,7 +19,7 @@ every_image_tokenizer = pytest.mark.parametrize("name", [name for name in TOKENI
 
 def generative(model) -> bool:
     """Whether decoding samples: then there is no reconstruction in training, and the losses are complete without one."""
-    return getattr(model, "generative", False)
+    return model.generative
 
 
 def main_loss(model) -> str:
@@ -101,7 +101,7 @@ def train_on_one_batch(pair, precision: str) -> None:
     errors = []
     for step in range(60 if isinstance(getattr(pair, "decoder", None), ISTFTDecoder) else 20):  # which bits move later than other codes
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            out = pair(batch_of(x), noise_of(x, 0 if generative(pair) else step))  # 20 losses at times of their own tell nothing
+            out = pair(batch_of(x), noise_of(x, 0 if generative(pair) else step))  # 20 losses at different times cannot be compared
         assert generative(pair) or out.reconstruction.dtype == torch.float32
         optimizer.zero_grad()
         sum(out.losses.values()).backward()
@@ -151,7 +151,7 @@ def test_other_sizes_have_a_spec_of_their_own(name):
 
 @every_image_tokenizer
 def test_positions_are_rows_of_the_raster(name):
-    """Changing the picture's top alone changes no code of the bottom of a tall picture."""
+    """Changing the image's top alone changes no code of the bottom of a tall image."""
     model = make(name).eval()
     x = media(1, (1, 128, 8))
     y = x.clone()
@@ -160,7 +160,7 @@ def test_positions_are_rows_of_the_raster(name):
     if not isinstance(grid, Raster):
         pytest.skip("its tokens do not lie on a raster")
     a, b = (model.encode(v).codes.unflatten(2, (grid.h, grid.w)) for v in (x, y))
-    # GroupNorm sees the whole picture, so the bottom may change a little; the top must change more
+    # GroupNorm sees the whole image, so the bottom may change a little; the top must change more
     changed = (a != b).float().mean((0, 1, 3))
     assert changed[: grid.h // 4].mean() > changed[grid.h // 2 :].mean()
 

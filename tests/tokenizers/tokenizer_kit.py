@@ -1,4 +1,4 @@
-"""Builds every tokenizer and codebook of conf/ for the contract tests: a new yaml is found without a word here."""
+"""Builds every tokenizer and codebook of conf/ for the contract tests: a new yaml is found without a change here."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUICK = {
         },
     },
 }
-"""Smaller than its yaml, by tokenizer (parts of a part: those alone): the laws are of no size."""
+"""Smaller than its yaml, by tokenizer (parts of a part: those alone): what is tested does not depend on the size."""
 IMAGE, SOUND = (1, 16, 16), (1, 64)
 """What the small ones are built for."""
 HALVES = {"_target_": "gentok.codebooks.dual.DualCodebook", "vocab_size": 16, "semantic": 4, "pixel": 4}
@@ -69,7 +69,7 @@ def names(group: str) -> list[str]:
 
 def needed_parts(name: str) -> tuple[str, ...]:
     """The parts that the tokenizer needs its codebook to have."""
-    return getattr(resolve(read("tokenizer", name)["_target_"], TRUST), "needs_parts", ())
+    return resolve(read("tokenizer", name)["_target_"], TRUST).needs_parts
 
 
 def missing_parts(name: str, codebook: str) -> list[str]:
@@ -78,7 +78,7 @@ def missing_parts(name: str, codebook: str) -> list[str]:
     needed = needed_parts(name)
     missing = [part for part in needed if part not in build(config, trust=TRUST).parts] if needed else []
     one_rate = ["one rate for all levels"] if "strides" in config and not is_sound(name) else []
-    return missing + one_rate + (["one code per cell"] if "sides" in config and getattr(target, "one_code_per_cell", False) else [])
+    return missing + one_rate + (["one code per cell"] if "sides" in config and target.one_code_per_cell else [])
 
 
 def is_sound(name: str) -> bool:
@@ -121,7 +121,7 @@ def parameters(name: str) -> int:
 
 
 def media(batch: int = 4, shape=IMAGE, seed: int = 0) -> torch.Tensor:
-    """Smooth pictures or sounds in [-1, 1]: low frequencies of random phase."""
+    """Smooth images or sounds in [-1, 1]: low frequencies of random phase."""
     generator = torch.Generator().manual_seed(seed)
     if len(shape) == 2:
         coarse = torch.randn(batch, shape[0], -(-shape[1] // 8), generator=generator)
@@ -137,8 +137,8 @@ def media_of(model: torch.nn.Module, batch: int = 4) -> torch.Tensor:
 
 
 def batch_of(x: torch.Tensor) -> Batch:
-    said = torch.arange(2 * len(x)).view(-1, 2) % 2  # for those that learn from transcripts
-    return Batch(x, torch.arange(len(x)), Condition({"text": Ids(said)}))
+    text = torch.arange(2 * len(x)).view(-1, 2) % 2  # for those that learn from transcripts
+    return Batch(x, torch.arange(len(x)), Condition({"text": Ids(text)}))
 
 
 def noise_of(x: torch.Tensor, step: int = 0) -> RowRNG:

@@ -1,4 +1,4 @@
-"""What the wrappers of pretrained models share: loading, the configuration that goes into a bundle, and the codebook as gentok's.
+"""What the wrappers of models of diffusers and transformers share: loading, the configuration that goes into a bundle, the codebook.
 
 A wrapper is built from `path` (a local folder as the library's `save_pretrained` writes it, or a hub name, for which a connection or a
 filled cache is needed) or from `config` (the model's configuration as a plain dict: random weights, for what is loaded afterwards). In a
@@ -10,20 +10,21 @@ from __future__ import annotations
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from gentok.codebooks.base import fill, float32, nearest_rows, share_used, straight_through
-from gentok.interfaces import Codebook, LocalPath, Loss, Tokenizer
+from gentok.interfaces import Codebook, LocalPath, Loss
+from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.tokenizers.base import check_images, sized_spec
-from gentok.types import Batch, Grid, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
+from gentok.tokenizers.base import ImageTokenizer
+from gentok.types import Quantized
 
-__all__ = ["Portable", "Pretrained", "PretrainedVQ", "Table", "import_library", "load_model", "plain"]
+__all__ = ["Portable", "Pretrained", "Table", "import_library", "load_model", "one_of", "settings_of"]
 
 
 def import_library(name: str) -> Any:
@@ -33,10 +34,17 @@ def import_library(name: str) -> Any:
         raise ImportError(f"this tokenizer wraps a model of {name}, which is not installed: pip install {name}") from error
 
 
-def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a library's configuration that JSON can hold, without what says where it came from."""
+def settings_of(library: str, model: nn.Module) -> dict[str, Any]:
+    """What rebuilds a model of a library: the entries of its configuration that JSON can hold, without where it came from.
+
+    Of transformers, what the configuration's class declares itself; what all models have in common is left out.
+    """
+    given = model.config
+    if library == "transformers":
+        own = [name for name in type(given).__annotations__ if name not in ("model_type", "base_config_key")]
+        given = {name: getattr(given, name) for name in own}  # as its class declares them
     kept = {}
-    for key, value in config.items():
+    for key, value in given.items():
         if not key.startswith("_"):
             try:
                 kept[key] = json.loads(json.dumps(value))
@@ -45,39 +53,52 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def load_model(
-    library: str,
-    name: str,
-    path: LocalPath | None,
-    config: Mapping[str, Any] | None,
-    subfolder: str | None,
-    from_config: Callable[[type], nn.Module],
-) -> nn.Module:
-    """The model `name` of `library`: of `path` with its weights, else by `from_config` with random ones.
-
-    Raises ValueError where not exactly one of path and config is given, FileNotFoundError with a line where nothing loads from path.
-    """
+def one_of(what: str, path: Any, config: Any, places: str) -> None:
+    """Raises ValueError unless exactly one of path and config is given. places: what a path names."""
     if (path is None) == (config is None):
         raise ValueError(
-            f"{name} needs tokenizer.path (a folder written by save_pretrained, or a hub name) or tokenizer.config (random weights), "
-            f"and not both; got {'neither' if path is None else 'both'}"
+            f"{what} needs tokenizer.path ({places}) or tokenizer.config (random weights), and not both; "
+            f"got {'neither' if path is None else 'both'}"
         )
-    cls = getattr(import_library(library), name, None)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def load_model(
+    library: str, name: str, path: LocalPath | None, config: Mapping[str, Any] | None, subfolder: str | None = None
+) -> nn.Module:
+    """A model of diffusers or transformers.
+
+    Args:
+        library: "diffusers" or "transformers".
+        name: of the model's class.
+        path: a folder written by save_pretrained, or a hub name.
+        config: instead of path: the model's configuration, for random weights.
+        subfolder: of path, where the model lies in a pipeline.
+
+    Raises:
+        ValueError: not exactly one of path and config is given, or path lacks weights.
+        FileNotFoundError: nothing loads from path.
+        ImportError: the library, or the model in it, is missing.
+    """
+    one_of(name, path, config, "a folder written by save_pretrained, or a hub name")
+    cls = getattr(import_library(library), name, None)  # a library's class, which an old version may lack
     if cls is None:
         raise ImportError(f"the installed {library} has no {name}: upgrade it")
     if path is None:
-        return from_config(cls)
-    options = {"subfolder": subfolder} if subfolder else {}
+        return cls(cls.config_class(**config)) if library == "transformers" else cls(**config)
+    local, options = os.path.exists(path), {"subfolder": subfolder} if subfolder else {}
     try:
         with torch.device("cpu"):
-            model, notes = cls.from_pretrained(str(Path(path).expanduser()) if os.path.exists(path) else path, output_loading_info=True,
-                                               **options)  # fmt: skip
+            model, notes = cls.from_pretrained(str(Path(path).expanduser()) if local else path, output_loading_info=True, **options)
     except Exception as error:  # each library and hub version raises its own
-        looked = f"the folder {path}" if os.path.exists(path) else f"{path!r}, which is no local folder, on the hub"
-        first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        place = f"the folder {path}" if local else f"{path!r}, which is no local folder, on the hub"
         raise FileNotFoundError(
-            f"no {library} {name} could be loaded from {looked} ({first}); a hub name needs a connection or a filled cache, the path of "
-            "a folder written by save_pretrained works without"
+            f"no {library} {name} could be loaded from {place} ({first_line(error)}); a hub name needs a connection or a filled cache, "
+            "the path of a folder written by save_pretrained works without"
         ) from error
     if notes.get("missing_keys"):
         missing = sorted(notes["missing_keys"])
@@ -86,30 +107,26 @@ def load_model(
 
 
 class Table(Codebook):
-    """gentok.types.Codebook as a view on the embedding of a pretrained quantizer; holds no parameter of its own.
-
-    embedding: rows [V, D]. normalize: lookup gives rows of length 1 (LlamaGen's). search: codes of z are looked for among the rows as
-    stored, as the libraries do; or, with normalize_input, z too is scaled to length 1 and compared with the rows that lookup gives.
-    beta: weight of the commitment term of `forward`'s loss.
-    """
-
-    levels, nested_levels, invertible = 1, False, True
+    """The embedding of a pretrained quantizer as a codebook; holds no parameter of its own."""
 
     def __init__(self, embedding: nn.Embedding, normalize: bool = False, normalize_input: bool = False, beta: float = 0.25):
+        """
+        Args:
+            embedding: rows [V, D].
+            normalize: `lookup` gives rows of length 1 (LlamaGen's).
+            normalize_input: vectors too are scaled to length 1, and compared with the rows that `lookup` gives; else vectors are compared
+                with the rows as stored, as the libraries do.
+            beta: weight of the commitment term.
+        """
         super().__init__()
         self._embedding = (embedding,)  # in a tuple: it is registered, moved and saved where it belongs, in the model
         self.vocab_sizes = (embedding.num_embeddings,)
-        self.width = self.in_width = embedding.embedding_dim
-        self.parts: dict[str, slice] = {}
+        self.width = self.in_width = self.dim = embedding.embedding_dim
         self.normalize, self.normalize_input, self.beta = normalize, normalize_input, beta
-
-    def grid(self, h: int, w: int) -> Grid:
-        return Raster(h, w)
 
     @property
     def rows(self) -> Tensor:
-        weight = self._embedding[0].weight
-        return weight if weight.dtype == torch.float64 else weight.float()
+        return at_least_float32(self._embedding[0].weight)
 
     def table(self, level: int = 0) -> Tensor:
         """float32 [V, D]: the rows as lookup gives them."""
@@ -133,7 +150,7 @@ class Table(Codebook):
     @float32
     def forward(self, z: Tensor, *, n_levels: Tensor | None = None, rng: RowRNG | None = None) -> Quantized:
         """z float [B, D, N] -> Quantized; losses: the two terms of VQ-VAE (van den Oord et al., arXiv 1711.00937, equation 3)."""
-        z = (z if z.dtype == torch.float64 else z.float()).transpose(1, 2)
+        z = at_least_float32(z).transpose(1, 2)
         if self.normalize_input:
             z = nn.functional.normalize(z, dim=2)
         searched = self.table() if self.normalize_input else self.rows
@@ -146,7 +163,11 @@ class Table(Codebook):
 
 
 class Portable:
-    """A tokenizer whose bundle describes the model that it was loaded from: `model_config` is what that is rebuilt from."""
+    """A tokenizer whose bundle describes the model that it was loaded from.
+
+    Attributes:
+        model_config: what that model is rebuilt from.
+    """
 
     model_config: dict[str, Any]
     needs_training = False
@@ -157,82 +178,56 @@ class Portable:
         return {**config, **gone, "config": self.model_config}
 
 
-class Pretrained(Portable, Tokenizer):
-    """A model of another library as `self.model`; `self.model_config` is what it is rebuilt from. Subclasses name library and model."""
+class Pretrained(Portable, ImageTokenizer):
+    """An image model of another library as `self.model`. Subclasses name it, and give `features` and `to_media`.
 
-    library: str
-    model_name: str
+    Attributes:
+        library: "diffusers" or "transformers".
+        model_name: the class of the model.
+        stages: the key of the model's configuration that has an entry for each resolution.
+        normalize: whether the rows of its codebook are decoded at length 1.
+        quantized: whether it has a codebook at all.
+    """
+
+    library: ClassVar[str] = "transformers"
+    model_name: ClassVar[str]
+    stages: ClassVar[str] = "channel_multiplier"
+    normalize: ClassVar[bool] = False
+    quantized: ClassVar[bool] = True
     decode_only: Sequence[str] = ()  # encoder and decoder both lie in `model`: the encode fingerprint covers all of it
 
-    def __init__(self, path: LocalPath | None, config: Mapping[str, Any] | None, losses: Loss | None, subfolder: str | None = None):
-        super().__init__()
-        self.model = load_model(self.library, self.model_name, path, config, subfolder, lambda cls: self._from_config(cls, dict(config)))
-        self.model_config = self._config_of(self.model)
-        self.losses = losses
+    def __init__(
+        self,
+        media_shape: Sequence[int],
+        path: LocalPath | None = None,
+        subfolder: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        losses: Loss | None = None,
+    ):
+        """
+        Args:
+            media_shape: (C, H, W) of the data.
+            path: a folder written by the model's save_pretrained, or a hub name.
+            subfolder: of path, where the model lies in a pipeline.
+            config: instead of path: the model's configuration, for random weights.
+            losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
 
-    def _from_config(self, cls: type, config: dict[str, Any]) -> nn.Module:
-        raise NotImplementedError
-
-    def _config_of(self, model: nn.Module) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def _shape(self, media_shape: Sequence[int], channels: int) -> tuple[int, int, int]:
-        """media_shape checked against the model. Raises ValueError with a line."""
-        if len(media_shape) != 3 or media_shape[0] != channels:
-            raise ValueError(f"{self.model_name} takes {channels} channel(s), the data are {tuple(media_shape)}: set data.channels")
-        if media_shape[1] % self.stride or media_shape[2] % self.stride:
+        Raises:
+            ValueError: not exactly one of path and config is given, or the data do not fit the model.
+            FileNotFoundError: nothing loads from path.
+        """
+        model = load_model(self.library, self.model_name, path, config, subfolder)
+        settings = model.config
+        if len(media_shape) != 3 or media_shape[0] != settings.in_channels:
             raise ValueError(
-                f"{self.model_name} takes sizes that {self.stride} divides; the data has {media_shape[1]} x {media_shape[2]}: "
-                "set data.size, or resize or pad it"
+                f"{self.model_name} takes {settings.in_channels} channel(s), the data are {tuple(media_shape)}: set data.channels"
             )
-        return tuple(int(n) for n in media_shape)
+        codebook = Table(model.quantize.embedding, self.normalize) if self.quantized else None
+        stride = 2 ** (len(getattr(settings, self.stages)) - 1)  # of the library's object
+        super().__init__(media_shape, stride, codebook, losses, None if self.quantized else settings.latent_channels)
+        self.model, self.codebook = model, codebook
+        self.model_config = settings_of(self.library, model)
 
-    def _media(self, media: Tensor) -> tuple[Tensor, TokenSpec]:
-        check_images(media, self.spec.media_shape[0], self.stride)
-        return media.to(next(self.model.parameters()).dtype), sized_spec(self.spec, media, self.stride)
-
-
-class PretrainedVQ(Pretrained):
-    """A pretrained VQ model. Subclasses give `_features`: media -> [B, D, h, w], and `_pictures`: the rows [B, D, h, w] -> media."""
-
-    codebook: Table
-
-    def _finish(self, media_shape: Sequence[int], channels: int, stride: int, codebook: Table) -> None:
-        self.stride, self.codebook = stride, codebook
-        shape = self._shape(media_shape, channels)
-        self.spec = TokenSpec(codebook.vocab_sizes, Raster(shape[1] // stride, shape[2] // stride), media_shape=shape)
-
-    def _features(self, media: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _pictures(self, vectors: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _decoded(self, vectors: Tensor, grid: Raster) -> Tensor:
-        vectors = vectors.to(next(self.model.parameters()).dtype).unflatten(2, (grid.h, grid.w))
-        media = self._pictures(vectors.contiguous())  # as the libraries have it: another layout rounds otherwise
-        return media if media.dtype == torch.float64 else media.float()
-
-    @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None) -> Tokens:
-        """media float [B, C, H, W] in [-1, 1] -> Tokens [B, 1, N]."""
-        media, spec = self._media(media)
-        return Tokens(self.codebook(self._features(media).flatten(2)).codes, spec)
-
-    @torch.no_grad()
-    def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
-        """Tokens [B, 1, N] -> media float32 [B, C, H, W] in [-1, 1]; absent codes are zero vectors."""
-        grid = tokens.spec.grid
-        if not isinstance(grid, Raster) or grid.positions != tokens.codes.shape[2]:
-            raise ValueError(f"{self.model_name} decodes codes [B, 1, h * w] of a raster; got {tuple(tokens.codes.shape)} on {grid}")
-        if tokens.spec.vocab_sizes != self.spec.vocab_sizes:
-            raise ValueError(f"these tokens are of another tokenizer: {tokens.spec.describe()}; this one makes {self.spec.describe()}")
-        return self._decoded(self.codebook.lookup(tokens.codes), grid).clamp(-1, 1)
-
-    def forward(self, batch: Batch, rng: RowRNG | None = None) -> TokenizerOutput:
-        """For fine-tuning: losses of `losses` and of the codebook; the reconstruction is unclamped, with gradient."""
-        media, spec = self._media(batch.media)
-        quantized = self.codebook(self._features(media).flatten(2))
-        reconstruction = self._decoded(quantized.vectors, spec.grid)
-        losses = {**quantized.losses, **(self.losses(reconstruction, batch.media) if self.losses is not None else {})}
-        return TokenizerOutput(Tokens(quantized.codes, spec), losses, reconstruction)
+    @property
+    def last_layer(self) -> Tensor | None:
+        return self.model.decoder.conv_out.weight

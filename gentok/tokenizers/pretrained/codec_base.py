@@ -1,22 +1,21 @@
 """What the wrappers of pretrained codecs share: the halves of a library's model as the parts of gentok's Codec.
 
-So lengths, levels, bundles and fine-tuning are Codec's (gentok/tokenizers/codec.py), and codes and sound the library's. None of them works
+So lengths, levels, bundles and fine-tuning are Codec's (gentok/tokenizers/codec.py); codes and sound are the library's. None of them works
 chunk by chunk. A wrapper is built from `path` or `config`, as the image ones (gentok/tokenizers/pretrained/base.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.interfaces import Layer, LocalPath, Loss
 from gentok.tokenizers.codec import Codec
-from gentok.tokenizers.pretrained.base import Portable
+from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
 from gentok.tokenizers.pretrained.levels import Level, Levels
-from gentok.tokenizers.pretrained.transformers_base import OfTransformers
 
 __all__ = ["Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
 
@@ -27,6 +26,13 @@ class Half(nn.Module, Layer):
     causal = False
 
     def __init__(self, model: nn.Module, channels: int, width: int, hop: int):
+        """
+        Args:
+            model: the library's network.
+            channels: of the sound.
+            width: D.
+            hop: samples per frame.
+        """
         super().__init__()
         self.model, self.channels, self.width, self.hop = model, channels, width, hop
 
@@ -36,7 +42,7 @@ class Half(nn.Module, Layer):
 
 
 class PaddedEncoder(Half):
-    """For networks without a rule of their own for the last frame: zeros up to a whole one."""
+    """For networks that do not pad the last frame themselves: zeros up to a whole one."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.model(F.pad(x, (0, -x.shape[2] % self.hop)))
@@ -51,14 +57,14 @@ class PaddedDecoder(Half):
 
 
 def first_levels(layers: Sequence[nn.Module], levels: int | None, kind: type[Level]) -> list[Level]:
-    """The first `levels` of a quantizer's layers (None: all). Raises ValueError with a line where it has fewer."""
+    """The first `levels` of a quantizer's layers (None: all), each a Level. Raises ValueError where it has fewer."""
     if levels is not None and not 1 <= levels <= len(layers):
         raise ValueError(f"this model has {len(layers)} level(s); got tokenizer.levels={levels}")
     return [kind(layer) for layer in layers[: levels or len(layers)]]
 
 
 class PretrainedCodec(Portable, Codec):
-    """A model of another library as encoder, codebook and decoder: `parts`. config: what the model is rebuilt from."""
+    """A model of another library as the parts of a Codec."""
 
     def __init__(
         self,
@@ -68,14 +74,24 @@ class PretrainedCodec(Portable, Codec):
         losses: Loss | None,
         media_shape: Sequence[int] | None,
     ):
+        """
+        Args:
+            parts: encoder, codebook and decoder.
+            config: what the model is rebuilt from.
+            sample_rate, losses, media_shape: as of Codec.
+        """
         super().__init__(*parts, sample_rate=sample_rate, losses=losses, media_shape=media_shape)
         self.model_config = dict(config)
 
 
-class TransformersCodec(OfTransformers, PretrainedCodec):
-    """A codec of transformers. Subclasses give `model_name` and `_parts`: (model, levels) -> encoder, codebook, decoder."""
+class TransformersCodec(PretrainedCodec):
+    """A codec of transformers. Subclasses name it, and give `parts_of`.
 
-    model_name: str
+    Attributes:
+        model_name: the class of the model.
+    """
+
+    model_name: ClassVar[str]
 
     def __init__(
         self,
@@ -86,9 +102,28 @@ class TransformersCodec(OfTransformers, PretrainedCodec):
         losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
-        model = self._load(self.model_name, path, config, subfolder)
-        super().__init__(self._parts(model, levels), self._config_of(model), model.config.sampling_rate, losses, media_shape)
+        """
+        Args:
+            path: a folder written by the model's save_pretrained, or a hub name.
+            subfolder: of path, where the model lies in it.
+            config: instead of path: the model's configuration, for random weights.
+            levels: the first of the model's levels to use; null: all.
+            losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
+            media_shape: of the data, as of Codec.
+
+        Raises:
+            ValueError: not exactly one of path and config is given, or the model has no such levels or sends more than codes.
+            FileNotFoundError: nothing loads from path.
+        """
+        model = load_model("transformers", self.model_name, path, config, subfolder)
+        super().__init__(self.parts_of(model, levels), self.config_of(model), model.config.sampling_rate, losses, media_shape)
 
     @staticmethod
-    def _parts(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:
+    def parts_of(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:
+        """The model's encoder, the first `levels` of its quantizer, and its decoder."""
         raise NotImplementedError
+
+    @staticmethod
+    def config_of(model: nn.Module) -> dict[str, Any]:
+        """What the model is rebuilt from."""
+        return settings_of("transformers", model)

@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, remove_weight_norm
 
 from gentok.interfaces import LocalPath, Loss
 from gentok.nn.conv1d import weight_of
-from gentok.tokenizers.pretrained.base import import_library
+from gentok.tokenizers.pretrained.base import first_line, import_library, one_of
 from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
 from gentok.tokenizers.pretrained.transformers_encodec import SIDE_VALUES
@@ -42,7 +42,7 @@ def _model(config: Mapping[str, Any]) -> nn.Module:
     """encodec's EncodecModel with random weights; config: the keys of PUBLISHED."""
     unknown = sorted(set(config) - set(PUBLISHED))
     if unknown:
-        raise ValueError(f"tokenizer.config has the unknown key {unknown[0]!r}; encodec's model is told {', '.join(PUBLISHED)}")
+        raise ValueError(f"tokenizer.config has the unknown key {unknown[0]!r}; encodec's model has {', '.join(PUBLISHED)}")
     encodec, options = import_library("encodec"), {**PUBLISHED, **config}
     sizes = {key: options[key] for key in ("dimension", "n_filters", "ratios", "lstm")}
     halves = [getattr(encodec.modules, name)(**sizes, norm="weight_norm", causal=True) for name in ("SEANetEncoder", "SEANetDecoder")]
@@ -64,10 +64,9 @@ def _weights(path: str) -> dict[str, Tensor]:
         root = import_library("encodec.model").ROOT_URL
         return torch.hub.load_state_dict_from_url(root + FILE, map_location="cpu", check_hash=True, weights_only=True)
     except Exception as error:  # what torch and the connection raise differs from version to version
-        first = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
         raise FileNotFoundError(
-            f"no weights of encodec's model of 24 kHz could be loaded from {path} ({first}); encodec_24khz needs a connection or a filled "
-            f"cache, the path of {FILE} works without"
+            f"no weights of encodec's model of 24 kHz could be loaded from {path} ({first_line(error)}); encodec_24khz needs a connection "
+            f"or a filled cache, the path of {FILE} works without"
         ) from error
 
 
@@ -81,12 +80,7 @@ def _parametrized(model: nn.Module) -> nn.Module:
 
 
 class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
-    """path: "encodec_24khz" (downloaded by torch.hub), a folder with the file that is downloaded, or that file; or config, of random
-    weights: {sample_rate, dimension, n_filters, ratios, lstm, n_q, bins}, each as published where it is left out.
-
-    levels: the first of the model's levels to use (2 are 1.5 kbps, 8 are 6, 32 are 24); null: all. Raises ValueError with a line where not
-    exactly one of path and config is given and on the model of 48 kHz, FileNotFoundError where nothing loads from path.
-    """
+    """The model of 24 kHz of the package encodec. 2 levels are 1.5 kbit/s, 8 are 6, 32 are 24."""
 
     def __init__(
         self,
@@ -96,11 +90,20 @@ class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
         losses: Loss | None = None,
         media_shape: Sequence[int] | None = None,
     ):
-        if (path is None) == (config is None):
-            raise ValueError(
-                "encodec needs tokenizer.path (encodec_24khz, or where its weights lie) or tokenizer.config (random weights), and not "
-                f"both; got {'neither' if path is None else 'both'}"
-            )
+        """
+        Args:
+            path: "encodec_24khz" (downloaded by torch.hub), a folder with the file that is downloaded, or that file.
+            config: instead of path, for random weights: {sample_rate, dimension, n_filters, ratios, lstm, n_q, bins}, each as published
+                where it is left out.
+            levels: the first of the model's levels to use; null: all.
+            losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
+            media_shape: of the data, as of Codec.
+
+        Raises:
+            ValueError: not exactly one of path and config is given, or it is the model of 48 kHz.
+            FileNotFoundError: nothing loads from path.
+        """
+        one_of("encodec", path, config, "encodec_24khz, or where its weights lie")
         config = {**PUBLISHED, **(config or {})}
         weights = None if path is None else _weights(path)
         model = _model(config)
@@ -110,9 +113,9 @@ class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
             except (RuntimeError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} does not hold the weights of encodec's model of 24 kHz: {str(error).splitlines()[0]}") from error
         model = _parametrized(model)
-        book = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, PackageLevel))], config["dimension"])
+        codebook = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, PackageLevel))], config["dimension"])
         shape = (1, config["dimension"], int(model.encoder.hop_length))
-        parts = Half(model.encoder, *shape), book, Half(model.decoder, *shape)
+        parts = Half(model.encoder, *shape), codebook, Half(model.decoder, *shape)
         super().__init__(parts, config, config["sample_rate"], losses, media_shape)
 
     @property

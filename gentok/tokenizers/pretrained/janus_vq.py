@@ -15,16 +15,16 @@ from typing import Any
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
-from gentok.tokenizers.pretrained.base import PretrainedVQ, Table
-from gentok.tokenizers.pretrained.transformers_base import TransformersModel
+from gentok.tokenizers.pretrained.base import Pretrained
 
 __all__ = ["JanusVQ"]
 
 
-class JanusVQ(TransformersModel, PretrainedVQ, id="tokenizer/janus_vq"):
-    """path: a folder of JanusVQVAE.save_pretrained or a hub name; or config. cosine: codes by angle, as LlamaGen."""
+class JanusVQ(Pretrained, id="tokenizer/janus_vq"):
+    """A JanusVQVAE of transformers."""
 
     model_name = "JanusVQVAE"
+    normalize = True
 
     def __init__(
         self,
@@ -35,17 +35,16 @@ class JanusVQ(TransformersModel, PretrainedVQ, id="tokenizer/janus_vq"):
         cosine: bool = False,
         losses: Loss | None = None,
     ):
-        super().__init__(path, config, losses, subfolder)
-        settings = self.model.config
-        table = Table(self.model.quantize.embedding, normalize=True, normalize_input=cosine)
-        self._finish(media_shape, settings.in_channels, 2 ** (len(settings.channel_multiplier) - 1), table)
+        """
+        Args:
+            cosine: codes by angle, as LlamaGen.
+            media_shape, path, subfolder, config, losses: as of Pretrained.
+        """
+        super().__init__(media_shape, path, subfolder, config, losses)
+        self.codebook.normalize_input = cosine
 
-    @property
-    def last_layer(self) -> Tensor:
-        return self.model.decoder.conv_out.weight
-
-    def _features(self, media: Tensor) -> Tensor:
+    def features(self, media: Tensor) -> Tensor:
         return self.model.quant_conv(self.model.encoder(media))
 
-    def _pictures(self, vectors: Tensor) -> Tensor:
-        return self.model.decoder(self.model.post_quant_conv(vectors))
+    def to_media(self, vectors: Tensor) -> Tensor:
+        return self.model.decoder(self.model.post_quant_conv(vectors.contiguous()))  # another layout rounds otherwise

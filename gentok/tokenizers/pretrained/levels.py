@@ -1,8 +1,8 @@
 """The tables of a pretrained residual quantizer as a codebook of gentok: EnCodec's, DAC's, Mimi's, of whichever library.
 
-    level    y = inward(r);   code = argmin_v |y - row_v| (by angle where `by_angle`);   q = outward(row);   r <- r - q
-    branch   x = project_in(z);  levels one after the other, from r = x;   project_out(sum of q)
-    book     the branches side by side, each on the same z, and their sum: one for EnCodec and DAC, two for Mimi
+    level      y = inward(r);   code = argmin_v |y - row_v| (by angle where `by_angle`);   q = outward(row);   r <- r - q
+    branch     x = project_in(z);  levels one after the other, from r = x;   project_out(sum of q)
+    codebook   the branches side by side, each on the same z, and their sum: one for EnCodec and DAC, two for Mimi
 
 For fine-tuning: the decoder's gradient goes straight through the sum of a branch, or through each level's own projections where levels have
 them (as in gentok/codebooks/projected_residual.py); tables that are parameters learn by the codebook loss. Tables that their library
@@ -25,8 +25,12 @@ __all__ = ["Branch", "Level", "Levels"]
 
 
 class Level(nn.Module):
-    """One table around a layer of the library's quantizer; a subclass says what is where. `rows`: float [V, d], with gradient where it is
-    a parameter."""
+    """One table: a layer of the library's quantizer. A subclass says where its parts are.
+
+    Attributes:
+        by_angle: whether rows are compared by angle.
+        projected: whether the level has projections of its own.
+    """
 
     by_angle = False
     projected = False
@@ -37,6 +41,7 @@ class Level(nn.Module):
 
     @property
     def rows(self) -> Tensor:
+        """float [V, d], with gradient where it is a parameter."""
         raise NotImplementedError
 
     def inward(self, x: Tensor) -> Tensor:
@@ -61,10 +66,15 @@ class Level(nn.Module):
 
 
 class Branch(nn.Module):
-    """Levels that code what those before them left over, between projections float [B, D, N] -> [B, d, N] -> [B, D, N] or none. The one
-    behind must have no bias: absent levels add nothing."""
+    """Levels that code what those before them left over."""
 
     def __init__(self, levels: Sequence[Level], project_in: nn.Module | None = None, project_out: nn.Module | None = None):
+        """
+        Args:
+            levels: coarse to fine.
+            project_in: float [B, D, N] -> [B, d, N]; None: none.
+            project_out: float [B, d, N] -> [B, D, N], without a bias, since absent levels add nothing; None: none.
+        """
         super().__init__()
         self.levels = nn.ModuleList(levels)
         self.project_in, self.project_out = project_in or nn.Identity(), project_out or nn.Identity()
@@ -72,13 +82,19 @@ class Branch(nn.Module):
 
 
 class Levels(BaseCodebook):
-    """K = all levels of the branches, in their order. width: D, channels in and out. commitment: weight of the pull of the encoder to its
-    rows. summed: losses are summed over the levels (DAC) instead of averaged."""
+    """Branches side by side; K = all their levels, in their order."""
 
     invertible = False
     nested_levels = True
 
     def __init__(self, branches: Sequence[Branch], width: int, commitment: float = 1.0, summed: bool = False):
+        """
+        Args:
+            branches: one or more.
+            width: D, channels in and out.
+            commitment: weight of the commitment loss.
+            summed: losses are summed over the levels (DAC) instead of averaged.
+        """
         levels = [level for branch in branches for level in branch.levels]
         super().__init__(width, None, [len(level.rows) for level in levels])
         self.levels, self.commitment, self.summed = len(levels), commitment, summed
@@ -112,13 +128,17 @@ class Levels(BaseCodebook):
                     losses["codebook"] = losses["codebook"] + ((rows - y.detach()).square().mean((1, 2)) * here).mean()
                 value = level.outward(straight_through(rows, y)) if level.projected else rows.detach()
                 value = value * here[:, None, None]
-                total, residual = total + value, residual - value.detach()
+                total, residual = total + value, self.remainder(residual, value)
                 codes.append(found.masked_fill(here[:, None] == 0, ABSENT))
             vectors = vectors + branch.project_out(total if branch.projected else straight_through(total, x))
         if not self.summed:
             losses = {name: loss / self.levels for name, loss in losses.items()}
         usage = torch.stack([share_used(c, v) for c, v in zip(codes, self.vocab_sizes)])
         return Quantized(vectors, torch.stack(codes, 1), losses, usage)
+
+    def remainder(self, residual: Tensor, value: Tensor) -> Tensor:
+        """What a level leaves to the next one."""
+        return residual - value.detach()
 
     def _added(self, level: Level, codes: Tensor) -> Tensor:
         """What a level's codes int64 [B, N] add in its branch; those below 0 nothing."""

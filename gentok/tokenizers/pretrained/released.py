@@ -1,10 +1,11 @@
-"""Released weights in gentok's own codecs: reading a file without running its code, and putting it into a codec or saying why not."""
+"""Released weights in gentok's own codecs: a file is read without running its code, and put into a codec, or refused with the reason."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,23 +13,34 @@ from torch import Tensor, nn
 from gentok.interfaces import Codebook, Layer, LocalPath, Loss
 from gentok.tokenizers.codec import Codec
 
-__all__ = ["ReleasedCodec", "put", "read_state"]
+__all__ = ["NORMED", "ReleasedCodec", "factorized", "put", "read_state"]
+
+NORMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
+"""Length and direction of a weight-normalised layer: the names of torch's older form, and of the one that gentok's networks have."""
 
 
-def read_state(path: str | Path, what: str, names: Sequence[str], known: Callable[[str], Any], expected: str) -> dict[str, Tensor]:
-    """The tensors of a file, or of the first of `names` (patterns) in a folder, under the names there.
+def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
+    """The tensors of a file under the names there. No code of the file is run.
 
-    what: the model, for messages. known: whether a tensor's name is one that only such a model has. expected: whose files are read.
-    Raises FileNotFoundError, or ValueError with a line where the file is another or would have to run code.
+    Args:
+        path: the file, or the folder that holds it.
+        model: its name, for messages.
+        files: patterns of the names that it may have in a folder, the preferred first.
+        known: the names of tensors that only such a model has.
+        released_by: whose files are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it holds something else, or would have to run code.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        found = [file for name in names for file in sorted(path.glob(name))]
+        found = [file for name in files for file in sorted(path.glob(name))]
         if not found:
-            raise FileNotFoundError(f"the folder {path} holds no {what} weights: none of {', '.join(names)}")
+            raise FileNotFoundError(f"the folder {path} holds no {model} weights: none of {', '.join(files)}")
         path = found[0]
     if not path.is_file():
-        raise FileNotFoundError(f"there are no {what} weights at {path}")
+        raise FileNotFoundError(f"there are no {model} weights at {path}")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -36,34 +48,49 @@ def read_state(path: str | Path, what: str, names: Sequence[str], known: Callabl
             state: Any = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the readers raise on a foreign file, the answer is the same
+    except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):
         state = next((state[inside] for inside in ("state_dict", "best_state") if inside in state), state)
-    if not isinstance(state, Mapping) or not any(known(str(key)) for key in state):
-        raise ValueError(f"{path} holds no {what} model: expected the weights of {expected}, with a quantizer")
+    if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
+        raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}, with a quantizer")
     return dict(state)
 
 
-def put(codec: nn.Module, state: Mapping[str, Tensor], path: str | Path, what: str) -> None:
-    """Loads `state`, under the codec's own names. Raises ValueError with a line where it is that of another configuration."""
+def put(codec: nn.Module, state: Mapping[str, Tensor], path: str | Path, model: str) -> None:
+    """Loads `state`, under the codec's own names. Raises ValueError where it is that of another configuration. model: for messages."""
     own = codec.state_dict()
     for how, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
         if keys:
-            raise ValueError(f"{path} is not the {what} that is configured here: it {how} {len(keys)} tensor(s), such as {min(keys)}")
+            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {len(keys)} tensor(s), such as {min(keys)}")
     for key, value in state.items():
         if own[key].shape != value.shape:
             raise ValueError(
-                f"{path} is not the {what} that is configured here: {key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
+                f"{path} is not the {model} that is configured here: {key} is {tuple(value.shape)} there and {tuple(own[key].shape)} here"
             )
     if not any(value.is_meta for value in own.values()):  # where only sizes are asked for, there is nowhere to put them
         codec.load_state_dict(state)
 
 
+def factorized(at: str, part: str, last: str, value: Tensor) -> dict[str, Tensor]:
+    """A tensor of a quantizer of DAC's kind, under the names of gentok's FactorizedVQ at `at`. part: in_proj, out_proj or codebook."""
+    if part == "codebook":  # usage only tells dead rows, of which the releases know nothing
+        return {at + "weight": value, at + "usage": value.new_zeros(len(value)), at + "started": torch.tensor(False)}
+    return {f"{at}project_{part[:-5]}.{last}": value.squeeze(2) if value.dim() == 3 else value}  # kernels of 1
+
+
 class ReleasedCodec(Codec):
-    """weights: a file or folder with released weights, or None for random ones; the rest as in gentok.tokenizers.codec.Codec. A bundle
-    holds the weights, so its configuration names no file. Subclasses give `load_weights`. Raises FileNotFoundError, or ValueError with a
-    line where the weights are of another model."""
+    """A Codec with released weights or random ones. A bundle holds the weights, so its configuration names no file.
+
+    Attributes:
+        model: the model's name, for messages.
+        files, known, released_by: of `read_state`.
+    """
+
+    model: ClassVar[str]
+    files: ClassVar[Sequence[str]]
+    known: ClassVar[re.Pattern[str]]
+    released_by: ClassVar[str]
 
     def __init__(
         self,
@@ -75,15 +102,44 @@ class ReleasedCodec(Codec):
         media_shape: Sequence[int] | None = None,
         weights: LocalPath | None = None,
     ):
+        """
+        Args:
+            encoder, codebook, decoder, sample_rate, losses, media_shape: as of Codec.
+            weights: a file with released weights, or the folder that holds it; None: random ones.
+
+        Raises:
+            FileNotFoundError: there are no weights.
+            ValueError: the weights are of another model.
+        """
         super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)
         if weights is not None:
             self.load_weights(weights)
             self.needs_training = False
 
-    def load_weights(self, path: str) -> None:
+    @staticmethod
+    def renamed(state: Mapping[str, Tensor], levels: int) -> dict[str, Tensor]:
+        """A released model's tensors under the names of this codec.
+
+        Args:
+            state: under the names that they were released with.
+            levels: of the codec. Of more, the first are taken, which are a code by themselves.
+        """
         raise NotImplementedError
+
+    @classmethod
+    def check_state(cls, state: Mapping[str, Tensor], path: str | Path) -> None:
+        """Raises ValueError where it is a model of this family that cannot be a Codec."""
+
+    def load_weights(self, path: str | Path) -> None:
+        """Puts released weights into this codec.
+
+        Raises:
+            FileNotFoundError: there are none at `path`.
+            ValueError: they are of another model.
+        """
+        state = read_state(path, self.model, self.files, self.known, self.released_by)
+        self.check_state(state, path)
+        put(self, self.renamed(state, self.spec.levels), path, self.model)
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "weights": None} if "weights" in config else dict(config)
-
-

@@ -3,7 +3,7 @@
 Codes are those of DacModel.encode on the sound continued with zeros to a whole number of frames, as descript's own preprocessing has it.
 The library's decoder stops short of N * hop samples where a ratio is odd (8 samples at 16 and 24 kHz): there are zeros.
 
-gentok's own networks of the same kind take the same weights: gentok/tokenizers/pretrained/dac_weights.py.
+gentok's own networks of the same kind take the same weights: gentok/tokenizers/pretrained/dac.py.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ class DacLevel(Level):
 
 
 class TransformersDac(TransformersCodec, id="tokenizer/transformers_dac"):
-    """path: a folder of DacModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use; null: all."""
+    """A DacModel of transformers."""
 
     model_name = "DacModel"
 
     @staticmethod
-    def _parts(model: nn.Module, levels: int | None) -> tuple[PaddedEncoder, Levels, PaddedDecoder]:
+    def parts_of(model: nn.Module, levels: int | None) -> tuple[PaddedEncoder, Levels, PaddedDecoder]:
         settings = model.config
         branch = Branch(first_levels(model.quantizer.quantizers, levels, DacLevel))
-        book = Levels([branch], settings.hidden_size, settings.commitment_loss_weight, summed=True)
+        codebook = Levels([branch], settings.hidden_size, settings.commitment_loss_weight, summed=True)
         shape = (1, settings.hidden_size, settings.hop_length)
-        return PaddedEncoder(model.encoder, *shape), book, PaddedDecoder(model.decoder, *shape)
+        return PaddedEncoder(model.encoder, *shape), codebook, PaddedDecoder(model.decoder, *shape)
 
     @property
     def last_layer(self) -> Tensor:

@@ -29,19 +29,18 @@ class TransformersEncodecLevel(Level):
 
 
 class TransformersEncodec(TransformersCodec, id="tokenizer/transformers_encodec"):
-    """path: a folder of EncodecModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use (24 kHz: 2
-    are 1.5 kbps, 8 are 6, 32 are 24); null: all. Raises ValueError with a line on a model with side values."""
+    """An EncodecModel of transformers, of 24 or 32 kHz. At 24 kHz 2 levels are 1.5 kbit/s, 8 are 6, 32 are 24."""
 
     model_name = "EncodecModel"
 
     @staticmethod
-    def _parts(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:
+    def parts_of(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:
         settings = model.config
         if settings.normalize or settings.chunk_length_s is not None:
             raise ValueError(SIDE_VALUES)
-        book = Levels([Branch(first_levels(model.quantizer.layers, levels, TransformersEncodecLevel))], settings.hidden_size)
+        codebook = Levels([Branch(first_levels(model.quantizer.layers, levels, TransformersEncodecLevel))], settings.hidden_size)
         shape = (settings.audio_channels, settings.hidden_size, settings.hop_length)
-        return Half(model.encoder, *shape), book, Half(model.decoder, *shape)
+        return Half(model.encoder, *shape), codebook, Half(model.decoder, *shape)
 
     @property
     def last_layer(self) -> Tensor:

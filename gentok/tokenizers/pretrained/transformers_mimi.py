@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gentok.nn.conv1d import weight_of
+from gentok.tokenizers.pretrained.base import settings_of
 from gentok.tokenizers.pretrained.codec_base import Half, TransformersCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
 
@@ -22,8 +23,8 @@ class MimiLevel(Level):
 
     @property
     def rows(self) -> Tensor:
-        book = self.layer.codebook
-        return book.embed_sum / book.cluster_usage.clamp(min=book.epsilon)[:, None]
+        table = self.layer.codebook
+        return table.embed_sum / table.cluster_usage.clamp(min=table.epsilon)[:, None]
 
 
 class TransformersMimiEncoder(Half):
@@ -37,29 +38,31 @@ class TransformersMimiDecoder(Half):
 
 
 class TransformersMimi(TransformersCodec, id="tokenizer/transformers_mimi"):
-    """path: a folder of MimiModel.save_pretrained or a hub name; or config. levels: the first of the model's levels to use, at least the
-    semantic ones and one more (Moshi uses 8); null: all (32)."""
+    """A MimiModel of transformers. Of its 32 levels at least the semantic one and one more are used (Moshi uses 8)."""
 
     model_name = "MimiModel"
 
-    def _config_of(self, model: nn.Module) -> dict[str, Any]:
-        given = getattr(model.config, "_frame_rate", None)
-        return {**super()._config_of(model), **({} if given is None else {"frame_rate": given})}
+    @staticmethod
+    def config_of(model: nn.Module) -> dict[str, Any]:
+        given = vars(model.config).get("_frame_rate")  # which the library stores under another name than it reads
+        return {**settings_of("transformers", model), **({} if given is None else {"frame_rate": given})}
 
     @staticmethod
-    def _parts(model: nn.Module, levels: int | None) -> tuple[TransformersMimiEncoder, Levels, TransformersMimiDecoder]:
+    def parts_of(model: nn.Module, levels: int | None) -> tuple[TransformersMimiEncoder, Levels, TransformersMimiDecoder]:
         settings, split = model.config, model.quantizer
         semantic = settings.num_semantic_quantizers
         if levels is not None and not semantic < levels <= settings.num_quantizers:
             raise ValueError(f"this model has {semantic + 1} to {settings.num_quantizers} levels; got tokenizer.levels={levels}")
-        branches = []
-        for part, count in (
-            (split.semantic_residual_vector_quantizer, None),
-            (split.acoustic_residual_vector_quantizer, None if levels is None else levels - semantic),
-        ):
-            branches.append(Branch(first_levels(part.layers, count, MimiLevel), part.input_proj, part.output_proj))
+        branches = [
+            Branch(first_levels(part.layers, count, MimiLevel), part.input_proj, part.output_proj)
+            for part, count in (
+                (split.semantic_residual_vector_quantizer, None),
+                (split.acoustic_residual_vector_quantizer, None if levels is None else levels - semantic),
+            )
+        ]
         shape = (settings.audio_channels, settings.hidden_size, int(settings.sampling_rate / settings.frame_rate))
-        return TransformersMimiEncoder(model.encoder, *shape), Levels(branches, settings.hidden_size), TransformersMimiDecoder(model.decoder, *shape)
+        codebook = Levels(branches, settings.hidden_size)
+        return TransformersMimiEncoder(model.encoder, *shape), codebook, TransformersMimiDecoder(model.decoder, *shape)
 
     @property
     def last_layer(self) -> Tensor:
