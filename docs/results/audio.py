@@ -35,7 +35,7 @@ from gentok.cli import compose
 from gentok.data.datasets import batches
 from gentok.data.sound_files import save_sound
 from gentok.evaluate import evaluate
-from gentok.evaluation.audio_suite import draw_rates
+from gentok.evaluation.rate_plot import draw_rates
 
 RUNS = ROOT / "outputs" / "audio"
 ITEMS, HELD_OUT, N = 40, 150, 200

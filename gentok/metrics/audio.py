@@ -6,7 +6,8 @@
         sum over windows w of  mean over mels and frames |log10 max(S_w(r), 1e-5) - log10 max(S_w(m), 1e-5)|
         S_w: magnitudes through 5 w / 32 slaney mel filters, Hann windows of w = 32, 64, ..., 2048 samples a quarter of w apart
 
-Rows may have lengths: what lies beyond is not heard, and a row reads in a batch what it reads alone.
+Rows may have lengths: what lies beyond does not count, and a row gives in a batch what it gives alone. torchmetrics' SI-SDR has no lengths,
+rounds to the media's dtype and is not finite for silence.
 """
 
 from __future__ import annotations
@@ -28,9 +29,18 @@ FLOOR = 1e-5
 
 
 def si_sdr(reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] twice, lengths int64 [B] in samples -> float64 [B] dB in [-120, 120], the mean over channels.
+    """SI-SDR.
 
-    Silence (a constant wave) has no scale: against silence it reads 120, against anything else -120. Raises ValueError on other shapes.
+    Args:
+        reconstruction, media: float [B, C, T].
+        lengths: int64 [B] in samples; None: all of T.
+
+    Returns:
+        float64 [B] dB in [-120, 120], the mean over channels. Silence (a constant wave) has no scale: against silence it gives 120,
+        against anything else -120.
+
+    Raises:
+        ValueError: shapes differ, or lengths lie outside of them.
     """
     _check(reconstruction, media, lengths)
     r, m = reconstruction.detach().double(), media.detach().double()
@@ -46,10 +56,18 @@ def si_sdr(reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None)
 
 
 def mel_distance(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] twice, lengths int64 [B] in samples -> float64 [B] >= 0, the mean over channels; at most 0.35 for a
-    change of level by 1 dB (1/20 for each of 7 windows).
+    """The mel distance. Waves of at most 1024 samples are filled up with zeros to 1025, which the longest window needs.
 
-    Waves of at most 1024 samples are filled up with zeros to 1025, which the longest window needs. Raises ValueError on other shapes.
+    Args:
+        reconstruction, media: float [B, C, T].
+        sample_rate: Hz of both.
+        lengths: int64 [B] in samples; None: all of T.
+
+    Returns:
+        float64 [B] >= 0, the mean over channels; at most 0.35 for a change of level by 1 dB (1/20 for each of 7 windows).
+
+    Raises:
+        ValueError: shapes differ, or lengths lie outside of them.
     """
     _check(reconstruction, media, lengths)
     if lengths is None:
