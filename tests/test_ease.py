@@ -128,12 +128,13 @@ def test_a_limited_set_is_the_first_items_in_every_epoch():
 
     from gentok.data.datasets import MemoryDataset
     from gentok.data.subset import Subset
+    from gentok.interfaces import MediaData
     from gentok.types import ConditionSpec
 
     def make(value: int) -> MemoryDataset:
         return MemoryDataset(torch.full((10, 1, 2, 2), float(value)), None, ConditionSpec(), {"split": str(value)})
 
-    class Data:
+    class Data(MediaData):
         media_shape, condition_spec, train, held_out = (1, 2, 2), ConditionSpec(), make(0), make(1)
 
     limited = Subset(Data, 4)

@@ -33,8 +33,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
     "entropy": set(),
     "config_errors": {"errors"},
-    "bundle_files": BASE,
-    "bundle": {*BASE, "build", "bundle_files", "sampling"},
+    "bundle": {*BASE, "build", "sampling", "samplers.base"},
     "prompt": {*BASE, "bundle", "data"},
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }

@@ -51,11 +51,12 @@ def read_folder(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str
     missing = [key for key in ("kind", "tokenizer", "condition_spec", "meta") if key not in document]
     if missing:
         raise FormatError(f"{path / 'bundle.json'} lacks {', '.join(missing)}: the bundle is damaged")
+    tokenizer = _read_weights(path / "tokenizer" / "model.safetensors")
+    generator = _read_weights(path / "generator" / "model.safetensors") if document["kind"] == "generator" else {}
     for name, stored in document.get("checksums", {}).items():
         if (path / name).is_file() and checksum(path / name) != stored:
             raise FormatError(f"{path / name} is not what was written there (its checksum differs): it was changed or damaged")
-    generator = _read_weights(path / "generator" / "model.safetensors") if document["kind"] == "generator" else {}
-    return document, _read_weights(path / "tokenizer" / "model.safetensors"), generator
+    return document, tokenizer, generator
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -41,15 +41,13 @@ class StreamingCodec(StreamingTokenizer):
     """The methods of a codec (gentok/tokenizers/codec.py) that work chunk by chunk. Nothing is trained this way."""
 
     @property
-    def latency_samples(self) -> int:
-        """How far decoded sound lags behind the input. AttributeError where the codec cannot stream."""
-        if reason := self._no_stream():
-            raise AttributeError(reason)
-        return self.hop
+    def latency_samples(self) -> int | None:
+        """How far decoded sound lags behind the input; None where the codec cannot stream."""
+        return None if self._no_stream() else self.hop
 
     def _no_stream(self) -> str:
         """Why this codec cannot work chunk by chunk; empty where it can."""
-        if not (getattr(self.encoder, "causal", False) and getattr(self.decoder, "causal", False)):
+        if not (self.encoder.causal and self.decoder.causal):
             return "this codec looks ahead, so it cannot work chunk by chunk: build encoder and decoder with causal=true"
         if not all(hasattr(part, "step") for part in (self.encoder, self.decoder)):
             return f"{type(self.encoder).__name__} and {type(self.decoder).__name__} have no way to work chunk by chunk"

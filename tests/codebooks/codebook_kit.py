@@ -39,7 +39,7 @@ def positions(book: Any) -> int:
 
 def in_time(book: Any) -> bool:
     """Whether its levels have several frame rates: then it has no grid of cells."""
-    return hasattr(book, "strides")
+    return book.strides is not None
 
 
 def cell_by_cell(book: Any) -> bool:
@@ -50,7 +50,7 @@ def cell_by_cell(book: Any) -> bool:
 def exists(book: Any) -> Tensor:
     """bool [K, N]: the cells that have a code."""
     n = torch.arange(positions(book))
-    return torch.stack([n % stride == 0 for stride in getattr(book, "strides", (1,) * book.levels)])
+    return torch.stack([n % stride == 0 for stride in book.strides or (1,) * book.levels])
 
 
 def has_nearest(book: Any) -> bool:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from gentok.data.datasets import MemoryDataset
+from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
@@ -53,10 +54,11 @@ def shard(path, count=10, first=0, more=None, format=tarfile.USTAR_FORMAT):
     return path
 
 
-class PixelTokenizer:
+class PixelTokenizer(Tokenizer):
     """A pixel's level is its code; level 1 holds the same on even positions, ABSENT on odd ones."""
 
     def __init__(self, vocab=16, fingerprint="aaaa", levels=1):
+        super().__init__()
         strides = (1, 2)[:levels]
         self.spec = TokenSpec((vocab,) * levels, Raster(4, 4), strides=strides, media_shape=(1, 4, 4), encode_fingerprint=fingerprint)
 

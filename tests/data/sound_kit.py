@@ -9,6 +9,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
+from gentok.interfaces import Tokenizer
 from gentok.types import ABSENT, Frames, Tokens, TokenSpec
 
 
@@ -57,12 +58,13 @@ def sound_shard(path, count=8, rate=8000, kind="FLAC", more=None):
     return path
 
 
-class LevelTokenizer:
+class LevelTokenizer(Tokenizer):
     """A frame of `hop` samples becomes its mean magnitude in 16 steps; level 1 counts frames, modulo 16. hop samples per position."""
 
     sample_rate = 16000
 
     def __init__(self, hop=100, frames=None):
+        super().__init__()
         self.hop = hop
         grid = Frames(self.sample_rate / hop, frames)
         self.spec = TokenSpec((16, 16), grid, modality="audio", media_shape=(1,), sample_rate=16000, encode_fingerprint="cccc")

@@ -459,7 +459,7 @@ def altered(model: Any, change: Any) -> Any:
 
         class AlteredCausal(Causal):
             spec, condition_spec, layout = model.spec, model.condition_spec, model.layout
-            exact_slots, begin, start, commit = model.exact_slots, model.begin, staticmethod(model.start), staticmethod(model.commit)
+            exact_slots, begin, init_cache, commit = model.exact_slots, model.begin, staticmethod(model.init_cache), staticmethod(model.commit)
 
             def logits(self, ids: Tensor, cache: Any, at: Tensor, parents: Tensor | None = None) -> Tensor:
                 return change(model.logits(ids, cache, at, parents), ids, cache, at)

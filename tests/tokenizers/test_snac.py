@@ -61,7 +61,7 @@ def test_a_sound_has_whole_codes_of_the_coarsest_level():
 @pytest.mark.parametrize(
     ("edit", "law"),
     [
-        (('getattr(codebook, "multiple", 1)', "1"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
+        (('self.multiple = codebook.multiple', "self.multiple = 1"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
         (("F.pad(part, (0, -length % block))", "part"), "test_a_sound_has_whole_codes_of_the_coarsest_level"),
         (("rng.rows(rows))", "rng)"), "test_a_row_does_not_depend_on_its_neighbours_nor_its_noise"),
     ],

@@ -109,15 +109,15 @@ def test_known_beginnings_are_those_of_written_rows():
         model = stream(orders=ORDERS)
         own = model.speech.encode(media, lengths)
         alone = stream(orders=(order,)).encode(media, lengths, None, ids_of(texts))
-        prompt = model.prompt(None if known == "speech" else ids_of(texts).parts["text"], None if known == "text" else own)
+        prompt = model.prompt(Condition() if known == "speech" else ids_of(texts), None if known == "text" else own)
         count = (prompt.codes >= 0).sum((1, 2))
         said, heard = torch.tensor([len(t) for t in texts]), own.lengths
         assert torch.equal(count, {"text": said + 2, "speech": heard + 2, "both": said + 2 + heard}[known])
         for row, (n, ids) in enumerate(zip(count.tolist(), alone.codes[:, 0])):
             assert torch.equal(prompt.codes[row, 0, 1:n], ids[1:n]) and (prompt.codes[row, 0, n:] == -2).all()
             assert model.spec.part(order).start == prompt.codes[row, 0, 0]
-    nothing = stream().prompt(Ids(torch.full((2, 3), ABSENT)))
-    assert nothing.masked.all()
+    nothing = stream().prompt(Condition({"text": Ids(torch.full((2, 3), ABSENT))}))
+    assert nothing is None
 
 
 def test_bad_input_is_one_line():
@@ -134,10 +134,10 @@ def test_bad_input_is_one_line():
         "each once": lambda: stream(symbols="aa"),
         "alphabet": lambda: model.encode(media, lengths, None, Condition({"text": Ids(torch.full((2, 1), len(SYMBOLS)))})),
         "captions=ids": lambda: model.encode(media, lengths),
-        "never shown rows whose text": lambda: stream(orders=("interleaved",)).prompt(ids_of(texts + ["a"]).parts["text"]),
+        "never shown rows whose text": lambda: stream(orders=("interleaved",)).prompt(ids_of(texts + ["a"])),
         "another tokenizer": lambda: model.text(model.speech.encode(media, lengths)),
         "holes": lambda: model.decode(Tokens.unknown(model.spec, 1)),
-        "longest row 45": lambda: model.prompt(Ids(torch.zeros(1, 50, dtype=torch.int64))),
+        "longest row 45": lambda: model.prompt(Condition({"text": Ids(torch.zeros(1, 50, dtype=torch.int64))})),
         "nothing to train": lambda: model(None),
         "describe": lambda: stream({"ckpt": "somewhere"}),
     }
