@@ -40,7 +40,7 @@ def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: s
         shutil.rmtree(target, ignore_errors=True)
         shutil.move(folder / "bundle", target)
 
-    def judge(name: str, picture: str, *overrides: str) -> dict:
+    def measure(name: str, picture: str, *overrides: str) -> dict:
         print(f"\n== evaluating the {name}", flush=True)
         folder = out / "evaluation" / name
         report = evaluate(compose("evaluate", [f"ckpt={paths[name]}", f"out={folder}", f"cache={out / 'cache'}", *overrides]))
@@ -49,7 +49,7 @@ def demo(out: str | Path = "outputs/demo", tokenizer: str = "150s", generator: s
 
     run("mnist5k/vq", tokenizer)
     run("mnist5k/ar", generator, f"tokenizer.ckpt={paths['tokenizer']}")
-    metrics = {"reconstruction": judge("tokenizer", "reconstructions.png"), "generation": judge("generator", "samples.png")}
+    metrics = {"reconstruction": measure("tokenizer", "reconstructions.png"), "generation": measure("generator", "samples.png")}
     metrics["seconds"] = round(time.monotonic() - began, 1)
     paths["metrics.json"].write_text(json.dumps(metrics, indent=1, default=str) + "\n")
     print(f"\n{metrics['seconds']:.0f} s in all. Made:")

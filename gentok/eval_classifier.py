@@ -1,7 +1,9 @@
-"""`python -m gentok.eval_classifier data=cifar10 data.shards=... data.held_out=... out=FILE`: trains the eval classifier of photographs.
+"""`python -m gentok.eval_classifier data=cifar10 data.shards=... data.held_out=... out=FILE`: trains the eval
+classifier of photographs.
 
-See gentok/metrics/eval_classifier.py. The file's header says what it learnt from, by which command, and what share of the held-out items it
-recognises, measured after reading the file back. Every epoch prints a line; progress=false prints only the last one.
+See gentok/metrics/eval_classifier.py. The file's header says what it learnt from, by which command, and what
+share of the held-out items it recognises, measured after reading the file back. Every epoch prints a line;
+progress=false prints only the last one.
 """
 
 from __future__ import annotations

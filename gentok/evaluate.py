@@ -1,17 +1,23 @@
-"""`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a protocol that is written down.
+"""`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a
+protocol that is written down.
 
-reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real images; use of the codebook;
-                codes that survive decoding. Of sounds: SI-SDR and mel distance, also of the first levels alone
-probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
-generation      accuracy per class by an eval classifier, precision, recall and KID in its features (without classes, in
-                EfficientNet-lite0's), FD-efflite0 to held-out images, distance to the nearest training item, nll. Of sounds: what is
-                recognised of what held-out items say, mel Fréchet distance, distance to the nearest training item, calls, real-time factor, nll
-nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or a bound, as the generator can
+reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real
+                images; use of the codebook; codes that survive decoding. Of sounds: SI-SDR and mel distance,
+                also of the first levels alone
+probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of
+                a named part of them
+generation      accuracy per class by an eval classifier, precision, recall and KID in its features (without
+                classes, in EfficientNet-lite0's), FD-efflite0 to held-out images, distance to the nearest
+                training item, nll. Of sounds: what is recognised of what held-out items say, mel Fréchet
+                distance, distance to the nearest training item, calls, real-time factor, nll
+nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or
+                a bound, as the generator can
 
 suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (gentok/evaluation/audio_suite.py).
 
-Each writes NAME.json (metrics, and the protocol in words) and an image into `out`. The data are those that the model was trained on, unless
-data=... names others; files or addresses that the model names are not opened without trust=[paths], since it may come from a stranger.
+Each writes NAME.json (metrics, and the protocol in words) and an image into `out`. The data are those that
+the model was trained on, unless data=... names others; files or addresses that the model names are not opened
+without trust=[paths], since it may come from a stranger.
 """
 
 from __future__ import annotations
@@ -23,7 +29,7 @@ from typing import Any
 
 import yaml
 
-from gentok.build import build, check
+from gentok.build import build, check, identify
 from gentok.bundle import Bundle, load
 from gentok.errors import ConfigError
 from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
@@ -113,7 +119,8 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Says which keys were set and cannot act on what is measured. Raises ConfigError for those of STRICT, and for all in a suite."""
+    """Says which keys were set and cannot act on what is measured. Raises ConfigError for those of STRICT,
+    and for all in a suite."""
     from gentok.cli import conf_dir
 
     defaults = yaml.safe_load((conf_dir() / "evaluate.yaml").read_text(encoding="utf-8"))
@@ -121,32 +128,36 @@ def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str) -> 
     for key, acts_on in ACTS_ON.items():
         if given.get(key) == defaults.get(key) or set(acts_on).intersection(names):
             continue
-        line = f"{key}={given[key]} is of protocol={' or '.join(acts_on)} and has no effect on {where}"
+        right = " or ".join("a suite" if name == "suite" else f"protocol={name}" for name in acts_on)
+        line = f"{key}={given[key]} is of {right} and has no effect on {where}"
         if key in STRICT or "suite" in names:
             advice = " (max_held_out says how many items are measured)" if key == "n" else ""
-            raise ConfigError(f"{line}: leave it out{advice}".replace("protocol=suite", "a suite"))
+            raise ConfigError(f"{line}: leave it out{advice}")
         print(f"gentok: {line}")
 
 
 def _data(config: Mapping[str, Any], bundle: Bundle, trusted: bool) -> MediaData:
-    """The data that the command names, else those that the model names. trusted: whether the model may name files and addresses.
+    """The data that the command names, else those that the model names. trusted: whether the model may name
+    files and addresses.
 
     Raises ConfigError where there are none, or where they do not fit the model.
     """
-    chosen, stored = config.get("data"), bundle.meta.get("data")
-    own = "choose with data=mnist5k, or data=folder data.path=FOLDER"
-    if isinstance(chosen, Mapping):
-        data = build(chosen, trust=config["trust"], where="data", role=MediaData)
-    elif not isinstance(stored, Mapping):
-        raise ConfigError(f"the checkpoint does not say what it was trained on: {own}")
-    else:
-        try:
-            check(stored, trust=config["trust"], where="data", role=MediaData, stored=not trusted)
-        except ConfigError as error:
+    chosen, how = config.get("data"), {"trust": config["trust"], "where": "data", "role": MediaData}
+    if not isinstance(chosen, Mapping):
+        chosen = identify(bundle.meta.get("data"))
+        if not isinstance(chosen, Mapping):
             raise ConfigError(
-                f"the data that the checkpoint names are not opened ({error}): {own}; trust=[paths] opens those of a model of your own"
+                "the checkpoint does not say what it was trained on: choose with data=mnist5k, or data=folder data.path=FOLDER"
+            )
+        try:
+            check(chosen, **how, stored=not trusted)
+        except ConfigError as error:
+            own = f"data={str(chosen.get('_target_')).removeprefix('data/')} and its keys"
+            raise ConfigError(
+                f"the checkpoint's own data are not opened ({error}): name the data on the command line ({own}), "
+                "or set trust=[paths] for a model of your own"
             ) from error
-        data = build(stored, trust=config["trust"], where="data", role=MediaData)
+    data = build(chosen, **how)
     wanted = bundle.spec.media_shape
     if data.sample_rate != bundle.spec.sample_rate:
         kinds = [f"sounds at {hz} Hz" if hz else "images" for hz in (bundle.spec.sample_rate, data.sample_rate)]

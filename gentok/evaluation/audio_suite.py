@@ -1,11 +1,13 @@
-"""suite=audio_tokenizers: several tokenizers of sound on the same held-out items, a table and a plot of quality against rate.
+"""suite=audio_tokenizers: several tokenizers of sound on the same held-out items, a table and a plot of
+quality against rate.
 
-All measures are taken at the rate of the data: a tokenizer of another rate is given the items resampled, and what it makes is resampled
-back, so that what it cannot carry counts against it. Rows are tokenizers, and of nested levels also their first few (of up to eight, every
-number of them; prefixes=[1, 4] measures these alone).
-Axes follow the survey of discrete audio tokenizers (arXiv 2506.10274): reconstruction, intelligibility, speaker, rate, speed, streaming,
-use of the codebooks, stability of indices, and what a linear probe reads. A checkpoint that cannot be measured becomes a line, and the
-others go on; a measure whose package is missing is left out of the table, and said.
+All measures are taken at the rate of the data: a tokenizer of another rate is given the items resampled, and
+what it makes is resampled back, so that what it cannot carry counts against it. Rows are tokenizers, and of
+nested levels also their first few (of up to eight, every number of them; prefixes=[1, 4] measures these
+alone). Axes follow the survey of discrete audio tokenizers (arXiv 2506.10274): reconstruction,
+intelligibility, speaker, rate, speed, streaming, use of the codebooks, stability of indices, and what a
+linear probe reads. A checkpoint that cannot be measured becomes a line, and the others go on; a measure whose
+package is missing is left out of the table, and noted.
 """
 
 from __future__ import annotations
@@ -41,12 +43,13 @@ from gentok.types import Batch, Tokens
 __all__ = ["audio_tokenizers"]
 
 ALL_LEVELS = 8
-"""Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels; where `prefixes` are named, these."""
+"""Of so many levels every prefix is a row; of more, those of 1, 2, 4, ... levels; where `prefixes` are named,
+these."""
 PIECES = 8
 """Parts of an item whose mean vectors a probe reads side by side."""
 FEW, MOST = 3, 10
-"""few_probe_accuracy: the mean of up to MOST probes, each of FEW training items per class and no others. Where enough items make every
-tokenizer's classes legible, it says in whose tokens they lie open."""
+"""few_probe_accuracy: the mean of up to MOST probes, each of FEW training items per class and no others.
+Where enough items make every tokenizer's classes legible, it says in whose tokens they lie open."""
 ORIGINALS = "the sounds themselves"
 
 Measure = Callable[[Tensor, Tensor, int, Tensor], Tensor]
@@ -111,7 +114,8 @@ def audio_tokenizers(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Suite:
-    """What all tokenizers are measured with. items: all held-out items; transcripts: of each, where they are digits."""
+    """What all tokenizers are measured with. items: all held-out items; transcripts: of each, where they are
+    digits."""
 
     config: Mapping[str, Any]
     data: MediaData
@@ -126,7 +130,8 @@ class _Suite:
         return cls(config, data, items, _available(data, left_out), transcribed(items, data, left_out), chosen_device(config["device"]))
 
     def rows(self, name: str, bundle: Bundle) -> dict[str, dict[str, Any]]:
-        """{name: {measure: value}} of a tokenizer and of its first levels. Raises ValueError where it does not fit the data."""
+        """{name: {measure: value}} of a tokenizer and of its first levels. Raises ValueError where it does
+        not fit the data."""
         tokenizer, spec = bundle.tokenizer.eval(), bundle.spec
         if spec.modality != "audio" or not spec.levels:
             raise ValueError("this is no tokenizer of sound with codes")

@@ -1,4 +1,5 @@
-"""What all protocols of `python -m gentok.evaluate` share: the model, its data, media in memory, their features, samples, the classifier."""
+"""What all protocols of `python -m gentok.evaluate` share: the model, its data, media in memory, their
+features, samples, the classifier."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ GOOD = {"trained here": 0.97, "stored": 0.85}
 
 @dataclass
 class Context:
-    """The model, its data and the configuration; media, the sampler and the eval classifier are made when first asked for.
+    """The model, its data and the configuration; media, the sampler and the eval classifier are made when
+    first asked for.
 
     Attributes:
         config: conf/evaluate.yaml as a plain dict.
@@ -51,10 +53,11 @@ class Context:
     device: str
     _media: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
-    # ---------------------------------------------------------------------------------------------------------- items
+    # ------------------------------------------------------------------------------ items
 
     def rows(self, split: str, in_memory: bool = True) -> list[int]:
-        """The items of "train" or "held_out" that are used: up to the configured number and, where they are kept `in_memory`, memory."""
+        """The items of "train" or "held_out" that are used: up to the configured number and, where they are
+        kept `in_memory`, memory."""
         data = getattr(self.data, split)
         count = min(len(data), self.config[f"max_{split}"])
         if in_memory:
@@ -80,7 +83,7 @@ class Context:
         """A progress bar where the configuration wants one and there are at least `least` items."""
         return progress(what, total, unit, self.config["progress"] and total >= least)
 
-    # -------------------------------------------------------------------------------------------------------- samples
+    # ------------------------------------------------------------------------------ samples
 
     @property
     def guidance(self) -> float:
@@ -110,7 +113,7 @@ class Context:
             "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
         }
 
-    # ------------------------------------------------------------------------------------------ features, the classifier
+    # ------------------------------------------------------------------------------ features, the classifier
 
     def features(self, media: Tensor, what: str, real: bool) -> Tensor:
         """EfficientNet-lite0's of media, those of real ones from the cache where they are there."""
@@ -136,7 +139,8 @@ class Context:
 
     @cached_property
     def classifier_protocol(self) -> dict[str, Any]:
-        """What the eval classifier is, its accuracy on held-out items included. Only where there are classes."""
+        """What the eval classifier is, its accuracy on held-out items included. Only where there are
+        classes."""
         _, protocol, origin = self._classifier
         share = protocol["held_out_accuracy"] = self.accuracy(*self.media("held_out"))[0]
         if share < GOOD[origin]:
@@ -152,12 +156,14 @@ class Context:
         return protocol
 
     def predict(self, media: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes int64 [n] and features float [n, D] that the eval classifier gives media float [n, C, H, W], on the CPU."""
+        """Classes int64 [n] and features float [n, D] that the eval classifier gives media float [n, C, H,
+        W], on the CPU."""
         predicted, features = zip(*(predict(self._classifier[0], part.to(self.device)) for part in media.split(1000)))
         return torch.cat(predicted).cpu(), torch.cat(features).cpu()
 
     def accuracy(self, media: Tensor, labels: Tensor) -> tuple[float, dict[str, float]]:
-        """The share of media that the eval classifier recognises as their labels, in all and of each class."""
+        """The share of media that the eval classifier recognises as their labels, in all and of each
+        class."""
         return accuracy(self.predict(media)[0], labels, self.classes)
 
     def protocol(self) -> dict[str, Any]:
@@ -176,7 +182,7 @@ class Context:
         }
 
 
-# ------------------------------------------------------------------------------------------------------------------- helpers
+# ------------------------------------------------------------------------------ helpers
 
 
 @lru_cache
@@ -200,7 +206,8 @@ def class_names(spec: ConditionSpec) -> tuple[str, ...]:
 
 
 def choice(length: int, count: int) -> Tensor:
-    """`count` of `length` rows, int64, drawn once and for all (files of a folder lie class by class); all where there are no more."""
+    """`count` of `length` rows, int64, drawn once and for all (files of a folder lie class by class); all
+    where there are no more."""
     return RowRNG.of(0, [0]).permutation(length)[0][:count]
 
 

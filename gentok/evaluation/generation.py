@@ -26,7 +26,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     """Samples equally many images of every class, measures them and draws some of them into samples.png.
 
     Returns:
-        metrics, protocol. What cannot be measured (no classes, too few items, a missing package) is left out, and said.
+        metrics, protocol. What cannot be measured (no classes, too few items, a missing package) is left out,
+        and noted.
     """
     bundle, config, names = context.bundle, context.config, context.classes
     guidance = context.guidance
@@ -64,7 +65,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
 
 
 def _distribution(context: Context, samples: Tensor, protocol: dict[str, Any]) -> dict[str, Any]:
-    """Precision, recall, KID and the Fréchet distance of samples against held-out items; what cannot be had is left out, and said."""
+    """Precision, recall, KID and the Fréchet distance of samples against held-out items; what cannot be had
+    is left out, and noted."""
     classes, few = len(context.classes), context.config["few"]
     held_out, (train, labels) = context.media("held_out")[0], context.media("train")
     train = train[alike(labels, classes, len(samples)) if classes else choice(len(train), len(samples))]
@@ -100,7 +102,8 @@ def _distribution(context: Context, samples: Tensor, protocol: dict[str, Any]) -
 
 
 def _by_class(media: Tensor, classes: int, columns: int = 10) -> Tensor:
-    """Up to `columns` samples of each of up to 20 classes, a row per class; the first 100 where there are none."""
+    """Up to `columns` samples of each of up to 20 classes, a row per class; the first 100 where there are
+    none."""
     if not classes:
         return media[: columns * columns]
     per_class = min(columns, len(media) // classes)

@@ -1,4 +1,5 @@
-"""protocol=nll, and the likelihood beside protocol=generation: bits per token of held-out items, exact or a bound."""
+"""protocol=nll, and the likelihood beside protocol=generation: bits per token of held-out items, exact or a
+bound."""
 
 from __future__ import annotations
 
@@ -38,8 +39,8 @@ def _summed(context: Context, nats_of: Nats, rows: list[int]) -> tuple[float, in
 
 
 def likelihood(context: Context) -> dict[str, float]:
-    """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, of images, per dimension (channel of a pixel). What the
-    tokens leave out of the media is not counted."""
+    """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, of images, per dimension
+    (channel of a pixel). What the tokens leave out of the media is not counted."""
     generator, spec = context.bundle.generator, context.bundle.spec
 
     def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:

@@ -36,8 +36,6 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     for part, channels in parts_of(tokenizer.codebook).items():
         for pooling in POOLINGS:
             train, held_out = (pooled(vectors[split][:, channels], pooling) for split in ("train", "held_out"))
-            found = probes[f"{part}_{pooling}"] = linear_probe(
-                train, labels["train"], held_out, labels["held_out"], len(context.classes)
-            )
+            found = probes[f"{part}_{pooling}"] = linear_probe(train, labels["train"], held_out, labels["held_out"], len(context.classes))
             metrics[f"{part}_{pooling}"] = found["accuracy"]
     return metrics, {"what": in_words("probe", weights=", ".join(f"{w:g}" for w in WEIGHTS)), "probes": probes}

@@ -27,7 +27,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     """Reconstructs, measures and draws reconstructions.png, and prefixes.png where prefixes are asked for.
 
     Returns:
-        metrics, protocol. What cannot be measured (too few items, a missing package) is left out, and said.
+        metrics, protocol. What cannot be measured (too few items, a missing package) is left out, and noted.
 
     Raises:
         ConfigError: the code has no such prefixes.
@@ -51,9 +51,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     try:
         metrics |= _distances(context, media, reconstructed)
         training = min(len(media), len(context.media("train")[0]))
-        protocol["fd_efflite0"] = in_words(
-            "fd_efflite0_of_reconstructions", size=SIZE, least=LEAST, held_out=len(media), training=training
-        )
+        protocol["fd_efflite0"] = in_words("fd_efflite0_of_reconstructions", size=SIZE, least=LEAST, held_out=len(media), training=training)
     except (ValueError, ImportError) as error:
         left_out(protocol, str(error))
     for k, made in of_prefix.items():

@@ -1,4 +1,5 @@
-"""protocol=generation of sounds: what a generator says, given the texts of held-out items, against those items."""
+"""protocol=generation of sounds: what a generator says, given the texts of held-out items, against those
+items."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     """Samples sounds, measures them, draws samples.png and writes samples.json and the first sounds.
 
     Returns:
-        metrics, protocol. What cannot be measured (no digits, a missing package) is left out; a missing package is said.
+        metrics, protocol. What cannot be measured (no digits, a missing package) is left out; a missing
+        package is noted.
     """
     generator, n, data, rate = context.bundle.generator, context.config["n"], context.data, context.bundle.spec.sample_rate
     held_out = _read(data.held_out, context.rows("held_out"))
@@ -95,7 +97,8 @@ def _reconstructed(context: Context, held_out: Batch) -> Tensor:
 
 
 def _nearest(made: Batch, held_out: Batch, train: Batch, rate: int) -> tuple[dict[str, float], Tensor]:
-    """Distances to the nearest training item, and of each sample (its number, its distance): float64 [n, 2]."""
+    """Distances to the nearest training item, and of each sample (its number, its distance): float64 [n,
+    2]."""
     longest = max(b.media.shape[2] for b in (made, held_out, train))
 
     def levels(batch: Batch) -> Tensor:
@@ -115,7 +118,8 @@ def _nearest(made: Batch, held_out: Batch, train: Batch, rate: int) -> tuple[dic
 def _write(
     made: Batch, transcripts: list[Transcripts] | None, recognised: Transcripts | None, nearest: Tensor, rate: int, out: Path
 ) -> None:
-    """samples.png, NN.wav, and samples.json: what was asked for, what is recognised, and the nearest training item of every sample."""
+    """samples.png, NN.wav, and samples.json: what was asked for, what is recognised, and the nearest training
+    item of every sample."""
     shown, lengths = slice(0, SHOWN), made.lengths.tolist()
     save_grid(spectrograms(made.media[shown], rate, made.lengths[shown], seconds=4.0), out / "samples.png", 4)
     for i, (wave, n) in enumerate(zip(made.media[shown], lengths[shown])):

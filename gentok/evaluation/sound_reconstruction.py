@@ -1,4 +1,5 @@
-"""protocol=reconstruction of sounds: what held-out items lose by encode and decode, with all levels and with the first few."""
+"""protocol=reconstruction of sounds: what held-out items lose by encode and decode, with all levels and with
+the first few."""
 
 from __future__ import annotations
 

@@ -1,13 +1,15 @@
-"""How far a reconstructed wave lies from its original: SI-SDR, and a distance of log-mel spectrograms at many scales.
+"""How far a reconstructed wave lies from its original: SI-SDR, and a distance of log-mel spectrograms at many
+scales.
 
-    SI-SDR (Le Roux et al., "SDR - half-baked or well done?", arXiv 1811.02508, equation 4), of zero-mean waves:
-        a = <r, m> / <m, m>;   10 log10(|a m|² / |r - a m|²)
+    SI-SDR (Le Roux et al., "SDR - half-baked or well done?", arXiv 1811.02508, equation 4), of zero-mean
+        waves: a = <r, m> / <m, m>;   10 log10(|a m|² / |r - a m|²)
     mel distance (the mel loss of DAC, arXiv 2306.06546, section 3.5, without its weight):
         sum over windows w of  mean over mels and frames |log10 max(S_w(r), 1e-5) - log10 max(S_w(m), 1e-5)|
-        S_w: magnitudes through 5 w / 32 slaney mel filters, Hann windows of w = 32, 64, ..., 2048 samples a quarter of w apart
+        S_w: magnitudes through 5 w / 32 slaney mel filters, Hann windows of w = 32, 64, ..., 2048 samples,
+             a quarter of w apart
 
-Rows may have lengths: what lies beyond does not count, and a row gives in a batch what it gives alone. torchmetrics' SI-SDR has no lengths,
-rounds to the media's dtype and is not finite for silence.
+Rows may have lengths: what lies beyond does not count, and a row gives in a batch what it gives alone.
+torchmetrics' SI-SDR has no lengths, rounds to the media's dtype and is not finite for silence.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ def si_sdr(reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None)
         lengths: int64 [B] in samples; None: all of T.
 
     Returns:
-        float64 [B] dB in [-120, 120], the mean over channels. Silence (a constant wave) has no scale: against silence it gives 120,
-        against anything else -120.
+        float64 [B] dB in [-120, 120], the mean over channels. Silence (a constant wave) has no scale: against
+        silence it gives 120, against anything else -120.
 
     Raises:
         ValueError: shapes differ, or lengths lie outside of them.
@@ -56,7 +58,8 @@ def si_sdr(reconstruction: Tensor, media: Tensor, lengths: Tensor | None = None)
 
 
 def mel_distance(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """The mel distance. Waves of at most 1024 samples are filled up with zeros to 1025, which the longest window needs.
+    """The mel distance. Waves of at most 1024 samples are filled up with zeros to 1025, which the longest
+    window needs.
 
     Args:
         reconstruction, media: float [B, C, T].
@@ -64,7 +67,8 @@ def mel_distance(reconstruction: Tensor, media: Tensor, sample_rate: int, length
         lengths: int64 [B] in samples; None: all of T.
 
     Returns:
-        float64 [B] >= 0, the mean over channels; at most 0.35 for a change of level by 1 dB (1/20 for each of 7 windows).
+        float64 [B] >= 0, the mean over channels; at most 0.35 for a change of level by 1 dB (1/20 for each of
+        7 windows).
 
     Raises:
         ValueError: shapes differ, or lengths lie outside of them.

@@ -1,9 +1,10 @@
 """Sets of waves: the Fréchet distance of mel statistics.
 
-mel Fréchet distance: FD (gentok.metrics.image.frechet) of a wave's log-mel spectrum, its mean and standard deviation over time in 64
-slaney mels (windows of 32 ms or a little more, a quarter apart). No network is asked, so it measures timbre, loudness and their spread,
-not what is spoken; its figures compare with each other and with no published FAD. Biased upwards for few waves: give that of two real sets of
-the same sizes beside it.
+mel Fréchet distance: FD (gentok.metrics.image.frechet) of a wave's log-mel spectrum, its mean and standard
+deviation over time in 64 slaney mels (windows of 32 ms or a little more, a quarter apart). No network is
+asked, so it measures timbre, loudness and their spread, not what is spoken; its figures compare with each
+other and with no published FAD. Biased upwards for few waves: give that of two real sets of the same sizes
+beside it.
 """
 
 from __future__ import annotations

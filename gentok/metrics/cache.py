@@ -1,4 +1,5 @@
-"""What is expensive to compute from data and always the same (weights of a classifier, features of real images), kept in files by its key."""
+"""What is expensive to compute from data and always the same (weights of a classifier, features of real
+images), kept in files by its key."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def cached(
         folder: of the cache; None: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
 
     Returns:
-        The tensors on the CPU if they were read, and a line where they could not be written (None otherwise): a full disk stops nothing.
+        The tensors on the CPU if they were read, and a line where they could not be written (None otherwise):
+        a full disk stops nothing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file, save_file

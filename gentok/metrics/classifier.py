@@ -1,8 +1,10 @@
-"""A small convolutional classifier: who recognises samples, and in whose features recall, precision and KID are measured.
+"""A small convolutional classifier: who recognises samples, and in whose features recall, precision and KID
+are measured.
 
-Four 3x3 convolutions, global pooling and a hidden layer of 128 features (the penultimate ones, that distances are taken in), trained from
-scratch on the training split with random rotations, scalings, shears and shifts. Fixed seed and protocol: figures are comparable among
-models that were measured by the same VERSION on the same data. Photographs have the classifier of gentok/metrics/eval_classifier.py.
+Four 3x3 convolutions, global pooling and a hidden layer of 128 features (the penultimate ones, that distances
+are taken in), trained from scratch on the training split with random rotations, scalings, shears and shifts.
+Fixed seed and protocol: figures are comparable among models that were measured by the same VERSION on the
+same data. Photographs have the classifier of gentok/metrics/eval_classifier.py.
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ def fit(
         optimizer, schedule: of the model; the schedule is advanced after every step.
         smoothing: of the labels.
         dtype: of the autocast.
-        after: called with (step, loss, share of the views that are recognised) after every step; both are scalar tensors.
+        after: called with (step, loss, share of the views that are recognised) after every step; both are
+            scalar tensors.
 
     Returns:
         The model in eval mode, without gradients.
@@ -188,7 +191,8 @@ def classifier(
     Args:
         media, labels, classes, steps: as of `train_classifier`.
         cache: a folder; None: $XDG_CACHE_HOME/gentok (~/.cache/gentok). A damaged file is made anew.
-        progress: (what, total, unit) -> a context that gives advance(n); opened only where there is something to train.
+        progress: (what, total, unit) -> a context that gives advance(n); opened only where there is something
+            to train.
 
     Returns:
         The classifier in eval mode on the device of `media`, and what it is in words.

@@ -1,10 +1,13 @@
-"""The Fréchet distance "FD-efflite0": between sets of images, in 1,280 pooled features of EfficientNet-lite0 at 128 px.
+"""The Fréchet distance "FD-efflite0": between sets of images, in 1,280 pooled features of EfficientNet-lite0
+at 128 px.
 
-    FD(X, Y) = |m_X - m_Y|² + tr(S_X + S_Y - 2 (S_X S_Y)^(1/2)),   m, S: mean and covariance of a set's features      (arXiv 1706.08500)
+    FD(X, Y) = |m_X - m_Y|² + tr(S_X + S_Y - 2 (S_X S_Y)^(1/2))                        (arXiv 1706.08500)
+    m, S: mean and covariance of a set's features
 
-The formula is FID's, the network is not: figures compare with each other and with no published FID. The distance is biased upwards, the
-more the fewer the images, so each figure stands beside the same distance of real images in the same numbers, and sets below LEAST are
-refused: 1,280 means and 820,000 covariances of some hundred images are mostly noise.
+The formula is FID's, the network is not: figures compare with each other and with no published FID. The
+distance is biased upwards, the more the fewer the images, so each figure stands beside the same distance of
+real images in the same numbers, and sets below LEAST are refused: 1,280 means and 820,000 covariances of some
+hundred images are mostly noise.
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ def image_features(
     Args:
         media: float [n, 1 or 3, H, W] in [-1, 1].
         device: where the network runs.
-        real: whether the images are real: their features are then kept in the cache, by the images' own content.
+        real: whether the images are real: their features are then kept in the cache, by the images' own
+        content.
         cache: a folder; None: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
-        progress: (items) -> a context that gives advance(items); opened only where something has to be computed.
+        progress: (items) -> a context that gives advance(items); opened only where something has to be
+            computed.
 
     Returns:
         float32 [n, 1280] on the CPU.
@@ -81,7 +86,8 @@ def distances(made: Tensor, real: Tensor, reference: Tensor, few: bool = False) 
         few: whether to compute it of fewer than LEAST rows too.
 
     Returns:
-        {"fd_efflite0", "fd_efflite0_real"}: both of the first min(n, m) rows, so that both carry the same bias.
+        {"fd_efflite0", "fd_efflite0_real"}: both of the first min(n, m) rows, so that both carry the same
+        bias.
 
     Raises:
         ValueError: a set has fewer than LEAST rows, and not `few`.
@@ -92,7 +98,8 @@ def distances(made: Tensor, real: Tensor, reference: Tensor, few: bool = False) 
 
 
 def halves(real: Tensor, few: bool = False) -> float | None:
-    """Features float [n, D] -> the distance of their even rows to their odd ones; None where a half has fewer than LEAST, unless `few`."""
+    """Features float [n, D] -> the distance of their even rows to their odd ones; None where a half has fewer
+    than LEAST, unless `few`."""
     even, odd = real[::2], real[1::2]
     if min(len(even), len(odd)) < (2 if few else LEAST):
         return None

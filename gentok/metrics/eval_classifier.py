@@ -1,9 +1,11 @@
-"""The eval classifier of photographs: it recognises reconstructions and samples, and is stored in a small file, the same for everyone.
+"""The eval classifier of photographs: it recognises reconstructions and samples, and is stored in a small
+file, the same for everyone.
 
-Three blocks of two 3x3 convolutions behind a frozen first layer that whitens 2x2 patches, as in Jordan, "94 % on CIFAR-10 in 3.29 seconds"
-(arXiv 2404.00498, section 3), trained by SGD with Nesterov momentum and one triangle of the learning rate on mirrored and shifted views.
-Deviations: ordinary biases and batch statistics, random instead of alternating mirrors, no lookahead, no averaging of views at test time.
-`python -m gentok.eval_classifier` trains one; gentok/metrics/classifiers/ holds those that are part of the package, and
+Three blocks of two 3x3 convolutions behind a frozen first layer that whitens 2x2 patches, as in Jordan, "94 %
+on CIFAR-10 in 3.29 seconds" (arXiv 2404.00498, section 3), trained by SGD with Nesterov momentum and one
+triangle of the learning rate on mirrored and shifted views. Deviations: ordinary biases and batch statistics,
+random instead of alternating mirrors, no lookahead, no averaging of views at test time. `python -m
+gentok.eval_classifier` trains one; gentok/metrics/classifiers/ holds those that are part of the package, and
 gentok/metrics/classifier.py is the small network that is trained on the spot for digits.
 """
 
@@ -23,7 +25,8 @@ from gentok.metrics.classifier import fit, seeded, shrunk
 from gentok.rng import RowRNG
 
 __all__ = [
-    "STORED", "VERSION", "PhotoCNN", "find_eval_classifier", "load_eval_classifier", "save_eval_classifier", "train_eval_classifier", "views",
+    "STORED", "VERSION", "PhotoCNN", "find_eval_classifier", "load_eval_classifier", "save_eval_classifier",
+    "train_eval_classifier", "views",
 ]  # fmt: skip
 
 STORED = Path(__file__).parent / "classifiers"
@@ -61,8 +64,8 @@ class PhotoCNN(nn.Module):
 
     @torch.no_grad()
     def fit_whitening(self, media: Tensor, epsilon: float = 5e-4) -> None:
-        """Sets the first layer: every eigenvector of the covariance of all 2x2 patches over the root of its eigenvalue, and its negative,
-        since what follows is no odd function.
+        """Sets the first layer: every eigenvector of the covariance of all 2x2 patches over the root of its
+        eigenvalue, and its negative, since what follows is no odd function.
 
         Args:
             media: float [n, C, H, W].
@@ -159,7 +162,8 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
     """Writes one safetensors file, under a temporary name that is then changed.
 
     Args:
-        model: its convolutions are stored in float16 (half the size, and finer than bfloat16), the rest in float32.
+        model: its convolutions are stored in float16 (half the size, and finer than bfloat16), the rest in
+        float32.
         path: of the file.
         about: what the header says.
     """
@@ -203,12 +207,14 @@ def find_eval_classifier(choice: str, classes: Sequence[str], media_shape: tuple
     """A stored eval classifier.
 
     Args:
-        choice: "auto": the one in the package of exactly these classes, channels and size; "small": none; or a file.
+        choice: "auto": the one in the package of exactly these classes, channels and size; "small": none; or
+        a file.
         classes: names of the data's classes.
         media_shape: (C, H, W) of the data.
 
     Returns:
-        The classifier in eval mode on the CPU and what it is, or None where a small one is to be trained on the spot.
+        The classifier in eval mode on the CPU and what it is, or None where a small one is to be trained on
+        the spot.
 
     Raises:
         FileNotFoundError: there is no such file.

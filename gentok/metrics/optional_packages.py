@@ -1,4 +1,5 @@
-"""Packages of measures that are installed apart: imported where they are used, a one-line error where one is missing; and waves for them."""
+"""Packages of measures that are installed apart: imported where they are used, a one-line error where one is
+missing; and waves for them."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ def package(name: str, install: str, what: str) -> Any:
 
 
 def rows(media: Tensor, sample_rate: int, rate: int, lengths: Tensor | None = None) -> Iterator[Any]:
-    """Each row as such packages take it, cut at its length before it is resampled: a row gives in a batch what it gives alone.
+    """Each row as such packages take it, cut at its length before it is resampled: a row gives in a batch
+    what it gives alone.
 
     Args:
         media: float [B, C, T].

@@ -1,4 +1,5 @@
-"""What a tokenizer loses: media after encode and decode, the use of its codebook, and codes that survive a round trip."""
+"""What a tokenizer loses: media after encode and decode, the use of its codebook, and codes that survive a
+round trip."""
 
 from __future__ import annotations
 
@@ -32,7 +33,8 @@ class CodeStatistics:
         self.cells = self._survived = 0
 
     def update(self, tokens: Tokens, again: Tokens) -> None:
-        """Counts the tokens of some items, and those of their reconstructions, which may have another number of positions."""
+        """Counts the tokens of some items, and those of their reconstructions, which may have another number
+        of positions."""
         self.health.update(tokens.codes)
         width = min(tokens.codes.shape[2], again.codes.shape[2])
         same = (again.codes[..., :width] == tokens.codes[..., :width]) & tokens.present[..., :width]
@@ -50,7 +52,8 @@ class RoundTrip:
 
     Args:
         tokenizer: in eval mode.
-        prefixes: also decode the first k nested levels, tokens of a nested line or scales, for each k; see Tokens.prefix.
+        prefixes: also decode the first k nested levels, tokens of a nested line or scales, for each k; see
+            Tokens.prefix.
 
     Attributes:
         statistics: of all batches so far; empty for latents.
@@ -63,7 +66,8 @@ class RoundTrip:
 
     @torch.inference_mode()
     def __call__(self, batch: Batch) -> tuple[Tensor, dict[int, Tensor]]:
-        """A batch on the tokenizer's device -> its reconstruction float [B, C, ...] in [-1, 1], and that of every prefix."""
+        """A batch on the tokenizer's device -> its reconstruction float [B, C, ...] in [-1, 1], and that of
+        every prefix."""
         tokens = self.tokenizer.encode_batch(batch)
         made = self._decoded(tokens, batch)
         if not isinstance(tokens, Tokens):
@@ -83,9 +87,10 @@ class RoundTrip:
     def image_codes(self) -> dict[str, Any]:
         """Figures of the codes of images; {} for latents.
 
-        usage and perplexity per level (and usage_per_scale of a pyramid), entropy_bits_per_item (of each level's codes, times its codes per
-        item) beside nominal_bits_per_item, codes_surviving_decode_and_encode, and codes_surviving_lookup_and_nearest (None where the
-        codebook has no nearest).
+        usage and perplexity per level (and usage_per_scale of a pyramid), entropy_bits_per_item (of each
+        level's codes, times its codes per item) beside nominal_bits_per_item,
+        codes_surviving_decode_and_encode, and codes_surviving_lookup_and_nearest (None where the codebook has
+        no nearest).
         """
         cells, spec = self.statistics.cells, self.tokenizer.spec
         if not cells:
@@ -110,7 +115,8 @@ def fidelity(made: Tensor, media: Tensor, batch_size: int = 125) -> dict[str, fl
 
 
 def _survive_lookup(codebook: Any, tokens: Tokens) -> float:
-    """How many codes `nearest` finds again from the vectors of `lookup`; -inf where this codebook has no nearest."""
+    """How many codes `nearest` finds again from the vectors of `lookup`; -inf where this codebook has no
+    nearest."""
     try:
         return int(((codebook.nearest(codebook.lookup(tokens.codes)) == tokens.codes) & tokens.present).sum())
     except (NotImplementedError, TypeError, ValueError):

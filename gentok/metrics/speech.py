@@ -1,15 +1,20 @@
 """How speech sounds after coding, by packages that are installed apart.
 
-    pesq             PESQ, ITU-T P.862.2 (wide band, at 16 kHz) or P.862 (narrow band, at 8 kHz): -0.5 to 4.64           package pesq
-    stoi             short-time objective intelligibility (Taal et al., 2011), 0 to 1                                    package pystoi
-    dnsmos           DNSMOS P.835 and P.808 (Reddy et al., arXiv 2110.01763): predicted opinions 1 to 5, of a wave alone   package speechmos
-    speaker_similarity   cosine of speaker embeddings of a GE2E network (Wan et al., arXiv 1710.10467)                   package resemblyzer
+    pesq                 PESQ, ITU-T P.862.2 (wide band, 16 kHz) or P.862 (narrow band, 8 kHz): -0.5 to 4.64
+                         (package pesq)
+    stoi                 short-time objective intelligibility (Taal et al., 2011), 0 to 1 (package pystoi)
+    dnsmos               DNSMOS P.835 and P.808 (Reddy et al., arXiv 2110.01763): predicted opinions 1 to 5,
+    of
+                         a wave alone (package speechmos)
+    speaker_similarity   cosine of speaker embeddings of a GE2E network (Wan et al., arXiv 1710.10467; package
+                         resemblyzer)
 
-Channels are averaged, and waves are brought to the rate that a measure is defined at. A row that a measure cannot rate (silence; too
-short) is NaN: leave it out of means, and say how many there were. torchmetrics wraps the same packages, but raises where we give NaN, and
-its DNSMOS downloads its models.
+Channels are averaged, and waves are brought to the rate that a measure is defined at. A row that a measure
+cannot rate (silence; too short) is NaN: leave it out of means, and say how many there were. torchmetrics
+wraps the same packages, but raises where we give NaN, and its DNSMOS downloads its models.
 
-All take `media` (and `reconstruction`) float [B, C, T] in [-1, 1], `sample_rate` in Hz, and `lengths` int64 [B] in samples (None: all of T).
+All take `media` (and `reconstruction`) float [B, C, T] in [-1, 1], `sample_rate` in Hz, and `lengths` int64
+[B] in samples (None: all of T).
 """
 
 from __future__ import annotations
@@ -29,7 +34,8 @@ __all__ = ["pesq", "stoi", "dnsmos", "speaker_embeddings", "speaker_similarity"]
 
 
 def pesq(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """PESQ: wide band at 16 kHz, for media below 16 kHz narrow band at 8 kHz (another scale: never compare the two).
+    """PESQ: wide band at 16 kHz, for media below 16 kHz narrow band at 8 kHz (another scale: never compare
+    the two).
 
     Returns:
         float64 [B], NaN where PESQ finds no utterance, or less than a quarter of a second.
@@ -64,8 +70,9 @@ DNSMOS_WINDOW = 144160
 def dnsmos(media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> dict[str, Tensor]:
     """DNSMOS of the waves alone.
 
-    Waves of less than the model's window of 9.01 s are repeated to fill one; the package would double them and take the mean over up to
-    nine windows of the same repeated sound (single digits: 0.03 apart on average, in either direction).
+    Waves of less than the model's window of 9.01 s are repeated to fill one; the package would double them
+    and take the mean over up to nine windows of the same repeated sound (single digits: 0.03 apart on
+    average, in either direction).
 
     Returns:
         {"overall", "signal", "background", "p808"}: float64 [B] each.

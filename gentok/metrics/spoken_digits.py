@@ -1,8 +1,10 @@
-"""Are spoken digits still understood? A recogniser (pocketsphinx with its English model) that knows nothing but digits.
+"""Are spoken digits still understood? A recogniser (pocketsphinx with its English model) that knows nothing
+but digits.
 
-Two grammars: one digit ("digit"), or any number of them ("digits", which now and then finds one more). Cepstral means are of each wave
-alone, so that a row gives in a batch what it gives alone. Give the originals' figures beside those of reconstructions: some voices are
-not understood to begin with. Needs the package pocketsphinx, which brings its model. Words are counted by torchmetrics' WordErrorRate.
+Two grammars: one digit ("digit"), or any number of them ("digits", which now and then finds one more).
+Cepstral means are of each wave alone, so that a row gives in a batch what it gives alone. Give the originals'
+figures beside those of reconstructions: some voices are not understood to begin with. Needs the package
+pocketsphinx, which brings its model. Words are counted by torchmetrics' WordErrorRate.
 """
 
 from __future__ import annotations
@@ -116,9 +118,10 @@ def recognition(
         sample_rate: Hz of the sounds.
 
     Returns:
-        The figure, and the words that were recognised in each row of every batch. Where every row is one digit, the figure is
-        `digit_accuracy` in [0, 1]: the recogniser chooses among the ten (with any number of them allowed it hears a second one in many a
-        clean "nine"). Else it is `word_error_rate`, errors over all spoken words, more than 1 where much is recognised that was not spoken.
+        The figure, and the words that were recognised in each row of every batch. Where every row is one
+        digit, the figure is `digit_accuracy` in [0, 1]: the recogniser chooses among the ten (with any number
+        of them allowed it finds a second one in many a clean "nine"). Else it is `word_error_rate`, errors
+        over all spoken words, more than 1 where much is recognised that was not spoken.
     """
     from torchmetrics.text import WordErrorRate
 
@@ -126,6 +129,6 @@ def recognition(
     grammar, errors = "digit" if single else "digits", WordErrorRate()
     found = [recognise(media, sample_rate, ends, grammar) for media, ends in zip(sounds, lengths, strict=True)]
     for recognised, spoken in zip(found, transcripts, strict=True):
-        errors.update(*([" ".join(row) for row in rows] for rows in (recognised, spoken)))
+        errors.update([" ".join(row) for row in recognised], [" ".join(row) for row in spoken])
     rate = float(errors.errors.double() / errors.total.double())  # `compute` would round to float32
     return ({"digit_accuracy": 1 - rate} if single else {"word_error_rate": rate}), found
