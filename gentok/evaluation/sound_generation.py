@@ -18,7 +18,7 @@ from gentok.data.spectrograms import FLOOR_DB, mel_levels, spectrograms
 from gentok.evaluation.context import Context, choice, in_words, left_out
 from gentok.evaluation.likelihood import measure as nll_measure
 from gentok.generators.base import AnyOrder, Causal, Masked
-from gentok.metrics.audio_sets import mel_frechet
+from gentok.metrics.audio import mel_frechet
 from gentok.metrics.spoken_digits import Transcripts, recognition, transcribed
 from gentok.types import Batch, Condition
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gentok.metrics import speech, spoken_digits
-from gentok.metrics.audio_sets import mel_features, mel_frechet
+from gentok.metrics.audio import mel_features, mel_frechet
 from gentok.metrics.optional_packages import rows
 from gentok.metrics.spoken_digits import DIGITS, recognise, recognition
 
