@@ -1,53 +1,82 @@
-"""`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a protocol that is written down.
+"""`python -m gentok.evaluate ckpt=PATH`: what a tokenizer loses and what a generator makes, measured by a
+protocol that is written down.
 
-reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real images; use of the codebook;
-                codes that survive decoding. Of sounds: SI-SDR and mel distance, also of the first levels alone
-probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of a named part of them
-generation      accuracy per class by a judge, precision, recall and KID in its features (without classes, in EfficientNet-lite0's),
-                FD-efflite0 to held-out images, distance to the nearest training item, nll. Of sounds: what is heard of what held-out items
-                say, mel Fréchet distance, distance to the nearest training item, calls, real-time factor, nll
-nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or a bound, as the generator can
+reconstruction  PSNR, SSIM and recognised share of held-out items after encode and decode; FD-efflite0 to real
+                images; use of the codebook; codes that survive decoding. Of sounds: SI-SDR and mel distance,
+                also of the first levels alone
+probe           how well a linear classifier reads the class from the quantized vectors of a tokenizer, or of
+                a named part of them
+generation      accuracy per class by an eval classifier, precision, recall and KID in its features (without
+                classes, in EfficientNet-lite0's), FD-efflite0 to held-out images, distance to the nearest
+                training item, nll. Of sounds: what is recognised of what held-out items say, mel Fréchet
+                distance, distance to the nearest training item, calls, real-time factor, nll
+nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or
+                a bound, as the generator can
 
-suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (protocols/audio_suite.py).
+suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (gentok/evaluation/audio_suite.py).
 
-Each writes NAME.json (metrics, and the protocol in words) and a picture into `out`.
+Each writes NAME.json (metrics, and the protocol in words) and an image into `out`. The data are those that
+the model was trained on, unless data=... names others; files or addresses that the model names are not opened
+without trust=[paths], since it may come from a stranger.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 
-from gentok.build import build
+from gentok.build import build, check, identify
 from gentok.bundle import Bundle, load
 from gentok.errors import ConfigError
-from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound, speech
-from gentok.evaluation.context import Context
-from gentok.sampling import pick_sampler
+from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
+from gentok.evaluation.context import Context, chosen_device
+from gentok.interfaces import MediaData
+from gentok.types import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 
 PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
 MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "generation": generation.measure, "nll": likelihood.measure}
-"""name -> (context, out: folder for pictures) -> (metrics, protocol)."""
-OF_SOUNDS = {"reconstruction": sound.measure, "generation": speech.measure, "nll": likelihood.measure}
+"""name -> (context, out: folder for images) -> (metrics, protocol)."""
+OF_SOUNDS = {"reconstruction": sound_reconstruction.measure, "generation": sound_generation.measure, "nll": likelihood.measure}
 """The same, of sounds."""
 SUITES = {"audio_tokenizers": audio_suite.audio_tokenizers}
 """name -> what compares several checkpoints: config -> report."""
 
+ACTS_ON = {
+    "ckpts": ("suite",), "region": ("nll",), "prefixes": ("reconstruction", "suite"), "n": ("generation",), "guidance": ("generation",),
+    "guidance_schedule": ("generation",), "sampler": ("generation",), "seed": ("generation", "nll"),
+    "few": ("reconstruction", "generation"), "classifier": ("reconstruction", "generation"),
+    "classifier_steps": ("reconstruction", "generation"), "max_train": ("reconstruction", "probe", "generation", "suite"),
+    "ckpt": ("reconstruction", "probe", "generation", "nll"), "protocol": ("reconstruction", "probe", "generation", "nll"),
+}  # fmt: skip
+"""Keys that act on some protocols only, or on the suite."""
+STRICT = ("ckpts", "region", "prefixes")
+"""Of these, the keys that are refused where they cannot act, and not only mentioned."""
+
 
 def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """conf/evaluate.yaml as a plain dict -> {"metrics": ..., "protocol": ...} (of "both": one such dict by name). Writes files into `out`.
+    """Measures a model. Writes files into `out`.
 
-    Raises ValueError, OSError or ImportError with a line for the person at the keyboard.
+    Args:
+        config: conf/evaluate.yaml as a plain dict.
+
+    Returns:
+        {"metrics": ..., "protocol": ...}; of protocol=both one such dict by name; of a suite its report.
+
+    Raises:
+        ValueError, OSError, ImportError: with a line for the person at the keyboard.
     """
+    trust = list(config["trust"])
+    config = {**config, "trust": [name for name in trust if name != "paths"]}
     if config.get("suite") is not None:
         if config["suite"] not in SUITES:
             raise ConfigError(f"suite={config['suite']}: choose one of {', '.join(SUITES)}")
+        _check_keys(config, ["suite"], f"suite={config['suite']}")
         return SUITES[config["suite"]](config)
     if config["ckpt"] is None:
         raise ConfigError("what is to be measured? ckpt=PATH, a bundle folder or a training checkpoint")
@@ -55,31 +84,30 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
     if config["n"] < 1 or config["batch_size"] < 1:
         raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
-    device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     measures = OF_SOUNDS if bundle.spec.modality == "audio" else MEASURES
     names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
     names = names.get(config["protocol"], [config["protocol"]])
     if names[0] not in measures:
-        raise ConfigError(f"protocol={config['protocol']} is of pictures; of sounds there are {', '.join(measures)}")
+        raise ConfigError(f"protocol={config['protocol']} is of images; of sounds there are {', '.join(measures)}")
     modelled = {"generation", "nll"}.intersection(names)
     if modelled and bundle.generator is None:
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
-    if "nll" not in names and config.get("region") is not None:
-        raise ConfigError(f"region={config['region']} is of protocol=nll: set that too, or leave region out")
-    if config.get("prefixes") and ("reconstruction" not in names or measures is OF_SOUNDS):
-        raise ConfigError("prefixes is of protocol=reconstruction of pictures (of sounds all levels are measured anyway): leave it out")
-    if "generation" in names:
-        pick_sampler(config["sampler"], type(bundle.generator), config["trust"])  # a mismatch stops before anything is computed
-    data = _data(config, bundle)
+    _check_keys(config, names, f"protocol={' and '.join(names)}")
+    if config.get("prefixes") and measures is OF_SOUNDS:
+        raise ConfigError("prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway): leave it out")
+    data = _data(config, bundle, "paths" in trust)
     if modelled and bundle.condition_spec != data.condition_spec.without(bundle.tokenizer.written_condition):
         raise ConfigError(
-            f"the generator is conditioned on {_words(bundle.condition_spec)}, these data have {_words(data.condition_spec)}: "
+            f"the generator is conditioned on {_named(bundle.condition_spec)}, these data have {_named(data.condition_spec)}: "
             "evaluate with the data it was trained on"
         )
+    context = Context(config, bundle, data, device)
+    if "generation" in names:
+        _ = context.sampler  # a mismatch stops before anything is computed
     out = Path(config["out"])
     out.mkdir(parents=True, exist_ok=True)
-    context = Context(config, bundle, data, device)
     reports = {}
     for name in names:
         metrics, protocol = measures[name](context, out)
@@ -90,21 +118,56 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     return reports if len(reports) > 1 else reports[names[0]]
 
 
-def _data(config: Mapping[str, Any], bundle: Bundle) -> Any:
-    chosen = config.get("data") or bundle.meta.get("data")
+def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    """Says which keys were set and cannot act on what is measured. Raises ConfigError for those of STRICT,
+    and for all in a suite."""
+    from gentok.cli import conf_dir
+
+    defaults = yaml.safe_load((conf_dir() / "evaluate.yaml").read_text(encoding="utf-8"))
+    given = {**config, "sampler": (config.get("sampler") or {}).get("_target_")}
+    for key, acts_on in ACTS_ON.items():
+        if given.get(key) == defaults.get(key) or set(acts_on).intersection(names):
+            continue
+        right = " or ".join("a suite" if name == "suite" else f"protocol={name}" for name in acts_on)
+        line = f"{key}={given[key]} is of {right} and has no effect on {where}"
+        if key in STRICT or "suite" in names:
+            advice = " (max_held_out says how many items are measured)" if key == "n" else ""
+            raise ConfigError(f"{line}: leave it out{advice}")
+        print(f"gentok: {line}")
+
+
+def _data(config: Mapping[str, Any], bundle: Bundle, trusted: bool) -> MediaData:
+    """The data that the command names, else those that the model names. trusted: whether the model may name
+    files and addresses.
+
+    Raises ConfigError where there are none, or where they do not fit the model.
+    """
+    chosen, how = config.get("data"), {"trust": config["trust"], "where": "data", "role": MediaData}
     if not isinstance(chosen, Mapping):
-        raise ConfigError("the checkpoint does not say what it was trained on: choose with data=mnist5k, or data=folder data.path=FOLDER")
-    data = build(chosen, trust=config["trust"], where="data")
-    wanted, rate = bundle.spec.media_shape, getattr(data, "sample_rate", None)
-    if rate != bundle.spec.sample_rate:
-        kinds = [f"sounds at {hz} Hz" if hz else "pictures" for hz in (bundle.spec.sample_rate, rate)]
+        chosen = identify(bundle.meta.get("data"))
+        if not isinstance(chosen, Mapping):
+            raise ConfigError(
+                "the checkpoint does not say what it was trained on: choose with data=mnist5k, or data=folder data.path=FOLDER"
+            )
+        try:
+            check(chosen, **how, stored=not trusted)
+        except ConfigError as error:
+            own = f"data={str(chosen.get('_target_')).removeprefix('data/')} and its keys"
+            raise ConfigError(
+                f"the checkpoint's own data are not opened ({error}): name the data on the command line ({own}), "
+                "or set trust=[paths] for a model of your own"
+            ) from error
+    data = build(chosen, **how)
+    wanted = bundle.spec.media_shape
+    if data.sample_rate != bundle.spec.sample_rate:
+        kinds = [f"sounds at {hz} Hz" if hz else "images" for hz in (bundle.spec.sample_rate, data.sample_rate)]
         raise ConfigError(f"this model is of {kinds[0]}, the data are {kinds[1]}: set data.sample_rate, or choose other data")
     if wanted is not None and tuple(wanted)[0] != tuple(data.media_shape)[0]:
         raise ConfigError(f"this model is of media {tuple(wanted)}, the data have {tuple(data.media_shape)}: set their channels and size")
     return data
 
 
-def _words(spec: Any) -> str:
+def _named(spec: ConditionSpec) -> str:
     parts = (f"{name} ({', '.join(part.names[:12])})" if part.kind == "class" else name for name, part in spec.parts)
     return ", ".join(parts) or "nothing"
 

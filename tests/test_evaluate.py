@@ -1,4 +1,5 @@
-"""Evaluation: figures that are known by construction, both protocols end to end on tiny models, and refusals in a line."""
+"""Evaluation: figures that are known by construction, both protocols end to end on tiny models, and
+refusals."""
 
 import json
 import math
@@ -7,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
 from gentok import evaluate as module
 from gentok.bundle import Bundle, build_generator, build_tokenizer, load, save, stamp
@@ -16,6 +16,7 @@ from gentok.data.datasets import whole
 from gentok.errors import ConfigError
 from gentok.evaluate import evaluate
 from gentok.evaluation.context import choice
+from gentok.interfaces import Codebook, Tokenizer
 from gentok.metrics.generation import alike
 from gentok.types import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
@@ -24,9 +25,9 @@ SIDE = 16
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory):
-    """Two classes of 60 grey pictures: bright on the left, bright on the right."""
-    root = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory):
+    """Two classes of 60 grey images: bright on the left, bright on the right."""
+    root = tmp_path_factory.mktemp("images")
     random = np.random.default_rng(0)
     for label, name in enumerate(("left", "right")):
         (root / name).mkdir()
@@ -63,12 +64,13 @@ def models(tmp_path, path, generator=True, codebook=None):
 
 
 def config(ckpt, tmp_path, cache, **overrides):
-    base = compose("evaluate", [f"ckpt={ckpt}", f"out={tmp_path / 'out'}", f"cache={cache}", "progress=false", "judge_steps=40"])
+    words = [f"ckpt={ckpt}", f"out={tmp_path / 'out'}", f"cache={cache}", "progress=false", "classifier_steps=40", "trust=[paths]"]
+    base = compose("evaluate", words)
     return {**base, "n": 40, "few": True, **overrides}
 
 
-def test_generation_end_to_end(tmp_path, pictures, cache, capsys):
-    report = evaluate(config(models(tmp_path, pictures), tmp_path, cache))
+def test_generation_end_to_end(tmp_path, images, cache, capsys):
+    report = evaluate(config(models(tmp_path, images), tmp_path, cache))
     assert json.loads((tmp_path / "out" / "generation.json").read_text())["metrics"].keys() == report["metrics"].keys()
     metrics, protocol = report["metrics"], report["protocol"]
     # an untrained model's head is zero: uniform over 9 codes, whatever the class
@@ -81,17 +83,17 @@ def test_generation_end_to_end(tmp_path, pictures, cache, capsys):
     assert {"recall", "training_recall", "recall_share", "precision", "kid", "training_kid", "nearest_training_ratio"} <= metrics.keys()
     assert metrics["calls_per_sample"] == 4 and metrics["tokens_per_second"] > 0
     assert protocol["sampler"]["name"] == "AutoregressiveSampler" and protocol["items_used"] == {"train": 90, "held_out": 30}
-    assert protocol["judge"]["version"] and protocol["data"]["held_out"]["items"] == 30 and protocol["versions"]["torch"]
+    assert protocol["classifier"]["version"] and protocol["data"]["held_out"]["items"] == 30 and protocol["versions"]["torch"]
     assert Image.open(tmp_path / "out" / "samples.png").size[1] == 2 * 64 + 2  # a row per class
     assert "recall_share" in capsys.readouterr().out
-    again = evaluate(config(models(tmp_path, pictures), tmp_path, cache))
+    again = evaluate(config(models(tmp_path, images), tmp_path, cache))
     timed = ("tokens_per_second", "seconds_of_sampling")
     assert {k: v for k, v in again["metrics"].items() if k not in timed} == {k: v for k, v in metrics.items() if k not in timed}
-    assert again["protocol"]["judge"]["seconds"] == 0  # from the cache
+    assert again["protocol"]["classifier"]["seconds"] == 0  # from the cache
 
 
-def test_reconstruction_end_to_end(tmp_path, pictures, cache):
-    report = evaluate(config(models(tmp_path, pictures, generator=False), tmp_path, cache))
+def test_reconstruction_end_to_end(tmp_path, images, cache):
+    report = evaluate(config(models(tmp_path, images, generator=False), tmp_path, cache))
     metrics = report["metrics"]
     assert metrics["items"] == 30 and metrics["originals_recognised"] > 0.95 and 0 <= metrics["recognised"] <= 1
     assert metrics["nominal_bits_per_item"] == pytest.approx(4 * math.log2(9)) and metrics["codes_surviving_lookup_and_nearest"] == 1
@@ -107,8 +109,8 @@ RESIDUAL = {
 }  # fmt: skip
 
 
-def test_prefixes_are_measured_beside_the_whole(tmp_path, pictures, cache):
-    model = models(tmp_path, pictures, generator=False, codebook=RESIDUAL)
+def test_prefixes_are_measured_beside_the_whole(tmp_path, images, cache):
+    model = models(tmp_path, images, generator=False, codebook=RESIDUAL)
     report = evaluate(config(model, tmp_path, cache, prefixes=[3, 1]))
     metrics = report["metrics"]
     whole = {name: metrics[name] for name in ("psnr_db", "ssim", "recognised", "fd_efflite0_own")}
@@ -118,49 +120,64 @@ def test_prefixes_are_measured_beside_the_whole(tmp_path, pictures, cache):
     assert round(width / height, 1) == 0.3  # ten rows of two prefixes and the original
 
 
-def test_a_pyramid_tells_what_each_scale_uses(tmp_path, pictures, cache):
+def test_a_pyramid_tells_what_each_scale_uses(tmp_path, images, cache):
     codebook = {
         "_target_": "gentok.codebooks.pyramid.PyramidCodebook", "sides": [1, 2], "width": 8,
         "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8},
     }  # fmt: skip
-    metrics = evaluate(config(models(tmp_path, pictures, generator=False, codebook=codebook), tmp_path, cache, prefixes=[1]))["metrics"]
+    metrics = evaluate(config(models(tmp_path, images, generator=False, codebook=codebook), tmp_path, cache, prefixes=[1]))["metrics"]
     assert len(metrics["usage_per_scale"]) == 2 and len(metrics["usage"]) == 1
     assert 0 < max(metrics["usage_per_scale"]) <= metrics["usage"][0] <= sum(metrics["usage_per_scale"]) + 1e-6
     assert metrics["prefix_1"]["psnr_db"] != metrics["psnr_db"]
 
 
-def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, pictures, cache, monkeypatch):
-    bundle = Bundle("tokenizer", Levels(256), None, ConditionSpec(), {}, meta={"data": data(pictures)})
-    bundle.tokenizer.codebook = type("Itself", (), {"lookup": lambda self, c: c, "nearest": lambda self, v: v})()
+def test_a_tokenizer_that_loses_nothing_reaches_the_real_distance(tmp_path, images, cache, monkeypatch):
+    bundle = Bundle("tokenizer", Levels(256, Exact()), None, ConditionSpec(), {}, meta={"data": data(images)})
     monkeypatch.setattr(module, "load", lambda *a, **k: bundle)
     metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
     assert metrics["fd_efflite0_own"] == pytest.approx(0, abs=1e-4)
     assert metrics["fd_efflite0"] == pytest.approx(metrics["fd_efflite0_real"], rel=1e-4) and metrics["fd_efflite0_real"] > 0.1
 
 
-def test_a_probe_end_to_end(tmp_path, pictures, cache):
-    """Bright left or right is a matter of place: side by side the vectors tell it, their mean over positions cannot."""
+def test_a_probe_end_to_end(tmp_path, images, cache):
+    """Bright left or right is a matter of place: side by side the vectors tell it, their mean over positions
+    cannot."""
     codebook = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 256, "dim": 8}
-    report = evaluate(config(models(tmp_path, pictures, generator=False, codebook=codebook), tmp_path, cache, protocol="probe"))
+    report = evaluate(config(models(tmp_path, images, generator=False, codebook=codebook), tmp_path, cache, protocol="probe"))
     metrics, protocol = report["metrics"], report["protocol"]
     assert metrics["train_items"] == 90 and metrics["test_items"] == 30 and json.loads((tmp_path / "out" / "probe.json").read_text())
     assert set(protocol["probes"]) == {"all_mean", "all_flat"} and protocol["probes"]["all_flat"]["features"] == 8 * 4
     assert metrics["all_flat"] > 0.9 and metrics["all_flat"] == protocol["probes"]["all_flat"]["accuracy"]
 
 
-def test_both_protocols_of_a_generators_bundle(tmp_path, pictures, cache):
-    reports = evaluate(config(models(tmp_path, pictures), tmp_path, cache, protocol="both", guidance=1.0))
+def test_both_protocols_of_a_generators_bundle(tmp_path, images, cache):
+    reports = evaluate(config(models(tmp_path, images), tmp_path, cache, protocol="both", guidance=1.0))
     assert set(reports) == {"reconstruction", "generation"}
     assert reports["generation"]["metrics"]["accuracy_at_guidance_1"] == reports["generation"]["metrics"]["accuracy"]
 
 
-class Levels(nn.Module):
+class Exact(Codebook):
+    """Rows that are their own nearest ones; `has_nearest=False`: none are."""
+
+    def __init__(self, has_nearest=True):
+        super().__init__()
+        self.has_nearest = has_nearest
+
+    def lookup(self, codes):
+        return codes
+
+    def nearest(self, vectors, given=None):
+        if not self.has_nearest:
+            raise TypeError("no nearest")
+        return vectors
+
+
+class Levels(Tokenizer):
     """Pixels rounded to 4 levels (or all 256): everything about its reconstructions is known."""
 
-    codebook = None
-
-    def __init__(self, levels=4):
+    def __init__(self, levels=4, codebook=None):
         super().__init__()
+        self.codebook = codebook
         self.half = (levels - 1) / 2
         self.spec = TokenSpec((2 * levels,), Raster(SIDE, SIDE), media_shape=(1, SIDE, SIDE))
 
@@ -171,13 +188,11 @@ class Levels(nn.Module):
         return (tokens.codes / self.half - 1).view(-1, 1, SIDE, SIDE)
 
 
-def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeypatch):
-    bundle = Bundle("tokenizer", Levels(), None, ConditionSpec(), {}, meta={"data": data(pictures)})
-    bundle.tokenizer.codebook = type("Hashes", (), {"lookup": lambda self, codes: codes})()  # has no nearest
-    bundle.tokenizer.codebook.nearest = lambda vectors: (_ for _ in ()).throw(TypeError("no nearest"))
+def test_figures_of_a_tokenizer_that_is_known(tmp_path, images, cache, monkeypatch):
+    bundle = Bundle("tokenizer", Levels(4, Exact(has_nearest=False)), None, ConditionSpec(), {}, meta={"data": data(images)})
     monkeypatch.setattr(module, "load", lambda *a, **k: bundle)
     metrics = evaluate(config("toy", tmp_path, cache))["metrics"]
-    held_out = whole(module.build(data(pictures)).held_out)[0].double()
+    held_out = whole(module.build(data(images)).held_out)[0].double()
     rounded = ((held_out + 1) * 1.5).round() / 1.5 - 1
     expected = (10 * torch.log10(4 / (held_out - rounded).square().flatten(1).mean(1))).mean()
     assert metrics["psnr_db"] == pytest.approx(float(expected), abs=1e-4)
@@ -188,27 +203,27 @@ def test_figures_of_a_tokenizer_that_is_known(tmp_path, pictures, cache, monkeyp
     assert metrics["codes_surviving_decode_and_encode"] == 1 and metrics["codes_surviving_lookup_and_nearest"] is None
 
 
-def test_too_few_items_leave_the_measures_of_variety_out_and_say_so(tmp_path, pictures, cache, capsys):
-    report = evaluate(config(models(tmp_path, pictures), tmp_path, cache, few=False))
+def test_too_few_items_leave_the_measures_of_variety_out_and_say_so(tmp_path, images, cache, capsys):
+    report = evaluate(config(models(tmp_path, images), tmp_path, cache, few=False))
     assert "recall" not in report["metrics"] and "need 500" in report["protocol"]["left_out"] and "few=true" in capsys.readouterr().out
     assert "fd_efflite0" not in report["metrics"] and "FD-efflite0 needs 5,000" in report["protocol"]["left_out"]
     assert report["metrics"]["accuracy"] >= 0
 
 
-def test_data_without_classes_are_measured_without_a_judge(tmp_path, pictures, cache):
+def test_data_without_classes_are_measured_without_a_classifier(tmp_path, images, cache):
     torch.manual_seed(0)
-    path = models(tmp_path, pictures)
-    flat = {**data(pictures), "classes": False}
+    path = models(tmp_path, images)
+    flat = {**data(images), "classes": False}
     with pytest.raises(ConfigError, match="conditioned on class.*left, right.*nothing"):
         evaluate(config(path, tmp_path, cache, data=flat))
     metrics = evaluate(config(path, tmp_path, cache, data=flat, protocol="reconstruction"))["metrics"]
     assert "recognised" not in metrics and metrics["psnr_db"] > 0
 
 
-def test_samples_without_classes_are_compared_in_the_features_of_images(tmp_path, pictures, cache):
-    flat = {**data(pictures), "classes": False}
+def test_samples_without_classes_are_compared_in_the_features_of_images(tmp_path, images, cache):
+    flat = {**data(images), "classes": False}
     made = {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2, "zero_init_head": True}
-    bundle = load(models(tmp_path, pictures, generator=False))
+    bundle = load(models(tmp_path, images, generator=False))
     path = save(
         tmp_path / "unconditional", tokenizer=bundle.tokenizer, tokenizer_config=bundle.tokenizer_config, condition_spec=ConditionSpec(),
         generator=build_generator(made, bundle.tokenizer, ConditionSpec()).eval(), generator_config=made, meta={"data": flat},
@@ -239,21 +254,80 @@ def test_training_items_are_taken_as_the_samples_are():
         ({"suite": "images"}, "suite=images: choose one of audio_tokenizers"),
         ({"protocol": "generation"}, "holds a tokenizer alone"),
         ({"prefixes": [2]}, r"prefixes=\[2\]: of this tokenizer none"),
-        ({"prefixes": [1], "protocol": "probe"}, "prefixes is of protocol=reconstruction"),
+        ({"prefixes": [1], "protocol": "probe"}, r"prefixes=\[1\] is of protocol=reconstruction or a suite and has no effect"),
         ({"data": {"_target_": "gentok.data.folder.ImageFolder", "path": "nowhere"}}, "there is no folder"),
     ],
 )
-def test_refusals_are_one_line(tmp_path, pictures, cache, overrides, message):
-    path = models(tmp_path, pictures, generator=False)
+def test_refusals_are_one_line(tmp_path, images, cache, overrides, message):
+    path = models(tmp_path, images, generator=False)
     with pytest.raises((ValueError, OSError), match=message) as error:
         evaluate({**config(path, tmp_path, cache), **overrides})
     assert "\n" not in str(error.value)
 
 
-def test_a_model_of_other_channels_or_of_unknown_data_is_refused(tmp_path, pictures, cache):
-    path = models(tmp_path, pictures, generator=False)
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"_target_": "data/folder", "path": "/secret"},
+        {"_target_": "data/manifest", "path": "/secret.csv"},
+        {"_target_": "data/shards", "shards": ["https://example.invalid/a.tar"]},
+        {"_target_": "data/cifar10", "shards": "https://example.invalid/a.tar", "held_out": "b.tar"},
+        {"_target_": "data/sound_folder", "path": "/secret"},
+        {"_target_": "data/fsdd", "shards": "s3://a/b.tar", "held_out": "b.tar"},
+        {"_target_": "data/spoken_digits", "cache": "/secret"},
+        {"_target_": "codebook/vq", "vocab_size": 2, "dim": 2},
+    ],
+    ids=lambda stored: stored["_target_"],
+)
+def test_data_that_a_stranger_names_are_not_opened(tmp_path, images, cache, stored, monkeypatch):
+    path = models(tmp_path, images, generator=False)
+    document = json.loads((path / "bundle.json").read_text())
+    document["meta"]["data"] = stored
+    (path / "bundle.json").write_text(json.dumps(document))
+    built = []
+    monkeypatch.setattr(module, "build", lambda config, **_: built.append(config))
+    with pytest.raises(ConfigError, match=r"are not opened \(data.*on the command line \(data=.*trust=\[paths\]") as error:
+        evaluate(config(path, tmp_path, cache, trust=[]))
+    assert "\n" not in str(error.value) and not built
+
+
+def test_data_that_name_no_place_need_no_trust_and_named_ones_are_taken(tmp_path, images, cache):
+    path = models(tmp_path, images, generator=False)
+    report = evaluate(config(path, tmp_path, cache, trust=[], data=data(images)))
+    assert report["metrics"]["items"] == 30
+    document = json.loads((path / "bundle.json").read_text())
+    document["meta"]["data"] = {"_target_": "data/noise", "items": 40, "held_out": 10, "size": SIDE, "channels": 1}
+    (path / "bundle.json").write_text(json.dumps(document))
+    assert evaluate(config(path, tmp_path, cache, trust=[]))["metrics"]["items"] == 10
+
+
+@pytest.mark.parametrize(
+    "key, value, line",
+    [
+        ("n", 20, r"n=20 is of protocol=generation and has no effect on suite=audio_tokenizers: leave it out \(max_held_out"),
+        ("region", "left-half", "region=left-half is of protocol=nll"),
+        ("sampler", {"_target_": "sampler/halton"}, "sampler=sampler/halton is of protocol=generation"),
+        ("ckpt", "x", "ckpt=x is of protocol=reconstruction or protocol=probe"),
+    ],
+)
+def test_keys_that_cannot_act_on_a_suite_are_one_line_errors(key, value, line):
+    with pytest.raises(ConfigError, match=line) as error:
+        evaluate({**compose("evaluate", ["suite=audio_tokenizers", "ckpts=[x]"]), key: value})
+    assert "\n" not in str(error.value)
+
+
+def test_keys_that_cannot_act_on_a_protocol_are_named_or_refused(tmp_path, images, cache, capsys):
+    path = models(tmp_path, images, generator=False)
+    evaluate(config(path, tmp_path, cache, n=20))
+    assert "n=20 is of protocol=generation and has no effect on protocol=reconstruction" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="ckpts=.* is of a suite and has no effect on protocol=reconstruction: leave it out"):
+        evaluate(config(path, tmp_path, cache, ckpts=["x"]))
+
+
+def test_a_model_of_other_channels_or_of_unknown_data_is_refused(tmp_path, images, cache):
+    path = models(tmp_path, images, generator=False)
     with pytest.raises(ConfigError, match="channels and size"):
-        evaluate(config(path, tmp_path, cache, data={**data(pictures), "channels": 3}))
+        evaluate(config(path, tmp_path, cache, data={**data(images), "channels": 3}))
     document = json.loads((path / "bundle.json").read_text())
     document["meta"] = {}
     (path / "bundle.json").write_text(json.dumps(document))

@@ -37,9 +37,17 @@ def test_it_holds_every_configuration_and_no_tests(installed):
     shipped = {str(p.relative_to(installed / "site" / "gentok" / "conf")) for p in (installed / "site" / "gentok" / "conf").rglob("*.yaml")}
     assert shipped == {str(p.relative_to(ROOT / "conf")) for p in (ROOT / "conf").rglob("*.yaml")}
     assert all((installed / "site" / "gentok" / "report" / f"page.{kind}").is_file() for kind in ("html", "css", "js"))
+    package = installed / "site" / "gentok"
+    assert (package / "metrics" / "classifiers" / "cifar10.safetensors").is_file() and (package / "evaluation" / "protocols.yaml").is_file()
     assert not (installed / "site" / "tests").exists() and not (installed / "site" / "docs").exists()
     scripts = next((installed / "site").glob("*.dist-info/entry_points.txt")).read_text()
     assert "gentok = gentok.cli:main" in scripts
+
+
+def test_it_measures_with_the_eval_classifier_of_the_checkout(installed):
+    find = "from gentok.metrics.eval_classifier import STORED, find_eval_classifier as find; from gentok.data.cifar10 import CLASSES; "
+    done = run(installed, find + "print(STORED, find('auto', CLASSES, (3, 32, 32))[1]['own_held_out_accuracy'])")
+    assert done.stdout.split() == [str(installed / "site" / "gentok" / "metrics" / "classifiers"), "0.8838"], done.stderr
 
 
 def test_it_works_from_outside_the_checkout(installed):

@@ -8,7 +8,7 @@
     python docs/results/audio.py compress                    an hour and five minutes of sound, as the command line compresses them
     python docs/results/audio.py page                        the page anew, from the figures that are there
 
-Needs the extra `speech` (recogniser and judges of sounds). fsdd=FOLDER: where fsdd-train-000.tar and fsdd-test-000.tar lie.
+Needs the extra `speech` (recogniser and measures of sounds). fsdd=FOLDER: where fsdd-train-000.tar and fsdd-test-000.tar lie.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from gentok.cli import compose
 from gentok.data.datasets import batches
 from gentok.data.sound_files import save_sound
 from gentok.evaluate import evaluate
-from gentok.evaluation.audio_suite import draw_rates
+from gentok.evaluation.rate_plot import draw_rates
 
 RUNS = ROOT / "outputs" / "audio"
 ITEMS, HELD_OUT, N = 40, 150, 200
@@ -276,7 +276,7 @@ def page(store: Store) -> str:
 
 
 LEVELS = f"""{ITEMS} held-out digits of the one voice, decoded from their first levels. A recogniser chooses among ten digits; the last line of a
-table is what it and the judges make of the originals themselves."""
+table is what it and the measures make of the originals themselves."""
 SPEECH = f"""{N} samples given the texts of held-out items ("seven three one"), heard with a grammar of any number of digits. The text is all that
 the model is given: it says itself when it has finished (the masked model is told how long). Guidance and temperature of the second line
 are the best of five pairs tried on these same texts with the first model, and taken over by the others. Nearest training item: mean distance of

@@ -83,7 +83,7 @@ def page(store: Store) -> str:
     row("FD-efflite0, against 10,000 training photographs", "fd_efflite0", ".1f", value("vq/fd_efflite0_real", ".1f"))
     row("FD-efflite0, against their own originals", "fd_efflite0_own", ".1f", "0")
     row("FD-efflite0, between two real halves of 5,000", "fd_efflite0_halves", ".1f")
-    rows.append(("class read by the stored judge", *(percent(f"{n}/recognised") for n in BUNDLES), percent("vq/originals_recognised")))
+    rows.append(("class read by the stored eval classifier", *(percent(f"{n}/recognised") for n in BUNDLES), percent("vq/originals_recognised")))
     rows.append(("rows in use, of the least used level", *(usage(n) for n in BUNDLES), ""))
     row("perplexity", "perplexity", ".0f")
     row("bits per photograph, nominal", "nominal_bits_per_item", ",.0f")
@@ -104,7 +104,7 @@ figure, with its command, seed, seconds and machine, lies in [cifar10.json](cifa
 {table(rows)}
 
 FD-efflite0 is a Fréchet distance in features of EfficientNet-lite0, no FID. The column of real photographs holds what held-out originals have
-against the same training photographs. The judge is a small ResNet, `docs/zoo/cifar10_judge.safetensors`.
+against the same training photographs. The eval classifier is a small ResNet, `gentok/metrics/classifiers/cifar10.safetensors`.
 
 Any first k levels of `cifar10_rq` decode (2,000 held-out photographs; standard errors up to {value("rq/levels8/standard_error", ".2f")} dB):
 

@@ -10,7 +10,7 @@
 A row is one training, written down in ROWS; ROW@1 is the same with seed 1. Its run goes into outputs/image_tokenizers/ROW and is left alone
 where it is done. Budgets are processor time of one thread; steps=N behind train, measure or errors puts that many steps in the place of the budget: a row
 as it was on a machine that is not there. measure: PSNR with its standard error, SSIM, FD-efflite0 of `n` reconstructions to their originals, the class
-that the stored judge reads, use of the codebook; of rows with prefixes, all of this by their first k tokens; of rows with a probe, how well
+that the stored eval classifier reads, use of the codebook; of rows with prefixes, all of this by their first k tokens; of rows with a probe, how well
 a linear classifier reads the class from the quantized vectors.
 """
 
@@ -37,11 +37,11 @@ from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.datasets import whole
 from gentok.data.image_files import save_grid
-from gentok.eval_classifier import find_judge
 from gentok.evaluate import evaluate
 from gentok.metrics.classifier import predict
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.distance import image_features
+from gentok.metrics.eval_classifier import find_eval_classifier
 from gentok.metrics.image import frechet, frechet_without, jackknife_error, psnr, ssim
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Tokens
@@ -299,25 +299,25 @@ def decode(tokenizer: Any, tokens: Tokens, rows: Tensor, keep: int | None, cut: 
     return tokenizer.decode(Tokens(codes, tokens.spec))
 
 
-def looks(made: Tensor, media: Tensor, real: Any, labels: Tensor, judge: Any) -> dict[str, float]:
-    """What reconstructions float [n, 3, H, W] kept of their originals; real: features of these, labels int64 [n]: what the judge should read."""
+def looks(made: Tensor, media: Tensor, real: Any, labels: Tensor, classifier: Any) -> dict[str, float]:
+    """What reconstructions float [n, 3, H, W] kept of their originals; real: features of these, labels int64 [n]: what the eval classifier should read."""
     each = psnr(made, media).double()
     return {
         "psnr_db": each.mean().item(),
         "psnr_standard_error": (each.std() / len(each) ** 0.5).item(),
         "ssim": torch.cat([ssim(a, b) for a, b in zip(made.split(250), media.split(250))]).double().mean().item(),
         "fd_efflite0_own": float(frechet(image_features(made), real)),
-        "recognised": (predict(judge, made)[0] == labels).double().mean().item(),
+        "recognised": (predict(classifier, made)[0] == labels).double().mean().item(),
     }
 
 
 @torch.inference_mode()
 def guide(store: Store, names: list[str], given: dict[str, str]) -> None:
-    """Pictures of few tokens under plain guidance. Its strength is the one of GUIDANCES at which the judge reads most classes from few
+    """Pictures of few tokens under plain guidance. Its strength is the one of GUIDANCES at which the eval classifier reads most classes from few
     tokens of the first row's TRIED_ON photographs behind the measured n; all rows are then measured at it."""
     n = int(given.get("n", 5000))
     media, labels, data = held_out(given, n + TRIED_ON)
-    judge = find_judge("auto", dict(data.condition_spec.parts)["class"].names, tuple(data.media_shape))[0]
+    classifier = find_eval_classifier("auto", dict(data.condition_spec.parts)["class"].names, tuple(data.media_shape))[0]
     how = f"python docs/results/image_tokenizers.py guide {' '.join(names)} n={n}, after: "  # the first row chooses for all
     tokenizers = {name: load(RUNS / name / "bundle").tokenizer.eval() for name in names}
     plain = [name for name, tokenizer in tokenizers.items() if not getattr(tokenizer, "generative", False)]
@@ -331,7 +331,7 @@ def guide(store: Store, names: list[str], given: dict[str, str]) -> None:
     spare, read = torch.arange(n, n + TRIED_ON), {}
     for guidance in GUIDANCES:
         began = time.monotonic()
-        kept = [(predict(judge, pictures(names[0], spare, keep, guidance))[0] == labels[spare]).double().mean().item() for keep in FEW]
+        kept = [(predict(classifier, pictures(names[0], spare, keep, guidance))[0] == labels[spare]).double().mean().item() for keep in FEW]
         read[guidance] = sum(kept) / len(kept)
         values = {f"keep{keep}/recognised": value for keep, value in zip(FEW, kept)}
         store.add(figures(f"{names[0]}/trial/guidance={guidance:g}", values, how + command(names[0]), 0, time.monotonic() - began))
@@ -341,7 +341,7 @@ def guide(store: Store, names: list[str], given: dict[str, str]) -> None:
     for name in names if best != 1 else ():  # without guidance all is measured already
         for keep in FEW:
             began = time.monotonic()
-            values = looks(pictures(name, torch.arange(n), keep, best), media[:n], real, labels[:n], judge) | {"guidance": best}
+            values = looks(pictures(name, torch.arange(n), keep, best), media[:n], real, labels[:n], classifier) | {"guidance": best}
             store.add(figures(f"{name}/keep{keep}/guided", values, how + command(name), row_of(name)[1], time.monotonic() - began))
             print(name, keep, values, flush=True)
 
@@ -350,7 +350,7 @@ def guide(store: Store, names: list[str], given: dict[str, str]) -> None:
 def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
     n = int(given.get("n", 5000))
     media, labels, data = held_out(given, n)
-    judge = find_judge("auto", dict(data.condition_spec.parts)["class"].names, tuple(data.media_shape))[0]
+    classifier = find_eval_classifier("auto", dict(data.condition_spec.parts)["class"].names, tuple(data.media_shape))[0]
     real = image_features(media, real=True)
     how = f"python docs/results/image_tokenizers.py measure ROW n={n}, after: "
     for name in names:
@@ -361,7 +361,7 @@ def measure(store: Store, names: list[str], given: dict[str, str]) -> None:
         for keep in (*row.keeps, None) if row.keeps[-1:] != KEEPS[-1:] else row.keeps:
             began = time.monotonic()
             made = torch.cat([decode(tokenizer, c, rows, keep, row.cut) for c, rows in zip(codes, torch.arange(n).split(250))]).clamp(-1, 1)
-            values = looks(made, media, real, labels, judge)
+            values = looks(made, media, real, labels, classifier)
             prefix = f"{name}/keep{keep}" if keep else name
             store.add(figures(prefix, values, how + command(name, given), seed, time.monotonic() - began))
             print(prefix, values, flush=True)
@@ -497,7 +497,7 @@ def page(store: Store) -> str:
             ("mean PSNR, dB", *(value(f"{name}/keep{k}/psnr_db", ".2f") for k in KEEPS)),
             ("its standard error, dB", *(value(f"{name}/keep{k}/psnr_standard_error", ".2f") for k in KEEPS)),
             ("FD-efflite0 to the originals", *(value(f"{name}/keep{k}/fd_efflite0_own", ".0f") for k in KEEPS)),
-            ("class read by the judge", *(percent(f"{name}/keep{k}/recognised") for k in KEEPS)),
+            ("class read by the eval classifier", *(percent(f"{name}/keep{k}/recognised") for k in KEEPS)),
         ]
         return table(rows)
 
@@ -560,7 +560,7 @@ of it for decibels, where separate codes stay first.
     rise_error = store.figures[f"{errors_of}2/change_standard_error"]["value"]
     guided = [("guidance", *(f"class read from the first {keep}" for keep in FEW))]
     guided += [(f"{g:g}", *(percent(f"flextok/trial/guidance={g:g}/keep{keep}/recognised") for keep in FEW)) for g in GUIDANCES]
-    few = [("tokenizer", "bits", "class read by the judge", "PSNR, dB", "FD-efflite0 to the originals")]
+    few = [("tokenizer", "bits", "class read by the eval classifier", "PSNR, dB", "FD-efflite0 to the originals")]
     for k, equal in zip(FEW, ("vq_64bit", "vq_128bit")):
         compared = [
             ("flextok", f"flextok/keep{k}", FLEXTOK_BITS * k),
@@ -619,7 +619,7 @@ of it for decibels, where separate codes stay first.
 
 This page is made by `python docs/results/image_tokenizers.py`; every figure, with its command, seed, seconds and machine, lies in
 [image_tokenizers.json](image_tokenizers.json). Machines: {", ".join(machines)}. The reference tokenizers are on [a page of their own](cifar10.md).
-Figures are of {value("vq/items", ",.0f")} held-out photographs; FD-efflite0 is a Fréchet distance in features of EfficientNet-lite0 and no FID. The judge is the
+Figures are of {value("vq/items", ",.0f")} held-out photographs; FD-efflite0 is a Fréchet distance in features of EfficientNet-lite0 and no FID. The eval classifier is the
 stored one of CIFAR-10, which reads 88.4 % of the originals. "±" is half the difference of two seeds; without it there is one seed, and
 differences of a few tenths of a decibel say little.
 
@@ -674,7 +674,7 @@ Probes read the class linearly from the quantized vectors: of all 64 positions s
 ![Rate and distortion](image_tokenizers_rates.png)
 
 All but FlexTok, which has its own recipe, networks and 30 minutes, have the width and batch of VQ and, but for what was chosen below, its
-learning rate. Rows of 512 and of 1,024 bits were tuned equally: four runs of 200 steps each, on seed 0, judged by the decibels of {TRIED_ON} photographs
+learning rate. Rows of 512 and of 1,024 bits were tuned equally: four runs of 200 steps each, on seed 0, compared by the decibels of {TRIED_ON} photographs
 that are not among the measured; a row left its setting for the best of them where that gained {TIE} dB. Twice the learning rate did so for no row of 512 bits
 and for all of 1,024 but residual VQ. Two hundred steps are a fifth or a quarter of a training, and what is best behind them need not
 be best at the end. Rows that left their setting were trained again, for as many steps as they had made in their twelve minutes, on other machines

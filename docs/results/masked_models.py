@@ -308,7 +308,7 @@ def section_models(store: Store, set_: str) -> str:
 
 {N} samples per model and seed, as many of every class, guidance 1; {"one seed: a share of " + str(N) + " samples has a standard error of up to 2.2 points, and trainings differ" if len(seeds) == 1 else "the mean of seeds, and each"}.
 Every model had {BUDGET} of processor time, whatever a step costs. Against 1,000 held-out items; {real}.
-The judge reads {store.percent(f"{first}/seed0/held_out_accuracy")} of held-out items. nll is exact for autoregressive and AS-ARM and a bound for the others.{" Seconds are of one thread; – where not taken since the sampler became faster." if timed else ""}
+The eval classifier reads {store.percent(f"{first}/seed0/held_out_accuracy")} of held-out items. nll is exact for autoregressive and AS-ARM and a bound for the others.{" Seconds are of one thread; – where not taken since the sampler became faster." if timed else ""}
 
 {table(rows)}
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from gentok.errors import nearest_name
 
-__all__ = ["explained"]
+__all__ = ["RENAMED", "explained"]
+
+RENAMED = {
+    "judge": "classifier",
+    "judge_steps": "classifier_steps",
+    "codebook=bits": "codebook=bit_groups",
+    "codebook=lookup_free": "codebook=lfq",
+    "codebook=split": "codebook=split_rvq",
+}
+"""Old key -> new key, and old choice of a group -> new choice."""
 
 
 def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[list[str]], list[str]]) -> str:
@@ -17,12 +26,16 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
     text = str(error)
     if found := re.search(r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']*)'", text):
         key = found[1]
+        if key in RENAMED:
+            return f"the key {key!r} is now called {RENAMED[key]!r}: write {RENAMED[key]}=..."
         rest = [w for w in words if "=" in w and not w.startswith(("-", "hydra.", key + "="))]
         if "already at" in text:
             return f"the key {key!r} exists: write {key}=..., without the plus"
         return f"there is no key {key!r}{_near(key, keys(rest))}"
     if found := re.search(r"Could not find '([^']*)'", text):
         group, _, choice = found[1].partition("/")
+        if f"{group}={choice}" in RENAMED:
+            return f"{group}={choice} is now called {RENAMED[f'{group}={choice}']}"
         folder = conf / group
         there = [str(p.relative_to(folder).with_suffix("")) for p in sorted(folder.rglob("*.yaml"))]
         shown = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)  # those of a user's own folders too

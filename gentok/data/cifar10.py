@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gentok.data.shards import Shards
+from gentok.interfaces import LocalPath
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["CIFAR10"]
@@ -23,11 +24,11 @@ class CIFAR10(Shards, id="data/cifar10"):
 
     def __init__(
         self,
-        shards: str | Sequence[str],
-        held_out: float | str | Sequence[str],
+        shards: LocalPath | Sequence[LocalPath],
+        held_out: float | LocalPath | Sequence[LocalPath],
         in_memory: bool = True,
         max_broken: float = 0.01,
-        index: str | None = None,
+        index: LocalPath | None = None,
     ):
         super().__init__(
             shards, held_out, size=32, resize="none", label="cls", classes=CLASSES, in_memory=in_memory, max_broken=max_broken, index=index

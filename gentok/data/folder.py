@@ -11,6 +11,7 @@ from pathlib import Path
 
 from gentok.data.file_index import Files, Listing, Medium, some
 from gentok.data.image_dataset import PICTURES, ImageData
+from gentok.interfaces import LocalPath
 
 __all__ = ["ImageFolder", "list_folders"]
 
@@ -28,11 +29,11 @@ class ImageFolder(ImageData, id="data/folder"):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: LocalPath | os.PathLike[str],
         size: int | Sequence[int] | None = None,
         channels: int = 3,
         resize: str = "crop",
-        held_out: float | str = 0.05,
+        held_out: float | LocalPath = 0.05,
         classes: bool | None = None,
         max_broken: float = 0.01,
         split_seed: int = 0,

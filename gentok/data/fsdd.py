@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gentok.data.sound_shards import SoundShards
+from gentok.interfaces import LocalPath
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["FSDD", "WORDS"]
@@ -28,8 +29,8 @@ class FSDD(SoundShards, id="data/fsdd"):
 
     def __init__(
         self,
-        shards: str | Sequence[str],
-        held_out: float | str | Sequence[str],
+        shards: LocalPath | Sequence[LocalPath],
+        held_out: float | LocalPath | Sequence[LocalPath],
         sample_rate: int = 16000,
         crop: float | None = 0.5,
         longest: float | None = None,
@@ -37,7 +38,7 @@ class FSDD(SoundShards, id="data/fsdd"):
         captions: str | None = None,
         max_broken: float = 0.01,
         in_memory: bool = True,
-        index: str | None = None,
+        index: LocalPath | None = None,
     ):
         super().__init__(
             shards, held_out, sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize, label="json.digit",

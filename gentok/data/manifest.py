@@ -15,6 +15,7 @@ from typing import Any
 
 from gentok.data.file_index import Files, Listing, Medium, some
 from gentok.data.image_dataset import PICTURES, ImageData
+from gentok.interfaces import LocalPath
 
 __all__ = ["Manifest", "list_manifests", "class_list"]
 
@@ -34,14 +35,14 @@ class Manifest(ImageData, id="data/manifest"):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: LocalPath | os.PathLike[str],
         path_column: str = "path",
         label_column: str = "label",
         caption_column: str = "caption",
         size: int | Sequence[int] | None = None,
         channels: int = 3,
         resize: str = "crop",
-        held_out: float | str = 0.05,
+        held_out: float | LocalPath = 0.05,
         classes: bool | Sequence[str] | None = None,
         captions: str | None = None,
         caption_length: int = 128,

@@ -18,6 +18,7 @@ from gentok.data.file_index import Listing, Medium, some
 from gentok.data.image_dataset import PICTURES, ImageData
 from gentok.data.manifest import class_list
 from gentok.data.tar_index import index_shard, is_url, open_shard
+from gentok.interfaces import LocalPath
 
 __all__ = ["Shards", "ShardSource", "expand_braces", "list_shards"]
 
@@ -40,8 +41,8 @@ class Shards(ImageData, id="data/shards"):
 
     def __init__(
         self,
-        shards: str | Sequence[str],
-        held_out: float | str | Sequence[str] = 0.05,
+        shards: LocalPath | Sequence[LocalPath],
+        held_out: float | LocalPath | Sequence[LocalPath] = 0.05,
         size: int | Sequence[int] | None = None,
         channels: int = 3,
         resize: str = "crop",
@@ -53,7 +54,7 @@ class Shards(ImageData, id="data/shards"):
         max_broken: float = 0.01,
         split_seed: int = 0,
         in_memory: bool = False,
-        index: str | None = None,
+        index: LocalPath | None = None,
     ):
         listing, held_out = list_shards(
             shards, held_out, PICTURES, label=label, classes=classes, caption=caption, captions=captions, folder=index

@@ -9,6 +9,7 @@ import os
 
 from gentok.data.folder import list_folders
 from gentok.data.sound_dataset import SOUNDS, SoundData
+from gentok.interfaces import LocalPath
 
 __all__ = ["SoundFolder"]
 
@@ -25,13 +26,13 @@ class SoundFolder(SoundData, id="data/sound_folder"):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: LocalPath | os.PathLike[str],
         sample_rate: int = 16000,
         channels: int = 1,
         crop: float | None = 1.0,
         longest: float | None = None,
         normalize: str | None = None,
-        held_out: float | str = 0.05,
+        held_out: float | LocalPath = 0.05,
         classes: bool | None = None,
         max_broken: float = 0.01,
         split_seed: int = 0,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gentok.data.manifest import class_list, list_manifests
 from gentok.data.sound_dataset import SOUNDS, SoundData
+from gentok.interfaces import LocalPath
 
 __all__ = ["SoundManifest"]
 
@@ -24,7 +25,7 @@ class SoundManifest(SoundData, id="data/sound_manifest"):
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: LocalPath | os.PathLike[str],
         path_column: str = "path",
         label_column: str = "label",
         caption_column: str = "text",
@@ -33,7 +34,7 @@ class SoundManifest(SoundData, id="data/sound_manifest"):
         crop: float | None = 1.0,
         longest: float | None = None,
         normalize: str | None = None,
-        held_out: float | str = 0.05,
+        held_out: float | LocalPath = 0.05,
         classes: bool | Sequence[str] | None = None,
         captions: str | None = None,
         caption_length: int = 128,

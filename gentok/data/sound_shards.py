@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gentok.data.manifest import class_list
 from gentok.data.shards import list_shards
 from gentok.data.sound_dataset import SOUNDS, SoundData
+from gentok.interfaces import LocalPath
 
 __all__ = ["SoundShards"]
 
@@ -24,8 +25,8 @@ class SoundShards(SoundData, id="data/sound_shards"):
 
     def __init__(
         self,
-        shards: str | Sequence[str],
-        held_out: float | str | Sequence[str] = 0.05,
+        shards: LocalPath | Sequence[LocalPath],
+        held_out: float | LocalPath | Sequence[LocalPath] = 0.05,
         sample_rate: int = 16000,
         channels: int = 1,
         crop: float | None = 1.0,
@@ -40,7 +41,7 @@ class SoundShards(SoundData, id="data/sound_shards"):
         split_seed: int = 0,
         crop_seed: int = 0,
         in_memory: bool = False,
-        index: str | None = None,
+        index: LocalPath | None = None,
         kind: str = "sound_shards",
     ):
         listing, held_out = list_shards(

@@ -29,6 +29,7 @@ from gentok.data.fsdd import WORDS
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample
 from gentok.data.sound_shards import SoundShards
+from gentok.interfaces import LocalPath
 from gentok.rng import RowRNG
 from gentok.types import ClassSpec, ConditionSpec, fingerprint
 
@@ -68,7 +69,7 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
         pitch: float = 1.05,
         seed: int = 0,
         in_memory: bool = True,
-        cache: str | None = None,
+        cache: LocalPath | None = None,
     ):
         least, most = (digits, digits) if isinstance(digits, int) else tuple(digits) if len(digits) == 2 else (0, 0)
         if not 1 <= least <= most:

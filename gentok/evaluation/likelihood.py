@@ -1,72 +1,83 @@
-"""protocol=nll, and the likelihood beside protocol=generation: bits per token of held-out items, exact or a bound."""
+"""protocol=nll, and the likelihood beside protocol=generation: bits per token of held-out items, exact or a
+bound."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from gentok.data.datasets import batches
-from gentok.data.progress import progress
-from gentok.evaluation.context import Context, choice
+from gentok.evaluation.context import Context, in_words
 from gentok.region_likelihood import SCATTERED, region_cells, region_nll
 from gentok.rng import RowRNG
-from gentok.types import Frames
+from gentok.types import Condition, Frames, Tokens
 
 __all__ = ["NLL_SAMPLES", "likelihood", "measure"]
 
 NLL_SAMPLES = 4
 """Masks per item where the likelihood is a bound; a causal model's is exact and takes none."""
+Nats = Callable[[Tokens, Condition, RowRNG], tuple[Tensor, Tensor, bool]]
+"""(tokens, condition, rng) -> (nats float64 [B], cells int64 [B] that they are of, whether exact)."""
+
+
+@torch.inference_mode()
+def _summed(context: Context, nats_of: Nats, rows: list[int]) -> tuple[float, int, int, list[Tensor], bool]:
+    """(nats, cells, frames, bits of each batch's items, whether exact) of held-out items."""
+    nats, cells, frames, bits, exact = 0.0, 0, 0, [], True
+    for batch in context.held_out_batches("held-out nll", rows):
+        rng = RowRNG.of(context.config["seed"], batch.index.cpu()).to(context.device)
+        tokens = context.bundle.encode_batch(batch, rng.fork("encoding"))
+        row, count, exact = nats_of(tokens, batch.condition, rng)
+        nats, cells = nats + row.sum().item(), cells + int(count.sum())
+        frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())
+        bits.append((row / math.log(2)).cpu())
+    return nats, cells, frames, bits, exact
 
 
 def likelihood(context: Context) -> dict[str, float]:
-    """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, where media have a shape, per dimension of the media
-    (channel of a pixel); None for a generator that has no likelihood. What the tokens leave out of the media is not counted."""
-    bundle = context.bundle
-    count = len(context.media("held_out")[0])
-    nats, cells = 0.0, 0
-    with progress("held-out nll", count, shown=context.config["progress"]) as advance, torch.inference_mode():
-        held_out = context.data.held_out
-        for batch in batches(held_out, context.config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
-            rng = RowRNG.of(context.config["seed"], batch.index).to(context.device)
-            batch = batch.to(context.device)
-            tokens = bundle.encode_batch(batch, rng.fork("encoding"))
-            nats += bundle.generator.nll_bound(tokens, batch.condition, rng, samples=NLL_SAMPLES).double().sum().item()
-            cells += int(tokens.present.sum())
-            advance(len(batch.index))
+    """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, of images, per dimension
+    (channel of a pixel). What the tokens leave out of the media is not counted."""
+    generator, spec = context.bundle.generator, context.bundle.spec
+
+    def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:
+        return generator.nll_bound(tokens, condition, rng, samples=NLL_SAMPLES).double(), tokens.present.sum((1, 2)), True
+
+    rows = context.rows("held_out")
+    nats, cells, *_ = _summed(context, nats_of, rows)
     bits = nats / math.log(2)
     out = {"held_out_bits_per_token": bits / cells}
-    if bundle.spec.media_shape is not None and len(bundle.spec.media_shape) == 3:
-        out["held_out_bits_per_dimension"] = bits / count / math.prod(bundle.spec.media_shape)
+    if spec.media_shape is not None and len(spec.media_shape) == 3:
+        out["held_out_bits_per_dimension"] = bits / len(rows) / math.prod(spec.media_shape)
     return out
 
 
 def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    bundle, config = context.bundle, context.config
-    region, frames = config["region"], 0
-    asked = region_cells(region, bundle.spec)
-    held_out, nats, bits, cells, exact = context.data.held_out, 0.0, [], 0, True
-    count = min(len(held_out), config["max_held_out"])
-    with progress("held-out nll", count, shown=config["progress"]) as advance, torch.inference_mode():
-        for batch in batches(held_out, config["batch_size"], rows=choice(len(held_out), count).sort().values.tolist()):
-            rng = RowRNG.of(config["seed"], batch.index).to(context.device)
-            batch = batch.to(context.device)
-            tokens = bundle.encode_batch(batch, rng.fork("encoding"))
-            row, number, exact = region_nll(bundle.generator, tokens, batch.condition, asked, rng, NLL_SAMPLES)
-            nats, cells = nats + row.sum().item(), cells + int(number.sum())
-            frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())
-            bits.append((row / math.log(2)).cpu())
-            advance(len(batch.index))
-    error = torch.cat(bits).std().item() * math.sqrt(count) / cells if count > 1 else None
-    metrics = {"items": count, "tokens": cells, "bits_per_token": nats / math.log(2) / cells, "standard_error": error}
-    if frames and isinstance(bundle.spec.grid, Frames):
-        metrics["bits_per_second"] = nats / math.log(2) / frames * bundle.spec.grid.rate_hz
+    """Measures the nll of a region of held-out items' tokens, or of all of them.
+
+    Returns:
+        metrics (items, tokens, bits_per_token, its standard_error, and bits_per_second of sounds), protocol.
+
+    Raises:
+        ValueError: there is no such region, or the generator has no density of it.
+    """
+    generator, spec, region = context.bundle.generator, context.bundle.spec, context.config["region"]
+    asked, rows = region_cells(region, spec), context.rows("held_out", in_memory=False)
+
+    def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:
+        return region_nll(generator, tokens, condition, asked, rng, NLL_SAMPLES)
+
+    nats, cells, frames, bits, exact = _summed(context, nats_of, rows)
+    error = torch.cat(bits).std().item() * math.sqrt(len(rows)) / cells if len(rows) > 1 else None
+    metrics = {"items": len(rows), "tokens": cells, "bits_per_token": nats / math.log(2) / cells, "standard_error": error}
+    if frames and isinstance(spec.grid, Frames):
+        metrics["bits_per_second"] = nats / math.log(2) / frames * spec.grid.rate_hz
     what = "all cells" if region is None else "a random half of each item's cells" if region == SCATTERED else f"the cells of {region}"
     return metrics, {
-        "what": f"-log2 p of {what}{'' if region is None else ' given the others'} of held-out items under the unguided model, per asked "
-        "token; standard error over items",
+        "what": in_words("nll", cells=what + ("" if region is None else " given the others")),
         "region": region,
         "nll": "exact" if exact else f"an upper bound, {NLL_SAMPLES} masks per item",
     }

@@ -1,42 +1,40 @@
-"""What is dear to compute from data and always the same (a judge's weights, features of real images) is kept in one folder, by its key."""
+"""What is expensive to compute from data and always the same (weights of a classifier, features of real
+images), kept in files by its key."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
 
-__all__ = ["cached", "keep"]
+__all__ = ["cached"]
 
 
-def _path(name: str, folder: str | os.PathLike[str] | None) -> Path:
-    root = Path(folder) if folder is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
-    return root / f"{name}.safetensors"
+def cached(
+    name: str, compute: Callable[[], dict[str, Tensor]], folder: str | os.PathLike[str] | None = None
+) -> tuple[dict[str, Tensor], str | None]:
+    """Tensors from the cache, or computed and put there.
 
+    Args:
+        name: the key, which must hold everything that the tensors depend on.
+        compute: makes the tensors where the cache has none, or a damaged file.
+        folder: of the cache; None: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
 
-def cached(name: str, folder: str | os.PathLike[str] | None = None) -> dict[str, Tensor] | None:
-    """The tensors that were kept under `name`; None where there are none, or where the file is damaged.
-
-    folder: default $XDG_CACHE_HOME/gentok (~/.cache/gentok).
+    Returns:
+        The tensors on the CPU if they were read, and a line where they could not be written (None otherwise):
+        a full disk stops nothing.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
-    try:
-        return load_file(_path(name, folder))
-    except (OSError, SafetensorError):
-        return None
-
-
-def keep(name: str, tensors: Mapping[str, Tensor], folder: str | os.PathLike[str] | None = None) -> str | None:
-    """Keeps tensors under `name`, whole or not at all. Returns a line where the disk does not let it: a cache is no reason to stop."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    path = _path(name, folder)
+    root = Path(folder) if folder is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
+    path = root / f"{name}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError):
+        return load_file(path), None
+    tensors = compute()
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,5 +43,5 @@ def keep(name: str, tensors: Mapping[str, Tensor], folder: str | os.PathLike[str
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        return f"not written: {error}"
-    return None
+        return tensors, f"not written: {error}"
+    return tensors, None

@@ -1,9 +1,12 @@
-"""The health of a codebook, from the codes that it gave: how many rows are in use, how evenly, and how many bits an item really has.
+"""The health of a codebook, from the codes that it gave: how many rows are in use, how evenly, and how many
+bits an item really has.
 
 Of every level, and of an item:
 
-    usage = share of rows hit;   entropy = -sum_v p_v log2 p_v  (bits, of the level's marginal law);   perplexity = 2^entropy
-    bits per item = sum_k entropy_k * (codes of level k per item): what an ideal coder of single codes would spend
+    usage = share of rows hit;   entropy = -sum_v p_v log2 p_v  (bits, of the level's marginal distribution)
+    perplexity = 2^entropy
+    bits per item = sum_k entropy_k * (codes of level k per item): what an ideal coder of single codes would
+    spend
 """
 
 from __future__ import annotations
@@ -21,8 +24,16 @@ __all__ = ["CodebookHealth", "Health"]
 
 @dataclass(frozen=True)
 class Health:
-    """One number per level, coarse to fine: usage in [0, 1], perplexity in [1, V], entropy in bits, dead = rows never hit, codes counted.
-    bits_per_item: see above. An empty level has usage 0, perplexity 1 and entropy 0."""
+    """One number per level, coarse to fine. An empty level has usage 0, perplexity 1 and entropy 0.
+
+    Attributes:
+        usage: in [0, 1].
+        perplexity: in [1, V].
+        entropy: bits.
+        dead: rows never hit.
+        codes: how many were counted.
+        bits_per_item: of all levels, see above.
+    """
 
     usage: tuple[float, ...]
     perplexity: tuple[float, ...]
@@ -32,7 +43,8 @@ class Health:
     bits_per_item: float
 
     def scalars(self, prefix: str = "codebook/") -> dict[str, float]:
-        """Named numbers for a log: 'codebook/usage' for one level, 'codebook/usage_0', ... for several, and 'codebook/bits_per_item'."""
+        """Named numbers for a log: 'codebook/usage' for one level, 'codebook/usage_0', ... for several, and
+        'codebook/bits_per_item'."""
         out = {f"{prefix}bits_per_item": self.bits_per_item}
         for name in ("usage", "perplexity", "entropy", "dead"):
             values = getattr(self, name)
@@ -42,9 +54,14 @@ class Health:
 
 
 class CodebookHealth:
-    """Counts codes over any number of batches. vocab_sizes: V of each level.
+    """Counts codes over any number of batches.
 
-    Counts are exact integers on `device`; compute sums them over all processes, at that moment, and all must call it.
+    Counts are exact integers on `device`; compute sums them over all processes, at that moment, and all must
+    call it.
+
+    Args:
+        vocab_sizes: V of each level.
+        device: of the counts.
     """
 
     def __init__(self, vocab_sizes: Sequence[int], device: torch.device | str = "cpu"):
@@ -54,7 +71,8 @@ class CodebookHealth:
 
     @torch.no_grad()
     def update(self, codes: Tensor) -> None:
-        """codes int64 [B, K, N]; cells below 0 are not counted. Raises ValueError on another number of levels."""
+        """codes int64 [B, K, N]; cells below 0 are not counted. Raises ValueError on another number of
+        levels."""
         if codes.dim() != 3 or codes.shape[1] != len(self.counts):
             raise ValueError(f"CodebookHealth counts codes [B, {len(self.counts)}, N]; got {tuple(codes.shape)}")
         self.items += len(codes)
@@ -64,6 +82,7 @@ class CodebookHealth:
             count.index_add_(0, here, torch.ones_like(here))
 
     def to(self, device: torch.device | str) -> CodebookHealth:
+        """Moves the counts; itself."""
         self.counts, self.items = [count.to(device) for count in self.counts], self.items.to(device)
         return self
 
@@ -72,16 +91,19 @@ class CodebookHealth:
         return {"counts": [count.clone() for count in self.counts], "items": [self.items.clone()]}
 
     def load_state_dict(self, state: Mapping[str, Sequence[Tensor]]) -> None:
+        """Replaces this process's counts."""
         for count, stored in zip((*self.counts, self.items), (*state["counts"], *state["items"]), strict=True):
             count.copy_(stored)
 
     def reset(self) -> None:
+        """Counts anew."""
         for count in self.counts:
             count.zero_()
         self.items.zero_()
 
     @torch.no_grad()
     def compute(self) -> Health:
+        """The figures of all codes that were counted by all processes."""
         items = max(1, int(all_sum(self.items)))
         rows = []
         for count in self.counts:

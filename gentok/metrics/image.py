@@ -1,7 +1,8 @@
-"""Measures of images and of sets of features. Pure functions on tensors; features are rows [n, D] of any network.
+"""Measures of images and of sets of features. Pure functions on tensors; features are rows [n, D] of any
+network.
 
-Fréchet distance: Heusel et al., arXiv 1706.08500. KID: Bińkowski et al., arXiv 1801.01401 (cubic kernel, unbiased).
-Precision and recall: Kynkäänniemi et al., arXiv 1904.06991 (k-nearest-neighbour manifolds).
+Fréchet distance: Heusel et al., arXiv 1706.08500. KID: Bińkowski et al., arXiv 1801.01401 (cubic kernel,
+unbiased). Precision and recall: Kynkäänniemi et al., arXiv 1904.06991 (k-nearest-neighbour manifolds).
 """
 
 from __future__ import annotations
@@ -13,14 +14,36 @@ __all__ = ["psnr", "ssim", "frechet", "frechet_without", "jackknife_error", "kid
 
 
 def psnr(images: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
-    """float [B, ...] twice -> float64 [B]: 10 log10(range² / mean squared error) of each image, in dB; infinite where they are equal."""
+    """PSNR of each image. Ours, since torchmetrics' rounds differently in the last digits.
+
+    Args:
+        images, reference: float [B, ...].
+        data_range: largest value less smallest one.
+
+    Returns:
+        float64 [B]: 10 log10(range² / mean squared error) dB; infinite where both are equal.
+
+    Raises:
+        ValueError: shapes differ.
+    """
     _same_shape(images, reference)
     error = (images.double() - reference.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(data_range**2 / error)
 
 
 def ssim(images: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
-    """float [B, C, H, W] twice, at least 11 x 11 pixels -> float [B]: structural similarity with an 11-pixel Gaussian window."""
+    """Structural similarity of each image, with an 11-pixel Gaussian window.
+
+    Args:
+        images, reference: float [B, C, H, W], at least 11 x 11 pixels.
+        data_range: largest value less smallest one.
+
+    Returns:
+        float [B].
+
+    Raises:
+        ValueError: shapes differ.
+    """
     _same_shape(images, reference)
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -28,9 +51,16 @@ def ssim(images: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
 
 
 def frechet(features: Tensor, reference: Tensor) -> Tensor:
-    """float [n, D] and [m, D] -> float64 scalar |mean difference|² + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with covariances over n - 1 and m - 1.
+    """|mean difference|² + tr(S1 + S2 - 2 (S1 S2)^(1/2)), with covariances over n - 1 and m - 1.
 
-    Biased upwards for few rows: compare with the distance of two real sets of the same sizes.
+    Biased upwards for few rows: compare with the distance of two real sets of the same sizes. torchmetrics'
+    takes eigenvalues of S1 S2, which are imprecise where there are fewer rows than features.
+
+    Args:
+        features, reference: float [n, D] and [m, D], at least two rows each.
+
+    Returns:
+        float64 scalar.
     """
     x, y = _rows(features, reference, least=2)
     x_mean, y_mean = x.mean(0), y.mean(0)
@@ -47,10 +77,18 @@ def _root(centred: Tensor) -> Tensor:
 
 
 def frechet_without(features: Tensor, reference: Tensor, groups: int = 20) -> Tensor:
-    """float [n, D] twice -> float64 [groups]: `frechet` of all rows but one group's, group by group, each left out of both sets.
+    """`frechet` of all rows but one group's, group by group, each left out of both sets; for
+    `jackknife_error`.
 
-    For `jackknife_error`, which gives the standard error of the distance, or of the difference of two distances to the same reference.
-    Row i of both sets is in one group (i modulo `groups`), so that reconstructions may be set beside their originals. groups: 2 to n.
+    Row i of both sets is in one group (i modulo `groups`), so that reconstructions may be set beside their
+    originals.
+
+    Args:
+        features, reference: float [n, D] each.
+        groups: 2 to n.
+
+    Returns:
+        float64 [groups].
     """
     x, y = _rows(features, reference, least=2)
     if len(x) != len(y) or not 2 <= groups <= len(x):
@@ -60,15 +98,31 @@ def frechet_without(features: Tensor, reference: Tensor, groups: int = 20) -> Te
 
 
 def jackknife_error(without: Tensor) -> Tensor:
-    """float [..., groups], an estimate made without each group -> [...]: the standard error of the estimate made with all of them."""
+    """The standard error of an estimate made with all groups, such as a Fréchet distance, or the difference
+    of two to the same reference.
+
+    Args:
+        without: float [..., groups], the estimate made without each group.
+
+    Returns:
+        float [...].
+    """
     groups = without.shape[-1]
     return ((groups - 1) / groups * (without - without.mean(-1, keepdim=True)).square().sum(-1)).sqrt()
 
 
 def kid(features: Tensor, reference: Tensor, subsets: int = 100, size: int = 1000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """float [n, D] and [m, D] -> (mean, standard deviation) over subsets of the unbiased MMD² with the kernel (x·y / D + 1)³.
+    """Kernel distance: the unbiased MMD² with the kernel (x·y / D + 1)³. Summed as torchmetrics' poly_mmd, in
+    an order that rounds differently in the last digits.
 
-    size: rows of a subset, at most min(n, m). Subsets are drawn without replacement from a CPU generator of `seed`.
+    Args:
+        features, reference: float [n, D] and [m, D].
+        subsets: how many are drawn, without replacement.
+        size: rows of a subset, at most min(n, m).
+        seed: of the subsets.
+
+    Returns:
+        Mean and standard deviation over the subsets.
     """
     x, y = _rows(features, reference, least=2)
     size = min(size, len(x), len(y))
@@ -93,7 +147,13 @@ def _mmd(x: Tensor, y: Tensor) -> Tensor:
 
 
 class Manifold:
-    """The union of balls around rows, each reaching to its k-th nearest other row. features: float [n > k, D]."""
+    """The union of balls around rows, each reaching to its k-th nearest other row.
+
+    Args:
+        features: float [n > k, D].
+        k: which neighbour.
+        chunk: rows whose distances are in memory at once.
+    """
 
     def __init__(self, features: Tensor, k: int = 3, chunk: int = 1024):
         if len(features) <= k:
@@ -110,19 +170,28 @@ class Manifold:
 
 
 def precision(features: Tensor, reference: Tensor, k: int = 3) -> Tensor:
-    """Share of `features` (generated, [n, D]) that lie in the manifold of `reference` (real, [m, D]): are samples plausible?"""
+    """Share of `features` (generated, [n, D]) that lie in the manifold of `reference` (real, [m, D]): are
+    samples plausible?"""
     return Manifold(reference, k).contains(features).double().mean()
 
 
 def recall(features: Tensor, reference: Tensor, k: int = 3) -> Tensor:
-    """Share of `reference` (real, [m, D]) that lie in the manifold of `features` (generated, [n, D]): is the variety there?"""
+    """Share of `reference` (real, [m, D]) that lie in the manifold of `features` (generated, [n, D]): is the
+    variety there?"""
     return Manifold(features, k).contains(reference).double().mean()
 
 
 def nearest_distances(features: Tensor, reference: Tensor, chunk: int = 1024) -> Tensor:
-    """float [n, D] and [m, D] (images are flattened) -> float32 [n]: Euclidean distance of each row to its nearest of `reference`.
+    """Euclidean distance of each row to its nearest one of a reference.
 
     Its mean over samples, against that of held-out data, tells copies of training items from new ones.
+
+    Args:
+        features, reference: float [n, ...] and [m, ...], flattened to rows.
+        chunk: rows whose distances are in memory at once.
+
+    Returns:
+        float32 [n].
     """
     x, y = features.float().flatten(1), reference.float().flatten(1)
     # differences, not products: a copy must read 0

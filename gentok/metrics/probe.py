@@ -1,13 +1,16 @@
-"""Linear probes: how much of an item's class can be read from its tokens by a linear map (Alain and Bengio, arXiv 1610.01644).
+"""Linear probes: how much of an item's class can be read from its tokens by a linear map (Alain and Bengio,
+arXiv 1610.01644).
 
     minimise over W, b:  mean_i  -log softmax(W x_i + b)[y_i]  +  weight / 2 * |W|^2
 
-x are the vectors that the codebook looks up for an item's codes, not what the encoder gave before they were quantized: what a model that
-reads the tokens has. They are standardised with the training items' mean and deviation, so that neither unit spheres nor scales count. The
-weight is chosen on a fifth of the training items; then the probe is fitted to all of them, by full-batch L-BFGS, which draws nothing.
+x are the vectors that the codebook looks up for an item's codes, not what the encoder gave before they were
+quantized: what a model that reads the tokens has. They are standardised with the training items' mean and
+deviation, so that neither unit spheres nor scales count. The weight is chosen on a fifth of the training
+items; then the probe is fitted to all of them, by full-batch L-BFGS, which draws nothing.
 
-Tokenizers of equal N and V are comparable by the same pooling: `mean` over positions asks for the picture's content wherever it lies,
-`flat` also knows where. A codebook with named parts is probed part by part, and as a whole.
+Tokenizers of equal N and V are comparable by the same pooling: `mean` over positions asks for the image's
+content wherever it lies, `flat` also knows where. A codebook with named parts is probed part by part, and as
+a whole.
 """
 
 from __future__ import annotations
@@ -37,7 +40,18 @@ def parts_of(codebook: Any) -> dict[str, slice]:
 def quantized(
     tokenizer: Any, media: Tensor, *, batch_size: int = 125, device: str = "cpu", advance: Callable[[int], None] | None = None
 ) -> Tensor:
-    """media float [n, C, ...] -> float32 [n, D, M]: encoded, and looked up in the codebook. advance(items) is called after every batch."""
+    """The vectors of media after the codebook.
+
+    Args:
+        tokenizer: with a codebook, on `device`.
+        media: float [n, C, ...].
+        batch_size: items per forward pass.
+        device: of the tokenizer.
+        advance: called with the number of items after every batch.
+
+    Returns:
+        float32 [n, D, M] on the CPU.
+    """
     made = []
     for part in media.split(batch_size):
         made.append(tokenizer.codebook.lookup(tokenizer.encode(part.to(device)).codes).float().cpu())
@@ -47,7 +61,8 @@ def quantized(
 
 
 def pooled(vectors: Tensor, pooling: str) -> Tensor:
-    """vectors [n, D, M] -> features [n, D] ("mean") or [n, D * M] ("flat"). Raises ValueError on another word."""
+    """Features [n, D] ("mean") or [n, D * M] ("flat") of vectors [n, D, M]. Raises ValueError on another
+    pooling."""
     if pooling not in POOLINGS:
         raise ValueError(f"pooling={pooling!r}: choose one of {', '.join(POOLINGS)}")
     return vectors.mean(2) if pooling == "mean" else vectors.flatten(1)
@@ -56,8 +71,21 @@ def pooled(vectors: Tensor, pooling: str) -> Tensor:
 def linear_probe(
     train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, classes: int, weights: Sequence[float] = WEIGHTS
 ) -> dict[str, Any]:
-    """Features float [n, F] and labels int64 [n] -> accuracy on the test items, train_accuracy, the chosen weight, and of every weight the
-    accuracy on the training items held back (a fifth, the last ones). Raises ValueError on fewer than five training items."""
+    """Fits a probe and tests it.
+
+    Args:
+        train, test: features float [n, F] and [m, F].
+        train_labels, test_labels: int64 [n] and [m].
+        classes: how many there are.
+        weights: regularisations that are tried on the last fifth of the training items.
+
+    Returns:
+        accuracy on the test items, train_accuracy, features (F), the chosen weight, and accuracy_by_weight on
+        the training items held back.
+
+    Raises:
+        ValueError: there are fewer than five training items, or none to test on.
+    """
     if len(train) < 5 or len(test) < 1:
         raise ValueError(f"a probe needs five training items and one to test on; there are {len(train)} and {len(test)}")
     with torch.inference_mode(False), torch.enable_grad():

@@ -1,72 +1,111 @@
-"""What a tokenizer loses: media after encode and decode, the use of its codebook, and codes that survive a round trip."""
+"""What a tokenizer loses: media after encode and decode, the use of its codebook, and codes that survive a
+round trip."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from gentok.interfaces import Tokenizer
 from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr, ssim
-from gentok.types import Tokens
+from gentok.types import Batch, Tokens, TokenSpec
 
-__all__ = ["reconstruction", "fidelity"]
+__all__ = ["CodeStatistics", "RoundTrip", "fidelity"]
 
 
-@torch.inference_mode()
-def reconstruction(
-    tokenizer: Any,
-    media: Tensor,
-    *,
-    prefixes: Sequence[int] = (),
-    batch_size: int = 125,
-    device: str = "cpu",
-    advance: Callable[[int], None] | None = None,
-) -> tuple[Tensor, dict[str, Any], dict[int, Tensor]]:
-    """Images float [n, C, H, W] in [-1, 1] -> their reconstructions, clipped, on the CPU, metrics, and what each of `prefixes` decodes to.
+class CodeStatistics:
+    """Use of every level, and the share of codes that encoding the decoded media finds again.
 
-    psnr_db, ssim: means over items. For tokens (not for latents) also usage and perplexity per level (and usage_per_scale of a pyramid),
-    entropy_bits_per_item (of each level's codes, times its codes per item) beside nominal_bits_per_item, codes_surviving_decode_and_encode,
-    and codes_surviving_lookup_and_nearest (None where the codebook has no nearest). prefixes: see Tokens.prefix.
-    tokenizer: on `device`, in eval mode. advance(items) is called after every batch.
+    Attributes:
+        health: the counted codes.
+        cells: codes counted, of all levels.
     """
-    spec = tokenizer.spec
-    health = CodebookHealth(spec.vocab_sizes)
-    made, codes, cells, decoded, looked_up = [], [], 0, 0, 0.0
-    of_prefix: dict[int, list[Tensor]] = {k: [] for k in prefixes}
-    for part in media.split(batch_size):
-        tokens = tokenizer.encode(part.to(device))
-        images = tokenizer.decode(tokens).float().clamp(-1, 1)
-        made.append(images.cpu())
-        if isinstance(tokens, Tokens):
-            health.update(tokens.codes)
-            codes.append(tokens.codes)
-            cells += int(tokens.present.sum())
-            decoded += int(((tokenizer.encode(images).codes == tokens.codes) & tokens.present).sum())
-            looked_up += _survive_lookup(tokenizer.codebook, tokens)
-            for k, parts in of_prefix.items():
-                parts.append(tokenizer.decode(tokens.prefix(k)).float().clamp(-1, 1).cpu())
-        if advance is not None:
-            advance(len(part))
-    out = torch.cat(made)
-    metrics: dict[str, Any] = fidelity(out, media, batch_size)
-    if cells:
-        report = health.compute()
-        metrics |= {
+
+    def __init__(self, spec: TokenSpec):
+        self.health = CodebookHealth(spec.vocab_sizes)
+        self.cells = self._survived = 0
+
+    def update(self, tokens: Tokens, again: Tokens) -> None:
+        """Counts the tokens of some items, and those of their reconstructions, which may have another number
+        of positions."""
+        self.health.update(tokens.codes)
+        width = min(tokens.codes.shape[2], again.codes.shape[2])
+        same = (again.codes[..., :width] == tokens.codes[..., :width]) & tokens.present[..., :width]
+        self._survived += int(same.sum())
+        self.cells += int(tokens.present.sum())
+
+    @property
+    def survived(self) -> float:
+        """Share in [0, 1] of the codes that survive decode and encode."""
+        return self._survived / self.cells
+
+
+class RoundTrip:
+    """Encodes and decodes batches, and counts their codes.
+
+    Args:
+        tokenizer: in eval mode.
+        prefixes: also decode the first k nested levels, tokens of a nested line or scales, for each k; see
+            Tokens.prefix.
+
+    Attributes:
+        statistics: of all batches so far; empty for latents.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prefixes: Sequence[int] = ()):
+        self.tokenizer, self.prefixes, self.statistics = tokenizer, prefixes, CodeStatistics(tokenizer.spec)
+        self._codes: list[Tensor] = []
+        self._looked_up = 0.0
+
+    @torch.inference_mode()
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[int, Tensor]]:
+        """A batch on the tokenizer's device -> its reconstruction float [B, C, ...] in [-1, 1], and that of
+        every prefix."""
+        tokens = self.tokenizer.encode_batch(batch)
+        made = self._decoded(tokens, batch)
+        if not isinstance(tokens, Tokens):
+            return made, {}
+        self.statistics.update(tokens, self.tokenizer.encode_batch(replace(batch, media=made)))
+        if batch.lengths is None:
+            self._codes.append(tokens.codes)
+            self._looked_up += _survive_lookup(self.tokenizer.codebook, tokens)
+        return made, {k: self._decoded(tokens.prefix(k), batch) for k in self.prefixes}
+
+    def _decoded(self, tokens: Any, batch: Batch) -> Tensor:
+        """Of the batch's shape: what a sound lacks at the end is filled with zeros."""
+        options = {} if batch.lengths is None else {"samples": batch.lengths}
+        made = self.tokenizer.decode(tokens, **options).float().clamp(-1, 1)
+        return made if batch.lengths is None else F.pad(made, (0, batch.media.shape[-1] - made.shape[-1]))
+
+    def image_codes(self) -> dict[str, Any]:
+        """Figures of the codes of images; {} for latents.
+
+        usage and perplexity per level (and usage_per_scale of a pyramid), entropy_bits_per_item (of each
+        level's codes, times its codes per item) beside nominal_bits_per_item,
+        codes_surviving_decode_and_encode, and codes_surviving_lookup_and_nearest (None where the codebook has
+        no nearest).
+        """
+        cells, spec = self.statistics.cells, self.tokenizer.spec
+        if not cells:
+            return {}
+        report = self.statistics.health.compute()
+        per_scale = self.tokenizer.codebook.scale_usage(torch.cat(self._codes))
+        return {
             "usage": list(report.usage),
             "perplexity": list(report.perplexity),
             "entropy_bits_per_item": report.bits_per_item,
             "nominal_bits_per_item": spec.bits,
-            "codes_surviving_decode_and_encode": decoded / cells,
-            "codes_surviving_lookup_and_nearest": looked_up / cells if looked_up >= 0 else None,
+            "codes_surviving_decode_and_encode": self.statistics.survived,
+            "codes_surviving_lookup_and_nearest": self._looked_up / cells if self._looked_up >= 0 else None,
+            **({} if per_scale is None else {"usage_per_scale": per_scale.tolist()}),
         }
-        per_scale = tokenizer.codebook.scale_usage(torch.cat(codes))
-        if per_scale is not None:
-            metrics["usage_per_scale"] = per_scale.tolist()
-    return out, metrics, {k: torch.cat(parts) for k, parts in of_prefix.items()}
 
 
 def fidelity(made: Tensor, media: Tensor, batch_size: int = 125) -> dict[str, float]:
@@ -76,7 +115,8 @@ def fidelity(made: Tensor, media: Tensor, batch_size: int = 125) -> dict[str, fl
 
 
 def _survive_lookup(codebook: Any, tokens: Tokens) -> float:
-    """How many codes `nearest` finds again from the vectors of `lookup`; -inf where this codebook has no nearest."""
+    """How many codes `nearest` finds again from the vectors of `lookup`; -inf where this codebook has no
+    nearest."""
     try:
         return int(((codebook.nearest(codebook.lookup(tokens.codes)) == tokens.codes) & tokens.present).sum())
     except (NotImplementedError, TypeError, ValueError):

@@ -1,12 +1,20 @@
 """How speech sounds after coding, by packages that are installed apart.
 
-    pesq             PESQ, ITU-T P.862.2 (wide band, at 16 kHz) or P.862 (narrow band, at 8 kHz): -0.5 to 4.64           package pesq
-    stoi             short-time objective intelligibility (Taal et al., 2011), 0 to 1                                    package pystoi
-    dnsmos           DNSMOS P.835 and P.808 (Reddy et al., arXiv 2110.01763): predicted opinions 1 to 5, of a wave alone   package speechmos
-    speaker_similarity   cosine of speaker embeddings of a GE2E network (Wan et al., arXiv 1710.10467)                   package resemblyzer
+    pesq                 PESQ, ITU-T P.862.2 (wide band, 16 kHz) or P.862 (narrow band, 8 kHz): -0.5 to 4.64
+                         (package pesq)
+    stoi                 short-time objective intelligibility (Taal et al., 2011), 0 to 1 (package pystoi)
+    dnsmos               DNSMOS P.835 and P.808 (Reddy et al., arXiv 2110.01763): predicted opinions 1 to 5,
+    of
+                         a wave alone (package speechmos)
+    speaker_similarity   cosine of speaker embeddings of a GE2E network (Wan et al., arXiv 1710.10467; package
+                         resemblyzer)
 
-Channels are averaged, and waves are brought to the rate that a measure is defined at. A row that a measure cannot judge (silence; too
-short) is NaN: leave it out of means, and say how many there were.
+Channels are averaged, and waves are brought to the rate that a measure is defined at. A row that a measure
+cannot rate (silence; too short) is NaN: leave it out of means, and say how many there were. torchmetrics
+wraps the same packages, but raises where we give NaN, and its DNSMOS downloads its models.
+
+All take `media` (and `reconstruction`) float [B, C, T] in [-1, 1], `sample_rate` in Hz, and `lengths` int64
+[B] in samples (None: all of T).
 """
 
 from __future__ import annotations
@@ -26,8 +34,12 @@ __all__ = ["pesq", "stoi", "dnsmos", "speaker_embeddings", "speaker_similarity"]
 
 
 def pesq(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] twice, lengths int64 [B] in samples -> float64 [B]: wide band at 16 kHz, for media below 16 kHz narrow band at 8 kHz
-    (another scale: never compare the two). NaN where PESQ finds no utterance, or less than a quarter of a second."""
+    """PESQ: wide band at 16 kHz, for media below 16 kHz narrow band at 8 kHz (another scale: never compare
+    the two).
+
+    Returns:
+        float64 [B], NaN where PESQ finds no utterance, or less than a quarter of a second.
+    """
     module = package("pesq", "pesq", "PESQ")
     rate, mode = (16000, "wb") if sample_rate >= 16000 else (8000, "nb")
     out = []
@@ -40,7 +52,7 @@ def pesq(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tenso
 
 
 def stoi(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] twice, lengths int64 [B] in samples -> float64 [B]. NaN where less than 30 frames (about 0.4 s) are not silent."""
+    """STOI: float64 [B], NaN where less than 30 frames (about 0.4 s) are not silent."""
     module = package("pystoi", "pystoi", "STOI")
     out = []
     for made, real in _pairs(reconstruction, media, sample_rate, 10000, lengths):
@@ -56,9 +68,15 @@ DNSMOS_WINDOW = 144160
 
 
 def dnsmos(media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> dict[str, Tensor]:
-    """float [B, C, T] in [-1, 1] -> {"overall", "signal", "background", "p808"}: float64 [B] each. Waves of less than the model's window of
-    9.01 s are repeated to fill one; the package would double them and take the mean over up to nine windows of the same repeated sound
-    (single digits: 0.03 apart on average, in either direction)."""
+    """DNSMOS of the waves alone.
+
+    Waves of less than the model's window of 9.01 s are repeated to fill one; the package would double them
+    and take the mean over up to nine windows of the same repeated sound (single digits: 0.03 apart on
+    average, in either direction).
+
+    Returns:
+        {"overall", "signal", "background", "p808"}: float64 [B] each.
+    """
     module = package("speechmos.dnsmos", "speechmos librosa onnxruntime", "DNSMOS")
     names = {"overall": "ovrl_mos", "signal": "sig_mos", "background": "bak_mos", "p808": "p808_mos"}
     waves = rows(media, sample_rate, 16000, lengths)
@@ -67,7 +85,7 @@ def dnsmos(media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> di
 
 
 def speaker_embeddings(media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] -> float32 [B, 256] of norm 1; NaN where no voice is found."""
+    """float32 [B, 256] of norm 1; NaN where no voice is found."""
     module, encoder = _voices()
     out = []
     for wave in rows(media, sample_rate, 16000, lengths):
@@ -77,8 +95,10 @@ def speaker_embeddings(media: Tensor, sample_rate: int, lengths: Tensor | None =
 
 
 def speaker_similarity(reconstruction: Tensor, media: Tensor, sample_rate: int, lengths: Tensor | None = None) -> Tensor:
-    """float [B, C, T] twice -> float64 [B]: the cosine of the embeddings, at most 1. Different speakers read about 0.6, not 0: give the
-    value of pairs of different speakers beside it."""
+    """float64 [B]: the cosine of the embeddings, at most 1.
+
+    Different speakers have about 0.6, not 0: give the value of pairs of different speakers beside it.
+    """
     made, real = (speaker_embeddings(x, sample_rate, lengths).double() for x in (reconstruction, media))
     return (made * real).sum(1)
 

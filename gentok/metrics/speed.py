@@ -1,8 +1,9 @@
 """Speed as a ratio between contenders that do the same work, run in one process, in turn.
 
-A B C A B C ...; the first turn warms up and does not count. A ratio is taken within each round, so that a machine that slows down slows
-both sides; a figure is the median of the rounds, with the least and the greatest. Ratios travel from machine to machine better than
-seconds, which are given beside them. Nothing here needs torch before it measures.
+A B C A B C ...; the first round warms up and does not count. A ratio is taken within each round, so that a
+machine that slows down slows both sides; a figure is the median of the rounds, with the least and the
+greatest. Ratios travel from machine to machine better than seconds, which are given beside them. Nothing here
+needs torch before it measures.
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ Measured = Iterator[tuple[str, dict[str, Any]]]
 
 
 def timed(work: Callable[..., Any], *args: Any, repeat: int = 1) -> Contender:
-    """A contender whose seconds are those of work(*args). repeat: calls to average over, for work of less than some milliseconds."""
+    """A contender.
+
+    Args:
+        work: is timed.
+        args: its arguments.
+        repeat: calls to average over, for work of less than some milliseconds.
+    """
 
     def run() -> float:
         began = time.perf_counter()
@@ -39,12 +46,13 @@ def timed(work: Callable[..., Any], *args: Any, repeat: int = 1) -> Contender:
 
 
 def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, list[float]]:
-    """The seconds of each contender in each of `rounds` rounds, A B A B ..., after one round that is not counted."""
+    """The seconds of each contender in each of `rounds` rounds, A B A B ..., after one that does not
+    count."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, run in contenders.items():
             took = run()
-            if turn:
+            if number:
                 seconds[name].append(took)
     return seconds
 
@@ -52,9 +60,17 @@ def interleaved(contenders: Mapping[str, Contender], rounds: int) -> dict[str, l
 def figure(
     own: Sequence[float], other: Sequence[float], *, peer: str, tokens: int = 0, overhead: bool = False, share: bool = False, **about: Any
 ) -> dict[str, Any]:
-    """One figure from the seconds of gentok and of its peer, round by round: how many times as fast as the peer gentok is (above
-    1: faster); or, as `overhead`, how many percent more time it takes; or, as `share`, how many percent of its time the peer does without.
-    tokens: drawn in one run of each. about: more fields."""
+    """One figure from the seconds of gentok and of its peer, round by round.
+
+    Args:
+        own, other: seconds of each round.
+        peer: its name.
+        tokens: drawn in one run of each.
+        overhead: how many percent more time gentok takes, in place of how many times as fast as the peer it
+        is.
+        share: how many percent of its time the peer does without, in place of that.
+        about: more fields.
+    """
     values = [100 * (a / b - 1) if overhead else 100 * (1 - b / a) if share else b / a for a, b in zip(own, other, strict=True)]
     seconds, theirs = statistics.median(own), statistics.median(other)
     unit = "% more time" if overhead else "% of the time" if share else "times as fast"

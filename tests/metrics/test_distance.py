@@ -74,7 +74,7 @@ def test_features_of_real_images_are_computed_once_and_by_content(tmp_path, monk
 
 
 @installed
-def test_blurred_pictures_are_further_from_real_ones(tmp_path):
+def test_blurred_images_are_further_from_real_ones(tmp_path):
     generator = torch.Generator().manual_seed(0)
     media = torch.nn.functional.interpolate(torch.randn(80, 3, 8, 8, generator=generator), (32, 32), mode="bicubic").tanh()
     real, reference = media[:40], media[40:]

@@ -10,7 +10,7 @@ def rows(seed, n=600, width=8):
     return RowRNG.of(seed, range(n)).normal(width).float()
 
 
-def test_samples_of_the_right_law_are_as_good_as_training_items():
+def test_samples_of_the_right_distribution_are_as_good_as_training_items():
     out = variety(rows(0), rows(1), rows(2))
     assert out["recall_share"] == pytest.approx(1, abs=0.05) and abs(out["precision"] - out["training_precision"]) < 0.05
     assert abs(out["kid"]) < 0.02 and abs(out["training_kid"]) < 0.02
@@ -45,7 +45,7 @@ def test_accuracy_counts_every_class_for_itself():
     assert share == 0.75 and per_class == {"a": 1.0, "b": pytest.approx(2 / 3)}
 
 
-# -------------------------------------------------------------------------------------------------------------- the judge
+# -------------------------------------------------------------------------------------------------------------- the small eval classifier
 
 
 def bars(n, seed=0):
@@ -60,7 +60,7 @@ def bars(n, seed=0):
     return media, labels
 
 
-def test_the_judge_learns_and_is_the_same_every_time():
+def test_the_classifier_learns_and_is_the_same_every_time():
     media, labels = bars(256)
     torch.manual_seed(1)
     first = train_classifier(media, labels, 2, steps=30)
@@ -72,7 +72,7 @@ def test_the_judge_learns_and_is_the_same_every_time():
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values()))
 
 
-def test_the_judge_is_cached_by_its_data_and_written_whole(tmp_path, monkeypatch):
+def test_the_classifier_is_cached_by_its_data_and_written_whole(tmp_path, monkeypatch):
     media, labels = bars(64)
     first, protocol = classifier(media, labels, 2, steps=3, cache=tmp_path)
     again, cached = classifier(media, labels, 2, steps=3, cache=tmp_path)
@@ -95,12 +95,12 @@ def test_the_judge_is_cached_by_its_data_and_written_whole(tmp_path, monkeypatch
 
 def test_a_warped_row_alone_is_as_in_a_batch_and_no_warp_is_identity():
     media = torch.rand(4, 1, 16, 16)
-    together = warp(media, RowRNG.of(0, range(4)))
-    assert torch.allclose(warp(media[2:3], RowRNG.of(0, [2]))[0], together[2], atol=1e-6) and not torch.allclose(together, media, atol=0.05)
+    batch = warp(media, RowRNG.of(0, range(4)))
+    assert torch.allclose(warp(media[2:3], RowRNG.of(0, [2]))[0], batch[2], atol=1e-6) and not torch.allclose(batch, media, atol=0.05)
     assert torch.allclose(warp(media, RowRNG.of(0, range(4)), 0, 0, 0, 0), media, atol=1e-5)
 
 
-def test_the_judge_takes_any_size_from_8_pixels():
+def test_the_classifier_takes_any_size_from_8_pixels():
     model = SmallCNN(3, 5).eval()
     for side in (8, 16, 32, 100):
         assert model(torch.zeros(2, 3, side, side)).shape == (2, 5)

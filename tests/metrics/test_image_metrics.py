@@ -49,7 +49,8 @@ def test_frechet_of_a_shift_is_its_square():
 
 @pytest.fixture(scope="module")
 def repeated_distances():
-    """80 times 200 new rows and two distortions of them: both Fréchet distances to these rows, and the same without each of 20 groups."""
+    """80 times 200 new rows and two distortions of them: both Fréchet distances to these rows, and the same
+    without each of 20 groups."""
     whole, without = [], []
     for seed in range(80):
         rows = gaussian(200, 8, 3 * seed)
@@ -94,7 +95,8 @@ def test_kid_equals_torchmetrics():
 
 
 def test_kid_is_unbiased():
-    """The mean over many pairs of one law is 0 within three standard errors; of two laws it is far from it."""
+    """The mean over many pairs of one distribution is 0 within three standard errors; of two it is far from
+    it."""
     same = torch.stack([image.kid(gaussian(20, 8, 2 * i), gaussian(20, 8, 2 * i + 1))[0] for i in range(200)])
     error = same.std() / 200**0.5
     assert same.mean().abs() < 3 * error

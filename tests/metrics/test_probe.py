@@ -1,4 +1,5 @@
-"""Linear probes: exact where the answer is known, blind where there is nothing to see, and the optimum of the objective that they state."""
+"""Linear probes: exact where the answer is known, blind where there is nothing to see, and the optimum of the
+objective that they state."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from gentok.metrics.probe import linear_probe, parts_of, pooled, quantized
 
 
 def separable(n: int, seed: int = 0, rng: float = 0.5):
-    """float [n, 6], labels int64 [n] of three classes: the class moves two channels of very different scales."""
+    """float [n, 6], labels int64 [n] of three classes: the class moves two channels of very different
+    scales."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(3, (n,), generator=generator)
     x = rng * torch.randn(n, 6, generator=generator)

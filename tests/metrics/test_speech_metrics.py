@@ -1,4 +1,5 @@
-"""Measures of speech by packages that are installed apart, each skipped where its own is missing; and those that need none."""
+"""Measures of speech by packages that are installed apart, each skipped where its own is missing; and those
+that need none."""
 
 import math
 import sys
@@ -7,15 +8,16 @@ import pytest
 import torch
 
 from gentok.metrics import speech, spoken_digits
-from gentok.metrics.audio_sets import index_stability, mel_features, mel_frechet
-from gentok.metrics.spoken_digits import DIGITS, digit_accuracy, recognise, word_error_rate, word_errors
-from gentok.types import Frames, Tokens, TokenSpec
+from gentok.metrics.audio import mel_features, mel_frechet
+from gentok.metrics.optional_packages import rows
+from gentok.metrics.spoken_digits import DIGITS, recognise, recognition
 
 RATE = 16000
 
 
 def murmurs(rows: int = 2, seconds: float = 1.5, rate: int = RATE) -> torch.Tensor:
-    """Harmonics of a gliding pitch with the rhythm of syllables: nothing is said, and yet it is no noise. float [rows, 1, T]."""
+    """Harmonics of a gliding pitch with the rhythm of syllables: nothing is spoken, and yet it is no noise.
+    float [rows, 1, T]."""
     time = torch.arange(int(seconds * rate)) / rate
     out = []
     for i in range(rows):
@@ -98,7 +100,7 @@ def test_a_speaker_is_most_like_itself(spoken):
         ("pocketsphinx", lambda x: recognise(x, RATE), "pip install pocketsphinx"),
     ],
 )
-def test_a_missing_package_is_named_in_a_line(monkeypatch, module, call, install):
+def test_a_missing_package_is_a_one_line_error(monkeypatch, module, call, install):
     for name in [module, *(n for n in sys.modules if n.startswith(f"{module}."))]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setattr(speech, "_voices", speech._voices.__wrapped__)
@@ -111,13 +113,19 @@ def test_a_missing_package_is_named_in_a_line(monkeypatch, module, call, install
 # ----------------------------------------------------------------------------------------------------------------- digits
 
 
+def figure(media: torch.Tensor, texts: list[str], lengths: torch.Tensor | None = None, rate: int = 24000) -> tuple[str, float]:
+    """The one figure of `recognition`, and its name."""
+    return recognition([[text.split() for text in texts]], [media], [lengths], rate)[0].popitem()
+
+
 def test_spoken_digits_are_recognised_and_noise_is_not(spoken):
     """The mutant: labels that are one further."""
     pytest.importorskip("pocketsphinx", reason="pip install pocketsphinx")
     media, lengths = spoken([f"{word}." for word in DIGITS])
-    assert digit_accuracy(media, range(10), 24000, lengths) >= 0.9
-    assert digit_accuracy(media, [(d + 1) % 10 for d in range(10)], 24000, lengths) <= 0.1
-    assert digit_accuracy(noisy(0 * media, 0.1), range(10), 24000, lengths) <= 0.3
+    name, accuracy = figure(media, DIGITS, lengths)
+    assert name == "digit_accuracy" and accuracy >= 0.9
+    assert figure(media, DIGITS[1:] + DIGITS[:1], lengths)[1] <= 0.1
+    assert figure(noisy(0 * media, 0.1), DIGITS, lengths)[1] <= 0.3
     alone = [recognise(media[i : i + 1, :, :n], 24000, None, "digit")[0] for i, n in enumerate(lengths[:4].tolist())]
     assert alone == recognise(media[:4], 24000, lengths[:4], "digit") == recognise(media[:4], 24000, lengths[:4], "digit")
 
@@ -126,33 +134,32 @@ def test_rows_of_digits_have_a_word_error_rate(spoken):
     pytest.importorskip("pocketsphinx", reason="pip install pocketsphinx")
     texts = ["seven three one", "zero nine"]
     media, lengths = spoken(texts)
-    assert word_error_rate(media, texts, 24000, lengths) <= 0.2
-    assert word_error_rate(media, ["seven three two", "one nine"], 24000, lengths) >= 0.4
-    assert word_error_rate(torch.zeros(2, 1, RATE), texts, RATE) == 1.0
+    name, rate = figure(media, texts, lengths)
+    assert name == "word_error_rate" and rate <= 0.2
+    assert figure(media, ["seven three two", "one nine"], lengths)[1] >= 0.4
+    assert figure(torch.zeros(2, 1, RATE), texts, rate=RATE)[1] == 1.0
 
 
-def test_word_errors_are_the_edit_distance():
-    for heard, said, errors in (
-        ("", "", 0),
-        ("a b c", "a b c", 0),
-        ("a c", "a b c", 1),
-        ("a x c d", "a b c", 2),
-        ("", "a b", 2),
-        ("b a", "a b", 2),
-    ):
-        assert word_errors(heard.split(), said.split()) == word_errors(said.split(), heard.split()) == errors
+@pytest.mark.parametrize(
+    "recognised, spoken, errors",
+    [("one two six", "one two six", 0), ("one six", "one two six", 1), ("one nine six four", "one two six", 2), ("", "one two", 2),
+     ("two one", "one two", 2)],
+)  # fmt: skip
+def test_words_are_counted_by_the_edit_distance(monkeypatch, recognised, spoken, errors):
+    monkeypatch.setattr(spoken_digits, "recognise", lambda *_: [recognised.split(), ["three"]])
+    found, rows = recognition([[spoken.split(), ["three"]]], [torch.zeros(2, 1, 9)], [None], RATE)
+    assert found == {"word_error_rate": errors / (len(spoken.split()) + 1)} and rows == [[recognised.split(), ["three"]]]
 
 
 @pytest.mark.parametrize(
     "wrong, word",
     [
         (lambda: recognise(torch.zeros(1, 1, 9), RATE, grammar="letters"), "digit and digits"),
-        (lambda: digit_accuracy(torch.zeros(2, 1, 9), [1], RATE), "2 waves and 1 labels"),
-        (lambda: word_error_rate(torch.zeros(1, 1, 9), ["seven cats"], RATE), "of the words"),
+        (lambda: list(rows(torch.zeros(2, 1, 9), RATE, RATE, torch.tensor([9, 10]))), "from 1 to 9"),
         (lambda: mel_features(torch.zeros(2, 9), RATE), r"\[B, C, T\]"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_line(wrong, word):
+def test_what_does_not_fit_is_a_one_line_error(wrong, word):
     with pytest.raises(ValueError, match=word) as error:
         wrong()
     assert "\n" not in str(error.value)
@@ -173,27 +180,3 @@ def test_mel_features_of_a_row_are_those_of_the_row_alone():
     rubbish = torch.where(torch.arange(8000) >= lengths[:, None, None], 0.7, media)
     torch.testing.assert_close(mel_features(rubbish, RATE, lengths)[1:], mel_features(media[1:, :, :3001], RATE))
     assert mel_features(media[..., :50], RATE).isfinite().all() and mel_features(media, RATE).shape == (2, 128)
-
-
-class Levels:
-    """A codec of two levels whose first survives decoding, and whose second loses every code above 4."""
-
-    spec = TokenSpec((8, 8), Frames(50.0, 6), modality="audio", media_shape=(1,), sample_rate=300)
-
-    def decode(self, tokens, samples):
-        codes = tokens.codes.clamp(min=0)
-        return ((codes[:, 0] * 8 + codes[:, 1].clamp(max=4)) / 64).repeat_interleave(6, -1)[:, None, :samples]
-
-    def encode(self, media, lengths=None):
-        value = (media[:, 0, ::6] * 64).round().long()
-        return Tokens(torch.stack([value // 8, value % 8], 1), self.spec)
-
-
-def test_index_stability_counts_the_codes_that_stay_level_by_level():
-    codes = torch.randint(0, 8, (3, 2, 6))
-    codes[2, :, 4:] = -1  # a shorter row, whose absent cells are not counted
-    found = index_stability(Levels(), Tokens(codes, Levels.spec), 36, rounds=2)
-    second = ((codes[:, 1] <= 4) & (codes[:, 1] >= 0)).sum() / (codes[:, 1] >= 0).sum()
-    assert found == [[1.0, pytest.approx(second.item())]] * 2
-    with pytest.raises(ValueError, match="at least one round"):
-        index_stability(Levels(), Tokens(codes, Levels.spec), 36, rounds=0)

@@ -1,4 +1,5 @@
-"""What cut-off noise does to a law: the closed form against simulation, the law of a grid, and our draws, which keep the entropy."""
+"""What cut-off noise does to a distribution: the closed form against simulation, the distribution of a grid,
+and our draws, which keep the entropy."""
 
 import math
 
@@ -35,16 +36,17 @@ def winners(p, uniform, rounds, rows=500):
     return counts
 
 
-def p_value(counts, law):
+def p_value(counts, distribution):
     """Pearson's test with the rare ids pooled by their probability."""
-    groups = [np.isclose(law, value, rtol=1e-6) for value in np.unique(np.round(law, 10))]
+    groups = [np.isclose(distribution, value, rtol=1e-6) for value in np.unique(np.round(distribution, 10))]
     seen = np.array([counts[g].sum() for g in groups])
-    want = np.array([law[g].sum() for g in groups]) * counts.sum()
+    want = np.array([distribution[g].sum() for g in groups]) * counts.sum()
     return stats.chisquare(seen, want * seen.sum() / want.sum()).pvalue
 
 
-def grid_law(p, bits):
-    """The exact law of the winner where u = j / 2^bits, j = 0 .. 2^bits - 1: all ticks in order, lower ids first among equals."""
+def grid_distribution(p, bits):
+    """The exact distribution of the winner where u = j / 2^bits, j = 0 .. 2^bits - 1: all ticks in order,
+    lower ids first among equals."""
     ticks = 2**bits
     with np.errstate(divide="ignore"):
         e = -np.log(np.arange(ticks - 1, -1, -1) / ticks)  # E of the first, second, ... tick
@@ -70,7 +72,7 @@ def test_the_cap_is_that_of_float32_and_float64():
 
 @pytest.mark.parametrize("p", [zipf(1000), dominated(400, 1e-6), np.full(7, 1 / 7), np.array([1.0]), np.array([0.0, 0.25, 0.75])])
 @pytest.mark.parametrize("bits", [8, 16, 24])
-def test_it_is_a_law_sharper_than_its_own(p, bits):
+def test_it_is_a_distribution_sharper_than_its_own(p, bits):
     out = truncated_race(p, bits)
     assert out.sum() == pytest.approx(1, abs=1e-12) and (out >= 0).all() and (out[p == 0] == 0).all()
     factor = (out[p > 0] / p[p > 0])[np.argsort(p[p > 0], kind="stable")]
@@ -81,7 +83,7 @@ def test_it_is_a_law_sharper_than_its_own(p, bits):
     assert np.allclose(truncated_race(p[shuffled], bits), out[shuffled], rtol=1e-12)
 
 
-def test_the_closed_form_is_the_law_of_a_race_with_noise_that_is_cut_off():
+def test_the_closed_form_is_the_distribution_of_a_race_with_noise_that_is_cut_off():
     bits, p = 12, dominated(200, 2.0**-9)
     random = np.random.default_rng(0)
     counts = winners(p, lambda shape: random.uniform(0, 1 - 2.0**-bits, shape), 120)
@@ -90,21 +92,22 @@ def test_the_closed_form_is_the_law_of_a_race_with_noise_that_is_cut_off():
         assert p_value(counts, wrong) < 1e-6
 
 
-def test_on_a_grid_the_law_is_nearly_the_closed_form_with_a_bit_more():
+def test_on_a_grid_the_distribution_is_nearly_the_closed_form_with_a_bit_more():
     bits, p = 8, dominated(40, 2.0**-6.5)
-    exact = grid_law(p, bits)
+    exact = grid_distribution(p, bits)
     assert exact.sum() == pytest.approx(1, abs=1e-6)
     random = np.random.default_rng(1)
     counts = winners(p, lambda shape: np.maximum(random.integers(0, 2**bits, shape), 1e-300) / 2**bits, 300)
     assert p_value(counts, exact) > 1e-3
-    rare, closed, finer = (law[:-1].sum() for law in (exact, truncated_race(p, bits), truncated_race(p, bits + 1)))
+    rare, closed, finer = (distribution[:-1].sum() for distribution in (exact, truncated_race(p, bits), truncated_race(p, bits + 1)))
     lost = p[:-1].sum() - rare
     assert closed < rare < p[:-1].sum() and abs(finer - rare) < 0.2 * lost
 
 
 @pytest.mark.slow
 def test_float32_numbers_of_torch_lose_rare_ids_as_the_closed_form_says():
-    """20,000 ids of about 5e-8 beside one that dominates them: c / p is 1.2, so that more than a third of their draws is lost."""
+    """20,000 ids of about 5e-8 beside one that dominates them: c / p is 1.2, so that more than a third of
+    their draws is lost."""
     p = dominated(20_000, 5e-8)
     q, generator, hits, rounds, rows = torch.tensor(p, dtype=torch.float32), torch.Generator().manual_seed(0), 0, 1500, 100
     for _ in range(rounds):
@@ -122,10 +125,10 @@ def test_in_a_zipf_vocabulary_the_entropy_falls_with_the_steps_of_a_masked_diffu
     p, found = zipf(50_257), []
     assert entropy(p) == pytest.approx(7.566, abs=1e-3)
     for steps in (64, 256, 1024, 4096, 10_000):
-        law = truncated_race(np.append(p * 2 / steps, 1 - 2 / steps))
-        found.append(entropy(law[:-1] / law[:-1].sum()))
+        distribution = truncated_race(np.append(p * 2 / steps, 1 - 2 / steps))
+        found.append(entropy(distribution[:-1] / distribution[:-1].sum()))
     assert found == pytest.approx([7.18, 6.54, 5.72, 4.89, 4.34], abs=6e-3)
-    assert law[:-1].sum() == pytest.approx(0.5 * 2 / steps, rel=0.01), "and cells are revealed half as often"
+    assert distribution[:-1].sum() == pytest.approx(0.5 * 2 / steps, rel=0.01), "and cells are revealed half as often"
     assert entropy(truncated_race(p)) == pytest.approx(entropy(p) - 0.014, abs=1e-3), "without the mask little is lost"
 
 
@@ -143,7 +146,7 @@ def test_all_steps_together_follow_the_single_ones():
 
 
 class Iid(Masked):
-    """Every cell has the same law, whatever else is known."""
+    """Every cell has the same distribution, whatever else is known."""
 
     uses_time, condition_spec = False, ConditionSpec()
 
@@ -155,7 +158,8 @@ class Iid(Masked):
 
 
 def surprise(codes, p):
-    """(mean of -log p(id), standard error): the entropy of p where ids are drawn from it, less where they are the likelier ones."""
+    """(mean of -log p(id), standard error): the entropy of p where ids are drawn from it, less where they are
+    the likelier ones."""
     nats = -np.log(p[codes.flatten().numpy()])
     return nats.mean(), nats.std() / math.sqrt(len(nats))
 
@@ -170,14 +174,15 @@ def test_our_draws_keep_the_entropy_whatever_the_steps(sampler, choose):
 
 
 def test_the_check_sees_a_race_against_the_mask_with_cut_off_noise():
-    """The same model drawn as the race of float32 would, with a 14-bit grid in place of 24 bits so that it shows at V = 8000."""
+    """The same model drawn as the race of float32 would, with a 14-bit grid in place of 24 bits so that it
+    shows at V = 8000."""
     p, steps, random = zipf(8000), 60, np.random.default_rng(0)
     codes, masked = np.zeros(800, dtype=np.int64), np.ones(800, dtype=bool)
     for n in range(steps, 0, -1):
         rows = masked.nonzero()[0]
-        law = np.append(p / n, 1 - 1 / n)
-        u = (random.integers(0, 2**14, (len(rows), len(law))) + 1e-30) / 2**14
-        won = (law / -np.log(u)).argmax(1)
+        distribution = np.append(p / n, 1 - 1 / n)
+        u = (random.integers(0, 2**14, (len(rows), len(distribution))) + 1e-30) / 2**14
+        won = (distribution / -np.log(u)).argmax(1)
         codes[rows], masked[rows] = won, won == len(p)
     mean, error = surprise(torch.tensor(codes), p)
     assert mean < entropy(p) - 10 * error

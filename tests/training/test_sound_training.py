@@ -215,7 +215,8 @@ def test_a_generator_refuses_sounds_of_another_rate(world, tmp_path):
 def evaluated(world, tmp_path, name, *words):
     from gentok.evaluate import evaluate
 
-    return evaluate(compose("evaluate", [f"ckpt={world(name) / 'bundle'}", f"out={tmp_path / 'out'}", "progress=false", *words]))
+    own = [f"ckpt={world(name) / 'bundle'}", f"out={tmp_path / 'out'}", "progress=false", "trust=[paths]"]
+    return evaluate(compose("evaluate", [*own, *words]))
 
 
 def test_evaluation_of_a_codec_agrees_with_its_run_and_hears_its_levels(world, tmp_path):
@@ -260,9 +261,9 @@ def test_evaluation_of_a_generator_of_sounds_is_its_likelihood(world, tmp_path):
     run = json.loads((world("autoregressive") / "metrics.json").read_text())["metrics"]
     assert abs(metrics["bits_per_token"] - run["held_out_bits_per_token"]) < 0.01
     assert abs(metrics["bits_per_second"] - metrics["bits_per_token"] * 2 * RATE / HOP) < 0.01
-    with pytest.raises(ValueError, match="protocol=probe is of pictures; of sounds there are reconstruction, generation, nll"):
+    with pytest.raises(ValueError, match="protocol=probe is of images; of sounds there are reconstruction, generation, nll"):
         evaluated(world, tmp_path, "codec", "protocol=probe")
-    with pytest.raises(ValueError, match="this model is of sounds at 8000 Hz, the data are pictures"):
+    with pytest.raises(ValueError, match="this model is of sounds at 8000 Hz, the data are images"):
         evaluated(world, tmp_path, "codec", "data=noise", "data.items=8", "data.held_out=2")
 
 

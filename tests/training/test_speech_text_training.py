@@ -126,7 +126,8 @@ def test_a_text_is_spoken_a_sound_written_down_and_both_made_up(world):
 
 def test_its_likelihood_is_evaluated_on_the_data_it_was_trained_on(world):
     root, _, run, _ = world
-    report = evaluate(compose("evaluate", [f"ckpt={run / 'bundle'}", "protocol=nll", f"out={root / 'nll'}", "progress=false"]))
+    words = [f"ckpt={run / 'bundle'}", "protocol=nll", f"out={root / 'nll'}", "progress=false", "trust=[paths]"]
+    report = evaluate(compose("evaluate", words))
     metrics = report["metrics"]
     assert metrics["items"] == 6 and 0 < metrics["bits_per_token"] < 9 and report["protocol"]["nll"] == "exact"
 
@@ -156,5 +157,5 @@ def test_a_run_without_the_cache_encodes_anew_and_refuses_what_does_not_fit(worl
 def test_it_is_asked_to_say_what_held_out_items_say(world):
     root, _, run, _ = world
     words = [f"ckpt={run / 'bundle'}", "protocol=generation", "n=3", "max_held_out=4", f"out={root / 'said'}", "progress=false"]
-    metrics = evaluate(compose("evaluate", words))["metrics"]
+    metrics = evaluate(compose("evaluate", [*words, "trust=[paths]"]))["metrics"]
     assert metrics["samples"] == 3 and np.isfinite(metrics["mel_frechet"]) and metrics["bits_per_token"] > 0
