@@ -40,7 +40,7 @@ GENERATORS = {
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
 ONLY = {"resgen": ("residual",)}
-"""Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in a line."""
+"""Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused with a one-line error."""
 
 
 def pictures() -> torch.Tensor:

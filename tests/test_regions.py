@@ -1,4 +1,4 @@
-"""The nll of a region given the rest: what the model says exactly, a bound where it can say no more, and refusals in a line."""
+"""The nll of a region given the rest: what the model says exactly, a bound where it can say no more, and refusals with one line."""
 
 import itertools
 import json
@@ -85,8 +85,8 @@ def test_a_masked_models_bound_is_the_mean_over_all_orders_of_the_region():
     for order in itertools.permutations([0, 1, 3]):
         state, total = tokens.codes.masked_fill(asked, UNKNOWN), 0.0
         for n in order:
-            law = model.logits(Tokens(state.clone(), spec), condition).detach()[0, 0, n].log_softmax(0)
-            total -= float(law[tokens.codes[0, 0, n]])
+            distribution = model.logits(Tokens(state.clone(), spec), condition).detach()[0, 0, n].log_softmax(0)
+            total -= float(distribution[tokens.codes[0, 0, n]])
             state[0, 0, n] = tokens.codes[0, 0, n]
         nats.append(total)
     many = 4000

@@ -6,7 +6,8 @@ is a pure function of (seed, draw), the same on every process and after a resume
     media_shape, condition_spec, description: a JSON-able dict that says which items these are
 and a data component has `train`, `held_out`, `media_shape`, `condition_spec`.
 A DataLoader over a set needs collate_fn=identity. A set of which training sees pieces has `whole()`, the same items without a crop.
-Sets of sounds have batches with `lengths` and their component a `sample_rate` (Hz) and `longest_item` (samples), see gentok.data.sound_dataset.
+Sets of sounds have batches with `lengths` and their component a `sample_rate` (Hz) and `longest_item` (samples), see
+gentok.data.sound_dataset.
 """
 
 from __future__ import annotations

@@ -37,7 +37,9 @@ class MNIST5k(MediaData, id="data/mnist5k"):
         order = by_class.gather(1, RowRNG.of(split_seed, range(10)).permutation(500)).T  # [500, 10]: row after row, all classes in turn
         parts = {"held_out": order[:held_out].reshape(-1), "train": order[held_out:].reshape(-1)}
         sets = {
-            name: MemoryDataset(media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed})
+            name: MemoryDataset(
+                media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed}
+            )
             for name, rows in parts.items()
         }
         self.train, self.held_out = sets["train"], sets["held_out"]

@@ -19,7 +19,8 @@ class SoundFolder(SoundData, id="data/sound_folder"):
 
     sample_rate: Hz that the model hears; files of another are resampled. channels: 1 mixes down, 2 is stereo. crop: seconds of the piece
     that training sees of an item, begun at random; null: whole items. longest: seconds after which whole items are cut (held-out ones, and
-    training ones without crop); null: nowhere. normalize: null, peak or rms (gentok.data.sound_files.normalized), of what is read. held_out,
+    training ones without crop); null: nowhere. normalize: null, peak or rms (gentok.data.sound_files.normalized), of what is read.
+    held_out,
     classes, max_broken, split_seed: as of gentok.data.folder.ImageFolder. crop_seed: where pieces begin. in_memory: decode all sounds once
     and keep them as float32. Raises FileNotFoundError or ValueError with a line.
     """

@@ -1,6 +1,7 @@
 """SoundShards: sounds in tar files of the webdataset convention: KEY.wav (.flac, .ogg, .mp3) with KEY.cls, KEY.json, KEY.txt.
 
-The shards' form, their index and urls are those of gentok.data.shards; what becomes of items that cannot be read: gentok.data.indexed_dataset.
+The shards' form, their index and urls are those of gentok.data.shards; what becomes of items that cannot be read:
+gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ seed and the set's description. View 0 is the item as it is, view v > 0 is augme
 what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
 written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
 
-Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`); gentok.data.sharded_encoding does
+Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`);
+gentok.data.sharded_encoding does
 both. The joined file is byte for byte what one process would have written, whatever their number.
 """
 

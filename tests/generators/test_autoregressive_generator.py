@@ -1,4 +1,4 @@
-"""Laws of the autoregressive generator: cached equals uncached, nothing looks ahead, absent cells cost nothing."""
+"""Properties of the autoregressive generator: cached equals uncached, nothing looks ahead, absent cells cost nothing."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Laws of the depth transformer: cached equals uncached, also along trees; nothing looks ahead; absent cells cost nothing."""
+"""Properties of the depth transformer: cached equals uncached, also along trees; nothing looks ahead; absent cells cost nothing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Laws of the masked generator: what is hidden, what is read, and what its bound bounds."""
+"""Properties of the masked generator: what is hidden, what is read, and what its bound bounds."""
 
 import itertools
 import math

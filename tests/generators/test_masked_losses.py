@@ -215,22 +215,22 @@ def test_no_masking_probability_and_visible_cells_are_carried_over():
     tokens.codes[0, 0, :5] = UNKNOWN
     logits = model.logits(tokens, Condition())
     assert logits.shape[-1] == RASTER.vocab, "there is no logit for the mask"
-    law = carry_over(logits, tokens.codes).softmax(-1)
+    distribution = carry_over(logits, tokens.codes).softmax(-1)
     known = tokens.codes >= 0
-    assert torch.equal(law[known].argmax(-1), tokens.codes[known]) and (law[known].amax(-1) == 1).all()
-    assert torch.equal(law[~known], logits.softmax(-1)[~known])
+    assert torch.equal(distribution[known].argmax(-1), tokens.codes[known]) and (distribution[known].amax(-1) == 1).all()
+    assert torch.equal(distribution[~known], logits.softmax(-1)[~known])
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_visible_cells_have_no_term(name):
-    """The loss of the substituted law over the whole row is the loss over the hidden cells."""
+    """The loss of the substituted distribution over the whole row is the loss over the hidden cells."""
     model = masked(RASTER, objective=name, schedule="linear")
     tokens = codes(RASTER, 4)
     out = model.loss(tokens, Condition(), RowRNG([0, 1, 2, 3]))
     hidden = model.objective.choose(tokens.codes, RowRNG([0, 1, 2, 3]))
     state = tokens.codes.masked_fill(hidden.cells, UNKNOWN)
-    law = carry_over(model.logits(Tokens(state, RASTER), Condition(), hidden.time), state).log_softmax(-1)
-    nats = -law.gather(3, tokens.codes[..., None])[..., 0].flatten(1).sum(1)
+    distribution = carry_over(model.logits(Tokens(state, RASTER), Condition(), hidden.time), state).log_softmax(-1)
+    nats = -distribution.gather(3, tokens.codes[..., None])[..., 0].flatten(1).sum(1)
     assert torch.allclose(out.loss * out.count, (nats * (1 if hidden.weight is None else hidden.weight)).sum())
 
 

@@ -1,4 +1,4 @@
-"""Laws of ResGen: what is hidden, what is read and predicted, and what its bound bounds."""
+"""Properties of ResGen: what is hidden, what is read and predicted, and what its bound bounds."""
 
 import copy
 import itertools
@@ -257,8 +257,8 @@ def exact_nats(model, code):
                 p += m.logits[0, n].softmax(0)[c] * normal.log_prob(axis).exp()
             below = tables[d + 1 :]
             mean, width = sum(t.mean() for t in below), smear + 0.5 * sum(t.var(unbiased=False) for t in below)
-            law = (-((axis[:, None] - mean - tables[d]) ** 2) / (2 * width)).softmax(1)[:, code[d, n]]
-            step[depths, n] = -math.log(float((p * law).sum() * (axis[1] - axis[0])))
+            distribution = (-((axis[:, None] - mean - tables[d]) ** 2) / (2 * width)).softmax(1)[:, code[d, n]]
+            step[depths, n] = -math.log(float((p * distribution).sum() * (axis[1] - axis[0])))
     total = {tuple([spec.levels] * spec.positions): 0.0}
     for depths in sorted(itertools.product(range(spec.levels + 1), repeat=spec.positions), key=sum, reverse=True)[1:]:
         left = [spec.levels - d for d in depths]

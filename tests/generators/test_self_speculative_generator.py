@@ -1,4 +1,4 @@
-"""Laws of the self-speculative generator: its trunk is a masked model, its verified laws read what came earlier and nothing else."""
+"""Properties of the self-speculative generator: its trunk is a masked model, its verified distributions read what came earlier alone."""
 
 import itertools
 import math
@@ -102,7 +102,7 @@ def test_a_row_of_a_batch_equals_the_row_alone_also_in_training(by):
 
 
 def test_the_causal_blocks_learn_what_a_masked_model_cannot_say():
-    """Two cells that are always equal, and fair: no draft can be sure of a cell, the verified law of the second is."""
+    """Two cells that are always equal, and fair: no draft can be sure of a cell, the verified distribution of the second is."""
     torch.manual_seed(0)
     spec = TokenSpec((2,), Line(2))
     model = SelfSpeculativeTransformer(spec, width=16, depth=1, heads=2)
@@ -146,8 +146,8 @@ def test_the_window_bound_is_the_mean_over_orders_of_the_windows_laws(width):
             drafted, state = model.draft(Tokens(tokens.codes.masked_fill(rank > 0, UNKNOWN), spec), Condition())
             verified = model.verify(state, tokens, rank)
             for r, n in enumerate(order[begin : begin + width]):
-                law = (drafted if r == 0 else verified)[0, 0, n].log_softmax(0)
-                nats -= float(law[tokens.codes[0, 0, n]].detach())
+                distribution = (drafted if r == 0 else verified)[0, 0, n].log_softmax(0)
+                nats -= float(distribution[tokens.codes[0, 0, n]].detach())
         wanted.append(nats)
     rows = Tokens(tokens.codes.expand(4000, -1, -1), spec)
     found = model.window_bound(rows, Condition(), RowRNG.of(0, range(4000)), width)

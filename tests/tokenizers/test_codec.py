@@ -1,4 +1,4 @@
-"""Properties of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision. Its streams: test_codec_streams.py."""
+"""Properties of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision."""
 
 from __future__ import annotations
 
