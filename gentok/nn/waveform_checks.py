@@ -30,6 +30,21 @@ def levelled(media: Tensor, peak: float | None) -> Tensor:
     return peak * media / media.abs().amax(-1, keepdim=True).clamp(min=1e-6)
 
 
+class _Conv2d(nn.Conv2d):
+    """A Conv2d that is right in bfloat16 on the CPU, also where its output is one value wide."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight, self.bias
+        # On a CPU with AMX, oneDNN's bfloat16 convolution (torch 2.14) reads uninitialised memory where the stride along the last axis is
+        # above 1 and the output is one value wide: now and then it gives NaN in the output or in the gradients. float32 is not affected.
+        span = (self.kernel_size[-1] - 1) * self.dilation[-1] + 1
+        narrow = self.stride[-1] > 1 and x.shape[-1] + 2 * self.padding[-1] < span + self.stride[-1]
+        if not (narrow and x.is_cpu) or x.dtype == torch.float64:
+            return self._conv_forward(x, weight, bias)
+        with torch.autocast("cpu", enabled=False):
+            return self._conv_forward(x.float(), weight.float(), None if bias is None else bias.float()).to(x.dtype)
+
+
 def convolution(*args: Any, **options: Any) -> nn.Conv2d:
     """A Conv2d whose weight is g v / |v| per output channel (Salimans and Kingma, arXiv 1602.07868)."""
-    return weight_norm(nn.Conv2d(*args, **options))
+    return weight_norm(_Conv2d(*args, **options))
