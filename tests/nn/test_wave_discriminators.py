@@ -9,7 +9,7 @@ from gentok.losses.adversarial import Adversary
 from gentok.nn.band_discriminator import BandDiscriminators
 from gentok.nn.period_discriminator import PeriodDiscriminators
 from gentok.nn.stft_discriminator import STFTDiscriminators
-from gentok.nn.waveform_checks import levelled
+from gentok.nn.waveform_discriminator import levelled
 
 SMALL = {
     "stft": lambda **k: STFTDiscriminators(filters=4, windows=(256, 64), **k),
