@@ -37,7 +37,7 @@ MODULES = {
     "gentok.nn.maps": "gentok.nn.feature_cache",
     "gentok.nn.places": "gentok.nn.cell_positions",
     "gentok.nn.streams": "gentok.nn.two_stream",
-    "gentok.nn.waves": "gentok.nn.waveform_checks",
+    "gentok.nn.waves": "gentok.nn.waveform_discriminator",
     "gentok.noise": "gentok.rng",
     "gentok.prompts": "gentok.prompt",
     "gentok.protocols": "gentok.evaluation",

@@ -20,7 +20,7 @@ class Layer(Component):
 
     Attributes:
         takes_rng: whether `forward` takes `rng`, a RowRNG to draw from.
-        causal: whether an output depends on no later input, so that the network works chunk by chunk, by `start` and `step`.
+        causal: whether an output depends on no later input, so that the network works chunk by chunk, by `init_state` and `step`.
     """
 
     takes_rng: bool = False
@@ -31,7 +31,7 @@ class Layer(Component):
         """The last weight, where gradients of losses are compared; None where there is none."""
         return None
 
-    def start(self) -> Any:
+    def init_state(self) -> Any:
         """The state of a stream before its first chunk; of causal networks alone."""
         raise NotImplementedError
 

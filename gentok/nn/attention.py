@@ -54,21 +54,21 @@ class SelfAttention(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Rotation | None = None,
+        rope: Rotation | None = None,
         mask: Tensor | None = None,
         causal: bool = False,
         cache: KVCache | None = None,
         layer: int = 0,
         window: Window | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]. With a cache, x holds the steps of `window`, which brings the mask; turn is of x's tokens alone."""
+        """x [B, T, D] -> [B, T, D]. With a cache, x holds the steps of `window`, which brings the mask; rope is of x's tokens alone."""
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
         if self.qk_scale is not None:
             qk = rms_norm(qk, self.qk_scale.view(2, 1, self.head_width))
-        if turn is not None:
-            qk = rotate(qk, turn)
+        if rope is not None:
+            qk = rotate(qk, rope)
         q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)
         if cache is not None:
             k, v = cache.write(layer, k, v, window)

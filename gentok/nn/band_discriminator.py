@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentok.interfaces import Discriminator
-from gentok.nn.spectral import stft
-from gentok.nn.waveform_checks import check_wave, convolution, levelled
+from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
 
 __all__ = ["BANDS", "BandDiscriminators"]
 
@@ -29,12 +27,19 @@ BANDS = ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
 """Of the frequencies from 0 to half the sample rate."""
 
 
-class BandDiscriminators(nn.Module, Discriminator, id="discriminator/band"):
-    """media float [B, C, T] -> (logits, features), one of each per window: float [B, 1, frames, .], and for every band in turn five
-    [B, filters, frames, .].
+class BandDiscriminators(WaveformDiscriminators, id="discriminator/band"):
+    """media float [B, C, T] -> (logits, features), one of each per window: float [B, 1, frames, .], and for every band, one
+    after the other, five [B, filters, frames, .].
 
-    channels: C. windows: in samples, divisible by 4; T must be at least 5/8 of the longest. filters: channels of every layer. bands: see
-    BANDS. peak: see gentok.nn.waveform_checks.levelled. Raises ValueError on other channels, shorter waves, or bands without frequency.
+    Args:
+        channels: C.
+        windows: in samples, divisible by 4; T must be at least 5/8 of the longest.
+        filters: channels of every layer.
+        bands: (low, high) of each, as parts of the frequencies; see BANDS.
+        peak: see gentok.nn.waveform_discriminator.levelled.
+
+    Raises:
+        ValueError: sizes below 1, windows that 4 does not divide, or bands without a frequency.
     """
 
     def __init__(
@@ -45,20 +50,13 @@ class BandDiscriminators(nn.Module, Discriminator, id="discriminator/band"):
         bands: Sequence[Sequence[float]] = BANDS,
         peak: float | None = 0.8,
     ):
-        super().__init__()
         if min(channels, filters) < 1 or not windows or any(w % 4 or w < 4 for w in windows):
             raise ValueError(
                 "band discriminators need channels and filters of at least 1 and windows that 4 divides; "
                 f"got {channels}, {filters} and {list(windows)}"
             )
-        self.channels, self.windows, self.peak = channels, tuple(windows), peak
-        self.parts = nn.ModuleList(_BandDiscriminator(channels, window, filters, bands) for window in windows)
-
-    def forward(self, media: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        check_wave(media, self.channels, max(self.windows) * 5 // 8)
-        wave = levelled(media, self.peak)
-        logits, features = zip(*(part(wave) for part in self.parts))
-        return list(logits), list(features)
+        parts = (_BandDiscriminator(channels, window, filters, bands) for window in windows)
+        super().__init__(channels, peak, max(windows) * 5 // 8, parts)
 
 
 class _BandDiscriminator(nn.Module):
@@ -81,18 +79,10 @@ class _BandDiscriminator(nn.Module):
     def _bands(self, wave: Tensor) -> list[Tensor]:
         hop = self.window // 4
         pad = (self.window - hop) // 2
-        with torch.autocast(wave.device.type, enabled=False):
-            wave = F.pad(wave, (pad, pad + -wave.shape[-1] % hop), mode="reflect")
-            spectrum = stft(wave, self.window, hop, pad=0)
-            x = torch.cat([spectrum.real, spectrum.imag], 1).transpose(-1, -2)
-        x = x.to(next(self.parameters()).dtype)
+        wave = F.pad(wave, (pad, pad + -wave.shape[-1] % hop), mode="reflect")
+        x = complex_spectrogram(wave, self.window, hop).to(self.head.bias.dtype)
         return [x[..., low:high] for low, high in self.bands]
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        ends, features = [], []
-        for x, stack in zip(self._bands(wave), self.stacks, strict=True):
-            for layer in stack:
-                x = F.leaky_relu(layer(x), 0.1)
-                features.append(x)
-            ends.append(x)
-        return self.head(torch.cat(ends, -1)), features
+        features = [features_of(x, stack, 0.1) for x, stack in zip(self._bands(wave), self.stacks, strict=True)]
+        return self.head(torch.cat([band[-1] for band in features], -1)), sum(features, [])

@@ -9,23 +9,25 @@ section 3.1; the padding is that of the `encodec` package).
 Padding is zero, the first or last sample repeated (replicate), or the reflected beginning and end. A sound no longer than its padding has
 no such reflection: it is extended by zeros on the right, reflected, and what the zeros added at the end is cut off again.
 
-Chunk by chunk (`start`, `step`): a causal Conv keeps the inputs that later windows need; a causal Transposed the tail of outputs that the
-next input adds to, without the bias, which would be counted twice. With reflection the first output waits for the span - stride + 1 inputs
-that the reflected beginning is made of; afterwards, and with zeros from the start, nothing waits longer than for its own window. So the
-chunks of a stream give what the whole gives, whatever their sizes.
+Chunk by chunk (gentok/nn/streaming.py): a causal Conv keeps the inputs that later windows need; a causal
+Transposed the tail of outputs that the next input adds to, without the bias, which would be counted twice.
+With reflection the first output waits for the span - stride + 1 inputs that the reflected beginning is made
+of; afterwards, and with zeros from the start, nothing waits longer than for its own window. So the chunks of
+a stream give what the whole gives, whatever their sizes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-__all__ = ["Chain", "Conv", "Transposed", "pad", "start", "step", "weight_of"]
+from gentok.nn.streaming import StreamingModule
+
+__all__ = ["Conv", "Transposed", "pad", "weight_of"]
 
 PADDINGS = ("zero", "replicate", "reflect")
 
@@ -47,39 +49,35 @@ def weight_of(conv: nn.Module) -> Tensor:
     return conv.parametrizations.weight.original1 if hasattr(conv, "parametrizations") else conv.weight
 
 
-def start(layer: nn.Module) -> Any:
-    """The state of a layer before the first chunk; None of one that treats every sample by itself."""
-    return layer.start() if hasattr(layer, "start") else None
-
-
-def step(layer: nn.Module, x: Tensor, state: Any, last: bool) -> Tensor:
-    """The next chunk float [B, C, n], n >= 0, through a layer, whose state is changed -> [B, C', m]. last: nothing follows."""
-    return layer.step(x, state, last) if hasattr(layer, "step") else layer(x)
-
-
-class Chain(nn.Sequential):
-    """Layers in a row, whole (`forward`) or chunk by chunk."""
-
-    def start(self) -> list[Any]:
-        return [start(layer) for layer in self]
-
-    def step(self, x: Tensor, state: list[Any], last: bool) -> Tensor:
-        for layer, memory in zip(self, state):
-            x = step(layer, x, memory, last)
-        return x
-
-
 @dataclass
 class ConvState:
-    """held float [B, C, n]: inputs that are still needed. begun: whether they follow the padding on the left."""
+    """Attributes:
+    held: float [B, C, n], inputs that are still needed.
+    begun: whether they follow the padding on the left.
+    """
 
     held: Tensor | None = None
     begun: bool = False
 
 
-class Conv(nn.Module):
-    """float [B, inputs, T] -> [B, outputs, ceil(T / stride)], T >= 1. normed: by weight normalisation (arXiv 1602.07868), a length per
-    output channel. Raises ValueError with a line where the window is shorter than the stride."""
+class Conv(StreamingModule):
+    """float [B, inputs, T] -> [B, outputs, ceil(T / stride)], T >= 1.
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        kernel: samples of a window, before dilation.
+        stride: input samples per output.
+        dilation: input samples between two values of a window.
+        causal: whether all padding is on the left.
+        padding: zero, replicate or reflect.
+        normed: whether the weight is normalised (arXiv 1602.07868), with one length per output channel.
+        bias: whether a bias is added.
+        groups: of channels that do not see each other.
+
+    Raises:
+        ValueError: the window is shorter than the stride, or the padding is unknown.
+    """
 
     def __init__(
         self,
@@ -113,14 +111,14 @@ class Conv(nn.Module):
         right = 0 if self.causal else self.around // 2
         return self.conv(pad(x, self.around - right, right + extra, self.padding))
 
-    def start(self) -> ConvState:
+    def init_state(self) -> ConvState:
         if not self.causal:
             raise ValueError("a convolution that looks ahead cannot work chunk by chunk: build it with causal=true")
         if self.padding == "reflect" and self.span < 2 * self.stride - 1:
             raise ValueError(f"a window of {self.span} at stride {self.stride} cannot end a stream by reflection: use padding=zero")
         return ConvState()
 
-    def step(self, x: Tensor, state: ConvState, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: ConvState, last: bool = False) -> Tensor:
         held = x if state.held is None else torch.cat([state.held, x], 2)
         if not state.begun:
             if last:
@@ -149,9 +147,22 @@ class TransposedState:
     tail: Tensor | None = None
 
 
-class Transposed(nn.Module):
-    """float [B, inputs, N] -> [B, outputs, N * stride]. normed: by weight normalisation, a length per input channel (as the `encodec`
-    package has it). Raises ValueError with a line where the window is shorter than the stride."""
+class Transposed(StreamingModule):
+    """float [B, inputs, N] -> [B, outputs, N * stride].
+
+    Args:
+        inputs: channels of the input.
+        outputs: channels of the output.
+        kernel: output samples that an input adds to.
+        stride: output samples per input.
+        causal: whether what is cut off is cut on the right.
+        normed: whether the weight is normalised, with one length per input channel (as in the `encodec` package).
+        groups: of channels that do not see each other.
+        bias: whether a bias is added.
+
+    Raises:
+        ValueError: the window is shorter than the stride.
+    """
 
     def __init__(
         self,
@@ -176,12 +187,12 @@ class Transposed(nn.Module):
         y = self.conv(x)
         return y[..., self.over - right : y.shape[2] - right]
 
-    def start(self) -> TransposedState:
+    def init_state(self) -> TransposedState:
         if not self.causal:
             raise ValueError("a transposed convolution that looks ahead cannot work chunk by chunk: build it with causal=true")
         return TransposedState()
 
-    def step(self, x: Tensor, state: TransposedState, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: TransposedState, last: bool = False) -> Tensor:
         if not x.shape[2]:
             return x.new_empty(len(x), self.conv.out_channels, 0)
         y = self.conv(x)

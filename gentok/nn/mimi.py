@@ -14,17 +14,16 @@ since the frame that is repeated before the sound is the first.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gentok.interfaces import Layer
 from gentok.nn.attention import SelfAttention
-from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
+from gentok.nn.conv1d import Conv, Transposed
 from gentok.nn.recurrence import RecentKeys, Seen, window_mask
-from gentok.nn.rope import rotation
+from gentok.nn.rope import Rotation, rotation
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
+from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 
@@ -43,15 +42,13 @@ class WindowBlock(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.GELU(), nn.Linear(hidden, width, bias=False))
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width,), scale)) for _ in range(2))
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor | None, recent: RecentKeys | None = None, layer: int = 0
-    ) -> Tensor:
+    def forward(self, x: Tensor, rope: Rotation, mask: Tensor | None, recent: RecentKeys | None = None, layer: int = 0) -> Tensor:
         seen = {"mask": mask, "causal": mask is None} if recent is None else {"cache": recent, "layer": layer, "window": Seen(mask)}
-        x = x + self.scale1 * self.attention(self.norm1(x), turn, **seen)
+        x = x + self.scale1 * self.attention(self.norm1(x), rope, **seen)
         return x + self.scale2 * self.mlp(self.norm2(x))
 
 
-class WindowTransformer(nn.Module):
+class WindowTransformer(StreamingModule):
     """float [B, width, N] -> the same shape; causal. window: frames that a frame attends, itself and those before it."""
 
     def __init__(self, width: int = 512, depth: int = 8, heads: int = 8, hidden: int = 2048, window: int = 250, scale: float = 0.01):
@@ -64,19 +61,19 @@ class WindowTransformer(nn.Module):
     def _through(self, x: Tensor, mask: Tensor | None, first: int = 0, recent: RecentKeys | None = None) -> Tensor:
         place = torch.arange(first, first + x.shape[2], device=x.device)
         cos, sin = rotation(place[:, None], head_width=self.head_width)
-        turn, x = (cos.to(x.dtype), sin.to(x.dtype)), x.transpose(1, 2)
+        rope, x = (cos.to(x.dtype), sin.to(x.dtype)), x.transpose(1, 2)
         for layer, block in enumerate(self.blocks):
-            x = block(x, turn, mask, recent, layer)
+            x = block(x, rope, mask, recent, layer)
         return x.transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
         return self._through(x, window_mask(self.window, 0, 0, frames, x.device) if frames > self.window else None)
 
-    def start(self) -> RecentKeys:
+    def init_state(self) -> RecentKeys:
         return RecentKeys(self.window - 1, len(self.blocks))
 
-    def step(self, x: Tensor, state: RecentKeys, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: RecentKeys, last: bool = False) -> Tensor:
         frames, first = x.shape[2], state.seen
         if not frames:
             return x
@@ -84,55 +81,25 @@ class WindowTransformer(nn.Module):
         return self._through(x, window_mask(self.window, first, min(first, state.keep), frames, x.device), first, state)
 
 
-class _Half(nn.Module, Layer):
-    """Parts in a row, whole or chunk by chunk."""
+class _Mimi(ChainLayer):
+    """Args:
+        channels: of the sound.
+        width: channels of a frame.
+        filters: of SEANet.
+        ratios: of SEANet, in the decoder's order.
+        depth: blocks of the transformer.
+        heads: of the transformer's attention.
+        hidden: width of the transformer's MLPs.
+        window: frames that a frame attends, itself included, counted at SEANet's rate.
 
-    causal = True
-
-    def parts(self) -> Chain:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.parts()(x)
-
-    def start(self) -> list[Any]:
-        """The state of a stream."""
-        return self.parts().start()
-
-    def step(self, x: Tensor, state: list[Any], last: bool = False) -> Tensor:
-        """The next chunk of a stream; see gentok/nn/conv1d.py."""
-        return self.parts().step(x, state, last)
-
-
-class MimiEncoder(_Half, id="layer/mimi_encoder"):
-    """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)], hop = 2 * the product of the ratios.
-
-    filters, ratios: of SEANet (in the decoder's order). depth, heads, hidden, window: of the transformer, in frames before the halving.
+    Attributes:
+        hop: samples per frame, 2 * the product of the ratios.
     """
 
-    def __init__(
-        self,
-        channels: int = 1,
-        width: int = 512,
-        filters: int = 64,
-        ratios: Sequence[int] = (8, 6, 5, 4),
-        depth: int = 8,
-        heads: int = 8,
-        hidden: int = 2048,
-        window: int = 250,
-    ):
-        super().__init__()
-        self.seanet = SEANetEncoder(channels, width, filters, ratios, **SEANET)
-        self.transformer = WindowTransformer(width, depth, heads, hidden, window)
-        self.down = Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False)
-        self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
-
-    def parts(self) -> Chain:
-        return Chain(self.seanet, self.transformer, self.down)
-
-
-class MimiDecoder(_Half, id="layer/mimi_decoder"):
-    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop]; the rest as in MimiEncoder."""
+    causal = True
+    order: tuple[str, ...]
+    """The parts in the order of their use, which is that of their initialisation."""
+    seanet_class: type[SEANetEncoder | SEANetDecoder]
 
     def __init__(
         self,
@@ -146,15 +113,35 @@ class MimiDecoder(_Half, id="layer/mimi_decoder"):
         window: int = 250,
     ):
         super().__init__()
-        self.up = Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False)
-        self.transformer = WindowTransformer(width, depth, heads, hidden, window)
-        self.seanet = SEANetDecoder(channels, width, filters, ratios, **SEANET)
+        build = {
+            "seanet": lambda: self.seanet_class(channels, width, filters, ratios, **SEANET),
+            "transformer": lambda: WindowTransformer(width, depth, heads, hidden, window),
+            "down": lambda: Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False),
+            "up": lambda: Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False),
+        }
+        for name in self.order:
+            self.add_module(name, build[name]())
         self.channels, self.width, self.hop = channels, width, STRIDE * self.seanet.hop
+
+    @property
+    def chain(self) -> Chain:
+        return Chain(*(self.get_submodule(name) for name in self.order))
+
+
+class MimiEncoder(_Mimi, id="layer/mimi_encoder"):
+    __doc__ = f"Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].\n\n    {_Mimi.__doc__}"
+
+    order = ("seanet", "transformer", "down")
+    seanet_class = SEANetEncoder
+
+
+class MimiDecoder(_Mimi, id="layer/mimi_decoder"):
+    __doc__ = f"float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].\n\n    {_Mimi.__doc__}"
+
+    order = ("up", "transformer", "seanet")
+    seanet_class = SEANetDecoder
 
     @property
     def last_layer(self) -> Tensor:
         """The last convolution's weight, where gradients of losses are compared (adaptive weights)."""
-        return weight_of(self.seanet.layers[-1].conv)
-
-    def parts(self) -> Chain:
-        return Chain(self.up, self.transformer, self.seanet)
+        return self.seanet.last_layer

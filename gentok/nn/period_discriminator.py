@@ -1,6 +1,6 @@
 """The multi-period discriminator of HiFi-GAN (Kong et al., arXiv 2010.05646, section 2.3), as DAC uses it as well.
 
-For each period p, a wave of T samples becomes a picture [B, C, T / p, p], whose columns are every p-th sample; convolutions 5 x 1 never mix
+For each period p, a wave of T samples becomes an image [B, C, T / p, p], whose columns are every p-th sample; convolutions 5 x 1 never mix
 columns:
 
     four of stride 3 and one of stride 1, of 1, 4, 16, 32 and 32 times `width` channels, LeakyReLU(0.1);  3 x 1 to the logits
@@ -16,33 +16,30 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentok.interfaces import Discriminator
-from gentok.nn.waveform_checks import check_wave, convolution, levelled
+from gentok.nn.waveform_discriminator import WaveformDiscriminators, convolution, features_of
 
 __all__ = ["PeriodDiscriminators"]
 
 
-class PeriodDiscriminators(nn.Module, Discriminator, id="discriminator/multi_period"):
+class PeriodDiscriminators(WaveformDiscriminators, id="discriminator/multi_period"):
     """media float [B, C, T] -> (logits, features), one of each per period p: float [B, 1, ., p], and five [B, channels, ., p].
 
-    channels: C. periods: in samples, commonly primes; T must be at least twice the longest. width: channels of the first layer. peak: see
-    gentok.nn.waveform_checks.levelled. Raises ValueError on other channels or shorter waves.
+    Args:
+        channels: C.
+        periods: in samples, commonly primes; T must be at least twice the longest.
+        width: channels of the first layer.
+        peak: see gentok.nn.waveform_discriminator.levelled.
+
+    Raises:
+        ValueError: sizes or periods below 1.
     """
 
     def __init__(self, channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11), width: int = 32, peak: float | None = None):
-        super().__init__()
         if min(channels, width) < 1 or not periods or min(periods) < 1:
             raise ValueError(
                 f"period discriminators need channels, width and periods of at least 1; got {channels}, {width}, {list(periods)}"
             )
-        self.channels, self.periods, self.peak = channels, tuple(periods), peak
-        self.parts = nn.ModuleList(_PeriodDiscriminator(channels, period, width) for period in periods)
-
-    def forward(self, media: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        check_wave(media, self.channels, 2 * max(self.periods))
-        wave = levelled(media, self.peak).to(next(self.parameters()).dtype)
-        logits, features = zip(*(part(wave) for part in self.parts))
-        return list(logits), list(features)
+        super().__init__(channels, peak, 2 * max(periods), (_PeriodDiscriminator(channels, period, width) for period in periods))
 
 
 class _PeriodDiscriminator(nn.Module):
@@ -56,8 +53,7 @@ class _PeriodDiscriminator(nn.Module):
         self.head = convolution(widths[-1], 1, (3, 1), padding=(1, 0))
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        x, features = F.pad(wave, (0, -wave.shape[-1] % self.period), mode="reflect").unflatten(-1, (-1, self.period)), []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.1)
-            features.append(x)
-        return self.head(x), features
+        wave = wave.to(self.head.bias.dtype)
+        x = F.pad(wave, (0, -wave.shape[-1] % self.period), mode="reflect").unflatten(-1, (-1, self.period))
+        features = features_of(x, self.layers, 0.1)
+        return self.head(features[-1]), features

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from gentok.nn.rope import rotation
+from gentok.nn.rope import Rotation, rotation
+from gentok.nn.streaming import StreamingModule
 from gentok.nn.transformer import Transformer
 
 __all__ = ["LSTM", "WindowedAttention"]
@@ -27,7 +28,7 @@ class LSTMState:
     hidden: tuple[Tensor, Tensor] | None = None
 
 
-class LSTM(nn.Module):
+class LSTM(StreamingModule):
     """float [B, width, N] -> the same shape; causal."""
 
     def __init__(self, width: int, layers: int = 2):
@@ -37,10 +38,10 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.lstm(x.transpose(1, 2))[0].transpose(1, 2)
 
-    def start(self) -> LSTMState:
+    def init_state(self) -> LSTMState:
         return LSTMState()
 
-    def step(self, x: Tensor, state: LSTMState, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: LSTMState, last: bool = False) -> Tensor:
         if not x.shape[2]:
             return x
         y, state.hidden = self.lstm(x.transpose(1, 2), state.hidden)
@@ -83,7 +84,7 @@ def window_mask(window: int, first: int, past: int, frames: int, device: torch.d
     return ((key <= query) & (key > query - window))[None, None]
 
 
-class WindowedAttention(nn.Module):
+class WindowedAttention(StreamingModule):
     """float [B, width, N] -> the same shape. window: frames that a frame attends, itself and those before it; ignored where not causal."""
 
     def __init__(self, width: int, layers: int = 8, heads: int = 8, window: int = 250, causal: bool = True):
@@ -94,25 +95,25 @@ class WindowedAttention(nn.Module):
         self.transformer = Transformer(width, layers, heads, causal=causal)
         self.gate = nn.Parameter(torch.full((width,), 0.01))
 
-    def _turn(self, first: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _rope(self, first: int, frames: int, device: torch.device) -> Rotation:
         return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.transformer.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
         mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and frames > self.window else None
-        y = self.transformer(x.transpose(1, 2), self._turn(0, frames, x.device), mask=mask)
+        y = self.transformer(x.transpose(1, 2), self._rope(0, frames, x.device), mask=mask)
         return x + (self.gate * y).transpose(1, 2)
 
-    def start(self) -> RecentKeys:
+    def init_state(self) -> RecentKeys:
         if not self.causal:
             raise ValueError("attention in both directions cannot work chunk by chunk: build it with causal=true")
         return RecentKeys(self.window - 1, self.transformer.depth)
 
-    def step(self, x: Tensor, state: RecentKeys, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: RecentKeys, last: bool = False) -> Tensor:
         frames = x.shape[2]
         if not frames:
             return x
         mask = window_mask(self.window, state.seen, min(state.seen, state.keep), frames, x.device)
-        y = self.transformer.extend(x.transpose(1, 2), self._turn(state.seen, frames, x.device), state, Seen(mask))
+        y = self.transformer.extend(x.transpose(1, 2), self._rope(state.seen, frames, x.device), state, Seen(mask))
         state.seen += frames
         return x + (self.gate * y).transpose(1, 2)

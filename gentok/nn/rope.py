@@ -34,8 +34,8 @@ def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta
     return angles.cos().float(), angles.sin().float()
 
 
-def rotate(x: Tensor, turn: Rotation) -> Tensor:
+def rotate(x: Tensor, rope: Rotation) -> Tensor:
     """x float [..., T, 2, H, d], queries and keys side by side -> the same, turned, in x's type."""
-    cos, sin = turn
+    cos, sin = rope
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

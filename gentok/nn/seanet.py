@@ -8,7 +8,7 @@ Ratios are in the decoder's order: (8, 5, 4, 2) means that the encoder strides 2
 package, so that its weights have a place here (gentok/tokenizers/pretrained/encodec_keys.py). The shortcut is a 1x1 convolution there and
 the identity in audiocraft; padding is reflect there and zero in audiocraft: `shortcut` and `padding` say which.
 
-A causal network works chunk by chunk (`start`, `step`; see gentok/nn/conv1d.py).
+A causal network works chunk by chunk (gentok/nn/streaming.py).
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gentok.interfaces import Layer
-from gentok.nn.conv1d import Chain, Conv, Transposed, weight_of
+from gentok.nn.conv1d import Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
+from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
 
 __all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 
@@ -41,7 +41,7 @@ class UnitState:
     ahead: Tensor | None = None
 
 
-class Unit(nn.Module):
+class Unit(StreamingModule):
     """Residual unit, float [B, width, T] -> the same shape."""
 
     def __init__(self, width: int, kernel: int, dilation: int, compress: int, shortcut: str, activation: str, common: dict[str, Any]):
@@ -55,10 +55,10 @@ class Unit(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.block(x)
 
-    def start(self) -> UnitState:
-        return UnitState(self.block.start())
+    def init_state(self) -> UnitState:
+        return UnitState(self.block.init_state())
 
-    def step(self, x: Tensor, state: UnitState, last: bool) -> Tensor:
+    def step(self, x: Tensor, state: UnitState, last: bool = False) -> Tensor:
         short = self.shortcut(x) if x.shape[2] else x
         short = short if state.ahead is None else torch.cat([state.ahead, short], 2)
         y = self.block.step(x, state.block, last)
@@ -66,13 +66,30 @@ class Unit(nn.Module):
         return short[..., : y.shape[2]] + y
 
 
-class _SEANet(nn.Module, Layer):
-    """channels C of the sound; width D of the latent; filters F. ratios: in the decoder's order, hop = their product.
+class _SEANet(ChainLayer):
+    """Args:
+        channels: C, of the sound.
+        width: D, of the latent.
+        filters: F, channels of the first convolution.
+        ratios: strides in the decoder's order; hop is their product.
+        units: residual units per ratio.
+        kernel: of the first convolution.
+        last_kernel: of the last convolution.
+        unit_kernel: of the units' dilated convolutions.
+        dilation_base: unit j of a ratio is dilated by dilation_base^j.
+        compress: by what the channels inside a unit are divided.
+        causal: whether no output depends on a later input.
+        padding: zero, replicate or reflect.
+        shortcut: of the units: conv or identity.
+        activation: elu, leaky_relu or snake.
+        memory: lstm, attention or null.
+        memory_layers: layers of the memory.
+        heads: of attention.
+        window: frames that a frame attends; see gentok/nn/recurrence.py.
+        weight_norm: whether the convolutions are weight-normalised.
 
-    units per ratio, each dilated by dilation_base^j; kernel of the first convolution, last_kernel of the last, unit_kernel of the units;
-    compress: their channels are divided by it. causal: no look-ahead. padding: zero or reflect. shortcut: conv or identity. activation:
-    elu, leaky_relu or snake. memory: lstm, attention (heads, window: see gentok/nn/recurrence.py) or null, of `memory_layers` layers.
-    weight_norm: of every convolution. Raises ValueError with a line on an unknown word.
+    Raises:
+        ValueError: a word that is not in these lists, or no ratios.
     """
 
     def __init__(
@@ -124,16 +141,9 @@ class _SEANet(nn.Module, Layer):
     def _layers(self, *args: Any) -> list[nn.Module]:
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x)
-
-    def start(self) -> list[Any]:
-        """The state of a stream. Raises ValueError with a line where the network looks ahead."""
-        return self.layers.start()
-
-    def step(self, x: Tensor, state: list[Any], last: bool = False) -> Tensor:
-        """The next chunk of a stream; see gentok/nn/conv1d.py."""
-        return self.layers.step(x, state, last)
+    @property
+    def chain(self) -> Chain:
+        return self.layers
 
 
 class SEANetEncoder(_SEANet, id="layer/seanet_encoder"):

@@ -73,8 +73,8 @@ class _Body(nn.Module):
         if ends is not None:  # a row without a position sees itself: no row of a softmax may be empty
             inside = torch.arange(positions, device=x.device) < ends[:, None]
             mask = (mask & inside[:, None] | torch.eye(positions, dtype=torch.bool, device=x.device))[:, None]
-        turn = rotation(torch.arange(positions, device=x.device)[:, None], head_width=self.layers.head_width)
-        return self.layers(x.transpose(1, 2), turn, mask=mask).transpose(1, 2)
+        rope = rotation(torch.arange(positions, device=x.device)[:, None], head_width=self.layers.head_width)
+        return self.layers(x.transpose(1, 2), rope, mask=mask).transpose(1, 2)
 
 
 class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):

@@ -13,23 +13,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from gentok.interfaces import Discriminator
-from gentok.nn.spectral import stft
-from gentok.nn.waveform_checks import check_wave, convolution, levelled
+from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
 
 __all__ = ["STFTDiscriminators"]
 
 
-class STFTDiscriminators(nn.Module, Discriminator, id="discriminator/ms_stft"):
+class STFTDiscriminators(WaveformDiscriminators, id="discriminator/ms_stft"):
     """media float [B, C, T] -> (logits, features), one of each per window: float [B, 1, frames, frequencies'], and, of every layer before
     them, [B, filters, frames, .].
 
-    channels: C. filters: channels of every layer. windows: in samples; T must be at least the longest. slope: of LeakyReLU. peak: see
-    gentok.nn.waveform_checks.levelled. Raises ValueError on other channels or shorter waves.
+    Args:
+        channels: C.
+        filters: channels of every layer.
+        windows: in samples; T must be at least the longest.
+        dilations: in time, of the layers in the middle.
+        slope: of LeakyReLU.
+        peak: see gentok.nn.waveform_discriminator.levelled.
+
+    Raises:
+        ValueError: sizes below 1, or windows below 4.
     """
 
     def __init__(
@@ -41,20 +45,13 @@ class STFTDiscriminators(nn.Module, Discriminator, id="discriminator/ms_stft"):
         slope: float = 0.2,
         peak: float | None = None,
     ):
-        super().__init__()
         if channels < 1 or filters < 1 or not windows or not dilations or min(windows) < 4 or min(dilations) < 1:
             raise ValueError(
                 "STFT discriminators need channels, filters and dilations of at least 1 and windows of at least 4 samples; "
                 f"got {channels}, {filters}, {list(dilations)} and {list(windows)}"
             )
-        self.channels, self.windows, self.peak = channels, tuple(windows), peak
-        self.parts = nn.ModuleList(_STFTDiscriminator(channels, filters, window, dilations, slope) for window in windows)
-
-    def forward(self, media: Tensor) -> tuple[list[Tensor], list[list[Tensor]]]:
-        check_wave(media, self.channels, max(self.windows))
-        wave = levelled(media, self.peak)
-        logits, features = zip(*(part(wave) for part in self.parts))
-        return list(logits), list(features)
+        parts = (_STFTDiscriminator(channels, filters, window, dilations, slope) for window in windows)
+        super().__init__(channels, peak, max(windows), parts)
 
 
 class _STFTDiscriminator(nn.Module):
@@ -70,11 +67,6 @@ class _STFTDiscriminator(nn.Module):
         self.head = convolution(filters, 1, (3, 3), padding=1)
 
     def forward(self, wave: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with torch.autocast(wave.device.type, enabled=False):
-            spectrum = stft(wave, self.window, normalized=True, pad=0)
-            x = torch.cat([spectrum.real, spectrum.imag], 1).transpose(-1, -2)
-        x, features = x.to(self.layers[0].weight.dtype), []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), self.slope)
-            features.append(x)
-        return self.head(x), features
+        x = complex_spectrogram(wave, self.window, self.window // 4, normalized=True).to(self.layers[0].weight.dtype)
+        features = features_of(x, self.layers, self.slope)
+        return self.head(features[-1]), features

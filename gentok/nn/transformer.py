@@ -100,7 +100,7 @@ class TransformerBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Rotation | None = None,
+        rope: Rotation | None = None,
         mask: Tensor | None = None,
         causal: bool = False,
         modulation: Tensor | None = None,
@@ -117,7 +117,7 @@ class TransformerBlock(nn.Module):
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
             h = _shifted(h, shift1, scale1, kinds)
-        h = self.attention(h, turn, mask, causal, cache, layer, window)
+        h = self.attention(h, rope, mask, causal, cache, layer, window)
         x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, rng)
         if self.cross is not None:
             x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, rng)
@@ -171,7 +171,7 @@ class Transformer(nn.Module):
     def forward(
         self,
         x: Tensor,
-        turn: Rotation | None = None,
+        rope: Rotation | None = None,
         *,
         mask: Tensor | None = None,
         context: Tensor | None = None,
@@ -183,17 +183,17 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """x float [B, T, D] -> [B, T, D], normalised.
 
-        turn: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
+        rope: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
         causal model. context float [B, L, D], context_mask bool [B, L]; vector float [B, D]; noise: for dropout, None for none.
         kinds: of a model with several, how many tokens of each there are, one kind behind the other: they sum to T. tap: (number of a
         block, list): what this block gives, not normalised, is appended to the list.
         """
-        turn = self._typed(turn, x)
+        rope = self._typed(rope, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]
         for number, block in enumerate(self.blocks):
             x = block(
                 x,
-                turn,
+                rope,
                 mask,
                 self.causal and mask is None,
                 None if vector is None else block.modulate(vector),
@@ -225,13 +225,13 @@ class Transformer(nn.Module):
             cache.modulation = [block.modulate(vector) for block in self.blocks]
         return cache
 
-    def extend(self, x: Tensor, turn: Rotation | None, cache: KVCache, window: Window) -> Tensor:
+    def extend(self, x: Tensor, rope: Rotation | None, cache: KVCache, window: Window) -> Tensor:
         """The steps of `window`: x float [B, S, D] with their rotation -> [B, S, D], normalised; their keys go into the cache."""
-        turn = self._typed(turn, x)
+        rope = self._typed(rope, x)
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
-                turn,
+                rope,
                 modulation=None if cache.modulation is None else cache.modulation[layer],
                 context=None if cache.context is None else cache.context[layer],
                 context_mask=cache.context_mask,
@@ -242,11 +242,11 @@ class Transformer(nn.Module):
         return self.norm(x)
 
     @staticmethod
-    def _typed(turn: Rotation | None, x: Tensor) -> Rotation | None:
+    def _typed(rope: Rotation | None, x: Tensor) -> Rotation | None:
         """In the type that queries will have: another would promote them."""
-        if turn is None:
+        if rope is None:
             return None
         device = x.device.type
         autocast = device != "meta" and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else x.dtype
-        return turn[0].to(dtype), turn[1].to(dtype)
+        return rope[0].to(dtype), rope[1].to(dtype)

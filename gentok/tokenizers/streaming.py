@@ -1,4 +1,4 @@
-"""A codec chunk by chunk: the codes and the sound that the whole gives, over networks with `start` and `step` (gentok/nn/conv1d.py).
+"""A codec chunk by chunk: the codes and the sound that the whole gives. Its networks stream by gentok/nn/streaming.py.
 
     stream = codec.stream(batch=1)
     tokens = stream.encode(samples)        any number of samples, any number of frames, also none
@@ -52,7 +52,7 @@ class CodecStream(TokenizerStream):
         if reason := why_not(codec):
             raise ValueError(reason)
         self.codec, self.batch = codec, batch
-        self.encoder, self.decoder = codec.encoder.start(), codec.decoder.start()
+        self.encoder, self.decoder = codec.encoder.init_state(), codec.decoder.init_state()
         self.encoded = self.decoded = 0  # frames
         self.ended = False
 

@@ -31,8 +31,8 @@ def test_rotation_equals_complex_products(axes):
     torch.manual_seed(0)
     x = torch.randn(3, 2, 1, 8, dtype=torch.float64)
     query, key = torch.randint(-3, 9, (3, axes)), torch.randint(-3, 9, (3, axes))
-    turn = rotation(query, key, head_width=8)
-    got = rotate(x, (turn[0].double(), turn[1].double()))
+    rope = rotation(query, key, head_width=8)
+    got = rotate(x, (rope[0].double(), rope[1].double()))
     for t in range(3):
         for side, where in enumerate((query, key)):
             want = torch.tensor(rotated(x[t, side, 0].tolist(), where[t].tolist()), dtype=torch.float64)
@@ -44,8 +44,8 @@ def test_scores_depend_on_differences_of_coordinates_alone():
     qk = torch.randn(1, 2, 1, 16)
     scores = []
     for shift in ([0, 0], [5, 0], [0, -7], [3, 11]):
-        turn = rotation(torch.tensor([[2, 3]]) + torch.tensor(shift), torch.tensor([[1, 7]]) + torch.tensor(shift), head_width=16)
-        y = rotate(qk, turn)
+        rope = rotation(torch.tensor([[2, 3]]) + torch.tensor(shift), torch.tensor([[1, 7]]) + torch.tensor(shift), head_width=16)
+        y = rotate(qk, rope)
         scores.append((y[0, 0] * y[0, 1]).sum())
     assert torch.allclose(torch.stack(scores), scores[0].expand(4), atol=1e-5)
     assert not torch.allclose((qk[0, 0] * qk[0, 1]).sum(), scores[0], atol=1e-3)
@@ -143,8 +143,8 @@ def test_causal_models_read_no_later_token_and_bidirectional_ones_read_all(causa
     x = torch.randn(1, 6, 16, dtype=torch.float64)
     y = x.clone()
     y[0, 3] += 1.0
-    turn = rotation(torch.arange(6)[:, None], head_width=8)
-    changed = (model(x, turn) - model(y, turn)).abs().amax(2)[0] > 1e-9
+    rope = rotation(torch.arange(6)[:, None], head_width=8)
+    changed = (model(x, rope) - model(y, rope)).abs().amax(2)[0] > 1e-9
     assert changed.tolist() == [not causal] * 3 + [True] * 3
 
 

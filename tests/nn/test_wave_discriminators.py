@@ -9,7 +9,7 @@ from gentok.losses.adversarial import Adversary
 from gentok.nn.band_discriminator import BandDiscriminators
 from gentok.nn.period_discriminator import PeriodDiscriminators
 from gentok.nn.stft_discriminator import STFTDiscriminators
-from gentok.nn.waveform_checks import levelled
+from gentok.nn.waveform_discriminator import levelled
 
 SMALL = {
     "stft": lambda **k: STFTDiscriminators(filters=4, windows=(256, 64), **k),
@@ -145,6 +145,22 @@ def test_bfloat16_autocast_is_close_and_gradients_are_numbers(name):
     silent = torch.zeros_like(media).requires_grad_()
     sum(part.tokenizer_loss(silent, media).values()).backward()
     assert silent.grad.isfinite().all()
+
+
+def test_bfloat16_reads_no_freed_memory_where_a_band_is_one_value_wide():
+    """The lowest band of a short window: freed memory is filled with NaN before every convolution of 3 x 9 with stride 2."""
+
+    def fill_freed_memory(*_):
+        for size in (100, 300, 1000, 3000, 10_000, 40_000):
+            [torch.full((size,), math.nan) for _ in range(10)].clear()
+
+    network = SMALL["bands"]()
+    for module in network.modules():
+        module.register_forward_pre_hook(fill_freed_memory)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = network(wave())[1]
+    assert min(x.shape[-1] for part in features for x in part) == 1
+    assert all(x.isfinite().all() for part in features for x in part)
 
 
 @pytest.mark.parametrize("name", SMALL)
