@@ -16,7 +16,8 @@ from torch import Tensor
 from gentok.data.file_index import DataError, Listing, stop_if_too_many
 from gentok.data.labels import condition_of
 from gentok.distributed import all_sum
-from gentok.types import Batch, Condition, ConditionSpec, fingerprint
+from gentok.interfaces import MediaDataset
+from gentok.types import Condition, ConditionSpec, fingerprint
 
 __all__ = ["IndexedDataset"]
 
@@ -24,7 +25,7 @@ _KEPT = 50
 _log = logging.getLogger("gentok.data")
 
 
-class IndexedDataset:
+class IndexedDataset(MediaDataset):
     """The items of one split, whose headers are known to be readable. A subclass has `__getitems__` and
 
     decode(i, *more): item i as an array or tensor. Raises ValueError or OSError with a line where it cannot be read.
@@ -98,9 +99,3 @@ class IndexedDataset:
     def condition(self, index: Tensor) -> Condition:
         """The condition of the rows `index` int64 [B]."""
         return Condition({name: type(part)(part.ids[index].long()) for name, part in self._parts.items()})
-
-    def __getitems__(self, draws: Sequence[int]) -> Batch:
-        raise NotImplementedError
-
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])

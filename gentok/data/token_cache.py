@@ -31,6 +31,7 @@ from gentok.data.datasets import locate
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import FileLayout, read_layout, write_arrays
 from gentok.errors import FormatError
+from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
@@ -41,13 +42,15 @@ _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
 
 
-def _augment_dict(augment: Any) -> Any:
-    return augment.to_dict() if hasattr(augment, "to_dict") else None if augment is None else str(augment)
+def cache_name(data: MediaDataset, spec: TokenSpec, *, views: int = 1, augment: Augmentation | None = None, seed: int = 0) -> str:
+    """A file name that differs whenever the codes within could.
 
-
-def cache_name(data: Any, spec: TokenSpec, *, views: int = 1, augment: Any = None, seed: int = 0) -> str:
-    """A file name that differs whenever the codes within could: by tokenizer, items, views, augmentation and seed."""
-    how = [views, _augment_dict(augment), seed] if views > 1 else []
+    Args:
+        data: the set that is encoded.
+        spec: the tokenizer's.
+        views, augment, seed: those of `encode_set`.
+    """
+    how = [views, augment and augment.to_dict(), seed] if views > 1 else []
     word = fingerprint(FORMAT, {**spec.to_dict(), "decode_fingerprint": ""}, data.description, how)
     return f"{data.description.get('split', 'set')}-{word}.safetensors"
 
@@ -65,11 +68,11 @@ def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
 
 def encode_set(
     tokenizer: Any,
-    data: Any,
+    data: MediaDataset,
     path: str | os.PathLike[str],
     *,
     views: int = 1,
-    augment: Callable[[Tensor, RowRNG], Tensor] | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
@@ -117,7 +120,7 @@ def encode_set(
             "spec": spec.to_dict(),
             "condition_spec": data.condition_spec.to_dict(),
             "views": views,
-            "augment": _augment_dict(augment) if views > 1 else None,
+            "augment": augment.to_dict() if augment and views > 1 else None,
             "seed": seed,
             "data": data.description,
             "items": items,
@@ -222,7 +225,7 @@ def _layout(path: Path) -> FileLayout:
     return layout
 
 
-class TokenDataset:
+class TokenDataset(MediaDataset):
     """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
 
     The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
@@ -276,9 +279,6 @@ class TokenDataset:
         lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
         tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
         return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
-
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])
 
     def _condition(self, rows: Any) -> Condition:
         parts: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""A process that encodes again and again, until it is killed, and says when its first file is there: python token_writer.py FOLDER [RANK WORLD]"""
+"""A process that encodes until it is killed, and says when its first file is there: python token_writer.py FOLDER [RANK WORLD]"""
 
 import sys
 from pathlib import Path
