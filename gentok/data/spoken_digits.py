@@ -53,6 +53,7 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
     Raises ImportError with the pip command where hibari-tts is missing and nothing is cached, ValueError or OSError with a line.
     """
 
+    kind = "spoken_digits"
     condition_spec = ConditionSpec((("class", ClassSpec(WORDS)),))
 
     def __init__(
@@ -87,10 +88,10 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
             _made(paths[name], RowRNG.of(seed, range(first, first + count)), (least, most), speed, pitch)
         single = most == 1
         super().__init__(
-            str(paths["train"]), str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
+            str(paths["train"]), held_out=str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
             label="json.digits" if single else None, caption="json.text", classes=WORDS if single else False,
             captions=captions if single else "ids", caption_length=6 * most, in_memory=in_memory, max_broken=0.0,
-            index=str(folder / "shards"), kind="spoken_digits",
+            index=str(folder / "shards"),
         )  # fmt: skip
 
 
