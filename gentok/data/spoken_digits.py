@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.atomic import whole_file, writable_folder
+from gentok.atomic import whole_file, writable_folder
 from gentok.data.fsdd import WORDS
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.atomic import writable_folder
+from gentok.atomic import writable_folder
 from gentok.data.datasets import locate
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import FileLayout, read_layout, write_arrays

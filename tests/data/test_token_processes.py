@@ -14,7 +14,7 @@ import torch
 from data_kit import CLASSES, PixelTokenizer, pictures
 from token_writer import ITEMS
 
-from gentok.data.atomic import whole_file
+from gentok.atomic import whole_file
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
 from gentok.data.sharded_encoding import encode_together
