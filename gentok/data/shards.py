@@ -72,9 +72,16 @@ class Shards(ImageData, id="data/shards"):
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """'a-{000..002}.tar' -> a-000.tar, a-001.tar, a-002.tar; '{x,y}' -> x, y; several braces: all combinations, the last one fastest.
+    """Expands braces as a shell does.
 
-    Numbers keep their zeros. Raises ValueError on a brace that is neither a range nor a list.
+    Args:
+        pattern: such as 'a-{000..002}.tar' or '{x,y}.tar'; numbers keep their zeros.
+
+    Returns:
+        a-000.tar, a-001.tar, a-002.tar; of several braces all combinations, the last one fastest.
+
+    Raises:
+        ValueError: a brace that is neither a range nor a list.
     """
     pieces = re.split(r"\{([^{}]*)\}", pattern)
     choices = [[piece] if i % 2 == 0 else _choices(piece, pattern) for i, piece in enumerate(pieces)]
@@ -196,7 +203,13 @@ def _list(
 
 
 def index_shards(urls: Sequence[str], folder: str | None, medium: Medium) -> list[dict[str, Any]]:
-    """The index of each shard; with a bar where they have to be made."""
+    """The index of each shard, with a progress bar where they have to be made.
+
+    Args:
+        urls: of the shards.
+        folder: where indices are kept; None: the default of gentok.data.tar_index.
+        medium: what the items are.
+    """
     from gentok.data.progress import progress
 
     kept = [index_shard(url, medium, folder, make=False) for url in urls]

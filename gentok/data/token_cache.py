@@ -6,12 +6,12 @@ The file holds
     lengths     int64 [items, views], where the tokenizer gives lengths
     condition.NAME[.x | .mask]   one row per item
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
-seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v), which also draws
+seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by RowRNG.of(seed, index, step=v), which also draws
 what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
 written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
 
-Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`); gentok.data.sharded_encoding does
-both. The joined file is byte for byte what one process would have written, whatever their number.
+Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`);
+gentok.data.sharded_encoding does both. The joined file is byte for byte what one process would have written, whatever their number.
 """
 
 from __future__ import annotations
@@ -80,12 +80,27 @@ def encode_set(
     rank: int = 0,
     world: int = 1,
 ) -> Path:
-    """Encodes every item of a set `views` times into the file `path`, and returns it.
+    """Encodes every item of a set into a file. Items that the set skips (unreadable files) are left out.
 
-    world > 1: only the rank-th of `world` equal, consecutive ranges of items, into share_path(path, rank, world), which is returned;
-    `join` makes `path` of the shares. The tokenizer must be on `device`, in eval mode; its `spec` goes into the header. Items that the
-    set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
-    tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
+    Args:
+        tokenizer: on `device` and in eval mode; its `spec` goes into the header.
+        data: the set.
+        path: the file.
+        views: how many times each item is encoded.
+        augment: what makes the views differ, from the second one on.
+        seed: of the augmentation.
+        batch_size: items that are encoded at once.
+        progress: whether a bar is shown.
+        device: where the tokenizer is.
+        rank, world: with world > 1, only the rank-th of `world` equal, consecutive ranges of items is encoded, into
+            share_path(path, rank, world); `join` makes `path` of the shares.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: views without an augmentation, a tokenizer without tokens (latents), or nothing can be read.
+        OSError: `path` cannot be written; nothing has been encoded then.
     """
     if views < 1 or (views > 1 and augment is None and not tokenizer.written_condition.parts):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
@@ -160,9 +175,19 @@ def _encode_batch(
 
 
 def join(path: str | os.PathLike[str], world: int) -> Path:
-    """The shares of all `world` processes -> the file `path`, whole or not at all; then the shares are removed.
+    """Joins the shares of all processes, and removes them.
 
-    Raises FileNotFoundError where a share is missing, FormatError where the shares are not of one set, tokenizer and settings.
+    Args:
+        path: the file to write, whole or not at all.
+        world: number of processes.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileNotFoundError: a share is missing.
+        FormatError: the shares are not of one set, tokenizer and settings.
+        ValueError: no share has an item.
     """
     path = Path(path)
     shares = [_layout(share_path(path, rank, world)) for rank in range(world)]
@@ -229,8 +254,21 @@ class TokenDataset(MediaDataset):
     """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
 
     The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
-    order of its own. spec: the TokenSpec of the tokenizer that the generator belongs to; codes of another one are refused (FormatError).
-    Attributes: spec, condition_spec, media_shape, views, header, description.
+    order of its own.
+
+    Args:
+        path: the file.
+        spec: that of the tokenizer that the generator belongs to; None: any.
+        seed: of the order of the views.
+
+    Attributes:
+        spec: of the tokenizer that made the codes.
+        views: how many of each item the file holds.
+        header: of the file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        FormatError: it is damaged, or holds the codes of another tokenizer.
     """
 
     def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
@@ -264,12 +302,20 @@ class TokenDataset(MediaDataset):
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
 
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
-        """int64 [B]: the view of each (item, epoch)."""
+        """The view of each item in an epoch.
+
+    Args:
+        index: int64 [B], items.
+        epoch: int64 [B].
+
+    Returns:
+        int64 [B], 0..views-1.
+    """
         view = torch.zeros_like(index)
         if self.views > 1:
-            for turn in (epoch // self.views).unique().tolist():
-                now = epoch // self.views == turn
-                order = RowRNG.of(self.seed, index[now], step=turn).permutation(self.views)
+            for cycle in (epoch // self.views).unique().tolist():
+                now = epoch // self.views == cycle
+                order = RowRNG.of(self.seed, index[now], step=cycle).permutation(self.views)
                 view[now] = order.gather(1, (epoch[now] % self.views)[:, None])[:, 0]
         return view
 
