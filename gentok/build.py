@@ -71,7 +71,10 @@ def _place(target: Any, allowed: tuple[str, ...]) -> str:
     if isinstance(target, str) and "/" in target:
         ids = {own: place for package in reversed(allowed) for own, place in component_ids(package).items()}
         if target not in ids:
-            raise ConfigError(f"_target_={target!r}: there is no component of this id{nearest_name(target, ids)}")
+            raise ConfigError(
+                f"_target_={target!r}: {', '.join(allowed)} has no component of this id{nearest_name(target, ids)}; a package of your own "
+                "is allowed by trust=[its_name]"
+            )
         return ids[target]
     if not isinstance(target, str) or target.split(".")[0] not in allowed or "." not in target:
         raise ConfigError(

@@ -15,7 +15,8 @@ __all__ = ["check_values"]
 WHOLE = {  # key -> the least whole number that it may be
     "n": 1, "batch_size": 1, "seed": 0, "steps": 1, "max_train": 1, "max_held_out": 1, "columns": 1, "limit_items": 1, "levels": 1,
     "epochs": 1, "classifier_steps": 1, "profile": 1, "describe_classes": 1, "trainer.log_every": 1,
-    "trainer.validate_every": 1, "trainer.checkpoint_every": 1, "trainer.accumulate": 1, "trainer.validate_batches": 1, "trainer.workers": 0,
+    "trainer.validate_every": 1, "trainer.checkpoint_every": 1, "trainer.accumulate": 1, "trainer.validate_batches": 1,
+    "trainer.workers": 0,
     "trainer.num_nodes": 1,
 }  # fmt: skip
 NEEDED = ("seed", "n", "batch_size")

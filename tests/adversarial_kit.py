@@ -56,7 +56,8 @@ def fit(settings: dict, *, stop: int | None = None, ckpt: Path | None = None, st
     of_trainer = {**settings["trainer"], **({"devices": processes, "strategy": "ddp"} if processes > 1 else {})}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        trainer = build_trainer({**settings, "trainer": of_trainer, "steps": stop or settings["steps"]}, Path(settings["paths"]["run"]), task)
+        run = Path(settings["paths"]["run"])
+        trainer = build_trainer({**settings, "trainer": of_trainer, "steps": stop or settings["steps"]}, run, task)
         ranks = {"rank": trainer.global_rank, "world": trainer.world_size}
         loader = training_loader(pictures(), settings["batch_size"], settings["seed"], start=start, **ranks)
         trainer.fit(task, loader, held_out_loader(pictures(16), 16), ckpt_path=ckpt)

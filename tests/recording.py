@@ -286,6 +286,14 @@ def all_items() -> dict[str, Callable[[], dict[str, Any]]]:
 # -------------------------------------------------------------------------------------------------------- write, compare
 
 
+def check_tree() -> None:
+    """Raises ImportError where another tree than this one would be recorded."""
+    import gentok
+
+    if not Path(gentok.__file__).is_relative_to(ROOT):
+        raise ImportError(f"gentok comes from {gentok.__file__}, not from {ROOT}")
+
+
 def record_one(name: str, work: Path) -> tuple[str, dict[str, Any], float]:
     """(name, fields, seconds); of an item that failed, the reason as the field `error`."""
     import torch
@@ -297,6 +305,7 @@ def record_one(name: str, work: Path) -> tuple[str, dict[str, Any], float]:
     (folder / "docs").symlink_to(ROOT / "docs")
     (folder / "files").symlink_to(work / "files")
     try:
+        check_tree()
         fields = all_items()[name]()
     except Exception as error:
         traceback.print_exc()
@@ -307,7 +316,7 @@ def record_one(name: str, work: Path) -> tuple[str, dict[str, Any], float]:
 def record(only: str) -> dict[str, dict[str, Any]]:
     """The items whose name fits the pattern `only`."""
     os.environ.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))  # this tree, whichever is installed
+    sys.path.insert(0, str(ROOT))  # this tree, whichever is installed; processes take the path over
     names, found = [name for name in all_items() if fnmatch(name, only)], {}
 
     def done(result: tuple[str, dict[str, Any], float]) -> None:

@@ -93,7 +93,7 @@ def test_going_on_from_a_checkpoint_is_the_run_that_never_stopped(tmp_path):
         "global_step",
     ):
         assert same(ours[key], theirs[key]), key
-        assert not same(ours[key], middle[key]), f"{key} did not move: the law says nothing of it"
+        assert not same(ours[key], middle[key]), f"{key} did not move: the test says nothing of it"
     assert len(ours["optimizer_states"]) == 2
 
 

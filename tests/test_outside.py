@@ -42,7 +42,7 @@ def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(mine):
     loads = "import gentok\nprint(gentok.load('run/bundle', trust=['mine']).spec.grid, flush=True)\ngentok.load('run/bundle')"
     loaded = run(mine, "-c", loads)
     assert "Raster(h=8, w=8)" in loaded.stdout
-    assert "mine.patches.Patches" in loaded.stderr and "not allowed" in loaded.stderr
+    assert "tokenizer/patches" in loaded.stderr and "trust=[its_name]" in loaded.stderr
 
 
 def test_without_trust_it_is_refused_with_a_line(mine):

@@ -108,7 +108,9 @@ def attacks(tmp_path):
         "an import of any module": lambda c: c.update(
             codebook={"_target_": "gentok.tokenizers.pretrained.base.import_library", "library": "this"}
         ),
-        "a module reached through another": lambda c: c.update(codebook={"_target_": "gentok.build.importlib.import_module", "name": "this"}),
+        "a module reached through another": lambda c: c.update(
+            codebook={"_target_": "gentok.build.importlib.import_module", "name": "this"}
+        ),
         "a private class": lambda c: c.update(codebook={"_target_": "gentok.nn.speech._Body"}),
         "another role": lambda c: c.update(codebook={"_target_": "loss/reconstruction"}),
         "a data set in the place of a codebook": lambda c: c.update(codebook={"_target_": "data/folder", "path": "/"}),

@@ -1,4 +1,4 @@
-"""Tokens, specs and conditions: what goes round comes back, and what cannot be meant is refused in a line."""
+"""Tokens, specs and conditions: what goes round comes back, and what cannot be meant is refused with a one-line error."""
 
 import dataclasses
 

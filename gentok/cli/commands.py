@@ -83,7 +83,7 @@ COMMANDS = {
         "writes one self-contained HTML page of a training run",
         (("RUN", "RUN/report.html"), ("RUN out=FILE.html", "somewhere else")),
         function="gentok.report.__main__:main",
-        keys=(("RUN", "the folder of a run, also of one that still trains"), ("out=FILE", "where the page goes; RUN/report.html by default")),
+        keys=(("RUN", "the folder of a run, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
     ),
     "codec": Command(
         "compresses sound files to a tokenizer's codes, and decompresses them",

@@ -14,7 +14,7 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """`with progress("encoding", n) as advance: ... advance(rows)`: a bar on stderr with speed and time left; nothing unless `shown`.
 
-    lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be answered in a line of its own.
+    lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be reported.
     """
     if not shown:
         yield lambda n: None

@@ -4,7 +4,7 @@ The processes meet in the folder of the file and need no process group, which of
     1. who finds the file returns at once;
     2. every process encodes its share, unless a killed run has left it, and touches a file as a sign of life meanwhile;
     3. process 0 waits for all shares and joins them; the others wait for the file;
-    4. who waits gives up, in a line, when nothing new has been seen of the others for `patience` seconds.
+    4. who waits gives up, with a one-line error, when nothing new has been seen of the others for `patience` seconds.
 The folder must be one that all of them see.
 
 A trainer calls `encode_together(..., rank=rank, world=world)` with the numbers that its launcher has given to the processes *running now*

@@ -53,7 +53,7 @@ def read_sound(
 
     sample_rate, channels: the file's own by default; 1 mixes down (the mean), 2 doubles a mono sound. start, samples: a part, in samples
     of `sample_rate`, of which start must be a multiple of part_step(the file's rate, sample_rate); samples beyond the end are left out.
-    Raises ValueError with a line where it cannot be read, is cut short, has other channels than can be mixed or values that are no number.
+    Raises ValueError with a line where it cannot be read, is cut short, has other channels than can be mixed or values that are not finite.
     """
     with _readable(source, name), _open(source) as file:
         if file.format in ("WAV", "WAVEX"):

@@ -132,7 +132,7 @@ def mask_schedule(name: str) -> MaskSchedule:
     try:
         values = [float(number) for number in numbers]
     except ValueError as error:
-        raise ValueError(f"the masking schedule {name!r} has a part that is no number; write polynomial:2 or geometric:1e-5:20") from error
+        raise ValueError(f"the masking schedule {name!r} has a part that is not a number: polynomial:2, geometric:1e-5:20") from error
     try:
         return _MAKERS[kind](*values)
     except TypeError as error:

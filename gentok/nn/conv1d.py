@@ -166,7 +166,7 @@ class Transposed(nn.Module):
     ):
         super().__init__()
         if kernel < stride:
-            raise ValueError(f"a transposed convolution of kernel {kernel} leaves holes at stride {stride}")
+            raise ValueError(f"a transposed convolution of kernel {kernel} leaves gaps at stride {stride}")
         self.stride, self.causal, self.over = stride, causal, kernel - stride
         conv = nn.ConvTranspose1d(inputs, outputs, kernel, stride, groups=groups, bias=bias)
         self.conv = weight_norm(conv) if normed else conv

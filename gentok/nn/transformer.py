@@ -152,7 +152,8 @@ class Transformer(nn.Module):
         if hidden is None:
             hidden = 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
         self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        self.blocks = nn.ModuleList(TransformerBlock(width, heads, hidden, activation, qk_norm, adaln, cross, dropout) for _ in range(depth))
+        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout)
+        self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
         self.norm = RMSNorm(width)
         initialise(self)
         std = 0.02 / math.sqrt(2 * depth)

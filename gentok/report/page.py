@@ -65,7 +65,7 @@ def _groups(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _about(config: Mapping[str, Any]) -> str:
-    """What was trained on what, in a line."""
+    """What was trained on what, in one sentence."""
     task, tokenizer = (config.get("task") or {}).get("name", ""), config.get("tokenizer") or {}
     parts = [tokenizer, tokenizer.get("codebook")] if task == "tokenizer" else [config.get("generator")]
     model, data = " with ".join(filter(None, map(component_name, parts))), component_name(config.get("data"))

@@ -106,12 +106,12 @@ class Saver(Checkpoint):
             raise Stopped(self._told or "SIGTERM", self._step)
 
     def save(self, trainer: Any, module: Any) -> None:
-        """On all processes. Raises ValueError instead where a weight is no number."""
+        """On all processes. Raises ValueError instead where a weight is not finite."""
         state = [(name, tensor) for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
         finite = torch.stack([tensor.isfinite().all() for _, tensor in state])
         if not finite.all():
             name = state[int((~finite).nonzero()[0])][0]
-            raise ValueError(f"{name} is no number any more at step {trainer.global_step}; {self.last_good()}")
+            raise ValueError(f"{name} is not finite any more at step {trainer.global_step}; {self.last_good()}")
         trainer.save_checkpoint(self.path)
         self.saved = trainer.global_step
 

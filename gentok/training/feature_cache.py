@@ -1,6 +1,7 @@
 """The maps of a frozen teacher, made once for all images of a run and kept on disk: on a CPU they would cost more than the training.
 
-Each set is cut into blocks of BLOCK pictures; each is a file MAPS-HASH-FIRST.safetensors with the pictures' keys (gentok.nn.feature_cache) and their
+Each set is cut into blocks of BLOCK pictures; each is a file MAPS-HASH-FIRST.safetensors with the images' keys
+(gentok.nn.feature_cache) and their
 maps in float16, written whole or not at all, by the processes of the run in turn. So a run that was killed goes on with the blocks that it
 had, and runs with the same pictures, network and settings share them. A file's name is a hash of all of these.
 """

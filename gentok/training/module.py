@@ -70,7 +70,7 @@ class GentokModule(L.LightningModule):
     # ----------------------------------------------------------------------------------------------------- the model
 
     def prepared(self, model: nn.Module) -> nn.Module:
-        """The new model with the weights of init_from and the parts named in freeze held fast: no gradient, and in eval mode, so that
+        """The new model with the weights of init_from and the parts named in freeze frozen: no gradient, and in eval mode, so that
         statistics do not move either. Raises ConfigError or ValueError with a line."""
         if self.config["init_from"] is not None:
             self._take_weights(model, self.config["init_from"])
@@ -193,7 +193,7 @@ class GentokModule(L.LightningModule):
 
     def log_step(self, loss: Tensor, terms: Mapping[str, Tensor], amounts: Mapping[str, Any], again: Callable[[], Any]) -> None:
         """The training curves. amounts: {unit: how many of it this step has seen}, numbers or tensors, of which the speeds are logged.
-        again: the forward pass once more, for finding out where a loss that is no number comes from."""
+        again: the forward pass once more, for finding out where a loss that is not finite comes from."""
         good = self._last is None or self._last[0]
         if good:
             self._last = (loss.device.type != "cpu" or bool(loss.isfinite()), again)
@@ -232,7 +232,7 @@ class GentokModule(L.LightningModule):
         saver = self.trainer.checkpoint_callback
         kept = f"; {saver.last_good()}" if hasattr(saver, "last_good") else ""
         raise ValueError(
-            f"training broke at step {self.global_step}: the first that is no number any more is {found}; lower optimizer.lr or "
+            f"training broke at step {self.global_step}: the first that is not finite any more is {found}; lower optimizer.lr or "
             f"trainer.clip, or set trainer.precision=32-true{kept}"
         )
 

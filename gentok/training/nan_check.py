@@ -1,7 +1,7 @@
 """The health of a run: where the first number that is none came from, and codebooks that collapse.
 
-A loss or gradient that is no number is seen before the weights take it. Only then is the batch run again, with hooks on every module, to
-name the first one whose output is no number although its inputs are.
+A loss or gradient that is not finite is seen before the weights take it. Only then is the batch run again, with hooks on every module, to
+name the first one whose output is not finite although its inputs are.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find_first(root: nn.Module, again: Callable[[], Any]) -> str | None:
         kind = f"{names[module] or 'the whole'} ({type(module).__name__})"
         broken = [name for name, p in module.named_parameters() if not p.isfinite().all()]
         if broken:
-            found.append(f"{kind}, whose {broken[0]} is no number itself")
+            found.append(f"{kind}, whose {broken[0]} is not finite itself")
         elif not finite((args, kwargs)):
             found.append(f"the input of {kind}")
         else:

@@ -1,7 +1,7 @@
 """Several processes: which one this is before they meet, how they are started, and what must fit.
 
 `trainer=ddp trainer.devices=2` starts the others by itself (they run the same command); torchrun and srun start all at once. Either way
-one folder: the first kind is handed its parent's, the second kind names it after the job (see `run_id` in gentok/cli/run_id.py). Only the first
+one folder: the first kind is handed its parent's, the second kind names it after the job (gentok/cli/run_id.py). Only the first
 process writes.
 """
 

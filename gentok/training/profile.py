@@ -16,7 +16,7 @@ __all__ = ["Profile"]
 class Profile(L.Callback):
     """Measures `steps` batches after `skip` of warm-up and writes, on the first process,
 
-    RUN/profile.txt              the 40 dearest operations, by their own time
+    RUN/profile.txt              the 40 most expensive operations, by their own time
     RUN/profile_trace.json.gz    every call, for a trace viewer
     """
 

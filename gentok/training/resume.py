@@ -3,7 +3,7 @@
 A run that was killed and resumed ends, to the bit, where it would have ended: the checkpoint holds weights, averages, codebook statistics,
 optimizer, schedule and the time used; the position in the data is steps * accumulate, since the loader's order is a function of (seed,
 draw); noise is a function of (seed, step, item). What these functions depend on may not change between the two parts. `steps` and `budget`
-may: the schedule then follows the new length. On the clock, a run depends on how fast the machine was, so the law holds for runs limited by
+may: the schedule then follows the new length. On the clock, a run depends on how fast the machine was, so this holds for runs limited by
 steps.
 """
 

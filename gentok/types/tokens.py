@@ -16,7 +16,7 @@ __all__ = ["ABSENT", "UNKNOWN", "Tokens", "Latents"]
 ABSENT = -1
 """A cell that is not there: a dropped level, beyond a row's length, or one that the spec does not have."""
 UNKNOWN = -2
-"""A hole: a cell that a sampler is to fill."""
+"""A masked position: a cell that a sampler fills."""
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Tokens:
 
     @classmethod
     def unknown(cls, spec: TokenSpec, batch: int, lengths: Tensor | None = None, device: torch.device | str = "cpu") -> Tokens:
-        """All holes, ABSENT where the spec has no cell and beyond each row's length."""
+        """All UNKNOWN, ABSENT where the spec has no cell and beyond each row's length."""
         codes = torch.full((batch, spec.levels, spec.positions), UNKNOWN, dtype=torch.int64, device=device)
         codes[:, ~spec.exists().to(device)] = ABSENT
         if lengths is not None:

@@ -56,7 +56,7 @@ def test_a_grid_falls_from_one_to_zero(name):
     [
         ("cubic", "linear, cosine, arccos, polynomial, geometric"),
         ("linear:2", "too many numbers"),
-        ("polynomial:x", "no number"),
+        ("polynomial:x", "not a number"),
         ("polynomial:-1", "power > 0"),
         ("geometric:2:1", "0 < a < b"),
     ],

@@ -1,4 +1,4 @@
-"""Laws of the any-order generator: densities of subsets and orders, what is read and what is not, and its training."""
+"""Properties of the any-order generator: densities of subsets and orders, what is read and what is not, and its training."""
 
 import itertools
 import math
@@ -68,16 +68,16 @@ def test_the_density_is_the_product_of_conditionals_that_see_only_what_came_befo
         rank = ranked(spec, order)
         state, total = tokens.codes.masked_fill(rank > 0, UNKNOWN), 0.0
         for r, (k, n) in enumerate(order):
-            law = model.logits(Tokens(state.clone(), spec), Condition(), rank)[0, k, n]
+            distribution = model.logits(Tokens(state.clone(), spec), Condition(), rank)[0, k, n]
             drafted = model.logits(tokens, Condition(), rank, torch.tensor([r]))[0, k, n]
-            assert torch.allclose(law, drafted, atol=1e-12), "what is beyond `seen` must not matter"
-            total += float(law.detach().log_softmax(0)[tokens.codes[0, k, n]])
+            assert torch.allclose(distribution, drafted, atol=1e-12), "what is beyond `seen` must not matter"
+            total += float(distribution.detach().log_softmax(0)[tokens.codes[0, k, n]])
             state[0, k, n] = tokens.codes[0, k, n]
         assert abs(float(model.log_prob(tokens, Condition(), rank > 0, rank)) - total) < 1e-10
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_law_depends_on_every_earlier_cell_and_on_no_later_or_unasked_one(spec):
+def test_a_distribution_depends_on_every_earlier_cell_and_on_no_later_or_unasked_one(spec):
     model, tokens = any_order(spec), codes(spec, 1)
     cells = [tuple(cell) for cell in spec.exists().nonzero().tolist()]
     turned = [cells[i] for i in RowRNG([5]).permutation(len(cells))[0].tolist()]
@@ -105,8 +105,8 @@ def test_seen_cuts_off_what_comes_after_it():
 
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("spec", SPECS)
-def test_laws_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
-    """Rows with other numbers of holes, cells that are neither, codes behind what is seen; with guidance too."""
+def test_distributions_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
+    """Rows with other numbers of masked cells, cells that are neither, codes behind what is seen; with guidance too."""
     model, tokens, batch = any_order(spec, EVERYTHING, condition_by=by), codes(spec, 6), 6
     condition, rng = everything(batch), RowRNG.of(5, range(batch))
     exists = spec.exists().expand_as(tokens.codes)
@@ -174,8 +174,8 @@ def test_the_asked_share_rises_with_the_runs_progress():
 def test_nll_is_the_exact_density_of_all_cells(spec):
     model, tokens = any_order(spec), codes(spec, 3)
     tokens.codes[1, -1, -1] = ABSENT
-    laws = model(tokens).log_softmax(-1)
-    want = -(laws.gather(3, tokens.codes.clamp(min=0)[..., None])[..., 0] * tokens.present).sum((1, 2))
+    distributions = model(tokens).log_softmax(-1)
+    want = -(distributions.gather(3, tokens.codes.clamp(min=0)[..., None])[..., 0] * tokens.present).sum((1, 2))
     assert torch.allclose(model.nll_bound(tokens, Condition()), want)
 
 
@@ -233,12 +233,12 @@ def test_it_builds_on_the_meta_device():
     out.loss.backward()
 
 
-@pytest.mark.parametrize("settings, words", [
+@pytest.mark.parametrize("settings, message", [
     ({"asked": [0.9, 0.2]}, "low <= high"), ({"asked": [0.5]}, "two shares"), ({"warmup": -1.0}, "from 0 to 1"),
     ({"orders": "raster"}, "random"),
 ])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings, words):
-    with pytest.raises(ValueError, match=words) as error:
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
         AnyOrderTransformer(RASTER, **settings)
     assert "\n" not in str(error.value)
 

@@ -1,4 +1,5 @@
-"""A model of tokens with a grammar: impossible ids have probability zero, the others the renormalised law, by every path to the logits."""
+"""A model of tokens with a grammar: impossible ids have probability zero, the others are renormalised, by every
+path to the logits."""
 
 import itertools
 
@@ -104,14 +105,14 @@ def test_the_sum_of_all_probability_catches_a_grammar_that_is_read_wrongly(defec
 def test_nll_is_that_of_the_free_model_renormalised_over_what_is_possible(pair):
     model, free = pair
     tokens = tokens_of(rows_of_the_grammar())
-    laws, grammar = free(Tokens(tokens.codes, FREE, tokens.lengths)).log_softmax(-1)[:, :, 0], Grammar(SPEC)
+    distributions, grammar = free(Tokens(tokens.codes, FREE, tokens.lengths)).log_softmax(-1)[:, :, 0], Grammar(SPEC)
     expected = torch.zeros(tokens.batch, dtype=torch.float64)
     for b, (row, length) in enumerate(zip(tokens.codes[:, 0].tolist(), tokens.lengths.tolist())):
         state = torch.tensor(0)
         for n in range(min(length + 1, N)):
             able = [i for i in range(8) if bool(grammar.allowed(state)[i])]
             target = row[n] if n < length else 7
-            expected[b] += laws[b, n, able].logsumexp(0) - laws[b, n, target]
+            expected[b] += distributions[b, n, able].logsumexp(0) - distributions[b, n, target]
             state = grammar.step(state, torch.tensor(row[n]))
     out = model.loss(tokens, Condition())
     assert torch.allclose(out.nll, expected, atol=1e-9)
@@ -125,9 +126,9 @@ def test_nll_is_that_of_the_free_model_renormalised_over_what_is_possible(pair):
 def test_smoothed_losses_are_finite_and_against_what_is_possible(pair):
     model = autoregressive(SPEC, ends=True, label_smoothing=0.5).train()
     tokens = tokens_of(rows_of_the_grammar())
-    laws, there = model(tokens)[:, :, 0].log_softmax(-1), torch.zeros(tokens.batch, N, dtype=torch.bool)
-    able = laws.isfinite()
-    uniform = -(laws.masked_fill(~able, 0.0).sum(2) / able.sum(2))
+    distributions, there = model(tokens)[:, :, 0].log_softmax(-1), torch.zeros(tokens.batch, N, dtype=torch.bool)
+    able = distributions.isfinite()
+    uniform = -(distributions.masked_fill(~able, 0.0).sum(2) / able.sum(2))
     there = torch.arange(N) <= tokens.lengths[:, None]
     out = model.loss(tokens, Condition())
     expected = 0.5 * out.nll.sum() + 0.5 * (uniform * there).sum()
@@ -177,16 +178,16 @@ def test_the_comparison_of_caches_catches_a_place_that_is_lost(defective, monkey
 
 def test_samples_are_rows_of_the_grammar_with_the_models_own_frequencies(pair):
     model, rows = pair[0], rows_of_the_grammar()
-    law = (-model.nll_bound(tokens_of(rows), Condition())).exp()
+    distribution = (-model.nll_bound(tokens_of(rows), Condition())).exp()
     count = 4000
     out = AutoregressiveSampler()(model, Condition(), rng=RowRNG.of(0, torch.arange(count))).tokens
     number = {tuple(row): i for i, row in enumerate(rows)}
     seen = torch.zeros(len(rows), dtype=torch.float64)
     for row, length in zip(out.codes[:, 0].tolist(), out.lengths.tolist()):
         seen[number[tuple(row[:length])]] += 1
-    spread = (law * (1 - law) * count).sqrt().clamp(min=1)
-    assert float(((seen - count * law).abs() / spread).max()) < 4.5
-    assert float((seen / count - law).abs().sum()) / 2 < 0.1
+    spread = (distribution * (1 - distribution) * count).sqrt().clamp(min=1)
+    assert float(((seen - count * distribution).abs() / spread).max()) < 4.5
+    assert float((seen / count - distribution).abs().sum()) / 2 < 0.1
 
 
 def test_what_is_known_is_kept_and_the_rest_follows_it(pair):
@@ -199,7 +200,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_it(pair):
         assert set(row[3 : length - 1]) <= {3} and (length == N or row[length - 1] == 4)
 
 
-def test_generators_that_cannot_follow_are_refused_in_a_line():
+def test_generators_that_cannot_follow_are_refused_in_one_line():
     class Shell:
         spec, codebook = SPEC, None
 

@@ -49,7 +49,7 @@ def streamed(model, x, sizes):
 
 
 def streams_as_the_whole(model, inputs: int, totals, seeds=range(3), largest: int = 9) -> None:
-    """The law: the chunks' outputs, one behind the other, are the output of the whole, whatever the sizes."""
+    """the chunks' outputs, one behind the other, are the output of the whole, whatever the sizes."""
     for total in totals:
         x = torch.randn(2, inputs, total, generator=torch.Generator().manual_seed(total)).double()
         whole = model(x)
@@ -215,7 +215,7 @@ def test_what_cannot_be_is_refused_in_a_line():
         (lambda: SEANetEncoder(ratios=()), "decoder's order"),
         (lambda: WindowedAttention(8, window=0), "the frame itself"),
         (lambda: Conv(1, 1, 2, 3), "leaves out samples"),
-        (lambda: Transposed(1, 1, 2, 3), "leaves holes"),
+        (lambda: Transposed(1, 1, 2, 3), "leaves gaps"),
         (lambda: SEANetEncoder(**SMALL, causal=False).start(), "causal=true"),
         (lambda: SEANetDecoder(**SMALL, causal=False, memory=None).start(), "causal=true"),
         (lambda: Conv(1, 1, 3, 3, padding="reflect").start(), "padding=zero"),

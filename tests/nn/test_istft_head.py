@@ -13,7 +13,7 @@ from gentok.nn.istft_head import ISTFTDecoder, inverse_stft
 
 
 def a_sound_is_given_back_from_its_spectrum(inverse) -> None:
-    """The law: frame n is that of n_fft samples around the n-th hop samples; of these frames the inverse makes the sound."""
+    """frame n is that of n_fft samples around the n-th hop samples; of these frames the inverse makes the sound."""
     for n_fft, hop, frames in ((64, 16, 9), (32, 16, 9), (60, 15, 4), (64, 16, 1)):
         x = torch.randn(2, frames * hop, dtype=torch.float64)
         left = (n_fft - hop) // 2

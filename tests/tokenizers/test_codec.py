@@ -1,4 +1,4 @@
-"""Properties of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision. Its streams: test_codec_streams.py."""
+"""Properties of the codec: exact lengths, rows that are alone in a batch, levels, odd inputs, precision."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def small(channels: int = 1, levels: int = 3, media_shape=None, dtype=torch.floa
     """A codec of hop 6 in eval whose books were started from its own latents, so that codes say something."""
     torch.manual_seed(0)
     parts = {"channels": channels, "width": 8, "filters": 4, "ratios": (3, 2), "memory_layers": 1, **options}
-    table = VQ(32, 8, normalize=False, update="ema", kmeans_start=5, decay=0.99, revive_below=0.0)
-    model = Codec(SEANetEncoder(**parts), ResidualCodebook(table, levels), SEANetDecoder(**parts), RATE, media_shape=media_shape)
+    table = {"normalize": False, "update": "ema", "kmeans_start": 5, "decay": 0.99, "revive_below": 0.0}
+    book = ResidualCodebook(VQ(32, 8, **table), levels)
+    model = Codec(SEANetEncoder(**parts), book, SEANetDecoder(**parts), RATE, media_shape=media_shape)
     x = sound(32, 20 * HOP, channels, seed=9)
     model.train()(batch_of(x), noise_of(x))
     return model.eval().to(dtype)

@@ -1,4 +1,4 @@
-"""FlexTok's own laws: who sees whom, prefixes, the null condition, the flow, tokenizers inside, and what a bundle holds."""
+"""What FlexTok promises: who sees whom, prefixes, the null condition, the flow, tokenizers inside, and what a bundle holds."""
 
 import copy
 
@@ -143,16 +143,16 @@ def test_how_many_are_kept_follows_the_law(mode, registers):
     rows = 12_000
     keep = draw_keep(mode, registers, RowRNG.of(3, torch.arange(rows)))
     powers = [2**i for i in range(4)] + ([12] if registers == 12 else [])
-    law = torch.zeros(registers + 1)
+    distribution = torch.zeros(registers + 1)
     for k in range(1, registers + 1):
-        law[{"uniform": k, "rounded": min(p for p in powers if p >= k)}.get(mode, 0)] += 1 / registers
+        distribution[{"uniform": k, "rounded": min(p for p in powers if p >= k)}.get(mode, 0)] += 1 / registers
     if mode == "powers":
-        law = torch.zeros(registers + 1)
-        law[powers] = 1 / len(powers)
+        distribution = torch.zeros(registers + 1)
+        distribution[powers] = 1 / len(powers)
     found = torch.bincount(keep, minlength=registers + 1) / rows
     assert keep.min() >= 1 and keep.max() <= registers
-    assert (found - law).abs().max() < 5 * (0.25 / rows) ** 0.5
-    assert (found[law == 0] == 0).all()
+    assert (found - distribution).abs().max() < 5 * (0.25 / rows) ** 0.5
+    assert (found[distribution == 0] == 0).all()
 
 
 # ----------------------------------------------------------------------------------------- the null condition and guidance

@@ -120,7 +120,7 @@ def test_tokens_of_another_tokenizer_are_refused_and_so_is_a_configuration_witho
 
 
 def test_a_prefix_that_forgets_to_leave_levels_out_is_found_out():
-    """The mutant of the first law: decoding with the last level's first row in place of nothing."""
+    """The mutant of the first property: decoding with the last level's first row in place of nothing."""
     whole = whole_of("sounds")
     part, media = Prefix(whole, 2), media_of(whole)
     tokens = part.encode(media)

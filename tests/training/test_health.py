@@ -106,7 +106,7 @@ def test_weights_that_are_none_are_told_from_outputs_that_are():
     assert find_first(net, lambda: net(x)) is None
     assert find_first(net, lambda: net(x * torch.nan)) == "the input of 0 (Linear)"
     nn.init.constant_(net[1].bias, torch.inf)
-    assert find_first(net, lambda: net(x)) == "1 (Linear), whose bias is no number itself"
+    assert find_first(net, lambda: net(x)) == "1 (Linear), whose bias is not finite itself"
     assert not net[0]._forward_hooks
 
 

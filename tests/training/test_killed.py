@@ -31,7 +31,7 @@ def out(tmp_path_factory) -> dict:
 def test_a_kill_at_any_moment_leaves_a_state_to_go_on_from(out):
     steps = out["moments"]["steps"]
     assert steps == sorted(steps) and steps[0] >= 1 and steps[-1] > steps[0]
-    assert out["moments"]["cut"] >= 1, "no kill fell into the writing of a checkpoint: the law was not tried"
+    assert out["moments"]["cut"] >= 1, "no kill fell into the writing of a checkpoint: the property was not tried"
 
 
 def test_sigterm_saves_and_says_how_to_go_on(out):

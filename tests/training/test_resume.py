@@ -65,7 +65,7 @@ def test_a_killed_and_resumed_run_is_the_run(root, name):
 
 @pytest.mark.parametrize("forgotten", ["position", "average", "seed"])
 def test_the_comparison_sees_what_is_forgotten(root, forgotten, monkeypatch):
-    """Else the law above would hold for any run."""
+    """Else the property above would hold for any run."""
     if forgotten == "position":
         import gentok.training.loader as loader
 

@@ -51,7 +51,7 @@ def agree(self: TokenizerTask, *args: object) -> None:
 
 
 def broken() -> None:
-    """From now on the decoder's first layer gives what is no number, in training, on this process."""
+    """From now on the decoder's first layer gives what is not finite, in training, on this process."""
     prepared = TokenizerTask.prepared
 
     def spoil(module: torch.nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
