@@ -65,7 +65,7 @@ def benchmark(
 
     import torch
 
-    from gentok.data.atomic import whole_file
+    from gentok.atomic import whole_file
 
     if threads is not None:
         torch.set_num_threads(threads)

@@ -124,7 +124,7 @@ def component_name(config: Any) -> str:
 def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """(the parameters, the annotation of each) of a component's constructor.
 
-    `**options: Annotated[Any, Settings]`, Settings being a dataclass, stands for its fields.
+    `**options: Annotated[Any, Settings, ...]`, Settings being dataclasses, stands for their fields.
     """
     parameters = dict(inspect.signature(component).parameters)
     source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__  # type: ignore[misc]
@@ -133,11 +133,12 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
     except (NameError, TypeError):  # a package of your own may annotate as it likes
         hints = {}
     for name, parameter in list(parameters.items()):
-        settings = getattr(hints.get(name), "__metadata__", (None,))[0]  # of an Annotated
-        if parameter.kind is parameter.VAR_KEYWORD and dataclasses.is_dataclass(settings):
-            del parameters[name]
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            continue
+        for settings in filter(dataclasses.is_dataclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
+            parameters.pop(name, None)
             parameters |= inspect.signature(settings).parameters  # type: ignore[arg-type]
-            hints |= typing.get_type_hints(settings)
+            hints |= typing.get_type_hints(settings, include_extras=True)
     return parameters, hints
 
 

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.atomic import whole_file
 from gentok.bundle import load
 from gentok.codec_file import CodecReader, CodecWriter
-from gentok.data.atomic import whole_file
 from gentok.data.progress import progress
 from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
 from gentok.errors import ConfigError

@@ -14,8 +14,13 @@ __all__ = ["Augment"]
 class Augment(Augmentation, id="augmentation/shift_flip"):
     """Integer shifts, uniform in -shift..shift along both axes, and horizontal flips with probability 1/2.
 
-    shift: pixels, 0 for none. fill: what enters at the border: "edge" repeats the outermost pixels, a number in [-1, 1] is a background.
-    flip: not for anything that has a handedness (digits, letters).
+    Args:
+        shift: pixels; 0 for none.
+        flip: whether to flip; not for anything that has a handedness (digits, letters).
+        fill: what enters at the border: "edge" repeats the outermost pixels, a number in [-1, 1] is a background.
+
+    Raises:
+        ValueError: a negative shift, or another word as `fill`.
     """
 
     def __init__(self, shift: int = 0, flip: bool = False, fill: str | float = "edge"):
@@ -25,12 +30,12 @@ class Augment(Augmentation, id="augmentation/shift_flip"):
             raise ValueError(f"augment.fill={fill!r}: either 'edge' or a background in [-1, 1]")
         self.shift, self.flip, self.fill = shift, flip, fill
 
-    def to_dict(self) -> dict[str, int | bool | str | float]:
-        """The settings, for headers and protocols."""
-        return {"shift": self.shift, "flip": self.flip, "fill": self.fill}
-
     def __call__(self, media: Tensor, rng: RowRNG) -> Tensor:
-        """media [B, C, H, W] -> the same shape and dtype. Takes three numbers of each row's stream, whatever the settings."""
+        """media [B, C, H, W] -> the same shape and dtype. Draws three numbers of each row, whatever the settings.
+
+        Raises:
+            ValueError: media that are no images, where shifts or flips are wanted.
+        """
         rows, height, width = media.shape[0], media.shape[-2], media.shape[-1]
         u = rng.uniform(3).to(media.device)
         if self.shift == 0 and not self.flip:

@@ -17,7 +17,13 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 class CIFAR10(Shards, id="data/cifar10"):
-    """shards, held_out, in_memory, max_broken, index: see Shards; `held_out` is usually the test set's shard."""
+    """The two sets.
+
+    Args:
+        shards: those of Shards.
+        held_out: usually the test set's shard.
+        in_memory, max_broken, index: see ImageOptions and ShardOptions.
+    """
 
     media_shape = (3, 32, 32)
     condition_spec = ConditionSpec((("class", ClassSpec(CLASSES)),))
@@ -31,5 +37,6 @@ class CIFAR10(Shards, id="data/cifar10"):
         index: LocalPath | None = None,
     ):
         super().__init__(
-            shards, held_out, size=32, resize="none", label="cls", classes=CLASSES, in_memory=in_memory, max_broken=max_broken, index=index
-        )
+            shards, held_out=held_out, size=32, resize="none", label="cls", classes=CLASSES, in_memory=in_memory, max_broken=max_broken,
+            index=index,
+        )  # fmt: skip

@@ -1,14 +1,4 @@
-"""What every data set is: map-style, asked for a whole batch of *draws* at once.
-
-A draw is a number d = epoch * len(set) + i: item i = d % len, epoch = d // len. So whatever is chosen anew in every epoch (a token view)
-is a pure function of (seed, draw), the same on every process and after a resume. A set has
-    __len__, __getitems__(draws) -> Batch, __getitem__(i) -> Batch of one row
-    media_shape, condition_spec, description: a JSON-able dict that says which items these are
-and a data component has `train`, `held_out`, `media_shape`, `condition_spec`.
-A DataLoader over a set needs collate_fn=identity. A set of which training sees pieces has `whole()`, the same items without a crop.
-Sets of sounds have batches with `lengths` and their component a `sample_rate` (Hz) and `longest_item` (samples), see
-gentok.data.sound_dataset.
-"""
+"""What reads data sets (gentok.interfaces.MediaDataset): draws, batches in order; and a set in memory."""
 
 from __future__ import annotations
 
@@ -18,18 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.interfaces import MediaDataset
 from gentok.types import Batch, Class, Condition, ConditionSpec, fingerprint
 
-__all__ = ["MemoryDataset", "identity", "locate", "batches", "whole", "whole_items"]
+__all__ = ["MemoryDataset", "identity", "locate", "batches", "whole"]
 
 
 def identity(batch: Batch) -> Batch:
-    """The collate_fn of every loader: sets return whole batches."""
+    """The collate_fn of every loader, since sets return whole batches."""
     return batch
 
 
 def locate(draws: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
-    """draws -> index int64 [B], epoch int64 [B]. A negative draw counts from the end of the set, as in a list."""
+    """What draws of a set of `length` items stand for.
+
+    Args:
+        draws: numbers epoch * length + index; a negative one counts from the end of the set, as in a list.
+        length: items of the set.
+
+    Returns:
+        index int64 [B] and epoch int64 [B].
+
+    Raises:
+        IndexError: a draw below -length, or one of an empty set.
+    """
     draws = torch.as_tensor(draws, dtype=torch.int64)
     if len(draws) and length == 0:
         raise IndexError("an item of an empty set was asked for")
@@ -39,13 +41,18 @@ def locate(draws: Sequence[int], length: int) -> tuple[Tensor, Tensor]:
     return draws % length, draws // length
 
 
-def whole_items(data: Any) -> Any:
-    """The set without crops, where it has such: what is encoded once and kept."""
-    return data.whole() if hasattr(data, "whole") else data
+class MemoryDataset(MediaDataset):
+    """Items that lie in memory.
 
+    Args:
+        media: uint8 [n, C, H, W], 0..255 for [-1, 1], or float, which is used as it is.
+        labels: int64 [n], ids of classes; None: there are no classes.
+        condition_spec: the conditions that items have.
+        description: says which items these are; their number and a hash of their content are added.
 
-class MemoryDataset:
-    """Items that lie in memory. media uint8 [n, C, H, W] (0..255 -> [-1, 1]) or float, used as it is; labels int64 [n] or None."""
+    Raises:
+        ValueError: not one label per item.
+    """
 
     def __init__(self, media: Tensor, labels: Tensor | None, condition_spec: ConditionSpec, description: dict[str, Any]):
         if labels is not None and len(labels) != len(media):
@@ -66,12 +73,16 @@ class MemoryDataset:
         parts = {} if self.labels is None else {"class": Class(self.labels[index])}
         return Batch(media, index, Condition(parts))
 
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])
 
+def batches(data: MediaDataset, batch_size: int, limit: int | None = None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
+    """Items of a set, in order.
 
-def batches(data: Any, batch_size: int, limit: int | None = None, rows: Sequence[int] | None = None) -> Iterator[Batch]:
-    """The items 0, 1, ..., min(len, limit) - 1 of a set, or those named in `rows`, in order, in batches of up to `batch_size`."""
+    Args:
+        data: the set.
+        batch_size: items of a batch; the last one may have fewer.
+        limit: how many items; None: all.
+        rows: the items' numbers, instead of the first `limit` ones.
+    """
     if rows is None:
         rows = range(len(data) if limit is None else min(limit, len(data)))
     for start in range(0, len(rows), batch_size):
@@ -79,11 +90,19 @@ def batches(data: Any, batch_size: int, limit: int | None = None, rows: Sequence
 
 
 def whole(
-    data: Any, limit: int | None = None, batch_size: int = 256, advance: Callable[[int], None] | None = None,
+    data: MediaDataset, limit: int | None = None, batch_size: int = 256, advance: Callable[[int], None] | None = None,
     rows: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
-    """media float [n, C, H, W] and labels int64 [n] (None without classes) of the first `limit` items, or of those named in `rows`;
-    advance(n) after every batch."""
+    """Items of a set, in memory.
+
+    Args:
+        data: the set.
+        limit, batch_size, rows: those of `batches`.
+        advance: called after every batch with the number of its items.
+
+    Returns:
+        media float [n, C, H, W], and labels int64 [n] or, without classes, None.
+    """
     media, labels = [], []
     for batch in batches(data, batch_size, limit, rows):
         media.append(batch.media)

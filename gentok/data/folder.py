@@ -1,4 +1,4 @@
-"""ImageFolder: your own pictures. A folder of image files; where all of them lie in sub-folders, those are the classes.
+"""ImageFolder: your own images. A folder of image files; where all of them lie in sub-folders, those are the classes.
 
 What becomes of files that cannot be read: see gentok.data.indexed_dataset.
 """
@@ -6,60 +6,57 @@ What becomes of files that cannot be read: see gentok.data.indexed_dataset.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 from gentok.data.file_index import Files, Listing, Medium, some
-from gentok.data.image_dataset import PICTURES, ImageData
+from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
+from gentok.data.source_options import Found, LabelOptions, divide
 from gentok.interfaces import LocalPath
 
-__all__ = ["ImageFolder", "list_folders"]
+__all__ = ["FolderOptions", "ImageFolder"]
+
+
+@dataclass(frozen=True)
+class FolderOptions(LabelOptions):
+    """Options of folders. Sub-folders are the classes where all items lie in two or more of them; classes=true demands that."""
+
+    def find(self, path: str | os.PathLike[str], medium: Medium) -> Found:
+        """Lists the folder `path`, and the second one where `held_out` names one.
+
+        Raises:
+            FileNotFoundError: a folder is missing, or holds nothing.
+            ValueError: the classes of the two folders differ, or there are none although `classes` demands them.
+        """
+        listing, names = _list(Path(path).expanduser(), self.classes, medium)
+        held_out = self.held_out
+        if isinstance(held_out, (str, os.PathLike)):
+            held_out, own = _list(Path(held_out).expanduser(), bool(names), medium)
+            foreign = [name for name in own if name not in names]
+            if foreign:
+                raise ValueError(
+                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}"
+                )
+        return Found(listing, held_out, names)
 
 
 class ImageFolder(ImageData, id="data/folder"):
-    """media_shape (channels, H, W); train and held_out over the files of `path`, sub-folders included.
+    """The image files of a folder and of its sub-folders.
 
-    size: side or [height, width] of what the model sees; null: the pictures' own size, which must then be one and the same.
-    resize: "crop" scales until the shorter side fits and cuts around the centre; "none" demands pictures of exactly `size`.
-    channels: 3 (RGB) or 1 (grey). held_out: the share of the pictures that is held out (of each class; chosen by file name, so that new
-    files leave the others where they are), or the path of a second folder. classes: null takes sub-folders as classes where all pictures
-    lie in two or more of them; true demands that, false ignores them. max_broken: largest share of unreadable files.
-    in_memory: decode all pictures once and keep them, as uint8. Raises FileNotFoundError or ValueError with a line.
+    Args:
+        path: the folder.
+        options: the fields of FolderOptions and ImageOptions.
+
+    Raises:
+        FileNotFoundError, ValueError: a one-line error that says what to change.
     """
 
-    def __init__(
-        self,
-        path: LocalPath | os.PathLike[str],
-        size: int | Sequence[int] | None = None,
-        channels: int = 3,
-        resize: str = "crop",
-        held_out: float | LocalPath = 0.05,
-        classes: bool | None = None,
-        max_broken: float = 0.01,
-        split_seed: int = 0,
-        in_memory: bool = False,
-    ):
-        listing, held_out, names = list_folders(path, held_out, classes, PICTURES)
-        super().__init__(
-            "folder", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
-            classes=names, in_memory=in_memory,
-        )  # fmt: skip
+    kind = "folder"
 
-
-def list_folders(
-    path: str | os.PathLike[str], held_out: float | str | os.PathLike[str], classes: bool | None, medium: Medium
-) -> tuple[Listing, Listing | float, tuple[str, ...]]:
-    """The folder `path`, the second one where `held_out` names one, and the classes' names in order; () without classes.
-
-    Raises FileNotFoundError or ValueError with a line.
-    """
-    listing, names = _list(Path(path).expanduser(), classes, medium)
-    if isinstance(held_out, (str, os.PathLike)):
-        held_out, own = _list(Path(held_out).expanduser(), bool(names), medium)
-        foreign = [name for name in own if name not in names]
-        if foreign:
-            raise ValueError(f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}")
-    return listing, held_out, names
+    def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, FolderOptions, ImageOptions]):
+        source, medium = divide(options, FolderOptions, ImageOptions)
+        super().__init__(source.find(path, IMAGES), medium)
 
 
 def _list(root: Path, classes: bool | None, medium: Medium) -> tuple[Listing, tuple[str, ...]]:

@@ -19,12 +19,16 @@ WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 class FSDD(SoundShards, id="data/fsdd"):
-    """media_shape (1, samples of the longest item); the class is the digit, its word the text where captions=ids.
+    """The two sets: the class is the digit, its word the text where captions=ids.
 
-    shards, held_out, sample_rate, crop, longest, normalize, captions, max_broken, in_memory, index: see SoundShards; `held_out` is usually
-    the test set's shard (takes 0 to 4 of every digit and speaker).
+    Args:
+        shards: those of SoundShards.
+        held_out: usually the test set's shard (takes 0 to 4 of every digit and speaker).
+        sample_rate, crop, longest, normalize, max_broken, in_memory: see SoundOptions.
+        captions, index: see ShardOptions.
     """
 
+    kind = "fsdd"
     condition_spec = ConditionSpec((("class", ClassSpec(WORDS)),))
 
     def __init__(
@@ -41,7 +45,7 @@ class FSDD(SoundShards, id="data/fsdd"):
         index: LocalPath | None = None,
     ):
         super().__init__(
-            shards, held_out, sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize, label="json.digit",
+            shards, held_out=held_out, sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize, label="json.digit",
             caption="json.text", classes=WORDS, captions=captions, caption_length=16, max_broken=max_broken, in_memory=in_memory,
-            index=index, kind="fsdd",
+            index=index,
         )  # fmt: skip

@@ -1,6 +1,6 @@
-"""What folders, manifests and shards of pictures share: a set that decodes when asked, in one size.
+"""What folders, manifests and shards of images share: a set that decodes when asked, in one size.
 
-At the start only headers are read (cheap); pictures are decoded batch by batch, in the loader's workers, or all at once into memory.
+At the start only headers are read (cheap); images are decoded batch by batch, in the loader's workers, or all at once into memory.
 What becomes of those that cannot be read: see gentok.data.indexed_dataset.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +20,13 @@ from gentok.data.image_files import picture_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
+from gentok.data.source_options import Found, MediumOptions
 from gentok.interfaces import MediaData
 from gentok.types import Batch, ConditionSpec
 
-__all__ = ["PICTURES", "ImageData", "ImageDataset"]
+__all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
 
-PICTURES = Medium(
+IMAGES = Medium(
     "picture",
     "pictures",
     (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
@@ -34,44 +36,63 @@ PICTURES = Medium(
 """Their header says (height, width) upright."""
 
 
-class ImageData(MediaData):
-    """media_shape (channels, H, W), condition_spec, train and held_out, of a Listing and another one, or a share, that is held out.
+@dataclass(frozen=True)
+class ImageOptions(MediumOptions):
+    """Options of images; in memory they are uint8.
 
-    size, channels, resize, classes, captions, max_broken, split_seed, in_memory: see conf/data/*.yaml, where users set them.
-    Raises ValueError with a line.
+    Attributes:
+        size: side in pixels, or [height, width], of what the model sees; null: the images' own, which must then be one and the same.
+        channels: 3 (RGB) or 1 (grey).
+        resize: "crop" scales until the shorter side fits and cuts around the centre; "none" demands images of exactly `size`.
+
+    Raises:
+        ValueError: another number of channels, or another word as `resize`.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        listing: Listing,
-        held_out: Listing | float,
-        *,
-        size: int | Sequence[int] | None,
-        channels: int,
-        resize: str,
-        max_broken: float,
-        split_seed: int,
-        classes: Sequence[str] | None = None,
-        captions: bool = False,
-        caption_length: int = 128,
-        in_memory: bool = False,
-    ):
-        if resize not in ("crop", "none"):
-            raise ValueError(f"data.resize={resize!r}: 'crop' or 'none'")
-        if channels not in (1, 3):
-            raise ValueError(f"data.channels={channels}: 1 (grey) or 3 (RGB)")
-        parts = split(listing, held_out, max_broken, split_seed)
-        height, width = _common_size(Counter(s for part in parts.values() for s in part.sizes or ()), size, resize, listing.where)
-        self.media_shape = (channels, height, width)
-        self.condition_spec = spec_of(parts, classes, captions, caption_length)
-        self.train, self.held_out = (
-            ImageDataset(kind, name, part, self.media_shape, self.condition_spec, max_broken, in_memory) for name, part in parts.items()
-        )
+    size: int | Sequence[int] | None = None
+    channels: int = 3
+    resize: str = "crop"
+
+    def __post_init__(self) -> None:
+        if self.resize not in ("crop", "none"):
+            raise ValueError(f"data.resize={self.resize!r}: 'crop' or 'none'")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels={self.channels}: 1 (grey) or 3 (RGB)")
+
+
+class ImageData(MediaData):
+    """Two sets of images, in one size.
+
+    Args:
+        found: by a source.
+        options: what becomes of the images.
+
+    Attributes:
+        kind: what the description of the sets calls them.
+
+    Raises:
+        ValueError: nothing is left for a split, or the images do not have the size that `options` demand.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, found: Found, options: ImageOptions):
+        parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
+        sizes = Counter(size for part in parts.values() for size in part.sizes or ())
+        self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.listing.where))
+        self.condition_spec = spec_of(parts, found.classes, found.caption_length)
+        how = (self.media_shape, self.condition_spec, options.max_broken, options.in_memory)
+        self.train, self.held_out = (ImageDataset(self.kind, name, part, *how) for name, part in parts.items())
 
 
 class ImageDataset(IndexedDataset):
-    """The pictures of one split; decoded when asked for, or kept as uint8 (`in_memory`)."""
+    """The images of one split.
+
+    Args:
+        kind, split, listing, condition_spec, max_broken: those of IndexedDataset.
+        media_shape: (channels, height, width) of what a batch holds.
+        in_memory: whether they are decoded now and kept as uint8, instead of when they are asked for.
+    """
 
     def __init__(
         self,

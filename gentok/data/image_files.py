@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.atomic import replacing
+
 __all__ = ["to_uint8", "to_media", "grid", "pairs", "save_grid", "save_picture", "read_picture", "read_pixels", "picture_size"]
 
 WHITE_PAPER = 1.0
@@ -55,16 +57,10 @@ def save_picture(media: Tensor, path: str | os.PathLike[str]) -> Path:
     """media float [C, H, W], C = 1 or 3 -> an image file (the suffix says which kind), written whole or not at all."""
     from PIL import Image
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     pixels = to_uint8(media).movedim(0, -1).numpy()
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
+    with replacing(path) as temporary:
         Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def save_grid(media: Tensor, path: str | os.PathLike[str], columns: int, gap: int = 2, scale: int = 1) -> Path:

@@ -1,4 +1,4 @@
-"""A set of listed items, decoded when asked for: what sets of pictures and of sounds share.
+"""A set of listed items, decoded when asked for: what sets of images and of sounds share.
 
 An item that cannot be read is skipped, counted and listed; in a batch its place is taken by the next readable one (`Batch.index` says
 which), so that every process keeps its batch size.
@@ -16,7 +16,8 @@ from torch import Tensor
 from gentok.data.file_index import DataError, Listing, stop_if_too_many
 from gentok.data.labels import condition_of
 from gentok.distributed import all_sum
-from gentok.types import Batch, Condition, ConditionSpec, fingerprint
+from gentok.interfaces import MediaDataset
+from gentok.types import Condition, ConditionSpec, fingerprint
 
 __all__ = ["IndexedDataset"]
 
@@ -24,11 +25,16 @@ _KEPT = 50
 _log = logging.getLogger("gentok.data")
 
 
-class IndexedDataset:
-    """The items of one split, whose headers are known to be readable. A subclass has `__getitems__` and
+class IndexedDataset(MediaDataset):
+    """The items of one split, whose headers are known to be readable. A subclass has `decode` and `__getitems__`.
 
-    decode(i, *more): item i as an array or tensor. Raises ValueError or OSError with a line where it cannot be read.
-    settings: what else than the items' names, stamps and conditions changes what a batch holds.
+    Args:
+        kind: what the description calls the data.
+        split: "train" or "held_out".
+        listing: of the items.
+        condition_spec: the conditions that items have.
+        max_broken: largest share of unreadable items.
+        settings: what else than the items' names, stamps and conditions changes what a batch holds.
     """
 
     def __init__(self, kind: str, split: str, listing: Listing, condition_spec: ConditionSpec, max_broken: float, settings: Sequence[Any]):
@@ -67,14 +73,26 @@ class IndexedDataset:
         return {"count": count, "of": len(self) + self._lost_count, "files": broken[:_KEPT]}
 
     def agree(self, device: torch.device | str = "cpu") -> None:
-        """What one process found broken, all know. To be called by all of them; device: where their collectives take tensors."""
         self._broken |= (all_sum(self._broken.long().to(device)) > 0).to(self._broken)
 
     def decode(self, i: int, *more: Any) -> Any:
+        """Item i as an array or tensor.
+
+        Args:
+            i: its number.
+            more: what else a subclass asks for, such as the part of a sound.
+
+        Raises:
+            ValueError, OSError: it cannot be read; a one-line error.
+        """
         raise NotImplementedError
 
     def attempt(self, i: int, *more: Any) -> Any:
-        """decode(i, *more); None where it cannot be read, which is then known, counted and said. Raises DataError where they are many."""
+        """decode(i, *more), or None where the item cannot be read, which is then remembered, counted and logged.
+
+        Raises:
+            DataError: too many items are unreadable.
+        """
         if self._broken.numpy()[i]:
             return None
         try:
@@ -87,7 +105,18 @@ class IndexedDataset:
             return None
 
     def readable(self, i: int, more: Callable[[int], Sequence[Any]] = lambda j: ()) -> tuple[int, Any]:
-        """(j, decode(j, *more(j))) of the first readable item j at or behind i. Raises DataError where there is none."""
+        """The first readable item at or behind i.
+
+        Args:
+            i: its number.
+            more: gives the further arguments of `decode` for an item.
+
+        Returns:
+            Its number j, and decode(j, *more(j)).
+
+        Raises:
+            DataError: none can be read, or too many cannot.
+        """
         for j in range(i, i + len(self)):
             j %= len(self)
             item = self.attempt(j, *more(j))
@@ -98,9 +127,3 @@ class IndexedDataset:
     def condition(self, index: Tensor) -> Condition:
         """The condition of the rows `index` int64 [B]."""
         return Condition({name: type(part)(part.ids[index].long()) for name, part in self._parts.items()})
-
-    def __getitems__(self, draws: Sequence[int]) -> Batch:
-        raise NotImplementedError
-
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])

@@ -16,20 +16,32 @@ __all__ = ["condition_of", "spec_of"]
 _log = logging.getLogger("gentok.data")
 
 
-def spec_of(parts: dict[str, Listing], classes: Sequence[str] | None, captions: bool, caption_length: int) -> ConditionSpec:
-    """The ConditionSpec of the training listing's labels (their names in order: `classes`, by default those that occur) and, where
-    `captions` are wanted, of all texts. Raises ValueError with a line."""
+def spec_of(parts: dict[str, Listing], classes: Sequence[str] | None, caption_length: int) -> ConditionSpec:
+    """What conditions items have.
+
+    Args:
+        parts: "train", by whose labels the classes go, and "held_out"; the texts of both give the alphabet.
+        classes: names of the classes, in the order of their ids; None: those that occur.
+        caption_length: characters after which captions are cut.
+
+    Raises:
+        ValueError: no item has a caption, where captions are read, or caption_length < 1.
+    """
     train = parts["train"]
     specs: list[tuple[str, Any]] = []
     if train.labels is not None:
         specs.append(("class", ClassSpec(tuple(classes) if classes else _class_names(train.labels))))
-    if captions:
+    if train.captions is not None:
         specs.append(("text", _ids_spec([c for part in parts.values() for c in part.captions or ()], caption_length, train.where)))
     return ConditionSpec(tuple(specs))
 
 
 def condition_of(spec: ConditionSpec, listing: Listing) -> dict[str, Class | Ids]:
-    """All rows of a listing in the words of `spec`: ids int64 [n] of classes, int32 [n, L] of texts."""
+    """The conditions of all items of a listing: {"class": ids int64 [n], "text": ids int32 [n, L]}, as far as `spec` has them.
+
+    Raises:
+        ValueError: a label that is no class of `spec`.
+    """
     return {name: _part(part, listing) for name, part in spec.parts}
 
 

@@ -1,4 +1,4 @@
-"""Manifest: pictures that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
+"""Manifest: images that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
 
 MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to
 the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.indexed_dataset.
@@ -10,79 +10,62 @@ import csv
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from gentok.data.file_index import Files, Listing, Medium, some
-from gentok.data.image_dataset import PICTURES, ImageData
+from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
+from gentok.data.source_options import CaptionOptions, Found, divide
 from gentok.interfaces import LocalPath
 
-__all__ = ["Manifest", "list_manifests", "class_list"]
+__all__ = ["Manifest", "ManifestOptions"]
 
 _KINDS = (".csv", ".tsv", ".jsonl")
 
 
+@dataclass(frozen=True)
+class ManifestOptions(CaptionOptions):
+    """Options of manifests; `held_out` may name a second one.
+
+    Attributes:
+        path_column: the column of the files.
+        label_column: the column of the labels.
+        caption_column: the column of the captions.
+    """
+
+    path_column: str = "path"
+    label_column: str = "label"
+    caption_column: str = "caption"
+
+    def find(self, path: str | os.PathLike[str], medium: Medium) -> Found:
+        """Lists the manifest `path`, and the second one where `held_out` names one.
+
+        Raises:
+            FileNotFoundError: a manifest is missing.
+            ValueError: it cannot be read, or lacks a column.
+        """
+        columns = {"path": self.path_column, "label": self.label_column, "caption": self.caption_column}
+        captions = self.captions is not None
+        return self.pair(path, lambda place, classes: _list(Path(place).expanduser(), columns, classes, captions, medium))
+
+
 class Manifest(ImageData, id="data/manifest"):
-    """media_shape (channels, H, W); train and held_out over the rows of the manifest `path`.
+    """The images that a table lists.
 
-    path_column, label_column, caption_column: the names of the columns. size, channels, resize, max_broken, split_seed, in_memory: as of
-    ImageFolder. held_out: the share of the rows that is held out (of each class; chosen by path), or a second manifest.
-    classes: null: the labels are classes where there is a label column; true demands one, false ignores it; a list names the classes in
-    the order of their ids, and labels are then names of it or ids. A row with an empty label counts as broken.
-    captions: null, or "ids": each row's caption as the condition `text`, by characters; an empty one is no condition.
-    caption_length: characters, longer captions are cut. Raises FileNotFoundError or ValueError with a line.
+    Args:
+        path: the table.
+        options: the fields of ManifestOptions and ImageOptions.
+
+    Raises:
+        FileNotFoundError, ValueError: a one-line error that says what to change.
     """
 
-    def __init__(
-        self,
-        path: LocalPath | os.PathLike[str],
-        path_column: str = "path",
-        label_column: str = "label",
-        caption_column: str = "caption",
-        size: int | Sequence[int] | None = None,
-        channels: int = 3,
-        resize: str = "crop",
-        held_out: float | LocalPath = 0.05,
-        classes: bool | Sequence[str] | None = None,
-        captions: str | None = None,
-        caption_length: int = 128,
-        max_broken: float = 0.01,
-        split_seed: int = 0,
-        in_memory: bool = False,
-    ):
-        columns = {"path": path_column, "label": label_column, "caption": caption_column}
-        listing, held_out = list_manifests(path, held_out, columns, classes, captions, PICTURES)
-        super().__init__(
-            "manifest", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
-            classes=class_list(classes),
-            captions=captions is not None, caption_length=caption_length, in_memory=in_memory,
-        )  # fmt: skip
+    kind = "manifest"
 
-
-def class_list(classes: bool | Sequence[str] | None) -> list[str] | None:
-    """The names of the classes, where `classes` says them."""
-    return None if classes is None or isinstance(classes, bool) else [str(name) for name in classes]
-
-
-def list_manifests(
-    path: str | os.PathLike[str],
-    held_out: float | str | os.PathLike[str],
-    columns: dict[str, str],
-    classes: bool | Sequence[str] | None,
-    captions: str | None,
-    medium: Medium,
-) -> tuple[Listing, Listing | float]:
-    """The manifest `path`, and the second one where `held_out` names one. columns: the names of "path", "label" and "caption".
-
-    Raises FileNotFoundError or ValueError with a line.
-    """
-    if captions not in (None, "ids"):
-        raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
-    listing = _list(Path(path).expanduser(), columns, classes, captions is not None, medium)
-    if isinstance(held_out, (str, os.PathLike)):
-        wanted = False if listing.labels is None else True if classes in (None, True) else classes
-        held_out = _list(Path(held_out).expanduser(), columns, wanted, captions is not None, medium)
-    return listing, held_out
+    def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, ManifestOptions, ImageOptions]):
+        source, medium = divide(options, ManifestOptions, ImageOptions)
+        super().__init__(source.find(path, IMAGES), medium)
 
 
 def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, medium: Medium) -> Listing:

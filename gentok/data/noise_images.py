@@ -1,4 +1,4 @@
-"""Pictures of noise, in memory: what speed is measured with, where no data set shall decide. Nothing can be learnt from them."""
+"""Images of noise, in memory, for measurements of speed that shall not depend on a data set. Nothing can be learnt from them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ CLASSES = tuple("0123456789")
 
 
 class NoiseImages(MediaData, id="data/noise"):
-    """media_shape (channels, size, size) of uniform bytes; train: `items` pictures, held_out: `held_out`, in ten classes by turns.
+    """Uniform bytes in ten classes, one after the other; media_shape (channels, size, size).
 
-    Raises ValueError on numbers below 1.
+    Args:
+        items: images to train on.
+        held_out: images that are held out.
+        size: side, in pixels.
+        channels: of an image.
+        seed: of the bytes.
+
+    Raises:
+        ValueError: a number below 1.
     """
 
     condition_spec = ConditionSpec((("class", ClassSpec(CLASSES)),))

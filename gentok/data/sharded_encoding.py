@@ -28,9 +28,20 @@ _POLL = 0.2
 def encode_together(
     tokenizer: Any, data: Any, path: str | os.PathLike[str], *, rank: int = 0, world: int = 1, patience: float = 600.0, **options: Any
 ) -> Path:
-    """`path`, encoded by all `world` processes if it is not there yet; options: those of encode_set. To be called by every process.
+    """Encodes a set by all processes, each of which calls this, unless the file is there.
 
-    Raises what encode_set and join raise, and TimeoutError with a line where the others show no sign of life.
+    Args:
+        tokenizer, data, path, options: those of encode_set.
+        rank: of this process.
+        world: number of processes.
+        patience: seconds after which processes without a sign of life are given up.
+
+    Returns:
+        `path`.
+
+    Raises:
+        TimeoutError: the other processes show no sign of life.
+        ValueError, OSError: those of encode_set and join.
     """
     path = Path(path)
     if path.is_file():

@@ -1,4 +1,4 @@
-"""Shards: pictures in tar files of the webdataset convention, read map-style: any item at any time, by its place in the file.
+"""Shards: images in tar files of the webdataset convention, read map-style: any item at any time, by its place in the file.
 
 Members of one item share a key, what stands before the first dot: KEY.jpg, with KEY.cls (a class, by number or name), KEY.json (fields) and
 KEY.txt (a caption). One pass over a shard's headers makes its index (gentok.data.tar_index), which is kept. From then on items are
@@ -12,89 +12,76 @@ import os
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from gentok.data.file_index import Listing, Medium, some
-from gentok.data.image_dataset import PICTURES, ImageData
-from gentok.data.manifest import class_list
+from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
+from gentok.data.source_options import CaptionOptions, Found, divide
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath
 
-__all__ = ["Shards", "ShardSource", "expand_braces", "list_shards"]
+__all__ = ["ShardOptions", "ShardSource", "Shards", "expand_braces"]
 
 _OPEN = 32
 """Shards that a process keeps open."""
 
 
+@dataclass(frozen=True)
+class ShardOptions(CaptionOptions):
+    """Options of shards; `held_out` may name other ones. What lies behind the end of a shard that is cut short counts as broken.
+
+    Attributes:
+        label: which member, or field of KEY.json, is the class: cls, json.NAME; null: cls where there is one.
+        caption: which one is the caption: txt, json.NAME.
+        index: the folder where indices are kept; null: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
+    """
+
+    label: str | None = None
+    caption: str = "txt"
+    index: LocalPath | None = None
+
+    def find(self, shards: str | Sequence[str], medium: Medium) -> Found:
+        """Lists the items of `shards`, and those of other ones where `held_out` names such.
+
+        Raises:
+            FileNotFoundError, OSError: a shard is missing, or cannot be read.
+            ValueError: there are no items, or they lack what the options ask for.
+        """
+        caption = self.caption if self.captions else None
+        return self.pair(shards, lambda place, classes: _list(place, medium, self.label, classes, caption, self.index))
+
+
 class Shards(ImageData, id="data/shards"):
-    """media_shape (channels, H, W); train and held_out over the items of tar files.
+    """The images of tar files.
 
-    shards: a path, an fsspec url (s3://..., https://...; filecache::s3://... keeps a copy), or a list of such, braces expanded:
-    {000..004}, {a,b}. held_out: the share of the items that is held out (of each class; chosen by key), or other shards.
-    label: which member, or field of KEY.json, is the class: cls, json.NAME; null: cls where there is one. caption: txt, json.NAME.
-    classes: null: the labels that occur, if any; false: none; true demands them; a list: their names, in the order of their ids.
-    An item without its label counts as broken, and so does what lies behind the end of a shard that is cut short.
-    captions, caption_length, size, channels, resize, max_broken, split_seed, in_memory: as of Manifest.
-    index: the folder where indices are kept; null: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
-    Raises FileNotFoundError, OSError or ValueError with a line.
+    Args:
+        shards: a path, an fsspec url (s3://..., https://...; filecache::s3://... keeps a copy), or a list of such; braces are expanded:
+            {000..004}, {a,b}.
+        options: the fields of ShardOptions and ImageOptions.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: a one-line error that says what to change.
     """
 
-    def __init__(
-        self,
-        shards: LocalPath | Sequence[LocalPath],
-        held_out: float | LocalPath | Sequence[LocalPath] = 0.05,
-        size: int | Sequence[int] | None = None,
-        channels: int = 3,
-        resize: str = "crop",
-        label: str | None = None,
-        caption: str = "txt",
-        classes: bool | Sequence[str] | None = None,
-        captions: str | None = None,
-        caption_length: int = 128,
-        max_broken: float = 0.01,
-        split_seed: int = 0,
-        in_memory: bool = False,
-        index: LocalPath | None = None,
-    ):
-        listing, held_out = list_shards(
-            shards, held_out, PICTURES, label=label, classes=classes, caption=caption, captions=captions, folder=index
-        )
-        super().__init__(
-            "shards", listing, held_out, size=size, channels=channels, resize=resize, max_broken=max_broken, split_seed=split_seed,
-            classes=class_list(classes),
-            captions=captions is not None, caption_length=caption_length, in_memory=in_memory,
-        )  # fmt: skip
+    kind = "shards"
 
-
-def list_shards(
-    shards: str | Sequence[str],
-    held_out: float | str | Sequence[str],
-    medium: Medium,
-    *,
-    label: str | None,
-    classes: bool | Sequence[str] | None,
-    caption: str,
-    captions: str | None,
-    folder: str | None,
-) -> tuple[Listing, Listing | float]:
-    """The items of `shards`, and those of other ones where `held_out` names such. folder: of indices.
-
-    Raises FileNotFoundError, OSError or ValueError with a line.
-    """
-    if captions not in (None, "ids"):
-        raise ValueError(f"data.captions={captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
-    taken = {"label": label, "classes": classes, "caption": caption if captions else None, "folder": folder}
-    listing = _list(shards, medium, **taken)
-    if not isinstance(held_out, (int, float)):
-        wanted = False if listing.labels is None else True if classes in (None, True) else classes
-        held_out = _list(held_out, medium, **{**taken, "classes": wanted})
-    return listing, held_out
+    def __init__(self, shards: LocalPath | Sequence[LocalPath], **options: Annotated[Any, ShardOptions, ImageOptions]):
+        source, medium = divide(options, ShardOptions, ImageOptions)
+        super().__init__(source.find(shards, IMAGES), medium)
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """'a-{000..002}.tar' -> a-000.tar, a-001.tar, a-002.tar; '{x,y}' -> x, y; several braces: all combinations, the last one fastest.
+    """Expands braces as a shell does.
 
-    Numbers keep their zeros. Raises ValueError on a brace that is neither a range nor a list.
+    Args:
+        pattern: such as 'a-{000..002}.tar' or '{x,y}.tar'; numbers keep their zeros.
+
+    Returns:
+        a-000.tar, a-001.tar, a-002.tar; of several braces all combinations, the last one fastest.
+
+    Raises:
+        ValueError: a brace that is neither a range nor a list.
     """
     pieces = re.split(r"\{([^{}]*)\}", pattern)
     choices = [[piece] if i % 2 == 0 else _choices(piece, pattern) for i, piece in enumerate(pieces)]
@@ -216,7 +203,13 @@ def _list(
 
 
 def index_shards(urls: Sequence[str], folder: str | None, medium: Medium) -> list[dict[str, Any]]:
-    """The index of each shard; with a bar where they have to be made."""
+    """The index of each shard, with a progress bar where they have to be made.
+
+    Args:
+        urls: of the shards.
+        folder: where indices are kept; None: the default of gentok.data.tar_index.
+        medium: what the items are.
+    """
     from gentok.data.progress import progress
 
     kept = [index_shard(url, medium, folder, make=False) for url in urls]

@@ -14,6 +14,7 @@ import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,11 +25,12 @@ from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
 from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_sound, resampled_length, sound_size
+from gentok.data.source_options import Found, MediumOptions
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.types import Batch, ConditionSpec
 
-__all__ = ["SOUNDS", "SoundData", "SoundDataset"]
+__all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
 
 SOUNDS = Medium("sound", "sounds", SOUND_SUFFIXES, sound_size)
 """Their header says (samples, rate in Hz, channels); of some formats only the whole file tells."""
@@ -36,71 +38,79 @@ _log = logging.getLogger("gentok.data")
 
 
 @dataclass(frozen=True)
-class Form:
-    """How waves leave a set: rate in Hz, channels, and what `normalized` does."""
+class SoundOptions(MediumOptions):
+    """Options of sounds; in memory they are float32.
 
-    sample_rate: int
-    channels: int
-    normalize: str | None
+    Attributes:
+        sample_rate: Hz that the model hears; sounds of another rate are resampled.
+        channels: 1 mixes down, 2 is stereo.
+        crop: seconds of the piece that training sees of an item, begun at random; null: whole items.
+        longest: seconds after which whole items are cut (held-out ones, and training ones without crop); null: nowhere.
+        normalize: null, peak or rms (gentok.data.sound_files.normalized), of what is read.
+        crop_seed: where pieces begin.
+
+    Raises:
+        ValueError: one of them is out of its range.
+    """
+
+    sample_rate: int = 16000
+    channels: int = 1
+    crop: float | None = 1.0
+    longest: float | None = None
+    normalize: str | None = None
+    crop_seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.sample_rate, int) or self.sample_rate < 1:
+            raise ValueError(f"data.sample_rate={self.sample_rate}: Hz, a whole number such as 16000")
+        if self.channels not in (1, 2):
+            raise ValueError(f"data.channels={self.channels}: 1 (mixed down) or 2 (stereo)")
+        for key, seconds in (("crop", self.crop), ("longest", self.longest)):
+            if seconds is not None and not seconds * self.sample_rate >= 1:
+                raise ValueError(f"data.{key}={seconds}: seconds, or null")
+        normalized(torch.zeros(1, 0), self.normalize)  # its complaint is better now than in a worker
+
+    def samples(self, seconds: float | None) -> int | None:
+        """Seconds in samples; None stays None."""
+        return None if seconds is None else round(seconds * self.sample_rate)
 
 
 class SoundData(MediaData):
-    """media_shape (channels, T), sample_rate, condition_spec, train and held_out, of a Listing and another one, or a share, held out.
+    """Two sets of sounds.
 
-    longest_item, T: samples of the longest sound of either split, after the cut at `longest` seconds: what a whole item needs at most.
-    band_limit: Hz above which some of the sounds hold nothing, since they were recorded at a lower rate; None where there are none such.
-    sample_rate, channels, crop, longest, normalize, ...: see conf/data/sound_*.yaml, where users set them. Raises ValueError with a line.
+    Args:
+        found: by a source.
+        options: what becomes of the sounds.
+
+    Attributes:
+        kind: what the description of the sets calls them.
+        media_shape: (channels, longest_item).
+        longest_item: samples of the longest sound of either split, after the cut at `longest` seconds: what a whole item needs at most.
+        band_limit: Hz above which some of the sounds hold nothing, since they were recorded at a lower rate; None: there are none such.
+
+    Raises:
+        ValueError: nothing is left for a split, or sounds have more channels than can be made into stereo.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        listing: Listing,
-        held_out: Listing | float,
-        *,
-        sample_rate: int,
-        channels: int,
-        crop: float | None,
-        longest: float | None,
-        normalize: str | None,
-        max_broken: float,
-        split_seed: int,
-        crop_seed: int,
-        classes: Sequence[str] | None = None,
-        captions: bool = False,
-        caption_length: int = 128,
-        in_memory: bool = False,
-    ):
-        if not isinstance(sample_rate, int) or sample_rate < 1:
-            raise ValueError(f"data.sample_rate={sample_rate}: Hz, a whole number such as 16000")
-        if channels not in (1, 2):
-            raise ValueError(f"data.channels={channels}: 1 (mixed down) or 2 (stereo)")
-        for key, seconds in (("crop", crop), ("longest", longest)):
-            if seconds is not None and not seconds * sample_rate >= 1:
-                raise ValueError(f"data.{key}={seconds}: seconds, or null")
-        normalized(torch.zeros(1, 0), normalize)  # its complaint is better now than in a worker
-        parts = split(listing, held_out, max_broken, split_seed)
-        if channels == 2:
+    kind: ClassVar[str]
+
+    def __init__(self, found: Found, options: SoundOptions):
+        parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
+        if options.channels == 2:
             _check_channels(parts)
-        self.sample_rate = sample_rate
-        self.condition_spec = spec_of(parts, classes, captions, caption_length)
-        form, cut = Form(sample_rate, channels, normalize), None if longest is None else round(longest * sample_rate)
-        piece = None if crop is None else round(crop * sample_rate)
+        self.sample_rate = options.sample_rate
+        self.condition_spec = spec_of(parts, found.classes, found.caption_length)
         self.train, self.held_out = (
-            SoundDataset(
-                kind, name, part, form, self.condition_spec, max_broken, crop=piece if name == "train" else None, longest=cut,
-                crop_seed=crop_seed, in_memory=in_memory,
-            )
-            for name, part in parts.items()
-        )  # fmt: skip
+            SoundDataset(self.kind, name, part, self.condition_spec, options, cropped=name == "train") for name, part in parts.items()
+        )
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
-        self.media_shape = (channels, self.longest_item)
+        self.media_shape = (options.channels, self.longest_item)
         lowest = min(size[1] for part in parts.values() for size in part.sizes or ())
-        self.band_limit = lowest / 2 if lowest < sample_rate else None
+        self.band_limit = lowest / 2 if lowest < self.sample_rate else None
         if self.band_limit is not None:
             _log.warning(
                 "some of the sounds in %s were recorded at %d Hz: they are resampled to %d Hz, and hold nothing above %g Hz",
-                listing.where, lowest, sample_rate, self.band_limit,
+                found.listing.where, lowest, self.sample_rate, self.band_limit,
             )  # fmt: skip
 
 
@@ -116,9 +126,16 @@ def _check_channels(parts: dict[str, Listing]) -> None:
 class SoundDataset(IndexedDataset):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
-    crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch. longest:
-    samples after which whole sounds are cut. media_shape (C, longest_item), sample_rate, longest_item (samples), lengths int64 [n] of the
-    whole sounds.
+    Args:
+        kind, split, listing, condition_spec: those of IndexedDataset.
+        options: what becomes of the sounds.
+        cropped: whether batches hold pieces of options.crop seconds.
+
+    Attributes:
+        crop: samples of every piece, silence behind short sounds included; None: whole sounds, padded to the longest of the batch.
+        lengths: int64 [n], samples of the whole sounds, cut after options.longest seconds.
+        media_shape: (C, longest_item).
+        sample_rate: Hz.
     """
 
     def __init__(
@@ -126,35 +143,31 @@ class SoundDataset(IndexedDataset):
         kind: str,
         split: str,
         listing: Listing,
-        form: Form,
         condition_spec: ConditionSpec,
-        max_broken: float,
-        *,
-        crop: int | None = None,
-        longest: int | None = None,
-        crop_seed: int = 0,
-        in_memory: bool = False,
+        options: SoundOptions,
+        cropped: bool = False,
     ):
-        settings = [form.sample_rate, form.channels, form.normalize, longest]
-        super().__init__(kind, split, listing, condition_spec, max_broken, settings)
-        if crop is not None:
-            self.description |= {"crop": crop, "crop_seed": crop_seed}
-        self.form, self.crop, self.crop_seed = form, crop, crop_seed
-        self.sample_rate = form.sample_rate
+        longest = options.samples(options.longest)
+        settings = [options.sample_rate, options.channels, options.normalize, longest]
+        super().__init__(kind, split, listing, condition_spec, options.max_broken, settings)
+        self.options, self.sample_rate = options, options.sample_rate
+        self.crop = options.samples(options.crop) if cropped else None
+        if self.crop is not None:
+            self.description |= {"crop": self.crop, "crop_seed": options.crop_seed}
         sizes = listing.sizes or []
         self._rates = torch.tensor([size[1] for size in sizes], dtype=torch.int64)
-        self._full = torch.tensor([resampled_length(size[0], size[1], form.sample_rate) for size in sizes], dtype=torch.int64)
+        self._full = torch.tensor([resampled_length(size[0], size[1], self.sample_rate) for size in sizes], dtype=torch.int64)
         self.lengths = self._full if longest is None else self._full.clamp(max=longest)
         cut = int((self.lengths < self._full).sum())
-        if cut and crop is None:
+        if cut and self.crop is None:
             _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), listing.where)
         self._memory: tuple[Tensor, Tensor] | None = None
-        if in_memory:
+        if options.in_memory:
             self._load()
 
     @property
     def media_shape(self) -> tuple[int, int]:
-        return self.form.channels, self.longest_item
+        return self.options.channels, self.longest_item
 
     @property
     def longest_item(self) -> int:
@@ -173,7 +186,7 @@ class SoundDataset(IndexedDataset):
     def _load(self) -> None:
         kept = self.lengths if self.crop is None else self._full
         offsets = torch.cat([torch.zeros(1, dtype=torch.int64), kept.cumsum(0)])
-        memory = torch.zeros(self.form.channels, int(offsets[-1])).share_memory_()
+        memory = torch.zeros(self.options.channels, int(offsets[-1])).share_memory_()
         with progress("decoding", len(self), "sounds") as advance:
             for i in range(len(self)):
                 wave = self.attempt(i, 0, int(kept[i]))
@@ -188,7 +201,7 @@ class SoundDataset(IndexedDataset):
             memory, offsets = self._memory
             first, last = int(offsets[i]) + start, int(offsets[i + 1])
             return memory[:, first : min(last, first + samples)]
-        return read_sound(self.source.open(i), self.form.sample_rate, self.form.channels, start, samples, self.source.name(i))
+        return read_sound(self.source.open(i), self.sample_rate, self.options.channels, start, samples, self.source.name(i))
 
     def _part(self, i: int, u: float) -> tuple[int, int]:
         """(start, samples) of what is read of sound i. u: in (0, 1), where in it the piece begins."""
@@ -197,16 +210,16 @@ class SoundDataset(IndexedDataset):
         length = int(self._full[i])
         if length <= self.crop:
             return 0, length
-        step = part_step(int(self._rates[i]), self.form.sample_rate)
+        step = part_step(int(self._rates[i]), self.sample_rate)
         return int(u * ((length - self.crop) // step + 1)) * step, self.crop
 
     def __getitems__(self, draws: Sequence[int]) -> Batch:
         index, epoch = locate(draws, len(self))
-        place = RowRNG.of(self.crop_seed, epoch * len(self) + index).fork("crop").uniform(1)[:, 0].tolist()
+        place = RowRNG.of(self.options.crop_seed, epoch * len(self) + index).fork("crop").uniform(1)[:, 0].tolist()
         rows = [self.readable(i, functools.partial(self._part, u=u)) for i, u in zip(index.tolist(), place)]
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
-        media = torch.zeros(len(rows), self.form.channels, max(lengths.tolist(), default=0))
+        media = torch.zeros(len(rows), self.options.channels, max(lengths.tolist(), default=0))
         for row, (_, wave) in zip(media, rows):
-            row[:, : wave.shape[1]] = normalized(wave, self.form.normalize).clamp(-1, 1)  # decoders and resampling overshoot
+            row[:, : wave.shape[1]] = normalized(wave, self.options.normalize).clamp(-1, 1)  # decoders and resampling overshoot
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(media, index, self.condition(index), lengths=lengths)

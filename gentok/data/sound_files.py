@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.atomic import whole_file
+from gentok.atomic import whole_file
 
 __all__ = ["SOUND_SUFFIXES", "sound_size", "read_sound", "resample", "resampled_length", "part_step", "normalized", "save_sound"]
 

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.atomic import whole_file, writable_folder
+from gentok.atomic import whole_file, writable_folder
 from gentok.data.fsdd import WORDS
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample
@@ -44,15 +44,26 @@ _AUDIBLE, _MARGIN = 1e-3, 0.03
 
 
 class SpokenDigits(SoundShards, id="data/spoken_digits"):
-    """media_shape (1, samples of the longest item); train: `items` utterances, held_out: `held_out`, of other seeds.
+    """Spoken digits, and strings of them.
 
-    digits: how many are said in one, a number or [least, most]. Single digits come in turn and have the digit as class; the words
-    ("seven three one") are the condition `text` of strings, and of single digits where captions=ids. speed, pitch: at most this many times
-    faster or slower, higher or lower, uniformly by the logarithm; 1: as the voice is. seed: of all utterances. sample_rate, crop, longest,
-    normalize, in_memory: as of SoundShards. cache: the folder where they are kept; null: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
-    Raises ImportError with the pip command where hibari-tts is missing and nothing is cached, ValueError or OSError with a line.
+    Args:
+        digits: how many are said in one utterance, a number or [least, most]. Single digits come in turn and have the digit as class; the
+            words ("seven three one") are the condition `text` of strings.
+        items: utterances to train on.
+        held_out: utterances that are held out, of other seeds.
+        sample_rate, crop, longest, normalize, in_memory: see SoundOptions.
+        captions: "ids": single digits have the condition `text`, too.
+        speed: at most this many times faster or slower, uniformly by the logarithm; 1: as the voice is.
+        pitch: at most this many times higher or lower, in the same way.
+        seed: of all utterances.
+        cache: the folder where they are kept; null: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
+
+    Raises:
+        ImportError: hibari-tts is missing and nothing is cached; the message has the pip command.
+        ValueError, OSError: a one-line error that says what to change.
     """
 
+    kind = "spoken_digits"
     condition_spec = ConditionSpec((("class", ClassSpec(WORDS)),))
 
     def __init__(
@@ -87,10 +98,10 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
             _made(paths[name], RowRNG.of(seed, range(first, first + count)), (least, most), speed, pitch)
         single = most == 1
         super().__init__(
-            str(paths["train"]), str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
+            str(paths["train"]), held_out=str(paths["held_out"]), sample_rate=sample_rate, crop=crop, longest=longest, normalize=normalize,
             label="json.digits" if single else None, caption="json.text", classes=WORDS if single else False,
             captions=captions if single else "ids", caption_length=6 * most, in_memory=in_memory, max_broken=0.0,
-            index=str(folder / "shards"), kind="spoken_digits",
+            index=str(folder / "shards"),
         )  # fmt: skip
 
 
@@ -126,7 +137,7 @@ def _voice() -> Any:
 
 
 def _plan(rng: RowRNG, digits: tuple[int, int], speed: float, pitch: float) -> list[tuple[list[int], int, float, float]]:
-    """(digits, the voice's seed, speed, pitch in steps of 1 %) of each row of the noise; single digits by turns."""
+    """(digits, the voice's seed, speed, pitch in steps of 1 %) of each row of the rng; single digits in turn."""
     least, most = digits
     seeds = (rng.words(1)[:, 0] & 0x7FFF_FFFF).tolist()
     shapes, drawn = rng.uniform(3).tolist(), (rng.uniform(most) * 10).long().tolist()

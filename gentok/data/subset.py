@@ -1,21 +1,28 @@
-"""The first items of a data component: for runs that look for mistakes (debug=one_batch, limit, overfit)."""
+"""The first items of a data component, for runs that test a setup (debug=one_batch, limit, overfit)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from gentok.data.datasets import locate, whole_items
-from gentok.interfaces import MediaData
+import torch
+
+from gentok.data.datasets import locate
+from gentok.interfaces import MediaData, MediaDataset
 from gentok.types import Batch
 
 __all__ = ["FirstItems", "Subset"]
 
 
-class FirstItems:
-    """The first `items` of a set, with their numbers; all of them where there are fewer."""
+class FirstItems(MediaDataset):
+    """The first items of a set.
 
-    def __init__(self, data: Any, items: int):
+    Args:
+        data: the set.
+        items: how many; all where it has fewer.
+    """
+
+    def __init__(self, data: MediaDataset, items: int):
         self.data, self.items = data, min(items, len(data))
         self.media_shape, self.condition_spec = data.media_shape, data.condition_spec
         self.description = {**data.description, "first": self.items}
@@ -24,32 +31,33 @@ class FirstItems:
         return self.items
 
     def whole(self) -> FirstItems:
-        """Without crops, where the set has such."""
-        return FirstItems(whole_items(self.data), self.items)
+        return FirstItems(self.data.whole(), self.items)
 
     @property
     def skipped(self) -> dict[str, Any] | None:
-        return getattr(self.data, "skipped", None)
+        return self.data.skipped
 
-    def agree(self, device: Any = "cpu") -> None:
-        if hasattr(self.data, "agree"):
-            self.data.agree(device)
+    def agree(self, device: torch.device | str = "cpu") -> None:
+        self.data.agree(device)
 
     def __getitems__(self, draws: Sequence[int]) -> Batch:
         index, epoch = locate(draws, len(self))
         return self.data.__getitems__((epoch * len(self.data) + index).tolist())
 
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])
-
 
 class Subset(MediaData):
-    """A data component of the first `items` of each split of `data`; overfit: both splits are the first items of training.
+    """A data component of the first items of each split of another one.
 
-    Raises ValueError where items < 1.
+    Args:
+        data: the other one.
+        items: of each split, at least 1.
+        overfit: whether held out are the first items of training, too.
+
+    Raises:
+        ValueError: items < 1.
     """
 
-    def __init__(self, data: Any, items: int, overfit: bool = False):
+    def __init__(self, data: MediaData, items: int, overfit: bool = False):
         if items < 1:
             raise ValueError(f"limit_items={items}: at least 1, or null for all of them")
         self.media_shape, self.condition_spec = data.media_shape, data.condition_spec

@@ -14,7 +14,7 @@ import tarfile
 from pathlib import Path
 from typing import Any
 
-from gentok.data.atomic import whole_file
+from gentok.atomic import whole_file
 from gentok.data.file_index import Medium
 
 __all__ = ["index_shard", "open_shard", "is_url"]

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gentok.data.atomic import whole_file
+from gentok.atomic import whole_file
 from gentok.errors import FormatError
 
 __all__ = ["FileLayout", "write_arrays", "read_layout", "TYPES"]

@@ -6,13 +6,12 @@ The file holds
     lengths     int64 [items, views], where the tokenizer gives lengths
     condition.NAME[.x | .mask]   one row per item
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
-seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by Noise.of(seed, index, step=v), which also draws
+seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by RowRNG.of(seed, index, step=v), which also draws
 what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
 written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
 
 Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`);
-gentok.data.sharded_encoding does
-both. The joined file is byte for byte what one process would have written, whatever their number.
+gentok.data.sharded_encoding does both. The joined file is byte for byte what one process would have written, whatever their number.
 """
 
 from __future__ import annotations
@@ -27,11 +26,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.atomic import writable_folder
+from gentok.atomic import writable_folder
 from gentok.data.datasets import locate
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import FileLayout, read_layout, write_arrays
 from gentok.errors import FormatError
+from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
@@ -42,13 +42,15 @@ _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
 
 
-def _augment_dict(augment: Any) -> Any:
-    return augment.to_dict() if hasattr(augment, "to_dict") else None if augment is None else str(augment)
+def cache_name(data: MediaDataset, spec: TokenSpec, *, views: int = 1, augment: Augmentation | None = None, seed: int = 0) -> str:
+    """A file name that differs whenever the codes within could.
 
-
-def cache_name(data: Any, spec: TokenSpec, *, views: int = 1, augment: Any = None, seed: int = 0) -> str:
-    """A file name that differs whenever the codes within could: by tokenizer, items, views, augmentation and seed."""
-    how = [views, _augment_dict(augment), seed] if views > 1 else []
+    Args:
+        data: the set that is encoded.
+        spec: the tokenizer's.
+        views, augment, seed: those of `encode_set`.
+    """
+    how = [views, augment and augment.to_dict(), seed] if views > 1 else []
     word = fingerprint(FORMAT, {**spec.to_dict(), "decode_fingerprint": ""}, data.description, how)
     return f"{data.description.get('split', 'set')}-{word}.safetensors"
 
@@ -66,11 +68,11 @@ def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
 
 def encode_set(
     tokenizer: Any,
-    data: Any,
+    data: MediaDataset,
     path: str | os.PathLike[str],
     *,
     views: int = 1,
-    augment: Callable[[Tensor, RowRNG], Tensor] | None = None,
+    augment: Augmentation | None = None,
     seed: int = 0,
     batch_size: int = 64,
     progress: bool = True,
@@ -78,12 +80,27 @@ def encode_set(
     rank: int = 0,
     world: int = 1,
 ) -> Path:
-    """Encodes every item of a set `views` times into the file `path`, and returns it.
+    """Encodes every item of a set into a file. Items that the set skips (unreadable files) are left out.
 
-    world > 1: only the rank-th of `world` equal, consecutive ranges of items, into share_path(path, rank, world), which is returned;
-    `join` makes `path` of the shares. The tokenizer must be on `device`, in eval mode; its `spec` goes into the header. Items that the
-    set skips (unreadable files) are left out. Raises ValueError where views are asked for without an augmentation, where there are no
-    tokens to store (latents) and where nothing can be read; OSError, before anything is encoded, where `path` cannot be written.
+    Args:
+        tokenizer: on `device` and in eval mode; its `spec` goes into the header.
+        data: the set.
+        path: the file.
+        views: how many times each item is encoded.
+        augment: what makes the views differ, from the second one on.
+        seed: of the augmentation.
+        batch_size: items that are encoded at once.
+        progress: whether a bar is shown.
+        device: where the tokenizer is.
+        rank, world: with world > 1, only the rank-th of `world` equal, consecutive ranges of items is encoded, into
+            share_path(path, rank, world); `join` makes `path` of the shares.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        ValueError: views without an augmentation, a tokenizer without tokens (latents), or nothing can be read.
+        OSError: `path` cannot be written; nothing has been encoded then.
     """
     if views < 1 or (views > 1 and augment is None and not tokenizer.written_condition.parts):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
@@ -118,7 +135,7 @@ def encode_set(
             "spec": spec.to_dict(),
             "condition_spec": data.condition_spec.to_dict(),
             "views": views,
-            "augment": _augment_dict(augment) if views > 1 else None,
+            "augment": augment.to_dict() if augment and views > 1 else None,
             "seed": seed,
             "data": data.description,
             "items": items,
@@ -158,9 +175,19 @@ def _encode_batch(
 
 
 def join(path: str | os.PathLike[str], world: int) -> Path:
-    """The shares of all `world` processes -> the file `path`, whole or not at all; then the shares are removed.
+    """Joins the shares of all processes, and removes them.
 
-    Raises FileNotFoundError where a share is missing, FormatError where the shares are not of one set, tokenizer and settings.
+    Args:
+        path: the file to write, whole or not at all.
+        world: number of processes.
+
+    Returns:
+        `path`.
+
+    Raises:
+        FileNotFoundError: a share is missing.
+        FormatError: the shares are not of one set, tokenizer and settings.
+        ValueError: no share has an item.
     """
     path = Path(path)
     shares = [_layout(share_path(path, rank, world)) for rank in range(world)]
@@ -223,12 +250,25 @@ def _layout(path: Path) -> FileLayout:
     return layout
 
 
-class TokenDataset:
+class TokenDataset(MediaDataset):
     """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
 
     The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
-    order of its own. spec: the TokenSpec of the tokenizer that the generator belongs to; codes of another one are refused (FormatError).
-    Attributes: spec, condition_spec, media_shape, views, header, description.
+    order of its own.
+
+    Args:
+        path: the file.
+        spec: that of the tokenizer that the generator belongs to; None: any.
+        seed: of the order of the views.
+
+    Attributes:
+        spec: of the tokenizer that made the codes.
+        views: how many of each item the file holds.
+        header: of the file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        FormatError: it is damaged, or holds the codes of another tokenizer.
     """
 
     def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
@@ -262,12 +302,20 @@ class TokenDataset:
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
 
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
-        """int64 [B]: the view of each (item, epoch)."""
+        """The view of each item in an epoch.
+
+    Args:
+        index: int64 [B], items.
+        epoch: int64 [B].
+
+    Returns:
+        int64 [B], 0..views-1.
+    """
         view = torch.zeros_like(index)
         if self.views > 1:
-            for turn in (epoch // self.views).unique().tolist():
-                now = epoch // self.views == turn
-                order = RowRNG.of(self.seed, index[now], step=turn).permutation(self.views)
+            for cycle in (epoch // self.views).unique().tolist():
+                now = epoch // self.views == cycle
+                order = RowRNG.of(self.seed, index[now], step=cycle).permutation(self.views)
                 view[now] = order.gather(1, (epoch[now] % self.views)[:, None])[:, 0]
         return view
 
@@ -277,9 +325,6 @@ class TokenDataset:
         lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
         tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
         return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
-
-    def __getitem__(self, draw: int) -> Batch:
-        return self.__getitems__([draw])
 
     def _condition(self, rows: Any) -> Condition:
         parts: dict[str, Any] = {}

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import Bundle, load
-from gentok.data.datasets import batches, whole_items
+from gentok.data.datasets import batches
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample
 from gentok.entropy import AdaptiveCoder
@@ -201,7 +201,7 @@ class _Suite:
         classes, out = len(class_names(self.data.condition_spec)), {}
         if not classes:
             return out
-        train = _chosen(whole_items(self.data.train), min(self.config["max_train"], 1000), self.config["batch_size"])
+        train = _chosen(self.data.train.whole(), min(self.config["max_train"], 1000), self.config["batch_size"])
         (x, labels), held_out = ((self.pooled(tokenizer, part), _labels(part)) for part in (train, self.items))
         try:
             out["probe_accuracy"] = linear_probe(x, labels, *held_out, classes)["accuracy"]

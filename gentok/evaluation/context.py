@@ -168,12 +168,12 @@ class Context:
 
     def protocol(self) -> dict[str, Any]:
         """What every report says: model, data, seed, versions."""
-        splits = {split: getattr(self.data, split) for split in ("train", "held_out")}
+        splits = {"train": self.data.train, "held_out": self.data.held_out}
         return {
             "ckpt": str(self.config["ckpt"]),
             "tokens": self.bundle.spec.describe(),
             "data": {split: data.description for split, data in splits.items()},
-            "skipped": {split: getattr(data, "skipped", None) for split, data in splits.items()},  # sets in memory have none
+            "skipped": {split: data.skipped for split, data in splits.items()},
             "items_used": {split: len(media) for split, (media, _) in self._media.items()},
             "seed": self.config["seed"],
             "dtype": "float32",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentok.data.datasets import batches, whole_items
+from gentok.data.datasets import batches
 from gentok.data.image_files import save_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import FLOOR_DB, mel_levels, spectrograms
@@ -42,7 +42,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     ends = isinstance(generator, Causal) and generator.ends
     samples = context.sample(n, asked, context.guidance, None if ends else [length / rate for length in held_out.lengths.tolist()])
     made = _as_batch(samples.media.clamp(-1, 1), samples.lengths, asked)
-    train = _read(whole_items(data.train), context.rows("train"))
+    train = _read(data.train.whole(), context.rows("train"))
     seconds, missing = int(made.lengths.sum()) / rate, []
     metrics: dict[str, Any] = {"samples": n, "guidance": context.guidance, "seconds_of_sound": seconds}
     transcripts, recognised = transcribed([made, held_out], data, missing), None

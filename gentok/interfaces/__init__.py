@@ -5,6 +5,7 @@ A component of gentok or of a package of your own subclasses one of them. The ba
 
 from gentok.interfaces.codebook import Codebook
 from gentok.interfaces.component import Component, LocalPath, component_ids
+from gentok.interfaces.dataset import MediaDataset
 from gentok.interfaces.generator import Generator
 from gentok.interfaces.parts import (
     Adversary,
@@ -24,6 +25,6 @@ from gentok.interfaces.tokenizer import StreamingTokenizer, Tokenizer, Tokenizer
 
 __all__ = [
     "Adversary", "Augmentation", "Balancer", "Codebook", "Component", "Discriminator", "FeatureNetwork", "Generator", "Guidance", "Layer",
-    "LocalPath", "Loss", "MediaData", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution", "Tokenizer",
-    "TokenizerStream", "component_ids",
+    "LocalPath", "Loss", "MediaData", "MediaDataset", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution",
+    "Tokenizer", "TokenizerStream", "component_ids",
 ]  # fmt: skip

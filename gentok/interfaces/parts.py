@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn, optim
 
 from gentok.interfaces.component import Component
+from gentok.interfaces.dataset import MediaDataset
+from gentok.rng import RowRNG
 from gentok.types import ConditionSpec
 
 __all__ = [
@@ -102,8 +104,8 @@ class MediaData(Component):
         band_limit: Hz above which the recordings hold nothing, where that is known.
     """
 
-    train: Any
-    held_out: Any
+    train: MediaDataset
+    held_out: MediaDataset
     media_shape: tuple[int, ...] | None = None
     condition_spec: ConditionSpec | None = None
     sample_rate: int | None = None
@@ -113,3 +115,19 @@ class MediaData(Component):
 
 class Augmentation(Component):
     """(media, rng) -> media."""
+
+    def __call__(self, media: Tensor, rng: RowRNG) -> Tensor:
+        """Changes media.
+
+        Args:
+            media: float [B, ...].
+            rng: of the rows.
+
+        Returns:
+            The same shape and dtype.
+        """
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, for headers and protocols: the public attributes, which JSON must be able to hold."""
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gentok.atomic import replacing
+
 __all__ = ["cached"]
 
 
@@ -35,13 +37,9 @@ def cached(
     with contextlib.suppress(OSError, SafetensorError):
         return load_file(path), None
     tensors = compute()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
         return tensors, f"not written: {error}"
     return tensors, None

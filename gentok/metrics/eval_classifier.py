@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gentok.atomic import replacing
 from gentok.metrics.classifier import fit, seeded, shrunk
 from gentok.rng import RowRNG
 
@@ -169,13 +170,10 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
     """
     from safetensors.torch import save_file
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.half() if v.dim() == 4 and k != "whiten.weight" else v for k, v in state.items()}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, temporary, metadata={HEADER: json.dumps({"version": VERSION, **about})})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(state, temporary, metadata={HEADER: json.dumps({"version": VERSION, **about})})
 
 
 def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[str, Any]]:

@@ -12,8 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from gentok.atomic import whole_file
 from gentok.command import run_command
-from gentok.data.atomic import whole_file
 from gentok.report.page import page
 from gentok.report.run_folder import read_run
 

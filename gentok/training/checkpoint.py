@@ -7,7 +7,6 @@ not saved. Steps are saved when they are complete: never between two batches of 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -18,6 +17,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
+
+from gentok.atomic import replacing
 
 __all__ = ["WholeFiles", "Saver", "Stopped", "LAST"]
 
@@ -40,22 +41,15 @@ class WholeFiles(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
         """Raises OSError with a line where the disk is full or not writable."""
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
+            with replacing(path) as temporary, open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
             cause = error if isinstance(error, OSError) else error.__context__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
             raise OSError(f"the checkpoint {path} cannot be written ({reason}); the one of before is untouched") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
 
 class Saver(Checkpoint):
@@ -81,7 +75,7 @@ class Saver(Checkpoint):
         if self._step:
             self.saved = self._step
         if trainer.is_global_zero and self.folder.is_dir():
-            for leftover in self.folder.glob(".*.writing"):  # of a process that was killed while it wrote
+            for leftover in self.folder.glob(".*.writing*"):  # of a process that was killed while it wrote
                 leftover.unlink(missing_ok=True)
         if threading.current_thread() is threading.main_thread():  # after Lightning's own handlers, which these replace while training
             for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):

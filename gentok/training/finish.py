@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from gentok.bundle import Bundle, save, stamp
+from gentok.interfaces import MediaData
 from gentok.training.module import GentokModule
 
 __all__ = ["last_validation", "skipped_items", "write_results"]
@@ -22,14 +23,20 @@ def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, 
     return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
 
 
-def skipped_items(data: Any, device: torch.device) -> dict[str, Any]:
-    """What could not be read, of each split that had such items; to be called by all processes."""
+def skipped_items(data: MediaData, device: torch.device) -> dict[str, Any]:
+    """What could not be read of the data, to be called by all processes.
+
+    Args:
+        data: the data of the run.
+        device: where collectives of the processes take tensors.
+
+    Returns:
+        {"train" or "held_out": `MediaDataset.skipped`} of the splits with such items.
+    """
     out = {}
-    for name in ("train", "held_out"):
-        split = getattr(data, name)
-        if hasattr(split, "agree"):
-            split.agree(device)
-        found = getattr(split, "skipped", None)
+    for name, split in (("train", data.train), ("held_out", data.held_out)):
+        split.agree(device)
+        found = split.skipped
         if found and found["count"]:
             out[name] = found
     return out

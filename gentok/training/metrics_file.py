@@ -16,6 +16,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from gentok.atomic import replacing
+
 __all__ = ["MetricsFile"]
 
 
@@ -65,13 +67,10 @@ class MetricsFile(Logger):
         return columns
 
     def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.writing")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", newline="") as file:
+        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(temporary, self.path)
 
     @rank_zero_only
     def save(self) -> None:

@@ -168,7 +168,6 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
-    from gentok.data.datasets import whole_items
     from gentok.data.sharded_encoding import encode_together
     from gentok.data.token_cache import TokenDataset, cache_name
 
@@ -178,7 +177,7 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
         device = "cpu"
     sets = []
-    for split, views in ((whole_items(data.train), settings["views"]), (data.held_out, 1)):
+    for split, views in ((data.train.whole(), settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
         path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
         if not path.is_file():

@@ -144,3 +144,16 @@ def test_a_table_that_cannot_be_read_is_one_clear_line(tmp_path, name, content, 
     with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
         Manifest(tmp_path / (name or "table.csv"))
     assert "\n" not in str(error.value)
+
+
+def test_places_of_every_source_are_annotated_as_places():
+    """A stored model may set none of them, whether a constructor names the argument or takes it with its options."""
+    from gentok.build import check
+    from gentok.errors import ConfigError
+
+    places = {"folder": ["path", "held_out"], "manifest": ["path", "held_out"], "shards": ["shards", "held_out", "index"]}
+    for source, names in places.items():
+        for component in (f"data/{source}", f"data/sound_{source}"):
+            for name in names:
+                with pytest.raises(ConfigError, match="names a place"):
+                    check({"_target_": component, name: "/etc/passwd"}, given=names, stored=True)

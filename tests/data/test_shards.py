@@ -194,7 +194,7 @@ def test_shards_behind_a_url_are_read_also_by_workers(tmp_path):
         local = Shards(str(tmp_path / "s-{0..1}.tar"), held_out=0.2)
         assert data.train.names[0].startswith("http://") and torch.equal(data.train.labels, local.train.labels)
         assert torch.equal(data.train[5].media, local.train[5].media)
-        seen = list(DataLoader(data.train, batch_size=4, collate_fn=identity, num_workers=1, timeout=60))
+        seen = list(DataLoader(data.train, batch_size=4, collate_fn=identity, num_workers=1, timeout=600))
         assert torch.equal(torch.cat([b.media for b in seen]), local.train.__getitems__(range(16)).media)
         with pytest.raises(OSError, match="shard http.*cannot be") as error:
             Shards(url.replace("s-", "t-"), held_out=0.2)

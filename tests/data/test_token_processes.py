@@ -14,7 +14,7 @@ import torch
 from data_kit import CLASSES, PixelTokenizer, pictures
 from token_writer import ITEMS
 
-from gentok.data.atomic import whole_file
+from gentok.atomic import whole_file
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
 from gentok.data.sharded_encoding import encode_together
@@ -37,21 +37,17 @@ def writer(folder, *words):
 
 
 def kill_at_random_moments(folder, moments):
-    """Each process is killed at a random moment of endless writing; the file must be whole every time."""
-    draw, found = random.Random(0), 0
+    """Each process is killed at a random moment of endless writing, behind its first file; the file must be whole every time."""
+    draw = random.Random(0)
     for _ in range(moments):
         process = writer(folder)
         assert process.stdout.readline() == "ready\n", process.stderr.read()
         time.sleep(draw.uniform(0.0, 0.5))
         process.kill()
         process.communicate()
-        path = folder / "t.safetensors"
-        if path.exists():
-            codes = TokenDataset(path, PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
-            assert codes.shape == (ITEMS, 1, 16) and len(codes.unique()) == 1
-            found += 1
+        codes = TokenDataset(folder / "t.safetensors", PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
+        assert codes.shape == (ITEMS, 1, 16) and len(codes.unique()) == 1
         assert len(list(folder.iterdir())) <= 2, "the next writer removes what the last one left"
-    assert found >= moments // 2
 
 
 def test_kill_9_while_writing_leaves_a_whole_file(tmp_path):
@@ -154,7 +150,7 @@ def test_shares_of_different_settings_are_not_joined(tmp_path):
 def test_processes_meet_without_a_process_group(tmp_path):
     processes = [writer(tmp_path, rank, 2) for rank in range(2)]
     for process in processes:
-        out, problems = process.communicate(timeout=120)
+        out, problems = process.communicate(timeout=600)
         assert out.strip() == str(tmp_path / "t.safetensors"), problems
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
     data = TokenDataset(tmp_path / "t.safetensors")

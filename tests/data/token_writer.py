@@ -1,4 +1,4 @@
-"""A process that encodes again and again, until it is killed: python token_writer.py FOLDER [RANK WORLD]"""
+"""A process that encodes until it is killed, and says when its first file is there: python token_writer.py FOLDER [RANK WORLD]"""
 
 import sys
 from pathlib import Path
@@ -30,13 +30,14 @@ def main(folder: Path, rank: int = 0, world: int = 1) -> None:
     data = pictures(ITEMS)
     if world > 1:
         path = encode_together(
-            Marked(1), data, folder / "t.safetensors", rank=rank, world=world, batch_size=500, progress=False, patience=60
+            Marked(1), data, folder / "t.safetensors", rank=rank, world=world, batch_size=500, progress=False, patience=600
         )
         print(path, flush=True)
         return
-    print("ready", flush=True)
     for mark in range(1, 50000):
         encode_set(Marked(mark), data, folder / "t.safetensors", batch_size=ITEMS, progress=False)
+        if mark == 1:
+            print("ready", flush=True)
 
 
 if __name__ == "__main__":

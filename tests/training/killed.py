@@ -92,7 +92,7 @@ def moments(root: Path, count: int, seed: int) -> dict:
         time.sleep(draw.random() * 0.4)
         os.kill(pid, signal.SIGKILL)
         assert status_of(pid) == -signal.SIGKILL
-        cut += len(list(path.parent.glob(".*.writing")))
+        cut += len(list(path.parent.glob(".*.writing.ckpt")))
         loaded.append(int(read(path)["global_step"]))
         load(path)  # as sample.py does
     return {"steps": loaded, "cut": cut}

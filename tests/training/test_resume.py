@@ -208,7 +208,7 @@ def test_a_full_disk_is_said_and_leaves_the_checkpoint_of_before(tmp_path, monke
 def test_a_really_full_device_is_said(monkeypatch, tmp_path):
     from gentok.training.checkpoint import WholeFiles
 
-    (tmp_path / f".last.ckpt.{entry.os.getpid()}.writing").symlink_to("/dev/full")
+    (tmp_path / f".last.{entry.os.getpid()}.writing.ckpt").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         WholeFiles().save_checkpoint({"x": torch.zeros(100_000)}, tmp_path / "last.ckpt")
     assert not (tmp_path / "last.ckpt").exists()

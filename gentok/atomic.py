@@ -1,7 +1,7 @@
-"""Files written whole or not at all: under a temporary name beside the target, flushed to the disk, then renamed over it.
+"""Files written whole or not at all: under a temporary name beside the target, then renamed over it.
 
-A kill at any moment leaves the last good file, and at most a temporary one (.NAME.HOST.PID.part), which the next writer of the same
-target removes once its process is gone.
+A kill at any moment leaves the last good file, and at most a temporary one. That of `whole_file` (.NAME.HOST.PID.part) is removed by
+the next writer of the same target once its process is gone.
 """
 
 from __future__ import annotations
@@ -15,35 +15,55 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["whole_file", "writable_folder"]
+__all__ = ["replacing", "whole_file", "writable_folder"]
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[Path]:
+    """`with replacing(path) as temporary:` write the file `temporary`; it takes the place of `path` if nothing was raised.
+
+    Args:
+        path: the file to write; its folder is made where it is missing.
+        temporary: another file of the same folder; None: one with the suffix of `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """`with whole_file(path) as file: file.write(...)`: `path` changes at the end of the block, and only if nothing was raised in it.
+    """`with whole_file(path) as file: file.write(...)`: as `replacing`, and flushed to the disk.
 
-    Raises OSError with a line where the folder cannot be written or the disk is full.
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
     """
     path = writable_folder(Path(path).parent) / Path(path).name
     host = re.sub(r"\W", "-", platform.node())
     _sweep(path, host)
     temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
     try:
-        try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise _said(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        with replacing(path, temporary), open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise _readable(path, error) from error
     _sync_folder(path.parent)
 
 
 def writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing. Raises OSError with a line where nothing can be written in it."""
+    """The folder, made where it is missing.
+
+    Raises:
+        OSError: it cannot be made, or nothing can be written in it.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +74,7 @@ def writable_folder(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
-def _said(path: Path, error: OSError) -> OSError:
+def _readable(path: Path, error: OSError) -> OSError:
     if error.errno is None:  # already a line
         return error
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -1,0 +1,119 @@
+"""Options of data components that several of them take: where items come from, and what becomes of them.
+
+A data component is a source (folder, manifest, shards) of a medium (images, sounds). Each of the two declares its options once, in a
+dataclass, and a constructor takes the fields of both: `**options: Annotated[Any, FolderOptions, ImageOptions]` (gentok/build.py reads
+this). conf/data/*.yaml has them all, with a comment each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gentok.data.file_index import Listing
+from gentok.interfaces import LocalPath
+
+__all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source has found.
+
+    Attributes:
+        listing: of its items.
+        held_out: the items to hold out, or the share of `listing`.
+        classes: names of the classes, in the order of their ids; None: those that occur, if any.
+        caption_length: characters after which captions are cut.
+    """
+
+    listing: Listing
+    held_out: Listing | float
+    classes: Sequence[str] | None = None
+    caption_length: int = 128
+
+
+@dataclass(frozen=True)
+class LabelOptions:
+    """Options of every source.
+
+    Attributes:
+        held_out: share of the items that is held out (of each class; chosen by name, so that new items leave the others where they are),
+            or a second place, whose items are.
+        classes: null takes the labels as classes where there are labels; true demands them; false ignores them; a list names the
+            classes in the order of their ids (not of folders), and labels are then names of it or ids.
+    """
+
+    held_out: float | LocalPath | Sequence[LocalPath] = 0.05
+    classes: bool | Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class CaptionOptions(LabelOptions):
+    """Options of sources whose items may have captions. An item without its label counts as broken.
+
+    Attributes:
+        captions: null, or "ids": each item's caption is the condition `text`, by characters; an empty one is no condition.
+        caption_length: characters after which captions are cut.
+
+    Raises:
+        ValueError: `captions` is another word.
+    """
+
+    captions: str | None = None
+    caption_length: int = 128
+
+    def __post_init__(self) -> None:
+        if self.captions not in (None, "ids"):
+            raise ValueError(f"data.captions={self.captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
+
+    def pair(self, place: Any, list_items: Callable[[Any, bool | Sequence[str] | None], Listing]) -> Found:
+        """Lists the items of a place, and those of the second one where `held_out` names one.
+
+        Args:
+            place: where the items are.
+            list_items: (place, classes) -> its listing.
+        """
+        listing, held_out = list_items(place, self.classes), self.held_out
+        if not isinstance(held_out, (int, float)):
+            wanted = False if listing.labels is None else True if self.classes in (None, True) else self.classes
+            held_out = list_items(held_out, wanted)
+        names = None if self.classes is None or isinstance(self.classes, bool) else [str(name) for name in self.classes]
+        return Found(listing, held_out, names, self.caption_length)
+
+
+@dataclass(frozen=True)
+class MediumOptions:
+    """Options of every medium.
+
+    Attributes:
+        max_broken: largest share of unreadable items; a larger one stops the run, a single item only where it is 0.
+        split_seed: which items are held out, where `held_out` is a share.
+        in_memory: whether all items are decoded once, at the start, and kept.
+    """
+
+    max_broken: float = 0.01
+    split_seed: int = 0
+    in_memory: bool = False
+
+
+def divide(options: Mapping[str, Any], *kinds: type) -> list[Any]:
+    """Sorts the options of a constructor.
+
+    Args:
+        options: by name.
+        kinds: dataclasses, each of which declares some of them.
+
+    Returns:
+        An instance of each kind.
+
+    Raises:
+        TypeError: an option that no kind declares.
+    """
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in kinds]
+    unknown = options.keys() - set().union(*names)
+    if unknown:
+        raise TypeError(f"there is no option {', '.join(sorted(unknown))}; there are {', '.join(sorted(set().union(*names)))}")
+    return [kind(**{key: value for key, value in options.items() if key in own}) for kind, own in zip(kinds, names)]
