@@ -6,7 +6,7 @@ from SiLU(vector), zero at the start, so that every block begins as the identity
 and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
-Dropout of the branches draws from the rows' own Noise: 16 random bits per element, so its rate is a multiple of 2^-16.
+Dropout of the branches draws from the rows' own RowRNG: 16 random bits per element, so its rate is a multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
 
 
 def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
-    """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). noise None: x itself."""
+    """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). rng None: x itself."""
     if rate == 0.0 or rng is None:
         return x
     count = x[0].numel()
