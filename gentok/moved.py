@@ -41,7 +41,7 @@ MODULES = {
     "gentok.noise": "gentok.rng",
     "gentok.prompts": "gentok.prompt",
     "gentok.protocols": "gentok.evaluation",
-    "gentok.protocols.hearing": "gentok.evaluation.speech_recognition",
+    "gentok.protocols.hearing": "gentok.metrics.spoken_digits",
     "gentok.regions": "gentok.region_likelihood",
     "gentok.samplers.filling": "gentok.samplers.unmasking",
     "gentok.tokenizers.nested": "gentok.tokenizers.inner",

@@ -1,6 +1,6 @@
-"""Any tokenizer with any generator and any sampler that fits: each pairing learns sixteen pictures by heart and gives them back.
+"""Any tokenizer with any generator and any sampler that fits: each pairing learns sixteen images by heart and gives them back.
 
-The pictures are conditioned on their number, so that a confident sampler has one right answer per row.
+The images are conditioned on their number, so that a confident sampler has one right answer per row.
 """
 
 import math
@@ -23,7 +23,7 @@ CODEBOOKS = {
     "vq": {"vocab_size": 64, "dim": 8, "width": 16},
     "residual": {"levels": 2, "level_dropout": 0.0, "width": 16},
     "fsq": {"values": [5, 5, 5], "width": 16},
-    "lfq": {"bits": 7, "width": 16},
+    "lookup_free": {"bits": 7, "width": 16},
     "library": {"width": 16},
     "bae": {"bits": 8, "levels": 2, "width": 16},
     "dual": {"vocab_size": 64, "semantic": 8, "pixel": 8},
@@ -40,11 +40,11 @@ GENERATORS = {
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
 ONLY = {"resgen": ("residual",)}
-"""Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused with a one-line error."""
+"""Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""
 
 
-def pictures() -> torch.Tensor:
-    """Sixteen smooth pictures, float [16, 1, 16, 16]."""
+def images() -> torch.Tensor:
+    """Sixteen smooth images, float [16, 1, 16, 16]."""
     coarse = torch.rand(ITEMS, 1, 4, 4, generator=torch.Generator().manual_seed(3)) * 2 - 1
     return torch.nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
 
@@ -64,7 +64,7 @@ def fit(module, loss, steps, lr):
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    """name -> a tokenizer of the codebook of that name, trained on the pictures; made once, when first asked for."""
+    """name -> a tokenizer of the codebook of that name, trained on the images; made once, when first asked for."""
     made = {}
 
     def get(name):
@@ -76,7 +76,7 @@ def tokenizers():
             if "codebook" in config["codebook"]:
                 config["codebook"]["codebook"]["vocab_size"] = 64
             tokenizer = build_tokenizer(config, training=True)
-            media, index = pictures(), torch.arange(ITEMS)
+            media, index = images(), torch.arange(ITEMS)
             fit(tokenizer, lambda step: sum(tokenizer(Batch(media, index), RowRNG.of(0, index, step)).losses.values()), 150, 4e-3)
             made[name] = tokenizer
         return made[name]
@@ -106,7 +106,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
             build_generator(compose("config", [f"generator={generator_name}"])["generator"], tokenizer, CLASSES)
         assert "\n" not in str(error.value)
         return
-    media, index = pictures(), torch.arange(ITEMS)
+    media, index = images(), torch.arange(ITEMS)
     tokens, condition = tokenizer.encode(media), Condition({"class": Class(index)})
     own = (psnr(tokenizer.decode(tokens), media) - 1.0).clamp(max=35.0)  # above 35 dB a code of the finest level is a decibel by itself
 
@@ -122,8 +122,9 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     samplers = fitting(generator)
     assert samplers
     for cls in samplers:
-        words = {"later_steps": 16, "later_temperature": 0.1} if cls.__name__ == "SoundStorm" else {}  # trained in any order, not by level
-        sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **words}, type(generator))
+        # SoundStorm's later steps: these generators are trained in any order, not by level.
+        options = {"later_steps": 16, "later_temperature": 0.1} if cls.__name__ == "SoundStorm" else {}
+        sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **options}, type(generator))
         output = sample_tokens(generator, condition, sampler, rng=RowRNG.of(3, index))
         drawn = tokenizer.decode(output.tokens)
         close = torch.stack([psnr(drawn[i].expand_as(media), media) >= own for i in range(ITEMS)]).any(1)
@@ -131,7 +132,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
 
 
 @pytest.mark.parametrize(
-    "overrides, words",
+    "overrides, expected",
     [
         (["generator=autoregressive", "sampler=maskgit"], ["maskgit", "Masked", "fit it: autoregressive"]),
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
@@ -139,11 +140,11 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
     ],
 )
-def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, words):
+def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, expected):
     config = compose("config", ["task=generator", "tokenizer=from_bundle", "tokenizer.ckpt=nowhere", "steps=1", *overrides])
     with pytest.raises(ValueError) as error:
         check_config(config)
-    assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)
+    assert "\n" not in str(error.value) and all(word in str(error.value) for word in expected), str(error.value)
 
 
 def test_a_layout_that_does_not_fit_is_refused_with_those_that_do(tokenizers):

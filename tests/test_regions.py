@@ -1,4 +1,4 @@
-"""The nll of a region given the rest: what the model says exactly, a bound where it can say no more, and refusals with one line."""
+"""The nll of a region given the rest: what the model says exactly, a bound where it can say no more, and refusals in one line."""
 
 import itertools
 import json
@@ -97,14 +97,14 @@ def test_a_masked_models_bound_is_the_mean_over_all_orders_of_the_region():
     assert abs(float(bound.mean()) - sum(nats) / 6) < 4 * error
 
 
-@pytest.mark.parametrize("region, words", [
+@pytest.mark.parametrize("region, message", [
     ("middle", "left-half.*scattered.*npy"), ("nowhere.npy", "no such file"), ("wrong.npy", r"is \[3\].*\[4\]"), ("empty.npy", "no cell"),
 ])  # fmt: skip
-def test_a_region_that_is_none_is_refused_in_a_line(tmp_path, region, words, monkeypatch):
+def test_a_region_that_is_none_is_refused_in_one_line(tmp_path, region, message, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("wrong.npy", np.ones(3, bool))
     np.save("empty.npy", np.zeros(4, bool))
-    with pytest.raises(ValueError, match=words) as error:
+    with pytest.raises(ValueError, match=message) as error:
         region_cells(region, SPEC)
     assert "\n" not in str(error.value)
 
@@ -135,9 +135,9 @@ def test_evaluate_writes_the_nll_of_a_region(tmp_path, name, exact):
         tmp_path / name, tokenizer=plain.tokenizer, tokenizer_config=plain.tokenizer_config, condition_spec=SIDES,
         generator=build_generator(settings, plain.tokenizer, SIDES).eval(), generator_config=settings, meta={"data": data(pictures)},
     )  # fmt: skip
-    words = [f"ckpt={path}", f"out={tmp_path / 'out'}", "progress=false", "protocol=nll", "trust=[paths]"]
+    overrides = [f"ckpt={path}", f"out={tmp_path / 'out'}", "progress=false", "protocol=nll"]
     for region, tokens in (("left-half", 2), ("scattered", 2), (None, 4)):
-        report = evaluate(compose("evaluate", [*words, f"region={region or 'null'}"]))
+        report = evaluate(compose("evaluate", [*overrides, f"region={region or 'null'}"]))
         metrics = report["metrics"]
         assert metrics["bits_per_token"] == pytest.approx(math.log2(9), abs=1e-5) and metrics["tokens"] == tokens * metrics["items"]
         assert report["protocol"]["region"] == region and (report["protocol"]["nll"] == "exact") == exact

@@ -15,6 +15,9 @@ RENAMED = {
     "judge": "classifier",
     "judge_steps": "classifier_steps",
     "codebook=bits": "codebook=bit_groups",
+    "codebook=factorised": "codebook=factorized",
+    "codebook=residual_factorised": "codebook=residual_factorized",
+    "losses=reconstruction": "losses=l1",
     "codebook=lookup_free": "codebook=lfq",
     "codebook=split": "codebook=split_rvq",
 }

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.generators.masked_losses import AnyOrderObjective, ElboObjective
+from gentok.generators.masked_losses import Objective
 from gentok.interfaces import Generator
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
@@ -141,9 +141,7 @@ class BidirectionalTransformer(Generator):
         means = nll.detach().sum((0, 2)) / chosen.sum((0, 2)).clamp(min=1)
         return {f"nll_level{k}": means[k] for k in range(self.spec.levels)}
 
-    def _bound(
-        self, objective: AnyOrderObjective | ElboObjective, codes: Tensor, condition: Condition, rng: RowRNG, samples: int
-    ) -> Tensor:  # fmt: skip
+    def _bound(self, objective: Objective, codes: Tensor, condition: Condition, rng: RowRNG, samples: int) -> Tensor:
         """float64 [B]: an estimate of the objective's bound, by `samples` masks per row at times that are
         spread evenly over (0, 1)."""
         offset = rng.uniform()

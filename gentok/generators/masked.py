@@ -150,7 +150,9 @@ class MaskedTransformer(BidirectionalTransformer, Masked, id="generator/masked")
             u = (offset + j / samples) % 1.0
             for k in range(self.spec.levels):
                 level = torch.full_like(first, k)
-                drawn, cells = ByLevelObjective.at(codes, level, first, lambda c, u=u: torch.minimum((u * c).to(torch.int64) + 1, c), rng)
+                drawn, cells = ByLevelObjective.at_level(
+                    codes, level, first, lambda c, u=u: torch.minimum((u * c).to(torch.int64) + 1, c), rng
+                )
                 hidden = self._hidden(codes.masked_fill(drawn.cells, UNKNOWN), condition, None, None)
                 weight = cells.double() / drawn.counted.flatten(1).sum(1).clamp(min=1)
                 total += self._nll(codes, hidden, drawn.counted)[0].flatten(1).sum(1).double() * weight

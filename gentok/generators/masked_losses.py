@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -90,62 +91,59 @@ class Objective:
 
     Attributes:
         name: one of OBJECTIVES.
+        times: draws the numbers u, one of each row.
     """
 
-    name: str
+    name: ClassVar[str]
+    times: Times
+
+    def at(self, codes: Tensor, u: Tensor, rng: RowRNG) -> Hidden:
+        """Masks cells of codes int64 [B, K, N] for u float64 [B] in (0, 1)."""
+        raise NotImplementedError
 
     def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
-        """Masks cells of codes int64 [B, K, N], by B rows of random numbers."""
-        raise NotImplementedError
+        """Masks cells of codes int64 [B, K, N], at random."""
+        return self.at(codes, self.times(rng), rng)
 
 
 @dataclass(frozen=True)
 class MaskGITObjective(Objective):
-    """ceil(gamma(u) C) cells, u drawn by `times`."""
+    """ceil(gamma(u) C) cells."""
 
     gamma: Callable[[Tensor], Tensor]
     times: Times
     name = "maskgit"
 
-    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
-        cells = (codes >= 0).flatten(1).sum(1)
-        share = self.gamma(self.times(rng))
-        return Hidden(random_subset(codes >= 0, torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng))
+    def at(self, codes: Tensor, u: Tensor, rng: RowRNG) -> Hidden:
+        count = torch.ceil(self.gamma(u) * (codes >= 0).flatten(1).sum(1)).to(torch.int64).clamp(min=1)
+        return Hidden(random_subset(codes >= 0, count, rng))
 
 
 @dataclass(frozen=True)
 class ElboObjective(Objective):
-    """Every cell with probability m(t), t drawn by `times`."""
+    """Every cell with probability m(u)."""
 
     schedule: MaskSchedule
     times: Times
     name = "elbo"
 
-    def at(self, codes: Tensor, t: Tensor, rng: RowRNG) -> Hidden:
-        """What is masked at times t float64 [B]."""
-        share = self.schedule.masked(t)
+    def at(self, codes: Tensor, u: Tensor, rng: RowRNG) -> Hidden:
+        share = self.schedule.masked(u)
         cells = (rng.uniform(*codes.shape[1:]) < share[:, None, None]) & (codes >= 0)
-        return Hidden(cells, self.schedule.weight(t), share)
-
-    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
-        return self.at(codes, self.times(rng), rng)
+        return Hidden(cells, self.schedule.weight(u), share)
 
 
 @dataclass(frozen=True)
 class AnyOrderObjective(Objective):
-    """floor(u C) + 1 cells, u drawn by `times`."""
+    """floor(u C) + 1 cells."""
 
     times: Times
     name = "any_order"
 
     def at(self, codes: Tensor, u: Tensor, rng: RowRNG) -> Hidden:
-        """What is masked for u float64 [B] in (0, 1)."""
         cells = (codes >= 0).flatten(1).sum(1)
         count = torch.minimum((u * cells).to(torch.int64) + 1, cells)
         return Hidden(random_subset(codes >= 0, count, rng), cells.double() / count.clamp(min=1))
-
-    def choose(self, codes: Tensor, rng: RowRNG) -> Hidden:
-        return self.at(codes, self.times(rng), rng)
 
 
 @dataclass(frozen=True)
@@ -157,7 +155,7 @@ class ByLevelObjective(Objective):
     name = "by_level"
 
     @staticmethod
-    def at(codes: Tensor, level: Tensor, first: Tensor, count: Callable[[Tensor], Tensor], rng: RowRNG) -> tuple[Hidden, Tensor]:
+    def at_level(codes: Tensor, level: Tensor, first: Tensor, count: Callable[[Tensor], Tensor], rng: RowRNG) -> tuple[Hidden, Tensor]:
         """What is masked at a level from a position on.
 
         Args:
@@ -184,7 +182,7 @@ class ByLevelObjective(Objective):
         first = (present.cumsum(1) <= nth[:, None]).sum(1)
         share = self.gamma(self.times(rng))
         level = (u[:, 0] * codes.shape[1]).to(torch.int64)
-        return self.at(codes, level, first, lambda cells: torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)[0]
+        return self.at_level(codes, level, first, lambda cells: torch.ceil(share * cells).to(torch.int64).clamp(min=1), rng)[0]
 
 
 OBJECTIVES = ("maskgit", "elbo", "any_order", "by_level")

@@ -77,7 +77,7 @@ def test_the_density_is_the_product_of_conditionals_that_see_only_what_came_befo
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_law_depends_on_every_earlier_cell_and_on_no_later_or_unasked_one(spec):
+def test_a_distribution_depends_on_every_earlier_cell_and_on_no_later_or_unasked_one(spec):
     model, tokens = any_order(spec), codes(spec, 1)
     cells = [tuple(cell) for cell in spec.exists().nonzero().tolist()]
     turned = [cells[i] for i in RowRNG([5]).permutation(len(cells))[0].tolist()]
@@ -105,7 +105,7 @@ def test_seen_cuts_off_what_comes_after_it():
 
 @pytest.mark.parametrize("by", BY)
 @pytest.mark.parametrize("spec", SPECS)
-def test_laws_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
+def test_distributions_of_some_cells_are_those_of_all_whatever_is_left_out(spec, by):
     """Rows with other numbers of masked cells, cells that are neither, codes behind what is seen; with guidance too."""
     model, tokens, batch = any_order(spec, EVERYTHING, condition_by=by), codes(spec, 6), 6
     condition, rng = everything(batch), RowRNG.of(5, range(batch))
@@ -233,12 +233,12 @@ def test_it_builds_on_the_meta_device():
     out.loss.backward()
 
 
-@pytest.mark.parametrize("settings, words", [
+@pytest.mark.parametrize("settings, message", [
     ({"asked": [0.9, 0.2]}, "low <= high"), ({"asked": [0.5]}, "two shares"), ({"warmup": -1.0}, "from 0 to 1"),
     ({"orders": "raster"}, "random"),
 ])  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(settings, words):
-    with pytest.raises(ValueError, match=words) as error:
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
         AnyOrderTransformer(RASTER, **settings)
     assert "\n" not in str(error.value)
 

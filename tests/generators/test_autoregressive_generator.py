@@ -122,7 +122,7 @@ def test_a_chain_as_a_tree_equals_the_chain():
 
 
 @pytest.mark.parametrize("layout,spec", CASES)
-def test_a_later_id_changes_no_earlier_law(layout, spec):
+def test_a_later_id_changes_no_earlier_distribution(layout, spec):
     model = autoregressive(spec, layout=layout)
     tokens = codes(spec, 1)
     want = model(tokens)

@@ -78,7 +78,7 @@ def test_a_path_through_a_tree_equals_the_chain_and_can_be_committed(name, by):
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_a_later_id_changes_no_earlier_law(name):
+def test_a_later_id_changes_no_earlier_distribution(name):
     model = depth(SPECS[name])
     tokens = codes(model.spec, 1)
     want = model(tokens)

@@ -1,4 +1,5 @@
-"""A model of tokens with a grammar: impossible ids have probability zero, the others the renormalised distribution, by every path."""
+"""A model of tokens with a grammar: impossible ids have probability zero, the others are renormalised, by every
+path to the logits."""
 
 import itertools
 
@@ -199,7 +200,7 @@ def test_what_is_known_is_kept_and_the_rest_follows_it(pair):
         assert set(row[3 : length - 1]) <= {3} and (length == N or row[length - 1] == 4)
 
 
-def test_generators_that_cannot_follow_are_refused_in_a_line():
+def test_generators_that_cannot_follow_are_refused_in_one_line():
     class Shell:
         spec, codebook = SPEC, None
 

@@ -139,7 +139,7 @@ def test_the_bound_is_the_mean_over_all_orders():
     assert error < 0.02
 
 
-def test_label_smoothing_adds_the_uniform_law():
+def test_label_smoothing_adds_the_uniform_distribution():
     tokens = codes(RASTER, 2)
     plain = masked(RASTER).train().loss(tokens, Condition(), RowRNG([0, 1]))
     uniform = masked(RASTER, label_smoothing=1.0).train().loss(tokens, Condition(), RowRNG([0, 1]))

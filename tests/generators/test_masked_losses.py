@@ -78,10 +78,10 @@ def test_the_bound_does_not_depend_on_the_schedule(free, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_does_it_for_a_network_that_is_told_the_masked_share(name):
+def test_neither_does_it_for_a_network_that_is_given_the_masked_share(name):
     model, tokens = masked(SPEC, uses_time=True), codes(SPEC, 1)
     with torch.no_grad():
-        model._tables.on(torch.device("cpu")).rates.mul_(1e-3)  # told slowly, so that a quadrature sees it
+        model._tables.on(torch.device("cpu")).rates.mul_(1e-3)  # a slow embedding, so that a quadrature sees it
     value = by_quadrature(model, tokens, "linear", timed=True)
     assert by_quadrature(model, tokens, name, timed=True) == pytest.approx(value, rel=1e-6)
     assert abs(value - in_orders(model, tokens)) > 1e-4, "the time makes a difference here"
@@ -111,7 +111,7 @@ def test_the_training_loss_estimates_the_bound(free, name, schedule, times):
     assert abs(mean - by_count(model, tokens)) < 4 * error and error < (0.01 if name == "any_order" else 0.1)
 
 
-def test_weights_that_are_slightly_wrong_are_told_from_the_bound(free, monkeypatch):
+def test_weights_that_are_slightly_wrong_are_distinguished_from_the_bound(free, monkeypatch):
     """The check can fail: MDLM's weight at another time of the schedule, and C / n with one too many."""
     model, tokens = free
     truth = by_count(model, tokens)
@@ -147,7 +147,7 @@ def test_averaging_the_count_out_and_spreading_times_make_estimates_less_noisy(f
     assert spread("elbo", "stratified") < by_time and spread("any_order", "stratified") < by_count_
 
 
-def test_a_network_that_is_told_the_time_is_told_the_share_and_bounded_in_continuous_time():
+def test_a_network_that_uses_time_is_given_the_share_and_bounded_in_continuous_time():
     model, tokens = masked(SPEC, uses_time=True, objective="elbo", schedule="cosine"), codes(SPEC, 1)
     model._tables.on(torch.device("cpu")).rates.mul_(1e-3)
     truth = by_quadrature(model, tokens, "linear", timed=True)
@@ -157,11 +157,11 @@ def test_a_network_that_is_told_the_time_is_told_the_share_and_bounded_in_contin
         model.nll_bound(many, Condition(), RowRNG.of(2, range(ROWS)), 2),
     ):
         assert abs(float(nats.mean()) - truth) < 4 * float(nats.std()) / math.sqrt(ROWS)
-    assert abs(in_orders(model, tokens) - truth) > 1e-3, "told n / C it has another bound"
+    assert abs(in_orders(model, tokens) - truth) > 1e-3, "given n / C it has another bound"
 
 
 @pytest.mark.parametrize("name", ["elbo", "any_order"])
-def test_hidden_cells_are_present_ones_and_their_number_has_its_law(name):
+def test_hidden_cells_are_present_ones_and_their_number_has_its_distribution(name):
     tokens = codes(SPEC, ROWS)
     tokens.codes[:, 0, 1] = ABSENT
     hidden = objective(name, "cosine", "independent").choose(tokens.codes, RowRNG.of(0, range(ROWS)))
@@ -235,15 +235,15 @@ def test_visible_cells_have_no_term(name):
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"objective": "vlb"}, "maskgit, elbo, any_order"),
         ({"times": "antithetic"}, "independent, stratified"),
         ({"objective": "elbo", "schedule": "cubic"}, "polynomial, geometric"),
     ],
 )
-def test_settings_that_do_not_exist_are_refused_in_one_line(settings, words):
-    with pytest.raises(ValueError, match=words) as error:
+def test_settings_that_do_not_exist_are_refused_in_one_line(settings, message):
+    with pytest.raises(ValueError, match=message) as error:
         masked(RASTER, **settings)
     assert "\n" not in str(error.value)
 

@@ -23,7 +23,7 @@ SPECS = [LEVELS, RASTER]
 BY = ["prefix", "cross", "adaln"]
 
 
-def book(spec, dim=2, width=None, decay=0.4, seed=0):
+def residual_codebook(spec, dim=2, width=None, decay=0.4, seed=0):
     """A residual codebook for the spec, whose rows shrink from level to level."""
     out = ResidualCodebook(VQ(spec.vocab, dim, normalize=False), spec.levels, width)
     rng = RowRNG([seed])
@@ -35,7 +35,7 @@ def book(spec, dim=2, width=None, decay=0.4, seed=0):
 
 def resgen(spec, condition_spec=None, dtype=torch.float64, codebook=None, **options):
     own = {"width": 16, "depth": 2, "heads": 2, "components": 6, "rank": 3, **options}
-    return randomise(ResGen(spec, condition_spec, codebook or book(spec), **own)).to(dtype)
+    return randomise(ResGen(spec, condition_spec, codebook or residual_codebook(spec), **own)).to(dtype)
 
 
 # ------------------------------------------------------------------------------------------------------------------- masks
@@ -66,12 +66,12 @@ def test_the_deepest_present_levels_are_hidden():
         assert not (chosen[:, k] & visible[:, k + 1 :].any(1)).any()
 
 
-# ---------------------------------------------------------------------------------------------------- what is read and told
+# ---------------------------------------------------------------------------------------------------- what is read and predicted
 
 
 @pytest.mark.parametrize("width", [None, 4])
 def test_cumulative_embeddings_are_the_codebooks_lookup(width):
-    codebook = book(LEVELS, width=width)
+    codebook = residual_codebook(LEVELS, width=width)
     model = resgen(LEVELS, codebook=codebook)
     tokens = codes(LEVELS, 3).codes
     chosen = random_deepest(tokens >= 0, torch.tensor([4, 9, 15]), RowRNG([0, 1, 2]))
@@ -100,7 +100,7 @@ def test_every_visible_code_is_read_and_no_hidden_one(spec):
         got = model.mixture(Tokens(other, spec), Condition())
         for name in ("logits", "features", "log_scale", "centre"):
             assert float((getattr(got, name) - getattr(want, name))[0, 0].detach().abs().max()) > 1e-7, (k, n, name)
-    for gone in (UNKNOWN, ABSENT):  # which levels are hidden or absent is told too
+    for gone in (UNKNOWN, ABSENT):  # which levels are masked or absent is read too
         other = tokens.codes.clone()
         other[0, -1, 1] = gone
         assert float((model.mixture(Tokens(other, spec), Condition()).logits - want.logits)[0, 0].detach().abs().max()) > 1e-7
@@ -108,7 +108,7 @@ def test_every_visible_code_is_read_and_no_hidden_one(spec):
 
 def test_coordinates_give_every_set_of_hidden_levels_zero_mean_and_unit_variance():
     spec = TokenSpec((64, 64, 64), Line(40))
-    model = resgen(spec, codebook=book(spec, dim=3))
+    model = resgen(spec, codebook=residual_codebook(spec, dim=3))
     tokens = codes(spec, 300)
     for hidden in range(1, 4):
         masked_cells = torch.arange(3)[:, None] >= 3 - hidden
@@ -119,12 +119,12 @@ def test_coordinates_give_every_set_of_hidden_levels_zero_mean_and_unit_variance
         assert float(y.square().mean()) == pytest.approx(1, abs=0.03)
         m = model.mixture(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), spec).rows([0]), Condition())
         assert torch.allclose(m.unit[0], variance[0].sqrt())
-    assert float(m.floor) == pytest.approx(0.25**2 * float(book(spec, dim=3).table(2).var(0, unbiased=False).mean()))
+    assert float(m.floor) == pytest.approx(0.25**2 * float(residual_codebook(spec, dim=3).table(2).var(0, unbiased=False).mean()))
 
 
-def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_rest():
+def test_requantize_fills_masked_cells_by_the_codebooks_own_quantisation_and_keeps_the_rest():
     spec = TokenSpec((5, 5, 5), Line(200))
-    codebook = book(spec, decay=0.05)  # levels so far apart that sums are told apart
+    codebook = residual_codebook(spec, decay=0.05)  # levels so far apart that sums differ clearly
     model = resgen(spec, codebook=codebook)
     tokens = codes(spec, 2)
     chosen = random_deepest(tokens.present, torch.tensor([300, 590]), RowRNG([0, 1]))
@@ -139,7 +139,7 @@ def test_requantize_fills_holes_by_the_codebooks_own_quantisation_and_keeps_the_
 
 
 def test_the_codebook_is_read_and_neither_trained_nor_saved_nor_changed():
-    codebook = book(LEVELS)
+    codebook = residual_codebook(LEVELS)
     before = codebook.table(0).clone()
     model = ResGen(LEVELS, CLASSES, codebook, width=16, depth=1, heads=2)
     assert not any("book" in name for name in model.state_dict())
@@ -269,9 +269,9 @@ def exact_nats(model, code):
     return total[tuple([0] * spec.positions)]
 
 
-def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_law():
+def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_distribution():
     spec = TokenSpec((3, 3), Line(2))
-    model = resgen(spec, codebook=book(spec, dim=1), smear=1.0)
+    model = resgen(spec, codebook=residual_codebook(spec, dim=1), smear=1.0)
     with torch.no_grad():
         model.log_scales.fill_(-0.5)
     gaps = []
@@ -292,7 +292,7 @@ def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_law():
 def test_four_items_are_learned_by_heart(spec, options):
     torch.manual_seed(0)
     own = {"width": 32, "depth": 2, "heads": 2, "components": 16, "rank": 4, "condition_dropout": 0.0, **options}
-    model = ResGen(spec, CLASSES, book(spec, dim=4), **own)
+    model = ResGen(spec, CLASSES, residual_codebook(spec, dim=4), **own)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, 1, 2, -1]))})
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for step in range(400):
@@ -308,7 +308,7 @@ def test_four_items_are_learned_by_heart(spec, options):
 
 @pytest.mark.parametrize("real", [False, True])
 def test_it_builds_and_describes_itself_on_the_meta_device_also_over_a_real_codebook(real):
-    codebook = book(LEVELS)
+    codebook = residual_codebook(LEVELS)
     with torch.device("meta"):
         model = ResGen(LEVELS, CLASSES, codebook if real else ResidualCodebook(VQ(5, 4), 3))
         out = model.loss(Tokens(torch.zeros(2, 3, 5, dtype=torch.int64), LEVELS), Condition(), RowRNG(torch.zeros(2, dtype=torch.int64)))
@@ -317,12 +317,12 @@ def test_it_builds_and_describes_itself_on_the_meta_device_also_over_a_real_code
 
 
 def test_what_does_not_fit_is_refused_in_one_line():
-    for codebook, words in (
+    for codebook, message in (
         (None, "no codebook"),
         (VQ(5, 4), r"a VQ of 1 level\(s\).*generator=masked"),
         (BAE(8, 4, 2), "a BAE of 2 level"),
     ):
-        with pytest.raises(ValueError, match=words) as error:
+        with pytest.raises(ValueError, match=message) as error:
             ResGen(LEVELS, None, codebook)
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="schedule must be one of cosine, arccos, linear"):

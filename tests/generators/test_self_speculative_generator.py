@@ -1,4 +1,5 @@
-"""Properties of the self-speculative generator: its trunk is a masked model, its verified distributions read what came earlier alone."""
+"""Properties of the self-speculative generator: its trunk is a masked model, its verified distributions read what
+came earlier and nothing else."""
 
 import itertools
 import math
@@ -29,7 +30,7 @@ def window(model, tokens, seed=0, known=3):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_drafts_are_the_masked_models_laws_and_the_first_cells_verified_law_is_its_draft(spec):
+def test_drafts_are_the_masked_models_distributions_and_the_first_cells_verified_distribution_is_its_draft(spec):
     model, tokens = self_speculative(spec), codes(spec, 1)
     rank, drafted, state = window(model, tokens)
     hidden = Tokens(tokens.codes.masked_fill(rank > 0, UNKNOWN), spec)
@@ -41,7 +42,7 @@ def test_drafts_are_the_masked_models_laws_and_the_first_cells_verified_law_is_i
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_a_verified_law_reads_every_earlier_cell_and_no_later_one(spec):
+def test_a_verified_distribution_reads_every_earlier_cell_and_no_later_one(spec):
     model, tokens = self_speculative(spec), codes(spec, 1)
     rank, _, state = window(model, tokens)
     third = tuple((rank == 4).nonzero()[0].tolist())
@@ -59,7 +60,7 @@ def test_a_verified_law_reads_every_earlier_cell_and_no_later_one(spec):
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_every_verified_law_is_one(spec):
+def test_every_verified_distribution_is_one(spec):
     model, tokens = self_speculative(spec), codes(spec, 1)
     rank, _, state = window(model, tokens)
     possible = torch.arange(spec.vocab) < torch.tensor(spec.vocab_sizes)[:, None, None]
@@ -73,7 +74,7 @@ def test_before_training_it_verifies_what_it_drafts():
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_loss_is_that_of_the_drafts_plus_that_of_the_verified_laws(spec):
+def test_the_loss_is_that_of_the_drafts_plus_that_of_the_verified_distributions(spec):
     model = self_speculative(spec, CLASSES)
     tokens, condition = codes(spec, 4), Condition({"class": Class(torch.tensor([0, -1, 1, 2]))})
     out = model.loss(tokens, condition, RowRNG([0, 1, 2, 3]))
@@ -132,7 +133,7 @@ def test_it_builds_on_the_meta_device_and_refuses_no_causal_block():
 
 
 @pytest.mark.parametrize("width", [1, 2, 3])
-def test_the_window_bound_is_the_mean_over_orders_of_the_windows_laws(width):
+def test_the_window_bound_is_the_mean_over_orders_of_the_windows_distributions(width):
     """Enumerated: three cells have six orders; and a window of one is the trunk's own bound."""
     spec = TokenSpec((3,), Line(3))
     model, tokens = self_speculative(spec, depth=2), codes(spec, 1)

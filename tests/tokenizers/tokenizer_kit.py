@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -53,7 +55,12 @@ def _files(group: str) -> dict[str, Path]:
 
 
 def read(group: str, name: str) -> dict[str, Any]:
-    config = yaml.safe_load(_files(group)[name].read_text())
+    return copy.deepcopy(_read(_files(group)[name]))
+
+
+@functools.cache
+def _read(path: Path) -> dict[str, Any]:
+    config = yaml.safe_load(path.read_text())
     elsewhere = {key: value for key, value in config.items() if isinstance(value, str) and value.startswith("${")}  # another group
     config = {**OmegaConf.to_container(OmegaConf.create({**config, **dict.fromkeys(elsewhere)}), resolve=True), **elsewhere}
     if "sides" in config:  # a pyramid has one size: that of the small media here
@@ -114,6 +121,7 @@ def make(
     return build(config, trust=TRUST, media_shape=shape)
 
 
+@functools.cache
 def parameters(name: str) -> int:
     with torch.device("meta"):
         model = make(name, shape=large(name), whole=True)
