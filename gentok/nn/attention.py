@@ -39,7 +39,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
 
 
 class SelfAttention(nn.Module):
-    """width D in heads of D / heads channels. Raises ValueError where heads do not divide the width."""
+    """Attention of a sequence to itself.
+
+    Args:
+        width: D.
+        heads: of D / heads channels each.
+        qk_norm: whether queries and keys are RMS-normalised.
+
+    Raises:
+        ValueError: heads do not divide the width.
+    """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = True):
         super().__init__()
@@ -61,7 +70,20 @@ class SelfAttention(nn.Module):
         layer: int = 0,
         window: Window | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]. With a cache, x holds the steps of `window`, which brings the mask; rope is of x's tokens alone."""
+        """Attention of a sequence to itself.
+
+        Args:
+            x: float [B, T, D]; with a cache, the steps of `window` alone.
+            rope: rotation of x's tokens; None: none.
+            mask: bool, broadcastable to [B, H, T, T], True where seen.
+            causal: whether a token sees only itself and earlier ones.
+            cache: keys and values of earlier steps.
+            layer: number of this layer in the cache.
+            window: the steps that x holds, and their mask; with a cache.
+
+        Returns:
+            float [B, T, D].
+        """
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)

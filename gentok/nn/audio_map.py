@@ -1,4 +1,4 @@
-"""What a pretrained speech network hears: hidden states of WavLM, HuBERT and the like (transformers' AutoModel), a teacher of speech codes.
+"""Hidden states of WavLM, HuBERT and the like (transformers' AutoModel), a teacher of speech codes.
 
 Weights are read from a local folder, never fetched, and are no part of anything that uses them: they lie in a cache of this file. Sound is
 resampled to the network's rate and, as its own feature extractor does where `normalize` says so, brought to mean 0 and variance 1.
@@ -35,7 +35,7 @@ def _network(path: str, device: str) -> nn.Module:
 class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):
     """Sound float [B, 1, T] in [-1, 1] at `sample_rate` -> float32 [B, width, frames], frames at `rate_hz` (50 of WavLM), no gradient.
 
-    path: the model's folder. layer: index of the hidden state, -1 the last. model_rate: Hz that the network hears. normalize: see above.
+    path: the model's folder. layer: index of the hidden state, -1 the last. model_rate: Hz of the network's input. normalize: see above.
     lengths int64 [B] in samples: what lies behind a row's end is silence and is not normalised; frames there mean nothing.
     """
 
@@ -61,7 +61,7 @@ class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):
     @torch.no_grad()
     def forward(self, media: Tensor, lengths: Tensor | None = None) -> Tensor:
         if media.dim() != 3 or media.shape[1] != 1:
-            raise ValueError(f"an AudioMap hears sound of one channel, float [B, 1, T]; got {tuple(media.shape)}")
+            raise ValueError(f"an AudioMap takes sound of one channel, float [B, 1, T]; got {tuple(media.shape)}")
         wave = media[:, 0].float()
         if self.sample_rate != self.model_rate:
             from torchaudio.functional import resample

@@ -24,6 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils.parametrize import is_parametrized
 
 from gentok.nn.streaming import StreamingModule
 
@@ -46,7 +47,7 @@ def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
 
 def weight_of(conv: nn.Module) -> Tensor:
     """The parameter that a convolution's weight is made of: itself, or its direction where it is weight-normalised."""
-    return conv.parametrizations.weight.original1 if hasattr(conv, "parametrizations") else conv.weight
+    return conv.parametrizations.weight.original1 if is_parametrized(conv, "weight") else conv.weight
 
 
 @dataclass

@@ -74,7 +74,7 @@ def down_stage(c_in: int, stride: int, depthwise: bool = False) -> nn.Sequential
 
 
 def check_halved(filters: int, ratios: Sequence[int]) -> None:
-    """Raises ValueError with a line where `filters` cannot be halved once per ratio."""
+    """Raises ValueError where `filters` cannot be halved once per ratio."""
     if filters % 2 ** len(ratios):
         raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
 
@@ -110,7 +110,7 @@ class DACDecoder(nn.Module, Layer, id="layer/dac_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
 
     filters: channels behind the first convolution, which every ratio halves. ratios: in the order of their use. fill_odd: see above.
-    Raises ValueError with a line where filters cannot be halved so often.
+    Raises ValueError where filters cannot be halved so often.
     """
 
     causal = False

@@ -1,11 +1,11 @@
-"""Maps that a frozen network has made before, found again by the picture.
+"""Maps that a frozen network has made before, found again by the image.
 
-A picture's key is a linear hash of its bytes, key = sum_i byte_i * m_i mod 2^64 with odd pseudo-random m_i (SplitMix64): 64 bits, the same
-on any device. So a map is never served to another picture, whatever order, subset or augmentation the pictures come in; what
+An image's key is a linear hash of its bytes, key = sum_i byte_i * m_i mod 2^64 with odd pseudo-random m_i (SplitMix64): 64 bits, the same
+on any device. So a map is never served to another image, whatever order, subset or augmentation the images come in; what
 is not there is computed.
 
-A mirrored picture is served the mirrored map. That is not what the network would have said (its strided convolutions pad one side alone),
-but it is what a mirrored picture means, and halves the table.
+A mirrored image is served the mirrored map. That is not what the network would have given (its strided convolutions pad one side alone),
+but it is what a mirrored image means, and halves the table.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gentok.rng import RowRNG
 
-__all__ = ["MapMemory", "Shared", "picture_keys"]
+__all__ = ["MapMemory", "Shared", "image_keys"]
 
 T = TypeVar("T")
 
@@ -33,8 +33,8 @@ class Shared(Generic[T]):
         return self
 
 
-def picture_keys(media: Tensor) -> Tensor:
-    """media float [B, C, H, W] in [-1, 1] -> int64 [B], a function of the pictures' bytes."""
+def image_keys(media: Tensor) -> Tensor:
+    """media float [B, C, H, W] in [-1, 1] -> int64 [B], a function of the images' bytes."""
     count = media[0].numel()
     multipliers = (RowRNG(torch.zeros(1, dtype=torch.int64)).words(count)[0] | 1).to(media.device)
     bytes_ = (media.float() * 127.5 + 127.5).round().clamp(0, 255).long().flatten(1)
@@ -42,7 +42,7 @@ def picture_keys(media: Tensor) -> Tensor:
 
 
 class MapMemory:
-    """keys int64 [n] of pictures, maps float16 numpy [n, D, h, w] of them, usually mapped from a file.
+    """keys int64 [n] of images, maps float16 numpy [n, D, h, w] of them, usually mapped from a file.
 
     Called with media float [B, C, H, W] and a function that makes maps, returns float32 [B, D, h, w]. `served` counts what was found.
     """
@@ -61,8 +61,8 @@ class MapMemory:
         return torch.where(self.keys[at] == keys, self.order[at], -1)
 
     def __call__(self, media: Tensor, make: Callable[[Tensor], Tensor]) -> Tensor:
-        keys, turned = picture_keys(media).cpu(), picture_keys(media.flip(3)).cpu()
-        plain, mirrored = self._rows(keys), self._rows(turned)
+        keys, mirrored = image_keys(media).cpu(), image_keys(media.flip(3)).cpu()
+        plain, mirrored = self._rows(keys), self._rows(mirrored)
         found, row = (plain >= 0) | (mirrored >= 0), torch.where(plain >= 0, plain, mirrored)
         if not found.any():
             return make(media)

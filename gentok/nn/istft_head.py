@@ -23,19 +23,41 @@ from gentok.nn.recurrence import WindowedAttention
 __all__ = ["ISTFTDecoder", "inverse_stft"]
 
 
+def _first_sample(n_fft: int, hop: int) -> int:
+    """How many samples of the overlap-add are cut off on the left."""
+    return (n_fft - hop) // 2
+
+
+def _windowed_frames(spectrum: Tensor, n_fft: int, window: Tensor) -> Tensor:
+    return torch.fft.irfft(spectrum, n_fft, dim=1) * window[:, None]
+
+
+def _window_power(window: Tensor) -> Tensor:
+    """A sample passes the window in the STFT and again in its inverse."""
+    return window.square()
+
+
 def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
-    """complex [B, n_fft // 2 + 1, N] -> float [B, N * hop]: overlap-add of Hann-windowed frames over the sum of the squared windows, cut
-    by (n_fft - hop) / 2 samples on the left and to N * hop samples."""
+    """Overlap-add of Hann-windowed frames over the sum of the squared windows.
+
+    Args:
+        spectrum: complex [B, n_fft // 2 + 1, N].
+        n_fft: samples of a window.
+        hop: samples from one window to the next.
+
+    Returns:
+        float [B, N * hop], without the first (n_fft - hop) / 2 samples.
+    """
     frames = spectrum.shape[2]
     window = torch.hann_window(n_fft, dtype=spectrum.real.dtype, device=spectrum.device)
-    pieces = torch.fft.irfft(spectrum, n_fft, dim=1) * window[:, None]
+    pieces = _windowed_frames(spectrum, n_fft, window)
     whole = (frames - 1) * hop + n_fft
-    weight = window.square()[:, None].expand(-1, frames)
+    weight = _window_power(window)[:, None].expand(-1, frames)
 
     def added(x: Tensor) -> Tensor:
         return F.fold(x, (1, whole), (1, n_fft), stride=(1, hop)).flatten(1)
 
-    left = (n_fft - hop) // 2
+    left = _first_sample(n_fft, hop)
     kept = slice(left, left + frames * hop)
     return added(pieces)[:, kept] / added(weight[None])[:, kept].clamp(min=1e-8)
 
@@ -58,9 +80,19 @@ class ConvNeXtBlock(nn.Module):
 class ISTFTDecoder(nn.Module, Layer, id="layer/istft_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].
 
-    hop: samples per frame, the encoder's. filters, hidden: channels of the blocks and inside them (null: 3 * filters). blocks: how many.
-    n_fft: null: 4 * hop. attention: layers of attention before the blocks, of `heads` heads; it sees all frames. Raises ValueError with a
-    line where the windows do not overlap.
+    Args:
+        hop: samples per frame, the encoder's.
+        width: channels of a frame.
+        channels: of the sound.
+        filters: channels of the blocks.
+        hidden: channels inside the blocks; None: 3 * filters.
+        blocks: how many.
+        n_fft: samples of a window; None: 4 * hop.
+        attention: layers of attention before the blocks; it sees all frames.
+        heads: of attention.
+
+    Raises:
+        ValueError: the windows do not overlap.
     """
 
     causal = False

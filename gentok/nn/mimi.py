@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from gentok.nn.attention import SelfAttention
 from gentok.nn.conv1d import Conv, Transposed
-from gentok.nn.recurrence import RecentKeys, Seen, window_mask
-from gentok.nn.rope import Rotation, rotation
+from gentok.nn.recurrence import RecentKeys, Seen, WindowModule
+from gentok.nn.rope import Rotation
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
-from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
+from gentok.nn.streaming import Chain, ChainLayer
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 
@@ -48,37 +48,30 @@ class WindowBlock(nn.Module):
         return x + self.scale2 * self.mlp(self.norm2(x))
 
 
-class WindowTransformer(StreamingModule):
-    """float [B, width, N] -> the same shape; causal. window: frames that a frame attends, itself and those before it."""
+class WindowTransformer(WindowModule):
+    """float [B, width, N] -> the same shape; causal.
+
+    Args:
+        width: channels.
+        depth: blocks.
+        heads: of attention.
+        hidden: width of the MLPs.
+        window: frames that a frame attends, itself and those before it.
+        scale: of both branches at the start.
+
+    Raises:
+        ValueError: a window below 1.
+    """
 
     def __init__(self, width: int = 512, depth: int = 8, heads: int = 8, hidden: int = 2048, window: int = 250, scale: float = 0.01):
-        super().__init__()
-        if window < 1:
-            raise ValueError(f"attention needs a window of at least the frame itself; got {window}")
-        self.window, self.head_width = window, width // heads
+        super().__init__(window, depth, width // heads)
         self.blocks = nn.ModuleList(WindowBlock(width, heads, hidden, scale) for _ in range(depth))
 
-    def _through(self, x: Tensor, mask: Tensor | None, first: int = 0, recent: RecentKeys | None = None) -> Tensor:
-        place = torch.arange(first, first + x.shape[2], device=x.device)
-        cos, sin = rotation(place[:, None], head_width=self.head_width)
-        rope, x = (cos.to(x.dtype), sin.to(x.dtype)), x.transpose(1, 2)
+    def _attend(self, x: Tensor, rope: Rotation, mask: Tensor | None, recent: RecentKeys | None = None) -> Tensor:
+        rope = rope[0].to(x.dtype), rope[1].to(x.dtype)
         for layer, block in enumerate(self.blocks):
             x = block(x, rope, mask, recent, layer)
-        return x.transpose(1, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        frames = x.shape[2]
-        return self._through(x, window_mask(self.window, 0, 0, frames, x.device) if frames > self.window else None)
-
-    def init_state(self) -> RecentKeys:
-        return RecentKeys(self.window - 1, len(self.blocks))
-
-    def step(self, x: Tensor, state: RecentKeys, last: bool = False) -> Tensor:
-        frames, first = x.shape[2], state.seen
-        if not frames:
-            return x
-        state.seen += frames
-        return self._through(x, window_mask(self.window, first, min(first, state.keep), frames, x.device), first, state)
+        return x
 
 
 class _Mimi(ChainLayer):

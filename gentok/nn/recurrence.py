@@ -18,7 +18,7 @@ from gentok.nn.rope import Rotation, rotation
 from gentok.nn.streaming import StreamingModule
 from gentok.nn.transformer import Transformer
 
-__all__ = ["LSTM", "WindowedAttention"]
+__all__ = ["LSTM", "RecentKeys", "WindowModule", "WindowedAttention", "window_mask"]
 
 
 @dataclass
@@ -50,8 +50,14 @@ class LSTM(StreamingModule):
 
 @dataclass
 class RecentKeys:
-    """What Transformer.extend takes as its cache: the last `keep` keys and values of every layer, [B, H, <= keep, d]. seen: frames of the
-    past."""
+    """What Transformer.extend takes as its cache: the latest keys and values of every layer.
+
+    Attributes:
+        keep: frames that are kept.
+        depth: layers.
+        seen: frames of the past.
+        kept: layer -> (keys, values), each float [B, H, <= keep, d].
+    """
 
     keep: int
     depth: int
@@ -84,36 +90,67 @@ def window_mask(window: int, first: int, past: int, frames: int, device: torch.d
     return ((key <= query) & (key > query - window))[None, None]
 
 
-class WindowedAttention(StreamingModule):
-    """float [B, width, N] -> the same shape. window: frames that a frame attends, itself and those before it; ignored where not causal."""
+class WindowModule(StreamingModule):
+    """What modules share in which a frame attends itself and the window - 1 frames before it: the masks, whole or chunk by chunk.
 
-    def __init__(self, width: int, layers: int = 8, heads: int = 8, window: int = 250, causal: bool = True):
+    Attributes:
+        window: frames that a frame attends; ignored where not causal.
+        depth: layers of attention.
+        head_width: channels of a head.
+        causal: whether no frame sees a later one.
+    """
+
+    def __init__(self, window: int, depth: int, head_width: int, causal: bool = True):
         super().__init__()
         if window < 1:
             raise ValueError(f"attention needs a window of at least the frame itself; got {window}")
-        self.window, self.causal = window, causal
-        self.transformer = Transformer(width, layers, heads, causal=causal)
-        self.gate = nn.Parameter(torch.full((width,), 0.01))
+        self.window, self.depth, self.head_width, self.causal = window, depth, head_width, causal
+
+    def _attend(self, x: Tensor, rope: Rotation, mask: Tensor | None, recent: RecentKeys | None = None) -> Tensor:
+        """x float [B, N, D] -> [B, N, D]. mask: None for all frames, or all earlier ones of a causal model."""
+        raise NotImplementedError
 
     def _rope(self, first: int, frames: int, device: torch.device) -> Rotation:
-        return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.transformer.head_width)
+        return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
         mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and frames > self.window else None
-        y = self.transformer(x.transpose(1, 2), self._rope(0, frames, x.device), mask=mask)
-        return x + (self.gate * y).transpose(1, 2)
+        return self._attend(x.transpose(1, 2), self._rope(0, frames, x.device), mask).transpose(1, 2)
 
     def init_state(self) -> RecentKeys:
         if not self.causal:
             raise ValueError("attention in both directions cannot work chunk by chunk: build it with causal=true")
-        return RecentKeys(self.window - 1, self.transformer.depth)
+        return RecentKeys(self.window - 1, self.depth)
 
     def step(self, x: Tensor, state: RecentKeys, last: bool = False) -> Tensor:
-        frames = x.shape[2]
+        frames, first = x.shape[2], state.seen
         if not frames:
             return x
-        mask = window_mask(self.window, state.seen, min(state.seen, state.keep), frames, x.device)
-        y = self.transformer.extend(x.transpose(1, 2), self._rope(state.seen, frames, x.device), state, Seen(mask))
+        mask = window_mask(self.window, first, min(first, state.keep), frames, x.device)
         state.seen += frames
-        return x + (self.gate * y).transpose(1, 2)
+        return self._attend(x.transpose(1, 2), self._rope(first, frames, x.device), mask, state).transpose(1, 2)
+
+
+class WindowedAttention(WindowModule):
+    """float [B, width, N] -> the same shape.
+
+    Args:
+        width: channels.
+        layers: blocks of the transformer.
+        heads: of attention.
+        window: frames that a frame attends, itself and those before it; ignored where not causal.
+        causal: whether no frame sees a later one.
+
+    Raises:
+        ValueError: a window below 1.
+    """
+
+    def __init__(self, width: int, layers: int = 8, heads: int = 8, window: int = 250, causal: bool = True):
+        super().__init__(window, layers, width // heads, causal)
+        self.transformer = Transformer(width, layers, heads, causal=causal)
+        self.gate = nn.Parameter(torch.full((width,), 0.01))
+
+    def _attend(self, x: Tensor, rope: Rotation, mask: Tensor | None, recent: RecentKeys | None = None) -> Tensor:
+        y = self.transformer(x, rope, mask=mask) if recent is None else self.transformer.extend(x, rope, recent, Seen(mask))
+        return x + self.gate * y

@@ -4,7 +4,7 @@ encoder   [patches ; N learned registers] under the mask "causal-last": patches 
           and the registers up to itself. So register n never depends on later ones, and patches are computed as if there were none.
 decoder   [patches ; N register vectors], everything sees everything. A flow's decoder takes noised patches and a time, which modulates both
           kinds of tokens by weights of their own (adaLN-zero), and gives a velocity; a regression decoder takes one learned vector in place
-          of every patch, no time, and gives the picture. Its output layer begins at zero in both.
+          of every patch, no time, and gives the image. Its output layer begins at zero in both.
 
 Registers that are not kept are *overwritten* by one learned vector and stay in attention. Overwriting comes behind the position
 embedding, so dropped registers are all alike. The null condition overwrites all registers by another learned vector.
@@ -164,7 +164,7 @@ class RegisterDecoder(nn.Module):
 
 def _initialise(module: nn.Module) -> None:
     """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a
-    narrow encoder's registers hardly depend on the picture at first, the codebook rounds that away, and the decoder does without."""
+    narrow encoder's registers hardly depend on the image at first, the codebook rounds that away, and the decoder does without."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["Rotation", "rotation", "rotate"]
 
 Rotation = tuple[Tensor, Tensor]
-"""(cos, sin), each float [T, 2, 1, d/2] or [B, T, 2, 1, d/2]: index 0 turns queries, 1 keys; the 1 stands for the heads."""
+"""(cos, sin), each float [T, 2, 1, d/2] or [B, T, 2, 1, d/2]: index 0 rotates queries, 1 keys; the 1 stands for the heads."""
 
 
 def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta: float = 10000.0) -> Rotation:
@@ -35,7 +35,7 @@ def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta
 
 
 def rotate(x: Tensor, rope: Rotation) -> Tensor:
-    """x float [..., T, 2, H, d], queries and keys side by side -> the same, turned, in x's type."""
+    """x float [..., T, 2, H, d], queries and keys side by side -> the same, rotated, in x's type."""
     cos, sin = rope
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)

@@ -1,4 +1,4 @@
-"""Networks that say what a picture's cells mean: the semantic branch of a tokenizer, and the frozen teachers that it rebuilds.
+"""Networks that say what an image's cells mean: the semantic branch of a tokenizer, and the frozen teachers that it rebuilds.
 
 A semantic network is a module (media float [B, C, H, W] in [-1, 1], grid (h, w)) -> float32 [B, width, h, w], whatever grid its own map
 has: finer ones are averaged, coarser ones interpolated. It is one of two kinds:
@@ -93,7 +93,7 @@ class SemanticNetwork(nn.Module, FeatureNetwork):
 
     @torch.no_grad()
     def begin(self, teacher: SemanticNetwork | None) -> None:
-        """Takes over the teacher's weights where `start` says so. Raises ValueError with a line where that cannot be."""
+        """Takes over the teacher's weights where `start` says so. Raises ValueError where they do not fit."""
         if self.frozen or self.start == "fresh":
             return
         if type(teacher) is not type(self):
@@ -118,9 +118,9 @@ def identity_of(weights: dict[str, Tensor]) -> Tensor:
 
 
 class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
-    """The stride-16 map of EfficientNet-lite0 (gentok.nn.features), 112 channels, of the picture enlarged `zoom` times (bicubic).
+    """The stride-16 map of EfficientNet-lite0 (gentok.nn.features), 112 channels, of the image enlarged `zoom` times (bicubic).
 
-    A 32 px picture at zoom 4 has a map of 8 x 8. trained: the 11 blocks up to there are parameters of this module; their batch norms keep
+    A 32 px image at zoom 4 has a map of 8 x 8. trained: the 11 blocks up to there are parameters of this module; their batch norms keep
     the statistics that they start with, so that a row's map does not depend on its batch.
     """
 
@@ -152,7 +152,7 @@ class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
 
 
 class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
-    """A trained convolutional network of the picture at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
+    """A trained convolutional network of the image at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
 
     def __init__(self, channels: int = 3, width: int = 64, multipliers: Sequence[int] = (1, 2), blocks: int = 1, patch: int = 2):
         super().__init__(frozen=False)

@@ -7,7 +7,7 @@
 
 The parts are those of gentok/nn/dac.py; odd ratios keep their sample (`fill_odd`).
 
-Deviations: without a noise stream n is 0, so that decoding is the same twice; the release draws always. The local attention of its models
+Deviations: without `rng` n is 0, so that decoding is the same twice; the release draws always. The local attention of its models
 of 32 and 44.1 kHz is not here. Where the encoder is given another width than its last stage's, a convolution of kernel 1 leads there.
 """
 
@@ -41,7 +41,7 @@ class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
 
 
 class NoiseBlock(nn.Module):
-    """float [B, C, T] -> the same shape: x + n * conv1(x), n from `noise`, 0 without."""
+    """float [B, C, T] -> the same shape: x + n * conv1(x), n drawn from `rng`, 0 without."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -57,7 +57,7 @@ class SNACDecoder(nn.Module, Layer, id="layer/snac_decoder"):
     """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
 
     filters: channels behind the first convolutions, which every ratio halves. ratios: in the order of their use. noise: with noise blocks.
-    Raises ValueError with a line where filters cannot be halved so often.
+    Raises ValueError where filters cannot be halved so often.
     """
 
     causal = False

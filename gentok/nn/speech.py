@@ -80,7 +80,20 @@ class _Body(nn.Module):
 class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
     """Sound float [B, 1, T] -> [B, width, ceil(T / hop)], hop = mel_hop * 2 * pool.
 
-    inner, depth, heads: of the transformer. block: vectors that see each other in both directions; None: all.
+    Args:
+        sample_rate: Hz.
+        width: channels of a vector.
+        inner: width of the transformer.
+        depth: blocks of the transformer.
+        heads: of the transformer.
+        pool: frames per vector.
+        block: vectors that see each other in both directions; None: all.
+        mels: bands of the spectrogram.
+        mel_hop: samples per frame of the spectrogram.
+        n_fft: samples of its windows.
+
+    Raises:
+        ValueError: pool or block below 1.
     """
 
     channels, causal = 1, False
@@ -118,29 +131,59 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         return self.out(F.avg_pool1d(x, self.pool).transpose(1, 2)).transpose(1, 2)
 
 
-class Recogniser(nn.Module):
-    """Vectors float [B, width, N] -> logits float [B, N * upsample, symbols + 1], the last of them CTC's blank."""
+class _VectorsToFrames(nn.Module):
+    """Several frames from every vector: a matrix for each, a transformer over all, a last layer."""
+
+    def _build(self, width: int, out: int, inner: int, depth: int, heads: int, upsample: int, block: int | None) -> None:
+        self.upsample = upsample
+        self.stem = nn.Linear(width, inner * upsample)
+        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
+        self.head = nn.Linear(inner, out)
+        initialise(self.stem)
+        initialise(self.head)
+
+    def _frames(self, vectors: Tensor, ends: Tensor | None) -> Tensor:
+        """float [B, width, N] -> [B, N * upsample, out]. ends int64 [B]: vectors of each row; None: all."""
+        x = self.stem(vectors.transpose(1, 2).to(self.stem.weight.dtype))
+        x = x.unflatten(2, (self.upsample, -1)).flatten(1, 2).transpose(1, 2)
+        return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2))
+
+
+class Recogniser(_VectorsToFrames):
+    """Vectors float [B, width, N] -> logits float [B, N * upsample, symbols + 1], the last of them CTC's blank.
+
+    Args:
+        width: channels of a vector.
+        symbols: of the text.
+        inner: width of the transformer.
+        depth: blocks of the transformer.
+        heads: of the transformer.
+        upsample: frames per vector.
+        block: vectors that see each other in both directions; None: all.
+    """
 
     def __init__(
         self, width: int, symbols: int, inner: int = 192, depth: int = 2, heads: int = 4, upsample: int = 4, block: int | None = 12
     ):
         super().__init__()
-        self.upsample = upsample
-        self.stem = nn.Linear(width, inner * upsample)
-        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
-        self.head = nn.Linear(inner, symbols + 1)
-        initialise(self.stem)
-        initialise(self.head)
+        self._build(width, symbols + 1, inner, depth, heads, upsample, block)
 
     def forward(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
-        x = _spread(self.stem, vectors, self.upsample)
-        return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2))
+        """ends int64 [B]: vectors of each row; None: all."""
+        return self._frames(vectors, ends)
 
 
-class SpeechDecoder(nn.Module, Layer, id="layer/speech_decoder"):
+class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
     """Vectors float [B, width, N] -> log-mel float [B, mels, N * upsample] (`mel`) -> sound float [B, 1, N * hop] (`forward`).
 
-    vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
+    Args:
+        vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
+        width: channels of a vector.
+        inner: width of the transformer.
+        depth: blocks of the transformer.
+        heads: of the transformer.
+        upsample: mel frames per vector.
+        block: vectors that see each other in both directions; None: all.
     """
 
     channels = 1
@@ -157,26 +200,16 @@ class SpeechDecoder(nn.Module, Layer, id="layer/speech_decoder"):
     ):
         super().__init__()
         self.vocoder: Any = vocoder
-        self.width, self.upsample, self.hop = width, upsample, vocoder.hop * upsample
-        self.stem = nn.Linear(width, inner * upsample)
-        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
-        self.head = nn.Linear(inner, vocoder.width)
-        initialise(self.stem)
-        initialise(self.head)
+        self.width, self.hop = width, vocoder.hop * upsample
+        self._build(width, vocoder.width, inner, depth, heads, upsample, block)
 
     @property
     def last_layer(self) -> Tensor:
         return self.vocoder.last_layer
 
     def mel(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
-        x = _spread(self.stem, vectors, self.upsample)
-        return self.head(self.body(x, None if ends is None else ends * self.upsample).transpose(1, 2)).transpose(1, 2)
+        """Vectors float [B, width, N] -> log-mel float [B, mels, N * upsample]. ends int64 [B]: vectors of each row; None: all."""
+        return self._frames(vectors, ends).transpose(1, 2)
 
     def forward(self, vectors: Tensor) -> Tensor:
         return self.vocoder(self.mel(vectors))
-
-
-def _spread(stem: nn.Linear, vectors: Tensor, times: int) -> Tensor:
-    """float [B, D, N] -> [B, D', N * times]: `times` positions from every vector, by a matrix each."""
-    x = stem(vectors.transpose(1, 2).to(stem.weight.dtype))
-    return x.unflatten(2, (times, -1)).flatten(1, 2).transpose(1, 2)

@@ -6,7 +6,7 @@ from SiLU(vector), zero at the start, so that every block begins as the identity
 and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
-Dropout of the branches draws from the rows' own Noise: 16 random bits per element, so its rate is a multiple of 2^-16.
+Dropout of the branches draws from the rows' own RowRNG: 16 random bits per element, so its rate is a multiple of 2^-16.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def initialise(module: nn.Module, std: float = 0.02) -> None:
 
 
 def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
-    """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). noise None: x itself."""
+    """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). rng None: x itself."""
     if rate == 0.0 or rng is None:
         return x
     count = x[0].numel()
@@ -129,10 +129,19 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """width D, depth blocks, heads; hidden: width of the feed-forward part (default 8/3 D, up to the next multiple of 64; 4 D for gelu).
+    """Blocks of attention and feed-forward networks, and a last norm.
 
-    adaln: blocks are modulated by a vector [B, D]; a number above 1: so many kinds of tokens, each with a modulation of its own.
-    cross: blocks attend to a context [B, L, D]. dropout: of both branches.
+    Args:
+        width: D.
+        depth: blocks.
+        heads: of attention.
+        hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
+        causal: whether a token sees only itself and earlier ones.
+        activation: swiglu or gelu.
+        qk_norm: whether queries and keys are RMS-normalised.
+        adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
+        cross: whether blocks attend to a context [B, L, D].
+        dropout: rate, of both branches.
     """
 
     def __init__(
@@ -181,12 +190,21 @@ class Transformer(nn.Module):
         kinds: Sequence[int] | None = None,
         tap: tuple[int, list[Tensor]] | None = None,
     ) -> Tensor:
-        """x float [B, T, D] -> [B, T, D], normalised.
+        """The whole sequence.
 
-        rope: rotation of the T tokens (nn/rope.py). mask bool broadcastable to [B, H, T, T], True where seen: in place of the triangle of a
-        causal model. context float [B, L, D], context_mask bool [B, L]; vector float [B, D]; noise: for dropout, None for none.
-        kinds: of a model with several, how many tokens of each there are, one kind behind the other: they sum to T. tap: (number of a
-        block, list): what this block gives, not normalised, is appended to the list.
+        Args:
+            x: float [B, T, D].
+            rope: rotation of the T tokens (nn/rope.py).
+            mask: bool, broadcastable to [B, H, T, T], True where seen; in place of the triangle of a causal model.
+            context: float [B, L, D].
+            context_mask: bool [B, L].
+            vector: float [B, D], by which blocks are modulated.
+            rng: for dropout; None: no dropout.
+            kinds: of a model with several, how many tokens of each there are, one kind behind the other; they sum to T.
+            tap: (number of a block, list); this block's output, not normalised, is appended to the list.
+
+        Returns:
+            float [B, T, D], normalised.
         """
         rope = self._typed(rope, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]

@@ -1,7 +1,7 @@
 """Vision transformers of the transformers library as semantic networks: CLIP, SigLIP, DINOv2 and whatever else AutoModel reads.
 
 The map is a hidden state, the one before the last by default (TokenFlow, arXiv 2412.03069, takes the penultimate), without the tokens in
-front of the patches, laid out as the patches lie. Pictures are resized to `size` x `size`, since positions are learnt for one size, and
+front of the patches, laid out as the patches lie. Images are resized to `size` x `size`, since positions are learnt for one size, and
 shifted and scaled by `mean` and `std` after they were brought to [0, 1].
 
 Weights are read from a local folder, never fetched: for a frozen network at every use, for a trained one only through the run's teacher, so

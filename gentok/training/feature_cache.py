@@ -22,7 +22,7 @@ from gentok.data.datasets import batches
 from gentok.data.progress import progress
 from gentok.data.tensor_file import read_layout, write_arrays
 from gentok.distributed import rank, world_size
-from gentok.nn.feature_cache import MapMemory, picture_keys
+from gentok.nn.feature_cache import MapMemory, image_keys
 from gentok.nn.semantic import SemanticNetwork
 from gentok.types import fingerprint
 
@@ -110,7 +110,7 @@ def _make(network: SemanticNetwork, data: Any, grid: tuple[int, int], device: An
     maps: list[Tensor] = []
     for batch in batches(data, 50):
         media = batch.media.to(device)
-        keys.append(picture_keys(media).cpu())
+        keys.append(image_keys(media).cpu())
         maps.append(network(media, grid).half().cpu())
         advance(len(media))
     return torch.cat(keys).numpy().astype(np.int64), torch.cat(maps).numpy()

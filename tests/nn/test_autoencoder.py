@@ -1,4 +1,4 @@
-"""Laws of the convolutional autoencoder: sizes, published parameter counts, rows apart, gradients everywhere."""
+"""Properties of the convolutional autoencoder: sizes, published parameter counts, rows apart, gradients everywhere."""
 
 import pytest
 import torch

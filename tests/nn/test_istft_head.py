@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,21 +27,17 @@ def test_a_sound_is_given_back_from_its_spectrum():
 
 
 @pytest.mark.parametrize(
-    "edit",
+    "part, wrong",
     [
-        ("left = (n_fft - hop) // 2", "left = n_fft // 2"),  # centred as torch's own, half a hop off
-        ("window.square()[:, None]", "window[:, None]"),  # windows summed instead of their squares
-        ("torch.fft.irfft(spectrum, n_fft, dim=1) * window[:, None]", "torch.fft.irfft(spectrum, n_fft, dim=1)"),  # no window
+        ("_first_sample", lambda n_fft, hop: n_fft // 2),  # centred as torch's own, half a hop off
+        ("_window_power", lambda window: window),  # windows summed instead of their squares
+        ("_windowed_frames", lambda spectrum, n_fft, window: torch.fft.irfft(spectrum, n_fft, dim=1)),  # no window
     ],
-    ids=["place", "weight", "window"],
 )
-def test_the_law_of_the_inverse_catches(edit):
-    source = inspect.getsource(inverse_stft)
-    assert source.count(edit[0]) == 1
-    wrong = dict(vars(istft_head))
-    exec(source.replace(*edit), wrong)
+def test_the_test_of_the_inverse_catches_a_wrong_part(part, wrong, monkeypatch):
+    monkeypatch.setattr(istft_head, part, wrong)
     with pytest.raises((AssertionError, RuntimeError)):
-        a_sound_is_given_back_from_its_spectrum(wrong["inverse_stft"])
+        a_sound_is_given_back_from_its_spectrum(inverse_stft)
 
 
 @pytest.mark.parametrize("attention", [0, 1])

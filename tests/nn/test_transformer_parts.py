@@ -1,4 +1,4 @@
-"""Laws of the transformer's parts: each equals a naive explicit reference, and their gradients are right."""
+"""Properties of the transformer's parts: each equals a naive explicit reference, and their gradients are right."""
 
 import math
 

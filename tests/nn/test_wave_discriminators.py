@@ -81,12 +81,12 @@ def test_waves_of_any_length_have_the_promised_shapes(samples, channels):
 
 
 def test_columns_of_a_period_are_never_mixed():
-    """A logit of column c hears the samples c, c + p, c + 2 p, ... alone."""
+    """A logit of column c depends on the samples c, c + p, c + 2 p, ... only."""
     network, p = PeriodDiscriminators(periods=(5,), width=2), 5
     media = wave(500).requires_grad_()
     network(media)[0][0][0, 0, :, 3].sum().backward()
-    heard = media.grad[0, 0].nonzero().flatten()
-    assert len(heard) > 50 and set((heard % p).tolist()) == {3}
+    seen = media.grad[0, 0].nonzero().flatten()
+    assert len(seen) > 50 and set((seen % p).tolist()) == {3}
 
 
 def test_bands_share_the_frequencies_and_their_frames_are_those_of_torch():
@@ -100,7 +100,7 @@ def test_bands_share_the_frequencies_and_their_frames_are_those_of_torch():
     torch.testing.assert_close(torch.complex(found[:, 0], found[:, 1]), theirs.transpose(1, 2), atol=1e-4, rtol=1e-4)
 
 
-def test_a_stack_hears_its_band_alone():
+def test_a_stack_sees_its_band_only():
     """A tone in the highest band changes the features of that band's stack, and hardly those of the others."""
     network, media = BandDiscriminators(filters=4, windows=(256,), peak=None), wave(2000, 1)
     tone = 0.5 * torch.sin(0.87 * math.pi * torch.arange(2000.0))
@@ -110,8 +110,8 @@ def test_a_stack_hears_its_band_alone():
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_at_a_peak_neither_level_nor_offset_is_heard(name):
-    """DAC's waves have no mean and a peak of 0.8. The mutant: without, both are heard."""
+def test_at_a_peak_level_and_offset_change_nothing(name):
+    """DAC's waves have no mean and a peak of 0.8. Without this, both change the logits."""
     torch.manual_seed(0)
     network, deaf = SMALL[name](peak=0.8).double(), SMALL[name](peak=None).double()
     media = wave().double()
@@ -182,7 +182,7 @@ def test_a_row_has_the_same_logits_in_any_batch(name):
         (lambda: PeriodDiscriminators(periods=(0,)), "periods"),
     ],
 )
-def test_what_does_not_fit_is_refused_in_a_line(wrong, word):
+def test_what_does_not_fit_is_refused_with_one_line(wrong, word):
     with pytest.raises(ValueError, match=word) as error:
         wrong()
     assert "\n" not in str(error.value)
