@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gentok.data.file_index import Files, Listing, Medium, some
-from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
-from gentok.data.source_options import Found, LabelOptions, divide
+from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.source_options import Found, LabelOptions
 from gentok.interfaces import LocalPath
 
 __all__ = ["FolderOptions", "ImageFolder"]
@@ -55,8 +55,7 @@ class ImageFolder(ImageData, id="data/folder"):
     kind = "folder"
 
     def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, FolderOptions, ImageOptions]):
-        source, medium = divide(options, FolderOptions, ImageOptions)
-        super().__init__(source.find(path, IMAGES), medium)
+        super().__init__(path, FolderOptions, options)
 
 
 def _list(root: Path, classes: bool | None, medium: Medium) -> tuple[Listing, tuple[str, ...]]:

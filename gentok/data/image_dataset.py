@@ -7,7 +7,7 @@ What becomes of those that cannot be read: see gentok.data.indexed_dataset.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from gentok.data.image_files import picture_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
-from gentok.data.source_options import Found, MediumOptions
+from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.types import Batch, ConditionSpec
 
@@ -64,8 +64,9 @@ class ImageData(MediaData):
     """Two sets of images, in one size.
 
     Args:
-        found: by a source.
-        options: what becomes of the images.
+        place: where the images are.
+        source: the options of a source, which knows how to find them.
+        given: the values of the fields of `source` and of ImageOptions.
 
     Attributes:
         kind: what the description of the sets calls them.
@@ -76,7 +77,9 @@ class ImageData(MediaData):
 
     kind: ClassVar[str]
 
-    def __init__(self, found: Found, options: ImageOptions):
+    def __init__(self, place: Any, source: type[LabelOptions], given: Mapping[str, Any]):
+        finder, options = divide(given, source, ImageOptions)
+        found: Found = finder.find(place, IMAGES)
         parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
         sizes = Counter(size for part in parts.values() for size in part.sizes or ())
         self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.listing.where))

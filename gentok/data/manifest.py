@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from gentok.data.file_index import Files, Listing, Medium, some
-from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
-from gentok.data.source_options import CaptionOptions, Found, divide
+from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.source_options import CaptionOptions, Found
 from gentok.interfaces import LocalPath
 
 __all__ = ["Manifest", "ManifestOptions"]
@@ -64,8 +64,7 @@ class Manifest(ImageData, id="data/manifest"):
     kind = "manifest"
 
     def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, ManifestOptions, ImageOptions]):
-        source, medium = divide(options, ManifestOptions, ImageOptions)
-        super().__init__(source.find(path, IMAGES), medium)
+        super().__init__(path, ManifestOptions, options)
 
 
 def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, medium: Medium) -> Listing:

@@ -9,9 +9,7 @@ __all__ = ["progress"]
 
 
 @contextmanager
-def progress(
-    what: str, total: int, unit: str = "items", shown: bool = True, lazy: bool = False
-) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int, unit: str = "items", shown: bool = True, lazy: bool = False) -> Iterator[Callable[[int], None]]:
     """`with progress("encoding", n) as advance: ... advance(rows)`: a bar on stderr with speed and time left; nothing unless `shown`.
 
     lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be reported.

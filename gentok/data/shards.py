@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from gentok.data.file_index import Listing, Medium, some
-from gentok.data.image_dataset import IMAGES, ImageData, ImageOptions
-from gentok.data.source_options import CaptionOptions, Found, divide
+from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath
 
@@ -67,8 +67,7 @@ class Shards(ImageData, id="data/shards"):
     kind = "shards"
 
     def __init__(self, shards: LocalPath | Sequence[LocalPath], **options: Annotated[Any, ShardOptions, ImageOptions]):
-        source, medium = divide(options, ShardOptions, ImageOptions)
-        super().__init__(source.find(shards, IMAGES), medium)
+        super().__init__(shards, ShardOptions, options)
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
 from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_sound, resampled_length, sound_size
-from gentok.data.source_options import Found, MediumOptions
+from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.types import Batch, ConditionSpec
@@ -79,8 +79,9 @@ class SoundData(MediaData):
     """Two sets of sounds.
 
     Args:
-        found: by a source.
-        options: what becomes of the sounds.
+        place: where the sounds are.
+        source: the options of a source, which knows how to find them.
+        given: the values of the fields of `source` and of SoundOptions.
 
     Attributes:
         kind: what the description of the sets calls them.
@@ -94,7 +95,9 @@ class SoundData(MediaData):
 
     kind: ClassVar[str]
 
-    def __init__(self, found: Found, options: SoundOptions):
+    def __init__(self, place: Any, source: type[LabelOptions], given: Mapping[str, Any]):
+        finder, options = divide(given, source, SoundOptions)
+        found: Found = finder.find(place, SOUNDS)
         parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
         if options.channels == 2:
             _check_channels(parts)

@@ -9,8 +9,7 @@ import os
 from typing import Annotated, Any
 
 from gentok.data.folder import FolderOptions
-from gentok.data.sound_dataset import SOUNDS, SoundData, SoundOptions
-from gentok.data.source_options import divide
+from gentok.data.sound_dataset import SoundData, SoundOptions
 from gentok.interfaces import LocalPath
 
 __all__ = ["SoundFolder"]
@@ -30,5 +29,4 @@ class SoundFolder(SoundData, id="data/sound_folder"):
     kind = "sound_folder"
 
     def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, FolderOptions, SoundOptions]):
-        source, medium = divide(options, FolderOptions, SoundOptions)
-        super().__init__(source.find(path, SOUNDS), medium)
+        super().__init__(path, FolderOptions, options)

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from gentok.data.manifest import ManifestOptions
-from gentok.data.sound_dataset import SOUNDS, SoundData, SoundOptions
-from gentok.data.source_options import divide
+from gentok.data.sound_dataset import SoundData, SoundOptions
 from gentok.interfaces import LocalPath
 
 __all__ = ["SoundManifest", "SoundManifestOptions"]
@@ -38,5 +37,4 @@ class SoundManifest(SoundData, id="data/sound_manifest"):
     kind = "sound_manifest"
 
     def __init__(self, path: LocalPath | os.PathLike[str], **options: Annotated[Any, SoundManifestOptions, SoundOptions]):
-        source, medium = divide(options, SoundManifestOptions, SoundOptions)
-        super().__init__(source.find(path, SOUNDS), medium)
+        super().__init__(path, SoundManifestOptions, options)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from gentok.data.shards import ShardOptions
-from gentok.data.sound_dataset import SOUNDS, SoundData, SoundOptions
-from gentok.data.source_options import divide
+from gentok.data.sound_dataset import SoundData, SoundOptions
 from gentok.interfaces import LocalPath
 
 __all__ = ["SoundShards"]
@@ -31,5 +30,4 @@ class SoundShards(SoundData, id="data/sound_shards"):
     kind = "sound_shards"
 
     def __init__(self, shards: LocalPath | Sequence[LocalPath], **options: Annotated[Any, ShardOptions, SoundOptions]):
-        source, medium = divide(options, ShardOptions, SoundOptions)
-        super().__init__(source.find(shards, SOUNDS), medium)
+        super().__init__(shards, ShardOptions, options)

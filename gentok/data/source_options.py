@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gentok.data.file_index import Listing
+from gentok.data.file_index import Listing, Medium
 from gentok.interfaces import LocalPath
 
 __all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
@@ -48,6 +48,14 @@ class LabelOptions:
 
     held_out: float | LocalPath | Sequence[LocalPath] = 0.05
     classes: bool | Sequence[str] | None = None
+
+    def find(self, place: Any, medium: Medium) -> Found:
+        """Lists the items of a place, and those of the second one where `held_out` names one.
+
+        Raises:
+            FileNotFoundError, OSError, ValueError: nothing is there, or not what the options ask for.
+        """
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

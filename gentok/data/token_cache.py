@@ -304,13 +304,13 @@ class TokenDataset(MediaDataset):
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
         """The view of each item in an epoch.
 
-    Args:
-        index: int64 [B], items.
-        epoch: int64 [B].
+        Args:
+            index: int64 [B], items.
+            epoch: int64 [B].
 
-    Returns:
-        int64 [B], 0..views-1.
-    """
+        Returns:
+            int64 [B], 0..views-1.
+        """
         view = torch.zeros_like(index)
         if self.views > 1:
             for cycle in (epoch // self.views).unique().tolist():
