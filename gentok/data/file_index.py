@@ -1,6 +1,7 @@
-"""What was found in a folder, a table or shards, before anything is decoded: which items, what of them is broken, and which are held out.
+"""What was found in a folder, a table or shards, before anything is decoded: which items, what of them is broken, and which are held
+out.
 
-Pictures and sounds share this; a `Medium` says what differs. Only headers are read here. More than a share `max_broken` of broken items
+Images and sounds share this; a `Medium` says what differs. Only headers are read here. More than a share `max_broken` of broken items
 stops the run; a single one does so only where that is 0.
 """
 
@@ -33,10 +34,13 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Medium:
-    """A kind of media. one, many: words for messages. suffixes: of the files that are read.
+    """A kind of media.
 
-    header(path or bytes, name): an item's sizes from its header, a tuple of whole numbers; raises ValueError with a line, or OSError.
-    head: bytes in which the header of most files lies; None: their length is told only by the whole file.
+    Attributes:
+        one, many: its name in messages.
+        suffixes: of the files that are read.
+        header: (path or bytes, name) -> an item's sizes from its header, a tuple of whole numbers. Raises ValueError or OSError.
+        head: bytes in which the header of most files lies; None: only the whole file says how long it is.
     """
 
     one: str
@@ -84,9 +88,17 @@ class Files:
 class Listing:
     """What was found at one place. The lists have one entry per item.
 
-    where: for messages. names: stable within the place; the split goes by them. stamps: what changes when an item's content does.
-    labels: class names, None for one that has none; or no list at all. captions: texts. sizes: what the medium's header says, None: it
-    cannot be read; no list: not known yet. lost: what cannot be read beside the items listed, `lost_count` of them.
+    Attributes:
+        where: the place, for messages.
+        medium: what the items are.
+        names: stable within the place; the split goes by them.
+        source: gives the items.
+        stamps: what changes when an item's content does.
+        labels: class names, None for an item without one; None instead of a list: there are no classes.
+        captions: texts; None: they are not read.
+        sizes: what the header of each item says, None where it cannot be read; None instead of a list: not known yet.
+        lost: what cannot be read beside the items listed.
+        lost_count: how many these are.
     """
 
     where: str
@@ -110,7 +122,14 @@ class Listing:
         )  # fmt: skip
 
     def without_broken(self, max_broken: float) -> Listing:
-        """The items whose header can be read and whose label is there; the others are listed. Raises DataError where they are many."""
+        """The items whose header can be read and whose label is there; the others are logged.
+
+        Args:
+            max_broken: largest share of the others.
+
+        Raises:
+            DataError: there are more.
+        """
         if self.sizes is None:
             self.sizes = _sizes(self.source, self.medium)
         good = [i for i, size in enumerate(self.sizes) if size is not None and (self.labels is None or self.labels[i] is not None)]
@@ -127,10 +146,22 @@ class Listing:
 
 
 def split(listing: Listing, held_out: Listing | float, max_broken: float, seed: int) -> dict[str, Listing]:
-    """{"train", "held_out"}: what can be read of a listing and of another one, or of the listing without a share and of that share.
+    """Splits what can be read of a listing.
 
     Of each class the same share is held out, by a hash of name and seed: a file that breaks, or is new, leaves the others where they are.
-    Raises ValueError with a line.
+
+    Args:
+        listing: of all items.
+        held_out: the share of `listing` that is held out, or other items that are.
+        max_broken: largest share of broken items.
+        seed: of the hash.
+
+    Returns:
+        {"train": listing, "held_out": listing}.
+
+    Raises:
+        ValueError: a share out of its range, or nothing is left for a split.
+        DataError: too many items are broken.
     """
     if not isinstance(held_out, Listing) and not 0 < held_out < 1:
         raise ValueError(f"data.held_out={held_out}: a share between 0 and 1, or what to hold out instead")

@@ -1,4 +1,4 @@
-"""Pictures in and out: media float [C, H, W] in [-1, 1] <-> image files, and grids of them."""
+"""Images in and out: media float [C, H, W] in [-1, 1] <-> image files, and grids of them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,19 @@ def to_uint8(media: Tensor) -> Tensor:
 
 
 def grid(media: Tensor, columns: int, gap: int = 2, scale: int = 1) -> Tensor:
-    """media float [B, C, H, W] -> one picture [C, rows * (H + gap) - gap, columns * (W + gap) - gap], row by row; C = 1 or 3.
+    """Lays images out as one, row by row. Missing cells of the last row stay white.
 
-    scale: every pixel becomes scale x scale (small images on large screens). Missing cells of the last row stay white.
+    Args:
+        media: float [B, C, H, W], C = 1 or 3.
+        columns: images of a row.
+        gap: pixels between images.
+        scale: every pixel becomes scale x scale (small images on large screens).
+
+    Returns:
+        float [C, rows * (H + gap) - gap, columns * (W + gap) - gap], H and W being scaled.
+
+    Raises:
+        ValueError: another shape, or no image.
     """
     if media.dim() != 4 or media.shape[1] not in (1, 3) or not len(media):
         raise ValueError(f"a grid takes pictures [B, 1 or 3, H, W] with B >= 1; got {tuple(media.shape)}")
@@ -69,7 +79,12 @@ def save_grid(media: Tensor, path: str | os.PathLike[str], columns: int, gap: in
 
 
 def read_picture(path: str | os.PathLike[str], channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
-    """An image file of any kind -> float [channels, H, W] in [-1, 1]; see `read_pixels`, of which it is the scaled form."""
+    """An image file of any kind -> float [channels, H, W] in [-1, 1]; `read_pixels` says what becomes of it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read.
+    """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no image file {path}")
     return to_media(torch.from_numpy(read_pixels(path, channels, size)))
@@ -79,16 +94,22 @@ def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size:
     """An image file, or the bytes of one -> array [channels, H, W]: uint8, or float32 on the scale 0..255 for 16-bit grey.
 
     EXIF orientation is applied, transparency is laid over white, 16-bit grey is scaled, animations give their first frame.
-    channels: 1 (grey) or 3 (RGB). size: side or (height, width): the picture is scaled (bicubic) until it covers that, then cut around
-    its centre. name: what errors call the picture; by default its path.
-    Raises ValueError with a line where the picture cannot be read, is cut short, or has more pixels than PIL's limit.
+
+    Args:
+        source: the file's path, or its bytes.
+        channels: 1 (grey) or 3 (RGB).
+        size: side or (height, width); the image is scaled (bicubic) until it covers that, then cut around its centre.
+        name: what errors call the image; by default its path.
+
+    Raises:
+        ValueError: the image cannot be read, is cut short, or has more pixels than PIL's limit.
     """
     import numpy as np
 
     if channels not in (1, 3):
         raise ValueError(f"channels={channels}: 1 (grey) or 3 (RGB)")
     try:
-        with _judged(), _open(source) as opened:
+        with _strict_warnings(), _open(source) as opened:
             image = _plain(opened, channels)
         if size is not None:
             image = _cover(image, *((size, size) if isinstance(size, int) else size))
@@ -99,9 +120,13 @@ def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size:
 
 
 def picture_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
-    """(height, width) of the picture when upright, from its header alone. Raises ValueError with a line."""
+    """(height, width) of the image when upright, from its header alone.
+
+    Raises:
+        ValueError: the header cannot be read.
+    """
     try:
-        with _judged(), _open(source) as image:
+        with _strict_warnings(), _open(source) as image:
             stored = "exif" in image.info or image.format == "TIFF"  # without this, a PNG would be decoded to look for it
             turned = stored and image.getexif().get(0x0112, 1) >= 5  # orientation: stored on its side
             return (image.width, image.height) if turned else (image.height, image.width)
@@ -115,7 +140,7 @@ def to_media(pixels: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _judged() -> Iterator[None]:
+def _strict_warnings() -> Iterator[None]:
     """PIL only warns of more pixels than its limit, and raises at twice that; here the limit is the limit. Its other warnings, of odd tags,
     say nothing that the outcome does not."""
     from PIL import Image
