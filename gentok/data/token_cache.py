@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,16 @@ import torch
 from torch import Tensor
 
 from gentok.atomic import writable_folder
-from gentok.data.datasets import locate
 from gentok.data.progress import progress as progress_bar
-from gentok.data.tensor_file import FileLayout, read_layout, write_arrays
+from gentok.data.tensor_file import write_arrays
+from gentok.data.token_dataset import FORMAT, read_token_file
 from gentok.errors import FormatError
 from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Latents, Tokens, TokenSpec, Vectors, fingerprint
+from gentok.types import ABSENT, Batch, Condition, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["FORMAT", "encode_set", "join", "share_path", "alive_path", "cache_name", "TokenDataset"]
+__all__ = ["encode_set", "join", "share_path", "alive_path", "cache_name"]
 
-FORMAT = 1
 _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
 
@@ -190,7 +189,7 @@ def join(path: str | os.PathLike[str], world: int) -> Path:
         ValueError: no share has an item.
     """
     path = Path(path)
-    shares = [_layout(share_path(path, rank, world)) for rank in range(world)]
+    shares = [read_token_file(share_path(path, rank, world)) for rank in range(world)]
     common = [{key: value for key, value in share.header.items() if key != "items"} for share in shares]
     for share, its in zip(shares, common):
         if its != common[0]:
@@ -238,100 +237,3 @@ def _flatten_condition(condition: Condition) -> dict[str, Tensor]:
         else:
             out[f"condition.{name}"] = part.ids
     return out
-
-
-# ---------------------------------------------------------------------------------------------------------------- reading
-
-
-def _layout(path: Path) -> FileLayout:
-    layout = read_layout(path, "tokens", FORMAT, "token file")
-    if "codes" not in layout.table and layout.header["items"]:
-        raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
-    return layout
-
-
-class TokenDataset(MediaDataset):
-    """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
-
-    The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
-    order of its own.
-
-    Args:
-        path: the file.
-        spec: that of the tokenizer that the generator belongs to; None: any.
-        seed: of the order of the views.
-
-    Attributes:
-        spec: of the tokenizer that made the codes.
-        views: how many of each item the file holds.
-        header: of the file.
-
-    Raises:
-        FileNotFoundError: there is no file.
-        FormatError: it is damaged, or holds the codes of another tokenizer.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
-        self.path, self.seed = Path(path), seed
-        self._layout = _layout(self.path)
-        self.header = self._layout.header
-        self.spec = TokenSpec.from_dict(self.header["spec"])
-        self.condition_spec = ConditionSpec.from_dict(self.header["condition_spec"])
-        if spec is not None and not self.spec.same_codes(spec):
-            raise FormatError(
-                f"{self.path} holds the codes of another tokenizer: the file has {self.spec.describe()}, the tokenizer {spec.describe()}; "
-                "encode the set with this tokenizer (delete the file, or name another)"
-            )
-        self.views, self.description = int(self.header["views"]), dict(self.header["data"])
-        self.media_shape = self.spec.media_shape
-        self._arrays: dict[str, Any] | None = None
-
-    def __len__(self) -> int:
-        return int(self.header["items"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_arrays": None}  # a worker maps the file itself; a pickled map would be a copy of it
-
-    def _rows(self, key: str, rows: Any) -> Tensor:
-        """Some rows of one stored tensor, copied out of the mapped file."""
-        import numpy as np
-
-        if self._arrays is None:
-            self._arrays = self._layout.maps()
-        out = self._arrays[key][rows]
-        return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
-
-    def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
-        """The view of each item in an epoch.
-
-        Args:
-            index: int64 [B], items.
-            epoch: int64 [B].
-
-        Returns:
-            int64 [B], 0..views-1.
-        """
-        view = torch.zeros_like(index)
-        if self.views > 1:
-            for cycle in (epoch // self.views).unique().tolist():
-                now = epoch // self.views == cycle
-                order = RowRNG.of(self.seed, index[now], step=cycle).permutation(self.views)
-                view[now] = order.gather(1, (epoch[now] % self.views)[:, None])[:, 0]
-        return view
-
-    def __getitems__(self, draws: Sequence[int]) -> Batch:
-        index, epoch = locate(draws, len(self))
-        rows, view = index.numpy(), self.view_of(index, epoch).numpy()
-        lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
-        tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
-        return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
-
-    def _condition(self, rows: Any) -> Condition:
-        parts: dict[str, Any] = {}
-        for name, part in self.condition_spec.parts:
-            key = f"condition.{name}"
-            if part.kind == "vectors":
-                parts[name] = Vectors(self._rows(f"{key}.x", rows), self._rows(f"{key}.mask", rows))
-            else:
-                parts[name] = (Class if part.kind == "class" else Ids)(self._rows(key, rows))
-        return Condition(parts)

@@ -169,7 +169,8 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
     from gentok.data.sharded_encoding import encode_together
-    from gentok.data.token_cache import TokenDataset, cache_name
+    from gentok.data.token_cache import cache_name
+    from gentok.data.token_dataset import TokenDataset
 
     tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")

@@ -5,7 +5,8 @@ import torch
 from sound_kit import LevelTokenizer, choir
 
 from gentok.data.sound_folder import SoundFolder
-from gentok.data.token_cache import TokenDataset, cache_name, encode_set, join
+from gentok.data.token_cache import cache_name, encode_set, join
+from gentok.data.token_dataset import TokenDataset
 from gentok.types import ABSENT
 
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
-from gentok.data.token_cache import FORMAT, TokenDataset, cache_name, encode_set
+from gentok.data.token_cache import cache_name, encode_set
+from gentok.data.token_dataset import FORMAT, TokenDataset
 from gentok.errors import FormatError
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, UNKNOWN, Batch, Class, Condition, ConditionSpec, Tokens

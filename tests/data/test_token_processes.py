@@ -18,7 +18,8 @@ from gentok.atomic import whole_file
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
 from gentok.data.sharded_encoding import encode_together
-from gentok.data.token_cache import TokenDataset, encode_set, join, share_path
+from gentok.data.token_cache import encode_set, join, share_path
+from gentok.data.token_dataset import TokenDataset
 from gentok.errors import FormatError
 from gentok.types import Batch
 

@@ -12,7 +12,7 @@ import torch
 from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.sound_files import read_sound
-from gentok.data.token_cache import TokenDataset
+from gentok.data.token_dataset import TokenDataset
 from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.training.run import train

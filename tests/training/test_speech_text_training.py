@@ -12,7 +12,7 @@ from gentok.build import build
 from gentok.bundle import load, save
 from gentok.cli import compose
 from gentok.data.spoken_digits import WORDS
-from gentok.data.token_cache import TokenDataset
+from gentok.data.token_dataset import TokenDataset
 from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.sampling import sample

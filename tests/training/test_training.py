@@ -14,7 +14,7 @@ import gentok
 from gentok.bundle import load
 from gentok.cli import compose
 from gentok.data.mnist5k import MNIST5k
-from gentok.data.token_cache import TokenDataset
+from gentok.data.token_dataset import TokenDataset
 from gentok.durations import seconds
 from gentok.training.loader import DrawSampler
 from gentok.training.module import CLOCKS, GentokModule

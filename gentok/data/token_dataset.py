@@ -1,0 +1,118 @@
+"""Cached tokens as a data set: a file that gentok/data/token_cache.py wrote, mapped into memory."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gentok.data.datasets import locate
+from gentok.data.tensor_file import FileLayout, read_layout
+from gentok.errors import FormatError
+from gentok.interfaces import MediaDataset
+from gentok.rng import RowRNG
+from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Tokens, TokenSpec, Vectors
+
+__all__ = ["FORMAT", "TokenDataset", "read_token_file"]
+
+FORMAT = 1
+"""Of the file's header."""
+
+
+def read_token_file(path: Path) -> FileLayout:
+    """Where the tensors of a token file lie. Raises FileNotFoundError or FormatError."""
+    layout = read_layout(path, "tokens", FORMAT, "token file")
+    if "codes" not in layout.table and layout.header["items"]:
+        raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
+    return layout
+
+
+class TokenDataset(MediaDataset):
+    """The cached tokens of one split: draws -> Batch(media=None, tokens, condition, index).
+
+    The view of a draw is a pure function of (seed, epoch, index): within every `views` epochs each item shows each view once, in an
+    order of its own.
+
+    Args:
+        path: the file.
+        spec: that of the tokenizer that the generator belongs to; None: any.
+        seed: of the order of the views.
+
+    Attributes:
+        spec: of the tokenizer that made the codes.
+        views: how many of each item the file holds.
+        header: of the file.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        FormatError: it is damaged, or holds the codes of another tokenizer.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], spec: TokenSpec | None = None, seed: int = 0):
+        self.path, self.seed = Path(path), seed
+        self._layout = read_token_file(self.path)
+        self.header = self._layout.header
+        self.spec = TokenSpec.from_dict(self.header["spec"])
+        self.condition_spec = ConditionSpec.from_dict(self.header["condition_spec"])
+        if spec is not None and not self.spec.same_codes(spec):
+            raise FormatError(
+                f"{self.path} holds the codes of another tokenizer: the file has {self.spec.describe()}, the tokenizer {spec.describe()}; "
+                "encode the set with this tokenizer (delete the file, or name another)"
+            )
+        self.views, self.description = int(self.header["views"]), dict(self.header["data"])
+        self.media_shape = self.spec.media_shape
+        self._arrays: dict[str, Any] | None = None
+
+    def __len__(self) -> int:
+        return int(self.header["items"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_arrays": None}  # a worker maps the file itself; a pickled map would be a copy of it
+
+    def _rows(self, key: str, rows: Any) -> Tensor:
+        """Some rows of one stored tensor, copied out of the mapped file."""
+        import numpy as np
+
+        if self._arrays is None:
+            self._arrays = self._layout.maps()
+        out = self._arrays[key][rows]
+        return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
+
+    def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
+        """The view of each item in an epoch.
+
+        Args:
+            index: int64 [B], items.
+            epoch: int64 [B].
+
+        Returns:
+            int64 [B], 0..views-1.
+        """
+        view = torch.zeros_like(index)
+        if self.views > 1:
+            for cycle in (epoch // self.views).unique().tolist():
+                now = epoch // self.views == cycle
+                order = RowRNG.of(self.seed, index[now], step=cycle).permutation(self.views)
+                view[now] = order.gather(1, (epoch[now] % self.views)[:, None])[:, 0]
+        return view
+
+    def __getitems__(self, draws: Sequence[int]) -> Batch:
+        index, epoch = locate(draws, len(self))
+        rows, view = index.numpy(), self.view_of(index, epoch).numpy()
+        lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
+        tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
+        return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
+
+    def _condition(self, rows: Any) -> Condition:
+        parts: dict[str, Any] = {}
+        for name, part in self.condition_spec.parts:
+            key = f"condition.{name}"
+            if part.kind == "vectors":
+                parts[name] = Vectors(self._rows(f"{key}.x", rows), self._rows(f"{key}.mask", rows))
+            else:
+                parts[name] = (Class if part.kind == "class" else Ids)(self._rows(key, rows))
+        return Condition(parts)
