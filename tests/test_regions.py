@@ -135,7 +135,7 @@ def test_evaluate_writes_the_nll_of_a_region(tmp_path, name, exact):
         tmp_path / name, tokenizer=plain.tokenizer, tokenizer_config=plain.tokenizer_config, condition_spec=SIDES,
         generator=build_generator(settings, plain.tokenizer, SIDES).eval(), generator_config=settings, meta={"data": data(pictures)},
     )  # fmt: skip
-    overrides = [f"ckpt={path}", f"out={tmp_path / 'out'}", "progress=false", "protocol=nll"]
+    overrides = [f"ckpt={path}", f"out={tmp_path / 'out'}", "progress=false", "trust=[paths]", "protocol=nll"]
     for region, tokens in (("left-half", 2), ("scattered", 2), (None, 4)):
         report = evaluate(compose("evaluate", [*overrides, f"region={region or 'null'}"]))
         metrics = report["metrics"]

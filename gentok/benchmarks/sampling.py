@@ -85,7 +85,8 @@ def sample(rounds: int, batches: tuple[int, ...] = (1, 16), ckpt: Path = ZOO, ov
 
     bundle, _, model, what = load_or_build(ckpt, overrides)
     network = model.transformer
-    masked = MaskedTransformer(model.spec, model.condition_spec, network.width, network.depth, network.heads, _hidden(network)).eval()
+    sizes = {"width": network.width, "depth": network.depth, "heads": network.heads, "hidden": _hidden(network)}
+    masked = MaskedTransformer(model.spec, model.condition_spec, **sizes).eval()
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     for batch in batches:
         condition = bundle.condition_spec.parse(None, batch)

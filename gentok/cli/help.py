@@ -78,7 +78,9 @@ def _choice_help(group: str, name: str) -> str:
     if name not in names:
         raise ConfigError(f"there is no {group} {name!r}{nearest_name(name, names)}")
     text = (conf_dir() / group / f"{name}.yaml").read_text()
-    above = [word for word in re.findall(r"^  - (?:override /)?([\w/@.]+)$", text, re.MULTILINE) if word != "_self_"]
+    listed = re.findall(r"^  - (?:override /)?([\w/@.]+)$", text, re.MULTILINE)
+    listed += [word.strip() for line in re.findall(r"^defaults: \[(.*)\]$", text, re.MULTILINE) for word in line.split(",")]
+    above = [word for word in listed if word != "_self_"]
     head = [f"{group}={name}", *(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# ") and "@package" not in line)]
     parts = [text, *(_read(group, word) for word in above if (conf_dir() / group / f"{word}.yaml").is_file())]
     return "\n".join([*head, *_keys(parts, "" if "@package _global_" in text else group)])

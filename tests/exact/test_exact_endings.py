@@ -111,7 +111,7 @@ def test_a_network_that_ends_items_draws_its_own_distribution(spec, layout):
         model = DepthTransformer(SPECS[spec], CLASSES, width=16, depth=2, heads=2, level_width=8, level_heads=2, ends=True).double().eval()
         torch.nn.init.normal_(model.heads[0].weight)
     else:
-        model = Autoregressive(SPECS[spec], CLASSES, layout, width=16, depth=2, heads=2, ends=True).double().eval()
+        model = Autoregressive(SPECS[spec], CLASSES, layout=layout, width=16, depth=2, heads=2, ends=True).double().eval()
         torch.nn.init.normal_(model.end)
     cases, sampler = cases_of(model.spec), AutoregressiveSampler()
     with torch.no_grad():

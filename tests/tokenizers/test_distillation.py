@@ -79,8 +79,8 @@ def test_a_bundle_holds_no_teacher_and_gives_the_same_codes(tmp_path):
 def test_mistakes_are_one_line():
     for change, given, words in (
         ({}, {"teacher": Loudness()}, "set teacher_width=3"),
-        ({"teacher_width": 4}, {"teacher": Loudness()}, "3 channels and 4 are taught: set teacher_width=3"),
-        ({"teacher_width": 3, "codebook": config()["codebook"]["acoustic"]}, {}, "no semantic branch to teach"),
+        ({"teacher_width": 4}, {"teacher": Loudness()}, "3 channels.*teacher_width=4: set tokenizer.teacher_width=3"),
+        ({"teacher_width": 3, "codebook": config()["codebook"]["acoustic"]}, {}, "no semantic branch to distil"),
     ):
         with pytest.raises(ValueError, match=words) as error:
             build_tokenizer({**config(), **change}, training=True, media_shape=(1,), **given)
