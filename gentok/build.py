@@ -178,7 +178,7 @@ def _check(config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ..
     if roles and not issubclass(component, roles) and component.__module__.split(".")[0] not in trust:
         wanted = " or ".join(role.__name__ for role in roles)
         raise ConfigError(f"{where} takes a {wanted}, and {component.__name__} is none")
-    parameters, hints = _parameters(component)
+    parameters, hints = _parameters(component)  # type: ignore[arg-type]
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     takes_any = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     for key, value in config.items():
@@ -256,7 +256,7 @@ def build(
 def _build(config: Mapping[str, Any], trust: tuple[str, ...], given: Mapping[str, Any]) -> Any:
     component = resolve(config["_target_"], trust)
     arguments = {key: _value(value, trust) for key, value in config.items() if key != "_target_"}
-    names = _parameters(component)[0]
+    names = _parameters(component)[0]  # type: ignore[arg-type]
     for name, value in given.items():
         if name in names and arguments.get(name) is None:
             arguments[name] = value
