@@ -110,13 +110,17 @@ class WindowModule(StreamingModule):
         """x float [B, N, D] -> [B, N, D]. mask: None for all frames, or all earlier ones of a causal model."""
         raise NotImplementedError
 
+    def _leave(self, x: Tensor, y: Tensor) -> Tensor:
+        """The input float [B, D, N] and what was attended float [B, N, D] -> the output [B, D, N]."""
+        return y.transpose(1, 2)
+
     def _rope(self, first: int, frames: int, device: torch.device) -> Rotation:
         return rotation(torch.arange(first, first + frames, device=device)[:, None], head_width=self.head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
         mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and frames > self.window else None
-        return self._attend(x.transpose(1, 2), self._rope(0, frames, x.device), mask).transpose(1, 2)
+        return self._leave(x, self._attend(x.transpose(1, 2), self._rope(0, frames, x.device), mask))
 
     def init_state(self) -> RecentKeys:
         if not self.causal:
@@ -129,7 +133,7 @@ class WindowModule(StreamingModule):
             return x
         mask = window_mask(self.window, first, min(first, state.keep), frames, x.device)
         state.seen += frames
-        return self._attend(x.transpose(1, 2), self._rope(first, frames, x.device), mask, state).transpose(1, 2)
+        return self._leave(x, self._attend(x.transpose(1, 2), self._rope(first, frames, x.device), mask, state))
 
 
 class WindowedAttention(WindowModule):
@@ -152,5 +156,7 @@ class WindowedAttention(WindowModule):
         self.gate = nn.Parameter(torch.full((width,), 0.01))
 
     def _attend(self, x: Tensor, rope: Rotation, mask: Tensor | None, recent: RecentKeys | None = None) -> Tensor:
-        y = self.transformer(x, rope, mask=mask) if recent is None else self.transformer.extend(x, rope, recent, Seen(mask))
-        return x + self.gate * y
+        return self.transformer(x, rope, mask=mask) if recent is None else self.transformer.extend(x, rope, recent, Seen(mask))
+
+    def _leave(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + (self.gate * y).transpose(1, 2)  # in the layout of x, which what follows reads fastest
