@@ -3,7 +3,8 @@ region=left-half` measures.
 
 AnyOrder   exact: the joint density of the asked cells in the model's own order, one call
 Causal     exact where every other cell comes before the asked ones in the model's order; elsewhere it has no
-           such density
+           such density. Where the model ends items by itself, the end counts that comes behind asked cells, or
+           stands at an asked one. Where slots of a step are dependent in the model, an approximation
 Masked     a bound: the asked cells drawn one by one in a uniformly random order (Uria et al., arXiv
            1310.1757; Hoogeboom et al., arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum
            over n masked cells of -log p(cell | the others)
@@ -91,7 +92,7 @@ def region_nll(
     if isinstance(model, AnyOrder):
         logits = model.logits(tokens, condition, model.rank(chosen))
     elif isinstance(model, Causal):
-        logits = _causal_logits(model, tokens, condition, chosen)
+        return _causal(model, tokens, condition, chosen, asked, count)
     elif isinstance(model, Masked):
         return _bound(model, tokens, condition, chosen, rng, samples), count, False
     else:
@@ -106,11 +107,15 @@ def _nats(logits: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
     return -(log_p.gather(3, codes.clamp(min=0)[..., None])[..., 0] * chosen).sum((1, 2))
 
 
-def _causal_logits(model: Causal, tokens: Tokens, condition: Condition, chosen: Tensor) -> Tensor:
-    """[B, K, N, V]. Raises ValueError where other cells come behind the chosen ones."""
-    layout = model.layout
+def _causal(
+    model: Causal, tokens: Tokens, condition: Condition, chosen: Tensor, asked: Tensor | None, count: Tensor
+) -> tuple[Tensor, Tensor, bool]:
+    """What `region_nll` returns. Raises ValueError where other cells come behind the chosen ones."""
+    layout, end = model.layout, _ends(model, tokens)
     step = layout.step.to(chosen.device)
-    first = torch.where(chosen, step, layout.steps).flatten(1).amin(1)
+    behind = step > torch.where(chosen, step, layout.steps).flatten(1).amin(1)[:, None, None]
+    drawn = chosen | (end & (behind if asked is None else behind | asked.to(end.device)))
+    first = torch.where(drawn, step, layout.steps).flatten(1).amin(1)
     late = tokens.present & ~chosen & (step > first[:, None, None])
     if bool(late.any()):
         b, k, n = late.nonzero()[0].tolist()
@@ -120,7 +125,16 @@ def _causal_logits(model: Causal, tokens: Tokens, condition: Condition, chosen: 
         )
     cache = model.init_cache(condition, tokens.batch, layout.steps)
     logits = model.logits(model.feed(tokens.codes), cache, torch.zeros_like(first))
-    return logits[:, step.clamp(min=0), layout.slot.to(step.device).clamp(min=0)]
+    nats = _nats(logits[:, step.clamp(min=0), layout.slot.to(step.device).clamp(min=0)], tokens.codes.masked_fill(end, model.spec.vocab), drawn)
+    per_step, of_region = (layout.flatten(cells.long()).clamp(min=0).sum(2) for cells in (tokens.present | end, drawn))
+    return nats, count, model.exact_slots or not bool(((per_step > 1) & (of_region > 0)).any())
+
+
+def _ends(model: Causal, tokens: Tokens) -> Tensor:
+    """bool [B, K, N]: the cell in whose place each item ends; none of an item of full length, or where the model ends none."""
+    absent = model.spec.exists().to(tokens.codes.device) & ~tokens.present
+    absent[:, 1:] = False
+    return absent & (absent.cumsum(2) == 1) & model.ends
 
 
 def _bound(model: Masked, tokens: Tokens, condition: Condition, chosen: Tensor, rng: RowRNG, samples: int) -> Tensor:

@@ -10,6 +10,7 @@ and the tail of an exponential reaches 36.7 (float32 random numbers stop at 16.6
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
@@ -39,6 +40,20 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ _shift(x, 31)
 
 
+_CUT = frozenset(("adversaries", "encoding", "generator", "held out", "held_out", "tokenizer"))
+"""Tags of which 7 bytes count, as once of all: results that were published were made with them."""
+
+
+def _number_of(tag: int | str) -> int:
+    """What a tag of `fork` stands for: texts of up to 7 bytes are below 2^56, longer ones a hash of 2^62 and more."""
+    if isinstance(tag, int):
+        return tag
+    text = tag.encode()
+    if len(text) <= 7 or tag in _CUT:
+        return int.from_bytes(text[:7], "little")
+    return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 2 | 1 << 62
+
+
 class RowRNG:
     """One stream of float64 random numbers per row.
 
@@ -57,13 +72,14 @@ class RowRNG:
         seeds = torch.as_tensor(seeds, dtype=torch.int64, device=device)
         if seeds.dim() != 1:
             raise ValueError(f"RowRNG takes one seed per row, int64 [B]; got shape {tuple(seeds.shape)}")
-        self._start, self._count = _mix(seeds + _GAMMA), torch.zeros_like(seeds)
-        self._parent: tuple[RowRNG, Tensor] | None = None
+        self._start, self._drawn = _mix(seeds + _GAMMA), torch.zeros_like(seeds)
+        self._whole: RowRNG | None = None  # of a view: what it is a view on, and which rows these are
+        self._index: Tensor | None = None
 
     @staticmethod
-    def _made(start: Tensor, count: Tensor, parent: tuple[RowRNG, Tensor] | None = None) -> RowRNG:
+    def _made(start: Tensor, drawn: Tensor) -> RowRNG:
         rng = RowRNG.__new__(RowRNG)
-        rng._start, rng._count, rng._parent = start, count, parent
+        rng._start, rng._drawn, rng._whole, rng._index = start, drawn, None, None
         return rng
 
     @classmethod
@@ -95,15 +111,15 @@ class RowRNG:
     @property
     def row_numbers(self) -> Tensor:
         """int64 [B]: which rows these are of the RowRNG that the first view was taken of."""
-        if self._parent is None:
-            return torch.arange(self.batch, device=self.device)
-        parent, index = self._parent
-        return parent.row_numbers[index]
+        return torch.arange(self.batch, device=self.device) if self._index is None else self._index
+
+    @property
+    def _count(self) -> Tensor:
+        """int64 [B]: the words that each row has drawn, here or through another view."""
+        return self._drawn if self._whole is None else self._whole._drawn[self._index]
 
     def rows(self, index: Tensor) -> RowRNG:
-        """A view on some rows, whose draws advance these rows and no other.
-
-        A view does not see what its parent draws later: take a new one then.
+        """A view on some rows, whose draws advance these rows and no other, here and in all other views.
 
         Args:
             index: int64 [b] or bool [B].
@@ -112,15 +128,14 @@ class RowRNG:
             RowRNG: of b rows.
         """
         index = index.nonzero()[:, 0] if index.dtype == torch.bool else index
-        return self._made(self._start[index], self._count[index], (self, index))
+        view = self._made(self._start[index], self._drawn)
+        view._whole, view._index = self._whole or self, self.row_numbers[index]
+        return view
 
     def fork(self, tag: int | str) -> RowRNG:
         """An independent stream of the same rows, for another purpose. It does not advance this one.
 
-        Of a text only the first 7 bytes count: fork("held_out_a") is fork("held_out_b"). To count more would
-        change all published numbers. So tags of one parent must differ in their first 7 bytes; a test reads
-        all tags of the package. A text stands for a number (the empty one for 0): give one parent numbers or
-        texts, not both.
+        A text stands for a number (the empty one for 0): give one parent numbers or texts, not both.
 
         Args:
             tag: what the stream is for, a number in [0, 2^63) or a text.
@@ -128,8 +143,7 @@ class RowRNG:
         Returns:
             RowRNG: of B rows, at its beginning. It also depends on how far this one has advanced.
         """
-        number = tag if isinstance(tag, int) else int.from_bytes(tag.encode()[:7].ljust(7, b"\0"), "little")
-        start = _mix(self._start + self._count * _GAMMA ^ _mix(torch.tensor(number, device=self.device) * _M2 + 1))
+        start = _mix(self._start + self._count * _GAMMA ^ _mix(torch.tensor(_number_of(tag), device=self.device) * _M2 + 1))
         return self._made(start, torch.zeros_like(self._count))
 
     def to(self, device: torch.device | str) -> RowRNG:
@@ -137,24 +151,14 @@ class RowRNG:
         one."""
         return self._made(self._start.to(device), self._count.to(device))
 
-    def _advance(self, n: int) -> None:
-        self._count = self._count + n
-        if self._parent is not None:
-            parent, index = self._parent
-            parent._advance_rows(index, n)
-
-    def _advance_rows(self, index: Tensor, n: int) -> None:
-        self._count = self._count.index_add(0, index, torch.full_like(index, n))
-        if self._parent is not None:
-            parent, own = self._parent
-            parent._advance_rows(own[index], n)
-
     def words(self, *shape: int) -> Tensor:
         """int64 [B, *shape]: 64 random bits each."""
-        n = math.prod(shape)
-        counter = self._count[:, None] + torch.arange(1, n + 1, device=self.device)
-        out = _mix(self._start[:, None] + counter * _GAMMA)
-        self._advance(n)
+        n, count = math.prod(shape), self._count
+        out = _mix(self._start[:, None] + (count[:, None] + torch.arange(1, n + 1, device=self.device)) * _GAMMA)
+        if self._whole is None:
+            self._drawn = self._drawn + n
+        else:
+            self._whole._drawn = self._whole._drawn.index_put((self._index,), count + n)
         return out.reshape(self.batch, *shape)
 
     def uniform(self, *shape: int) -> Tensor:

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +15,15 @@ from gentok.cli import compose
 from gentok.evaluate import evaluate
 from gentok.generators.any_order import AnyOrderTransformer
 from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.depth import DepthTransformer
 from gentok.generators.masked import MaskedTransformer
 from gentok.region_likelihood import region_cells, region_nll
 from gentok.rng import RowRNG
+from gentok.samplers.guided import guided
 from gentok.types import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
+
+sys.path.insert(0, str(Path(__file__).parent / "exact"))
+from kit import completions  # noqa: E402
 
 SPEC = TokenSpec((3, 2), Raster(2, 2))
 CLASSES = ConditionSpec((("class", ClassSpec(("a", "b"))),))
@@ -75,6 +82,128 @@ def test_a_causal_model_gives_it_where_the_region_comes_last():
     with pytest.raises(ValueError, match="any_order") as error:
         region_nll(model, tokens, condition, region_cells("left-half", SPEC), rng)
     assert "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------- items that end by themselves
+
+
+ENDING = [
+    (sizes, strides, layout)
+    for sizes, strides, layouts in [
+        ((3,), None, ("auto", "raster", "level_major", "position_major", "delayed", "parallel")),
+        ((2, 3), None, ("level_major", "position_major", "delayed", "parallel", "depth")),
+        ((3, 2), (2, 1), ("level_major", "position_major", "delayed", "parallel", "depth")),
+    ]
+    for layout in layouts
+]
+
+
+def ending(sizes, strides, layout, positions=3):
+    spec = TokenSpec(sizes, Line(positions), strides=strides)
+    if layout == "depth":
+        model = random_model(DepthTransformer, spec, level_width=8, level_heads=2, ends=True)
+    else:
+        model = random_model(Autoregressive, spec, layout=layout, ends=True)
+    return model, spec
+
+
+def every_item(spec, start=None):
+    """All items, of every length at which level 0 can end; of those that begin with the codes `start` [K, n], where it is given."""
+    stride, rows = spec.strides[0] if spec.strides else 1, []
+    known = 0 if start is None else start.shape[1]
+    for length in sorted({*range(0, spec.positions, stride), spec.positions}):
+        if length < known:
+            continue
+        codes = Tokens.unknown(spec, 1, torch.tensor([length])).codes[0]
+        if known:
+            codes[:, :known] = start
+        rows += [(filled, length) for filled in completions(codes, spec)]
+    return Tokens(torch.stack([codes for codes, _ in rows]), spec, torch.tensor([length for _, length in rows])).validate()
+
+
+def nats_of(model, tokens, asked, class_id=0):
+    condition = Condition({"class": Class(torch.full((tokens.batch,), class_id))})
+    return region_nll(model, tokens, condition, asked, RowRNG.of(0, range(tokens.batch))), model_nats(model, tokens, condition)
+
+
+def model_nats(model, tokens, condition):
+    return model.nll_bound(tokens, condition).double() if hasattr(model, "nll_bound") else None
+
+
+@pytest.mark.parametrize(("sizes", "strides", "layout"), ENDING)
+def test_probabilities_of_all_items_that_end_by_themselves_sum_to_one(sizes, strides, layout):
+    model, spec = ending(sizes, strides, layout)
+    tokens = every_item(spec)
+    (nats, cells, exact), whole = nats_of(model, tokens, region_cells(None, spec))
+    assert exact and torch.equal(cells, tokens.present.sum((1, 2)))
+    assert float((-nats).exp().sum()) == pytest.approx(1, abs=1e-12)
+    assert torch.allclose(nats, whole, atol=1e-12, rtol=0), "protocol=nll and protocol=generation are of one number"
+
+
+@pytest.mark.parametrize(("sizes", "strides", "layout"), [e for e in ENDING if e[2] not in ("level_major", "delayed")])
+def test_what_may_follow_the_first_cells_sums_to_one(sizes, strides, layout):
+    """Items of every length, the shortest of which end where the region begins: all of it is the end."""
+    model, spec = ending(sizes, strides, layout, positions=4)
+    known = 2
+    start = torch.where(spec.exists()[:, :known], 1, -1)
+    tokens, asked = every_item(spec, start), spec.exists() & (torch.arange(4) >= known)
+    (nats, cells, exact), whole = nats_of(model, tokens, asked)
+    assert exact and float((-nats).exp().sum()) == pytest.approx(1, abs=1e-12)
+    shortest = tokens.lengths == known
+    assert (cells[shortest] == 0).all() and (nats[shortest] > 0.01).all()
+
+
+@pytest.mark.parametrize("strides", [None, (2, 1)])
+def test_an_end_that_comes_before_the_region_is_given(strides):
+    """Coarse first: level 1 is drawn when the end is known."""
+    model, spec = ending((3, 2), strides, "level_major")
+    asked = spec.exists().clone()
+    asked[0] = False
+    tokens = every_item(spec)
+    tokens = tokens.rows((tokens.lengths == 2).nonzero()[:, 0])
+    (nats, _, exact), _ = nats_of(model, tokens, asked)
+    coarse = tokens.codes[:, 0]
+    for first in coarse.unique(dim=0):
+        assert exact and float((-nats[(coarse == first).all(1)]).exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_region_that_holds_a_whole_item_holds_its_end():
+    model, spec = ending((3,), None, "raster")
+    tokens, asked = every_item(spec), torch.tensor([[True, True, False]])
+    short = tokens.rows((tokens.lengths <= 2).nonzero()[:, 0])
+    (nats, _, exact), whole = nats_of(model, short, asked)
+    assert exact and torch.allclose(nats, whole, atol=1e-12, rtol=0)
+    with pytest.raises(ValueError, match="comes after cells of this one"):
+        nats_of(model, tokens, asked)
+
+
+def test_guidance_moves_the_end_too_and_the_sum_stays_one():
+    model, spec = ending((2, 3), None, "delayed")
+    wrapped = guided(model, 2.0, "linear")
+    (nats, _, exact), _ = nats_of(wrapped, every_item(spec), region_cells(None, spec), 1)
+    assert exact and float((-nats).exp().sum()) == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize(("layout", "exact"), [("parallel", False), ("delayed", False), ("position_major", True)])
+def test_dependent_slots_are_no_exact_density(layout, exact):
+    model, (tokens, condition, rng) = random_model(Autoregressive, layout=layout), items(3)
+    asked = region_cells(None, SPEC)
+    assert region_nll(model, tokens, condition, asked, rng)[2]
+    model.exact_slots = False
+    assert region_nll(model, tokens, condition, asked, rng)[2] == exact
+    last = torch.zeros_like(asked)
+    last[1, 3] = True  # alone in the last step of the delayed order, beside a known cell in the parallel one
+    assert region_nll(model, tokens, condition, last, rng)[2] == (layout != "parallel")
+
+
+def test_a_density_without_the_end_does_not_sum_to_one():
+    model, spec = ending((3,), None, "raster")
+    tokens = every_item(spec)
+    condition = Condition({"class": Class(torch.zeros(tokens.batch, dtype=torch.int64))})
+    with torch.no_grad():
+        logits = model(tokens, condition)[:, :, 0].log_softmax(-1)
+    cells = (logits.gather(2, tokens.codes.clamp(min=0).transpose(1, 2))[..., 0] * tokens.present[:, 0]).sum(1)
+    assert float(cells.exp().sum()) > 1.5
 
 
 def test_a_masked_models_bound_is_the_mean_over_all_orders_of_the_region():
