@@ -110,9 +110,16 @@ class BaseCodebook(Codebook):
         return _project(self.project_out, rows).transpose(1, 2)
 
     def check_codes(self, codes: Tensor) -> None:
-        """Raises ValueError where `codes` are not int64 [B, K, N]."""
+        """Raises ValueError where `codes` are not int64 [B, K, N], or beyond a level's vocabulary."""
         if codes.dim() != 3 or codes.shape[1] != self.levels or codes.dtype != torch.int64:
             raise ValueError(f"{type(self).__name__} takes codes int64 [B, {self.levels}, N]; got {codes.dtype} {tuple(codes.shape)}")
+        beyond = codes >= torch.tensor(self.vocab_sizes, device=codes.device)[:, None]
+        if not codes.is_meta and bool(beyond.any()):
+            b, k, n = beyond.nonzero()[0].tolist()
+            raise ValueError(
+                f"{type(self).__name__} has no row for code {int(codes[b, k, n])} at row {b}, level {k}, position {n}: "
+                f"level {k} has ids 0..{self.vocab_sizes[k] - 1}"
+            )
 
     def refuse_projections(self, codebook: Codebook) -> None:
         """Raises ValueError where the codebook inside, which this one stands around, has projections of its
@@ -144,7 +151,7 @@ class BaseCodebook(Codebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         """residual float [B, width, N] -> the level's nearest codes int64 [B, 1, N]."""
         x = residual.transpose(1, 2).reshape(-1, self.width)
-        return nearest_rows(x.double(), self.table(level).double()).view(len(residual), 1, -1)
+        return nearest_rows(x.double(), self.table(level).double()).view(len(residual), 1, residual.shape[2])
 
     @float32
     def lookup(self, codes: Tensor) -> Tensor:
@@ -228,7 +235,7 @@ class SingleLevel(BaseCodebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         if self.projected:
             return super()._found(level, residual)
-        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(len(residual), 1, -1)
+        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(len(residual), 1, residual.shape[2])
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:

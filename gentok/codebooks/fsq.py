@@ -55,8 +55,8 @@ class FSQ(SingleLevel, id="codebook/fsq"):
         return torch.div(codes[..., None], self.radix, rounding_mode="floor") % self.sizes - self.middle
 
     def _codes(self, digits: Tensor) -> Tensor:
-        """digits integral, -floor(L / 2).. -> int64 without the last axis."""
-        return ((digits.long() + self.middle) * self.radix).sum(-1)
+        """digits integral, -floor(L / 2).., of NaN the middle -> int64 without the last axis."""
+        return ((digits.nan_to_num(0.0).long() + self.middle) * self.radix).sum(-1)
 
     def rows(self, codes: Tensor) -> Tensor:
         return self._digits(codes).float() / self.middle.float()

@@ -110,6 +110,9 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         """Rows and levels are left out in training for the kinds that can. In eval the vectors are lookup's
         to the bit; in training they may differ by the rounding of the library's gradient estimator."""
         x = self.inward(z)
+        if not x.numel():  # what the library's kinds do with nothing differs, and some fail
+            codes = torch.zeros(len(z), self.levels, z.shape[2], dtype=torch.int64, device=z.device)
+            return self.quantized(z.float(), codes, {"codebook": z.float().sum()} if self.training else {})
         mask = {}
         if self.training:
             self._synchronise()
@@ -120,6 +123,7 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         with self._unstarted():
             out, index, *aux = self.quantizer(x, **mask)
         codes = index.long().reshape(x.shape[0], x.shape[1], self.levels).transpose(1, 2)
+        codes = codes.masked_fill((codes < ABSENT) | (codes >= torch.tensor(self.vocab_sizes, device=codes.device)[:, None]), 0)  # of NaN
         if n_levels is not None:
             codes = codes.masked_fill(torch.arange(self.levels, device=codes.device)[:, None] >= n_levels[:, None, None], ABSENT)
         vectors = out.transpose(1, 2)
@@ -131,6 +135,8 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
 
     def _outputs(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], all >= 0, of a kind with one level -> float32 [B, N, width]."""
+        if not codes.numel():
+            return torch.zeros(*codes.shape, self.width, device=codes.device)
         if self.kind == "VectorQuantize":
             return self.quantizer.get_output_from_indices(codes).float()
         return self.quantizer.indices_to_codes(codes).float()

@@ -57,7 +57,7 @@ class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
         raise ValueError(f"StridedResidual codes frames of sound at several rates ({self.strides}); an image has none: use it in a codec")
 
     def _lowered(self, level: int, residual: Tensor) -> Tensor:
-        return F.avg_pool1d(residual, self.strides[level], ceil_mode=True)
+        return F.avg_pool1d(residual, self.strides[level], ceil_mode=True) if residual.shape[2] else residual
 
     def _raised(self, level: int, vectors: Tensor, positions: int) -> Tensor:
         return vectors.repeat_interleave(self.strides[level], 2)[..., :positions]

@@ -26,6 +26,8 @@ sees the new rows.
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,12 +39,16 @@ from gentok.rng import RowRNG
 
 __all__ = ["VQ"]
 
+_log = logging.getLogger("gentok.codebooks")
 TINY = 1e-20
 """Usage below which S / N is no longer taken: the row stays."""
 
 
 class VQ(TableCodebook, id="codebook/vq"):
     """A table of vocab_size rows of dim channels."""
+
+    _said = False
+    """Whether it was said that rows are not revived."""
 
     def __init__(
         self,
@@ -174,11 +180,18 @@ class VQ(TableCodebook, id="codebook/vq"):
 
     @torch.no_grad()
     def _revive(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> None:
-        if self.revive_below <= 0 or rng is None:
+        if self.revive_below <= 0 or (rng is None and self._said):
             return
         uniform = self.usage.mean()
         dead = (self.usage < self.revive_below * uniform).nonzero()[:, 0]
-        if len(dead):
+        if len(dead) and rng is None:
+            self._said = True
+            _log.warning(
+                "%d of %d rows of this %s are hardly used, and none is revived (revive_below=%s) where a training step has no random "
+                "numbers: call it with rng=RowRNG.of(seed, index, step), or set revive_below=0",
+                len(dead), self.vocab_sizes[0], type(self).__name__, self.revive_below,
+            )  # fmt: skip
+        elif len(dead):
             fresh = draw_vectors(x, rng.fork("revive"), len(dead), present)
             self._set(dead[: len(fresh)], fresh, uniform)
 

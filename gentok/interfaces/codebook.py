@@ -84,8 +84,17 @@ class Codebook(nn.Module, Component):
 
         Returns:
             int64 [B, K, N].
+
+        Raises:
+            ValueError: in eval mode, a number of z is NaN or infinite.
         """
         training = self.training
+        if not (training or z.is_meta or bool(z.isfinite().all())):
+            row = int((~z.isfinite()).flatten(1).any(1).nonzero()[0])
+            raise ValueError(
+                f"the vectors of row {row} of the batch, of which codes are to be made, are not finite: its media hold NaN or infinite "
+                "numbers, or the tokenizer's weights are damaged or its precision is too low"
+            )
         self.eval()
         try:
             return self(z, rng=rng).codes

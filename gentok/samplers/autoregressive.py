@@ -40,7 +40,8 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
     Args:
         forced: run where the result is not the model's distribution, instead of stopping; the output's stats
             then hold forced = True. That is where known cells lie behind a masked cell in the layout (they
-            are ignored when that cell is drawn), or slots of a step are dependent (they are drawn together).
+            are ignored when that cell is drawn), or slots of a step are dependent (they are drawn together, and
+            without regard to known ones).
     """
 
     requires = Causal
@@ -52,7 +53,7 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         model, tokens, layout = request.model, request.tokens, request.model.layout
         ids = layout.flatten(tokens.codes)  # [B, S, G]
         masked = ids == UNKNOWN
-        forced = check_known(tokens, layout, self.forced) | self._check_slots(model, masked)
+        forced = check_known(tokens, layout, self.forced) | self._check_slots(model, ids)
 
         fed = torch.cat([model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
@@ -101,16 +102,17 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         ids[active] = choose(self.filter(logits[active]), rng.rows(active))
         return ids
 
-    def _check_slots(self, model: Causal, masked: Tensor) -> bool:
-        """Whether slots are drawn together that are dependent in the model. Raises ValueError then, unless
-        forced."""
-        if model.exact_slots or not bool((masked.sum(2) > 1).any()):
+    def _check_slots(self, model: Causal, ids: Tensor) -> bool:
+        """Whether a slot of ids int64 [B, S, G] is drawn beside another one, drawn or known, on which it
+        depends in the model. Raises ValueError then, unless forced."""
+        masked = ids == UNKNOWN
+        if model.exact_slots or not bool((masked.any(2) & ((ids != ABSENT).sum(2) > 1)).any()):
             return False
         if not self.forced:
             raise ValueError(
                 f"the {model.layout.name} order emits up to {model.layout.slots} cells in a step, and in this {type(model).__name__} "
                 "they are dependent: train it in an order of one cell per step (position_major, level_major), or set forced=true to "
-                "draw them as if independent"
+                "draw them as if independent of each other and of known ones"
             )
         return True
 

@@ -225,6 +225,45 @@ def test_wrong_inputs_and_missing_scales_are_refused_in_one_line(book):
         book.accumulate(torch.zeros(2, book.levels, 4, dtype=torch.int64), (1, 2))
 
 
+def test_codes_beyond_the_vocabulary_are_refused_in_one_line(book):
+    for level, vocab in enumerate(book.vocab_sizes):
+        codes = book(inputs(book)).codes
+        k, n = torch.where(codes[3] >= 0)
+        at = n[k == level][-1]
+        for code in (vocab, 10**12):
+            codes[3, level, at] = code
+            with pytest.raises(ValueError, match=f"code {code} at row 3.*ids 0..{vocab - 1}$") as error:
+                book.lookup(codes)
+            assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_an_empty_batch_is_an_empty_batch(name, book, training):
+    book.train(training)
+    z = inputs(book)[:0].requires_grad_()
+    q = book(z, rng=rng(0))
+    assert q.codes.shape == (0, book.levels, positions(book)) and q.codes.dtype == torch.int64 and q.vectors.shape == (0, book.width, 16)
+    book.eval()
+    assert book.lookup(q.codes).shape == q.vectors.shape and book.encode(z).shape == q.codes.shape
+    if book.has_nearest:
+        assert book.nearest(q.vectors).shape == q.codes.shape
+    if not isinstance(book.grid(4, 4) if not in_time(book) else None, Pyramid):  # items of no positions
+        q = book(inputs(book)[:, :, :0])
+        assert q.codes.shape == (16, book.levels, 0) and book.lookup(q.codes).shape == (16, book.width, 0)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_numbers_that_are_not_finite_give_codes_of_the_vocabulary_or_one_line(book, value):
+    z = inputs(book)
+    z[1, :, 3] = value
+    book.train()
+    codes, vocab = book(z, rng=rng()).codes, torch.tensor(book.vocab_sizes)[:, None]
+    assert ((codes >= ABSENT) & (codes < vocab)).all()
+    with pytest.raises(ValueError, match="vectors of row 1 of the batch.*not finite") as error:
+        book.eval().encode(z)
+    assert "\n" not in str(error.value)
+
+
 def test_it_is_built_and_run_without_data_on_the_meta_device(name, book):
     if isinstance(book, LibraryCodebook):
         pytest.skip("the library fills its tables with numbers that depend on data")

@@ -9,6 +9,7 @@ from codebook_kit import rng, state, with_state
 from codebook_mutants import PublishedRevival, StaleSums
 
 from gentok.codebooks.vq import VQ
+from gentok.rng import RowRNG
 
 
 def clusters(book: VQ, seed: int = 0) -> torch.Tensor:
@@ -159,3 +160,19 @@ def test_ema_rows_and_codes_are_those_of_the_library():
         assert torch.allclose(q.vectors, vectors.transpose(1, 2), atol=1e-5)
         assert torch.allclose(q.losses["commitment"], loss.squeeze(), rtol=1e-4)
         assert torch.allclose(ours.weight, theirs._codebook.embed[0], atol=1e-4), step
+
+
+def test_rows_that_are_not_revived_without_random_numbers_are_said_once(caplog):
+    torch.manual_seed(0)
+    book = VQ(256, 4, revive_below=0.1).train()
+    for step in range(40):
+        book(torch.randn(2, 4, 16))
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "gentok.codebooks"]
+    assert "rows of this VQ are hardly used" in line and "rng=RowRNG.of" in line and "\n" not in line
+    caplog.clear()
+    for quiet in (VQ(256, 4, revive_below=0.0), VQ(256, 4, revive_below=0.1)):
+        quiet.train()
+        for step in range(10):
+            quiet(torch.randn(2, 4, 16), rng=RowRNG.of(0, range(2), step) if quiet.revive_below else None)
+    quiet.eval()(torch.randn(2, 4, 16))
+    assert not caplog.records

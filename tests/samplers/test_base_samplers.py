@@ -167,6 +167,15 @@ def test_dependent_slots_stop_the_sampler_or_are_forced():
     with pytest.raises(ValueError, match="position_major"):
         AutoregressiveSampler()(model, condition, rng=RowRNG([0]))
     assert AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0])).stats == {"forced": True}
+    beside = torch.ones(1, 2, 3, dtype=torch.int64)
+    beside[0, 1, 2] = UNKNOWN  # its known neighbour is of its own step, and it depends on it
+    with pytest.raises(ValueError, match="position_major"):
+        AutoregressiveSampler()(model, condition, rng=RowRNG([0]), known=Tokens(beside, model.spec))
+    out = AutoregressiveSampler(forced=True)(model, condition, rng=RowRNG([0]), known=Tokens(beside, model.spec))
+    assert out.stats == {"forced": True} and (out.tokens.codes[0, 0] == 1).all()
+    model.exact_slots = True  # independent slots: what is known beside them changes nothing
+    assert AutoregressiveSampler()(model, condition, rng=RowRNG([0]), known=Tokens(beside, model.spec)).stats == {}
+    model.exact_slots = False
     coarse = torch.full((1, 2, 3), UNKNOWN)
     coarse[:, 1] = ABSENT  # one cell per step: nothing is drawn together
     assert AutoregressiveSampler()(model, condition, rng=RowRNG([0]), known=Tokens(coarse, model.spec)).stats == {}
