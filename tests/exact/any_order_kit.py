@@ -5,7 +5,7 @@ import itertools
 
 import numpy as np
 import torch
-from kit import CLASSES, Case, Distribution, completions, reference_filter, reference_scale
+from kit import CLASSES, Case, Distribution, completions, reference_filter, reference_guided, reference_scale
 
 from gentok.generators.base import AnyOrder
 from gentok.rng import RowRNG
@@ -66,7 +66,7 @@ def ordered_distribution(model: AnyOrder, case: Case, sampler, guidance=(1.0, "c
         strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
         distributions: dict[bytes, np.ndarray] = {}
         for row in range(m):
-            mixed = l_u[row] + strength * (l_c[row] - l_u[row])
+            mixed = reference_guided(l_c[row], l_u[row], strength)
             if mixed.tobytes() not in distributions:
                 distributions[mixed.tobytes()] = reference_filter(mixed, sampler)
             with np.errstate(divide="ignore"):

@@ -247,6 +247,14 @@ def reference_scale(scale: float, schedule: str, progress: float) -> float:
     return 1.0 + (scale - 1.0) * share
 
 
+def reference_guided(l_c: np.ndarray, l_u: np.ndarray, strength: float) -> np.ndarray:
+    """l_u + g (l_c - l_u); an id that is impossible on either side stays impossible."""
+    out = np.full(l_c.shape, -np.inf)
+    possible = np.isfinite(l_c) & np.isfinite(l_u)
+    out[possible] = l_u[possible] + strength * (l_c[possible] - l_u[possible])
+    return out
+
+
 @dataclass
 class Distribution:
     """The distribution of one case: outcomes int64 [M, K, N] and their probabilities float64 [M]."""
@@ -298,7 +306,7 @@ def causal_distribution(model: Causal, case: Case, sampler: Any, guidance: tuple
         assert np.isneginf(conditional[:, s, g, vocab:]).all(), "ids beyond a level's vocabulary must have logit -inf"
         cache: dict[bytes, np.ndarray] = {}
         for row in range(m):
-            mixed = l_u[row] + strength * (l_c[row] - l_u[row])
+            mixed = reference_guided(l_c[row], l_u[row], strength)
             key = mixed.tobytes()
             if key not in cache:
                 cache[key] = reference_filter(mixed, sampler)
@@ -352,7 +360,7 @@ def random_order_distribution(model: Masked, case: Case, sampler: Any, guidance:
                 step = np.zeros(m)
                 for row in range(m):
                     l_c, l_u = (x[row, k, n, : spec.vocab_sizes[k]] for x in (conditional, null))
-                    mixed = l_u + strength * (l_c - l_u)
+                    mixed = reference_guided(l_c, l_u, strength)
                     key = mixed.tobytes()
                     if key not in cache:
                         cache[key] = reference_filter(mixed, sampler)

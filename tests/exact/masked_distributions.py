@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kit import Case, Distribution, TabularMasked, completions, reference_filter, reference_scale
+from kit import Case, Distribution, TabularMasked, completions, reference_filter, reference_guided, reference_scale
 from numpy.polynomial import chebyshev
 from torch import Tensor
 
@@ -39,11 +39,11 @@ class TimedMasked(Masked):
 
 
 class Conditionals:
-    """p(cell | ...) of every outcome of a case: `of(revealed, share)` -> float64 [M, masked cells], 0 where a
-    masked cell is revealed.
+    """p(cell | ...) of every outcome of a case, filtered: `of(revealed, share)` -> float64 [M, masked cells], 0 where a masked cell is
+    revealed. `raw` and `filtered` give the whole distributions, float64 [M, masked cells, V].
 
     revealed: a bit mask over the masked cells, in the order of codes.nonzero(). share: the given masked share
-    of the masked cells.
+    of the masked cells; None: as it is.
     """
 
     def __init__(self, model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN):
@@ -51,6 +51,7 @@ class Conditionals:
         self.outcomes = completions(case.codes, model.spec)
         self.masked = (case.codes == UNKNOWN).nonzero().tolist()
         self.cells = len(self.masked) + int((case.codes >= 0).sum())
+        self.ids = np.array([[int(row[k, n]) for k, n in self.masked] for row in self.outcomes]).reshape(len(self.outcomes), -1)
         self._known: dict[tuple[int, float], np.ndarray] = {}
 
     def _branch(self, codes: Tensor, class_id: int, t: float) -> np.ndarray:
@@ -60,11 +61,13 @@ class Conditionals:
         with torch.no_grad():
             return self.model.logits(tokens, condition, torch.full((m,), t, dtype=torch.float64)).double().numpy()
 
-    def of(self, revealed: int, share: float) -> np.ndarray:
+    def _logits(self, revealed: int, share: float | None) -> np.ndarray:
+        """Guided, [M, masked cells, V]; -inf at revealed cells."""
+        left = [j for j in range(len(self.masked)) if not revealed >> j & 1]
+        share = len(left) / len(self.masked) if share is None else share
         key = (revealed, share)
         if key not in self._known:
             codes = self.outcomes.clone()
-            left = [j for j in range(len(self.masked)) if not revealed >> j & 1]
             for j in left:
                 codes[:, self.masked[j][0], self.masked[j][1]] = UNKNOWN
             t = share * len(self.masked) / self.cells
@@ -72,17 +75,34 @@ class Conditionals:
             strength = reference_scale(scale, schedule, 1 - len(left) / self.cells)
             conditional = self._branch(codes, self.case.class_id, t)
             null = self._branch(codes, NULL_CLASS, t) if scale != 1 else conditional
-            out, cache = np.zeros((len(codes), len(self.masked))), {}
+            out = np.full((len(codes), len(self.masked), self.model.spec.vocab), -np.inf)
             for j in left:
                 k, n = self.masked[j]
-                for row in range(len(codes)):
-                    l_c, l_u = (x[row, k, n, : self.model.spec.vocab_sizes[k]] for x in (conditional, null))
-                    mixed = l_u + strength * (l_c - l_u)
-                    if mixed.tobytes() not in cache:
-                        cache[mixed.tobytes()] = reference_filter(mixed, self.sampler)
-                    out[row, j] = cache[mixed.tobytes()][self.outcomes[row, k, n]]
+                size = self.model.spec.vocab_sizes[k]
+                out[:, j, :size] = reference_guided(conditional[:, k, n, :size], null[:, k, n, :size], strength)
             self._known[key] = out
         return self._known[key]
+
+    def _each(self, revealed: int, share: float | None, change: Any) -> np.ndarray:
+        logits, cache = self._logits(revealed, share), {}
+        out = np.zeros(logits.shape)
+        for row, j in itertools.product(range(len(logits)), range(len(self.masked))):
+            size = self.model.spec.vocab_sizes[self.masked[j][0]]
+            one = logits[row, j, :size]
+            if np.isfinite(one).any():
+                if one.tobytes() not in cache:
+                    cache[one.tobytes()] = change(one)
+                out[row, j, :size] = cache[one.tobytes()]
+        return out
+
+    def raw(self, revealed: int, share: float | None = None) -> np.ndarray:
+        return self._each(revealed, share, lambda one: np.exp(one - one.max()) / np.exp(one - one.max()).sum())
+
+    def filtered(self, revealed: int, share: float | None = None) -> np.ndarray:
+        return self._each(revealed, share, lambda one: reference_filter(one, self.sampler))
+
+    def of(self, revealed: int, share: float | None = None) -> np.ndarray:
+        return np.take_along_axis(self.filtered(revealed, share), self.ids[..., None], 2)[..., 0]
 
 
 def ancestral_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:
@@ -149,7 +169,7 @@ def chain_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[
     """The distribution of a remasking plan for one level: the Markov chain over all states (each masked cell
     UNKNOWN or an id), a step's cells moving on their own given the state before it."""
     masked_cells = (case.codes == UNKNOWN).nonzero().tolist()
-    vocab, cells = model.spec.vocab_sizes[0], len(masked_cells) + int((case.codes >= 0).sum())
+    vocab, cells = model.spec.vocab_sizes[0], max(len(masked_cells) + int((case.codes >= 0).sum()), 1)
     states = list(itertools.product(range(vocab + 1), repeat=len(masked_cells)))  # `vocab` stands for a masked cell
     codes = case.codes.expand(len(states), *case.codes.shape).clone()
     for j, (k, n) in enumerate(masked_cells):
@@ -175,7 +195,7 @@ def chain_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[
             strength, joint = reference_scale(scale, guidance[1], revealed_share), np.array(p[i])
             for j, (k, n) in enumerate(masked_cells):
                 if state[j] == vocab:
-                    mixed = null[i, k, n, :vocab] + strength * (conditional[i, k, n, :vocab] - null[i, k, n, :vocab])
+                    mixed = reference_guided(conditional[i, k, n, :vocab], null[i, k, n, :vocab], strength)
                     move = np.append(step.reveal * reference_filter(mixed, sampler), 1 - step.reveal)
                 else:
                     move = (1 - step.sigma) * np.eye(vocab + 1)[state[j]] + step.sigma * np.eye(vocab + 1)[vocab]

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import torch
 from any_order_kit import TabularAnyOrder
-from kit import Distribution, completions, reference_filter, reference_scale
+from kit import Distribution, completions, reference_filter, reference_guided, reference_scale
 
 from gentok.generators.base import Masked, SelfSpeculative
 from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Tokens
@@ -63,7 +63,7 @@ def window_distribution(model, case, sampler, guidance=(1.0, "constant")):
             strength = reference_scale(scale, schedule, (visible + r) / (visible + len(order)))
             distributions = {}
             for row in range(m):
-                mixed = l_u[row] + strength * (l_c[row] - l_u[row])
+                mixed = reference_guided(l_c[row], l_u[row], strength)
                 if mixed.tobytes() not in distributions:
                     distributions[mixed.tobytes()] = reference_filter(mixed, sampler)
                 p[row] *= distributions[mixed.tobytes()][outcomes[row, k, n]]

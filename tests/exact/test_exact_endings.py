@@ -14,6 +14,7 @@ from kit import (
     alone,
     completions,
     reference_filter,
+    reference_guided,
     reference_scale,
     rejects,
     sample,
@@ -82,8 +83,7 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
         for k, n, id_ in asked:
             s, g = int(layout.step[k, n]), int(layout.slot[k, n])
             l_u, l_c = null[row, s, g], conditional[row, s, g]
-            with np.errstate(invalid="ignore"):
-                mixed = np.where(np.isneginf(l_c), l_c, l_u + reference_scale(scale, schedule, s / max(layout.steps - 1, 1)) * (l_c - l_u))
+            mixed = reference_guided(l_c, l_u, reference_scale(scale, schedule, s / max(layout.steps - 1, 1)))
             with np.errstate(divide="ignore"):
                 log_p[row] += np.log(reference_filter(mixed, sampler)[id_])
     return Distribution(outcomes, np.exp(log_p))

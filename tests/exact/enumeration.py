@@ -1,0 +1,226 @@
+"""The exact distribution of what a sampler makes: every random choice of a run is followed in every way that it can go.
+
+    found = enumerated(sampler, model, case)        a kit.Distribution, without sampling error
+    assert same(found, causal_distribution(model, case, sampler))
+
+A row of the batch is a path: the options that it takes, one after the other. Where a path ends and the sampler wants another choice, the
+row is split into all options of it, and the next run follows each. Random choices are
+
+    an id                       `choose`: any id that is possible. A distribution whose possible ids are all alike is taken for that of a
+                                cell that nobody asks for; tables have none
+    rng.uniform() < p           yes or no, number by number
+    rng.uniform() else          in which order the numbers of the free cells are (all orders are as likely); or `uniforms`
+    score + scale rng.gumbel()  in which order the sums of the free cells are (Plackett and Luce)
+
+What this does not see is whether random numbers are drawn twice, and how `draw` uses one: test_exact_*.py sample for that.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from kit import Case, Distribution
+from torch import Tensor
+
+from gentok.types import UNKNOWN, Class, Condition, Tokens
+
+LIMIT = 60_000
+"""Paths at most: a case with more is too large for this."""
+
+
+class Run:
+    """The paths of one run, and what they were asked behind their ends."""
+
+    def __init__(self, paths: Sequence[tuple[int, ...]], free: Tensor, uniforms: Callable[[], list[tuple[float, np.ndarray]]] | None):
+        self.paths, self.free, self.uniforms = paths, free.flatten().nonzero()[:, 0].tolist(), uniforms
+        self.taken, self.p = [0] * len(paths), np.ones(len(paths))
+        self.options: list[list[int] | None] = [None] * len(paths)
+
+    def pick(self, row: int, p: np.ndarray) -> int:
+        """The option that a row takes, of options with these probabilities."""
+        best = int(p.argmax())
+        if self.options[row] is not None or p[best] == 1:
+            return best
+        path, i = self.paths[row], self.taken[row]
+        if i == len(path):
+            self.options[row] = p.nonzero()[0].tolist()
+            return best  # what comes behind is not looked at
+        self.taken[row] += 1
+        self.p[row] *= p[path[i]]
+        return path[i]
+
+    def choose(self, logits: Tensor, rng: Script) -> Tensor:
+        flat = logits.double().flatten(1, -2).numpy() if logits.dim() > 2 else logits.double()[:, None].numpy()
+        ids = np.zeros(flat.shape[:2], dtype=np.int64)
+        p = np.exp(flat - flat.max(2, keepdims=True))
+        blank = ((p == 1) | (p == 0)).all(2)  # all possible ids are alike
+        p /= p.sum(2, keepdims=True)
+        for b, row in enumerate(rng.row_numbers.tolist()):
+            for c in range(flat.shape[1]):
+                ids[b, c] = p[b, c].argmax() if blank[b, c] else self.pick(row, p[b, c])
+        return torch.from_numpy(ids).view(logits.shape[:-1])
+
+
+class Script:
+    """Stands for a RowRNG: its numbers are what the paths say."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, run: Run, rows: Tensor):
+        self.run, self.row_numbers = run, rows
+
+    @property
+    def batch(self) -> int:
+        return len(self.row_numbers)
+
+    def rows(self, index: Tensor) -> Script:
+        return Script(self.run, self.row_numbers[index])
+
+    def uniform(self, *shape: int) -> Uniform:
+        return Uniform(self, shape)
+
+    def gumbel(self, *shape: int) -> Gumbel:
+        return Gumbel(self, shape)
+
+
+class Uniform:
+    """Uniform numbers of which a sampler asks whether they are below something, or else their order."""
+
+    def __init__(self, rng: Script, shape: tuple[int, ...]):
+        self.rng, self.shape = rng, shape
+
+    def __len__(self) -> int:
+        return self.rng.batch
+
+    def __lt__(self, p: Tensor | float) -> Tensor:
+        chances = torch.as_tensor(p).double().nan_to_num(0.0).clamp(0, 1).expand(self.rng.batch, *self.shape)
+        flat = chances.reshape(self.rng.batch, -1).numpy()
+        out = np.zeros(flat.shape, dtype=bool)
+        for b, row in enumerate(self.rng.row_numbers.tolist()):
+            for i, chance in enumerate(flat[b]):
+                out[b, i] = self.rng.run.pick(row, np.array([1 - chance, chance]))
+        return torch.from_numpy(out).view(chances.shape)
+
+    @functools.cached_property
+    def numbers(self) -> Tensor:
+        """float64 [B, ...]: one set of numbers for every order of the free cells, or those of `uniforms`."""
+        run, size = self.rng.run, int(np.prod(self.shape))
+        if run.uniforms is not None:
+            options = run.uniforms()
+        else:
+            options = []
+            for order in itertools.permutations(run.free):
+                values = np.full(size, 0.5)
+                values[list(order)] = (np.arange(len(order)) + 0.5) / max(len(order), 1)
+                options.append((1.0, values))
+        p = np.array([weight for weight, _ in options])
+        taken = [options[run.pick(row, p / p.sum())][1] for row in self.rng.row_numbers.tolist()]
+        return torch.from_numpy(np.stack(taken) if taken else np.zeros((0, size))).view(self.rng.batch, *self.shape)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.numbers, name)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return self.numbers[index]
+
+
+class Gumbel:
+    """Gumbel numbers that are scaled and added to scores."""
+
+    def __init__(self, rng: Script, shape: tuple[int, ...], scale: float = 1.0):
+        self.rng, self.shape, self.scale = rng, shape, scale
+
+    def __rmul__(self, scale: float) -> Gumbel:
+        return Gumbel(self.rng, self.shape, self.scale * scale)
+
+    def __radd__(self, score: Tensor) -> Tensor:
+        if self.scale == 0:
+            return score
+        flat, free = score.expand(self.rng.batch, *self.shape).reshape(self.rng.batch, -1).numpy(), self.rng.run.free
+        out = np.zeros(flat.shape)
+        for b, row in enumerate(self.rng.row_numbers.tolist()):
+            left = list(free)
+            while left:
+                weight = np.exp((flat[b, left] - flat[b, left].max()) / self.scale)
+                at = left.pop(self.rng.run.pick(row, weight / weight.sum()))
+                out[b, at] = len(left) + 1
+        return torch.from_numpy(out).view(self.rng.batch, *self.shape)
+
+
+def enumerated(
+    sampler: Any, model: Any, case: Case, *, uniforms: Callable[[], list[tuple[float, np.ndarray]]] | None = None, **options: Any
+) -> Distribution:
+    """The distribution of what a sampler makes of a case.
+
+    Args:
+        sampler: any that draws ids and the numbers above.
+        model: of its capability.
+        case: one kind of row.
+        uniforms: () -> (weight, numbers) of every way in which `rng.uniform` may come out, where orders are not what matters.
+        options: of the sampler's call; tensors and Tokens of one row.
+    """
+    paths: list[tuple[int, ...]] = [()]
+    found: dict[bytes, float] = {}
+    outcomes: dict[bytes, Tensor] = {}
+    while paths:
+        assert len(paths) <= LIMIT, "this case has too many paths"
+        n, run = len(paths), Run(paths, case.codes == UNKNOWN, uniforms)
+        known = Tokens(case.codes.expand(n, -1, -1).clone(), model.spec)
+        given = {name: value.rows([0] * n) if isinstance(value, Tokens) else value for name, value in options.items()}
+        out = sampler(
+            model, Condition({"class": Class(torch.full((n,), case.class_id))}), rng=Script(run, torch.arange(n)), known=known,
+            lengths=torch.full((n,), case.length), choose=run.choose, **given,
+        )  # fmt: skip
+        paths = []
+        for row, open_ in enumerate(run.options):
+            if open_ is not None:
+                paths += [(*run.paths[row], option) for option in open_]
+                continue
+            assert run.taken[row] == len(run.paths[row]), "the run is not the same when it is repeated"
+            key = out.tokens.codes[row].numpy().tobytes()
+            found[key], outcomes[key] = found.get(key, 0.0) + run.p[row], out.tokens.codes[row]
+    return Distribution(torch.stack(list(outcomes.values())), np.array(list(found.values())))
+
+
+def gap(found: Distribution, expected: Distribution) -> float:
+    """The largest difference of an outcome's probabilities, relative where they are small: of 1e-6 and 2e-6 it is 0.5."""
+    worst = 0.0
+    for key in found.index.keys() | expected.index.keys():
+        a, b = (float(d.p[d.index[key]]) if key in d.index else 0.0 for d in (found, expected))
+        worst = max(worst, abs(a - b) / max(a, b, 1e-12))
+    return worst
+
+
+def same(found: Distribution, expected: Distribution) -> bool:
+    """Equal but for rounding: guidance computes in float32 where the model's logits are, and some samplers give the time in float32."""
+    return gap(found, expected) < 1e-5
+
+
+def variation(found: Distribution, expected: Distribution) -> float:
+    """Their total variation distance: how near a mutant is."""
+    keys = found.index.keys() | expected.index.keys()
+    return 0.5 * sum(abs(sum(sign * float(d.p[d.index[k]]) for sign, d in ((1, found), (-1, expected)) if k in d.index)) for k in keys)
+
+
+def changed(model: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A table whose logits are change(logits), in all that it gives."""
+
+    class Changed(type(model)):
+        def logits(self, *args: Any, **options: Any) -> Tensor:
+            return change(super().logits(*args, **options))
+
+        def verify(self, *args: Any) -> Tensor:
+            return change(super().verify(*args))
+
+    model.__class__ = Changed
+    return model
+
+
+def some_impossible(logits: Tensor) -> Tensor:
+    """Rare ids become impossible, others for every history; id 0 stays, so that guidance has something left."""
+    return logits.masked_fill((logits < -0.5) & (torch.arange(logits.shape[-1]) > 0), -torch.inf)
