@@ -54,15 +54,19 @@ class Run:
         self.p[row] *= p[path[i]]
         return path[i]
 
+    def under_way(self, rng: Script) -> list[tuple[int, int]]:
+        """(place in the batch, row) of the paths that have not ended; what the others take is not looked at."""
+        return [(b, row) for b, row in enumerate(rng.row_numbers.tolist()) if self.options[row] is None]
+
     def choose(self, logits: Tensor, rng: Script) -> Tensor:
         flat = logits.double().flatten(1, -2).numpy() if logits.dim() > 2 else logits.double()[:, None].numpy()
-        ids = np.zeros(flat.shape[:2], dtype=np.int64)
         p = np.exp(flat - flat.max(2, keepdims=True))
         blank = ((p == 1) | (p == 0)).all(2)  # all possible ids are alike
         p /= p.sum(2, keepdims=True)
-        for b, row in enumerate(rng.row_numbers.tolist()):
-            for c in range(flat.shape[1]):
-                ids[b, c] = p[b, c].argmax() if blank[b, c] else self.pick(row, p[b, c])
+        ids = p.argmax(2)
+        for b, row in self.under_way(rng):
+            for c in (~blank[b]).nonzero()[0]:
+                ids[b, c] = self.pick(row, p[b, c])
         return torch.from_numpy(ids).view(logits.shape[:-1])
 
 
@@ -100,10 +104,10 @@ class Uniform:
     def __lt__(self, p: Tensor | float) -> Tensor:
         chances = torch.as_tensor(p).double().nan_to_num(0.0).clamp(0, 1).expand(self.rng.batch, *self.shape)
         flat = chances.reshape(self.rng.batch, -1).numpy()
-        out = np.zeros(flat.shape, dtype=bool)
-        for b, row in enumerate(self.rng.row_numbers.tolist()):
-            for i, chance in enumerate(flat[b]):
-                out[b, i] = self.rng.run.pick(row, np.array([1 - chance, chance]))
+        out = flat > 0.5
+        for b, row in self.rng.run.under_way(self.rng):
+            for i in ((flat[b] > 0) & (flat[b] < 1)).nonzero()[0]:
+                out[b, i] = self.rng.run.pick(row, np.array([1 - flat[b, i], flat[b, i]]))
         return torch.from_numpy(out).view(chances.shape)
 
     @functools.cached_property
@@ -142,8 +146,8 @@ class Gumbel:
         if self.scale == 0:
             return score
         flat, free = score.expand(self.rng.batch, *self.shape).reshape(self.rng.batch, -1).numpy(), self.rng.run.free
-        out = np.zeros(flat.shape)
-        for b, row in enumerate(self.rng.row_numbers.tolist()):
+        out = flat.copy()
+        for b, row in self.rng.run.under_way(self.rng):
             left = list(free)
             while left:
                 weight = np.exp((flat[b, left] - flat[b, left].max()) / self.scale)
