@@ -125,7 +125,8 @@ def _causal(
         )
     cache = model.init_cache(condition, tokens.batch, layout.steps)
     logits = model.logits(model.feed(tokens.codes), cache, torch.zeros_like(first))
-    nats = _nats(logits[:, step.clamp(min=0), layout.slot.to(step.device).clamp(min=0)], tokens.codes.masked_fill(end, model.spec.vocab), drawn)
+    logits = logits[:, step.clamp(min=0), layout.slot.to(step.device).clamp(min=0)]
+    nats = _nats(logits, tokens.codes.masked_fill(end, model.spec.vocab), drawn)
     per_step, of_region = (layout.flatten(cells.long()).clamp(min=0).sum(2) for cells in (tokens.present | end, drawn))
     return nats, count, model.exact_slots or not bool(((per_step > 1) & (of_region > 0)).any())
 

@@ -165,7 +165,7 @@ def test_ema_rows_and_codes_are_those_of_the_library():
 def test_rows_that_are_not_revived_without_random_numbers_are_said_once(caplog):
     torch.manual_seed(0)
     book = VQ(256, 4, revive_below=0.1).train()
-    for step in range(40):
+    for _ in range(40):
         book(torch.randn(2, 4, 16))
     (line,) = [record.getMessage() for record in caplog.records if record.name == "gentok.codebooks"]
     assert "rows of this VQ are hardly used" in line and "rng=RowRNG.of" in line and "\n" not in line

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,39 +34,49 @@ LIMIT = 60_000
 
 
 class Run:
-    """The paths of one run, and what they were asked behind their ends."""
+    """The paths of one run, int64 [n, L], and the choices behind their ends.
 
-    def __init__(self, paths: Sequence[tuple[int, ...]], free: Tensor, uniforms: Callable[[], list[tuple[float, np.ndarray]]] | None):
+    Attributes:
+        p: float64 [n], the probability of each path.
+        ended: bool [n], which of them wanted another choice; what they take then is not looked at.
+        after: what they may take next: (rows, their probabilities [rows, options]).
+    """
+
+    def __init__(self, paths: np.ndarray, free: Tensor, uniforms: Callable[[], list[tuple[float, np.ndarray]]] | None):
         self.paths, self.free, self.uniforms = paths, free.flatten().nonzero()[:, 0].tolist(), uniforms
-        self.taken, self.p = [0] * len(paths), np.ones(len(paths))
-        self.options: list[list[int] | None] = [None] * len(paths)
+        self.taken, self.p, self.ended = np.zeros(len(paths), dtype=np.int64), np.ones(len(paths)), np.zeros(len(paths), dtype=bool)
+        self.after: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def pick(self, row: int, p: np.ndarray) -> int:
-        """The option that a row takes, of options with these probabilities."""
-        best = int(p.argmax())
-        if self.options[row] is not None or p[best] == 1:
-            return best
-        path, i = self.paths[row], self.taken[row]
-        if i == len(path):
-            self.options[row] = p.nonzero()[0].tolist()
-            return best  # what comes behind is not looked at
-        self.taken[row] += 1
-        self.p[row] *= p[path[i]]
-        return path[i]
+    def pick(self, rng: Script, p: np.ndarray) -> np.ndarray:
+        """The option that each row of `rng` takes, int64 [b], of options with these probabilities [b, options]."""
+        rows, out = rng.row_numbers.numpy(), p.argmax(1)
+        choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1)
+        ends = choice & (self.taken[rows] == self.paths.shape[1])
+        if ends.any():
+            self.after.append((rows[ends], p[ends]))
+            self.ended[rows[ends]] = True
+        follow = choice & ~ends
+        at = rows[follow]
+        out[follow] = self.paths[at, self.taken[at]]
+        self.taken[at] += 1
+        self.p[at] *= p[follow, out[follow]]
+        return out
 
-    def under_way(self, rng: Script) -> list[tuple[int, int]]:
-        """(place in the batch, row) of the paths that have not ended; what the others take is not looked at."""
-        return [(b, row) for b, row in enumerate(rng.row_numbers.tolist()) if self.options[row] is None]
+    def longer(self) -> np.ndarray:
+        """The paths of the next run, int64 [m, L + 1]."""
+        out = [np.zeros((0, self.paths.shape[1] + 1), dtype=np.int64)]
+        for rows, p in self.after:
+            row, option = p.nonzero()
+            out.append(np.concatenate((self.paths[rows[row]], option[:, None]), 1))
+        return np.concatenate(out)
 
     def choose(self, logits: Tensor, rng: Script) -> Tensor:
-        flat = logits.double().flatten(1, -2).numpy() if logits.dim() > 2 else logits.double()[:, None].numpy()
+        flat = logits.double().reshape(len(logits), -1, logits.shape[-1]).numpy()
         p = np.exp(flat - flat.max(2, keepdims=True))
         blank = ((p == 1) | (p == 0)).all(2)  # all possible ids are alike
         p /= p.sum(2, keepdims=True)
-        ids = p.argmax(2)
-        for b, row in self.under_way(rng):
-            for c in (~blank[b]).nonzero()[0]:
-                ids[b, c] = self.pick(row, p[b, c])
+        p[blank] = np.eye(p.shape[2])[p[blank].argmax(1)]
+        ids = np.stack([self.pick(rng, p[:, c]) for c in range(p.shape[1])], 1)
         return torch.from_numpy(ids).view(logits.shape[:-1])
 
 
@@ -104,11 +114,8 @@ class Uniform:
     def __lt__(self, p: Tensor | float) -> Tensor:
         chances = torch.as_tensor(p).double().nan_to_num(0.0).clamp(0, 1).expand(self.rng.batch, *self.shape)
         flat = chances.reshape(self.rng.batch, -1).numpy()
-        out = flat > 0.5
-        for b, row in self.rng.run.under_way(self.rng):
-            for i in ((flat[b] > 0) & (flat[b] < 1)).nonzero()[0]:
-                out[b, i] = self.rng.run.pick(row, np.array([1 - flat[b, i], flat[b, i]]))
-        return torch.from_numpy(out).view(chances.shape)
+        below = [self.rng.run.pick(self.rng, np.stack((1 - p, p), 1)) for p in flat.T]
+        return torch.from_numpy(np.stack(below, 1) == 1).view(chances.shape)
 
     @functools.cached_property
     def numbers(self) -> Tensor:
@@ -123,8 +130,8 @@ class Uniform:
                 values[list(order)] = (np.arange(len(order)) + 0.5) / max(len(order), 1)
                 options.append((1.0, values))
         p = np.array([weight for weight, _ in options])
-        taken = [options[run.pick(row, p / p.sum())][1] for row in self.rng.row_numbers.tolist()]
-        return torch.from_numpy(np.stack(taken) if taken else np.zeros((0, size))).view(self.rng.batch, *self.shape)
+        taken = self.rng.run.pick(self.rng, np.tile(p / p.sum(), (self.rng.batch, 1)))
+        return torch.from_numpy(np.stack([values for _, values in options])[taken]).view(self.rng.batch, *self.shape)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.numbers, name)
@@ -145,15 +152,13 @@ class Gumbel:
     def __radd__(self, score: Tensor) -> Tensor:
         if self.scale == 0:
             return score
-        flat, free = score.expand(self.rng.batch, *self.shape).reshape(self.rng.batch, -1).numpy(), self.rng.run.free
-        out = flat.copy()
-        for b, row in self.rng.run.under_way(self.rng):
-            left = list(free)
-            while left:
-                weight = np.exp((flat[b, left] - flat[b, left].max()) / self.scale)
-                at = left.pop(self.rng.run.pick(row, weight / weight.sum()))
-                out[b, at] = len(left) + 1
-        return torch.from_numpy(out).view(self.rng.batch, *self.shape)
+        flat, free = score.expand(self.rng.batch, *self.shape).reshape(self.rng.batch, -1).numpy().copy(), self.rng.run.free
+        log_weight, rows = flat[:, free] / self.scale, np.arange(self.rng.batch)
+        for place in range(len(free), 0, -1):
+            weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
+            at = self.rng.run.pick(self.rng, weight / weight.sum(1, keepdims=True))
+            flat[rows, np.array(free)[at]], log_weight[rows, at] = place, -np.inf
+        return torch.from_numpy(flat).view(self.rng.batch, *self.shape)
 
 
 def enumerated(
@@ -168,10 +173,10 @@ def enumerated(
         uniforms: () -> (weight, numbers) of every way in which `rng.uniform` may come out, where orders are not what matters.
         options: of the sampler's call; tensors and Tokens of one row.
     """
-    paths: list[tuple[int, ...]] = [()]
+    paths = np.zeros((1, 0), dtype=np.int64)
     found: dict[bytes, float] = {}
     outcomes: dict[bytes, Tensor] = {}
-    while paths:
+    while len(paths):
         assert len(paths) <= LIMIT, "this case has too many paths"
         n, run = len(paths), Run(paths, case.codes == UNKNOWN, uniforms)
         known = Tokens(case.codes.expand(n, -1, -1).clone(), model.spec)
@@ -180,14 +185,12 @@ def enumerated(
             model, Condition({"class": Class(torch.full((n,), case.class_id))}), rng=Script(run, torch.arange(n)), known=known,
             lengths=torch.full((n,), case.length), choose=run.choose, **given,
         )  # fmt: skip
-        paths = []
-        for row, open_ in enumerate(run.options):
-            if open_ is not None:
-                paths += [(*run.paths[row], option) for option in open_]
-                continue
-            assert run.taken[row] == len(run.paths[row]), "the run is not the same when it is repeated"
-            key = out.tokens.codes[row].numpy().tobytes()
-            found[key], outcomes[key] = found.get(key, 0.0) + run.p[row], out.tokens.codes[row]
+        done = (~run.ended).nonzero()[0]
+        assert (run.taken[done] == paths.shape[1]).all(), "the run is not the same when it is repeated"
+        for codes, p in zip(out.tokens.codes[done], run.p[done]):
+            key = codes.numpy().tobytes()
+            found[key], outcomes[key] = found.get(key, 0.0) + p, codes
+        paths = run.longer()
     return Distribution(torch.stack(list(outcomes.values())), np.array(list(found.values())))
 
 

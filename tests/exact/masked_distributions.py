@@ -84,15 +84,12 @@ class Conditionals:
         return self._known[key]
 
     def _each(self, revealed: int, share: float | None, change: Any) -> np.ndarray:
-        logits, cache = self._logits(revealed, share), {}
+        logits = self._logits(revealed, share)
         out = np.zeros(logits.shape)
-        for row, j in itertools.product(range(len(logits)), range(len(self.masked))):
+        for j in range(len(self.masked)):
             size = self.model.spec.vocab_sizes[self.masked[j][0]]
-            one = logits[row, j, :size]
-            if np.isfinite(one).any():
-                if one.tobytes() not in cache:
-                    cache[one.tobytes()] = change(one)
-                out[row, j, :size] = cache[one.tobytes()]
+            each, which = np.unique(logits[:, j, :size], axis=0, return_inverse=True)
+            out[:, j, :size] = np.stack([change(one) if np.isfinite(one).any() else np.zeros(size) for one in each])[which.ravel()]
         return out
 
     def raw(self, revealed: int, share: float | None = None) -> np.ndarray:

@@ -37,7 +37,9 @@ def by_entropy(sampler: Any) -> Callable[[np.ndarray, list[int], list[Any]], lis
     def rule(p: np.ndarray, left: list[int], cells: list[Any]) -> list[int]:
         h = {j: -sum(x * math.log(x) for x in p[j] if x > 0) for j in left}
         top = {j: sorted(p[j])[::-1] for j in left}
-        score = {"entropy": h, "confidence": {j: -top[j][0] for j in left}, "margin": {j: top[j][1] - top[j][0] for j in left}}[sampler.order]
+        score = {"entropy": h, "confidence": {j: -top[j][0] for j in left}, "margin": {j: top[j][1] - top[j][0] for j in left}}[
+            sampler.order
+        ]
         order = sorted(left, key=lambda j: score[j])
         count = 1
         while count < len(order):
@@ -67,7 +69,9 @@ def by_confidence(sampler: Any) -> Callable[[np.ndarray, list[int], list[Any]], 
     return rule
 
 
-def rule_distribution(model: Masked, case: Case, sampler: Any, rule: Callable[..., list[int]], guidance: tuple[float, str] = PLAIN) -> Distribution:
+def rule_distribution(
+    model: Masked, case: Case, sampler: Any, rule: Callable[..., list[int]], guidance: tuple[float, str] = PLAIN
+) -> Distribution:
     """Call by call, the cells that `rule` picks by the distributions before filters, given what is revealed."""
     c = Conditionals(model, case, sampler, guidance)
     p = np.ones(len(c.outcomes))
@@ -123,7 +127,9 @@ def hitting_in_groups(model: Masked, case: Case, sampler: Any, guidance: tuple[f
     return Distribution(c.outcomes, p / len(orders))
 
 
-def halton_distribution(model: Masked, case: Case, sampler: Any, orders: Sequence[Sequence[int]], guidance: tuple[float, str] = PLAIN) -> Distribution:
+def halton_distribution(
+    model: Masked, case: Case, sampler: Any, orders: Sequence[Sequence[int]], guidance: tuple[float, str] = PLAIN
+) -> Distribution:
     """The mean over `orders` of positions, each as likely; levels of a position coarse first."""
     c = Conditionals(model, case, sampler, guidance)
     n, total = len(c.masked), np.zeros(len(c.outcomes))
@@ -175,7 +181,11 @@ def kept_set(scores: Sequence[np.ndarray], kept: Sequence[int], scale: float) ->
 
 
 def maskgit_distribution(
-    model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN, parts: Sequence[tuple[Sequence[int], int, Any]] | None = None
+    model: Masked,
+    case: Case,
+    sampler: Any,
+    guidance: tuple[float, str] = PLAIN,
+    parts: Sequence[tuple[Sequence[int], int, Any]] | None = None,
 ) -> Distribution:
     """MaskGIT at any choice temperature: ids of all masked cells are drawn, the most confident of them stay, the others are forgotten.
 
@@ -190,7 +200,9 @@ def maskgit_distribution(
     return Distribution(c.outcomes, f[(1 << len(c.masked)) - 1])
 
 
-def _kept_by_confidence(c: Conditionals, f: dict[int, np.ndarray], cells: Sequence[int], target: int, scale: float) -> dict[int, np.ndarray]:
+def _kept_by_confidence(
+    c: Conditionals, f: dict[int, np.ndarray], cells: Sequence[int], target: int, scale: float
+) -> dict[int, np.ndarray]:
     """One step: {revealed cells: the probability [M] that they were revealed with an outcome's ids}."""
     after: dict[int, np.ndarray] = {}
     rows = np.arange(len(c.outcomes))
@@ -216,9 +228,11 @@ def _kept_by_confidence(c: Conditionals, f: dict[int, np.ndarray], cells: Sequen
 # -------------------------------------------------------------------------------------------------------------------------------- rounds
 
 
-def corrected_distribution(model: Masked, case: Case, sampler: Any, draft: Sequence[int], guidance: tuple[float, str] = PLAIN) -> Distribution:
-    """Rounds of the corrector from one draft (ids of the masked cells): a uniformly random set of cells is masked and filled again, at once or
-    one by one in random order. Nothing is asked of the conditionals."""
+def corrected_distribution(
+    model: Masked, case: Case, sampler: Any, draft: Sequence[int], guidance: tuple[float, str] = PLAIN
+) -> Distribution:
+    """Rounds of the corrector from one draft (ids of the masked cells): a uniformly random set of cells is masked and filled again, at once
+    or one by one in random order. Nothing is asked of the conditionals."""
     c = Conditionals(model, case, sampler, guidance)
     n, everything = len(c.masked), (1 << len(c.masked)) - 1
     p = (c.ids == np.array(draft)).all(1).astype(float)
