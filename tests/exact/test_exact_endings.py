@@ -1,9 +1,12 @@
 """Items that end by themselves: their lengths and codes are drawn from the enumerated distribution, and near
 misses of it are noticed."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from enumeration import changed, enumerated, gap, same, variation
 from kit import (
     CLASSES,
     SPECS,
@@ -12,6 +15,7 @@ from kit import (
     TabularCausal,
     agreement,
     alone,
+    checkered,
     completions,
     reference_filter,
     reference_guided,
@@ -25,7 +29,7 @@ from gentok.generators.depth import DepthTransformer
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.guided import guided
-from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Tokens
+from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 GRID = [("k1", "raster"), ("k2", "delayed"), ("k2", "level_major"), ("k2", "position_major"), ("k2", "parallel"), ("narrow", "delayed")]
 SPECS = {**SPECS, "narrow": type(SPECS["k2"])((2, 3), SPECS["k2"].grid)}  # level 0 has fewer ids than level 1
@@ -60,7 +64,8 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
     uncached pass."""
     layout, spec, (scale, schedule) = model.layout, model.spec, guidance
     outcomes, ends = [], []
-    for end in [*(n for n in range(case.length) if case.codes[0, n] == UNKNOWN), None]:
+    known = max([0, *((case.codes >= 0).any(0).nonzero()[:, 0] + 1).tolist()])  # an item does not end before a known cell
+    for end in [*(n for n in range(known, case.length) if case.codes[0, n] == UNKNOWN), None]:
         codes = case.codes.clone()
         if end is not None:
             codes[:, end:] = ABSENT
@@ -75,7 +80,8 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
         cache = model.init_cache(Condition({"class": Class(torch.full((m,), class_id))}), m, layout.steps)
         return model.logits(fed, cache, torch.zeros(m, dtype=torch.int64)).detach().double().numpy()
 
-    conditional, null = branch(case.class_id), branch(NULL_CLASS)
+    conditional = branch(case.class_id)
+    null = branch(NULL_CLASS) if scale != 1 else conditional
     log_p = np.zeros(m)
     for row in range(m):
         asked = [(k, n, int(outcomes[row, k, n])) for k, n in ((case.codes == UNKNOWN) & (outcomes[row] >= 0)).nonzero().tolist()]
@@ -84,6 +90,8 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
             s, g = int(layout.step[k, n]), int(layout.slot[k, n])
             l_u, l_c = null[row, s, g], conditional[row, s, g]
             mixed = reference_guided(l_c, l_u, reference_scale(scale, schedule, s / max(layout.steps - 1, 1)))
+            if n < known:
+                mixed[-1] = -np.inf
             with np.errstate(divide="ignore"):
                 log_p[row] += np.log(reference_filter(mixed, sampler)[id_])
     return Distribution(outcomes, np.exp(log_p))
@@ -98,6 +106,74 @@ def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(spec, layo
     cases = cases_of(model.spec)
     distributions = [distribution_of(model, case, sampler, (guidance, "constant")) for case in cases]
     assert agreement(sample(sampler, guided(model, guidance), cases, 4000), distributions) > 1e-3
+
+
+STRIDED = {
+    "strided": SPECS["strided"],  # level 0 at every second position, where alone an item can end
+    "fine level strided": TokenSpec((2, 3), Line(4), strides=(1, 2)),
+    "narrow": SPECS["narrow"],
+    "one position": TokenSpec((3,), Line(1)),
+    "three levels": TokenSpec((2, 2, 2), Line(2), strides=(1, 2, 1)),
+}
+
+
+def more_cases(model):
+    """Also known slots beside masked ones of their step, everything known, nothing there, level 0 alone."""
+    spec, layout = model.spec, model.layout
+    out = cases_of(spec)
+    for at, slot in itertools.product(range(min(layout.steps, 3)), range(layout.slots)):
+        codes = Tokens.unknown(spec, 1).codes[0]
+        known = (layout.step < at) | ((layout.step == at) & (layout.slot == slot))
+        codes = torch.where(known & (codes == UNKNOWN), 1, codes)
+        out.append(Case(at % 2, codes, spec.positions))
+    out.append(Case(0, torch.where(spec.exists(), 1, ABSENT), spec.positions))
+    out.append(Case(1, Tokens.unknown(spec, 1, torch.tensor([0])).codes[0], 0))
+    if spec.levels > 1:
+        coarse = Tokens.unknown(spec, 1).codes[0]
+        coarse[1:] = ABSENT
+        out.append(Case(1, coarse, spec.positions))
+    return out
+
+
+ENDING_SETTINGS = {
+    "plain": ({}, (1.0, "constant")),
+    "temperature 2, min-p": ({"temperature": 2.0, "min_p": 0.3}, (1.0, "constant")),
+    "temperature 0": ({"temperature": 0.0}, (1.0, "constant")),
+    "typical, guidance 0.5": ({"typical": 0.8}, (0.5, "constant")),
+    "linear guidance 2": ({}, (2.0, "linear")),
+}
+
+
+@checkered(
+    order=[f"{name}/{layout}" for name in STRIDED for layout in ("level_major", "position_major", "delayed", "parallel")],
+    setting=ENDING_SETTINGS,
+)
+def test_ends_with_strides_and_known_neighbours_make_exactly_the_enumerated_distribution(order, setting):
+    name, layout = order.split("/")
+    arguments, guidance = ENDING_SETTINGS[setting]
+    model, sampler = Ending(STRIDED[name], layout, scale=1.5), AutoregressiveSampler(**arguments)
+    if setting in ("plain", "linear guidance 2"):
+        model = changed(model, lambda logits: logits.masked_fill((logits < -1) & (torch.arange(logits.shape[-1]) > 0), -torch.inf))
+    for case in more_cases(model):
+        if len(completions(case.codes, model.spec)) <= 150:
+            right = distribution_of(model, case, sampler, guidance)
+            assert same(enumerated(sampler, guided(model, *guidance), case), right), case
+
+
+@pytest.mark.parametrize("layout", ["level_major", "delayed"])
+def test_mutants_of_ends_with_strides_are_told_from_them(layout):
+    class Off(Ending):
+        """An end a little more likely, a temperature that is not its own, or an end where level 0 has no cell."""
+
+        def logits(self, ids, cache, at, parents=None):
+            out = super().logits(ids, cache, at, parents)
+            return torch.cat((out[..., :-1], out[..., -1:] + 0.02), -1)
+
+    model, sampler = Ending(STRIDED["strided"], layout), AutoregressiveSampler()
+    case = cases_of(model.spec)[0]
+    right = distribution_of(model, case, sampler)
+    for off in (enumerated(sampler, Off(model.spec, layout), case), enumerated(AutoregressiveSampler(temperature=1.02), model, case)):
+        assert gap(off, right) > 1e-3 and variation(off, right) < 0.05
 
 
 @pytest.mark.parametrize(
