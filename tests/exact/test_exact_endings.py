@@ -109,9 +109,9 @@ def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(spec, layo
 
 
 STRIDED = {
-    "strided": SPECS["strided"],  # level 0 at every second position, where alone an item can end
-    "fine level strided": TokenSpec((2, 3), Line(4), strides=(1, 2)),
-    "narrow": SPECS["narrow"],
+    "strided": TokenSpec((2, 2), Line(4), strides=(2, 1)),  # level 0 at every second position, where alone an item can end
+    "fine level strided": TokenSpec((2, 3), Line(3), strides=(1, 2)),
+    "narrow": TokenSpec((2, 3), Line(2)),
     "one position": TokenSpec((3,), Line(1)),
     "three levels": TokenSpec((2, 2, 2), Line(2), strides=(1, 2, 1)),
 }
@@ -121,7 +121,7 @@ def more_cases(model):
     """Also known slots beside masked ones of their step, everything known, nothing there, level 0 alone."""
     spec, layout = model.spec, model.layout
     out = cases_of(spec)
-    for at, slot in itertools.product(range(min(layout.steps, 3)), range(layout.slots)):
+    for at, slot in itertools.product(range(min(layout.steps, 2)), range(layout.slots)):
         codes = Tokens.unknown(spec, 1).codes[0]
         known = (layout.step < at) | ((layout.step == at) & (layout.slot == slot))
         codes = torch.where(known & (codes == UNKNOWN), 1, codes)
@@ -155,9 +155,8 @@ def test_ends_with_strides_and_known_neighbours_make_exactly_the_enumerated_dist
     if setting in ("plain", "linear guidance 2"):
         model = changed(model, lambda logits: logits.masked_fill((logits < -1) & (torch.arange(logits.shape[-1]) > 0), -torch.inf))
     for case in more_cases(model):
-        if len(completions(case.codes, model.spec)) <= 150:
-            right = distribution_of(model, case, sampler, guidance)
-            assert same(enumerated(sampler, guided(model, *guidance), case), right), case
+        right = distribution_of(model, case, sampler, guidance)
+        assert same(enumerated(sampler, guided(model, *guidance), case), right), case
 
 
 @pytest.mark.parametrize("layout", ["level_major", "delayed"])
