@@ -8,7 +8,7 @@ read from the model's own uncached logits, filtered and guided by the kit's nump
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,11 @@ class TimedMasked(Masked):
         return self.table.logits(tokens, condition) * (0.4 + 1.2 * t.double())[:, None, None, None]
 
 
+def _normalised(logits: np.ndarray) -> np.ndarray:
+    p = np.exp(logits - logits.max())
+    return p / p.sum()
+
+
 class Conditionals:
     """p(cell | ...) of every outcome of a case, filtered: `of(revealed, share)` -> float64 [M, masked cells], 0 where a masked cell is
     revealed. `raw` and `filtered` give the whole distributions, float64 [M, masked cells, V].
@@ -52,7 +57,7 @@ class Conditionals:
         self.masked = (case.codes == UNKNOWN).nonzero().tolist()
         self.cells = len(self.masked) + int((case.codes >= 0).sum())
         self.ids = np.array([[int(row[k, n]) for k, n in self.masked] for row in self.outcomes]).reshape(len(self.outcomes), -1)
-        self._known: dict[tuple[int, float], np.ndarray] = {}
+        self._known: dict[Any, np.ndarray] = {}
 
     def _branch(self, codes: Tensor, class_id: int, t: float) -> np.ndarray:
         m = len(codes)
@@ -92,14 +97,24 @@ class Conditionals:
             out[:, j, :size] = np.stack([change(one) if np.isfinite(one).any() else np.zeros(size) for one in each])[which.ravel()]
         return out
 
+    def _kept(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
     def raw(self, revealed: int, share: float | None = None) -> np.ndarray:
-        return self._each(revealed, share, lambda one: np.exp(one - one.max()) / np.exp(one - one.max()).sum())
+        return self._kept(("raw", revealed, share), lambda: self._each(revealed, share, _normalised))
 
     def filtered(self, revealed: int, share: float | None = None) -> np.ndarray:
-        return self._each(revealed, share, lambda one: reference_filter(one, self.sampler))
+        return self._kept(
+            (self.sampler, revealed, share), lambda: self._each(revealed, share, lambda one: reference_filter(one, self.sampler))
+        )
 
     def of(self, revealed: int, share: float | None = None) -> np.ndarray:
-        return np.take_along_axis(self.filtered(revealed, share), self.ids[..., None], 2)[..., 0]
+        def make() -> np.ndarray:
+            return np.take_along_axis(self.filtered(revealed, share), self.ids[..., None], 2)[..., 0]
+
+        return self._kept(("of", self.sampler, revealed, share), make)
 
 
 def ancestral_distribution(model: Masked, case: Case, sampler: Any, guidance: tuple[float, str] = PLAIN) -> Distribution:

@@ -97,11 +97,9 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
     return Distribution(outcomes, np.exp(log_p))
 
 
-@pytest.mark.parametrize(("spec", "layout"), GRID, ids=["-".join(pair) for pair in GRID])
-@pytest.mark.parametrize(
-    ("arguments", "guidance"), [({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)], ids=["plain", "filtered", "guided"]
-)
-def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(spec, layout, arguments, guidance):
+@checkered(order=GRID, setting=[({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)])
+def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(order, setting):
+    (spec, layout), (arguments, guidance) = order, setting
     model, sampler = Ending(SPECS[spec], layout), AutoregressiveSampler(**arguments)
     cases = cases_of(model.spec)
     distributions = [distribution_of(model, case, sampler, (guidance, "constant")) for case in cases]

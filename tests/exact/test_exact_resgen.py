@@ -33,6 +33,9 @@ SETTINGS = {
     "cold vectors, top-k 2": ({"vector_temperature": 0.3, "top_k": 2}, (1.0, "constant")),
     "top-p 0.8, guidance 2": ({"top_p": 0.8}, (2.0, "constant")),
     "linear guidance": ({}, (3.0, "linear")),
+    "temperature 2, min-p": ({"temperature": 2.0, "min_p": 0.5}, (1.0, "constant")),
+    "the most probable component": ({"temperature": 0.0, "vector_temperature": 1.0}, (1.0, "constant")),
+    "guidance 0.5, typical": ({"typical": 0.6}, (0.5, "constant")),
 }
 
 
