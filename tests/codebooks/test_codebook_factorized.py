@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from codebook_kit import inputs, rng
+from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.codebooks.factorized_vq import FactorizedVQ
 from gentok.codebooks.projected_residual import ProjectedResidual
+from gentok.codebooks.vq import VQ
 from gentok.types import ABSENT
 
 
@@ -61,11 +63,12 @@ class UnitRows(FactorizedVQ):
 
 
 class Averages(FactorizedVQ):
-    """It has no codebook loss."""
+    """Its rows are moving averages, and so no loss moves them."""
 
-    def quantize(self, x, present, rng):
-        codes, values, losses = super().quantize(x, present, rng)
-        return codes, values, {"commitment": losses["commitment"]}
+    def __init__(self, vocab_size, dim, width=None, **options):
+        VQ.__init__(self, vocab_size, dim, width, False, "ema", **options)
+        for linear in self._projections():
+            weight_norm(linear)
 
 
 @pytest.mark.parametrize("wrong", [ByDistance, UnitRows, Averages])

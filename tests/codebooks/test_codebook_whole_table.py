@@ -9,6 +9,7 @@ from codebook_kit import inputs, rng, state
 
 from gentok.codebooks import ibq
 from gentok.codebooks.ibq import IBQ
+from gentok.codebooks.search import row_mean
 from gentok.codebooks.simvq import SimVQ
 
 
@@ -50,7 +51,10 @@ def test_gradients_are_those_of_the_one_hot_written_out(monkeypatch, block):
 class OneRowFeelsTheChoice(IBQ):
     def quantize(self, x, present, rng):
         codes, _, losses = super().quantize(x, present, rng)
-        return codes, F.embedding(codes, self._table()) + (x - x.detach()), losses
+        row = F.embedding(codes, self._table())
+        values = row + (x - x.detach())  # and so in the loss that is made of them
+        losses["commitment"] = self.commitment * row_mean((values - x).square() + (row.detach() - x).square(), present)
+        return codes, values, losses
 
 
 def test_a_choice_that_only_one_row_feels_is_caught():
