@@ -31,8 +31,8 @@ def _summed(context: Context, nats_of: Nats, rows: list[int]) -> tuple[float, in
     for batch in context.held_out_batches("held-out nll", rows):
         rng = RowRNG.of(context.config["seed"], batch.index.cpu()).to(context.device)
         tokens = context.bundle.encode_batch(batch, rng.fork("encoding"))
-        row, count, exact = nats_of(tokens, batch.condition, rng)
-        nats, cells = nats + row.sum().item(), cells + int(count.sum())
+        row, count, known = nats_of(tokens, batch.condition, rng)
+        nats, cells, exact = nats + row.sum().item(), cells + int(count.sum()), exact and known
         frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())
         bits.append((row / math.log(2)).cpu())
     return nats, cells, frames, bits, exact

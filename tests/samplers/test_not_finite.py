@@ -105,6 +105,28 @@ def test_numbers_of_known_and_absent_cells_are_not_looked_at(sampler):
     assert torch.equal(out.tokens.codes[codes != UNKNOWN], codes[codes != UNKNOWN]) and (out.tokens.codes[codes == UNKNOWN] >= 0).all()
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("sampler", [AnySubset(k=3), AnySubset(k=3, order="random"), SelfSpeculativeSampler(window=3)], ids=str)
+def test_what_verifies_drafts_is_looked_at_too(sampler, value):
+    """The drafts' distributions are fine, those that they are verified with are not."""
+
+    class Late(TabularAnyOrder):
+        def logits(self, tokens, condition, rank, seen=None):
+            out = super().logits(tokens, condition, rank, seen)
+            return out if seen is not None else spoil_class_one(out, condition)
+
+    class LateToo(Tabular):
+        def verify(self, state, tokens, rank):
+            return spoil_class_one(super().verify(state, tokens, rank), Condition({"class": Class(state[:, 0].long())}))
+
+    def spoil_class_one(logits, condition):
+        return torch.where((condition.parts["class"].ids == 1)[:, None, None, None], value, logits)
+
+    model = (LateToo if isinstance(sampler, SelfSpeculativeSampler) else Late)(SPECS["k1"])
+    with pytest.raises(ValueError, match="for row 2 of the batch is not finite"):
+        sampler(model, Condition({"class": Class(torch.tensor([0, 0, 1]))}), rng=RowRNG(range(3)))
+
+
 def test_a_vector_that_is_not_finite_is_refused():
     class Far(Scalars):
         def mixture(self, tokens, condition):
