@@ -109,18 +109,6 @@ class BaseCodebook(Codebook):
         """rows float [B, M, dim] -> float [B, width, M]."""
         return _project(self.project_out, rows).transpose(1, 2)
 
-    def check_codes(self, codes: Tensor) -> None:
-        """Raises ValueError where `codes` are not int64 [B, K, N], or beyond a level's vocabulary."""
-        if codes.dim() != 3 or codes.shape[1] != self.levels or codes.dtype != torch.int64:
-            raise ValueError(f"{type(self).__name__} takes codes int64 [B, {self.levels}, N]; got {codes.dtype} {tuple(codes.shape)}")
-        beyond = codes >= torch.tensor(self.vocab_sizes, device=codes.device)[:, None]
-        if not codes.is_meta and bool(beyond.any()):
-            b, k, n = beyond.nonzero()[0].tolist()
-            raise ValueError(
-                f"{type(self).__name__} has no row for code {int(codes[b, k, n])} at row {b}, level {k}, position {n}: "
-                f"level {k} has ids 0..{self.vocab_sizes[k] - 1}"
-            )
-
     def refuse_projections(self, codebook: Codebook) -> None:
         """Raises ValueError where the codebook inside, which this one stands around, has projections of its
         own."""

@@ -101,9 +101,21 @@ class Codebook(nn.Module, Component):
         finally:
             self.train(training)
 
+    def check_codes(self, codes: Tensor) -> None:
+        """Raises ValueError where `codes` are not int64 [B, K, N], or beyond a level's vocabulary."""
+        if codes.dim() != 3 or codes.shape[1] != self.levels or codes.dtype != torch.int64:
+            raise ValueError(f"{type(self).__name__} takes codes int64 [B, {self.levels}, N]; got {codes.dtype} {tuple(codes.shape)}")
+        beyond = codes >= torch.tensor(self.vocab_sizes, device=codes.device)[:, None]
+        if not codes.is_meta and bool(beyond.any()):
+            b, k, n = beyond.nonzero()[0].tolist()
+            raise ValueError(
+                f"{type(self).__name__} has no row for code {int(codes[b, k, n])} at row {b}, level {k}, position {n}: "
+                f"level {k} has ids 0..{self.vocab_sizes[k] - 1}"
+            )
+
     def lookup(self, codes: Tensor) -> Tensor:
         """codes int64 [B, K, N] -> vectors float32 [B, width, M]; cells below 0 add nothing. Raises
-        ValueError on another shape."""
+        ValueError on another shape, and on a code beyond its level's vocabulary."""
         raise NotImplementedError
 
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:

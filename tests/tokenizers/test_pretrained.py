@@ -123,6 +123,8 @@ def test_the_codebook_is_a_codebook(name):
     quantized = book(torch.randn(3, book.width, 10))
     torch.testing.assert_close(book.lookup(quantized.codes), quantized.vectors)
     assert not list(book.parameters()) and book.lookup(torch.full_like(codes, ABSENT)).abs().sum() == 0
+    with pytest.raises(ValueError, match="has no row for code"):
+        book.lookup(torch.full_like(codes, max(book.vocab_sizes)))
 
 
 def test_janus_codes_by_angle_on_demand():

@@ -137,6 +137,7 @@ class Table(Codebook):
     @float32
     def lookup(self, codes: Tensor) -> Tensor:
         """codes int64 [B, 1, N] -> float32 [B, D, N]; absent codes give zeros."""
+        self.check_codes(codes)
         codes = codes[:, 0]
         vectors = self.table()[codes.clamp(min=0)].masked_fill((codes < 0)[..., None], 0.0)
         return vectors.transpose(1, 2)
