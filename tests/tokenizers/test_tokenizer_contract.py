@@ -107,7 +107,9 @@ def train_on_one_batch(pair, precision: str) -> None:
         sum(out.losses.values()).backward()
         optimizer.step()
         errors.append(float(out.losses[main_loss(pair)].detach()))
-    assert min(errors[-3:]) < 0.8 * errors[0]
+        if max(errors[-2:]) < 0.8 * errors[0]:
+            return
+    raise AssertionError(f"the loss does not fall by a fifth: {errors}")
 
 
 def test_training_steps_reduce_the_loss(pair):
