@@ -195,11 +195,11 @@ def enumerated(
 
 
 def gap(found: Distribution, expected: Distribution) -> float:
-    """The largest difference of an outcome's probabilities, relative where they are small: of 1e-6 and 2e-6 it is 0.5."""
+    """The largest difference of an outcome's probabilities, relative down to 1e-9: of 1e-6 and 2e-6 it is 0.5."""
     worst = 0.0
     for key in found.index.keys() | expected.index.keys():
         a, b = (float(d.p[d.index[key]]) if key in d.index else 0.0 for d in (found, expected))
-        worst = max(worst, abs(a - b) / max(a, b, 1e-12))
+        worst = max(worst, abs(a - b) / max(a, b, 1e-9))
     return worst
 
 

@@ -147,7 +147,8 @@ def several(family, setting, every):
             continue
         model = table(lambda scale, spec=spec: make(spec, scale), (i + shift) // 2)
         for case in scattered(spec):
-            if len(completions(case.codes, spec)) <= (18 if reference is not ordered_distribution else 81):
+            most = 81 if reference is ordered_distribution else 9 if sampler == SelfSpeculativeSampler(window=9) else 18
+            if len(completions(case.codes, spec)) <= most:
                 yield replace(sampler, **arguments), model, case, guidance, reference
 
 
