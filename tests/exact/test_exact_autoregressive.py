@@ -48,7 +48,7 @@ def run(model, setting, n=4000, seed=1, **options):
 @checkered(order=["-".join(pair) for pair in GRID], setting=SETTINGS)
 def test_every_layout_and_filter_draws_the_enumerated_distribution(order, setting):
     spec, layout = order.split("-")
-    assert agreement(*run(TabularCausal(SPECS[spec], layout), setting)) > 1e-3
+    assert agreement(*run(TabularCausal(SPECS[spec], layout), setting, n=1500)) > 1e-3
 
 
 def test_a_race_of_exponentials_draws_the_same_distribution():
