@@ -1,0 +1,122 @@
+"""Settings of components: ranges that constructors name in their annotations, and the check of a value against an annotation.
+
+A constructor says what it takes, `vocab_size: PositiveInt`, and that is all: the configuration is checked against it before anything is
+built, and a call from Python when it is made (gentok/interfaces/component.py). Pydantic does the checking, strictly: no text is a number,
+no float a whole number, and `no` is no boolean.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import types
+import typing
+from collections.abc import Callable
+from functools import lru_cache, wraps
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AllowInfNan, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+
+__all__ = [
+    "AnyFloat", "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt", "check_setting",
+    "checked_call", "type_hints",
+]  # fmt: skip
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+"""A share or probability, in [0, 1]."""
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+"""A share, in (0, 1]."""
+AnyFloat = Annotated[float, AllowInfNan(True)]
+"""A float that may be infinite."""
+
+_WORDS = {
+    "bool_type": "true or false", "int_type": "a whole number", "list_type": "a list", "mapping_type": "a group of keys", "dict_type": "a group of keys",
+    "string_type": "text", "is_sequence_of": "a list", "finite_number": "a finite number",
+}  # fmt: skip
+"""Pydantic's kinds of mistakes, in our words."""
+_PLAIN = (int, float, str, bool, bytes, type(None))
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def check_setting(name: str, value: Any, annotation: Any) -> None:
+    """Raises ValueError, one line, where a plain value does not fit an annotation.
+
+    Args:
+        name: of the setting, for the message, such as "optimizer.lr".
+        value: of a configuration. What no configuration can hold (a module, a tensor) is not looked at.
+        annotation: a type, with ranges (`PositiveInt`, `Literal["a", "b"]`, ...). Classes of objects are not looked at.
+    """
+    adapter = _adapter(annotation)
+    if adapter is None:
+        return
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError, RecursionError):
+        return
+    try:
+        adapter.validate_json(text, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{name}={_shown(value)}: {_reason(error)}") from None
+
+
+def checked_call(function: _Function) -> _Function:
+    """A constructor that checks its arguments against its annotations before it runs."""
+    names = tuple(inspect.signature(function).parameters)
+
+    @wraps(function)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        hints = type_hints(function)
+        for name, value in (*zip(names[1:], args), *kwargs.items()):  # *args of a signature do not occur here
+            if name in hints:
+                check_setting(f"{type(self).__name__}: {name}", value, hints[name])
+        return function(self, *args, **kwargs)
+
+    return typing.cast("_Function", call)
+
+
+@lru_cache(maxsize=None)
+def type_hints(function: Any) -> dict[str, Any]:
+    """The annotations of a function or class; {} where they name what cannot be found, as those of foreign code may."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError):
+        return {}
+
+
+@lru_cache(maxsize=None)
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    plain = _plain(annotation)
+    return None if plain is Any else TypeAdapter(plain, config=ConfigDict(allow_inf_nan=False))
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation with Any for every class whose objects no configuration holds as they are."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if annotation is os.PathLike or origin is os.PathLike:
+        return str
+    if annotation in _PLAIN or annotation in (list, tuple, dict) or origin is Literal:
+        return annotation
+    if origin is Annotated:
+        return Annotated[(_plain(parts[0]), *parts[1:])]
+    if origin in (typing.Union, types.UnionType):
+        inner = tuple(_plain(part) for part in parts)
+        return Any if Any in inner else typing.Union[inner]
+    if origin in (list, tuple, dict) or (inspect.isclass(origin) and origin.__module__ == "collections.abc" and parts):
+        inner = tuple(part if part is ... else _plain(part) for part in parts)
+        return Any if issubclass(origin, Callable) else origin[inner]  # type: ignore[arg-type]
+    return Any
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if isinstance(value, (bool, list, dict, type(None))) else str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _reason(error: ValidationError) -> str:
+    reasons = dict.fromkeys(
+        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "").replace("valid ", ""))
+        + (f" as item {item['loc'][0]}" if item["loc"] and isinstance(item["loc"][0], int) else "")
+        for item in error.errors(include_url=False)
+    )
+    return f"expected {' or '.join(reasons)}"
