@@ -16,14 +16,13 @@ codebook (gentok/build.py).
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from gentok.types.settings import check_setting, checked_call, type_hints
+from gentok.types.settings import CheckedDataclass, checked_call
 
 __all__ = ["Component", "LocalPath", "component_ids"]
 
@@ -33,7 +32,7 @@ LocalPath = Annotated[str, "a path or an address"]
 _HEADER = re.compile(r'^class (\w+)\([^:]*?\bid="([\w/]+)"', re.MULTILINE)
 
 
-class Component:
+class Component(CheckedDataclass):
     """Base of every class that a configuration may build. Arguments are checked against the annotations of the constructor.
 
     Attributes:
@@ -45,14 +44,8 @@ class Component:
     def __init_subclass__(cls, id: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.component_id = id
-        if "__init__" in vars(cls):  # a dataclass gets its own later, which calls __post_init__
+        if "__init__" in vars(cls):  # a dataclass gets its own later, and __post_init__ checks its fields
             cls.__init__ = checked_call(cls.__init__)  # type: ignore[method-assign]
-
-    def __post_init__(self) -> None:
-        """Of dataclasses: checks the fields against their annotations. Raises ValueError, one line."""
-        hints = type_hints(type(self))
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            check_setting(f"{type(self).__name__}: {field.name}", getattr(self, field.name), hints.get(field.name))
 
 
 @lru_cache

@@ -25,6 +25,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     if isinstance(config["freeze"], str):
         raise ConfigError(f"freeze={config['freeze']}: a list of parts, such as freeze=[{config['freeze']}]")
     check_devices(config["trainer"], config["batch_size"])
+    check(config["data"], trust=trust, where="data")
     check(config["optimizer"], where="optimizer", role=Optimizer)
     check(config["schedule"], where="schedule", role=Schedule)
     check_loggers(config["logger"])
@@ -33,7 +34,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"), role=Tokenizer)
         if config.get("discriminator"):
-            check(config["discriminator"], trust=trust, where="discriminator")
+            check(config["discriminator"], trust=trust, where="discriminator", given=("channels",))
         if config.get("balancer"):
             check(config["balancer"], where="balancer")
     else:

@@ -7,32 +7,50 @@ no float a whole number, and `no` is no boolean.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import os
 import types
 import typing
 from collections.abc import Callable
-from functools import lru_cache, wraps
+from functools import cache, wraps
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AllowInfNan, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, TypeAdapter, ValidationError
+from pydantic import (
+    AllowInfNan,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 __all__ = [
-    "AnyFloat", "Fraction", "NonNegativeFloat", "NonNegativeInt", "PositiveFloat", "PositiveFraction", "PositiveInt", "check_setting",
-    "checked_call", "type_hints",
+    "CheckedDataclass", "Fraction", "FractionBelow1", "NonNegativeFloat", "NonNegativeInt", "NonNegativeOrInf", "PositiveFloat",
+    "PositiveFraction", "PositiveInt", "PositiveOrInf", "check_setting", "checked_call", "type_hints", "words_of",
 ]  # fmt: skip
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A share or probability, in [0, 1]."""
+FractionBelow1 = Annotated[float, Field(ge=0, lt=1)]
+"""A share, in [0, 1)."""
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 """A share, in (0, 1]."""
-AnyFloat = Annotated[float, AllowInfNan(True)]
-"""A float that may be infinite."""
+NonNegativeOrInf = Annotated[float, Field(ge=0), AllowInfNan(True)]
+"""A float of at least 0, or infinity."""
+PositiveOrInf = Annotated[float, Field(gt=0), AllowInfNan(True)]
+"""A float above 0, or infinity."""
 
 _WORDS = {
-    "bool_type": "true or false", "int_type": "a whole number", "list_type": "a list", "mapping_type": "a group of keys", "dict_type": "a group of keys",
-    "string_type": "text", "is_sequence_of": "a list", "finite_number": "a finite number",
+    "bool_type": "true or false", "int_type": "a whole number", "float_type": "a number", "string_type": "text", "list_type": "a list",
+    "is_sequence_of": "a list", "tuple_type": "a list", "mapping_type": "a group of keys", "dict_type": "a group of keys",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}", "greater_than_equal": "a number of at least {ge:g}",
+    "less_than": "a number below {lt:g}", "less_than_equal": "a number of at most {le:g}",
 }  # fmt: skip
 """Pydantic's kinds of mistakes, in our words."""
 _PLAIN = (int, float, str, bool, bytes, type(None))
@@ -75,7 +93,16 @@ def checked_call(function: _Function) -> _Function:
     return typing.cast("_Function", call)
 
 
-@lru_cache(maxsize=None)
+class CheckedDataclass:
+    """Base of dataclasses that check their fields against their annotations. Raises ValueError, one line."""
+
+    def __post_init__(self) -> None:
+        hints = type_hints(type(self))
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            check_setting(f"{type(self).__name__}: {field.name}", getattr(self, field.name), hints[field.name])
+
+
+@cache
 def type_hints(function: Any) -> dict[str, Any]:
     """The annotations of a function or class; {} where they name what cannot be found, as those of foreign code may."""
     try:
@@ -84,7 +111,13 @@ def type_hints(function: Any) -> dict[str, Any]:
         return {}
 
 
-@lru_cache(maxsize=None)
+def words_of(annotation: Any) -> tuple[str, ...]:
+    """The words that an annotation allows, of all its parts."""
+    own = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
+    return (*(w for w in own if isinstance(w, str)), *(w for part in typing.get_args(annotation) for w in words_of(part)))
+
+
+@cache
 def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
     plain = _plain(annotation)
     return None if plain is Any else TypeAdapter(plain, config=ConfigDict(allow_inf_nan=False))
@@ -101,7 +134,7 @@ def _plain(annotation: Any) -> Any:
         return Annotated[(_plain(parts[0]), *parts[1:])]
     if origin in (typing.Union, types.UnionType):
         inner = tuple(_plain(part) for part in parts)
-        return Any if Any in inner else typing.Union[inner]
+        return Any if Any in inner else typing.Union[inner]  # noqa: UP007
     if origin in (list, tuple, dict) or (inspect.isclass(origin) and origin.__module__ == "collections.abc" and parts):
         inner = tuple(part if part is ... else _plain(part) for part in parts)
         return Any if issubclass(origin, Callable) else origin[inner]  # type: ignore[arg-type]
@@ -115,7 +148,7 @@ def _shown(value: Any) -> str:
 
 def _reason(error: ValidationError) -> str:
     reasons = dict.fromkeys(
-        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "").replace("valid ", ""))
+        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "")).format(**item.get("ctx", {}))
         + (f" as item {item['loc'][0]}" if item["loc"] and isinstance(item["loc"][0], int) else "")
         for item in error.errors(include_url=False)
     )

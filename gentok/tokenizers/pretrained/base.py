@@ -23,6 +23,7 @@ from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Quantized
+from gentok.types.settings import PositiveInt
 
 __all__ = ["Portable", "Pretrained", "Table", "import_library", "load_model", "one_of", "settings_of"]
 
@@ -198,7 +199,7 @@ class Pretrained(Portable, ImageTokenizer):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,

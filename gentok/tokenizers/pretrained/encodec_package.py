@@ -21,6 +21,7 @@ from gentok.tokenizers.pretrained.base import first_line, import_library, one_of
 from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
 from gentok.tokenizers.pretrained.transformers_encodec import SIDE_VALUES
+from gentok.types.settings import PositiveInt
 
 __all__ = ["EncodecPackage"]
 
@@ -86,9 +87,9 @@ class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
         self,
         path: LocalPath | None = None,
         config: Mapping[str, Any] | None = None,
-        levels: int | None = None,
+        levels: PositiveInt | None = None,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
     ):
         """
         Args:
