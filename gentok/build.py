@@ -22,7 +22,7 @@ from typing import Any
 from gentok.errors import ConfigError, nearest_name
 from gentok.interfaces.component import Component, LocalPath, component_ids
 from gentok.interfaces.format1 import COMPONENTS
-from gentok.types.settings import check_setting, type_hints
+from gentok.settings import check_setting, type_hints
 
 __all__ = ["build", "check", "component_name", "identify", "resolve"]
 

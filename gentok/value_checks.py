@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
-from gentok.types.settings import (
+from gentok.settings import (
     Fraction,
     FractionBelow1,
     NonNegativeFloat,

@@ -23,8 +23,8 @@ from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.codebooks.bit_groups import bits_per_level, from_bits, to_bits, without_unused_levels
 from gentok.codebooks.search import row_mean
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.types import Quantized
-from gentok.types.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["BAE"]
 

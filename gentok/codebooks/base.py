@@ -18,8 +18,8 @@ from gentok.codebooks.search import TABLE_LIMIT, nearest_rows, row_mean, share_u
 from gentok.interfaces import Codebook
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Quantized
-from gentok.types.settings import PositiveInt
 
 __all__ = ["BaseCodebook", "SingleLevel", "TableCodebook", "fill", "float32", "nearest_rows", "share_used", "straight_through"]
 

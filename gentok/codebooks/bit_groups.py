@@ -18,8 +18,8 @@ from gentok.codebooks.base import BaseCodebook, fill
 from gentok.codebooks.lfq import LFQ
 from gentok.codebooks.search import TABLE_LIMIT, nearest_rows
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Quantized
-from gentok.types.settings import PositiveInt
 
 __all__ = ["BitGroups", "bits_per_level", "from_bits", "to_bits", "without_unused_levels"]
 

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.vq import VQ
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt
 
 __all__ = ["DualCodebook"]
 

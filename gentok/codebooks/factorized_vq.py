@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.codebooks.vq import VQ
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["FactorizedVQ"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gentok.codebooks.base import SingleLevel, straight_through
 from gentok.rng import RowRNG
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["FSQ"]
 

@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import block_bytes, entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
-from gentok.types.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["IBQ"]
 

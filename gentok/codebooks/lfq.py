@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from gentok.codebooks.base import SingleLevel, straight_through
 from gentok.codebooks.search import entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
-from gentok.types.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["LFQ"]
 

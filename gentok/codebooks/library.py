@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.distributed import world_size
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import ABSENT, Quantized
-from gentok.types.settings import PositiveInt
 
 __all__ = ["LibraryCodebook"]
 

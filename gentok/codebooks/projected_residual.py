@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.interfaces import Codebook
-from gentok.types.settings import Fraction, PositiveInt
+from gentok.settings import Fraction, PositiveInt
 
 __all__ = ["ProjectedResidual"]
 

@@ -34,9 +34,9 @@ from torch import Tensor, nn
 from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, share_used, straight_through
 from gentok.codebooks.search import draw_for_all, row_mean
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
 from gentok.types import Pyramid as PyramidGrid
-from gentok.types.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["PyramidCodebook"]
 

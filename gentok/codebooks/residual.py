@@ -29,8 +29,8 @@ from gentok.codebooks.search import draw_for_all
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, PositiveInt
 from gentok.types import Quantized
-from gentok.types.settings import Fraction, PositiveInt
 
 __all__ = ["ResidualCodebook"]
 

@@ -28,8 +28,8 @@ from torch import Tensor
 from gentok.codebooks.base import BaseCodebook
 from gentok.distributed import all_sum, world_size
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Quantized
-from gentok.types.settings import Fraction
 
 __all__ = ["SplitRVQ"]
 

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from gentok.codebooks.projected_residual import ProjectedResidual
 from gentok.interfaces import Codebook
+from gentok.settings import Fraction, PositiveInt
 from gentok.types import ABSENT, Grid
-from gentok.types.settings import Fraction, PositiveInt
 
 __all__ = ["StridedResidual"]
 

@@ -36,7 +36,7 @@ from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import draw_vectors, nearest_rows, position_weights
 from gentok.distributed import all_sum, rank
 from gentok.rng import RowRNG
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["VQ"]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from gentok.interfaces import Augmentation
 from gentok.rng import RowRNG
-from gentok.types.settings import NonNegativeInt
+from gentok.settings import NonNegativeInt
 
 __all__ = ["Augment"]
 

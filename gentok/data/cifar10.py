@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from gentok.data.shards import Shards
 from gentok.interfaces import LocalPath
+from gentok.settings import Fraction
 from gentok.types import ClassSpec, ConditionSpec
-from gentok.types.settings import Fraction
 
 __all__ = ["CIFAR10"]
 

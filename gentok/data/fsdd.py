@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from gentok.data.sound_shards import SoundShards
 from gentok.interfaces import LocalPath
+from gentok.settings import Fraction, PositiveFloat, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec
-from gentok.types.settings import Fraction, PositiveFloat, PositiveInt
 
 __all__ = ["FSDD", "WORDS"]
 

@@ -22,8 +22,8 @@ from gentok.data.labels import spec_of
 from gentok.data.progress import progress
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
+from gentok.settings import PositiveInt
 from gentok.types import Batch, ConditionSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
 

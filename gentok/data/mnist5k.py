@@ -14,8 +14,8 @@ from torch import Tensor
 from gentok.data.datasets import MemoryDataset
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt
 from gentok.types import ClassSpec, ConditionSpec
-from gentok.types.settings import NonNegativeInt
 
 __all__ = ["MNIST5k"]
 

@@ -7,8 +7,8 @@ import torch
 from gentok.data.datasets import MemoryDataset
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec
-from gentok.types.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["NoiseImages"]
 

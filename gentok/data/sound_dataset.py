@@ -28,8 +28,8 @@ from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.types import Batch, ConditionSpec
-from gentok.types.settings import NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from gentok.data.file_index import Listing, Medium
 from gentok.interfaces import LocalPath
-from gentok.types.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
+from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 
 __all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
 

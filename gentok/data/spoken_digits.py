@@ -32,8 +32,8 @@ from gentok.data.sound_files import resample
 from gentok.data.sound_shards import SoundShards
 from gentok.interfaces import LocalPath
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec, fingerprint
-from gentok.types.settings import NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["SpokenDigits", "WORDS"]
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gentok.interfaces import Guidance
-from gentok.types.settings import NonNegativeFloat, PositiveOrInf
+from gentok.settings import NonNegativeFloat, PositiveOrInf
 
 __all__ = ["Projected"]
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from gentok.flow.path import score_of
 from gentok.interfaces import Component
 from gentok.rng import RowRNG
-from gentok.types.settings import NonNegativeFloat
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from gentok.distributed import all_gather
 from gentok.interfaces import TimeDistribution
 from gentok.rng import RowRNG
-from gentok.types.settings import PositiveFloat
+from gentok.settings import PositiveFloat
 
 __all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
 

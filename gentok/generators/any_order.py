@@ -34,8 +34,8 @@ from gentok.generators.bidirectional import BidirectionalTransformer
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, attend, full_precision, token_nll
 from gentok.nn.two_stream import Cells, two_stream_mask
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
-from gentok.types.settings import Fraction
 
 __all__ = ["AnyOrderTransformer"]
 

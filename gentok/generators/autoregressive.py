@@ -39,8 +39,8 @@ from gentok.nn.token_transformer import (
     uniform_nll,
 )
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
-from gentok.types.settings import Fraction
 
 __all__ = ["Autoregressive"]
 

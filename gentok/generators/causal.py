@@ -23,8 +23,8 @@ from gentok.nn.rope import Rotation
 from gentok.nn.token_transformer import TransformerSettings, attend
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
-from gentok.types.settings import Fraction
 
 __all__ = ["CausalTransformer"]
 

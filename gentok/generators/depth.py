@@ -31,8 +31,8 @@ from gentok.nn.kv_cache import KVCache
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, full_precision, initialise_parts, token_nll
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, PositiveInt
 from gentok.types import ABSENT, Condition, ConditionSpec, Tokens, TokenSpec
-from gentok.types.settings import Fraction, PositiveInt
 
 __all__ = ["DepthTransformer"]
 

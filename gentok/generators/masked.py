@@ -26,8 +26,8 @@ from gentok.generators.masked_losses import ByLevelObjective
 from gentok.generators.masked_losses import objective as make_objective
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
-from gentok.types.settings import Fraction
 
 __all__ = ["MaskedTransformer"]
 

@@ -56,8 +56,8 @@ from gentok.nn.frozen import Frozen
 from gentok.nn.token_transformer import BidirectionalTrunk, TransformerOptions, TransformerSettings, initialise_parts
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
+from gentok.settings import PositiveFloat, PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
-from gentok.types.settings import PositiveFloat, PositiveInt
 
 __all__ = ["ResGen"]
 

@@ -34,8 +34,8 @@ from gentok.nn.token_transformer import TransformerOptions, TransformerSettings,
 from gentok.nn.transformer import Transformer
 from gentok.nn.two_stream import Cells, two_stream_mask
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["SelfSpeculativeTransformer"]
 

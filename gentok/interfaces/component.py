@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from gentok.types.settings import CheckedDataclass, checked_call
+from gentok.settings import CheckedDataclass, checked_call
 
 __all__ = ["Component", "LocalPath", "component_ids"]
 

@@ -23,7 +23,7 @@ from gentok.interfaces import Adversary as BaseAdversary
 from gentok.interfaces import Discriminator, Optimizer
 from gentok.losses.adversarial_terms import LOSSES, REDUCTIONS, adaptive_weight, feature_matching, gradient_at, lecam
 from gentok.rng import RowRNG
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction
 
 __all__ = ["Adversaries", "Adversary", "frozen"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gentok.interfaces import Loss
 from gentok.losses.spectral import within
-from gentok.types.settings import NonNegativeFloat
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["AudioReconstruction"]
 

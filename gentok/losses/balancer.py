@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Balancer as BaseBalancer
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, PositiveFloat
+from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat
 
 __all__ = ["Balancer"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gentok.interfaces import Loss
 from gentok.nn import features
-from gentok.types.settings import NonNegativeFloat
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Perceptual"]
 

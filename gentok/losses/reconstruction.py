@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.interfaces import Loss
-from gentok.types.settings import NonNegativeFloat
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Reconstruction"]
 

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from gentok.interfaces import Loss
 from gentok.nn.spectral import Mel, frame_mask, stft
-from gentok.types.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["EncodecMel", "DacMel", "MultiScaleSTFT", "within"]
 

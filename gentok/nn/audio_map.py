@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import FeatureNetwork, LocalPath
 from gentok.precision import no_autocast
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["AudioMap"]
 

@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from gentok.interfaces import Layer
 from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "check_halved", "down_stage", "normed_conv", "units", "up_conv"]
 

@@ -14,7 +14,7 @@ import math
 from torch import Tensor, nn
 
 from gentok.interfaces import Discriminator
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["PatchGAN"]
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import Layer
 from gentok.nn.recurrence import WindowedAttention
-from gentok.types.settings import NonNegativeInt, PositiveInt
+from gentok.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["ISTFTDecoder", "inverse_stft"]
 

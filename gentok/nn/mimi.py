@@ -24,7 +24,7 @@ from gentok.nn.recurrence import RecentKeys, Seen, WindowModule
 from gentok.nn.rope import Rotation
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.nn.streaming import Chain, ChainLayer
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 

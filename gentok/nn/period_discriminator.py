@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, convolution, features_of
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["PeriodDiscriminators"]
 

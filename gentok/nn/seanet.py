@@ -25,7 +25,7 @@ from gentok.nn.conv1d import Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
 from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
-from gentok.types.settings import NonNegativeInt, PositiveInt
+from gentok.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 

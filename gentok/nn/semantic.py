@@ -26,7 +26,7 @@ from gentok.nn import features
 from gentok.nn.autoencoder import ConvEncoder, stride_of
 from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
 

@@ -23,7 +23,7 @@ from gentok.nn.conv1d import weight_of
 from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
 from gentok.rng import RowRNG
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 

@@ -26,7 +26,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
 from gentok.precision import no_autocast
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 

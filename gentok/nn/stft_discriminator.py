@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["STFTDiscriminators"]
 

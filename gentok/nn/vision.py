@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gentok.interfaces import LocalPath
 from gentok.nn.features import resized
 from gentok.nn.semantic import SemanticNetwork
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["VisionMap"]
 

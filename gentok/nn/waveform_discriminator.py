@@ -12,7 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.interfaces import Discriminator
 from gentok.nn.spectral import stft
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["WaveformDiscriminators", "complex_spectrogram", "convolution", "features_of", "levelled"]
 

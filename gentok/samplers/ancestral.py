@@ -24,7 +24,7 @@ from gentok.flow.absorbing import mask_schedule
 from gentok.samplers.base import setting
 from gentok.samplers.first_hitting import hitting_shares
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
-from gentok.types.settings import PositiveInt
+from gentok.settings import PositiveInt
 
 __all__ = ["Ancestral", "expected_calls"]
 

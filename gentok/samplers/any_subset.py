@@ -30,8 +30,8 @@ from gentok.samplers.any_order import ORDERS, OrderedState, ordered_state
 from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.speculation import accepted, residual
+from gentok.settings import PositiveInt
 from gentok.types import UNKNOWN, RowRNG
-from gentok.types.settings import PositiveInt
 
 __all__ = ["AnySubset"]
 

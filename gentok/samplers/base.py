@@ -29,8 +29,8 @@ from gentok.layouts import Layout
 from gentok.samplers import filters
 from gentok.samplers.draws import Choice, checked, draw
 from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial_tokens
+from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
-from gentok.types.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 
 __all__ = ["Sampler", "check_known", "every_sampler", "fitting", "sampler_name", "setting"]
 

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
-from gentok.types.settings import PositiveFloat, PositiveInt
+from gentok.settings import PositiveFloat, PositiveInt
 
 __all__ = ["RULES", "ConfidenceThreshold", "count_by_factor"]
 

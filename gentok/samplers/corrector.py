@@ -25,8 +25,8 @@ import torch
 from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import NonNegativeInt, PositiveInt
 from gentok.types import UNKNOWN
-from gentok.types.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["Corrector"]
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["ORDERS", "EntropyBounded", "entropies", "uncertainty"]
 

@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveInt
 from gentok.types import RowRNG
-from gentok.types.settings import PositiveInt
 
 __all__ = ["FirstHitting", "hitting_shares"]
 

@@ -28,8 +28,8 @@ from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.base import setting
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveInt
 from gentok.types import Pyramid, Raster, TokenSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["Halton", "halton_points", "radical_inverse"]
 

@@ -39,8 +39,8 @@ from torch import Tensor
 from gentok.flow.absorbing import mask_schedule
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import Fraction, NonNegativeFloat, PositiveInt
 from gentok.types import UNKNOWN
-from gentok.types.settings import Fraction, NonNegativeFloat, PositiveInt
 
 __all__ = ["STRATEGIES", "Remasking", "Step"]
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from gentok.generators.base import CumulativeMasked
 from gentok.samplers.draws import check_finite
 from gentok.samplers.stepwise import StepState, StepwiseSampler
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["ResGenSampler", "shallowest"]
 

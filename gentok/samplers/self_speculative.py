@@ -31,8 +31,8 @@ from gentok.samplers.any_order import OrderedState
 from gentok.samplers.base import Sampler
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.speculation import accepted, residual
+from gentok.settings import PositiveInt
 from gentok.types import RowRNG
-from gentok.types.settings import PositiveInt
 
 __all__ = ["SelfSpeculativeSampler"]
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.request import SampleRequest
 from gentok.samplers.stepwise import StepState
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["SoundStorm"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.types.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["SCHEDULES", "StepState", "StepwiseSampler", "masked_counts"]
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from gentok.interfaces import Codebook, Loss, Tokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["ImageTokenizer"]
 

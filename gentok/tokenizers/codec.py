@@ -24,10 +24,10 @@ from torch import Tensor
 from gentok.interfaces import Codebook, Layer, Loss, StreamingTokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.sound_checks import check_known, check_sound, frames_of, groups_of, within
 from gentok.tokenizers.streaming import CodecStream, why_not
 from gentok.types import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["Codec", "cut", "repeated"]
 

@@ -35,10 +35,10 @@ from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.tokenizers.inner import latent_sizes, latent_tokenizer
 from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
-from gentok.types.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 __all__ = ["FlexTok"]
 

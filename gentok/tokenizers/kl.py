@@ -21,9 +21,9 @@ from gentok.interfaces import Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, Latents, Raster, TokenizerOutput
-from gentok.types.settings import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["KL", "GaussianLatents", "gaussian_kl", "sampled"]
 

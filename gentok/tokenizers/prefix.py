@@ -21,9 +21,9 @@ from torch import Tensor
 
 from gentok.interfaces import Codebook, Tokenizer
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.inner import frozen
 from gentok.types import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["FirstLevels", "Prefix"]
 

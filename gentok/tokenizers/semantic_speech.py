@@ -24,11 +24,11 @@ from torch import Tensor
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.speech import Recogniser, SpeechDecoder, SpeechEncoder
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.codec import Codec, cut, repeated
 from gentok.tokenizers.sound_checks import check_known, frames_of, within
 from gentok.tokenizers.texts import bound_to_texts
 from gentok.types import Batch, ConditionSpec, Frames, Ids, TokenizerOutput, Tokens
-from gentok.types.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["SemanticSpeech"]
 

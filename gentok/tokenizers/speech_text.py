@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.inner import speech_sizes, speech_tokenizer
 from gentok.tokenizers.sound_checks import check_known, frames_of
 from gentok.tokenizers.texts import bound_to_texts, text_of
@@ -42,7 +43,6 @@ from gentok.types import (
     Tokens,
     TokenSpec,
 )
-from gentok.types.settings import PositiveInt
 
 __all__ = ["ORDERS", "SpeechText"]
 

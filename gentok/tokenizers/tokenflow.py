@@ -34,9 +34,9 @@ from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, NonNegativeInt, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, TokenizerOutput, Tokens
-from gentok.types.settings import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["TokenFlow", "SemanticDecoder"]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.settings import PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
-from gentok.types.settings import PositiveInt
 
 __all__ = ["VQGAN"]
 

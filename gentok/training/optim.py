@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from gentok.interfaces import Optimizer, Schedule
-from gentok.types.settings import Fraction, FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from gentok.settings import Fraction, FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 

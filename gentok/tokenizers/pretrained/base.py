@@ -21,9 +21,9 @@ from gentok.codebooks.base import fill, float32, nearest_rows, share_used, strai
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Quantized
-from gentok.types.settings import PositiveInt
 
 __all__ = ["Portable", "Pretrained", "Table", "import_library", "load_model", "one_of", "settings_of"]
 

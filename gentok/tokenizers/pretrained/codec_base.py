@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.interfaces import Layer, LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
 from gentok.tokenizers.pretrained.levels import Level, Levels
-from gentok.types.settings import PositiveInt
 
 __all__ = ["Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
 

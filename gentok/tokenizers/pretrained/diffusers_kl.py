@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.kl import GaussianLatents
 from gentok.tokenizers.pretrained.base import Pretrained
-from gentok.types.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["DiffusersKL"]
 

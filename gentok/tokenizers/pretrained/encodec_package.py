@@ -17,11 +17,11 @@ from torch.nn.utils import parametrizations, remove_weight_norm
 
 from gentok.interfaces import LocalPath, Loss
 from gentok.nn.conv1d import weight_of
+from gentok.settings import PositiveInt
 from gentok.tokenizers.pretrained.base import first_line, import_library, one_of
 from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
 from gentok.tokenizers.pretrained.transformers_encodec import SIDE_VALUES
-from gentok.types.settings import PositiveInt
 
 __all__ = ["EncodecPackage"]
 

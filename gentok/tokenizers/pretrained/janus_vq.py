@@ -15,8 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.pretrained.base import Pretrained
-from gentok.types.settings import PositiveInt
 
 __all__ = ["JanusVQ"]
 

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from gentok.interfaces import Codebook, FeatureNetwork, Layer, LocalPath, Loss
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.distillation import Distillation
 from gentok.tokenizers.pretrained.released import ReleasedCodec
 from gentok.types import Quantized
-from gentok.types.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["Mimi"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from gentok.interfaces import Codebook, Layer, LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.codec import Codec
-from gentok.types.settings import PositiveInt
 
 __all__ = ["NORMED", "ReleasedCodec", "factorized", "put", "read_state"]
 

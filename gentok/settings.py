@@ -45,9 +45,10 @@ NonNegativeOrInf = Annotated[float, Field(ge=0), AllowInfNan(True)]
 PositiveOrInf = Annotated[float, Field(gt=0), AllowInfNan(True)]
 """A float above 0, or infinity."""
 
+_GROUP = "keys and values ('{{a: 1}}', with the quotes)"
 _WORDS = {
     "bool_type": "true or false", "int_type": "a whole number", "float_type": "a number", "string_type": "text", "list_type": "a list",
-    "is_sequence_of": "a list", "tuple_type": "a list", "mapping_type": "a group of keys", "dict_type": "a group of keys",
+    "is_sequence_of": "a list", "tuple_type": "a list", "mapping_type": _GROUP, "dict_type": _GROUP,
     "finite_number": "a finite number",
     "greater_than": "a number above {gt:g}", "greater_than_equal": "a number of at least {ge:g}",
     "less_than": "a number below {lt:g}", "less_than_equal": "a number of at most {le:g}",
@@ -148,7 +149,7 @@ def _shown(value: Any) -> str:
 
 def _reason(error: ValidationError) -> str:
     reasons = dict.fromkeys(
-        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "")).format(**item.get("ctx", {}))
+        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "")).format_map(item.get("ctx", {}))
         + (f" as item {item['loc'][0]}" if item["loc"] and isinstance(item["loc"][0], int) else "")
         for item in error.errors(include_url=False)
     )
