@@ -49,7 +49,7 @@ _GROUP = "keys and values ('{{a: 1}}', with the quotes)"
 _WORDS = {
     "bool_type": "true or false", "int_type": "a whole number", "float_type": "a number", "string_type": "text", "list_type": "a list",
     "is_sequence_of": "a list", "tuple_type": "a list", "mapping_type": _GROUP, "dict_type": _GROUP,
-    "finite_number": "a finite number",
+    "finite_number": "a finite number", "string_too_short": "text of at least {min_length} character",
     "greater_than": "a number above {gt:g}", "greater_than_equal": "a number of at least {ge:g}",
     "less_than": "a number below {lt:g}", "less_than_equal": "a number of at most {le:g}",
 }  # fmt: skip

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
@@ -28,10 +30,11 @@ __all__ = ["SETTINGS", "check_values"]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 Dtype = Literal["float32", "bfloat16"]
 Texts = Sequence[str]
+Place = Annotated[str, Field(min_length=1)]
 
 SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one of NEEDED
     # train.py
-    "name": str, "steps": PositiveInt, "clock": Literal["wall", "cpu"], "budget": str | float, "resume": str, "init_from": str,
+    "name": str, "steps": PositiveInt, "clock": Literal["wall", "cpu"], "budget": str | float, "resume": Place, "init_from": Place,
     "freeze": Texts, "bundle_dtype": Dtype, "limit_items": PositiveInt, "overfit": bool, "profile": PositiveInt, "print_config": bool,
     "describe": bool, "describe_classes": PositiveInt,
     "task.name": Literal["tokenizer", "generator"], "task.pictures": NonNegativeInt, "task.sounds": NonNegativeInt,
@@ -44,20 +47,20 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "trainer.progress_bar": bool,
     "callbacks.ema": FractionBelow1, "callbacks.collapse_below": Fraction, "callbacks.collapse_steps": PositiveInt,
     "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
-    "paths.root": str, "paths.run": str, "paths.cache": str,
+    "paths.root": Place, "paths.run": Place, "paths.cache": Place,
     # several commands
-    "seed": NonNegativeInt, "n": PositiveInt, "batch_size": PositiveInt, "ckpt": str, "out": str, "ema": bool,
+    "seed": NonNegativeInt, "n": PositiveInt, "batch_size": PositiveInt, "ckpt": Place, "out": Place, "ema": bool,
     "progress": bool, "guidance": NonNegativeFloat, "guidance_schedule": Literal["constant", "linear", "cosine"], "trust": Texts,
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
-    "known": str, "keep": str | float, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
+    "known": Place, "keep": str | float, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
     "suite": str, "ckpts": Texts, "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "both"], "region": str,
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
-    "classifier": str, "classifier_steps": PositiveInt, "cache": str, "epochs": PositiveInt, "precision": Precision,
+    "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
-    "action": Literal["compress", "decompress"], "input": str, "output": str, "levels": PositiveInt, "chunk": PositiveFloat,
+    "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype,
 }  # fmt: skip
 NEEDED = ("seed", "n", "batch_size", "out")

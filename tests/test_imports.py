@@ -18,6 +18,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "settings": set(),
     "rng": set(),
     "distributed": set(),
+    "devices": {"errors"},
     "precision": set(),
     "types": {"errors", "settings", "rng"},
     "interfaces": {"settings", "types", "rng"},

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gentok.errors import nearest_name
 
-__all__ = ["RENAMED", "explained"]
+__all__ = ["RENAMED", "explained", "out_of_memory"]
 
 RENAMED = {
     "judge": "classifier",
@@ -54,6 +54,11 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
     if found := re.search(r"Interpolation key '([^']*)' not found", text):
         return f"the value of {getattr(error, 'full_key', None) or 'a key'} refers to {found[1]!r}, which does not exist"
     return " ".join(text.splitlines()[0].split())
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch found no memory for a tensor, on the processor or on a GPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
 
 
 def _near(word: str, names: list[str]) -> str:

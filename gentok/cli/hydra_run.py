@@ -14,7 +14,7 @@ from typing import Any
 
 from gentok import __version__
 from gentok.cli.commands import COMMANDS
-from gentok.cli.config_errors import explained
+from gentok.cli.config_errors import explained, out_of_memory
 from gentok.cli.help import command_help, wants_help
 from gentok.cli.overrides import conf_dir, patient_threads, shell_words
 from gentok.cli.run_id import run_id
@@ -64,10 +64,14 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             values = plain(config)
             check_values(values)
             function(values)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
             if os.environ.get("GENTOK_TRACEBACK"):
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, (MemoryError, RuntimeError)):
+                message = f"not enough memory: a smaller batch_size or model needs less ({message[:160]})"
             print(f"gentok: {message}", file=sys.stderr)
             return message
         return None

@@ -22,11 +22,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from pydantic import Field
+
 from gentok.settings import CheckedDataclass, checked_call
 
 __all__ = ["Component", "LocalPath", "component_ids"]
 
-LocalPath = Annotated[str, "a path or an address"]
+LocalPath = Annotated[str, Field(min_length=1), "a path or an address"]
 """A constructor's argument that names a file, a folder or an address. A stored model may not set it."""
 
 _HEADER = re.compile(r'^class (\w+)\([^:]*?\bid="([\w/]+)"', re.MULTILINE)
