@@ -128,7 +128,7 @@ def _plain(annotation: Any) -> Any:
     """The annotation with Any for every class whose objects no configuration holds as they are."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is os.PathLike or origin is os.PathLike:
-        return str
+        return Annotated[str, Field(min_length=1)]
     if annotation in _PLAIN or annotation in (list, tuple, dict) or origin is Literal:
         return annotation
     if origin is Annotated:

@@ -9,12 +9,14 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gentok import __version__
 from gentok.cli.commands import COMMANDS
 from gentok.cli.config_errors import explained, out_of_memory
+from gentok.cli.exchange import exchange
 from gentok.cli.help import command_help, wants_help
 from gentok.cli.overrides import conf_dir, patient_threads, shell_words
 from gentok.cli.run_id import run_id
@@ -33,8 +35,22 @@ def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     _resolvers()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(name, overrides or [])
+        config, choices = _composed(name, overrides or [])
+        exchange(config, choices, overrides or [], partial(_composed, name))
         return plain(config)
+
+
+def _composed(name: str, words: list[str]) -> tuple[Any, dict[str, str]]:
+    """(configuration, choices of its groups) of words, while Hydra is initialized."""
+    import hydra
+    from omegaconf import OmegaConf, open_dict
+
+    config = hydra.compose(name, words, return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -61,6 +77,9 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
 
     def attempt(config: Any) -> str | None:
         try:
+            words, choices = list(_hydra().overrides.task), dict(_hydra().runtime.choices)
+            for line in exchange(config, choices, words, partial(_composed, name)):
+                print(f"gentok: {line}", file=sys.stderr)
             values = plain(config)
             check_values(values)
             function(values)
