@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
@@ -95,13 +96,13 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             return message
         return None
 
-    def job(config: Any) -> None:
+    def job(config: Any) -> float | None:
         folder = _own_folder(config)
         if folder is None:
             if attempt(config):
                 sys.exit(2)
-            return
-        from gentok.sweep import note
+            return None
+        from gentok.sweep import measured, note
 
         overrides = [word for word in _hydra().overrides.task if "=" in word]
         print(f"\n== job {_hydra().job.num}: {' '.join(overrides)}", flush=True)
@@ -114,6 +115,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             raise
         jobs[-1] = (folder, error is None)
         note(folder, overrides, "failed" if error else "done", error)
+        return math.nan if error else measured(folder, config.sweep_metric)
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()

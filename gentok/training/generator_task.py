@@ -46,7 +46,7 @@ class GeneratorTask(GentokModule):
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
-        self.modality = modality(tokenizer.spec)
+        self.modality, self.main_metric = modality(tokenizer.spec), "held_out_bits_per_token"
         self.pictures: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
