@@ -10,10 +10,12 @@ import yaml
 
 from gentok.build import check
 from gentok.cli import compose, shell_words
+from gentok.cli.idle import idle_settings
 from gentok.codebooks.fsq import FSQ
 from gentok.codebooks.vq import VQ
 from gentok.devices import chosen_device
 from gentok.errors import ConfigError
+from gentok.sweep import measured
 from gentok.training.config_check import check_config
 from gentok.value_checks import SETTINGS, check_values
 
@@ -204,3 +206,28 @@ def test_python_gets_the_same_checks():
     ):
         with pytest.raises(ValueError, match=line):
             make()
+
+
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["steps=100", "schedule.warmup=100"], "schedule.warmup=100 is not over in steps=100"),
+        (["steps=1000", "discriminator=patchgan", "discriminator.adversaries.patch.start=5000"], "patch.start=5000 is beyond steps=1000"),
+        (["steps=1000", "generator=masked"], "generator=masked is of task=generator"),
+        (["steps=1000", "task=generator", "tokenizer=from_bundle", "codebook=fsq"], "codebook=fsq is of the training of a tokenizer"),
+    ],
+)
+def test_a_setting_that_cannot_act_is_said(words, line):
+    assert [line in said for said in idle_settings(compose("config", words), words)] == [True]
+
+
+def test_settings_that_act_are_not_mentioned():
+    words = ["steps=100000", "discriminator=patchgan", "codebook=fsq", "losses=l2"]
+    assert idle_settings(compose("config", words), words) == []
+
+
+def test_a_sweeper_is_told_the_figure_that_a_run_is_known_by_or_the_one_asked_for(tmp_path):
+    (tmp_path / "metrics.json").write_text('{"metrics": {"psnr": 21.5, "loss": 0.25}, "main_metric": "psnr"}')
+    assert measured(tmp_path) == 21.5 and measured(tmp_path, "loss") == 0.25
+    with pytest.raises(ValueError, match="sweep_metric=ssim: .*psnr, loss"):
+        measured(tmp_path, "ssim")

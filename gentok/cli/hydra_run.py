@@ -19,6 +19,7 @@ from gentok.cli.commands import COMMANDS
 from gentok.cli.config_errors import explained, out_of_memory
 from gentok.cli.exchange import exchange
 from gentok.cli.help import command_help, wants_help
+from gentok.cli.idle import idle_settings
 from gentok.cli.overrides import conf_dir, patient_threads, shell_words
 from gentok.cli.run_id import run_id
 from gentok.errors import ConfigError
@@ -83,6 +84,8 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
                 print(f"gentok: {line}", file=sys.stderr)
             values = plain(config)
             check_values(values)
+            for line in idle_settings(values, words) if "task" in values else ():
+                print(f"gentok: {line}", file=sys.stderr)
             function(values)
         except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not out_of_memory(error):
