@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 __all__ = ["idle_settings"]
@@ -14,7 +14,7 @@ ELSEWHERE = {
 """Task -> group of conf/ -> what it is of."""
 
 
-def idle_settings(config: Mapping[str, Any], words: Iterable[str]) -> list[str]:
+def idle_settings(config: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     """A line for every setting that has no effect.
 
     Args:
@@ -31,7 +31,7 @@ def idle_settings(config: Mapping[str, Any], words: Iterable[str]) -> list[str]:
     if steps is None:
         return lines
     warmup = config["schedule"].get("warmup", 0)
-    if warmup >= steps:
+    if warmup >= steps and any(word.startswith("schedule.warmup=") for word in words):
         lines.append(f"schedule.warmup={warmup} is not over in steps={steps}: the learning rate never reaches optimizer.lr")
     for name, adversary in ((config.get("discriminator") or {}).get("adversaries") or {}).items():
         if adversary.get("start", 0) >= steps:
