@@ -204,7 +204,7 @@ class TokenizerTask(GentokModule):
             "kind": "tokenizer",
             "tokenizer": {"config": self.tokenizer.portable(self.config["tokenizer"]), "spec": self.tokenizer.spec.to_dict()},
             "condition_spec": ConditionSpec().to_dict(),
-            "meta": {"step": self.global_step, "data": self.config["data"]},
+            "meta": {"step": self.global_step, "data": self.config["data"] or None},
         }
 
 
