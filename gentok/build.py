@@ -22,6 +22,7 @@ from typing import Any
 from gentok.errors import ConfigError, nearest_name
 from gentok.interfaces.component import Component, LocalPath, component_ids
 from gentok.interfaces.format1 import COMPONENTS
+from gentok.settings import check_setting, type_hints
 
 __all__ = ["build", "check", "component_name", "identify", "resolve"]
 
@@ -128,17 +129,14 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
     """
     parameters = dict(inspect.signature(component).parameters)
     source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__  # type: ignore[misc]
-    try:
-        hints = typing.get_type_hints(source, include_extras=True)
-    except (NameError, TypeError):  # a package of your own may annotate as it likes
-        hints = {}
+    hints = dict(type_hints(source))
     for name, parameter in list(parameters.items()):
         if parameter.kind is not parameter.VAR_KEYWORD:
             continue
         for settings in filter(dataclasses.is_dataclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
             parameters.pop(name, None)
             parameters |= inspect.signature(settings).parameters  # type: ignore[arg-type]
-            hints |= typing.get_type_hints(settings, include_extras=True)
+            hints |= type_hints(settings)
     return parameters, hints
 
 
@@ -170,7 +168,10 @@ def check(
     _check(config, tuple(trust), where or "the configuration", tuple(given), () if role is None else (role,), stored)
 
 
-def _check(config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ...], roles: tuple[type, ...], stored: bool) -> None:
+def _check(
+    config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ...], roles: tuple[type, ...], stored: bool,
+    later: tuple[str, ...] = (),
+) -> None:  # fmt: skip
     if not isinstance(config, Mapping) or "_target_" not in config:
         keys = ", ".join(map(str, config)) if isinstance(config, Mapping) else repr(config)
         raise ConfigError(f"{where} has no _target_; its keys are {keys or 'none'}")
@@ -180,8 +181,10 @@ def _check(config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ..
         raise ConfigError(f"{where} takes a {wanted}, and {component.__name__} is none")
     parameters, hints = _parameters(component)  # type: ignore[arg-type]
     names = [n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = [n for n in names if parameters[n].default is inspect.Parameter.empty]
     takes_any = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     for key, value in config.items():
+        value = None if value == "???" else value
         if key == "_target_":
             continue
         if key not in names and takes_any is None:
@@ -194,10 +197,23 @@ def _check(config: Any, trust: tuple[str, ...], where: str, given: tuple[str, ..
         if children and not allowed and component.__module__.split(".")[0] == "gentok":
             raise ConfigError(f"{children[0][0]}: {component.__name__} builds no component there")
         for child_where, child in children:
-            _check(child, trust, child_where, (), allowed, stored)
-    for name in names:
-        if parameters[name].default is inspect.Parameter.empty and config.get(name) in (None, "???") and name not in given:
+            _check(child, trust, child_where, (), allowed, stored, (*given, *later))
+        if value is not None or not (key in given or key in later or key in required):
+            _check_value(value, f"{where}.{key}", annotation)
+    for name in required:
+        if config.get(name) in (None, "???") and name not in given:
             raise ConfigError(f"{where} ({component.__name__}) needs the key {name!r}")
+
+
+def _check_value(value: Any, where: str, annotation: Any) -> None:
+    """Raises ConfigError where a value is no component and one is asked for, or does not fit its annotation."""
+    roles = _roles(annotation)
+    if roles and value is not None and not isinstance(value, (Mapping, list, tuple, *roles)):
+        raise ConfigError(f"{where}={value}: expected a {' or a '.join(role.__name__ for role in roles)}, which is a group of keys")
+    try:
+        check_setting(where, value, annotation)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check_places(value: Any, where: str, key: str, annotation: Any = None) -> None:

@@ -23,6 +23,7 @@ from gentok.bundle import load
 from gentok.codec_file import CodecReader, CodecWriter
 from gentok.data.progress import progress
 from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
+from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.interfaces import StreamingTokenizer
 from gentok.types import ABSENT, Tokens, TokenSpec
@@ -52,7 +53,7 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _tokenizer(config: Mapping[str, Any]) -> tuple[StreamingTokenizer, torch.device]:
-    device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     if bundle.spec.modality != "audio" or not bundle.spec.levels:
         raise ConfigError(f"{config['ckpt']} is no tokenizer of sound with codes: gentok.codec needs one")

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ConfigError", "FormatError", "check_at_least", "check_choice", "nearest_name"]
+__all__ = ["ConfigError", "FormatError", "check_choice", "nearest_name"]
 
 
 class ConfigError(ValueError):
@@ -25,17 +25,6 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; there are: {', '.join(sorted(names))}" if names else ""
-
-
-def check_at_least(minimum: float, **values: float | None) -> None:
-    """Checks settings that have a lower bound, by their names; None is allowed.
-
-    Raises:
-        ValueError: one of them is below `minimum`, or not a number.
-    """
-    for name, value in values.items():
-        if value is not None and not value >= minimum:
-            raise ValueError(f"{name} must be >= {minimum}; got {value}")
 
 
 def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:

@@ -20,8 +20,9 @@ import torch
 from gentok.build import build
 from gentok.data.datasets import batches
 from gentok.data.image_files import to_uint8
+from gentok.devices import chosen_device
 from gentok.errors import ConfigError
-from gentok.evaluation.context import chosen_device, class_names
+from gentok.evaluation.context import class_names
 from gentok.interfaces import MediaData
 from gentok.metrics.classifier import SEED, predict
 from gentok.metrics.eval_classifier import BATCH, WIDTHS, load_eval_classifier, save_eval_classifier, train_eval_classifier

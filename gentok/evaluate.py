@@ -31,9 +31,10 @@ import yaml
 
 from gentok.build import build, check, identify
 from gentok.bundle import Bundle, load
+from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
-from gentok.evaluation.context import Context, chosen_device
+from gentok.evaluation.context import Context
 from gentok.interfaces import MediaData
 from gentok.types import ConditionSpec
 

@@ -59,6 +59,8 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
         ValueError: `keep` or `frames` do not fit what is known.
     """
     spec = tokenizer.spec
+    if keep is not None and known is None:
+        raise ValueError(f"keep={keep} says what stays of `known`, and nothing is known: set known=FILE, or leave keep out")
     if tokenizer.written_condition.parts:
         return tokenizer.prompt(condition, None if known is None else _beginning(tokenizer.prompt_tokenizer, known, keep, whole=True))
     if known is None:

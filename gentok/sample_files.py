@@ -10,12 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gentok.bundle import load
 from gentok.data.image_files import save_grid, save_picture
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
+from gentok.devices import chosen_device
 from gentok.prompt import read_known
 from gentok.samplers.base import sampler_name
 from gentok.sampling import Samples, pick_sampler, sample
@@ -57,12 +56,10 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
 
     from gentok.data.progress import progress
 
-    if config["n"] < 1:
-        raise ValueError(f"n={config['n']}: the number of samples must be at least 1")
+    device = chosen_device(config["device"])
     out = Path(config["out"])
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
-    device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     known = None if config["known"] is None else read_known(config["known"], bundle.spec)
     with progress("sampling", config["n"], lazy=True) as advance:

@@ -19,7 +19,7 @@ from typing import Any
 
 from gentok.command import run_command
 
-__all__ = ["note", "summarize", "main"]
+__all__ = ["main", "measured", "note", "summarize"]
 
 JOB = "job.json"
 
@@ -35,6 +35,23 @@ def note(folder: Path, overrides: Sequence[str], state: str, error: str | None =
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JOB).write_text(json.dumps({"overrides": list(overrides), "state": state, "error": error}, indent=1) + "\n")
+
+
+def measured(folder: Path, name: str | None = None) -> float:
+    """What a sweeper that searches (Optuna) is told of a run that is done.
+
+    Args:
+        folder: the run's.
+        name: of a figure in its metrics.json; None: the one that the run is known by.
+
+    Raises:
+        ValueError: the run did not measure it.
+    """
+    result = _result(folder / "metrics.json")
+    metrics, name = result.get("metrics", {}), name or result.get("main_metric")
+    if name not in metrics:
+        raise ValueError(f"sweep_metric={name}: the run {folder} did not measure it; there are {', '.join(metrics) or 'no figures'}")
+    return float(metrics[name])
 
 
 def summarize(sweep: str | Path) -> str:

@@ -1,55 +1,85 @@
-"""Values that can be known to be wrong before anything heavy is imported: numbers, devices, durations, choices of words."""
+"""Keys that belong to no component: their types, ranges and words, checked before anything heavy is imported.
+
+Keys of components are checked against their constructors (gentok/build.py).
+"""
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
+from gentok.settings import (
+    Fraction,
+    FractionBelow1,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    check_setting,
+    words_of,
+)  # fmt: skip
 
-__all__ = ["check_values"]
+__all__ = ["SETTINGS", "check_values"]
 
-WHOLE = {  # key -> the least whole number that it may be
-    "n": 1, "batch_size": 1, "seed": 0, "steps": 1, "max_train": 1, "max_held_out": 1, "columns": 1, "limit_items": 1, "levels": 1,
-    "epochs": 1, "classifier_steps": 1, "profile": 1, "describe_classes": 1, "trainer.log_every": 1,
-    "trainer.validate_every": 1, "trainer.checkpoint_every": 1, "trainer.accumulate": 1, "trainer.validate_batches": 1,
-    "trainer.workers": 0,
-    "trainer.num_nodes": 1,
+Precision = Literal["auto", "bf16-mixed", "32-true"]
+Dtype = Literal["float32", "bfloat16"]
+Texts = Sequence[str]
+Place = Annotated[str, Field(min_length=1)]
+
+SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one of NEEDED
+    # train.py
+    "name": str, "steps": PositiveInt, "clock": Literal["wall", "cpu"], "budget": str | float, "resume": Place, "init_from": Place,
+    "freeze": Texts, "bundle_dtype": Dtype, "limit_items": PositiveInt, "overfit": bool, "profile": PositiveInt, "print_config": bool,
+    "describe": bool, "describe_classes": PositiveInt, "sweep_metric": str,
+    "task.name": Literal["tokenizer", "generator"], "task.pictures": NonNegativeInt, "task.sounds": NonNegativeInt,
+    "task.decode_items": PositiveInt, "task.teacher_maps": NonNegativeFloat, "task.encode_batch": PositiveInt, "task.views": NonNegativeInt,
+    "task.guidance": NonNegativeFloat,
+    "trainer.accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"], "trainer.devices": PositiveInt | Literal["auto"] | Sequence[int],
+    "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
+    "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
+    "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,
+    "trainer.progress_bar": bool,
+    "callbacks.ema": FractionBelow1, "callbacks.collapse_below": Fraction, "callbacks.collapse_steps": PositiveInt,
+    "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
+    "paths.root": Place, "paths.run": Place, "paths.cache": Place,
+    # several commands
+    "seed": NonNegativeInt, "n": PositiveInt, "batch_size": PositiveInt, "ckpt": Place, "out": Place, "ema": bool,
+    "progress": bool, "guidance": NonNegativeFloat, "guidance_schedule": Literal["constant", "linear", "cosine"], "trust": Texts,
+    "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
+    "sampler.typical": PositiveFraction,
+    # sample.py
+    "known": Place, "keep": str | float, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
+    # evaluate and eval_classifier
+    "suite": str, "ckpts": Texts, "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "both"], "region": str,
+    "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
+    "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
+    # codec and adopt
+    "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    "media_shape": Sequence[PositiveInt], "dtype": Dtype,
 }  # fmt: skip
-NEEDED = ("seed", "n", "batch_size")
-CHOICES = {
-    "clock": ("wall", "cpu"), "bundle_dtype": ("float32", "bfloat16"), "dtype": ("float32", "bfloat16"),
-    "guidance_schedule": ("constant", "linear", "cosine"), "trainer.precision": ("auto", "bf16-mixed", "32-true"),
-    "precision": ("auto", "bf16-mixed", "32-true"), "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-}  # fmt: skip
-TRUTHS = ("ema", "few", "progress", "overfit", "print_config", "describe", "trainer.progress_bar")
-NUMBERS = ("guidance", "max_memory", "chunk", "trainer.clip", "sampler.temperature")
+NEEDED = ("seed", "n", "batch_size", "out")
 
 
 def check_values(config: Mapping[str, Any]) -> None:
-    """Raises ConfigError, one line, on the first value of a composed configuration that cannot be meant; null is left alone."""
-    for key, least in WHOLE.items():
-        value, given = _get(config, key), key in config
-        if (value is not None or (given and key in NEEDED)) and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            raise ConfigError(f"{key}={value}: a whole number, at least {least}")
-    for key in NUMBERS:
+    """Raises ConfigError, one line, on the first value of a composed configuration that cannot be meant."""
+    for key, takes in SETTINGS.items():
         value = _get(config, key)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0):
-            raise ConfigError(f"{key}={value}: a number of at least 0")
-    for key in TRUTHS:
-        value = _get(config, key)
-        if value is not None and not isinstance(value, bool):
-            raise ConfigError(f"{key}={value}: true or false")
-    for key, allowed in CHOICES.items():
-        value = _get(config, key)
-        if value is not None and value not in allowed:
-            raise ConfigError(f"{key}={value}{nearest_name(str(value), allowed)}")
+        if value == "???" or (value is None and not (key in NEEDED and key in config)):
+            continue
+        try:
+            check_setting(key, value, takes)
+        except ValueError as error:
+            near = nearest_name(value, words_of(takes)) if isinstance(value, str) else ""
+            raise ConfigError(f"{error}{near if near.startswith('; did') else ''}") from None
     device = _get(config, "device")
     if device is not None and not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", str(device)):
-        raise ConfigError(f"device={device}: auto, cpu, cuda, cuda:N or mps")
+        raise ConfigError(f"device={device}: expected auto, cpu, cuda, cuda:N or mps")
     try:
         seconds(_get(config, "budget"))
     except ValueError as error:

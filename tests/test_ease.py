@@ -49,7 +49,7 @@ def test_a_sweep_runs_every_combination_in_its_own_folder_and_makes_one_table(tm
             assert float(row["psnr"]) == json.loads(last.read_text())["metrics"]["psnr"]
             assert (tmp_path / row["job"] / "bundle" / "bundle.json").is_file()
         else:
-            assert "learning rate" in row["error"] and row["psnr"] == ""
+            assert "optimizer.lr=-1" in row["error"] and row["psnr"] == ""
     text = (tmp_path / "summary.md").read_text()
     assert text in done.stdout and "experiment=mnist5k/vq" in text.split("|")[0]
 

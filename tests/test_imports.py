@@ -11,16 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gentok"
 
-BASE = {"atomic", "errors", "types", "interfaces", "rng", "distributed", "precision"}
+BASE = {"atomic", "errors", "settings", "types", "interfaces", "rng", "distributed", "precision"}
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "atomic": set(),
     "errors": set(),
+    "settings": set(),
     "rng": set(),
     "distributed": set(),
+    "devices": {"errors"},
     "precision": set(),
-    "types": {"errors", "rng"},
-    "interfaces": {"types", "rng"},
-    "build": {"errors", "interfaces"},
+    "types": {"errors", "settings", "rng"},
+    "interfaces": {"settings", "types", "rng"},
+    "build": {"errors", "settings", "interfaces"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},
     "grammar": {*BASE, "nn"},
@@ -35,7 +37,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "entropy": set(),
     "durations": set(),
     "moved": set(),
-    "value_checks": {"errors", "durations"},
+    "value_checks": {"errors", "settings", "durations"},
     "cli": {"errors", "value_checks", "sweep", "command", "training.run", "sample_files"},
     "codec_file": {"entropy"},
     "command": set(),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gentok.errors import nearest_name
 
-__all__ = ["RENAMED", "explained"]
+__all__ = ["RENAMED", "explained", "near_key", "out_of_memory"]
 
 RENAMED = {
     "judge": "classifier",
@@ -34,7 +34,7 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
         rest = [w for w in words if "=" in w and not w.startswith(("-", "hydra.", key + "="))]
         if "already at" in text:
             return f"the key {key!r} exists: write {key}=..., without the plus"
-        return f"there is no key {key!r}{_near(key, keys(rest))}"
+        return f"there is no key {key!r}{near_key(key, keys(rest))}"
     if found := re.search(r"Could not find '([^']*)'", text):
         group, _, choice = found[1].partition("/")
         if f"{group}={choice}" in RENAMED:
@@ -44,7 +44,7 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
         shown = re.search(r"Available options in '[^']*':\n((?:\t.*\n?)+)", text)  # those of a user's own folders too
         there = list(dict.fromkeys([*there, *(shown[1].split() if shown else [])]))
         if there:
-            return f"there is no {group} {choice!r}{_near(choice, there)}"
+            return f"there is no {group} {choice!r}{near_key(choice, there)}"
         return f"there is no configuration {found[1]!r}"
     if type(error).__name__ == "OverrideParseException":
         word = getattr(error, "override", None) or next((w for w in words if "=" not in w and not w.startswith("-")), "")
@@ -56,7 +56,14 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
     return " ".join(text.splitlines()[0].split())
 
 
-def _near(word: str, names: list[str]) -> str:
+def out_of_memory(error: Exception) -> bool:
+    """Whether torch found no memory for a tensor, on the processor or on a GPU."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def near_key(word: str, names: list[str]) -> str:
+    """The end of a message about a key that is not there: the nearest of `names`, or what its group has."""
+    names = [name for name in names if not name.endswith("_target_")]
     ends = [n for n in names if n.replace("/", ".").rsplit(".", 1)[-1] == word.replace("/", ".").rsplit(".", 1)[-1]]
     close = difflib.get_close_matches(word, ends, n=1, cutoff=0.3) or ends[:1]
     if close:
@@ -64,5 +71,5 @@ def _near(word: str, names: list[str]) -> str:
     parent, _, last = word.rpartition(".")
     own = sorted(n.rpartition(".")[2] for n in names if parent and n.rpartition(".")[0] == parent)
     if own and not difflib.get_close_matches(last, own):  # what is alike as a whole is so by its parent alone
-        return f"; {parent} has {', '.join(n for n in own if n != '_target_')}"
+        return f"; {parent} has {', '.join(own)}"
     return nearest_name(word, names if len(names) < 40 or difflib.get_close_matches(word, names) else [])

@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gentok import __version__
 from gentok.cli.commands import COMMANDS
-from gentok.cli.config_errors import explained
+from gentok.cli.config_errors import explained, out_of_memory
+from gentok.cli.exchange import exchange
 from gentok.cli.help import command_help, wants_help
+from gentok.cli.idle import idle_settings
 from gentok.cli.overrides import conf_dir, patient_threads, shell_words
 from gentok.cli.run_id import run_id
 from gentok.errors import ConfigError
@@ -33,8 +37,22 @@ def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     _resolvers()
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        config = hydra.compose(name, overrides or [])
+        config, choices = _composed(name, overrides or [])
+        exchange(config, choices, overrides or [], partial(_composed, name))
         return plain(config)
+
+
+def _composed(name: str, words: list[str]) -> tuple[Any, dict[str, str]]:
+    """(configuration, choices of its groups) of words, while Hydra is initialized."""
+    import hydra
+    from omegaconf import OmegaConf, open_dict
+
+    config = hydra.compose(name, words, return_hydra_config=True)
+    choices = dict(config.hydra.runtime.choices)
+    OmegaConf.set_struct(config, False)
+    with open_dict(config):
+        del config["hydra"]
+    return config, choices
 
 
 def plain(config: Any) -> dict[str, Any]:
@@ -61,24 +79,33 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
 
     def attempt(config: Any) -> str | None:
         try:
+            words, choices = list(_hydra().overrides.task), dict(_hydra().runtime.choices)
+            for line in exchange(config, choices, words, partial(_composed, name)):
+                print(f"gentok: {line}", file=sys.stderr)
             values = plain(config)
             check_values(values)
+            for line in idle_settings(values, words) if "task" in values else ():
+                print(f"gentok: {line}", file=sys.stderr)
             function(values)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not out_of_memory(error):
+                raise
             if os.environ.get("GENTOK_TRACEBACK"):
                 traceback.print_exc()
             message = " ".join(str(error).split()) or type(error).__name__
+            if isinstance(error, (MemoryError, RuntimeError)):
+                message = f"not enough memory: a smaller batch_size or model needs less ({message[:160]})"
             print(f"gentok: {message}", file=sys.stderr)
             return message
         return None
 
-    def job(config: Any) -> None:
+    def job(config: Any) -> float | None:
         folder = _own_folder(config)
         if folder is None:
             if attempt(config):
                 sys.exit(2)
-            return
-        from gentok.sweep import note
+            return None
+        from gentok.sweep import measured, note
 
         overrides = [word for word in _hydra().overrides.task if "=" in word]
         print(f"\n== job {_hydra().job.num}: {' '.join(overrides)}", flush=True)
@@ -91,6 +118,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             raise
         jobs[-1] = (folder, error is None)
         note(folder, overrides, "failed" if error else "done", error)
+        return math.nan if error else measured(folder, config.sweep_metric)
 
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 __all__ = ["conf_dir", "patient_threads", "shell_words"]
 
 BRACED = ("data.shards", "data.held_out")
-"""Keys whose values are paths with braces."""
+"""Keys whose values are paths with braces; or a share, a number."""
+TEXTS = (
+    "ckpt", "path", "weights", "out", "known", "input", "output", "cache", "classifier", "init_from", "resume", "region", "root", "run",
+    "index", "shards", "held_out", "dir",
+)  # fmt: skip
+"""Last names of keys whose values are text, mostly paths."""
+_READABLE = re.compile(r"""[\w\s/\-+.$%*@?|:,()\[\]{}'"\\]*""", re.ASCII)
 
 
 def patient_threads() -> None:
@@ -29,25 +36,57 @@ def conf_dir() -> Path:
 def shell_words(words: list[str]) -> list[str]:
     """What a person types -> what Hydra understands.
 
-    Braces of paths: quoted, data.shards=train-{000..004}.tar is no value to Hydra; unquoted, the shell makes five words of it, of which
-    Hydra would take the last. -> quoted for Hydra, or gathered in a list. Parts of a condition: condition.text=... adds a key to what is
-    null by default.
+    Paths and conditions are text, whatever they look like, and any value may hold any character: they are put in quotes, unless they are
+    in quotes, lists or braces already. Unquoted braces of shards, which the shell makes several words of, are gathered in a list. A
+    condition's parts, `condition.text=...`, are added to what is null by default, and `condition=3,5` is a list. With -m, commas still
+    separate the jobs.
     """
+    sweep = any(word in ("-m", "--multirun") for word in words)
     joined: dict[str, list[str]] = {}
-    out = []
     for word in words:
         key, equals, value = word.partition("=")
-        if key.startswith("condition."):
-            out.append(f"++{word}")
-            continue
-        if not equals or key not in BRACED:
+        if equals and not word.startswith("-"):
+            joined.setdefault(key, []).append(_value(key.lstrip("+~"), value, sweep))
+    out = []
+    for word in words:
+        key, equals, _ = word.partition("=")
+        if not equals or word.startswith("-"):
             out.append(word)
             continue
-        if key not in joined:
-            out.append(key)
-        joined.setdefault(key, []).append(value if value[:1] in ("'", '"', "[") or "{" not in value else f"'{value}'")
-    for i, key in enumerate(out):
-        if key in joined:
-            values = joined[key]
-            out[i] = f"{key}={values[0] if len(values) == 1 else '[' + ','.join(values) + ']'}"
+        values = joined.pop(key, [])
+        if key in BRACED and len(values) > 1:
+            values = [f"[{','.join(values)}]"]
+        out += [f"{'++' if key.startswith('condition.') else ''}{key}={value}" for value in values]
     return out
+
+
+def _value(key: str, value: str, sweep: bool) -> str:
+    if value[:1] in ("'", '"', "{") or (sweep and "," in value):
+        return value
+    condition = key.split(".")[0] == "condition"
+    if condition and not value.startswith("[") and re.search(r",(?! )", value):
+        value = f"[{value}]"  # several, in turn; behind the comma of a sentence there is a space
+    if value.startswith("["):
+        inside = value[1:-1]
+        plain = condition and value.endswith("]") and inside and not re.search(r"[\[\]{}'\"]", inside)
+        return f"[{','.join(_text(key, item.strip()) for item in inside.split(','))}]" if plain else value
+    return _text(key, value)
+
+
+def _text(key: str, value: str) -> str:
+    """A value in quotes, if it is text by its key or holds what Hydra cannot read."""
+    is_text = key.rpartition(".")[2] in TEXTS or key.split(".")[0] == "condition"
+    if is_text and not (value == "null" or (key in BRACED and _is_number(value))):
+        value = os.path.expanduser(value) if value.startswith("~") and not key.startswith("condition") else value
+    elif _READABLE.fullmatch(value):
+        return value
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return "'" + re.sub(r"(\\+)$", r"\1\1", escaped) + "'"
+
+
+def _is_number(value: str) -> bool:
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

@@ -18,6 +18,7 @@ from gentok.codebooks.search import TABLE_LIMIT, nearest_rows, row_mean, share_u
 from gentok.interfaces import Codebook
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Quantized
 
 __all__ = ["BaseCodebook", "SingleLevel", "TableCodebook", "fill", "float32", "nearest_rows", "share_used", "straight_through"]
@@ -65,7 +66,9 @@ class BaseCodebook(Codebook):
         for name in {"forward", "lookup", "nearest", "table", "accumulate"} & vars(cls).keys():
             setattr(cls, name, float32(getattr(cls, name)))
 
-    def __init__(self, dim: int, width: int | None, vocab_sizes: Sequence[int], out_bias: bool = True, in_bias: bool = True):
+    def __init__(
+        self, dim: PositiveInt, width: PositiveInt | None, vocab_sizes: Sequence[PositiveInt], out_bias: bool = True, in_bias: bool = True
+    ):
         """Makes the projections.
 
         Args:
@@ -80,8 +83,6 @@ class BaseCodebook(Codebook):
             ValueError: dim or width is below 1.
         """
         super().__init__()
-        if dim < 1 or (width is not None and width < 1):
-            raise ValueError(f"a codebook needs dim and width of at least 1 (width may be null); got dim={dim}, width={width}")
         self.dim = dim
         self.width = self.in_width = width or dim
         self.vocab_sizes = tuple(int(v) for v in vocab_sizes)

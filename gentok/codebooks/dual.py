@@ -22,12 +22,14 @@ revive_below = 0.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.vq import VQ
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt
 
 __all__ = ["DualCodebook"]
 
@@ -42,15 +44,15 @@ class DualCodebook(VQ, id="codebook/dual"):
 
     def __init__(
         self,
-        vocab_size: int,
-        semantic: int = 32,
-        pixel: int = 8,
-        w: float = 1.0,
-        update: str = "gradient",
-        commitment: float = 0.25,
-        decay: float = 0.95,
-        kmeans_start: int = 10,
-        revive_below: float = 0.1,
+        vocab_size: PositiveInt,
+        semantic: PositiveInt = 32,
+        pixel: PositiveInt = 8,
+        w: NonNegativeOrInf = 1.0,
+        update: Literal["gradient", "ema"] = "gradient",
+        commitment: NonNegativeFloat = 0.25,
+        decay: FractionBelow1 = 0.95,
+        kmeans_start: NonNegativeInt = 10,
+        revive_below: FractionBelow1 = 0.1,
     ):
         """Makes a table as VQ does, whose settings `update` and those behind it are.
 
@@ -63,11 +65,7 @@ class DualCodebook(VQ, id="codebook/dual"):
         Raises:
             ValueError: a half has no channels, or w is below 0.
         """
-        if semantic < 1 or pixel < 1:
-            raise ValueError(f"DualCodebook needs at least one channel in each half; got semantic={semantic}, pixel={pixel}")
         w = float(w)
-        if not w >= 0:
-            raise ValueError(f"DualCodebook weighs the pixel distance by w, 0 to inf; got w={w}")
         self.w, self._split = w, (semantic, pixel)
         super().__init__(vocab_size, semantic + pixel, None, True, update, commitment, decay, kmeans_start, revive_below)
         self.parts = {"semantic": slice(0, semantic), "pixel": slice(semantic, semantic + pixel)}

@@ -25,6 +25,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.codebooks.vq import VQ
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["FactorizedVQ"]
 
@@ -35,13 +36,13 @@ class FactorizedVQ(VQ, id="codebook/factorized_vq"):
 
     def __init__(
         self,
-        vocab_size: int,
-        dim: int = 8,
-        width: int | None = None,
-        commitment: float = 0.25,
-        decay: float = 0.95,
-        kmeans_start: int = 10,
-        revive_below: float = 0.1,
+        vocab_size: PositiveInt,
+        dim: PositiveInt = 8,
+        width: PositiveInt | None = None,
+        commitment: NonNegativeFloat = 0.25,
+        decay: FractionBelow1 = 0.95,
+        kmeans_start: NonNegativeInt = 10,
+        revive_below: FractionBelow1 = 0.1,
     ):
         """Makes a table and weight-normalised projections. The settings are VQ's; without a width there are
         no projections."""

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from gentok.codebooks.base import SingleLevel, straight_through
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 
 __all__ = ["FSQ"]
 
@@ -31,7 +32,7 @@ __all__ = ["FSQ"]
 class FSQ(SingleLevel, id="codebook/fsq"):
     """V is the product of the values of all channels."""
 
-    def __init__(self, values: Sequence[int], width: int | None = None):
+    def __init__(self, values: Sequence[PositiveInt], width: PositiveInt | None = None):
         """There is no table.
 
         Args:

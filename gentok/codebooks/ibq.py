@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import block_bytes, entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["IBQ"]
 
@@ -42,14 +43,14 @@ class IBQ(TableCodebook, id="codebook/ibq"):
 
     def __init__(
         self,
-        vocab_size: int,
-        dim: int,
-        width: int | None = None,
-        commitment: float = 1.0,
-        codebook: float = 0.25,
-        entropy: float = 0.05,
-        diversity: float = 1.0,
-        temperature: float = 0.01,
+        vocab_size: PositiveInt,
+        dim: PositiveInt,
+        width: PositiveInt | None = None,
+        commitment: NonNegativeFloat = 1.0,
+        codebook: NonNegativeFloat = 0.25,
+        entropy: NonNegativeFloat = 0.05,
+        diversity: NonNegativeFloat = 1.0,
+        temperature: PositiveFloat = 0.01,
     ):
         """Draws the table.
 
@@ -67,8 +68,6 @@ class IBQ(TableCodebook, id="codebook/ibq"):
             ValueError: temperature is not above 0.
         """
         super().__init__(dim, width, (vocab_size,))
-        if temperature <= 0:
-            raise ValueError(f"IBQ needs temperature > 0; got {temperature}")
         self.commitment, self.codebook, self.entropy = commitment, codebook, entropy
         self.diversity, self.temperature = diversity, temperature
         self.weight = nn.Parameter(torch.empty(vocab_size, dim))

@@ -16,14 +16,18 @@ bits still feel the loss.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from gentok.codebooks.base import SingleLevel, straight_through
 from gentok.codebooks.search import entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["LFQ"]
 
@@ -36,13 +40,13 @@ class LFQ(SingleLevel, id="codebook/lfq"):
 
     def __init__(
         self,
-        bits: int,
-        width: int | None = None,
-        entropy: float = 0.1,
-        diversity: float = 1.0,
-        commitment: float = 0.25,
-        temperature: float = 1.0,
-        group_bits: int = 18,
+        bits: Annotated[int, Field(ge=1, le=62)],
+        width: PositiveInt | None = None,
+        entropy: NonNegativeFloat = 0.1,
+        diversity: NonNegativeFloat = 1.0,
+        commitment: NonNegativeFloat = 0.25,
+        temperature: PositiveFloat = 1.0,
+        group_bits: PositiveInt = 18,
     ):
         """There is no table.
 
@@ -59,10 +63,6 @@ class LFQ(SingleLevel, id="codebook/lfq"):
         Raises:
             ValueError: a setting is out of its range.
         """
-        if not 1 <= bits <= 62:
-            raise ValueError(f"LFQ needs 1 to 62 bits (a code is an int64); got {bits}")
-        if temperature <= 0 or group_bits < 1:
-            raise ValueError(f"LFQ needs temperature > 0 and group_bits >= 1; got {temperature} and {group_bits}")
         super().__init__(bits, width, (1 << bits,))
         self.bits, self.entropy, self.diversity, self.commitment, self.temperature = bits, entropy, diversity, commitment, temperature
         groups = -(-bits // group_bits)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.distributed import world_size
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import ABSENT, Quantized
 
 __all__ = ["LibraryCodebook"]
@@ -42,7 +43,7 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
 
     gradient_when_frozen = False
 
-    def __init__(self, kind: str, width: int, options: Mapping[str, Any]):
+    def __init__(self, kind: str, width: PositiveInt, options: Mapping[str, Any]):
         """Builds the quantizer.
 
         Args:

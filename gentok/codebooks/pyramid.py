@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, share_used, straight_through
 from gentok.codebooks.search import draw_for_all, row_mean
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
 from gentok.types import Pyramid as PyramidGrid
 
@@ -53,11 +54,11 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
     def __init__(
         self,
         codebook: SingleLevel,
-        sides: Sequence[int],
-        width: int | None = None,
-        phi: int = 0,
-        commitment: float = 0.25,
-        scale_dropout: float = 0.1,
+        sides: Sequence[PositiveInt],
+        width: PositiveInt | None = None,
+        phi: NonNegativeInt = 0,
+        commitment: NonNegativeFloat = 0.25,
+        scale_dropout: Fraction = 0.1,
         carry: str = "full",
     ):
         """Takes the codebook as it is.
@@ -77,15 +78,13 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             ValueError: the settings do not fit each other.
         """
         sides = tuple(int(side) for side in sides)
-        if not sides or sides[0] < 1 or any(b <= a for a, b in zip(sides, sides[1:])):
+        if not sides or any(b <= a for a, b in zip(sides, sides[1:])):
             raise ValueError(f"PyramidCodebook needs growing sides of at least 1, for example [1, 2, 4, 8]; got {list(sides)}")
         if not isinstance(codebook, SingleLevel):
             raise ValueError(f"PyramidCodebook takes a codebook of one level (vq, dual, fsq, ...); got {type(codebook).__name__}")
         self.refuse_projections(codebook)
         if carry not in ("full", "progressive") or (carry == "progressive" and phi):
             raise ValueError(f"PyramidCodebook takes carry=full, or carry=progressive with phi=0; got {carry!r} with phi={phi}")
-        if phi < 0 or not 0 <= scale_dropout <= 1:
-            raise ValueError(f"PyramidCodebook needs phi of at least 0 and scale_dropout in [0, 1]; got {phi} and {scale_dropout}")
         super().__init__(codebook.width, width, codebook.vocab_sizes, out_bias=False)
         self.sides, self.commitment, self.scale_dropout, self.carry = sides, commitment, scale_dropout, carry
         self.parts = {} if self.projected else dict(codebook.parts)

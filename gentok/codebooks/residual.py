@@ -29,6 +29,7 @@ from gentok.codebooks.search import draw_for_all
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, PositiveInt
 from gentok.types import Quantized
 
 __all__ = ["ResidualCodebook"]
@@ -46,10 +47,10 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
     def __init__(
         self,
         codebook: Codebook,
-        levels: int,
-        width: int | None = None,
-        level_dropout: float = 0.0,
-        batch_dropout: float = 0.0,
+        levels: PositiveInt,
+        width: PositiveInt | None = None,
+        level_dropout: Fraction = 0.0,
+        batch_dropout: Fraction = 0.0,
         shared: bool = False,
         in_bias: bool = True,
     ):
@@ -72,8 +73,6 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
             raise ValueError(f"{type(self).__name__} takes a codebook of one level; {type(codebook).__name__} has {codebook.levels}")
         if not self.own_projections:
             self.refuse_projections(codebook)
-        if levels < 1:
-            raise ValueError(f"{type(self).__name__} needs at least one level; got {levels}")
         super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False, in_bias=in_bias)
         self.shared, self.level_dropout, self.batch_dropout = shared, level_dropout, batch_dropout
         self.books = nn.ModuleList([copy.deepcopy(codebook) for _ in range(1 if shared else levels)])

@@ -28,6 +28,7 @@ from torch import Tensor
 from gentok.codebooks.base import BaseCodebook
 from gentok.distributed import all_sum, world_size
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Quantized
 
 __all__ = ["SplitRVQ"]
@@ -40,7 +41,7 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
     nested_levels = True
     has_nearest = False
 
-    def __init__(self, semantic: BaseCodebook, acoustic: BaseCodebook, no_quantization_rate: float = 0.0):
+    def __init__(self, semantic: BaseCodebook, acoustic: BaseCodebook, no_quantization_rate: Fraction = 0.0):
         """Takes the codebooks as they are.
 
         Args:
@@ -61,8 +62,6 @@ class SplitRVQ(BaseCodebook, id="codebook/split_rvq"):
                 raise ValueError(
                     f"SplitRVQ takes codebooks whose first levels are a code: take residual instead of its {name} {type(book).__name__}"
                 )
-        if not 0 <= no_quantization_rate <= 1:
-            raise ValueError(f"no_quantization_rate is a probability; got {no_quantization_rate}")
         super().__init__(semantic.width, None, (*semantic.vocab_sizes, *acoustic.vocab_sizes))
         self.rate = no_quantization_rate
         self.semantic, self.acoustic = semantic, acoustic

@@ -27,6 +27,7 @@ sees the new rows.
 from __future__ import annotations
 
 import logging
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +37,7 @@ from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import draw_vectors, nearest_rows, position_weights
 from gentok.distributed import all_sum, rank
 from gentok.rng import RowRNG
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
 
 __all__ = ["VQ"]
 
@@ -52,15 +54,15 @@ class VQ(TableCodebook, id="codebook/vq"):
 
     def __init__(
         self,
-        vocab_size: int,
-        dim: int,
-        width: int | None = None,
+        vocab_size: PositiveInt,
+        dim: PositiveInt,
+        width: PositiveInt | None = None,
         normalize: bool = True,
-        update: str = "gradient",
-        commitment: float = 0.25,
-        decay: float = 0.95,
-        kmeans_start: int = 10,
-        revive_below: float = 0.1,
+        update: Literal["gradient", "ema"] = "gradient",
+        commitment: NonNegativeFloat = 0.25,
+        decay: FractionBelow1 = 0.95,
+        kmeans_start: NonNegativeInt = 10,
+        revive_below: FractionBelow1 = 0.1,
     ):
         """Makes a random table, which `kmeans_start` replaces in the first training step.
 
@@ -80,10 +82,6 @@ class VQ(TableCodebook, id="codebook/vq"):
             ValueError: a setting is out of its range.
         """
         super().__init__(dim, width, (vocab_size,))
-        if update not in ("gradient", "ema"):
-            raise ValueError(f"VQ learns its table by update=gradient or update=ema; got {update!r}")
-        if not 0 <= revive_below < 1 or not 0 <= decay < 1:
-            raise ValueError(f"VQ needs revive_below and decay in [0, 1); got {revive_below} and {decay}")
         self.normalize, self.update, self.commitment, self.decay = normalize, update, commitment, decay
         self.kmeans_start, self.revive_below = kmeans_start, revive_below
         if update == "ema":

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gentok.interfaces import Augmentation
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt
 
 __all__ = ["Augment"]
 
@@ -23,9 +24,7 @@ class Augment(Augmentation, id="augmentation/shift_flip"):
         ValueError: a negative shift, or another word as `fill`.
     """
 
-    def __init__(self, shift: int = 0, flip: bool = False, fill: str | float = "edge"):
-        if shift < 0:
-            raise ValueError(f"augment.shift={shift}: a number of pixels, 0 or more")
+    def __init__(self, shift: NonNegativeInt = 0, flip: bool = False, fill: str | float = "edge"):
         if isinstance(fill, str) and fill != "edge":
             raise ValueError(f"augment.fill={fill!r}: either 'edge' or a background in [-1, 1]")
         self.shift, self.flip, self.fill = shift, flip, fill

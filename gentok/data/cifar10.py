@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from gentok.data.shards import Shards
 from gentok.interfaces import LocalPath
+from gentok.settings import Fraction
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["CIFAR10"]
@@ -33,7 +34,7 @@ class CIFAR10(Shards, id="data/cifar10"):
         shards: LocalPath | Sequence[LocalPath],
         held_out: float | LocalPath | Sequence[LocalPath],
         in_memory: bool = True,
-        max_broken: float = 0.01,
+        max_broken: Fraction = 0.01,
         index: LocalPath | None = None,
     ):
         super().__init__(

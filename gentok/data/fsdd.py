@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from gentok.data.sound_shards import SoundShards
 from gentok.interfaces import LocalPath
+from gentok.settings import Fraction, PositiveFloat, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["FSDD", "WORDS"]
@@ -35,12 +36,12 @@ class FSDD(SoundShards, id="data/fsdd"):
         self,
         shards: LocalPath | Sequence[LocalPath],
         held_out: float | LocalPath | Sequence[LocalPath],
-        sample_rate: int = 16000,
-        crop: float | None = 0.5,
-        longest: float | None = None,
+        sample_rate: PositiveInt = 16000,
+        crop: PositiveFloat | None = 0.5,
+        longest: PositiveFloat | None = None,
         normalize: str | None = None,
         captions: str | None = None,
-        max_broken: float = 0.01,
+        max_broken: Fraction = 0.01,
         in_memory: bool = True,
         index: LocalPath | None = None,
     ):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from gentok.data.labels import spec_of
 from gentok.data.progress import progress
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
+from gentok.settings import PositiveInt
 from gentok.types import Batch, ConditionSpec
 
 __all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
@@ -49,15 +50,9 @@ class ImageOptions(MediumOptions):
         ValueError: another number of channels, or another word as `resize`.
     """
 
-    size: int | Sequence[int] | None = None
-    channels: int = 3
-    resize: str = "crop"
-
-    def __post_init__(self) -> None:
-        if self.resize not in ("crop", "none"):
-            raise ValueError(f"data.resize={self.resize!r}: 'crop' or 'none'")
-        if self.channels not in (1, 3):
-            raise ValueError(f"data.channels={self.channels}: 1 (grey) or 3 (RGB)")
+    size: PositiveInt | Sequence[PositiveInt] | None = None
+    channels: Literal[1, 3] = 3
+    resize: Literal["crop", "none"] = "crop"
 
 
 class ImageData(MediaData):

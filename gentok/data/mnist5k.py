@@ -14,6 +14,7 @@ from torch import Tensor
 from gentok.data.datasets import MemoryDataset
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["MNIST5k"]
@@ -34,7 +35,7 @@ class MNIST5k(MediaData, id="data/mnist5k"):
     media_shape = (1, 32, 32)
     condition_spec = ConditionSpec((("class", ClassSpec(tuple("0123456789"))),))
 
-    def __init__(self, held_out: int = 100, split_seed: int = 0):
+    def __init__(self, held_out: NonNegativeInt = 100, split_seed: NonNegativeInt = 0):
         if not 1 <= held_out <= 499:
             raise ValueError(f"data.held_out={held_out}: mnist5k has 500 digits of each class, hold out 1..499 of them")
         media, labels = _digits()

@@ -7,6 +7,7 @@ import torch
 from gentok.data.datasets import MemoryDataset
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["NoiseImages"]
@@ -30,9 +31,14 @@ class NoiseImages(MediaData, id="data/noise"):
 
     condition_spec = ConditionSpec((("class", ClassSpec(CLASSES)),))
 
-    def __init__(self, items: int = 4096, held_out: int = 256, size: int = 32, channels: int = 3, seed: int = 0):
-        if min(items, held_out, size, channels) < 1:
-            raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: whole numbers, at least 1")
+    def __init__(
+        self,
+        items: PositiveInt = 4096,
+        held_out: PositiveInt = 256,
+        size: PositiveInt = 32,
+        channels: PositiveInt = 3,
+        seed: NonNegativeInt = 0,
+    ):
         self.media_shape = (channels, size, size)
         for name, first, count in (("train", 0, items), ("held_out", items, held_out)):
             media = (RowRNG.of(seed, range(first, first + count)).uniform(*self.media_shape) * 256).to(torch.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -31,13 +32,18 @@ def progress(what: str, total: int, unit: str = "items", shown: bool = True, laz
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed(), TimeElapsedColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True))
 
+    def start() -> None:  # again and again is once
+        if not bar.live.is_started and not bar.console.is_terminal:
+            print(f"{what}: {total:,} {unit}", file=sys.stderr, flush=True)  # a bar in a log file is drawn when it is full
+        bar.start()
+
     def advance(n: int) -> None:
-        bar.start()  # again and again is once
+        start()
         bar.advance(task, n)
 
     task = bar.add_task(what, total=total)
     if not lazy:
-        bar.start()
+        start()
     try:
         yield advance
     finally:

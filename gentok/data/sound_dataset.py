@@ -14,7 +14,7 @@ import functools
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.types import Batch, ConditionSpec
 
 __all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
@@ -53,22 +54,18 @@ class SoundOptions(MediumOptions):
         ValueError: one of them is out of its range.
     """
 
-    sample_rate: int = 16000
-    channels: int = 1
-    crop: float | None = 1.0
-    longest: float | None = None
-    normalize: str | None = None
-    crop_seed: int = 0
+    sample_rate: PositiveInt = 16000
+    channels: Literal[1, 2] = 1
+    crop: PositiveFloat | None = 1.0
+    longest: PositiveFloat | None = None
+    normalize: Literal["peak", "rms"] | None = None
+    crop_seed: NonNegativeInt = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sample_rate, int) or self.sample_rate < 1:
-            raise ValueError(f"data.sample_rate={self.sample_rate}: Hz, a whole number such as 16000")
-        if self.channels not in (1, 2):
-            raise ValueError(f"data.channels={self.channels}: 1 (mixed down) or 2 (stereo)")
+        super().__post_init__()
         for key, seconds in (("crop", self.crop), ("longest", self.longest)):
             if seconds is not None and not seconds * self.sample_rate >= 1:
                 raise ValueError(f"data.{key}={seconds}: seconds, or null")
-        normalized(torch.zeros(1, 0), self.normalize)  # its complaint is better now than in a worker
 
     def samples(self, seconds: float | None) -> int | None:
         """Seconds in samples; None stays None."""

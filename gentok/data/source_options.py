@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from gentok.data.file_index import Listing, Medium
 from gentok.interfaces import LocalPath
+from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 
 __all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
 
@@ -36,7 +37,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class LabelOptions:
+class LabelOptions(CheckedDataclass):
     """Options of every source.
 
     Attributes:
@@ -70,12 +71,8 @@ class CaptionOptions(LabelOptions):
         ValueError: `captions` is another word.
     """
 
-    captions: str | None = None
-    caption_length: int = 128
-
-    def __post_init__(self) -> None:
-        if self.captions not in (None, "ids"):
-            raise ValueError(f"data.captions={self.captions!r}: null, or 'ids' (the characters of each caption as the condition `text`)")
+    captions: Literal["ids"] | None = None
+    caption_length: PositiveInt = 128
 
     def pair(self, place: Any, list_items: Callable[[Any, bool | Sequence[str] | None], Listing]) -> Found:
         """Lists the items of a place, and those of the second one where `held_out` names one.
@@ -93,7 +90,7 @@ class CaptionOptions(LabelOptions):
 
 
 @dataclass(frozen=True)
-class MediumOptions:
+class MediumOptions(CheckedDataclass):
     """Options of every medium.
 
     Attributes:
@@ -102,8 +99,8 @@ class MediumOptions:
         in_memory: whether all items are decoded once, at the start, and kept.
     """
 
-    max_broken: float = 0.01
-    split_seed: int = 0
+    max_broken: Fraction = 0.01
+    split_seed: NonNegativeInt = 0
     in_memory: bool = False
 
 

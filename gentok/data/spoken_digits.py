@@ -19,9 +19,10 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gentok.atomic import whole_file, writable_folder
@@ -31,6 +32,7 @@ from gentok.data.sound_files import resample
 from gentok.data.sound_shards import SoundShards
 from gentok.interfaces import LocalPath
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.types import ClassSpec, ConditionSpec, fingerprint
 
 __all__ = ["SpokenDigits", "WORDS"]
@@ -69,26 +71,22 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
     def __init__(
         self,
         digits: int | Sequence[int] = 1,
-        items: int = 2000,
-        held_out: int = 200,
-        sample_rate: int = 16000,
-        crop: float | None = 0.5,
-        longest: float | None = None,
+        items: PositiveInt = 2000,
+        held_out: PositiveInt = 200,
+        sample_rate: PositiveInt = 16000,
+        crop: PositiveFloat | None = 0.5,
+        longest: PositiveFloat | None = None,
         normalize: str | None = None,
         captions: str | None = None,
-        speed: float = 1.1,
-        pitch: float = 1.05,
-        seed: int = 0,
+        speed: Annotated[float, Field(ge=1, le=2)] = 1.1,
+        pitch: Annotated[float, Field(ge=1, le=1.5)] = 1.05,
+        seed: NonNegativeInt = 0,
         in_memory: bool = True,
         cache: LocalPath | None = None,
     ):
         least, most = (digits, digits) if isinstance(digits, int) else tuple(digits) if len(digits) == 2 else (0, 0)
         if not 1 <= least <= most:
             raise ValueError(f"data.digits={digits}: a number of digits, at least 1, or [least, most]")
-        if min(items, held_out) < 1:
-            raise ValueError(f"data.items={items}, data.held_out={held_out}: utterances of each split, at least 1")
-        if not 1 <= speed <= 2 or not 1 <= pitch <= 1.5:
-            raise ValueError(f"data.speed={speed}, data.pitch={pitch}: factors from 1 (none) to 2 and to 1.5")
         folder = Path(cache).expanduser() if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
         folder = folder / "spoken_digits"
         word = fingerprint(FORMAT, [least, most, speed, pitch, seed])

@@ -28,9 +28,10 @@ from gentok.bundle import Bundle, load
 from gentok.data.datasets import batches
 from gentok.data.progress import progress
 from gentok.data.sound_files import resample
+from gentok.devices import chosen_device
 from gentok.entropy import AdaptiveCoder
 from gentok.errors import ConfigError
-from gentok.evaluation.context import choice, chosen_device, class_names
+from gentok.evaluation.context import choice, class_names
 from gentok.evaluation.rate_plot import draw_rates
 from gentok.interfaces import MediaData, Tokenizer
 from gentok.metrics.audio import mel_distance, si_sdr

@@ -29,7 +29,7 @@ from gentok.rng import RowRNG
 from gentok.sampling import Samples, pick_sampler, sample
 from gentok.types import Batch, ConditionSpec
 
-__all__ = ["Context", "check_images", "choice", "chosen_device", "class_names", "in_words", "left_out", "scale_of"]
+__all__ = ["Context", "check_images", "choice", "class_names", "in_words", "left_out", "scale_of"]
 
 GOOD = {"trained here": 0.97, "stored": 0.85}
 """Share of held-out items that an eval classifier must recognise: digits, and photographs."""
@@ -193,11 +193,6 @@ def _texts() -> dict[str, str]:
 def in_words(name: str, **values: Any) -> str:
     """The text `name` of protocols.yaml with its values."""
     return _texts()[name].format(**values)
-
-
-def chosen_device(device: str) -> str:
-    """The device that `device=` means; auto: a GPU where there is one."""
-    return device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def class_names(spec: ConditionSpec) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from gentok.interfaces import Guidance
+from gentok.settings import NonNegativeFloat, PositiveOrInf
 
 __all__ = ["Projected"]
 
@@ -34,12 +35,8 @@ class Projected(Guidance, id="guidance/projected"):
     """
 
     momentum: float = -0.5
-    threshold: float = 2.5
-    eta: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.threshold <= 0:
-            raise ValueError(f"projected guidance needs threshold > 0 (inf: none); got {self.threshold}")
+    threshold: PositiveOrInf = 2.5
+    eta: NonNegativeFloat = 0.0
 
     def __call__(self, conditional: Tensor, null: Tensor, scale: float, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The guided velocity.

@@ -24,6 +24,7 @@ from torch import Tensor
 from gentok.flow.path import score_of
 from gentok.interfaces import Component
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
 
@@ -133,7 +134,7 @@ class EulerMaruyama(Solver, id="solver/euler_maruyama"):
         diffusion: >= 0, of w(t) = diffusion * t; 0 makes it Euler.
     """
 
-    diffusion: float = 2.0
+    diffusion: NonNegativeFloat = 2.0
 
     def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
         if rng is None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from gentok.distributed import all_gather
 from gentok.interfaces import TimeDistribution
 from gentok.rng import RowRNG
+from gentok.settings import PositiveFloat
 
 __all__ = ["Times", "Uniform", "LogitNormal", "Mode", "Stratified"]
 
@@ -57,11 +58,7 @@ class LogitNormal(Times, id="time/logit_normal"):
     """
 
     mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.std <= 0:
-            raise ValueError(f"the logit-normal distribution of times needs std > 0; got {self.std}")
+    std: PositiveFloat = 1.0
 
     def quantile(self, u: Tensor) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
@@ -78,6 +75,7 @@ class Mode(Times, id="time/mode"):
     scale: float = 1.29
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not -1 <= self.scale <= 2 / (math.pi - 2):
             raise ValueError(f"mode sampling of times needs scale in [-1, {2 / (math.pi - 2):.4f}]; got {self.scale}")
 

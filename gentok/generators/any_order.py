@@ -22,6 +22,7 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from gentok.generators.bidirectional import BidirectionalTransformer
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, attend, full_precision, token_nll
 from gentok.nn.two_stream import Cells, two_stream_mask
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["AnyOrderTransformer"]
@@ -64,18 +66,14 @@ class AnyOrderTransformer(BidirectionalTransformer, AnyOrder, id="generator/any_
         condition_spec: ConditionSpec | None = None,
         *,
         asked: Sequence[float] = (0.85, 0.99),
-        warmup: float = 0.1,
-        orders: str = "left_to_right",
+        warmup: Fraction = 0.1,
+        orders: Literal["left_to_right", "random"] = "left_to_right",
         tie_embeddings: bool = False,
         zero_init_head: bool = False,
         **transformer: TransformerOptions,
     ):
         if len(asked) != 2 or not 0 < asked[0] <= asked[1] <= 1:
             raise ValueError(f"asked must be two shares (low, high) with 0 < low <= high <= 1; got {list(asked)}")
-        if not 0 <= warmup <= 1:
-            raise ValueError(f"warmup is a part of the run, from 0 to 1; got {warmup}")
-        if orders not in ("left_to_right", "random"):
-            raise ValueError(f"orders must be left_to_right or random; got {orders!r}")
         cells, settings = Cells(spec), TransformerSettings(**transformer)
         super().__init__(
             spec, condition_spec, settings, cells.position, cells.level, tie_embeddings=tie_embeddings, zero_init_head=zero_init_head

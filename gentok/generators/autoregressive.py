@@ -39,6 +39,7 @@ from gentok.nn.token_transformer import (
     uniform_nll,
 )
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
 
 __all__ = ["Autoregressive"]
@@ -89,8 +90,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         condition_spec: ConditionSpec | None = None,
         *,
         layout: str = "auto",
-        token_dropout: float = 0.0,
-        label_smoothing: float = 0.0,
+        token_dropout: Fraction = 0.0,
+        label_smoothing: Fraction = 0.0,
         tie_embeddings: bool = False,
         zero_init_head: bool = False,
         ends: bool = False,

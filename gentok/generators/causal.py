@@ -23,6 +23,7 @@ from gentok.nn.rope import Rotation
 from gentok.nn.token_transformer import TransformerSettings, attend
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["CausalTransformer"]
@@ -53,7 +54,7 @@ class CausalTransformer(Generator, Causal):
         condition_spec: ConditionSpec | None,
         settings: TransformerSettings,
         layout: str,
-        token_dropout: float,
+        token_dropout: Fraction,
         ends: bool,
     ):
         super().__init__()

@@ -31,6 +31,7 @@ from gentok.nn.kv_cache import KVCache
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, full_precision, initialise_parts, token_nll
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, PositiveInt
 from gentok.types import ABSENT, Condition, ConditionSpec, Tokens, TokenSpec
 
 __all__ = ["DepthTransformer"]
@@ -79,10 +80,10 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         spec: TokenSpec,
         condition_spec: ConditionSpec | None = None,
         *,
-        level_width: int = 128,
-        level_depth: int = 2,
-        level_heads: int = 4,
-        token_dropout: float = 0.0,
+        level_width: PositiveInt = 128,
+        level_depth: PositiveInt = 2,
+        level_heads: PositiveInt = 4,
+        token_dropout: Fraction = 0.0,
         zero_init_head: bool = False,
         ends: bool = False,
         **transformer: TransformerOptions,

@@ -26,6 +26,7 @@ from gentok.generators.masked_losses import ByLevelObjective
 from gentok.generators.masked_losses import objective as make_objective
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings
 from gentok.rng import RowRNG
+from gentok.settings import Fraction
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["MaskedTransformer"]
@@ -61,7 +62,7 @@ class MaskedTransformer(BidirectionalTransformer, Masked, id="generator/masked")
         schedule: str = "cosine",
         times: str = "independent",
         uses_time: bool = False,
-        label_smoothing: float = 0.0,
+        label_smoothing: Fraction = 0.0,
         tie_embeddings: bool = False,
         zero_init_head: bool = False,
         **transformer: TransformerOptions,

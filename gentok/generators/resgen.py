@@ -56,6 +56,7 @@ from gentok.nn.frozen import Frozen
 from gentok.nn.token_transformer import BidirectionalTrunk, TransformerOptions, TransformerSettings, initialise_parts
 from gentok.precision import no_autocast
 from gentok.rng import RowRNG
+from gentok.settings import PositiveFloat, PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["ResGen"]
@@ -86,10 +87,10 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
         codebook: Codebook | None = None,
         *,
         activation: str = "swiglu",
-        components: int = 512,
-        rank: int = 8,
+        components: PositiveInt = 512,
+        rank: PositiveInt = 8,
         schedule: str = "cosine",
-        smear: float = 0.25,
+        smear: PositiveFloat = 0.25,
         **transformer: TransformerOptions,
     ):
         super().__init__()
@@ -101,8 +102,6 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
             )
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}")
-        if components < 1 or rank < 1 or not smear > 0:
-            raise ValueError(f"resgen needs components >= 1, rank >= 1 and smear > 0; got {components}, {rank} and {smear}")
         settings = TransformerSettings(**transformer)
         self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
         self.schedule, self.condition_dropout, width = schedule, settings.condition_dropout, settings.width

@@ -34,6 +34,7 @@ from gentok.nn.token_transformer import TransformerOptions, TransformerSettings,
 from gentok.nn.transformer import Transformer
 from gentok.nn.two_stream import Cells, two_stream_mask
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["SelfSpeculativeTransformer"]
@@ -62,14 +63,12 @@ class SelfSpeculativeTransformer(BidirectionalTransformer, Masked, SelfSpeculati
         spec: TokenSpec,
         condition_spec: ConditionSpec | None = None,
         *,
-        depth: int = 5,
-        verify_depth: int = 1,
+        depth: PositiveInt = 5,
+        verify_depth: PositiveInt = 1,
         schedule: str = "cosine",
         zero_init_head: bool = False,
         **transformer: TransformerOptions,
     ):
-        if verify_depth < 1:
-            raise ValueError(f"verify_depth must be >= 1; got {verify_depth}")
         own, settings = objective("maskgit", schedule, "independent"), TransformerSettings(depth=depth, **transformer)
         super().__init__(spec, condition_spec, settings, zero_init_head=zero_init_head)
         self.objective, width, codes = own, settings.width, sum(spec.vocab_sizes)

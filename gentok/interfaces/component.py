@@ -22,16 +22,20 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
+from pydantic import Field
+
+from gentok.settings import CheckedDataclass, checked_call
+
 __all__ = ["Component", "LocalPath", "component_ids"]
 
-LocalPath = Annotated[str, "a path or an address"]
+LocalPath = Annotated[str, Field(min_length=1), "a path or an address"]
 """A constructor's argument that names a file, a folder or an address. A stored model may not set it."""
 
 _HEADER = re.compile(r'^class (\w+)\([^:]*?\bid="([\w/]+)"', re.MULTILINE)
 
 
-class Component:
-    """Base of every class that a configuration may build.
+class Component(CheckedDataclass):
+    """Base of every class that a configuration may build. Arguments are checked against the annotations of the constructor.
 
     Attributes:
         component_id: "role/name" of the class itself; None for a base class. It is not inherited.
@@ -42,6 +46,8 @@ class Component:
     def __init_subclass__(cls, id: str | None = None, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.component_id = id
+        if "__init__" in vars(cls):  # a dataclass gets its own later, and __post_init__ checks its fields
+            cls.__init__ = checked_call(cls.__init__)  # type: ignore[method-assign]
 
 
 @lru_cache

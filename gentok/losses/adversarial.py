@@ -23,6 +23,7 @@ from gentok.interfaces import Adversary as BaseAdversary
 from gentok.interfaces import Discriminator, Optimizer
 from gentok.losses.adversarial_terms import LOSSES, REDUCTIONS, adaptive_weight, feature_matching, gradient_at, lecam
 from gentok.rng import RowRNG
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveFraction
 
 __all__ = ["Adversaries", "Adversary", "frozen"]
 
@@ -46,14 +47,14 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
     def __init__(
         self,
         network: Discriminator,
-        weight: float = 1.0,
+        weight: NonNegativeFloat = 1.0,
         loss: str = "hinge",
-        start: int = 0,
-        ramp: int = 0,
-        adaptive: float | None = None,
-        lecam: float = 0.0,
-        decay: float = 0.999,
-        features: float = 0.0,
+        start: NonNegativeInt = 0,
+        ramp: NonNegativeInt = 0,
+        adaptive: PositiveFloat | None = None,
+        lecam: NonNegativeFloat = 0.0,
+        decay: FractionBelow1 = 0.999,
+        features: NonNegativeFloat = 0.0,
         relative: bool = False,
         reduce: str = "mean",
     ):
@@ -82,13 +83,6 @@ class Adversary(nn.Module, BaseAdversary, id="adversary/adversary"):
             raise ValueError(
                 f"the loss of an adversary is {' or '.join(LOSSES)}, its reduce {' or '.join(REDUCTIONS)}; got {loss!r} and {reduce!r}"
             )
-        if min(weight, start, ramp, lecam, features) < 0 or not 0 <= decay < 1:
-            raise ValueError(
-                "an adversary needs weight, start, ramp, lecam and features of at least 0 and decay in [0, 1); "
-                f"got {weight}, {start}, {ramp}, {lecam}, {features} and {decay}"
-            )
-        if adaptive is not None and adaptive <= 0:
-            raise ValueError(f"adaptive={adaptive}: the largest adaptive weight, such as 1, or null for a fixed weight")
         self.network, self.weight, self.loss = network, weight, LOSSES[loss]
         self.start, self.ramp, self.adaptive, self.lecam, self.decay = start, ramp, adaptive, lecam, decay
         self.features, self.relative, self.reduce = features, relative, reduce
@@ -157,7 +151,11 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
     """The discriminators of a run."""
 
     def __init__(
-        self, adversaries: Mapping[str, Adversary], optimizer: Optimizer, clip: float | None = 1.0, update_rate: float = 1.0
+        self,
+        adversaries: Mapping[str, Adversary],
+        optimizer: Optimizer,
+        clip: PositiveFloat | None = 1.0,
+        update_rate: PositiveFraction = 1.0,
     ):
         """Holds them.
 
@@ -173,10 +171,6 @@ class Adversaries(nn.Module, BaseAdversary, id="adversary/adversaries"):
         super().__init__()
         if not adversaries:
             raise ValueError("discriminator.adversaries is empty: name at least one, or set discriminator=none")
-        if clip is not None and clip <= 0:
-            raise ValueError(f"discriminator.clip={clip}: a positive norm, or null for none")
-        if not 0 < update_rate <= 1:
-            raise ValueError(f"discriminator.update_rate={update_rate}: a probability above 0, 1 for every step")
         self.parts = nn.ModuleDict(adversaries)
         self.optimizer, self.clip, self.update_rate = optimizer, clip, update_rate
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gentok.interfaces import Loss
 from gentok.losses.spectral import within
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["AudioReconstruction"]
 
@@ -22,7 +23,7 @@ __all__ = ["AudioReconstruction"]
 class AudioReconstruction(Loss, id="loss/audio_reconstruction"):
     """The mean absolute error of samples, and distances of spectrograms, each weighted."""
 
-    def __init__(self, wave: float = 0.0, distances: Mapping[str, Loss] | None = None):
+    def __init__(self, wave: NonNegativeFloat = 0.0, distances: Mapping[str, Loss] | None = None):
         """Holds the distances.
 
         Args:
@@ -33,7 +34,7 @@ class AudioReconstruction(Loss, id="loss/audio_reconstruction"):
             ValueError: there is no term, or a distance is named wave.
         """
         self.wave, self.distances = wave, dict(distances or {})
-        if wave < 0 or not (wave or self.distances):
+        if not (wave or self.distances):
             raise ValueError(f"a reconstruction loss of audio needs wave > 0 or at least one of distances; got wave={wave} and none")
         if "wave" in self.distances:
             raise ValueError("a distance must not be named wave, as the error of samples is: name it otherwise")

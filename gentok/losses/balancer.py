@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Balancer as BaseBalancer
+from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat
 
 __all__ = ["Balancer"]
 
@@ -33,7 +34,13 @@ __all__ = ["Balancer"]
 class Balancer(BaseBalancer, id="balancer/encodec"):
     """Weighs losses by their gradients at the reconstruction."""
 
-    def __init__(self, weights: Mapping[str, float], total: float = 1.0, decay: float = 0.999, epsilon: float = 1e-12):
+    def __init__(
+        self,
+        weights: Mapping[str, NonNegativeFloat],
+        total: PositiveFloat = 1.0,
+        decay: FractionBelow1 = 0.999,
+        epsilon: NonNegativeFloat = 1e-12,
+    ):
         """Begins without averages.
 
         Args:
@@ -46,13 +53,8 @@ class Balancer(BaseBalancer, id="balancer/encodec"):
         Raises:
             ValueError: a setting is out of its range.
         """
-        if not isinstance(weights, Mapping):
-            raise ValueError(f"a balancer needs weights by name, as {{wave: 0.1, mel: 1.0}}; got {weights!r}: in a shell, quote the braces")
-        if not weights or min(weights.values()) < 0 or total <= 0 or not 0 <= decay < 1 or epsilon < 0:
-            raise ValueError(
-                "a balancer needs weights of at least 0 by the names of losses, total > 0, decay in [0, 1) and epsilon of at least 0; "
-                f"got weights={dict(weights)}, total={total}, decay={decay}, epsilon={epsilon}"
-            )
+        if not weights:
+            raise ValueError("a balancer needs weights by the names of losses, as '{wave: 0.1, mel: 1.0}'")
         self.weights, self.total, self.decay, self.epsilon = dict(weights), total, decay, epsilon
         self.averages: dict[str, Tensor] = {}
         """name -> float64 [2]: the decayed sum of norms, and of ones."""

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gentok.interfaces import Loss
 from gentok.nn import features
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Perceptual"]
 
@@ -28,7 +29,7 @@ class Perceptual(Loss, id="loss/perceptual"):
     The frozen network is fetched at the first call, on the media's device, and is no part of this object.
     """
 
-    def __init__(self, weight: float = 1.0, layers: Sequence[str] = ("stem", "stage1", "stage2", "stage3")):
+    def __init__(self, weight: NonNegativeFloat = 1.0, layers: Sequence[str] = ("stem", "stage1", "stage2", "stage3")):
         """Fetches nothing yet.
 
         Args:

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.interfaces import Loss
+from gentok.settings import NonNegativeFloat
 
 __all__ = ["Reconstruction"]
 
@@ -15,7 +16,7 @@ class Reconstruction(Loss, id="loss/reconstruction"):
     """Weighted terms {name: scalar} of media float [B, C, ...] in [-1, 1], without those whose weight is
     0."""
 
-    def __init__(self, l1: float = 1.0, l2: float = 0.0, perceptual: Loss | None = None):
+    def __init__(self, l1: NonNegativeFloat = 1.0, l2: NonNegativeFloat = 0.0, perceptual: Loss | None = None):
         """Holds the terms.
 
         Args:
@@ -26,8 +27,6 @@ class Reconstruction(Loss, id="loss/reconstruction"):
         Raises:
             ValueError: a weight is below 0, or there is no term.
         """
-        if l1 < 0 or l2 < 0:
-            raise ValueError(f"weights of losses must not be negative; got l1={l1}, l2={l2}")
         if not (l1 or l2 or perceptual):
             raise ValueError("a reconstruction loss needs at least one term: set l1, l2 or perceptual")
         self.l1, self.l2, self.perceptual = l1, l2, perceptual

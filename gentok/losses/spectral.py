@@ -32,6 +32,7 @@ from torch.nn import functional as F
 
 from gentok.interfaces import Loss
 from gentok.nn.spectral import Mel, frame_mask, stft
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
 
 __all__ = ["EncodecMel", "DacMel", "MultiScaleSTFT", "within"]
 
@@ -49,10 +50,10 @@ class _Scales:
     Constants follow the media's device; this is no module, and so no part of a tokenizer's weights.
     """
 
-    def __init__(self, weight: float, windows: Sequence[int]):
-        if weight <= 0 or not windows or min(windows) < 4 or any(w % 4 for w in windows):
+    def __init__(self, weight: PositiveFloat, windows: Sequence[PositiveInt]):
+        if not windows or any(w % 4 for w in windows):
             raise ValueError(
-                f"a spectral distance needs a positive weight and windows that 4 divides; got weight={weight}, windows={list(windows)}"
+                f"a spectral distance needs windows that 4 divides; got windows={list(windows)}"
             )
         self.weight, self.windows = weight, tuple(windows)
 
@@ -107,15 +108,15 @@ class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
 
     def __init__(
         self,
-        sample_rate: int,
-        weight: float = 1.0,
-        windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
-        mels: int = 64,
-        f_min: float = 0.0,
-        f_max: float | None = None,
-        alpha: float | None = 1.0,
+        sample_rate: PositiveInt,
+        weight: PositiveFloat = 1.0,
+        windows: Sequence[PositiveInt] = (32, 64, 128, 256, 512, 1024, 2048),
+        mels: PositiveInt = 64,
+        f_min: NonNegativeFloat = 0.0,
+        f_max: NonNegativeFloat | None = None,
+        alpha: NonNegativeFloat | None = 1.0,
         normalized: bool = True,
-        floor: float = 1e-5,
+        floor: PositiveFloat = 1e-5,
     ):
         """Makes the filters.
 
@@ -134,8 +135,6 @@ class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
             ValueError: a setting is out of its range.
         """
         super().__init__(weight, windows)
-        if (alpha is not None and alpha < 0) or floor <= 0:
-            raise ValueError(f"this mel distance needs alpha of at least 0, or null, and a positive floor; got {alpha} and {floor}")
         self.alphas = [math.sqrt(w - 1) if alpha is None else alpha for w in self.windows]
         self.total, self.floor = (sum(self.alphas) + len(self.alphas) if normalized else 1.0), floor
         settings = {"mels": mels, "f_min": f_min, "f_max": f_max, "power": 2.0, "normalized": normalized, "pad": 0, "empty": True}
@@ -164,18 +163,18 @@ class DacMel(_Scales, Loss, id="loss/dac_mel"):
 
     def __init__(
         self,
-        sample_rate: int,
-        weight: float = 1.0,
-        windows: Sequence[int] = (32, 64, 128, 256, 512, 1024, 2048),
-        mels: Sequence[int] = (5, 10, 20, 40, 80, 160, 320),
-        f_min: float = 0.0,
-        f_max: float | None = None,
-        floor: float = 1e-5,
+        sample_rate: PositiveInt,
+        weight: PositiveFloat = 1.0,
+        windows: Sequence[PositiveInt] = (32, 64, 128, 256, 512, 1024, 2048),
+        mels: Sequence[PositiveInt] = (5, 10, 20, 40, 80, 160, 320),
+        f_min: NonNegativeFloat = 0.0,
+        f_max: NonNegativeFloat | None = None,
+        floor: PositiveFloat = 1e-5,
     ):
         """Makes the filters. As of EncodecMel, but `mels` are the numbers of filters, one for each window."""
         super().__init__(weight, windows)
-        if len(mels) != len(self.windows) or floor <= 0:
-            raise ValueError(f"this mel distance needs a number of mels per window and a positive floor; got {list(mels)} and {floor}")
+        if len(mels) != len(self.windows):
+            raise ValueError(f"this mel distance needs a number of mels per window; got {list(mels)} for {list(windows)}")
         self.floor = floor
         settings = {"f_min": f_min, "f_max": f_max, "scale": "slaney", "norm": "slaney", "empty": True}
         self.mels = [Mel(sample_rate, w, mels=m, **settings) for w, m in zip(self.windows, mels, strict=True)]
@@ -190,7 +189,12 @@ class MultiScaleSTFT(_Scales, Loss, id="loss/multi_scale_stft"):
     """The distance of magnitudes, linear and logarithmic."""
 
     def __init__(
-        self, weight: float = 1.0, windows: Sequence[int] = (2048, 512), linear: float = 1.0, log: float = 1.0, floor: float = 1e-5
+        self,
+        weight: PositiveFloat = 1.0,
+        windows: Sequence[PositiveInt] = (2048, 512),
+        linear: NonNegativeFloat = 1.0,
+        log: NonNegativeFloat = 1.0,
+        floor: PositiveFloat = 1e-5,
     ):
         """Needs no filters.
 
@@ -205,8 +209,8 @@ class MultiScaleSTFT(_Scales, Loss, id="loss/multi_scale_stft"):
             ValueError: a setting is out of its range.
         """
         super().__init__(weight, windows)
-        if min(linear, log) < 0 or linear + log == 0 or floor <= 0:
-            raise ValueError(f"this STFT distance needs linear and log of at least 0, not both 0, floor > 0; got {linear}, {log}, {floor}")
+        if linear + log == 0:
+            raise ValueError("this STFT distance needs a weight, linear or log, above 0")
         self.linear, self.log, self.floor = linear, log, floor
 
     def _at(self, i: int, made: Tensor, real: Tensor, lengths: Tensor | None) -> Tensor:

@@ -21,6 +21,9 @@ from gentok.distributed import all_sum
 
 __all__ = ["CodebookHealth", "Health"]
 
+MOST_IDS = 1 << 28
+"""Of a level: their counts take 2 GiB."""
+
 
 @dataclass(frozen=True)
 class Health:
@@ -66,6 +69,11 @@ class CodebookHealth:
 
     def __init__(self, vocab_sizes: Sequence[int], device: torch.device | str = "cpu"):
         self.vocab_sizes = tuple(vocab_sizes)
+        if max(self.vocab_sizes, default=0) > MOST_IDS:
+            raise ValueError(
+                f"a level of {max(self.vocab_sizes):,} ids is too large to count how often each is used (at most {MOST_IDS:,}): "
+                "take more levels of fewer ids, as codebook=bit_groups makes of codebook=lfq"
+            )
         self.counts = [torch.zeros(v, dtype=torch.int64, device=device) for v in self.vocab_sizes]
         self.items = torch.zeros((), dtype=torch.int64, device=device)
 

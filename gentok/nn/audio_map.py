@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import FeatureNetwork, LocalPath
 from gentok.precision import no_autocast
+from gentok.settings import PositiveInt
 
 __all__ = ["AudioMap"]
 
@@ -39,7 +40,7 @@ class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):
     lengths int64 [B] in samples: what lies behind a row's end is silence and is not normalised; frames there mean nothing.
     """
 
-    def __init__(self, path: LocalPath, sample_rate: int, layer: int = -1, model_rate: int = 16000, normalize: bool = True):
+    def __init__(self, path: LocalPath, sample_rate: PositiveInt, layer: int = -1, model_rate: PositiveInt = 16000, normalize: bool = True):
         super().__init__()
         self.path, self.layer, self.normalize = path, layer, normalize
         self.sample_rate, self.model_rate = int(sample_rate), int(model_rate)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["BANDS", "BandDiscriminators"]
 
@@ -44,11 +45,11 @@ class BandDiscriminators(WaveformDiscriminators, id="discriminator/band"):
 
     def __init__(
         self,
-        channels: int = 1,
-        windows: Sequence[int] = (2048, 1024, 512),
-        filters: int = 32,
+        channels: PositiveInt = 1,
+        windows: Sequence[PositiveInt] = (2048, 1024, 512),
+        filters: PositiveInt = 32,
         bands: Sequence[Sequence[float]] = BANDS,
-        peak: float | None = 0.8,
+        peak: NonNegativeFloat | None = 0.8,
     ):
         if min(channels, filters) < 1 or not windows or any(w % 4 or w < 4 for w in windows):
             raise ValueError(

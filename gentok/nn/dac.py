@@ -27,6 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from gentok.interfaces import Layer
 from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
+from gentok.settings import PositiveInt
 
 __all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "check_halved", "down_stage", "normed_conv", "units", "up_conv"]
 
@@ -90,7 +91,13 @@ class DACEncoder(nn.Module, Layer, id="layer/dac_encoder"):
     causal = False
     depthwise = False
 
-    def __init__(self, channels: int = 1, filters: int = 64, ratios: Sequence[int] = (8, 8, 4, 2), width: int | None = None):
+    def __init__(
+        self,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 64,
+        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        width: PositiveInt | None = None,
+    ):
         super().__init__()
         last = filters * 2 ** len(ratios)
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width or last
@@ -116,7 +123,12 @@ class DACDecoder(nn.Module, Layer, id="layer/dac_decoder"):
     causal = False
 
     def __init__(
-        self, width: int = 1024, channels: int = 1, filters: int = 1536, ratios: Sequence[int] = (8, 8, 4, 2), fill_odd: bool = False
+        self,
+        width: PositiveInt = 1024,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 1536,
+        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        fill_odd: bool = False,
     ):
         super().__init__()
         check_halved(filters, ratios)

@@ -14,6 +14,7 @@ import math
 from torch import Tensor, nn
 
 from gentok.interfaces import Discriminator
+from gentok.settings import PositiveInt
 
 __all__ = ["PatchGAN"]
 
@@ -25,10 +26,8 @@ class PatchGAN(nn.Module, Discriminator, id="discriminator/patchgan"):
     h = H / 2^layers - 2, so heights and widths must be at least 3 * 2^layers. Raises ValueError on smaller media or other channels.
     """
 
-    def __init__(self, channels: int = 3, width: int = 64, layers: int = 3):
+    def __init__(self, channels: PositiveInt = 3, width: PositiveInt = 64, layers: PositiveInt = 3):
         super().__init__()
-        if channels < 1 or width < 1 or layers < 1:
-            raise ValueError(f"PatchGAN needs channels, width and layers of at least 1; got {channels}, {width} and {layers}")
         self.channels, self.smallest = channels, 3 * 2**layers
         widths = [width * min(2**i, 8) for i in range(layers + 1)]
         self.stages = nn.ModuleList([nn.Sequential(nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(0.2))])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import Layer
 from gentok.nn.recurrence import WindowedAttention
+from gentok.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["ISTFTDecoder", "inverse_stft"]
 
@@ -99,15 +100,15 @@ class ISTFTDecoder(nn.Module, Layer, id="layer/istft_decoder"):
 
     def __init__(
         self,
-        hop: int,
-        width: int = 512,
-        channels: int = 1,
-        filters: int = 768,
-        hidden: int | None = None,
-        blocks: int = 12,
-        n_fft: int | None = None,
-        attention: int = 0,
-        heads: int = 8,
+        hop: PositiveInt,
+        width: PositiveInt = 512,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 768,
+        hidden: PositiveInt | None = None,
+        blocks: PositiveInt = 12,
+        n_fft: PositiveInt | None = None,
+        attention: NonNegativeInt = 0,
+        heads: PositiveInt = 8,
     ):
         super().__init__()
         self.channels, self.width, self.hop, self.n_fft = channels, width, int(hop), int(n_fft or 4 * hop)

@@ -24,6 +24,7 @@ from gentok.nn.recurrence import RecentKeys, Seen, WindowModule
 from gentok.nn.rope import Rotation
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.nn.streaming import Chain, ChainLayer
+from gentok.settings import PositiveInt
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 
@@ -96,14 +97,14 @@ class _Mimi(ChainLayer):
 
     def __init__(
         self,
-        channels: int = 1,
-        width: int = 512,
-        filters: int = 64,
-        ratios: Sequence[int] = (8, 6, 5, 4),
-        depth: int = 8,
-        heads: int = 8,
-        hidden: int = 2048,
-        window: int = 250,
+        channels: PositiveInt = 1,
+        width: PositiveInt = 512,
+        filters: PositiveInt = 64,
+        ratios: Sequence[PositiveInt] = (8, 6, 5, 4),
+        depth: PositiveInt = 8,
+        heads: PositiveInt = 8,
+        hidden: PositiveInt = 2048,
+        window: PositiveInt = 250,
     ):
         super().__init__()
         build = {

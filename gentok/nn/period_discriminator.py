@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, convolution, features_of
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["PeriodDiscriminators"]
 
@@ -34,7 +35,13 @@ class PeriodDiscriminators(WaveformDiscriminators, id="discriminator/multi_perio
         ValueError: sizes or periods below 1.
     """
 
-    def __init__(self, channels: int = 1, periods: Sequence[int] = (2, 3, 5, 7, 11), width: int = 32, peak: float | None = None):
+    def __init__(
+        self,
+        channels: PositiveInt = 1,
+        periods: Sequence[PositiveInt] = (2, 3, 5, 7, 11),
+        width: PositiveInt = 32,
+        peak: NonNegativeFloat | None = None,
+    ):
         if min(channels, width) < 1 or not periods or min(periods) < 1:
             raise ValueError(
                 f"period discriminators need channels, width and periods of at least 1; got {channels}, {width}, {list(periods)}"

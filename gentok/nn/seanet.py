@@ -25,6 +25,7 @@ from gentok.nn.conv1d import Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
 from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
+from gentok.settings import NonNegativeInt, PositiveInt
 
 __all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 
@@ -94,24 +95,24 @@ class _SEANet(ChainLayer):
 
     def __init__(
         self,
-        channels: int = 1,
-        width: int = 128,
-        filters: int = 32,
-        ratios: Sequence[int] = (8, 5, 4, 2),
-        units: int = 1,
-        kernel: int = 7,
-        last_kernel: int = 7,
-        unit_kernel: int = 3,
-        dilation_base: int = 2,
-        compress: int = 2,
+        channels: PositiveInt = 1,
+        width: PositiveInt = 128,
+        filters: PositiveInt = 32,
+        ratios: Sequence[PositiveInt] = (8, 5, 4, 2),
+        units: PositiveInt = 1,
+        kernel: PositiveInt = 7,
+        last_kernel: PositiveInt = 7,
+        unit_kernel: PositiveInt = 3,
+        dilation_base: PositiveInt = 2,
+        compress: PositiveInt = 2,
         causal: bool = True,
         padding: str = "zero",
         shortcut: str = "conv",
         activation: str = "elu",
         memory: str | None = "lstm",
-        memory_layers: int = 2,
-        heads: int = 8,
-        window: int = 250,
+        memory_layers: NonNegativeInt = 2,
+        heads: PositiveInt = 8,
+        window: PositiveInt = 250,
         weight_norm: bool = True,
     ):
         super().__init__()

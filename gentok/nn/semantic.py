@@ -26,6 +26,7 @@ from gentok.nn import features
 from gentok.nn.autoencoder import ConvEncoder, stride_of
 from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
+from gentok.settings import PositiveInt
 
 __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
 
@@ -126,10 +127,8 @@ class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
 
     width = features.WIDTHS["stage5"]
 
-    def __init__(self, zoom: int = 4, trained: bool = False, start: str = "teacher"):
+    def __init__(self, zoom: PositiveInt = 4, trained: bool = False, start: str = "teacher"):
         super().__init__(frozen=not trained, start=start)
-        if zoom < 1:
-            raise ValueError(f"zoom={zoom}: a whole number, at least 1")
         self.zoom = zoom
         if trained:
             self.network = features.trunk("stage5", pretrained=False)
@@ -154,7 +153,14 @@ class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
 class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
     """A trained convolutional network of the image at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
 
-    def __init__(self, channels: int = 3, width: int = 64, multipliers: Sequence[int] = (1, 2), blocks: int = 1, patch: int = 2):
+    def __init__(
+        self,
+        channels: PositiveInt = 3,
+        width: PositiveInt = 64,
+        multipliers: Sequence[PositiveInt] = (1, 2),
+        blocks: PositiveInt = 1,
+        patch: PositiveInt = 2,
+    ):
         super().__init__(frozen=False)
         self.stride = stride_of(multipliers, patch)
         self.width = width * multipliers[-1]

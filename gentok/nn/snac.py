@@ -23,6 +23,7 @@ from gentok.nn.conv1d import weight_of
 from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
@@ -32,7 +33,13 @@ class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
 
     depthwise = True
 
-    def __init__(self, channels: int = 1, filters: int = 48, ratios: Sequence[int] = (8, 8, 4, 2), width: int | None = None):
+    def __init__(
+        self,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 48,
+        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        width: PositiveInt | None = None,
+    ):
         super().__init__(channels, filters, ratios, width)
 
     @staticmethod
@@ -63,7 +70,14 @@ class SNACDecoder(nn.Module, Layer, id="layer/snac_decoder"):
     causal = False
     takes_rng = True
 
-    def __init__(self, width: int = 768, channels: int = 1, filters: int = 1024, ratios: Sequence[int] = (8, 8, 4, 2), noise: bool = True):
+    def __init__(
+        self,
+        width: PositiveInt = 768,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 1024,
+        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        noise: bool = True,
+    ):
         super().__init__()
         check_halved(filters, ratios)
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width

@@ -26,6 +26,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
 from gentok.precision import no_autocast
+from gentok.settings import PositiveInt
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 
@@ -100,20 +101,18 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
 
     def __init__(
         self,
-        sample_rate: int = 16000,
-        width: int = 64,
-        inner: int = 192,
-        depth: int = 4,
-        heads: int = 4,
-        pool: int = 4,
-        block: int | None = 12,
-        mels: int = 80,
-        mel_hop: int = 160,
-        n_fft: int = 640,
+        sample_rate: PositiveInt = 16000,
+        width: PositiveInt = 64,
+        inner: PositiveInt = 192,
+        depth: PositiveInt = 4,
+        heads: PositiveInt = 4,
+        pool: PositiveInt = 4,
+        block: PositiveInt | None = 12,
+        mels: PositiveInt = 80,
+        mel_hop: PositiveInt = 160,
+        n_fft: PositiveInt = 640,
     ):
         super().__init__()
-        if pool < 1 or (block is not None and block < 1):
-            raise ValueError(f"a speech encoder pools at least 1 frame in blocks of at least 1 vector; got pool={pool}, block={block}")
         self.mel = LogMel(sample_rate, mels, mel_hop, n_fft)
         self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, block
         self.first = Conv(mels, inner, 3, causal=True, padding="zero")
@@ -191,12 +190,12 @@ class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
     def __init__(
         self,
         vocoder: Layer,
-        width: int = 64,
-        inner: int = 192,
-        depth: int = 2,
-        heads: int = 4,
-        upsample: int = 8,
-        block: int | None = 12,
+        width: PositiveInt = 64,
+        inner: PositiveInt = 192,
+        depth: PositiveInt = 2,
+        heads: PositiveInt = 4,
+        upsample: PositiveInt = 8,
+        block: PositiveInt | None = 12,
     ):
         super().__init__()
         self.vocoder: Any = vocoder

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["STFTDiscriminators"]
 
@@ -38,12 +39,12 @@ class STFTDiscriminators(WaveformDiscriminators, id="discriminator/ms_stft"):
 
     def __init__(
         self,
-        channels: int = 1,
-        filters: int = 32,
-        windows: Sequence[int] = (2048, 1024, 512, 256, 128),
-        dilations: Sequence[int] = (1, 2, 4),
-        slope: float = 0.2,
-        peak: float | None = None,
+        channels: PositiveInt = 1,
+        filters: PositiveInt = 32,
+        windows: Sequence[PositiveInt] = (2048, 1024, 512, 256, 128),
+        dilations: Sequence[PositiveInt] = (1, 2, 4),
+        slope: NonNegativeFloat = 0.2,
+        peak: NonNegativeFloat | None = None,
     ):
         if channels < 1 or filters < 1 or not windows or not dilations or min(windows) < 4 or min(dilations) < 1:
             raise ValueError(

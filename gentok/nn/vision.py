@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from gentok.interfaces import LocalPath
 from gentok.nn.features import resized
 from gentok.nn.semantic import SemanticNetwork
+from gentok.settings import PositiveInt
 
 __all__ = ["VisionMap"]
 
@@ -57,7 +58,7 @@ class VisionMap(SemanticNetwork, id="features/vision_map"):
         self,
         architecture: Mapping[str, Any],
         path: LocalPath | None = None,
-        size: int = 224,
+        size: PositiveInt = 224,
         layer: int = -2,
         mean: Sequence[float] = (0.48145466, 0.4578275, 0.40821073),
         std: Sequence[float] = (0.26862954, 0.26130258, 0.27577711),

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.interfaces import Discriminator
 from gentok.nn.spectral import stft
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["WaveformDiscriminators", "complex_spectrogram", "convolution", "features_of", "levelled"]
 
@@ -26,7 +27,7 @@ class WaveformDiscriminators(nn.Module, Discriminator):
         parts: the networks, each float [B, C, T] -> (logits, list of features).
     """
 
-    def __init__(self, channels: int, peak: float | None, min_samples: int, parts: Iterable[nn.Module]):
+    def __init__(self, channels: PositiveInt, peak: NonNegativeFloat | None, min_samples: PositiveInt, parts: Iterable[nn.Module]):
         super().__init__()
         self.channels, self.peak, self.min_samples = channels, peak, min_samples
         self.parts = nn.ModuleList(parts)

@@ -24,6 +24,7 @@ from gentok.flow.absorbing import mask_schedule
 from gentok.samplers.base import setting
 from gentok.samplers.first_hitting import hitting_shares
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveInt
 
 __all__ = ["Ancestral", "expected_calls"]
 
@@ -50,7 +51,7 @@ class Ancestral(UnmaskingSampler, id="sampler/ancestral"):
         cache: rows are computed only in steps in which they reveal something.
     """
 
-    steps: int = setting(64, minimum=1)
+    steps: PositiveInt = 64
     schedule: str = setting("linear", parse=mask_schedule)
     cache: bool = True
 

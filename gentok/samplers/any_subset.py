@@ -30,6 +30,7 @@ from gentok.samplers.any_order import ORDERS, OrderedState, ordered_state
 from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.speculation import accepted, residual
+from gentok.settings import PositiveInt
 from gentok.types import UNKNOWN, RowRNG
 
 __all__ = ["AnySubset"]
@@ -49,7 +50,7 @@ class AnySubset(Sampler, id="sampler/any_subset"):
     exact = True
     any_known = True
 
-    k: int = setting(5, minimum=1)
+    k: PositiveInt = 5
     order: str = setting("left_to_right", choices=ORDERS)
 
     def run(self, request: SampleRequest) -> SampleOutput:

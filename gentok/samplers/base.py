@@ -22,32 +22,30 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from gentok.errors import check_at_least, check_choice
+from gentok.errors import check_choice
 from gentok.generators.base import Capability, capabilities
 from gentok.interfaces import Component
 from gentok.layouts import Layout
 from gentok.samplers import filters
 from gentok.samplers.draws import Choice, checked, draw
 from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial_tokens
+from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
 
 __all__ = ["Sampler", "check_known", "every_sampler", "fitting", "sampler_name", "setting"]
 
 
-def setting(default: Any, *, minimum: float | None = None, choices: Iterable[Any] = (), parse: Callable[[Any], Any] | None = None) -> Any:
-    """A setting of a sampler that is checked when the sampler is built, which then raises ValueError.
+def setting(default: Any, *, choices: Iterable[Any] = (), parse: Callable[[Any], Any] | None = None) -> Any:
+    """A setting of a sampler with a check that no annotation can say, made when the sampler is built, which then raises ValueError.
 
     Args:
         default: its value in the class and in conf/sampler.
-        minimum: the least value; None as a value is allowed.
         choices: the values that there are.
         parse: what refuses wrong values.
     """
     choices = tuple(choices)
 
     def check(name: str, value: Any) -> None:
-        if minimum is not None:
-            check_at_least(minimum, **{name: value})
         if choices:
             check_choice(name, value, choices)
         if parse is not None:
@@ -81,14 +79,14 @@ class Sampler(Component, ABC):
     steps: ClassVar[int] = 1
     """Network passes over an item, for estimates of cost; a sampler that works in steps has a field of this name."""
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    typical: float | None = None
+    temperature: NonNegativeFloat = 1.0
+    top_k: PositiveInt | None = None
+    top_p: PositiveFraction | None = None
+    min_p: Fraction | None = None
+    typical: PositiveFraction | None = None
 
     def __post_init__(self) -> None:
-        filters.check(**self._filters)
+        super().__post_init__()
         for f in fields(self):
             if check := f.metadata.get("check"):
                 check(f.name, getattr(self, f.name))

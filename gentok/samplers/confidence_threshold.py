@@ -29,6 +29,7 @@ from torch import Tensor
 
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveFloat, PositiveInt
 
 __all__ = ["RULES", "ConfidenceThreshold", "count_by_factor"]
 
@@ -61,14 +62,9 @@ class ConfidenceThreshold(UnmaskingSampler, id="sampler/confidence_threshold"):
     """
 
     rule: str = setting("threshold", choices=RULES)
-    threshold: float = 0.9
-    factor: float = 1.0
-    block: int | None = setting(None, minimum=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.threshold > 0 or not self.factor > 0:
-            raise ValueError(f"threshold and factor must be > 0; got {self.threshold} and {self.factor}")
+    threshold: PositiveFloat = 0.9
+    factor: PositiveFloat = 1.0
+    block: PositiveInt | None = None
 
     def unmask(self, state: UnmaskingState) -> None:
         state.until_full(lambda logits, masked: self._chosen(logits, self._in_first_block(masked)))

@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 import torch
 
 from gentok.flow.random_cells import rank_in_row
-from gentok.samplers.base import setting
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import NonNegativeInt, PositiveInt
 from gentok.types import UNKNOWN
 
 __all__ = ["Corrector"]
@@ -44,10 +44,10 @@ class Corrector(UnmaskingSampler, id="sampler/corrector"):
 
     takes_draft = True
 
-    steps: int = setting(16, minimum=0)
-    cells: int = setting(4, minimum=1)
+    steps: NonNegativeInt = 16
+    cells: PositiveInt = 4
     parallel: bool = True
-    start: int = setting(4, minimum=1)
+    start: PositiveInt = 4
 
     def unmask(self, state: UnmaskingState) -> None:
         if state.request.draft is not None:

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["ORDERS", "EntropyBounded", "entropies", "uncertainty"]
 
@@ -61,9 +62,9 @@ class EntropyBounded(UnmaskingSampler, id="sampler/entropy_bounded"):
         limit: cells per call at most, >= 1; None: no limit.
     """
 
-    gamma: float = setting(0.1, minimum=0)
+    gamma: NonNegativeFloat = 0.1
     order: str = setting("entropy", choices=ORDERS)
-    limit: int | None = setting(None, minimum=1)
+    limit: PositiveInt | None = None
 
     def unmask(self, state: UnmaskingState) -> None:
         state.until_full(self._chosen)

@@ -25,7 +25,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["temperature", "top_k", "top_p", "min_p", "typical", "apply", "check"]
+__all__ = ["temperature", "top_k", "top_p", "min_p", "typical", "apply"]
 
 _SLACK = 1e-12
 _INF = float("inf")
@@ -125,15 +125,6 @@ def apply(
         if value is not None:
             logits = _FILTERS[name](logits, value)
     return logits
-
-
-def check(**values: float | None) -> None:
-    """Checks the values of `apply`, so that a sampler stops when it is built and not in its first step.
-
-    Raises:
-        ValueError: a filter refuses its value.
-    """
-    apply(torch.zeros(1, 2), **values)
 
 
 _FILTERS = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "typical": typical}

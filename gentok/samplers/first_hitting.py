@@ -26,12 +26,13 @@ times the share of those that were masked at the start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveInt
 from gentok.types import RowRNG
 
 __all__ = ["FirstHitting", "hitting_shares"]
@@ -62,8 +63,8 @@ class FirstHitting(UnmaskingSampler, id="sampler/first_hitting"):
 
     exact = True
 
-    cells_per_call: int = setting(1, minimum=1)
-    order: int = setting(1, choices=(1, 2))
+    cells_per_call: PositiveInt = 1
+    order: Literal[1, 2] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()

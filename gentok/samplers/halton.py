@@ -28,6 +28,7 @@ from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.base import setting
 from gentok.samplers.stepwise import SCHEDULES, masked_counts
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import PositiveInt
 from gentok.types import Pyramid, Raster, TokenSpec
 
 __all__ = ["Halton", "halton_points", "radical_inverse"]
@@ -86,7 +87,7 @@ class Halton(UnmaskingSampler, id="sampler/halton"):
         roll: every row's order is moved by a random shift.
     """
 
-    steps: int = setting(32, minimum=1)
+    steps: PositiveInt = 32
     schedule: str = setting("arccos", choices=SCHEDULES)
     roll: bool = True
 

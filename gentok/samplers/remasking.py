@@ -39,6 +39,7 @@ from torch import Tensor
 from gentok.flow.absorbing import mask_schedule
 from gentok.samplers.base import setting
 from gentok.samplers.unmasking import UnmaskingSampler, UnmaskingState
+from gentok.settings import Fraction, NonNegativeFloat, PositiveInt
 from gentok.types import UNKNOWN
 
 __all__ = ["STRATEGIES", "Remasking", "Step"]
@@ -84,17 +85,15 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
     """
 
     strategy: str = setting("cap", choices=STRATEGIES)
-    eta: float = 0.02
-    steps: int = setting(128, minimum=1)
+    eta: Fraction = 0.02
+    steps: PositiveInt = 128
     schedule: str = setting("linear", parse=mask_schedule)
-    t_on: float = 0.55
-    t_off: float = 0.05
-    alpha_on: float = 0.9
+    t_on: NonNegativeFloat = 0.55
+    t_off: NonNegativeFloat = 0.05
+    alpha_on: NonNegativeFloat = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"eta must lie in [0, 1]; got {self.eta}")
         if not 0 < self.t_off < self.t_on < 1 or not 0 < self.alpha_on < 1:
             raise ValueError(f"the loop needs 0 < t_off < t_on < 1 and alpha_on in (0, 1); got {self.t_off}, {self.t_on}, {self.alpha_on}")
 

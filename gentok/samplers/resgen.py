@@ -32,9 +32,9 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import CumulativeMasked
-from gentok.samplers.base import setting
 from gentok.samplers.draws import check_finite
 from gentok.samplers.stepwise import StepState, StepwiseSampler
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["ResGenSampler", "shallowest"]
 
@@ -64,8 +64,8 @@ class ResGenSampler(StepwiseSampler, id="sampler/resgen"):
 
     requires = CumulativeMasked
 
-    steps: int = setting(16, minimum=1)
-    vector_temperature: float | None = setting(None, minimum=0)
+    steps: PositiveInt = 16
+    vector_temperature: NonNegativeFloat | None = None
 
     def step(self, state: StepState) -> Tensor:
         request, tokens = state.request, state.request.tokens

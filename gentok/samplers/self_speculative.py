@@ -28,9 +28,10 @@ from torch import Tensor
 from gentok.flow.random_cells import random_rank
 from gentok.generators.base import SelfSpeculative
 from gentok.samplers.any_order import OrderedState
-from gentok.samplers.base import Sampler, setting
+from gentok.samplers.base import Sampler
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.speculation import accepted, residual
+from gentok.settings import PositiveInt
 from gentok.types import RowRNG
 
 __all__ = ["SelfSpeculativeSampler"]
@@ -48,7 +49,7 @@ class SelfSpeculativeSampler(Sampler, id="sampler/self_speculative"):
     exact = True
     any_known = True
 
-    window: int = setting(8, minimum=1)
+    window: PositiveInt = 8
 
     def run(self, request: SampleRequest) -> SampleOutput:
         """As Sampler. calls: passes of both kinds; network_calls: trunk and verify. stats: drafts and

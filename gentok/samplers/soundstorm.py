@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gentok.samplers.base import setting
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.request import SampleRequest
 from gentok.samplers.stepwise import StepState
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["SoundStorm"]
 
@@ -40,9 +40,9 @@ class SoundStorm(MaskGIT, id="sampler/soundstorm"):
         later_temperature: of the ids of further levels, >= 0.
     """
 
-    steps: int = setting(16, minimum=1)
-    later_steps: int = setting(1, minimum=1)
-    later_temperature: float = setting(1.0, minimum=0)
+    steps: PositiveInt = 16
+    later_steps: PositiveInt = 1
+    later_temperature: NonNegativeFloat = 1.0
 
     def parts(self, request: SampleRequest) -> Sequence[tuple[Tensor, int]]:
         masked = request.tokens.masked

@@ -17,6 +17,7 @@ from torch import Tensor
 from gentok.flow.random_cells import rank_in_row
 from gentok.samplers.base import Sampler, setting
 from gentok.samplers.request import SampleOutput, SampleRequest
+from gentok.settings import NonNegativeFloat, PositiveInt
 
 __all__ = ["SCHEDULES", "StepState", "StepwiseSampler", "masked_counts"]
 
@@ -83,9 +84,9 @@ class StepwiseSampler(Sampler):
     exact = False
     any_known = True
 
-    steps: int = setting(12, minimum=1)
+    steps: PositiveInt = 12
     schedule: str = setting("cosine", choices=SCHEDULES)
-    choice_temperature: float = setting(4.5, minimum=0)
+    choice_temperature: NonNegativeFloat = 4.5
 
     def run(self, request: SampleRequest) -> SampleOutput:
         codes, parts = request.tokens.codes, self.parts(request)

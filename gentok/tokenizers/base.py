@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from gentok.interfaces import Codebook, Loss, Tokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.types import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["ImageTokenizer"]
@@ -40,11 +41,11 @@ class ImageTokenizer(Tokenizer):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
-        stride: int,
+        media_shape: Sequence[PositiveInt],
+        stride: PositiveInt,
         codebook: Codebook | None,
         losses: Loss | None = None,
-        width: int | None = None,
+        width: PositiveInt | None = None,
     ):
         """Makes the spec. A subclass sets `self.codebook` itself, at its place among the networks: optimizers number the parameters.
 
@@ -146,9 +147,7 @@ class ImageTokenizer(Tokenizer):
         """The spec of the tokens of these media. Raises ValueError unless they are float [B, C, H, W] of a size that fits."""
         channels = self.spec.media_shape[0]
         if media.dim() != 4 or not media.is_floating_point():
-            raise ValueError(
-                f"this tokenizer takes float images [B, {channels}, H, W] in [-1, 1]; got {media.dtype} {tuple(media.shape)}"
-            )
+            raise ValueError(f"this tokenizer takes float images [B, {channels}, H, W] in [-1, 1]; got {media.dtype} {tuple(media.shape)}")
         if media.shape[1] != channels:
             raise ValueError(f"this tokenizer takes images of {channels} channel(s), got {media.shape[1]}: convert them")
         h, w = media.shape[2:]

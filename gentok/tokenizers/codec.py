@@ -24,6 +24,7 @@ from torch import Tensor
 from gentok.interfaces import Codebook, Layer, Loss, StreamingTokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.sound_checks import check_known, check_sound, frames_of, groups_of, within
 from gentok.tokenizers.streaming import CodecStream, why_not
 from gentok.types import ABSENT, Batch, Frames, Quantized, Raster, TokenizerOutput, Tokens, TokenSpec
@@ -49,9 +50,9 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         encoder: Layer,
         codebook: Codebook,
         decoder: Layer,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
     ):
         """
         Args:
@@ -79,8 +80,6 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
             )
         if codebook.strides is None and not isinstance(codebook.grid(1, 1), Raster):
             raise ValueError(f"codec gives every frame its codes; {type(codebook).__name__} makes {codebook.grid(1, 1)}")
-        if sample_rate < 1:
-            raise ValueError(f"codec needs the sample rate in Hz; got {sample_rate}")
         shape = tuple(int(n) for n in media_shape) if media_shape else (encoder.channels,)
         if len(shape) > 2 or shape[0] != encoder.channels:
             raise ValueError(

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +35,7 @@ from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.tokenizers.inner import latent_sizes, latent_tokenizer
 from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
@@ -52,31 +53,31 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         losses: Loss | None = None,
         latents: Tokenizer | Mapping[str, Any] | None = None,
-        decoder: str = "flow",
-        registers: int = 64,
-        patch: int = 4,
-        encoder_width: int = 128,
-        encoder_depth: int = 4,
-        decoder_width: int = 192,
-        decoder_depth: int = 6,
-        head_width: int = 64,
+        decoder: Literal["flow", "regression"] = "flow",
+        registers: PositiveInt = 64,
+        patch: PositiveInt = 4,
+        encoder_width: PositiveInt = 128,
+        encoder_depth: PositiveInt = 4,
+        decoder_width: PositiveInt = 192,
+        decoder_depth: PositiveInt = 6,
+        head_width: PositiveInt = 64,
         nested: str | None = "uniform",
-        null_rate: float = 0.1,
+        null_rate: Fraction = 0.1,
         times: Times | None = None,
         stratified: bool = False,
-        time_period: float = 256.0,
+        time_period: PositiveFloat = 256.0,
         solver: Solver | None = None,
-        steps: int = 20,
-        guidance: float = 1.0,
+        steps: PositiveInt = 20,
+        guidance: NonNegativeFloat = 1.0,
         apg: Projected | None = None,
         teacher: FeatureNetwork | None = None,
-        teacher_width: int = 112,
-        align: float = 0.0,
-        align_block: int = 1,
-        align_hidden: int = 2048,
+        teacher_width: PositiveInt = 112,
+        align: NonNegativeFloat = 0.0,
+        align_block: PositiveInt = 1,
+        align_hidden: NonNegativeInt = 2048,
     ):
         """
         Args:
@@ -103,8 +104,6 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         Raises:
             ValueError: a setting is out of its range, or does not fit the codebook, the data or the tokenizer inside.
         """
-        if decoder not in ("flow", "regression"):
-            raise ValueError(f"decoder={decoder}: choose flow or regression")
         if nested is not None and nested not in KEEP_MODES:
             raise ValueError(f"nested={nested}: choose one of {', '.join(KEEP_MODES)}, or null for none")
         if not isinstance(codebook.grid(1, registers), Raster):

@@ -21,6 +21,7 @@ from gentok.interfaces import Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, Latents, Raster, TokenizerOutput
 
@@ -107,18 +108,18 @@ class KL(GaussianLatents, id="tokenizer/kl"):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         losses: Loss | None = None,
-        latent: int = 4,
-        weight: float = 1e-6,
-        scaling: float | None = None,
-        decay: float = 0.99,
-        width: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
+        latent: PositiveInt = 4,
+        weight: NonNegativeFloat = 1e-6,
+        scaling: PositiveFloat | None = None,
+        decay: FractionBelow1 = 0.99,
+        width: PositiveInt = 32,
+        multipliers: Sequence[PositiveInt] = (1, 2),
+        blocks: PositiveInt = 1,
         attention: bool = False,
-        patch: int = 2,
-        decoder_width: int | None = None,
+        patch: PositiveInt = 2,
+        decoder_width: PositiveInt | None = None,
     ):
         """
         Args:
@@ -131,11 +132,6 @@ class KL(GaussianLatents, id="tokenizer/kl"):
         Raises:
             ValueError: a setting is out of its range, or the stride does not divide the height and the width.
         """
-        if latent < 1 or weight < 0 or not 0 <= decay < 1 or (scaling is not None and scaling <= 0):
-            raise ValueError(
-                f"kl needs latent >= 1, weight >= 0, decay in [0, 1) and scaling > 0 or null; "
-                f"got latent={latent}, weight={weight}, decay={decay}, scaling={scaling}"
-            )
         super().__init__(media_shape, stride_of(multipliers, patch), None, losses, latent)
         networks = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
         channels = self.spec.media_shape[0]

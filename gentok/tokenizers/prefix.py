@@ -21,6 +21,7 @@ from torch import Tensor
 
 from gentok.interfaces import Codebook, Tokenizer
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.inner import frozen
 from gentok.types import ABSENT, UNKNOWN, Batch, Line, TokenizerOutput, Tokens, TokenSpec
 
@@ -34,7 +35,7 @@ class Prefix(Tokenizer, id="tokenizer/prefix"):
     needs_training = False
     inner = {"whole": lambda spec: {}}
 
-    def __init__(self, whole: Tokenizer | Mapping[str, Any], keep: int, media_shape: Sequence[int] | None = None):
+    def __init__(self, whole: Tokenizer | Mapping[str, Any], keep: PositiveInt, media_shape: Sequence[PositiveInt] | None = None):
         """
         Args:
             whole: a built tokenizer whose prefixes are codes; in training {ckpt: BUNDLE}. It is frozen, and is saved with this one.

@@ -24,6 +24,7 @@ from torch import Tensor
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.speech import Recogniser, SpeechDecoder, SpeechEncoder
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.codec import Codec, cut, repeated
 from gentok.tokenizers.sound_checks import check_known, frames_of, within
 from gentok.tokenizers.texts import bound_to_texts
@@ -46,14 +47,14 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
         encoder: SpeechEncoder,
         codebook: Codebook,
         decoder: SpeechDecoder,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         symbols: Sequence[str],
         recogniser: dict[str, Any] | None = None,
-        ctc: float = 1.0,
-        mel: float = 1.0,
-        acoustic: float = 0.0,
+        ctc: NonNegativeFloat = 1.0,
+        mel: NonNegativeFloat = 1.0,
+        acoustic: NonNegativeFloat = 0.0,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
     ):
         """
         Args:
@@ -74,8 +75,6 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
             raise ValueError(
                 f"the decoder's mel has {decoder.vocoder.hop} samples per frame, the encoder's {encoder.mel.hop}: give the vocoder its hop"
             )
-        if min(ctc, mel, acoustic) < 0:
-            raise ValueError(f"weights of losses must not be negative; got ctc={ctc}, mel={mel}, acoustic={acoustic}")
         self.symbols = tuple(symbols)
         self.ctc, self.mel, self.acoustic = ctc, mel, acoustic
         self.recogniser = Recogniser(codebook.width, len(self.symbols), block=encoder.block, **(recogniser or {}))

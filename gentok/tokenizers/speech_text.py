@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.inner import speech_sizes, speech_tokenizer
 from gentok.tokenizers.sound_checks import check_known, frames_of
 from gentok.tokenizers.texts import bound_to_texts, text_of
@@ -61,11 +62,11 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         self,
         speech: Tokenizer | Mapping[str, Any],
         symbols: Sequence[str],
-        longest_text: int | None = None,
-        text_span: int = 13,
-        speech_span: int = 26,
+        longest_text: PositiveInt | None = None,
+        text_span: PositiveInt = 13,
+        speech_span: PositiveInt = 26,
         orders: Sequence[str] = ORDERS,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
     ):
         """
         Args:
@@ -85,9 +86,6 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
         inner: TokenSpec = self.speech.spec
         if not symbols or len(set(symbols)) != len(symbols):
             raise ValueError(f"speech_text needs symbols of texts, each once; got {symbols}: use data with a text (data.captions=ids)")
-        for name, span in (("text_span", text_span), ("speech_span", speech_span)):
-            if not isinstance(span, int) or span < 1:
-                raise ValueError(f"tokenizer.{name}={span}: how many ids of a part stand in a row, a whole number of at least 1")
         if not orders or len(set(orders)) != len(orders) or not set(orders) <= set(ORDERS):
             raise ValueError(f"tokenizer.orders={list(orders)}: some of {', '.join(ORDERS)}, each once")
         self.symbols, self.longest_text, self.orders = tuple(symbols), longest_text, tuple(orders)
@@ -129,9 +127,7 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
     # ------------------------------------------------------------------------------------------------------------ contract
 
     @torch.no_grad()
-    def encode(
-        self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None
-    ) -> Tokens:
+    def encode(self, media: Tensor, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None) -> Tokens:
         """Speech and its texts as rows of ids.
 
         Args:

@@ -21,6 +21,7 @@ to it (the release resizes the image instead).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
+from gentok.settings import NonNegativeFloat, NonNegativeInt, PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, TokenizerOutput, Tokens
 
@@ -81,25 +83,25 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         semantic: SemanticNetwork,
         teacher: SemanticNetwork | None = None,
         losses: Loss | None = None,
-        cosine: float = 1.0,
-        l2: float = 0.0,
-        target: int | None = None,
-        decode_from: str = "pixel",
-        hidden: int | None = None,
-        semantic_width: int = 128,
-        semantic_depth: int = 2,
-        semantic_heads: int = 4,
-        pixel_width: int | None = None,
-        width: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
+        cosine: NonNegativeFloat = 1.0,
+        l2: NonNegativeFloat = 0.0,
+        target: PositiveInt | None = None,
+        decode_from: Literal["pixel", "both"] = "pixel",
+        hidden: PositiveInt | None = None,
+        semantic_width: PositiveInt = 128,
+        semantic_depth: NonNegativeInt = 2,
+        semantic_heads: PositiveInt = 4,
+        pixel_width: PositiveInt | None = None,
+        width: PositiveInt = 32,
+        multipliers: Sequence[PositiveInt] = (1, 2),
+        blocks: PositiveInt = 1,
         attention: bool = False,
-        patch: int = 2,
-        decoder_width: int | None = None,
+        patch: PositiveInt = 2,
+        decoder_width: PositiveInt | None = None,
     ):
         """
         Args:
@@ -126,8 +128,6 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
                 f"tokenflow quantizes a semantic and a pixel half; the codebook {type(codebook).__name__} has no part {missing[0]!r}: "
                 "take codebook=dual, codebook=separate, or a pyramid over dual"
             )
-        if decode_from not in ("pixel", "both"):
-            raise ValueError(f"tokenflow decodes from decode_from=pixel or decode_from=both; got {decode_from!r}")
         if teacher is not None and not teacher.frozen:
             raise ValueError("a teacher is frozen: build it without trained=true")
         super().__init__(media_shape, stride_of(multipliers, patch), codebook, losses)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.settings import PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 
 __all__ = ["VQGAN"]
@@ -28,14 +29,14 @@ class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         losses: Loss | None = None,
-        width: int = 32,
-        multipliers: Sequence[int] = (1, 2),
-        blocks: int = 1,
+        width: PositiveInt = 32,
+        multipliers: Sequence[PositiveInt] = (1, 2),
+        blocks: PositiveInt = 1,
         attention: bool = False,
-        patch: int = 2,
-        decoder_width: int | None = None,
+        patch: PositiveInt = 2,
+        decoder_width: PositiveInt | None = None,
     ):
         """
         Args:

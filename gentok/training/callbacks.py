@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import TQDMProgressBar
 
-__all__ = ["Budget", "ImageLogger", "SoundLogger", "ProgressBar"]
+__all__ = ["Budget", "ImageLogger", "SoundLogger"]
 
 
 class Budget(L.Callback):
@@ -73,15 +72,3 @@ class SoundLogger(L.Callback):
                 elif hasattr(logger, "log_audio"):
                     logger.log_audio(f"{self.name}/{name}", [str(path)], step=trainer.global_step)
         module.sounds = None
-
-
-class ProgressBar(TQDMProgressBar):
-    """Loaders are endless here: the bar counts steps against the run's length where that is known."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=10)
-
-    @property
-    def total_train_batches(self) -> int | float:
-        steps = self.trainer.max_steps
-        return steps * self.trainer.accumulate_grad_batches if steps and steps > 0 else float("inf")

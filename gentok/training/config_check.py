@@ -7,7 +7,7 @@ from typing import Any
 
 from gentok.build import check, resolve
 from gentok.errors import ConfigError
-from gentok.interfaces import Generator, Optimizer, Schedule, Tokenizer
+from gentok.interfaces import Augmentation, Generator, MediaData, Optimizer, Schedule, Tokenizer
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers
 from gentok.training.processes import check_devices
@@ -25,6 +25,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if isinstance(config["freeze"], str):
         raise ConfigError(f"freeze={config['freeze']}: a list of parts, such as freeze=[{config['freeze']}]")
     check_devices(config["trainer"], config["batch_size"])
+    if not config["describe"]:  # which needs no data
+        check(config["data"], trust=trust, where="data", role=MediaData)
+    if config["task"].get("augment"):
+        check(config["task"]["augment"], trust=trust, where="task.augment", role=Augmentation)
     check(config["optimizer"], where="optimizer", role=Optimizer)
     check(config["schedule"], where="schedule", role=Schedule)
     check_loggers(config["logger"])
@@ -33,7 +37,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError("task=tokenizer trains a tokenizer: choose one, such as tokenizer=vqgan (not tokenizer=from_bundle)")
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"), role=Tokenizer)
         if config.get("discriminator"):
-            check(config["discriminator"], trust=trust, where="discriminator")
+            check(config["discriminator"], trust=trust, where="discriminator", given=("channels",))
         if config.get("balancer"):
             check(config["balancer"], where="balancer")
     else:

@@ -10,7 +10,7 @@ from gentok.build import component_name
 __all__ = ["config_tree", "show_config"]
 
 FIRST = ("data", "tokenizer", "generator", "sampler", "optimizer", "schedule", "task", "trainer")
-ELSEWHERE = ("paths", "codebook", "losses", "name", "describe", "describe_classes", "print_config")
+ELSEWHERE = ("paths", "codebook", "losses", "name", "describe", "describe_classes", "print_config", "sweep_metric")
 """What is shown in another place: the folder at the end, codebook and losses inside the tokenizer that they are put into."""
 
 

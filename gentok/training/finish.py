@@ -64,11 +64,20 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
     dtype = config["bundle_dtype"]
     bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
     # names of a user's files are for the run's folder, not for a bundle that is handed on
-    (run / "metrics.json").write_text(json.dumps({**meta, "skipped": skipped}, indent=1) + "\n")
+    (run / "metrics.json").write_text(json.dumps({**meta, "main_metric": task.main_metric, "skipped": skipped}, indent=1) + "\n")
     for split, files in skipped.items():
         print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
-    shown = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items())
-    print(f"{meta['step']} steps in {task.seconds_done:.0f} s: {shown}\nbundle: {bundle}")
+    rest = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k != task.main_metric)
+    main = f"{task.main_metric} {metrics[task.main_metric]:.4g}" if task.main_metric in metrics else "nothing was measured"
+    print(f"\n{meta['step']} steps in {task.seconds_done:.0f} s: {main}" + (f"  ({rest})" if rest else ""))
+    print(f"bundle: {bundle}\nnext:   {_next_command(document['kind'], bundle)}\n        gentok report {run}")
+
+
+def _next_command(kind: str, bundle: Path) -> str:
+    """What a person does with a bundle."""
+    if kind == "generator":
+        return f"python sample.py ckpt={bundle} n=16"
+    return f"gentok evaluate ckpt={bundle}"
 
 
 def command_line() -> str:

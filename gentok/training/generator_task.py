@@ -46,7 +46,7 @@ class GeneratorTask(GentokModule):
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
-        self.modality = modality(tokenizer.spec)
+        self.modality, self.main_metric = modality(tokenizer.spec), "held_out_bits_per_token"
         self.pictures: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
@@ -121,7 +121,7 @@ class GeneratorTask(GentokModule):
             "tokenizer": {"config": bundle.tokenizer_config, "spec": bundle.spec.to_dict()},
             "generator": {"config": self.config["generator"], "spec": self.generator.spec.to_dict()},
             "condition_spec": self.condition_spec.to_dict(),
-            "meta": {"step": self.global_step, "data": self.config["data"]},
+            "meta": {"step": self.global_step, "data": self.config["data"] or None},
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -138,6 +138,9 @@ class GentokModule(L.LightningModule):
         if self.budget and world_size() > 1:
             self._shared = float(all_sum(torch.tensor(0.0 if rank() else self.elapsed, dtype=torch.float64, device=self.device)))
 
+    main_metric = "loss"
+    """The name of the figure that a run is known by."""
+
     @property
     def fingerprint(self) -> str:
         """Of the frozen tokenizer whose codes are modelled, where there is one."""

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from gentok.interfaces import Optimizer, Schedule
+from gentok.settings import Fraction, FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
 __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 
@@ -22,10 +23,10 @@ __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 class AdamW(Optimizer, id="optimizer/adamw"):
     """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
 
-    lr: float = 1e-3
-    betas: Sequence[float] = (0.9, 0.95)
-    weight_decay: float = 0.05
-    eps: float = 1e-8
+    lr: PositiveFloat = 1e-3
+    betas: Sequence[FractionBelow1] = (0.9, 0.95)
+    weight_decay: NonNegativeFloat = 0.05
+    eps: PositiveFloat = 1e-8
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
@@ -41,7 +42,7 @@ class AdamW(Optimizer, id="optimizer/adamw"):
 class Constant(Schedule, id="schedule/constant"):
     """Linear warm-up over `warmup` steps, then 1."""
 
-    warmup: int = 100
+    warmup: NonNegativeInt = 100
 
     def __call__(self, progress: float, step: int) -> float:
         return min(1.0, (step + 1) / max(1, self.warmup))
@@ -51,8 +52,8 @@ class Constant(Schedule, id="schedule/constant"):
 class Linear(Schedule, id="schedule/linear"):
     """Linear warm-up, then a line to `final` at progress 1."""
 
-    warmup: int = 100
-    final: float = 0.0
+    warmup: NonNegativeInt = 100
+    final: Fraction = 0.0
 
     def __call__(self, progress: float, step: int) -> float:
         return min(1.0, (step + 1) / max(1, self.warmup)) * (1 - (1 - self.final) * min(progress, 1.0))
@@ -62,8 +63,8 @@ class Linear(Schedule, id="schedule/linear"):
 class Cosine(Schedule, id="schedule/cosine"):
     """Linear warm-up, then half a cosine to `final` at progress 1 (Loshchilov and Hutter, arXiv 1608.03983)."""
 
-    warmup: int = 100
-    final: float = 0.0
+    warmup: NonNegativeInt = 100
+    final: Fraction = 0.0
 
     def __call__(self, progress: float, step: int) -> float:
         cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))

@@ -44,17 +44,9 @@ def running() -> tuple[int, int, str]:
 def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:
     """Raises ConfigError where config["trainer"] asks for devices that are not there, or a batch cannot be split over them."""
     accelerator, devices, nodes = settings["accelerator"], settings["devices"], settings["num_nodes"]
-    if isinstance(devices, (list, tuple)):
-        count: int | None = len(devices)
-    else:
-        try:
-            count = None if str(devices) in ("auto", "-1") else int(devices)
-        except ValueError:
-            raise ConfigError(f"trainer.devices={devices}: a number of devices, a list of their numbers, or auto") from None
-    if (count is not None and count < 1) or nodes < 1:
-        raise ConfigError(f"trainer.devices={devices} trainer.num_nodes={nodes}: at least one of each")
+    count = len(devices) if isinstance(devices, (list, tuple)) else None if devices == "auto" else int(devices)
     found = torch.cuda.device_count()
-    if accelerator in ("gpu", "cuda") and not found and not (hasattr(torch.backends, "mps") and torch.backends.mps.is_available()):
+    if accelerator in ("gpu", "cuda", "mps") and not (found and accelerator != "mps") and not torch.backends.mps.is_available():
         raise ConfigError(f"trainer.accelerator={accelerator}: this machine has no GPU that torch can use; choose trainer=cpu")
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and found > 0)
     if on_gpu and count is not None and count > max(1, found):

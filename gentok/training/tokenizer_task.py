@@ -48,6 +48,7 @@ class TokenizerTask(GentokModule):
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
         self.health = {part: CodebookHealth(sizes) for part in ("train", "held_out")} if sizes else {}
         self.modality = modality(self.tokenizer.spec)
+        self.main_metric = self.modality.measured[0]
         heard, meant = self.config["data"].get("sample_rate"), self.tokenizer.spec.sample_rate
         if heard and meant and heard != meant:
             raise ConfigError(f"data.sample_rate={heard}, but this tokenizer takes {meant} Hz: set data.sample_rate={meant}")
@@ -203,7 +204,7 @@ class TokenizerTask(GentokModule):
             "kind": "tokenizer",
             "tokenizer": {"config": self.tokenizer.portable(self.config["tokenizer"]), "spec": self.tokenizer.spec.to_dict()},
             "condition_spec": ConditionSpec().to_dict(),
-            "meta": {"step": self.global_step, "data": self.config["data"]},
+            "meta": {"step": self.global_step, "data": self.config["data"] or None},
         }
 
 

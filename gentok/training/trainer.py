@@ -51,9 +51,10 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
     import lightning as L
     from lightning.pytorch.plugins.environments import SLURMEnvironment
 
-    from gentok.training.callbacks import Budget, ImageLogger, ProgressBar, SoundLogger
+    from gentok.training.callbacks import Budget, ImageLogger, SoundLogger
     from gentok.training.checkpoint import Saver, WholeFiles
     from gentok.training.ema import EMA
+    from gentok.training.progress_bar import progress_callback
 
     settings, shown = config["trainer"], "reconstructions" if config["task"]["name"] == "tokenizer" else "samples"
     callbacks: list[Any] = [
@@ -64,8 +65,9 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
     ]
     if config["callbacks"]["ema"] is not None:
         callbacks.append(EMA(config["callbacks"]["ema"]))
-    if settings["progress_bar"]:
-        callbacks.append(ProgressBar())
+    bar = progress_callback(settings["progress_bar"])
+    if bar is not None:
+        callbacks.append(bar)
     if config["profile"] is not None:
         from gentok.training.profile import Profile
 
@@ -83,7 +85,7 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
         limit_val_batches=settings["validate_batches"] or 1.0,
         val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=run, use_distributed_sampler=False,
-        enable_progress_bar=settings["progress_bar"], enable_model_summary=False,
+        enable_progress_bar=isinstance(bar, L.pytorch.callbacks.ProgressBar), enable_model_summary=False,
     )  # fmt: skip
 
 

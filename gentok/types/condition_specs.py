@@ -30,12 +30,15 @@ class ClassSpec:
         return Class(torch.tensor([self._one(value, name) for value in values], dtype=torch.int64))
 
     def _one(self, value: Any, name: str) -> int:
-        if value is None or str(value) == "null":
+        if value is None:
             return NULL_CLASS
-        if str(value) in self.names:
-            return self.names.index(str(value))
-        if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
-            return int(value)
+        word = str(value).lower() if isinstance(value, bool) else str(value)
+        if word in self.names:
+            return self.names.index(word)
+        if word == "null":
+            return NULL_CLASS
+        if word.isascii() and word.isdigit() and int(word) < len(self.names):
+            return int(word)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
         raise ValueError(
             f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
@@ -122,6 +125,8 @@ class ConditionSpec:
         for name, spec in self.parts:
             given = value.get(name)
             row_values = list(given) if isinstance(given, (list, tuple)) else [given]
+            if not row_values:
+                raise ValueError(f"condition.{name}=[]: a list of at least one; leave it out, or null, for none")
             parts[name] = spec.parse([row_values[i % len(row_values)] for i in range(batch)], f"condition.{name}")
         return Condition(parts)
 

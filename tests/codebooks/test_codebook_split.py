@@ -169,5 +169,5 @@ def test_books_that_do_not_fit_are_refused_in_one_line():
     narrow = ResidualCodebook(VQ(8, 6), 1, width=8)
     with pytest.raises(ValueError, match="of one width"):
         SplitRVQ(narrow, book().acoustic)
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(ValueError, match="at most 1"):
         book(rate=1.5)

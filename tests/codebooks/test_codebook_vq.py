@@ -136,7 +136,7 @@ def test_training_lowers_the_error_and_revival_keeps_the_rows_in_use():
 
 
 def test_wrong_settings_are_refused_in_one_line():
-    with pytest.raises(ValueError, match="update=gradient or update=ema"):
+    with pytest.raises(ValueError, match="expected 'gradient' or 'ema'"):
         VQ(vocab_size=8, dim=4, update="both")
     with pytest.raises(ValueError, match="revive_below"):
         VQ(vocab_size=8, dim=4, revive_below=2)

@@ -210,7 +210,7 @@ def test_a_flat_folder_has_no_classes(tmp_path):
         ({"path": "mixed", "size": 9, "resize": "none"}, "demands pictures of 9x9"),
         ({"path": "beside"}, "beside its 2 sub-folders"),
         ({"path": "one"}, "no picture is left for held_out"),
-        ({"path": "mixed", "size": 8, "resize": "squash"}, "resize='squash'"),
+        ({"path": "mixed", "size": 8, "resize": "squash"}, "resize=squash"),
         ({"path": "mixed", "size": 8, "held_out": 1.5}, "held_out=1.5"),
     ],
 )

@@ -135,8 +135,8 @@ def test_of_several_processes_one_speaks_and_the_others_wait(tmp_path, voice):
     [
         ({"digits": 0}, "data.digits=0: a number of digits"),
         ({"digits": [3, 2]}, r"data.digits=\[3, 2\]"),
-        ({"held_out": 0}, "data.held_out=0"),
-        ({"speed": 0.5}, "data.speed=0.5"),
+        ({"held_out": 0}, "held_out=0"),
+        ({"speed": 0.5}, "speed=0.5"),
     ],
 )
 def test_settings_that_say_nothing_are_one_line(tmp_path, options, line):

@@ -182,7 +182,7 @@ def test_relative_features_do_not_know_the_scale_of_a_layer():
         ({"reduce": "max"}, "mean or sum"),
         ({"features": -1.0}, "features"),
         ({"weight": -1}, "weight"),
-        ({"adaptive": 0}, "null"),
+        ({"adaptive": 0}, "above 0"),
         ({"decay": 1.0}, "decay"),
     ],
 )

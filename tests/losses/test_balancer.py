@@ -153,9 +153,9 @@ def test_a_loss_on_the_wrong_side_is_refused_in_one_line(weights, word):
 
 def test_wrong_settings_and_nothing_to_balance_are_refused():
     for wrong in ({"weights": {}}, {"weights": {"a": -1.0}}, {"weights": WEIGHTS, "decay": 1.0}, {"weights": WEIGHTS, "total": 0.0}):
-        with pytest.raises(ValueError, match="a balancer needs"):
+        with pytest.raises(ValueError, match="a balancer needs|Balancer: "):
             Balancer(**wrong)
-    with pytest.raises(ValueError, match="quote the braces"):
+    with pytest.raises(ValueError, match="with the quotes"):
         Balancer("mel:1.0")  # what a shell leaves of {wave:0.1,mel:1.0}
     with pytest.raises(ValueError, match="none of the losses"):
         Balancer(WEIGHTS)({"commitment": torch.zeros((), requires_grad=True) * 1}, torch.zeros(1, 1, 2, requires_grad=True))

@@ -26,7 +26,7 @@ def test_weighted_terms_by_name():
 def test_what_is_refused():
     with pytest.raises(ValueError, match="at least one term"):
         Reconstruction(l1=0.0)
-    with pytest.raises(ValueError, match="not be negative"):
+    with pytest.raises(ValueError, match="at least 0"):
         Reconstruction(l1=-1.0)
     with pytest.raises(ValueError, match="got \\['relu1'\\]"):
         Perceptual(layers=["relu1"])

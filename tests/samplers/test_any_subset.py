@@ -96,7 +96,7 @@ def test_a_residual_without_mass_is_the_distribution_itself():
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: AnySubset(k=0), "k must be >= 1"),
+    (lambda: AnySubset(k=0), "k=0: expected a number above 0"),
     (lambda: AnySubset(order="raster"), "left_to_right, random"),
     (lambda: AnyOrderSampler(order="raster"), "left_to_right, random"),
     (lambda: go(AnySubset(), TabularAnyOrder(SPECS["k1"]), draft=Tokens.unknown(SPECS["k1"], 2)), "does not start from a draft"),

@@ -131,11 +131,11 @@ def test_the_order_of_composition_matters_and_is_the_documented_one():
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ({"temperature": -1.0}, "temperature must be >= 0"),
-        ({"top_k": 0}, "top_k must be >= 1"),
-        ({"top_p": 0.0}, "top_p must lie"),
-        ({"min_p": 1.5}, "min_p must lie"),
-        ({"typical": 1.5}, "typical must lie"),
+        ({"temperature": -1.0}, "temperature=-1.0: expected"),
+        ({"top_k": 0}, "top_k=0: expected"),
+        ({"top_p": 0.0}, "top_p=0.0: expected"),
+        ({"min_p": 1.5}, "min_p=1.5: expected"),
+        ({"typical": 1.5}, "typical=1.5: expected"),
     ],
 )
 def test_a_value_out_of_range_stops_the_sampler_when_it_is_built(setting, words):

@@ -90,7 +90,7 @@ def test_chance_spreads_the_choice_and_dies_out():
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"), [({"steps": 0}, "steps"), ({"schedule": "log"}, "cosine, linear"), ({"choice_temperature": -1.0}, ">= 0")]
+    ("setting", "words"), [({"steps": 0}, "steps"), ({"schedule": "log"}, "cosine, linear"), ({"choice_temperature": -1.0}, "at least 0")]
 )
 def test_settings_that_make_no_sense_are_refused(setting, words):
     with pytest.raises(ValueError, match=words):

@@ -234,8 +234,8 @@ def test_a_linear_schedule_of_guidance_starts_with_none():
     [
         ({"steps": 0}, "steps"),
         ({"schedule": "log"}, "cosine, linear"),
-        ({"choice_temperature": -1.0}, "choice_temperature must be >= 0"),
-        ({"vector_temperature": -0.5}, "vector_temperature must be >= 0"),
+        ({"choice_temperature": -1.0}, "choice_temperature=-1.0: expected"),
+        ({"vector_temperature": -0.5}, "vector_temperature=-0.5: expected"),
         ({"top_p": 1.5}, "top_p"),
     ],
 )

@@ -21,6 +21,7 @@ from gentok.codebooks.base import fill, float32, nearest_rows, share_used, strai
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Quantized
 
@@ -199,7 +200,7 @@ class Pretrained(Portable, ImageTokenizer):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,

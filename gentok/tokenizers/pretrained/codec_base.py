@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.interfaces import Layer, LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
 from gentok.tokenizers.pretrained.levels import Level, Levels
@@ -70,9 +71,9 @@ class PretrainedCodec(Portable, Codec):
         self,
         parts: tuple[Half, Levels, Half],
         config: Mapping[str, Any],
-        sample_rate: int,
+        sample_rate: PositiveInt,
         losses: Loss | None,
-        media_shape: Sequence[int] | None,
+        media_shape: Sequence[PositiveInt] | None,
     ):
         """
         Args:
@@ -98,9 +99,9 @@ class TransformersCodec(PretrainedCodec):
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        levels: int | None = None,
+        levels: PositiveInt | None = None,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
     ):
         """
         Args:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.kl import GaussianLatents
 from gentok.tokenizers.pretrained.base import Pretrained
 
@@ -29,11 +30,11 @@ class DiffusersKL(Pretrained, GaussianLatents, id="tokenizer/diffusers_kl"):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        weight: float = 1e-6,
+        weight: NonNegativeFloat = 1e-6,
         losses: Loss | None = None,
     ):
         """

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.pretrained.base import Pretrained
 
 __all__ = ["JanusVQ"]
@@ -28,7 +29,7 @@ class JanusVQ(Pretrained, id="tokenizer/janus_vq"):
 
     def __init__(
         self,
-        media_shape: Sequence[int],
+        media_shape: Sequence[PositiveInt],
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,

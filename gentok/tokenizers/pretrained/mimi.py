@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from gentok.interfaces import Codebook, FeatureNetwork, Layer, LocalPath, Loss
+from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.distillation import Distillation
 from gentok.tokenizers.pretrained.released import ReleasedCodec
 from gentok.types import Quantized
@@ -60,13 +61,13 @@ class Mimi(ReleasedCodec, id="tokenizer/mimi"):
         encoder: Layer,
         codebook: Codebook,
         decoder: Layer,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
         weights: LocalPath | None = None,
         teacher: FeatureNetwork | None = None,
-        teacher_width: int | None = None,
-        distill: float = 1.0,
+        teacher_width: PositiveInt | None = None,
+        distill: NonNegativeFloat = 1.0,
     ):
         """
         Args:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.interfaces import Codebook, Layer, LocalPath, Loss
+from gentok.settings import PositiveInt
 from gentok.tokenizers.codec import Codec
 
 __all__ = ["NORMED", "ReleasedCodec", "factorized", "put", "read_state"]
@@ -97,9 +98,9 @@ class ReleasedCodec(Codec):
         encoder: Layer,
         codebook: Codebook,
         decoder: Layer,
-        sample_rate: int,
+        sample_rate: PositiveInt,
         losses: Loss | None = None,
-        media_shape: Sequence[int] | None = None,
+        media_shape: Sequence[PositiveInt] | None = None,
         weights: LocalPath | None = None,
     ):
         """
