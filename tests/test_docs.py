@@ -98,7 +98,7 @@ def place(tmp_path_factory):
     _shards(str(folder / "PATH" / "cifar10-train-{:03d}.tar"), 5, 110)
     _shards(str(folder / "PATH" / "cifar10-test-{:03d}.tar"), 1, 20)
     _shards(str(folder / "shards" / "train-{:03d}.tar"), 100, 2)
-    _shards(str(folder / "shards" / "test-{:d}.tar"), 2, 10)
+    _shards(str(folder / "shards" / "test-{:d}.tar"), 2, 2)
     janus = pytest.importorskip("transformers")
     small = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 1, 1], "num_embeddings": 64, "embed_dim": 8, "latent_channels": 32}
     janus.JanusVQVAE(janus.JanusVQVAEConfig(**small, num_res_blocks=1)).save_pretrained(folder / "FOLDER")
