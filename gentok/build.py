@@ -136,7 +136,7 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
         for settings in filter(dataclasses.is_dataclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
             parameters.pop(name, None)
             parameters |= inspect.signature(settings).parameters  # type: ignore[arg-type]
-            hints |= type_hints(settings)
+            hints |= type_hints(settings)  # type: ignore[arg-type]
     return parameters, hints
 
 

@@ -70,7 +70,7 @@ def _flat(node: Any, above: str = "") -> dict[str, Any]:
     tree = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
     if not isinstance(tree, dict):
         return {above.rstrip("."): tree} if above else {}
-    return {key: value for name, inner in tree.items() for key, value in _flat(inner, f"{above}{name}.").items()}
+    return {key: value for name, inner in tree.items() for key, value in _flat(inner, f"{above}{name!s}.").items()}
 
 
 def _keys(node: Any) -> list[str]:

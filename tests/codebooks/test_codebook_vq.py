@@ -140,7 +140,7 @@ def test_wrong_settings_are_refused_in_one_line():
         VQ(vocab_size=8, dim=4, update="both")
     with pytest.raises(ValueError, match="revive_below"):
         VQ(vocab_size=8, dim=4, revive_below=2)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="above 0"):
         VQ(vocab_size=8, dim=0)
 
 
