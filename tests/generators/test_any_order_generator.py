@@ -234,7 +234,7 @@ def test_it_builds_on_the_meta_device():
 
 
 @pytest.mark.parametrize("settings, message", [
-    ({"asked": [0.9, 0.2]}, "low <= high"), ({"asked": [0.5]}, "two shares"), ({"warmup": -1.0}, "from 0 to 1"),
+    ({"asked": [0.9, 0.2]}, "low <= high"), ({"asked": [0.5]}, "two shares"), ({"warmup": -1.0}, "warmup=-1.0: expected"),
     ({"orders": "raster"}, "random"),
 ])  # fmt: skip
 def test_settings_that_make_no_sense_are_refused(settings, message):

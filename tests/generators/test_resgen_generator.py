@@ -328,7 +328,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
     with pytest.raises(ValueError, match="schedule must be one of cosine, arccos, linear"):
         resgen(LEVELS, schedule="cubic")
     for bad in ({"components": 0}, {"rank": 0}, {"smear": 0.0}):
-        with pytest.raises(ValueError, match="components >= 1, rank >= 1 and smear > 0"):
+        with pytest.raises(ValueError, match="expected a number above 0"):
             resgen(LEVELS, **bad)
     with pytest.raises(ValueError, match="this generator models 3 x 5"):
         resgen(LEVELS).mixture(codes(TokenSpec((5, 5), Line(5)), 2), Condition())
