@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.image_files import read_picture
+from gentok.data.image_files import read_image
 from gentok.data.sound_files import read_sound
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
@@ -36,7 +36,7 @@ def read_known(path: str, spec: TokenSpec) -> Tensor:
     channels, *size = spec.media_shape or (1,)
     if spec.modality == "audio":
         return read_sound(path, spec.sample_rate, channels).clamp(-1, 1)
-    return read_picture(path, channels=channels, size=size)
+    return read_image(path, channels=channels, size=size)
 
 
 def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None) -> Tokens | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from gentok.bundle import load
-from gentok.data.image_files import save_grid, save_picture
+from gentok.data.image_files import save_grid, save_image
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.prompt import read_known
@@ -113,14 +113,14 @@ def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> 
     if samples.lengths is None:
         save_grid(samples.media, out / "grid.png", columns)
         for i, media in enumerate(samples.media):
-            save_picture(media, out / f"{i:04d}.png")
+            save_image(media, out / f"{i:04d}.png")
         return
     rate, clipped = spec.sample_rate, 0
     hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
     save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
     for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
         clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
-        save_picture(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
+        save_image(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
     if clipped:
         written = int(samples.lengths.sum()) * spec.media_shape[0]
         _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)

@@ -1,7 +1,7 @@
 """What was found in a folder, a table or shards, before anything is decoded: which items, what of them is broken, and which are held
 out.
 
-Images and sounds share this; a `Medium` says what differs. Only headers are read here. More than a share `max_broken` of broken items
+Images and sounds share this; a `MediaType` says what differs. Only headers are read here. More than a share `max_broken` of broken items
 stops the run; a single one does so only where that is 0.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from gentok.data.progress import progress
 
-__all__ = ["DataError", "Medium", "Source", "Files", "Listing", "split", "stop_if_too_many", "some"]
+__all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "split", "stop_if_too_many", "first_few"]
 
 _LISTED = 5
 _MANY = 5000
@@ -33,7 +33,7 @@ class DataError(ValueError):
 
 
 @dataclass(frozen=True)
-class Medium:
+class MediaType:
     """A kind of media.
 
     Attributes:
@@ -65,7 +65,7 @@ class Source(Protocol):
         """A source of some of the items."""
 
 
-class Files:
+class FileSource:
     """Items that are files."""
 
     def __init__(self, paths: Sequence[str | os.PathLike[str]]):
@@ -80,17 +80,17 @@ class Files:
     def open(self, i: int) -> str:
         return self.paths[i]
 
-    def select(self, rows: Sequence[int]) -> Files:
-        return Files([self.paths[i] for i in rows])
+    def select(self, rows: Sequence[int]) -> FileSource:
+        return FileSource([self.paths[i] for i in rows])
 
 
 @dataclass
-class Listing:
+class FileIndex:
     """What was found at one place. The lists have one entry per item.
 
     Attributes:
         where: the place, for messages.
-        medium: what the items are.
+        media_type: what the items are.
         names: stable within the place; the split goes by them.
         source: gives the items.
         stamps: what changes when an item's content does.
@@ -102,7 +102,7 @@ class Listing:
     """
 
     where: str
-    medium: Medium
+    media_type: MediaType
     names: list[str]
     source: Any
     stamps: list[Any]
@@ -112,16 +112,16 @@ class Listing:
     lost: list[str] = field(default_factory=list)
     lost_count: int = 0
 
-    def select(self, rows: Sequence[int]) -> Listing:
+    def select(self, rows: Sequence[int]) -> FileIndex:
         def pick(values: list[Any] | None) -> list[Any] | None:
             return None if values is None else [values[i] for i in rows]
 
-        return Listing(
-            self.where, self.medium, pick(self.names) or [], self.source.select(rows), pick(self.stamps) or [], pick(self.labels),
+        return FileIndex(
+            self.where, self.media_type, pick(self.names) or [], self.source.select(rows), pick(self.stamps) or [], pick(self.labels),
             pick(self.captions), pick(self.sizes),
         )  # fmt: skip
 
-    def without_broken(self, max_broken: float) -> Listing:
+    def without_broken(self, max_broken: float) -> FileIndex:
         """The items whose header can be read and whose label is there; the others are logged.
 
         Args:
@@ -131,58 +131,60 @@ class Listing:
             DataError: there are more.
         """
         if self.sizes is None:
-            self.sizes = _sizes(self.source, self.medium)
+            self.sizes = _sizes(self.source, self.media_type)
         good = [i for i, size in enumerate(self.sizes) if size is not None and (self.labels is None or self.labels[i] is not None)]
         kept = set(good)
         lost = [self.source.name(i) for i in range(len(self.names)) if i not in kept] + self.lost
         count = len(self.names) - len(good) + self.lost_count
         total = len(self.names) + self.lost_count
         if count:
-            stop_if_too_many(lost, count, total, max_broken, self.medium.many)
-            _log.warning("%d of %d %s in %s cannot be read and are skipped: %s", count, total, self.medium.many, self.where, some(lost))
+            stop_if_too_many(lost, count, total, max_broken, self.media_type.many)
+            _log.warning(
+                "%d of %d %s in %s cannot be read and are skipped: %s", count, total, self.media_type.many, self.where, first_few(lost)
+            )
         out = self.select(good)
         out.lost, out.lost_count = lost, count
         return out
 
 
-def split(listing: Listing, held_out: Listing | float, max_broken: float, seed: int) -> dict[str, Listing]:
-    """Splits what can be read of a listing.
+def split(index: FileIndex, held_out: FileIndex | float, max_broken: float, seed: int) -> dict[str, FileIndex]:
+    """Splits what can be read of an index.
 
     Of each class the same share is held out, by a hash of name and seed: a file that breaks, or is new, leaves the others where they are.
 
     Args:
-        listing: of all items.
-        held_out: the share of `listing` that is held out, or other items that are.
+        index: of all items.
+        held_out: the share of `index` that is held out, or other items that are.
         max_broken: largest share of broken items.
         seed: of the hash.
 
     Returns:
-        {"train": listing, "held_out": listing}.
+        {"train": index, "held_out": index}.
 
     Raises:
         ValueError: a share out of its range, or nothing is left for a split.
         DataError: too many items are broken.
     """
-    if not isinstance(held_out, Listing) and not 0 < held_out < 1:
+    if not isinstance(held_out, FileIndex) and not 0 < held_out < 1:
         raise ValueError(f"data.held_out={held_out}: a share between 0 and 1, or what to hold out instead")
     if not 0 <= max_broken <= 1:
         raise ValueError(f"data.max_broken={max_broken}: a share between 0 and 1")
-    found = len(listing.names)
-    if isinstance(held_out, Listing):
-        parts = {"train": listing.without_broken(max_broken), "held_out": held_out.without_broken(max_broken)}
+    found = len(index.names)
+    if isinstance(held_out, FileIndex):
+        parts = {"train": index.without_broken(max_broken), "held_out": held_out.without_broken(max_broken)}
     else:
         # of all that are listed: a file that breaks leaves the others where they are
-        kept = {listing.names[i] for i in _held_out(listing.names, listing.labels, held_out, seed)}
-        listing = listing.without_broken(max_broken)
+        kept = {index.names[i] for i in _held_out(index.names, index.labels, held_out, seed)}
+        index = index.without_broken(max_broken)
         rows: dict[str, list[int]] = {"train": [], "held_out": []}
-        for i, name in enumerate(listing.names):
+        for i, name in enumerate(index.names):
             rows["held_out" if name in kept else "train"].append(i)
-        parts = {name: listing.select(chosen) for name, chosen in rows.items()}
-        parts["train"].lost, parts["train"].lost_count = listing.lost, listing.lost_count
+        parts = {name: index.select(chosen) for name, chosen in rows.items()}
+        parts["train"].lost, parts["train"].lost_count = index.lost, index.lost_count
     for name, part in parts.items():
         if not part.names:
             raise ValueError(
-                f"no {part.medium.one} is left for {name} ({part.where} has {found}): add some, or name others to hold out with "
+                f"no {part.media_type.one} is left for {name} ({part.where} has {found}): add some, or name others to hold out with "
                 "data.held_out"
             )
     return parts
@@ -203,12 +205,12 @@ def _held_out(names: Sequence[str], labels: Sequence[str | None] | None, share: 
     return kept
 
 
-def _sizes(source: Source, medium: Medium) -> list[tuple[int, ...] | None]:
+def _sizes(source: Source, media_type: MediaType) -> list[tuple[int, ...] | None]:
     out: list[tuple[int, ...] | None] = []
-    with progress("reading headers", len(source), medium.many, len(source) >= _MANY) as advance:
+    with progress("reading headers", len(source), media_type.many, len(source) >= _MANY) as advance:
         for i in range(len(source)):
             try:
-                out.append(medium.header(source.open(i), source.name(i)))
+                out.append(media_type.header(source.open(i), source.name(i)))
             except (ValueError, OSError):
                 out.append(None)
             advance(1)
@@ -218,13 +220,13 @@ def _sizes(source: Source, medium: Medium) -> list[tuple[int, ...] | None]:
 def stop_if_too_many(broken: Sequence[str], count: int, total: int, max_broken: float, many: str) -> None:
     """Raises DataError where `count` broken items of `total` are all, or more than the share `max_broken` (and more than one)."""
     if count >= total:
-        raise DataError(f"none of the {total} {many} can be read: {some(broken)}")
+        raise DataError(f"none of the {total} {many} can be read: {first_few(broken)}")
     if count > (max(max_broken * total, 1.0) if max_broken else 0.0):
         raise DataError(
-            f"{count} of {total} {many} cannot be read, more than the share data.max_broken={max_broken:g} allows: {some(broken)}"
+            f"{count} of {total} {many} cannot be read, more than the share data.max_broken={max_broken:g} allows: {first_few(broken)}"
         )
 
 
-def some(names: Sequence[str]) -> str:
+def first_few(names: Sequence[str]) -> str:
     """The first few of them, and how many more there are."""
     return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import Files, Listing, Medium, some
+from gentok.data.file_index import FileSource, FileIndex, MediaType, first_few
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.source_options import Found, LabelOptions
 from gentok.interfaces import LocalPath
@@ -22,23 +22,23 @@ __all__ = ["FolderOptions", "ImageFolder"]
 class FolderOptions(LabelOptions):
     """Options of folders. Sub-folders are the classes where all items lie in two or more of them; classes=true demands that."""
 
-    def find(self, path: str | os.PathLike[str], medium: Medium) -> Found:
+    def find(self, path: str | os.PathLike[str], media_type: MediaType) -> Found:
         """Lists the folder `path`, and the second one where `held_out` names one.
 
         Raises:
             FileNotFoundError: a folder is missing, or holds nothing.
             ValueError: the classes of the two folders differ, or there are none although `classes` demands them.
         """
-        listing, names = _list(Path(path).expanduser(), self.classes, medium)
+        index, names = _list(Path(path).expanduser(), self.classes, media_type)
         held_out = self.held_out
         if isinstance(held_out, (str, os.PathLike)):
-            held_out, own = _list(Path(held_out).expanduser(), bool(names), medium)
+            held_out, own = _list(Path(held_out).expanduser(), bool(names), media_type)
             foreign = [name for name in own if name not in names]
             if foreign:
                 raise ValueError(
-                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {some(names)}"
+                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {first_few(names)}"
                 )
-        return Found(listing, held_out, names)
+        return Found(index, held_out, names)
 
 
 class ImageFolder(ImageData, id="data/folder"):
@@ -58,36 +58,36 @@ class ImageFolder(ImageData, id="data/folder"):
         super().__init__(path, FolderOptions, options)
 
 
-def _list(root: Path, classes: bool | None, medium: Medium) -> tuple[Listing, tuple[str, ...]]:
-    files = _find(root, medium)
+def _list(root: Path, classes: bool | None, media_type: MediaType) -> tuple[FileIndex, tuple[str, ...]]:
+    files = _find(root, media_type)
     relative = [p.relative_to(root) for p in files]
-    names = _class_names(root, relative, classes, medium)
+    names = _class_names(root, relative, classes, media_type)
     stats = [p.stat() for p in files]
-    listing = Listing(
+    index = FileIndex(
         str(root),
-        medium,
+        media_type,
         [p.as_posix() for p in relative],
-        Files(files),
+        FileSource(files),
         [(s.st_size, s.st_mtime_ns) for s in stats],
         [p.parts[0] for p in relative] if names else None,
     )
-    return listing, names
+    return index, names
 
 
-def _find(root: Path, medium: Medium) -> list[Path]:
+def _find(root: Path, media_type: MediaType) -> list[Path]:
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder {root}; give the folder that holds your {medium.many}: data.path=FOLDER")
+        raise FileNotFoundError(f"there is no folder {root}; give the folder that holds your {media_type.many}: data.path=FOLDER")
     found = []
     for folder, inner, names in os.walk(root, followlinks=True):
         inner[:] = sorted(n for n in inner if not n.startswith("."))
-        found += [Path(folder, n) for n in sorted(names) if n.lower().endswith(medium.suffixes) and not n.startswith(".")]
+        found += [Path(folder, n) for n in sorted(names) if n.lower().endswith(media_type.suffixes) and not n.startswith(".")]
     found = [p for p in found if p.is_file()]  # a link may lead nowhere
     if not found:
-        raise FileNotFoundError(f"{root} holds no {medium.many}; files ending in {', '.join(medium.suffixes)} are read")
+        raise FileNotFoundError(f"{root} holds no {media_type.many}; files ending in {', '.join(media_type.suffixes)} are read")
     return found
 
 
-def _class_names(root: Path, relative: list[Path], classes: bool | None, medium: Medium) -> tuple[str, ...]:
+def _class_names(root: Path, relative: list[Path], classes: bool | None, media_type: MediaType) -> tuple[str, ...]:
     """Sub-folders in the order of their names, () for an unconditional set."""
     if classes is False:
         return ()
@@ -97,7 +97,7 @@ def _class_names(root: Path, relative: list[Path], classes: bool | None, medium:
         return tuple(names)
     if classes or (classes is None and beside and len(names) > 1):
         raise ValueError(
-            f"{root} has {beside} {medium.many} beside its {len(names)} sub-folders: move them into one of those, "
+            f"{root} has {beside} {media_type.many} beside its {len(names)} sub-folders: move them into one of those, "
             "or ignore the sub-folders with data.classes=false"
         )
     return ()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gentok.atomic import replacing
 
-__all__ = ["to_uint8", "to_media", "grid", "pairs", "save_grid", "save_picture", "read_picture", "read_pixels", "picture_size"]
+__all__ = ["to_uint8", "to_media", "grid", "pairs", "save_grid", "save_image", "read_image", "read_pixels", "image_size"]
 
 WHITE_PAPER = 1.0
 """Gaps of a grid are white: digits and photographs both stand out."""
@@ -42,15 +42,15 @@ def grid(media: Tensor, columns: int, gap: int = 2, scale: int = 1) -> Tensor:
         ValueError: another shape, or no image.
     """
     if media.dim() != 4 or media.shape[1] not in (1, 3) or not len(media):
-        raise ValueError(f"a grid takes pictures [B, 1 or 3, H, W] with B >= 1; got {tuple(media.shape)}")
+        raise ValueError(f"a grid takes images [B, 1 or 3, H, W] with B >= 1; got {tuple(media.shape)}")
     media = media.detach().float().cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     count, channels, height, width = media.shape
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     out = torch.full((channels, rows * (height + gap) - gap, columns * (width + gap) - gap), WHITE_PAPER)
-    for i, picture in enumerate(media):
+    for i, image in enumerate(media):
         y, x = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        out[:, y : y + height, x : x + width] = picture
+        out[:, y : y + height, x : x + width] = image
     return out
 
 
@@ -63,7 +63,7 @@ def pairs(above: Tensor, below: Tensor, columns: int = 10, rows: int = 4) -> Ten
     return torch.cat([above[:count].reshape(shape), below[:count].reshape(shape)], 1).flatten(0, 2)
 
 
-def save_picture(media: Tensor, path: str | os.PathLike[str]) -> Path:
+def save_image(media: Tensor, path: str | os.PathLike[str]) -> Path:
     """media float [C, H, W], C = 1 or 3 -> an image file (the suffix says which kind), written whole or not at all."""
     from PIL import Image
 
@@ -74,11 +74,11 @@ def save_picture(media: Tensor, path: str | os.PathLike[str]) -> Path:
 
 
 def save_grid(media: Tensor, path: str | os.PathLike[str], columns: int, gap: int = 2, scale: int = 1) -> Path:
-    """`grid` and `save_picture` in one: media float [B, C, H, W] -> a PNG."""
-    return save_picture(grid(media, columns, gap, scale), path)
+    """`grid` and `save_image` in one: media float [B, C, H, W] -> a PNG."""
+    return save_image(grid(media, columns, gap, scale), path)
 
 
-def read_picture(path: str | os.PathLike[str], channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
+def read_image(path: str | os.PathLike[str], channels: int = 3, size: int | Sequence[int] | None = None) -> Tensor:
     """An image file of any kind -> float [channels, H, W] in [-1, 1]; `read_pixels` says what becomes of it.
 
     Raises:
@@ -119,7 +119,7 @@ def read_pixels(source: str | os.PathLike[str] | bytes, channels: int = 3, size:
     return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
-def picture_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
+def image_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int]:
     """(height, width) of the image when upright, from its header alone.
 
     Raises:
@@ -159,7 +159,7 @@ def _open(source: Any) -> Any:
 
 
 def _unreadable(source: Any, name: str, error: Exception) -> ValueError:
-    shown = name or ("the picture" if isinstance(source, bytes) else source)
+    shown = name or ("the image" if isinstance(source, bytes) else source)
     reason = " ".join(str(error).split()) or type(error).__name__
     reason = reason.split(", could be decompression bomb")[0].replace("cannot identify image file <_io.BytesIO object", "no known format <")
     return ValueError(f"{shown} cannot be read as an image: {reason}")

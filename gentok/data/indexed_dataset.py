@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.file_index import DataError, Listing, stop_if_too_many
+from gentok.data.file_index import DataError, FileIndex, stop_if_too_many
 from gentok.data.labels import condition_of
 from gentok.distributed import all_sum
 from gentok.interfaces import MediaDataset
@@ -31,21 +31,21 @@ class IndexedDataset(MediaDataset):
     Args:
         kind: what the description calls the data.
         split: "train" or "held_out".
-        listing: of the items.
+        index: of the items.
         condition_spec: the conditions that items have.
         max_broken: largest share of unreadable items.
         settings: what else than the items' names, stamps and conditions changes what a batch holds.
     """
 
-    def __init__(self, kind: str, split: str, listing: Listing, condition_spec: ConditionSpec, max_broken: float, settings: Sequence[Any]):
-        self.source, self.medium = listing.source, listing.medium
+    def __init__(self, kind: str, split: str, index: FileIndex, condition_spec: ConditionSpec, max_broken: float, settings: Sequence[Any]):
+        self.source, self.media_type = index.source, index.media_type
         self.condition_spec, self.max_broken = condition_spec, max_broken
-        self._parts = condition_of(condition_spec, listing)
-        content = fingerprint(listing.names, listing.stamps, *settings, *(part.ids for part in self._parts.values()))
-        self.description = {"data": kind, "path": listing.where, "split": split, "items": len(listing.names), "content": content}
-        self._lost, self._lost_count = listing.lost, listing.lost_count
+        self._parts = condition_of(condition_spec, index)
+        content = fingerprint(index.names, index.stamps, *settings, *(part.ids for part in self._parts.values()))
+        self.description = {"data": kind, "path": index.where, "split": split, "items": len(index.names), "content": content}
+        self._lost, self._lost_count = index.lost, index.lost_count
         # shared memory: what one loader worker finds broken, the others and the main process know
-        self._broken = torch.zeros(len(listing.names), dtype=torch.uint8).share_memory_()
+        self._broken = torch.zeros(len(index.names), dtype=torch.uint8).share_memory_()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -101,7 +101,7 @@ class IndexedDataset(MediaDataset):
             self._broken[i] = 1
             _log.warning("skipped: %s", error)
             count = int(self._broken.sum()) + self._lost_count
-            stop_if_too_many(self.broken, count, len(self) + self._lost_count, self.max_broken, self.medium.many)
+            stop_if_too_many(self.broken, count, len(self) + self._lost_count, self.max_broken, self.media_type.many)
             return None
 
     def readable(self, i: int, more: Callable[[int], Sequence[Any]] = lambda j: ()) -> tuple[int, Any]:
@@ -122,7 +122,7 @@ class IndexedDataset(MediaDataset):
             item = self.attempt(j, *more(j))
             if item is not None:
                 return j, item
-        raise DataError(f"none of the {len(self)} {self.medium.many} beside {self.source.name(i)} can be read")
+        raise DataError(f"none of the {len(self)} {self.media_type.many} beside {self.source.name(i)} can be read")
 
     def condition(self, index: Tensor) -> Condition:
         """The condition of the rows `index` int64 [B]."""

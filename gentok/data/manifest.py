@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import Files, Listing, Medium, some
+from gentok.data.file_index import FileSource, FileIndex, MediaType, first_few
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.interfaces import LocalPath
@@ -38,7 +38,7 @@ class ManifestOptions(CaptionOptions):
     label_column: str = "label"
     caption_column: str = "caption"
 
-    def find(self, path: str | os.PathLike[str], medium: Medium) -> Found:
+    def find(self, path: str | os.PathLike[str], media_type: MediaType) -> Found:
         """Lists the manifest `path`, and the second one where `held_out` names one.
 
         Raises:
@@ -47,7 +47,7 @@ class ManifestOptions(CaptionOptions):
         """
         columns = {"path": self.path_column, "label": self.label_column, "caption": self.caption_column}
         captions = self.captions is not None
-        return self.pair(path, lambda place, classes: _list(Path(place).expanduser(), columns, classes, captions, medium))
+        return self.pair(path, lambda place, classes: _list(Path(place).expanduser(), columns, classes, captions, media_type))
 
 
 class Manifest(ImageData, id="data/manifest"):
@@ -67,10 +67,10 @@ class Manifest(ImageData, id="data/manifest"):
         super().__init__(path, ManifestOptions, options)
 
 
-def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, medium: Medium) -> Listing:
-    rows, there = _read(path, medium)
+def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, media_type: MediaType) -> FileIndex:
+    rows, there = _read(path, media_type)
     if not rows:
-        raise ValueError(f"{path} lists no {medium.many}: a row for each is expected, with the column {columns['path']!r}")
+        raise ValueError(f"{path} lists no {media_type.many}: a row for each is expected, with the column {columns['path']!r}")
     labelled = classes is not False and (classes is not None or columns["label"] in there)
     for what, wanted in (("path", True), ("label", labelled), ("caption", captions)):
         if wanted and columns[what] not in there:
@@ -79,16 +79,16 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     if not all(names):
         raise ValueError(f"row {names.index('') + 1} of {path} has no {columns['path']!r}: fill it in, or remove the row")
     files = [path.parent / Path(name).expanduser() for name in names]
-    foreign = [name for name in names if not name.lower().endswith(medium.suffixes)]
+    foreign = [name for name in names if not name.lower().endswith(media_type.suffixes)]
     if len(foreign) == len(names):
         raise ValueError(
-            f"{path} lists no {medium.many}: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(medium.suffixes)} are read"
+            f"{path} lists no {media_type.many}: {columns['path']!r} has {first_few(foreign)}; files ending in {', '.join(media_type.suffixes)} are read"
         )
-    return Listing(
+    return FileIndex(
         str(path),
-        medium,
+        media_type,
         names,
-        Files(files),
+        FileSource(files),
         [_stamp(file) for file in files],
         [_text(row, columns["label"]) or None for row in rows] if labelled else None,
         [_text(row, columns["caption"]) for row in rows] if captions else None,
@@ -108,14 +108,14 @@ def _stamp(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _read(path: Path, medium: Medium) -> tuple[list[dict[str, Any]], list[str]]:
+def _read(path: Path, media_type: MediaType) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows and the names of the columns."""
     if path.suffix.lower() not in _KINDS:
         raise ValueError(
             f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder and data=sound_folder read folders)"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your {medium.many}: data.path=FILE")
+        raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your {media_type.many}: data.path=FILE")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             if path.suffix.lower() == ".jsonl":

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from gentok.data.file_index import Listing, Medium, some
+from gentok.data.file_index import FileIndex, MediaType, first_few
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
@@ -41,7 +41,7 @@ class ShardOptions(CaptionOptions):
     caption: str = "txt"
     index: LocalPath | None = None
 
-    def find(self, shards: str | Sequence[str], medium: Medium) -> Found:
+    def find(self, shards: str | Sequence[str], media_type: MediaType) -> Found:
         """Lists the items of `shards`, and those of other ones where `held_out` names such.
 
         Raises:
@@ -49,7 +49,7 @@ class ShardOptions(CaptionOptions):
             ValueError: there are no items, or they lack what the options ask for.
         """
         caption = self.caption if self.captions else None
-        return self.pair(shards, lambda place, classes: _list(place, medium, self.label, classes, caption, self.index))
+        return self.pair(shards, lambda place, classes: _list(place, media_type, self.label, classes, caption, self.index))
 
 
 class Shards(ImageData, id="data/shards"):
@@ -151,12 +151,12 @@ class ShardSource:
 
 def _list(
     shards: str | Sequence[str],
-    medium: Medium,
+    media_type: MediaType,
     label: str | None,
     classes: bool | Sequence[str] | None,
     caption: str | None,
     folder: str | None,
-) -> Listing:
+) -> FileIndex:
     import numpy as np
 
     given = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
@@ -165,12 +165,12 @@ def _list(
         raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
     urls = [url if is_url(url) else os.path.expanduser(url) for url in urls]
     where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
-    indices = index_shards(urls, folder, medium)
+    indices = index_shards(urls, folder, media_type)
     items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
     if not items:
         found = sorted({word for index in indices for word in index["other"]})
-        kinds = ", ".join(f"KEY{suffix}" for suffix in medium.suffixes[:2])
-        raise ValueError(f"{where} holds no {medium.many} ({kinds}, ...); its members end in {', '.join(found) or 'nothing'}")
+        kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])
+        raise ValueError(f"{where} holds no {media_type.many} ({kinds}, ...); its members end in {', '.join(found) or 'nothing'}")
     full = [len(index["items"]) for index in indices if not index["damage"]]
     usual = sorted(full)[len(full) // 2] if full else 0
     lost, lost_count = [], 0
@@ -183,8 +183,8 @@ def _list(
             lost_count += gone if full or index["lost"] else 1
     labels = None
     if classes is not False:
-        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=medium.many)
-    captions = _values(items, caption, where, "caption", demanded=True, many=medium.many) if caption else None
+        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=media_type.many)
+    captions = _values(items, caption, where, "caption", demanded=True, many=media_type.many) if caption else None
     stamps = [":".join(map(str, index["stamp"])) for index in indices]
     source = ShardSource(
         urls,
@@ -195,27 +195,27 @@ def _list(
     )
     names = [f"{os.path.basename(urls[n])}/{item['key']}" for n, item in items]
     sizes = [tuple(item["header"]) if item["header"] else None for _, item in items]
-    return Listing(
-        where, medium, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
+    return FileIndex(
+        where, media_type, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
         None if captions is None else [text or "" for text in captions], sizes, lost, lost_count,
     )  # fmt: skip
 
 
-def index_shards(urls: Sequence[str], folder: str | None, medium: Medium) -> list[dict[str, Any]]:
+def index_shards(urls: Sequence[str], folder: str | None, media_type: MediaType) -> list[dict[str, Any]]:
     """The index of each shard, with a progress bar where they have to be made.
 
     Args:
         urls: of the shards.
         folder: where indices are kept; None: the default of gentok.data.tar_index.
-        medium: what the items are.
+        media_type: what the items are.
     """
     from gentok.data.progress import progress
 
-    kept = [index_shard(url, medium, folder, make=False) for url in urls]
+    kept = [index_shard(url, media_type, folder, make=False) for url in urls]
     missing = [i for i, index in enumerate(kept) if index is None]
     with progress("indexing", len(missing), "shards", bool(missing)) as advance:
         for i in missing:
-            kept[i] = index_shard(urls[i], medium, folder)
+            kept[i] = index_shard(urls[i], media_type, folder)
             advance(1)
     return [index for index in kept if index is not None]
 
@@ -234,4 +234,4 @@ def _values(
         return None
     there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}
     there |= {f"json.{name}" for _, item in items for name in item["json"]}
-    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {some(sorted(there)) or f'{many} alone'}")
+    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {first_few(sorted(there)) or f'{many} alone'}")

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from gentok.data.datasets import locate
-from gentok.data.file_index import Listing, Medium, split
+from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
@@ -32,7 +32,7 @@ from gentok.types import Batch, ConditionSpec
 
 __all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
 
-SOUNDS = Medium("sound", "sounds", SOUND_SUFFIXES, sound_size)
+SOUNDS = MediaType("sound", "sounds", SOUND_SUFFIXES, sound_size)
 """Their header says (samples, rate in Hz, channels); of some formats only the whole file tells."""
 _log = logging.getLogger("gentok.data")
 
@@ -98,7 +98,7 @@ class SoundData(MediaData):
     def __init__(self, place: Any, source: type[LabelOptions], given: Mapping[str, Any]):
         finder, options = divide(given, source, SoundOptions)
         found: Found = finder.find(place, SOUNDS)
-        parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
+        parts = split(found.index, found.held_out, options.max_broken, options.split_seed)
         if options.channels == 2:
             _check_channels(parts)
         self.sample_rate = options.sample_rate
@@ -113,11 +113,11 @@ class SoundData(MediaData):
         if self.band_limit is not None:
             _log.warning(
                 "some of the sounds in %s were recorded at %d Hz: they are resampled to %d Hz, and hold nothing above %g Hz",
-                found.listing.where, lowest, self.sample_rate, self.band_limit,
+                found.index.where, lowest, self.sample_rate, self.band_limit,
             )  # fmt: skip
 
 
-def _check_channels(parts: dict[str, Listing]) -> None:
+def _check_channels(parts: dict[str, FileIndex]) -> None:
     for part in parts.values():
         for i, size in enumerate(part.sizes or ()):
             if size[2] > 2:
@@ -130,7 +130,7 @@ class SoundDataset(IndexedDataset):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
     Args:
-        kind, split, listing, condition_spec: those of IndexedDataset.
+        kind, split, index, condition_spec: those of IndexedDataset.
         options: what becomes of the sounds.
         cropped: whether batches hold pieces of options.crop seconds.
 
@@ -145,25 +145,25 @@ class SoundDataset(IndexedDataset):
         self,
         kind: str,
         split: str,
-        listing: Listing,
+        index: FileIndex,
         condition_spec: ConditionSpec,
         options: SoundOptions,
         cropped: bool = False,
     ):
         longest = options.samples(options.longest)
         settings = [options.sample_rate, options.channels, options.normalize, longest]
-        super().__init__(kind, split, listing, condition_spec, options.max_broken, settings)
+        super().__init__(kind, split, index, condition_spec, options.max_broken, settings)
         self.options, self.sample_rate = options, options.sample_rate
         self.crop = options.samples(options.crop) if cropped else None
         if self.crop is not None:
             self.description |= {"crop": self.crop, "crop_seed": options.crop_seed}
-        sizes = listing.sizes or []
+        sizes = index.sizes or []
         self._rates = torch.tensor([size[1] for size in sizes], dtype=torch.int64)
         self._full = torch.tensor([resampled_length(size[0], size[1], self.sample_rate) for size in sizes], dtype=torch.int64)
         self.lengths = self._full if longest is None else self._full.clamp(max=longest)
         cut = int((self.lengths < self._full).sum())
         if cut and self.crop is None:
-            _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), listing.where)
+            _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), index.where)
         self._memory: tuple[Tensor, Tensor] | None = None
         if options.in_memory:
             self._load()

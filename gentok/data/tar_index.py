@@ -1,4 +1,4 @@
-"""The index of a webdataset shard: where in the tar file each item's picture or sound lies, how large it is, and the item's small members.
+"""The index of a webdataset shard: where in the tar file each item's image or sound lies, how large it is, and the item's small members.
 
 Made by one pass over the headers (and the items' own headers), kept as JSON in a folder of indices under a name that changes when
 the shard does. A shard that is cut short is indexed up to the cut, and the index says so.
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.atomic import whole_file
-from gentok.data.file_index import Medium
+from gentok.data.file_index import MediaType
 
 __all__ = ["index_shard", "open_shard", "is_url"]
 
@@ -45,15 +45,15 @@ def open_shard(url: str) -> Any:
         raise OSError(f"the shard {url} cannot be opened: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def index_shard(url: str, medium: Medium, folder: str | os.PathLike[str] | None = None, make: bool = True) -> dict[str, Any] | None:
+def index_shard(url: str, media_type: MediaType, folder: str | os.PathLike[str] | None = None, make: bool = True) -> dict[str, Any] | None:
     """{stamp, items, lost, damage, other} of a shard, from the folder of indices or, if `make`, from the shard.
 
-    items: {key, suffix, offset, size, header: what medium.header says or None (it cannot be read), cls, txt, json} each.
-    lost: names of members that are cut, and keys without one of the medium. damage: None, or what is wrong with the shard's end.
+    items: {key, suffix, offset, size, header: what media_type.header says or None (it cannot be read), cls, txt, json} each.
+    lost: names of members that are cut, and keys without one of the media_type. damage: None, or what is wrong with the shard's end.
     other: suffixes of members of no such kind. Raises OSError or ValueError with a line.
     """
     stamp = _stamp(url)
-    kept = _folder(folder) / f"shard-{hashlib.sha256(json.dumps([FORMAT, medium.many, url, stamp]).encode()).hexdigest()[:20]}.json"
+    kept = _folder(folder) / f"shard-{hashlib.sha256(json.dumps([FORMAT, media_type.many, url, stamp]).encode()).hexdigest()[:20]}.json"
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         index = json.loads(kept.read_bytes())
         if index["format"] == FORMAT and index["stamp"] == stamp:
@@ -61,7 +61,7 @@ def index_shard(url: str, medium: Medium, folder: str | os.PathLike[str] | None 
     if not make:
         return None
     with contextlib.closing(open_shard(url)) as file:
-        index = {"format": FORMAT, "stamp": stamp, **_read(file, url, medium)}
+        index = {"format": FORMAT, "stamp": stamp, **_read(file, url, media_type)}
     with contextlib.suppress(OSError), whole_file(kept) as out:  # without it the next run makes it again
         out.write(json.dumps(index, separators=(",", ":")).encode())
     return index
@@ -90,7 +90,7 @@ def _stamp(url: str) -> list[Any]:
         raise OSError(f"the shard {url} cannot be found: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _read(file: Any, url: str, medium: Medium) -> dict[str, Any]:
+def _read(file: Any, url: str, media_type: MediaType) -> dict[str, Any]:
     length = file.seek(0, 2)
     file.seek(0)
     try:
@@ -109,7 +109,7 @@ def _read(file: Any, url: str, medium: Medium) -> dict[str, Any]:
                 if member.offset_data + member.size > length:
                     lost.append(member.name)
                 else:
-                    _take(file, member, items, other, medium)
+                    _take(file, member, items, other, media_type)
     except (tarfile.TarError, OSError, ValueError) as error:
         damage = f"cut short or damaged: {error}"
     file.seek(archive.offset)
@@ -125,15 +125,15 @@ def _compressed(file: Any) -> bool:
     return file.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
 
 
-def _take(file: Any, member: tarfile.TarInfo, items: dict[str, dict[str, Any]], other: set[str], medium: Medium) -> None:
+def _take(file: Any, member: tarfile.TarInfo, items: dict[str, dict[str, Any]], other: set[str], media_type: MediaType) -> None:
     folder, base = os.path.split(member.name)
     stem, dot, suffix = base.partition(".")
     suffix = (dot + suffix).lower()
     key = f"{folder}/{stem}" if folder else stem
-    if suffix in medium.suffixes:
+    if suffix in media_type.suffixes:
         item = items.setdefault(key, {"key": key, "json": {}})
         if "offset" not in item:
-            found = _header(file, member, medium)
+            found = _header(file, member, media_type)
             item.update(suffix=dot + base.partition(".")[2], offset=member.offset_data, size=member.size, header=found)
         return
     other.add(suffix or "no suffix")
@@ -151,10 +151,10 @@ def _take(file: Any, member: tarfile.TarInfo, items: dict[str, dict[str, Any]], 
             item["json"] = {str(k): v for k, v in fields.items() if isinstance(v, (str, int, float))}
 
 
-def _header(file: Any, member: tarfile.TarInfo, medium: Medium) -> list[int] | None:
+def _header(file: Any, member: tarfile.TarInfo, media_type: MediaType) -> list[int] | None:
     """From the first bytes where they suffice."""
-    for length in (member.size,) if medium.head is None else (medium.head, member.size):
+    for length in (member.size,) if media_type.head is None else (media_type.head, member.size):
         file.seek(member.offset_data)
         with contextlib.suppress(ValueError):
-            return list(medium.header(file.read(min(length, member.size)), member.name))
+            return list(media_type.header(file.read(min(length, member.size)), member.name))
     return None
