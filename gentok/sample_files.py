@@ -64,7 +64,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     device = config["device"] if config["device"] != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
-    known = None if config["known"] is None else read_known(config["known"], bundle.spec)
+    known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
     with progress("sampling", config["n"], lazy=True) as advance:
         samples = sample(
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],

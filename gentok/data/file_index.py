@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from gentok.data.names import first_few
 from gentok.data.progress import progress
 
-__all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "split", "stop_if_too_many", "first_few"]
+__all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "split", "stop_if_too_many"]
 
-_LISTED = 5
 _MANY = 5000
 """From this many items on, reading headers shows a bar."""
 _log = logging.getLogger("gentok.data")
@@ -225,8 +225,3 @@ def stop_if_too_many(broken: Sequence[str], count: int, total: int, max_broken: 
         raise DataError(
             f"{count} of {total} {many} cannot be read, more than the share data.max_broken={max_broken:g} allows: {first_few(broken)}"
         )
-
-
-def first_few(names: Sequence[str]) -> str:
-    """The first few of them, and how many more there are."""
-    return ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")

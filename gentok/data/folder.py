@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileSource, FileIndex, MediaType, first_few
+from gentok.data.file_index import FileIndex, FileSource, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.names import first_few
 from gentok.data.source_options import Found, LabelOptions
 from gentok.interfaces import LocalPath
 
@@ -83,7 +84,7 @@ def _find(root: Path, media_type: MediaType) -> list[Path]:
         found += [Path(folder, n) for n in sorted(names) if n.lower().endswith(media_type.suffixes) and not n.startswith(".")]
     found = [p for p in found if p.is_file()]  # a link may lead nowhere
     if not found:
-        raise FileNotFoundError(f"{root} holds no {media_type.many}; files ending in {', '.join(media_type.suffixes)} are read")
+        raise FileNotFoundError(f"{root} holds no {media_type.many}; files ending in {first_few(media_type.suffixes)} are read")
     return found
 
 

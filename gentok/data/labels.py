@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gentok.data.file_index import FileIndex, first_few
+from gentok.data.file_index import FileIndex
+from gentok.data.names import first_few
 from gentok.types import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
 
 __all__ = ["condition_of", "spec_of"]

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileSource, FileIndex, MediaType, first_few
+from gentok.data.file_index import FileIndex, FileSource, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.names import first_few
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.interfaces import LocalPath
 
@@ -82,7 +83,7 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     foreign = [name for name in names if not name.lower().endswith(media_type.suffixes)]
     if len(foreign) == len(names):
         raise ValueError(
-            f"{path} lists no {media_type.many}: {columns['path']!r} has {first_few(foreign)}; files ending in {', '.join(media_type.suffixes)} are read"
+            f"{path} lists no {media_type.many}: {columns['path']!r} has {first_few(foreign)}; files ending in {first_few(media_type.suffixes)} are read"
         )
     return FileIndex(
         str(path),

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileIndex, MediaType, first_few
+from gentok.data.file_index import FileIndex, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.names import first_few
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath

@@ -24,7 +24,7 @@ from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
-from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_sound, resampled_length, sound_size
+from gentok.data.sound_files import SOUND_SUFFIXES, FullScale, normalized, part_step, read_sound, resampled_length, sound_size
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
@@ -164,6 +164,7 @@ class SoundDataset(IndexedDataset):
         cut = int((self.lengths < self._full).sum())
         if cut and self.crop is None:
             _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), index.where)
+        self._full_scale = FullScale()
         self._memory: tuple[Tensor, Tensor] | None = None
         if options.in_memory:
             self._load()
@@ -222,7 +223,7 @@ class SoundDataset(IndexedDataset):
         rows = [self.readable(i, functools.partial(self._part, u=u)) for i, u in zip(index.tolist(), place)]
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
         media = torch.zeros(len(rows), self.options.channels, max(lengths.tolist(), default=0))
-        for row, (_, wave) in zip(media, rows):
-            row[:, : wave.shape[1]] = normalized(wave, self.options.normalize).clamp(-1, 1)  # decoders and resampling overshoot
+        for row, (i, wave) in zip(media, rows):
+            row[:, : wave.shape[1]] = self._full_scale(normalized(wave, self.options.normalize), self.source.name(i))
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(media, index, self.condition(index), lengths=lengths)
