@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gentok.data.datasets import locate
 from gentok.data.file_index import FileIndex, MediaType, split
-from gentok.data.image_files import image_size, read_pixels, to_media
+from gentok.data.image_files import IMAGE_SUFFIXES, image_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
@@ -26,13 +26,7 @@ from gentok.types import Batch, ConditionSpec
 
 __all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
 
-IMAGES = MediaType(
-    "image",
-    "images",
-    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
-    image_size,
-    head=16384,
-)
+IMAGES = MediaType("image", "images", IMAGE_SUFFIXES, image_size)
 """Their header says (height, width) upright."""
 
 

@@ -60,8 +60,10 @@ def _part(spec: ClassSpec | IdsSpec, index: FileIndex) -> Class | Ids:
         for label in sorted(set(index.labels)):
             try:
                 place[label] = int(spec.parse([label], "class").ids)
-            except ValueError as error:
-                raise ValueError(f"{index.where} has the class {label!r}; the classes are {', '.join(spec.names[:12])}") from error
+            except ValueError:
+                place[label] = -1
+            if place[label] < 0:  # "null" stands for no class where none is called so
+                raise ValueError(f"{index.where} has the class {label!r}; the classes are {', '.join(spec.names[:12])}")
         return Class(torch.tensor([place[label] for label in index.labels], dtype=torch.int64))
     number = {symbol: i for i, symbol in enumerate(spec.alphabet)}
     ids = torch.full((len(index.names), spec.max_length), ABSENT, dtype=torch.int32)  # half the memory of what batches have

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from gentok.data.file_index import FileIndex, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
-from gentok.data.names import first_few
+from gentok.data.names import Unused, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath
@@ -107,6 +107,7 @@ class ShardSource:
 
     def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
         self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member
+        self.local = not any(map(is_url, urls))
         self._files: OrderedDict[int, Any] = OrderedDict()
         self._process = os.getpid()
 
@@ -117,20 +118,26 @@ class ShardSource:
         return {**self.__dict__, "_files": OrderedDict()}
 
     def name(self, i: int) -> str:
-        return f"{self.urls[self.shard[i]]}:{self.member[i].decode(errors='replace')}"
+        return f"{printable(self.urls[self.shard[i]])}:{self.member[i].decode(errors='replace')}"
 
     def open(self, i: int) -> bytes:
+        data = self.piece(i, 0, self.length(i))
+        if len(data) < self.size[i]:
+            raise OSError(f"{self.name(i)}: its shard is cut short")
+        return data
+
+    def length(self, i: int) -> int:
+        return int(self.size[i])
+
+    def piece(self, i: int, start: int, count: int) -> bytes:
         file = self._file(int(self.shard[i]))
         try:
-            file.seek(int(self.offset[i]))
-            data = file.read(int(self.size[i]))
+            file.seek(int(self.offset[i]) + start)
+            return file.read(max(0, min(count, self.length(i) - start)))
         except OSError:
             raise
         except Exception as error:  # remote file systems have errors of their own
             raise OSError(f"{self.name(i)} cannot be fetched: {' '.join(str(error).split())}") from error
-        if len(data) < self.size[i]:
-            raise OSError(f"{self.name(i)}: its shard is cut short")
-        return data
 
     def _file(self, shard: int) -> Any:
         """This process's own open file: a descriptor that is shared with a forked worker would share its position."""
@@ -164,42 +171,62 @@ def _list(
     urls = [url for word in given for url in expand_braces(os.fspath(word))]
     if not urls:
         raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
-    urls = [url if is_url(url) else os.path.expanduser(url) for url in urls]
-    where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
-    indices = index_shards(urls, folder, media_type)
+    left_out = Unused()
+    urls = _once([url if is_url(url) else os.path.expanduser(url) for url in urls], left_out)
+    where = printable(str(given[0])) if len(given) == 1 else f"{printable(str(given[0]))} and {len(given) - 1} more"
+    indices = index_shards(list(urls), folder, media_type)
     items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
-    if not items:
-        found = sorted({word for index in indices for word in index["other"]})
-        kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])
-        raise ValueError(f"{where} holds no {media_type.many} ({kinds}, ...); its members end in {', '.join(found) or 'nothing'}")
     full = [len(index["items"]) for index in indices if not index["damage"]]
     usual = sorted(full)[len(full) // 2] if full else 0
-    lost, lost_count = [], 0
-    for url, index in zip(urls, indices):
-        lost += [f"{url}:{name}" for name in index["lost"]]
-        lost_count += len(index["lost"])
+    broken, broken_count = {}, 0
+    for url, index in zip(map(printable, urls), indices):
+        left_out.update(index["left_out"], f"{url}:")
+        broken |= {f"{url}:{name}": reason for name, reason in index["broken"].items()}
+        broken_count += len(index["broken"])
         if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
-            gone = max(0, usual - len(index["items"]) - len(index["lost"]))
-            lost.append(f"{url} ({index['damage']}; {len(index['items'])} items of it can be read)")
-            lost_count += gone if full or index["lost"] else 1
+            gone = max(0, usual - len(index["items"]) - len(index["broken"]))
+            broken[url] = f"{index['damage']}; {len(index['items'])} items of it can be read"
+            broken_count += gone if full or index["broken"] else 1
+    if not items:
+        kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])
+        raise ValueError(f"{where} holds no {media_type.many} ({kinds}, ...); its members are {left_out if left_out.count else 'none'}")
     labels = None
     if classes is not False:
         labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=media_type.many)
     captions = _values(items, caption, where, "caption", demanded=True, many=media_type.many) if caption else None
     stamps = [":".join(map(str, index["stamp"])) for index in indices]
     source = ShardSource(
-        urls,
+        list(urls),
         np.array([n for n, _ in items], np.int32),
         np.array([item["offset"] for _, item in items], np.int64),
         np.array([item["size"] for _, item in items], np.int64),
         np.array([(item["key"] + item["suffix"]).encode() for _, item in items]),
     )
-    names = [f"{os.path.basename(urls[n])}/{item['key']}" for n, item in items]
-    sizes = [tuple(item["header"]) if item["header"] else None for _, item in items]
+    bases = [printable(os.path.basename(url)) for url in urls]
+    names = [f"{bases[n]}/{item['key']}" for n, item in items]
+    sizes = [item["header"] if isinstance(item["header"], str) else tuple(item["header"]) for _, item in items]
+    marks = list(urls.values())
     return FileIndex(
         where, media_type, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
-        None if captions is None else [text or "" for text in captions], sizes, lost, lost_count,
+        None if captions is None else [text or "" for text in captions], sizes,
+        [(marks[n], item["offset"]) for n, item in items], broken, broken_count, left_out,
     )  # fmt: skip
+
+
+def _once(urls: Sequence[str], left_out: Unused) -> dict[str, Any]:
+    """{url: what is equal for the same shard}, of shards that are named twice only the first."""
+    out: dict[str, Any] = {}
+    for url in urls:
+        try:
+            stat = None if is_url(url) else os.stat(url)
+        except OSError:
+            stat = None  # which the index says better
+        mark = url if stat is None else (stat.st_dev, stat.st_ino)
+        if mark in out.values():
+            left_out.add("shards that are named twice", printable(url))
+        else:
+            out[url] = mark
+    return out
 
 
 def index_shards(urls: Sequence[str], folder: str | None, media_type: MediaType) -> list[dict[str, Any]]:

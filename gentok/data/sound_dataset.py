@@ -207,6 +207,9 @@ class SoundDataset(IndexedDataset):
             return memory[:, first : min(last, first + samples)]
         return read_sound(self.source.open(i), self.sample_rate, self.options.channels, start, samples, self.source.name(i))
 
+    def all_of(self, i: int) -> tuple[int, int]:
+        return 0, int(self._full[i])
+
     def _part(self, i: int, u: float) -> tuple[int, int]:
         """(start, samples) of what is read of sound i. u: in (0, 1), where in it the piece begins."""
         if self.crop is None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gentok.data.sound_headers import missing_bytes, mpeg_head, true_header
+from gentok.data.window import window
 
 __all__ = ["OpenSound", "soundfile_module"]
 
@@ -66,7 +67,7 @@ class OpenSound:
             if mpeg is not None:
                 head, self._extra = mpeg[:2], mpeg[2]
             if head is not None:
-                opened = io.BufferedReader(_Reheaded(raw, *head))
+                opened = window(raw, head[1], end - head[1], head[0])
             raw.seek(0)
             with _silent():
                 self._file = stack.enter_context(soundfile_module().SoundFile(opened))
@@ -139,40 +140,6 @@ class OpenSound:
     def _check(self, count: int) -> None:
         if self.frames is not None and count < self.frames:
             raise ValueError(f"it is cut short: {count:,} of {self.frames:,} samples are there")
-
-
-class _Reheaded(io.RawIOBase):
-    """A file with other bytes at its beginning.
-
-    Args:
-        file: the file.
-        head: these bytes.
-        skip: how many bytes of the file they stand for.
-    """
-
-    def __init__(self, file: BinaryIO, head: bytes, skip: int):
-        self.file, self.head, self.skip, self.place = file, head, skip, 0
-        self.end = len(head) + file.seek(0, 2) - skip
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self.place = max(0, offset + (0, self.place, self.end)[whence])
-        return self.place
-
-    def readinto(self, buffer: Any) -> int:
-        if self.place < len(self.head):
-            data = self.head[self.place : self.place + len(buffer)]
-        else:
-            self.file.seek(self.place - len(self.head) + self.skip)
-            data = self.file.read(len(buffer))
-        buffer[: len(data)] = data
-        self.place += len(data)
-        return len(data)
 
 
 def _raw(source: Any, stack: contextlib.ExitStack) -> tuple[BinaryIO, Any]:

@@ -16,10 +16,12 @@ from typing import Any
 
 from gentok.atomic import whole_file
 from gentok.data.file_index import MediaType
+from gentok.data.names import Unused, printable
+from gentok.data.window import window
 
 __all__ = ["index_shard", "open_shard", "is_url"]
 
-FORMAT = 2
+FORMAT = 3
 _SMALL = 1 << 20
 """Labels, fields and captions longer than this are no labels, fields or captions."""
 _BLOCK = 512
@@ -46,11 +48,23 @@ def open_shard(url: str) -> Any:
 
 
 def index_shard(url: str, media_type: MediaType, folder: str | os.PathLike[str] | None = None, make: bool = True) -> dict[str, Any] | None:
-    """{stamp, items, lost, damage, other} of a shard, from the folder of indices or, if `make`, from the shard.
+    """The index of a shard, from the folder of indices or from the shard itself.
 
-    items: {key, suffix, offset, size, header: what media_type.header says or None (it cannot be read), cls, txt, json} each.
-    lost: names of members that are cut, and keys without one of the media_type. damage: None, or what is wrong with the shard's end.
-    other: suffixes of members of no such kind. Raises OSError or ValueError with a line.
+    Args:
+        url: of the shard.
+        media_type: what its items are.
+        folder: where indices are kept; None: $XDG_CACHE_HOME/gentok/shards (~/.cache/gentok/shards).
+        make: whether it is made where it is not kept; else None is returned then.
+
+    Returns:
+        stamp: what changes when the shard does.
+        items: {key, suffix, offset, size, header: what media_type.size says, cls, txt, json} each.
+        broken: {name: reason} of members that are cut, and of keys without one of the media type.
+        left_out: {reason: [count, first names]} of members that are not used.
+        damage: None, or what is wrong with the shard's end.
+
+    Raises:
+        OSError, ValueError: the shard cannot be read; a one-line error.
     """
     stamp = _stamp(url)
     kept = _folder(folder) / f"shard-{hashlib.sha256(json.dumps([FORMAT, media_type.many, url, stamp]).encode()).hexdigest()[:20]}.json"
@@ -91,33 +105,40 @@ def _stamp(url: str) -> list[Any]:
 
 
 def _read(file: Any, url: str, media_type: MediaType) -> dict[str, Any]:
-    length = file.seek(0, 2)
-    file.seek(0)
-    try:
-        archive = tarfile.TarFile(fileobj=file, errorlevel=1)
-    except tarfile.TarError as error:
-        reason = "it is compressed, unpack it once with gunzip" if _compressed(file) else f"{error}"
-        raise ValueError(f"the shard {url} is no tar file ({reason})") from error
-    items: dict[str, dict[str, Any]] = {}
-    lost: list[str] = []
-    other: set[str] = set()
-    damage = None
-    try:
-        while (member := archive.next()) is not None:
-            archive.members = []  # a large shard's headers need not all stay in memory
-            if member.isreg() and not os.path.basename(member.name).startswith("."):
-                if member.offset_data + member.size > length:
-                    lost.append(member.name)
-                else:
-                    _take(file, member, items, other, media_type)
-    except (tarfile.TarError, OSError, ValueError) as error:
-        damage = f"cut short or damaged: {error}"
-    file.seek(archive.offset)
-    if damage is None and (len(end := file.read(_BLOCK)) < _BLOCK or any(end)):  # a whole tar ends in blocks of zeros
-        damage = f"cut short or damaged at byte {archive.offset:,}"
-    whole = [item for item in items.values() if "offset" in item]
-    lost += [item["key"] for item in items.values() if "offset" not in item] if whole else []
-    return {"items": whole, "lost": lost, "damage": damage, "other": sorted(other)}
+    contents, damage, place = _Contents(file, media_type), None, 0
+    while damage is None:  # one archive may follow another: cat a.tar b.tar
+        file.seek(place)
+        try:
+            archive = tarfile.TarFile(fileobj=file, errorlevel=1, encoding="utf-8")
+        except tarfile.TarError as error:
+            if place:
+                damage = f"damaged at byte {place:,}: {error}"
+                break
+            reason = "it is compressed, unpack it once with gunzip" if _compressed(file) else f"{error}"
+            raise ValueError(f"the shard {printable(url)} is no tar file ({reason})") from error
+        try:
+            while (member := archive.next()) is not None:
+                archive.members = []  # a large shard's headers need not all stay in memory
+                contents.add(member)
+        except (tarfile.TarError, OSError, ValueError) as error:
+            damage = f"cut short or damaged: {error}"
+            break
+        file.seek(archive.offset)
+        if len(end := file.read(_BLOCK)) < _BLOCK or any(end):  # a whole tar ends in blocks of zeros
+            damage = f"cut short or damaged at byte {archive.offset:,}"
+        place = _next_block(file)
+        if place is None:
+            break
+    return {**contents.index(), "damage": damage}
+
+
+def _next_block(file: Any) -> int | None:
+    """Where the next block lies that has anything but zeros in it; None: there is none."""
+    while data := file.read(1 << 20):
+        if any(data):
+            place = file.tell() - len(data) + len(data) - len(data.lstrip(b"\0"))
+            return place // _BLOCK * _BLOCK
+    return None
 
 
 def _compressed(file: Any) -> bool:
@@ -125,36 +146,61 @@ def _compressed(file: Any) -> bool:
     return file.read(4).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd"))
 
 
-def _take(file: Any, member: tarfile.TarInfo, items: dict[str, dict[str, Any]], other: set[str], media_type: MediaType) -> None:
-    folder, base = os.path.split(member.name)
-    stem, dot, suffix = base.partition(".")
-    suffix = (dot + suffix).lower()
-    key = f"{folder}/{stem}" if folder else stem
-    if suffix in media_type.suffixes:
-        item = items.setdefault(key, {"key": key, "json": {}})
-        if "offset" not in item:
-            found = _header(file, member, media_type)
-            item.update(suffix=dot + base.partition(".")[2], offset=member.offset_data, size=member.size, header=found)
-        return
-    other.add(suffix or "no suffix")
-    if suffix not in (".cls", ".txt", ".json") or member.size > _SMALL:
-        return
-    item = items.setdefault(key, {"key": key, "json": {}})
-    file.seek(member.offset_data)
-    text = file.read(member.size).decode("utf-8", "replace").strip()
-    if suffix != ".json":
-        item[suffix[1:]] = text
-        return
-    with contextlib.suppress(ValueError):
-        fields = json.loads(text)
-        if isinstance(fields, dict):
-            item["json"] = {str(k): v for k, v in fields.items() if isinstance(v, (str, int, float))}
+class _Contents:
+    """What the members of an archive, one after the other, make up."""
 
+    def __init__(self, file: Any, media_type: MediaType):
+        self.file, self.media_type, self.length = file, media_type, file.seek(0, 2)
+        self.items: dict[str, dict[str, Any]] = {}
+        self.links: set[str] = set()
+        self.broken: dict[str, str] = {}
+        self.left_out = Unused()
 
-def _header(file: Any, member: tarfile.TarInfo, media_type: MediaType) -> list[int] | None:
-    """From the first bytes where they suffice."""
-    for length in (member.size,) if media_type.head is None else (media_type.head, member.size):
-        file.seek(member.offset_data)
-        with contextlib.suppress(ValueError):
-            return list(media_type.header(file.read(min(length, member.size)), member.name))
-    return None
+    def index(self) -> dict[str, Any]:
+        whole = [item for item in self.items.values() if "offset" in item]
+        alone = [key for key, item in self.items.items() if "offset" not in item and key not in self.links] if whole else []
+        broken = self.broken | dict.fromkeys(alone, f"it has no {self.media_type.one}")
+        return {"items": whole, "broken": broken, "left_out": self.left_out.found}
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        if member.isdir():
+            return
+        name, many = printable(member.name), self.media_type.many
+        folder, base = os.path.split(name)
+        stem, dot, suffix = base.partition(".")
+        suffix, last = (dot + suffix).lower(), os.path.splitext(base)[1].lower()
+        key = f"{folder}/{stem}" if folder else stem
+        if member.islnk() or member.issym():
+            self.links.add(key)
+            self.left_out.add("links", name)
+        elif not member.isreg() or member.issparse():
+            self.left_out.add("no regular files", name)
+        elif base.startswith("."):
+            self.left_out.add("hidden", name)
+        elif suffix in self.media_type.suffixes and "offset" in self.items.get(key, {}):
+            self.left_out.add(f"further {many} of the same key", name)
+        elif suffix in (".cls", ".txt", ".json") and member.size > _SMALL:
+            self.left_out.add("longer than 1 MB", name)
+        elif suffix not in (*self.media_type.suffixes, ".cls", ".txt", ".json"):
+            dots = last in self.media_type.suffixes
+            ending = f"ending in {last}" if last else "without a suffix"
+            self.left_out.add(f"{many} with a dot before their suffix, where a key ends" if dots else ending, name)
+        elif member.offset_data + member.size > self.length:
+            self.broken[name] = "it is cut short"
+        elif suffix in self.media_type.suffixes:
+            content = window(self.file, member.offset_data, member.size)
+            found = {"offset": member.offset_data, "size": member.size, "header": self.media_type.size(content, name)}
+            self.items.setdefault(key, {"key": key, "json": {}}).update(suffix=base[len(stem) :], **found)
+        else:
+            self.file.seek(member.offset_data)
+            text = self.file.read(member.size).decode("utf-8-sig", "replace").strip()
+            self._describe(self.items.setdefault(key, {"key": key, "json": {}}), suffix, printable(text) if suffix == ".cls" else text)
+
+    def _describe(self, item: dict[str, Any], suffix: str, text: str) -> None:
+        if suffix != ".json":
+            item[suffix[1:]] = text
+            return
+        with contextlib.suppress(ValueError, RecursionError):
+            fields = json.loads(text)
+            if isinstance(fields, dict):
+                item["json"] = {str(k): v for k, v in fields.items() if isinstance(v, (str, int, float))}

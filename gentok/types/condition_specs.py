@@ -30,10 +30,10 @@ class ClassSpec:
         return Class(torch.tensor([self._one(value, name) for value in values], dtype=torch.int64))
 
     def _one(self, value: Any, name: str) -> int:
+        if value is not None and str(value) in self.names:
+            return self.names.index(str(value))
         if value is None or str(value) == "null":
             return NULL_CLASS
-        if str(value) in self.names:
-            return self.names.index(str(value))
         if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
             return int(value)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")

@@ -133,7 +133,7 @@ def test_a_manifest_that_does_not_fit_is_one_clear_line(tmp_path, columns, optio
         ("table.jsonl", b'{"path": "a.png"}\n{"path": \n', "line 2 of"),
         ("table.jsonl", b"[1]\n", "line 1 of"),
         ("table.csv", b"path\n\xff\xfe.png\n", "UTF-8"),
-        ("table.csv", b"path,label\n,cat\n", "row 1 of"),
+        ("table.csv", b"path,label\n,cat\n", "line 2 of"),
         ("table.parquet", b"PAR1", "is no manifest"),
         (None, b"", "there is no manifest"),
     ],
