@@ -16,7 +16,8 @@ from torch import Tensor
 
 from gentok.data.datasets import locate
 from gentok.data.file_index import FileIndex, MediaType, split
-from gentok.data.image_files import IMAGE_SUFFIXES, image_size, read_pixels, to_media
+from gentok.data.image_decoding import IMAGE_SUFFIXES
+from gentok.data.image_files import image_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress

@@ -69,13 +69,14 @@ class IndexedDataset(MediaDataset):
     def _found_broken(self) -> list[int]:
         return self._broken.nonzero()[:, 0].tolist()
 
-    def _broken_reasons(self) -> dict[str, str]:
-        """{name: reason} of the first broken items."""
+    def _broken_reasons(self, again: bool = True) -> dict[str, str]:
+        """{name: reason} of the first broken items. again: whether those that a worker found are tried again to know theirs."""
         out = dict(list(self._lost.items())[:_KEPT])
-        return out | {self.source.name(i): self._why(i) for i in self._found_broken()[: _KEPT - len(out)]}
+        return out | {self.source.name(i): self._why(i, again) for i in self._found_broken()[: _KEPT - len(out)]}
 
-    def _why(self, i: int) -> str:
-        """Why item i cannot be read. What a worker found is not known here: it is tried again."""
+    def _why(self, i: int, again: bool) -> str:
+        if not again:
+            return self._reasons.get(i, "found by another process")
         if i not in self._reasons:
             try:
                 self.decode(i, *self.all_of(i))
@@ -135,7 +136,7 @@ class IndexedDataset(MediaDataset):
             self._reasons[i] = reason_of(error, self.source.name(i))
             _log.warning("skipped: %s", error)
             count = int(self._broken.sum()) + self._lost_count
-            reasons = self._broken_reasons()
+            reasons = self._broken_reasons(again=False)
             stop_if_too_many(reasons, count, len(self) + self._lost_count, self.max_broken, self.media_type.many)
             return None
 
