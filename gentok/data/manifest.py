@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from gentok.data.file_index import FileIndex, FileSource, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
-from gentok.data.names import first_few, printable
+from gentok.data.names import encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.table import read_table
 from gentok.interfaces import LocalPath
@@ -102,8 +102,8 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
         [printable(name) for name in names],
         FileSource(files),
         [[stat.st_size, stat.st_mtime_ns] if stat else [] for stat in stats],
-        [printable(label) or None for label in read["label"]] if labelled else None,
-        [printable(caption) for caption in read["caption"]] if captions else None,
+        [encodable(label) or None for label in read["label"]] if labelled else None,
+        [encodable(caption) for caption in read["caption"]] if captions else None,
         places=[(stat.st_dev, stat.st_ino) if stat else str(file) for stat, file in zip(stats, files)],
         broken=broken,
         broken_count=len(broken),

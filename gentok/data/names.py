@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Unused", "first_few", "printable", "with_reasons"]
+__all__ = ["Unused", "encodable", "first_few", "printable", "with_reasons"]
 
 _LISTED, _KEPT = 5, 50
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -20,6 +20,11 @@ def printable(name: str) -> str:
         return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else found[0].encode("unicode_escape").decode()
 
     return _UNPRINTABLE.sub(escape, name)
+
+
+def encodable(text: str) -> str:
+    """A text without characters that UTF-8 cannot hold, which JSON can: they are written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def first_few(names: Sequence[str]) -> str:

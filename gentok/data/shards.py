@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from gentok.data.file_index import FileIndex, MediaType
 from gentok.data.image_dataset import ImageData, ImageOptions
-from gentok.data.names import Unused, first_few, printable
+from gentok.data.names import Unused, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath
@@ -257,7 +257,7 @@ def _values(
         raise ValueError(f"data.{what}={field}: cls, txt, or a field of the json member such as json.label")
     values = [item["json"].get(key) if key else item.get(member) for _, item in items]
     if any(value is not None for value in values):
-        return [None if value is None else str(value).strip() or None for value in values]
+        return [None if value is None else encodable(str(value)).strip() or None for value in values]
     if not demanded:
         return None
     there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}

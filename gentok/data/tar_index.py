@@ -194,7 +194,7 @@ class _Contents:
         else:
             self.file.seek(member.offset_data)
             text = self.file.read(member.size).decode("utf-8-sig", "replace").strip()
-            self._describe(self.items.setdefault(key, {"key": key, "json": {}}), suffix, printable(text) if suffix == ".cls" else text)
+            self._describe(self.items.setdefault(key, {"key": key, "json": {}}), suffix, text)
 
     def _describe(self, item: dict[str, Any], suffix: str, text: str) -> None:
         if suffix != ".json":
