@@ -30,6 +30,8 @@ _BLOCK = 1 << 18
 _BEFORE = {"MPEG": 1 << 16, "OPUS": 1 << 16, "VORBIS": 1 << 18}
 """Frames before a part that are decoded with it. MP3: its bit reservoir, 511 bytes, of the lowest bit rates. Vorbis: libsndfile seeks
 wrongly into the last page of a file, of 255 packets at most."""
+_SEEKING = {"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "WAV", "WAVEX"}
+"""Formats in which libsndfile seeks right; PAF and SDS lose a sample."""
 _FRAMES_PER_BYTE = 64
 """More than this only silence has; such a length is checked by decoding."""
 
@@ -80,7 +82,7 @@ class OpenSound:
         file = self._file
         self.rate, self.channels = file.samplerate, file.channels
         self._codec = file.subtype.split("_")[0]
-        self._seeks = file.seekable() and self._codec != "DWVW" and file.frames < 1 << 36
+        self._seeks = file.seekable() and self._codec != "DWVW" and file.format in _SEEKING and file.frames < 1 << 36
         estimated = self._codec == "MPEG" and (mpeg is not None or file.subtype != "MPEG_LAYER_III" or file.format != "MP3")
         self.frames = None if estimated or file.frames >= 1 << 36 else file.frames
         self._likely = file.frames <= _FRAMES_PER_BYTE * end

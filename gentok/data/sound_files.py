@@ -91,7 +91,7 @@ def read_sound(
         rate, total = sound.rate, sound.frames
         wanted_rate = sample_rate or rate
         left, first, last = _span(rate, wanted_rate, start, samples, total)
-        wave = sound.read(first, last)
+        wave = sound.read(first if total is None else min(first, total), last)
         if last is None or first + wave.shape[1] < last:
             total = first + wave.shape[1]  # the end has been reached
         out = resample(_mixed(wave, channels), rate, wanted_rate)[:, left:]
@@ -141,7 +141,7 @@ def _span(rate: int, sample_rate: int, start: int, samples: int | None, total: i
     if samples is not None:
         last = (math.ceil((start + samples) / step) + around) * period
         last = last if total is None else min(total, last)
-    return before * step, first, None if last is None else max(first, last)
+    return before * step, first, last
 
 
 def _mixed(wave: Tensor, channels: int | None) -> Tensor:
