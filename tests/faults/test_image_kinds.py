@@ -141,14 +141,15 @@ def test_a_long_strip_is_what_it_was_when_it_was_scaled_whole(size):
 
 
 PEAKS = """
-import resource, sys
+import re, sys
 from gentok.data.image_files import read_pixels
 for path in sys.argv[1:]:
     assert read_pixels(path, 3, 256).shape == (3, 256, 256)
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+    print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process, without that of its parent, is in /proc")
 def test_a_strip_of_1_by_10000_takes_no_more_memory_than_a_square(tmp_path):
     paths = [tmp_path / f"{width}x{height}.png" for width, height in ((100, 100), (1, 10000), (10000, 1))]
     for path in paths:
