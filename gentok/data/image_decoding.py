@@ -111,7 +111,7 @@ def upright_size(image: Any) -> tuple[int, int]:
     width, height, orientation = image.width, image.height, _orientation(image)
     if image.format == "TIFF":  # newer versions of PIL say the upright size already
         width, height, orientation = image.tag_v2[256], image.tag_v2[257], image.tag_v2.get(274, 1)
-    return (width, height) if orientation >= 5 else (height, width)  # stored on its side
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)  # stored on its side
 
 
 def _orientation(image: Any) -> int:

@@ -28,12 +28,22 @@ _BLOCK = 512
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec is to open it."""
+    """Whether fsspec is to open `path`, instead of the file system."""
     return "://" in path or "::" in path
 
 
 def open_shard(url: str) -> Any:
-    """A binary file that can seek. Raises OSError with a line."""
+    """Opens a shard.
+
+    Args:
+        url: a path, or what fsspec opens.
+
+    Returns:
+        A binary file that can seek.
+
+    Raises:
+        OSError: it cannot be opened; a one-line error.
+    """
     if not is_url(url):
         try:
             return open(url, "rb")
