@@ -1,4 +1,4 @@
-"""SoundFolder: your own sounds. A folder of sound files (WAV, FLAC, OGG, MP3, AIFF, ...); where all of them lie in sub-folders, those are the classes.
+"""SoundFolder: your own sounds. A folder of sound files; where all of them lie in sub-folders, those are the classes.
 
 What becomes of files that cannot be read: see gentok.data.indexed_dataset; how waves leave the set: gentok.data.sound_dataset.
 """

@@ -1,4 +1,4 @@
-"""What others write and gentok reads: images, sounds, tar shards and tables. Damage may give another image or sound; never another error."""
+"""What others write and gentok reads: images, sounds, tar shards, tables. Damage may give other media; never another kind of error."""
 
 from __future__ import annotations
 
