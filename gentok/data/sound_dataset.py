@@ -103,9 +103,8 @@ class SoundData(MediaData):
             _check_channels(parts)
         self.sample_rate = options.sample_rate
         self.condition_spec = spec_of(parts, found.classes, found.caption_length)
-        self.train, self.held_out = (
-            SoundDataset(self.kind, name, part, self.condition_spec, options, cropped=name == "train") for name, part in parts.items()
-        )
+        how = (self.condition_spec, options, FullScale())
+        self.train, self.held_out = (SoundDataset(self.kind, name, part, *how, cropped=name == "train") for name, part in parts.items())
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
         self.media_shape = (options.channels, self.longest_item)
         lowest = min(size[1] for part in parts.values() for size in part.sizes or ())
@@ -132,6 +131,7 @@ class SoundDataset(IndexedDataset):
     Args:
         kind, split, index, condition_spec: those of IndexedDataset.
         options: what becomes of the sounds.
+        full_scale: clips them; one for both splits, so that a thing is said once.
         cropped: whether batches hold pieces of options.crop seconds.
 
     Attributes:
@@ -148,6 +148,7 @@ class SoundDataset(IndexedDataset):
         index: FileIndex,
         condition_spec: ConditionSpec,
         options: SoundOptions,
+        full_scale: FullScale | None = None,
         cropped: bool = False,
     ):
         longest = options.samples(options.longest)
@@ -164,7 +165,7 @@ class SoundDataset(IndexedDataset):
         cut = int((self.lengths < self._full).sum())
         if cut and self.crop is None:
             _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), index.where)
-        self._full_scale = FullScale()
+        self._full_scale = full_scale or FullScale()
         self._memory: tuple[Tensor, Tensor] | None = None
         if options.in_memory:
             self._load()

@@ -116,7 +116,7 @@ class OpenSound:
         """
         first, last = first + self._extra, None if last is None else last + self._extra
         place = max(0, first - _BEFORE.get(self._codec, 0)) if self._seeks else 0
-        if place:
+        if self._seeks:  # also to 0, after which mpg123 rounds as after other seeks
             self._file.seek(place)
         parts = []
         for block in self._blocks(None if last is None else last - place):

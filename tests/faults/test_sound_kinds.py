@@ -211,6 +211,7 @@ def test_a_float_sound_on_another_scale_is_said_once_with_its_peak(scale, tmp_pa
     data = SoundFolder(tmp_path, held_out=0.2, sample_rate=8000, crop=None)
     for _ in range(2):
         batch = data.train.__getitems__(range(len(data.train)))
+        data.held_out.__getitems__(range(len(data.held_out)))
     said = [record.message for record in caplog.records if "full scale" in record.message]
     assert len(said) == 1 and f"reaches {scale:.4g} times full scale" in said[0] and "data.normalize=peak" in said[0]
     assert batch.media.abs().max() == 1

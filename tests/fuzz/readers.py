@@ -86,7 +86,8 @@ def file_target(name: str, make: Callable[[], bytes], use: Callable[[Path, Path]
         return folder / name
 
     def mutate(rng: random.Random, path: Path) -> Mutation:
-        return Mutation(" and ".join(damage_bytes(rng, path).what for _ in range(rng.choice([1, 1, 2, 5]))), legal=True)
+        wounds = [damage_bytes(rng, path).what for _ in range(rng.choice([1, 1, 2, 5])) if path.stat().st_size]
+        return Mutation(" and ".join(wounds), legal=True)
 
     return Target(name, write, mutate, use)
 
