@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +35,8 @@ _SEEKING = {"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "W
 """Formats in which libsndfile seeks right; PAF and SDS lose a sample."""
 _FRAMES_PER_BYTE = 64
 """More than this only silence has; such a length is checked by decoding."""
+_screen = threading.Lock()
+os.register_at_fork(after_in_child=_screen._at_fork_reinit)
 
 
 def soundfile_module() -> Any:
@@ -70,8 +73,7 @@ class OpenSound:
                 head, self._extra = mpeg[:2], mpeg[2]
             if head is not None:
                 opened = window(raw, head[1], end - head[1], head[0])
-            raw.seek(0)
-            with _silent():
+            with _silent(_may_be_mpeg(raw)):
                 self._file = stack.enter_context(soundfile_module().SoundFile(opened))
             place = raw.tell()  # libsndfile reads on from there, where it reads this very file
             lost = missing_bytes(raw, self._file)
@@ -132,7 +134,7 @@ class OpenSound:
     def _blocks(self, frames: int | None) -> Iterator[Tensor]:
         """float32 [channels, n] each: the next `frames` frames, or all."""
         while frames is None or frames > 0:
-            with _silent() if self._codec == "MPEG" else contextlib.nullcontext():
+            with _silent(self._codec == "MPEG"):
                 block = self._file.read(_BLOCK if frames is None else min(_BLOCK, frames), dtype="float32", always_2d=True)
             if not len(block):
                 return
@@ -156,14 +158,25 @@ def _raw(source: Any, stack: contextlib.ExitStack) -> tuple[BinaryIO, Any]:
     return stack.enter_context(open(source, "rb")), os.fsencode(source)
 
 
+def _may_be_mpeg(raw: BinaryIO) -> bool:
+    raw.seek(0)
+    start = raw.read(3)
+    raw.seek(0)
+    return start == b"ID3" or start[:1] == b"\xff"
+
+
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def _silent(mpeg: bool) -> Iterator[None]:
     """mpg123 writes to the process's stderr, past Python, of every frame whose predecessors it was not given, and of odd headers."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    if not mpeg:
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return
+    with _screen:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

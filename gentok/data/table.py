@@ -73,9 +73,7 @@ def _objects(lines: list[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, row if isinstance(row, dict) else "it is no JSON object; one with the columns as keys is expected"
 
 
-def _records(
-    lines: list[str], comma: str, media_type: MediaType, shown: str
-) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _records(lines: list[str], comma: str, media_type: MediaType, shown: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """(the line where it begins, its row or why it is none); first (0, the names of the columns)."""
     columns: list[str] | None = None
     start = 0
@@ -87,6 +85,8 @@ def _records(
                 number, start = start + 1, first + reader.line_num
                 if columns is None:
                     columns = [name.strip() for name in fields]
+                    while columns and not columns[-1]:
+                        columns.pop()  # of a spreadsheet whose last columns are empty
                     if len(set(columns)) < len(columns):
                         raise ValueError(f"{shown} names a column twice: {', '.join(columns)}")
                     yield 0, dict.fromkeys(columns)
@@ -96,7 +96,7 @@ def _records(
                     start = number  # this line alone is lost
                     yield number, "a quote opens in it that is closed in a later row"
                     break
-                elif len(fields) != len(columns):
+                elif len(fields) < len(columns) or any(field.strip() for field in fields[len(columns) :]):
                     reason = f"it has {len(fields)} fields, the first line {len(columns)}"
                     yield number, reason + (": a text with commas must stand in quotes" if len(fields) > len(columns) else "")
                 else:

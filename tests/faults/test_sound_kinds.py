@@ -2,6 +2,8 @@
 
 import io
 import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -175,6 +177,14 @@ def test_reading_mp3_writes_nothing_to_the_screen(capfd):
     with pytest.raises(ValueError):
         read_sound(data[: len(data) // 2])
     assert capfd.readouterr() == ("", "")
+
+
+def test_threads_that_read_mp3_leave_the_screen_as_it_was(capfd):
+    data = mp3(seconds=2.0, rate=16000, bitrate_mode="VARIABLE", compression_level=0.9)
+    with ThreadPoolExecutor(4) as threads:
+        parts = list(threads.map(lambda start: read_sound(data, start=start, samples=500), range(100, 28000, 500)))
+    os.write(2, b"still there")
+    assert len(parts) == 56 and capfd.readouterr().err == "still there"
 
 
 @pytest.mark.parametrize("rate, level", [(8000, 0.9), (44100, 0.9), (8000, 0.0)])

@@ -82,6 +82,13 @@ def test_rows_of_nothing_are_no_rows(tmp_path):
     assert total(data) == 20 and data.train.skipped["count"] == 0
 
 
+def test_empty_columns_at_the_end_are_none(tmp_path):
+    path = table(tmp_path)
+    path.write_text("".join(f"{line},,\n" for line in path.read_text().splitlines()))
+    data = Manifest(path, held_out=0.2, captions="ids")
+    assert total(data) == 20 and captions(data) == {name: (label, text) for name, label, text in GOOD}
+
+
 def test_files_that_are_all_missing_are_said_to_be_missing(tmp_path):
     path = table(tmp_path)
     for file in tmp_path.glob("*.png"):
