@@ -185,8 +185,9 @@ def _list(
         broken_count += len(index["broken"])
         if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
             gone = max(0, usual - len(index["items"]) - len(index["broken"]))
-            broken[url] = f"{index['damage']}; {len(index['items'])} items of it can be read"
-            broken_count += gone if full or index["broken"] else 1
+            if gone or "it is cut short" not in index["broken"].values():
+                broken[url] = f"{index['damage']}; {len(index['items'])} items of it can be read"
+                broken_count += max(1, gone)
     if not items:
         kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])
         raise ValueError(f"{where} holds no {media_type.many} ({kinds}, ...); its members are {left_out if left_out.count else 'none'}")

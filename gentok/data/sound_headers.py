@@ -71,8 +71,10 @@ def missing_bytes(file: BinaryIO, sound: Any) -> tuple[int, int, str] | None:
 
 
 def _chunks(file: BinaryIO, place: int, end: int, order: Any, width: int = 4) -> Any:
-    """(id, where its content begins, its size) of the chunks from `place` on."""
-    while place + 4 + width <= end:
+    """(id, where its content begins, its size) of the chunks from `place` on, as far as anybody writes so many."""
+    for _ in range(4096):
+        if place + 4 + width > end:
+            return
         file.seek(place)
         kind, size = file.read(4), int.from_bytes(file.read(width), order)
         yield kind, place + 4 + width, size

@@ -173,6 +173,8 @@ class _Contents:
         return {"items": whole, "broken": broken, "left_out": self.left_out.found}
 
     def add(self, member: tarfile.TarInfo) -> None:
+        if member.size < 0:
+            raise ValueError(f"a member of {member.size} bytes")
         if member.isdir():
             return
         name, many = printable(member.name), self.media_type.many
