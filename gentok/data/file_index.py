@@ -147,11 +147,16 @@ class FileIndex:
 
     def select(self, rows: Sequence[int]) -> FileIndex:
         """An index of some of the items, beside which nothing is broken or left out."""
-        lists = {}
+        lists: dict[str, Any] = {}
         for name in ("names", "stamps", "labels", "captions", "sizes", "places"):
             values = getattr(self, name)
             lists[name] = [values[i] for i in rows] if values else values
         return replace(self, source=self.source.select(rows), broken={}, broken_count=0, left_out=Unused(), **lists)
+
+    @property
+    def known_sizes(self) -> list[tuple[int, ...]]:
+        """The sizes of the items whose header can be read."""
+        return [size for size in self.sizes or () if not isinstance(size, str)]
 
     def without_broken(self, max_broken: float) -> FileIndex:
         """The items whose header can be read and whose label is there; the others are logged, and what is left out.

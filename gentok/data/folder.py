@@ -38,19 +38,20 @@ class FolderOptions(LabelOptions):
             FileNotFoundError: a folder is missing, or holds nothing.
             ValueError: the classes of the two folders differ, or there are none although `classes` demands them.
         """
-        root, held_out, own = Path(path).expanduser(), self.held_out, None
-        if isinstance(held_out, (str, os.PathLike)):
-            own = Path(held_out).expanduser()
-            if own.is_dir() and root.is_dir() and own.samefile(root):
-                raise ValueError(f"data.held_out={own} is the folder that is trained on: give another one, or a share such as 0.05")
+        root = Path(path).expanduser()
+        if not isinstance(self.held_out, (str, os.PathLike)):
+            index, names = _list(root, self.classes, media_type)
+            return Found(index, self.held_out, names)
+        own = Path(self.held_out).expanduser()
+        if own.is_dir() and root.is_dir() and own.samefile(root):
+            raise ValueError(f"data.held_out={own} is the folder that is trained on: give another one, or a share such as 0.05")
         index, names = _list(root, self.classes, media_type, own)
-        if own is not None:
-            held_out, classes = _list(own, bool(names), media_type)
-            foreign = [name for name in classes if name not in names]
-            if foreign:
-                raise ValueError(
-                    f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {first_few(names)}"
-                )
+        held_out, classes = _list(own, bool(names), media_type)
+        foreign = [name for name in classes if name not in names]
+        if foreign:
+            raise ValueError(
+                f"{held_out.where} has the class {foreign[0]!r}, the training folder has not; its classes are {first_few(names)}"
+            )
         return Found(index, held_out, names)
 
 

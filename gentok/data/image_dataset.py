@@ -76,7 +76,7 @@ class ImageData(MediaData):
         finder, options = divide(given, source, ImageOptions)
         found: Found = finder.find(place, IMAGES)
         parts = split(found.index, found.held_out, options.max_broken, options.split_seed)
-        sizes = Counter(size for part in parts.values() for size in part.sizes or ())
+        sizes = Counter(size for part in parts.values() for size in part.known_sizes)
         self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.index.where))
         self.condition_spec = spec_of(parts, found.classes, found.caption_length)
         how = (self.media_shape, self.condition_spec, options.max_broken, options.in_memory)

@@ -172,13 +172,15 @@ def _list(
     if not urls:
         raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
     left_out = Unused()
-    urls = _once([url if is_url(url) else os.path.expanduser(url) for url in urls], left_out)
+    marks = _once([url if is_url(url) else os.path.expanduser(url) for url in urls], left_out)
+    urls = list(marks)
     where = printable(str(given[0])) if len(given) == 1 else f"{printable(str(given[0]))} and {len(given) - 1} more"
-    indices = index_shards(list(urls), folder, media_type)
+    indices = index_shards(urls, folder, media_type)
     items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
     full = [len(index["items"]) for index in indices if not index["damage"]]
     usual = sorted(full)[len(full) // 2] if full else 0
-    broken, broken_count = {}, 0
+    broken: dict[str, str] = {}
+    broken_count = 0
     for url, index in zip(map(printable, urls), indices):
         left_out.update(index["left_out"], f"{url}:")
         broken |= {f"{url}:{name}": reason for name, reason in index["broken"].items()}
@@ -197,7 +199,7 @@ def _list(
     captions = _values(items, caption, where, "caption", demanded=True, many=media_type.many) if caption else None
     stamps = [":".join(map(str, index["stamp"])) for index in indices]
     source = ShardSource(
-        list(urls),
+        urls,
         np.array([n for n, _ in items], np.int32),
         np.array([item["offset"] for _, item in items], np.int64),
         np.array([item["size"] for _, item in items], np.int64),
@@ -206,11 +208,11 @@ def _list(
     bases = [printable(os.path.basename(url)) for url in urls]
     names = [f"{bases[n]}/{item['key']}" for n, item in items]
     sizes = [item["header"] if isinstance(item["header"], str) else tuple(item["header"]) for _, item in items]
-    marks = list(urls.values())
+    places = list(marks.values())
     return FileIndex(
         where, media_type, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
         None if captions is None else [text or "" for text in captions], sizes,
-        [(marks[n], item["offset"]) for n, item in items], broken, broken_count, left_out,
+        [(places[n], item["offset"]) for n, item in items], broken, broken_count, left_out,
     )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ class SoundData(MediaData):
         self.train, self.held_out = (SoundDataset(self.kind, name, part, *how, cropped=name == "train") for name, part in parts.items())
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
         self.media_shape = (options.channels, self.longest_item)
-        lowest = min(size[1] for part in parts.values() for size in part.sizes or ())
+        lowest = min(size[1] for part in parts.values() for size in part.known_sizes)
         self.band_limit = lowest / 2 if lowest < self.sample_rate else None
         if self.band_limit is not None:
             _log.warning(
@@ -118,7 +118,7 @@ class SoundData(MediaData):
 
 def _check_channels(parts: dict[str, FileIndex]) -> None:
     for part in parts.values():
-        for i, size in enumerate(part.sizes or ()):
+        for i, size in enumerate(part.known_sizes):
             if size[2] > 2:
                 raise ValueError(
                     f"{part.source.name(i)} has {size[2]} channels, from which 2 cannot be made: set data.channels=1 to mix them down"
@@ -158,7 +158,7 @@ class SoundDataset(IndexedDataset):
         self.crop = options.samples(options.crop) if cropped else None
         if self.crop is not None:
             self.description |= {"crop": self.crop, "crop_seed": options.crop_seed}
-        sizes = index.sizes or []
+        sizes = index.known_sizes
         self._rates = torch.tensor([size[1] for size in sizes], dtype=torch.int64)
         self._full = torch.tensor([resampled_length(size[0], size[1], self.sample_rate) for size in sizes], dtype=torch.int64)
         self.lengths = self._full if longest is None else self._full.clamp(max=longest)

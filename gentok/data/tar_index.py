@@ -136,9 +136,10 @@ def _read(file: Any, url: str, media_type: MediaType) -> dict[str, Any]:
         file.seek(archive.offset)
         if len(end := file.read(_BLOCK)) < _BLOCK or any(end):  # a whole tar ends in blocks of zeros
             damage = f"cut short or damaged at byte {archive.offset:,}"
-        place = _next_block(file)
-        if place is None:
+        behind = _next_block(file)
+        if behind is None:
             break
+        place = behind
     return {**contents.index(), "damage": damage}
 
 
@@ -146,8 +147,7 @@ def _next_block(file: Any) -> int | None:
     """Where the next block lies that has anything but zeros in it; None: there is none."""
     while data := file.read(1 << 20):
         if any(data):
-            place = file.tell() - len(data) + len(data) - len(data.lstrip(b"\0"))
-            return place // _BLOCK * _BLOCK
+            return (file.tell() - len(data.lstrip(b"\0"))) // _BLOCK * _BLOCK
     return None
 
 
