@@ -59,11 +59,12 @@ def opened(source: Any, name: str, use: Callable[[Any], Any]) -> Any:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """All that this Pillow reads by itself."""
+    """All that this Pillow reads by itself, the usual ones first."""
     from PIL import Image
 
     Image.init()
-    return tuple(name for name in Image.ID if name not in _NO_IMAGES)
+    usual = [name for name in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM") if name in Image.ID]
+    return (*usual, *(name for name in Image.ID if name not in _NO_IMAGES.union(usual)))
 
 
 def _suffixes() -> tuple[str, ...]:

@@ -179,7 +179,7 @@ def table_target(kind: str) -> Target:
     return Target(f"table_{kind}", make, mutate, use)
 
 
-IMAGES = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "TGA")
+IMAGES = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM", "TGA", "AVIF", "JPEG2000")
 SOUNDS = (
     *(("WAV", None), ("WAV", "MS_ADPCM"), ("WAV", "GSM610"), ("FLAC", None), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)),
     *(("AIFF", None), ("AU", None), ("CAF", None), ("W64", None), ("RF64", None)),
