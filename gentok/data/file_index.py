@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -21,8 +22,8 @@ from gentok.data.progress import progress
 
 __all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "reason_of", "split", "stop_if_too_many"]
 
-_MANY = 5000
-"""From this many items on, reading headers shows a bar."""
+_PATIENCE = 2.0
+"""Seconds after which reading headers shows a bar."""
 _log = logging.getLogger("gentok.data")
 
 
@@ -249,13 +250,16 @@ def _held_out(names: Sequence[str], labels: Sequence[str | None] | None, share: 
 
 def _sizes(source: Source, media_type: MediaType) -> list[tuple[int, ...] | str]:
     out: list[tuple[int, ...] | str] = []
-    with progress("reading headers", len(source), media_type.many, len(source) >= _MANY) as advance:
+    began, shown = time.monotonic(), 0
+    with progress("reading headers", len(source), media_type.many, lazy=True) as advance:
         for i in range(len(source)):
             try:
                 out.append(media_type.size(source.open(i), source.name(i)))
             except (ValueError, OSError) as error:
                 out.append(reason_of(error, source.name(i)))
-            advance(1)
+            if time.monotonic() - began > _PATIENCE:
+                advance(len(out) - shown)
+                shown = len(out)
     return out
 
 

@@ -101,7 +101,15 @@ def read_sound(
 
 
 def part_step(rate: int, sample_rate: int) -> int:
-    """Samples of `sample_rate` after which a sample of `rate` falls on one again: where parts of a resampled file may begin."""
+    """Where parts of a resampled file may begin.
+
+    Args:
+        rate: of the file, in Hz.
+        sample_rate: that it is resampled to, in Hz.
+
+    Returns:
+        int: samples of `sample_rate` after which a sample of `rate` falls on one again.
+    """
     return sample_rate // math.gcd(rate, sample_rate)
 
 
@@ -115,7 +123,15 @@ class FullScale:
         self._said = torch.zeros(1, dtype=torch.uint8).share_memory_()
 
     def __call__(self, wave: Tensor, name: str) -> Tensor:
-        """wave float [C, T] of the sound `name` -> the same, clipped."""
+        """Clips a sound.
+
+        Args:
+            wave: float [C, T].
+            name: of the sound, for the warning.
+
+        Returns:
+            Tensor: float [C, T] in [-1, 1].
+        """
         peak = float(wave.abs().max()) if wave.numel() else 0.0
         if peak > _OVERSHOOT and not self._said[0]:
             self._said[0] = 1
@@ -155,7 +171,16 @@ def _mixed(wave: Tensor, channels: int | None) -> Tensor:
 
 
 def resampled_length(length: int, rate: int, sample_rate: int) -> int:
-    """Samples that `length` samples at `rate` become: the duration, rounded up."""
+    """How long a resampled sound is: its duration, rounded up.
+
+    Args:
+        length: samples at `rate`.
+        rate: in Hz.
+        sample_rate: of the result, in Hz.
+
+    Returns:
+        int: samples at `sample_rate`.
+    """
     return -(-length * sample_rate // rate)
 
 

@@ -28,7 +28,11 @@ _BLOCK = 512
 
 
 def is_url(path: str) -> bool:
-    """Whether fsspec is to open `path`, instead of the file system."""
+    """Whether a shard is opened by fsspec, instead of by the file system.
+
+    Args:
+        path: as it was given.
+    """
     return "://" in path or "::" in path
 
 
