@@ -206,7 +206,7 @@ def _list(
         np.array([(item["key"] + item["suffix"]).encode() for _, item in items]),
     )
     bases = [printable(os.path.basename(url)) for url in urls]
-    names = [f"{bases[n]}/{item['key']}" for n, item in items]
+    names = [f"{bases[n]}/{item['key']}" + (f"#{item['archive']}" if item["archive"] else "") for n, item in items]
     sizes = [item["header"] if isinstance(item["header"], str) else tuple(item["header"]) for _, item in items]
     places = list(marks.values())
     return FileIndex(
@@ -258,11 +258,11 @@ def _values(
     member, _, key = field.partition(".")
     if (member == "json") != bool(key) or member not in ("cls", "txt", "json"):
         raise ValueError(f"data.{what}={field}: cls, txt, or a field of the json member such as json.label")
-    values = [item["json"].get(key) if key else item.get(member) for _, item in items]
+    values = [item["json"].get(key) if key else item.get(f".{member}") for _, item in items]
     if any(value is not None for value in values):
         return [None if value is None else encodable(str(value)).strip() or None for value in values]
     if not demanded:
         return None
-    there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}
+    there = {name for _, item in items for name in ("cls", "txt") if item.get(f".{name}") is not None}
     there |= {f"json.{name}" for _, item in items for name in item["json"]}
     raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {first_few(sorted(there)) or f'{many} alone'}")

@@ -72,7 +72,8 @@ def index_shard(url: str, media_type: MediaType, folder: str | os.PathLike[str] 
 
     Returns:
         stamp: what changes when the shard does.
-        items: {key, suffix, offset, size, header: what media_type.size says, cls, txt, json} each.
+        items: {key, archive (its number, where several were joined), suffix, offset, size, header: what media_type.size says, .cls, .txt,
+            json} each.
         broken: {name: reason} of members that are cut, and of keys without one of the media type.
         left_out: {reason: [count, first names]} of members that are not used.
         damage: None, or what is wrong with the shard's end.
@@ -137,6 +138,7 @@ def _read(file: Any, url: str, media_type: MediaType) -> dict[str, Any]:
         except (tarfile.TarError, OSError, ValueError) as error:
             damage = f"cut short or damaged: {error}"
             break
+        contents.end_archive()
         file.seek(archive.offset)
         if len(end := file.read(_BLOCK)) < _BLOCK or any(end):  # a whole tar ends in blocks of zeros
             damage = f"cut short or damaged at byte {archive.offset:,}"
@@ -144,7 +146,8 @@ def _read(file: Any, url: str, media_type: MediaType) -> dict[str, Any]:
         if behind is None:
             break
         place = behind
-    return {**contents.index(), "damage": damage}
+    contents.end_archive()
+    return {"items": contents.whole, "broken": contents.broken, "left_out": contents.left_out.found, "damage": damage}
 
 
 def _next_block(file: Any) -> int | None:
@@ -161,20 +164,22 @@ def _compressed(file: Any) -> bool:
 
 
 class _Contents:
-    """What the members of an archive, one after the other, make up."""
+    """What the members of archives, one after the other, make up. Keys are those of one archive: each may count from 0."""
 
     def __init__(self, file: Any, media_type: MediaType):
         self.file, self.media_type, self.length = file, media_type, file.seek(0, 2)
-        self.items: dict[str, dict[str, Any]] = {}
-        self.links: set[str] = set()
+        self.whole: list[dict[str, Any]] = []
         self.broken: dict[str, str] = {}
         self.left_out = Unused()
+        self.archive, self.items, self.links = 0, dict[str, dict[str, Any]](), set[str]()
 
-    def index(self) -> dict[str, Any]:
+    def end_archive(self) -> None:
         whole = [item for item in self.items.values() if "offset" in item]
-        alone = [key for key, item in self.items.items() if "offset" not in item and key not in self.links] if whole else []
-        broken = self.broken | dict.fromkeys(alone, f"it has no {self.media_type.one}")
-        return {"items": whole, "broken": broken, "left_out": self.left_out.found}
+        if whole:
+            alone = [key for key, item in self.items.items() if "offset" not in item and key not in self.links]
+            self.broken |= dict.fromkeys(alone, f"it has no {self.media_type.one}")
+        self.whole += whole
+        self.archive, self.items, self.links = self.archive + 1, {}, set()
 
     def add(self, member: tarfile.TarInfo) -> None:
         if member.size < 0:
@@ -193,8 +198,8 @@ class _Contents:
             self.left_out.add("no regular files", name)
         elif base.startswith("."):
             self.left_out.add("hidden", name)
-        elif suffix in self.media_type.suffixes and "offset" in self.items.get(key, {}):
-            self.left_out.add(f"further {many} of the same key", name)
+        elif ("offset" if suffix in self.media_type.suffixes else suffix) in self.items.get(key, {}):
+            self.left_out.add("further members of the same key and kind", name)
         elif suffix in (".cls", ".txt", ".json") and member.size > _SMALL:
             self.left_out.add("longer than 1 MB", name)
         elif suffix not in (*self.media_type.suffixes, ".cls", ".txt", ".json"):
@@ -206,15 +211,18 @@ class _Contents:
         elif suffix in self.media_type.suffixes:
             content = window(self.file, member.offset_data, member.size)
             found = {"offset": member.offset_data, "size": member.size, "header": self.media_type.size(content, name)}
-            self.items.setdefault(key, {"key": key, "json": {}}).update(suffix=base[len(stem) :], **found)
+            self._item(key).update(suffix=base[len(stem) :], **found)
         else:
             self.file.seek(member.offset_data)
             text = self.file.read(member.size).decode("utf-8-sig", "replace").strip()
-            self._describe(self.items.setdefault(key, {"key": key, "json": {}}), suffix, text)
+            self._describe(self._item(key), suffix, text)
+
+    def _item(self, key: str) -> dict[str, Any]:
+        return self.items.setdefault(key, {"key": key, "archive": self.archive, "json": {}})
 
     def _describe(self, item: dict[str, Any], suffix: str, text: str) -> None:
+        item[suffix] = text if suffix != ".json" else ""
         if suffix != ".json":
-            item[suffix[1:]] = text
             return
         with contextlib.suppress(ValueError, RecursionError):
             fields = json.loads(text)

@@ -30,7 +30,8 @@ def link(name, target, kind):
         ([("v1.3_photo.png", b"x"), ("v1.4_photo.png", b"x")], "images with a dot before their suffix, where a key ends"),
         ([("a.xyz", b"x"), ("b.XYZ", b"x")], "ending in .xyz"),
         ([("a/noname", b"x"), ("noname", b"x")], "without a suffix"),
-        ([("0001.jpg", image_bytes(0, "JPEG")), ("0002.png", image_bytes(7))], "further images of the same key"),
+        ([("0001.jpg", image_bytes(0, "JPEG")), ("0002.png", image_bytes(7))], "further members of the same key and kind"),
+        ([("0001.cls", b"0"), ("0002.cls", b"1")], "further members of the same key and kind"),
         ([link("x.png", "0001.png", tarfile.LNKTYPE), link("y.png", "0001.png", tarfile.SYMTYPE)], "links"),
         ([("._0001.png", b"x"), ("a/.DS_Store", b"x")], "hidden"),
         ([link("x.png", "", tarfile.FIFOTYPE), link("y.png", "", tarfile.CHRTYPE)], "no regular files"),
@@ -64,6 +65,20 @@ def test_archives_one_behind_the_other_are_all_read(tmp_path, padding):
         batch = part.__getitems__(range(len(part)))
         for name, media in zip(part.names, batch.media):
             assert torch.equal(media, to_media(torch.from_numpy(read_pixels(image_bytes(int(name[-8:-4])))).float()))
+
+
+def test_joined_archives_may_use_the_same_keys(tmp_path):
+    """Each item keeps its own class."""
+    parts = [
+        [(f"{i}.png", image_bytes(10 * n + i)) for i in range(6)] + [(f"{i}.cls", b"ab"[n : n + 1]) for i in range(6)] for n in range(2)
+    ]
+    (tmp_path / "all.tar").write_bytes(b"".join(pack(tmp_path / f"{n}.tar", part).read_bytes() for n, part in enumerate(parts)))
+    data = Shards(str(tmp_path / "all.tar"), held_out=0.2)
+    assert total(data) == 12 and left_out(data) == {} and data.train.labels.bincount().tolist() == [5, 5]
+    images = [to_media(torch.from_numpy(read_pixels(image_bytes(i))).float()) for i in range(16)]
+    batch = data.train.__getitems__(range(len(data.train)))
+    for media, label in zip(batch.media, batch.condition.parts["class"].ids):
+        assert any(torch.equal(media, image) for image in images[10 * int(label) : 10 * int(label) + 6])
 
 
 def test_what_lies_behind_an_archive_and_is_none_is_damage(tmp_path, caplog):
