@@ -80,16 +80,22 @@ def use_sound(path: Path, out: Path) -> Any:
     return rate, whole.numpy().tobytes()
 
 
-def file_target(name: str, make: Callable[[], bytes], use: Callable[[Path, Path], Any]) -> Target:
+def files_target(name: str, make: Callable[[], dict[str, bytes]], use: Callable[[Path, Path], Any]) -> Target:
+    """A folder of files, one of which is damaged, and all of which are read."""
+
     def write(folder: Path) -> Path:
-        (folder / name).write_bytes(make())
-        return folder / name
+        place = folder / name
+        place.mkdir()
+        for file, data in make().items():
+            (place / file).write_bytes(data)
+        return place
 
     def mutate(rng: random.Random, path: Path) -> Mutation:
-        wounds = [damage_bytes(rng, path).what for _ in range(rng.choice([1, 1, 2, 5])) if path.stat().st_size]
-        return Mutation(" and ".join(wounds), legal=True)
+        file = rng.choice(sorted(path.iterdir()))
+        wounds = [damage_bytes(rng, file).what for _ in range(rng.choice([1, 1, 2, 5])) if file.stat().st_size]
+        return Mutation(f"{file.name}: {' and '.join(wounds)}", legal=True)
 
-    return Target(name, write, mutate, use)
+    return Target(name, write, mutate, lambda path, out: [use(file, out) for file in sorted(path.iterdir())])
 
 
 # ------------------------------------------------------------------------------------------------------------------------ sets
@@ -186,19 +192,21 @@ SOUNDS = (
 )
 
 
-def image_target(kind: str) -> Target:
-    return file_target(f"image.{kind.lower()}", lambda: image_bytes(0, kind), use_image)
+def images() -> dict[str, bytes]:
+    from PIL import Image
+
+    Image.init()
+    return {f"image.{kind.lower()}": image_bytes(0, kind) for kind in IMAGES if kind in Image.SAVE}
 
 
-def sound_target(kind: str, subtype: str | None) -> Target:
-    return file_target(f"sound_{subtype or 'usual'}.{kind.lower()}", lambda: sound_bytes(0, kind, subtype), use_sound)
+def sounds() -> dict[str, bytes]:
+    usual = {f"{subtype or 'usual'}.{kind.lower()}": sound_bytes(0, kind, subtype) for kind, subtype in SOUNDS}
+    return usual | {"bare.mp3": bare_mp3(), "piped.wav": piped_wav()}
 
 
 TARGETS = [
-    *map(image_target, IMAGES),
-    *(sound_target(kind, subtype) for kind, subtype in SOUNDS),
-    file_target("sound_bare.mp3", bare_mp3, use_sound),
-    file_target("sound_piped.wav", piped_wav, use_sound),
+    files_target("images", images, use_image),
+    files_target("sounds", sounds, use_sound),
     Target("shard", make_shard, damage_shard, use_shard),
     table_target("csv"),
     table_target("jsonl"),
