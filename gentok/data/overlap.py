@@ -17,6 +17,8 @@ __all__ = ["say_duplicates", "without_held_out"]
 
 _PIECE = 4096
 """Bytes from the middle of an item that are compared before the whole is."""
+_MOST = 100_000
+"""Items that are looked into at most, at every start of a run."""
 _log = logging.getLogger("gentok.data")
 
 
@@ -47,14 +49,17 @@ def without_held_out(index: FileIndex, held_out: FileIndex) -> FileIndex:
 def say_duplicates(train: FileIndex, held_out: FileIndex) -> None:
     """Logs how many held-out items are, byte for byte, in training too. Items of shards behind urls are not looked at.
 
-    Only items of a length that both splits have are read at all, and only 4 KB of those unless they agree.
+    Only items of a length that both splits have are read at all, and only 4 KB of those unless they agree; none where these are many.
     """
     if not (train.source.local and held_out.source.local):
         return
     found = [_keys(part, range(len(part.names)), lambda part, i: part.source.length(i)) for part in (train, held_out)]
     for key in (_middle, _digest):
         common = found[0].keys() & found[1].keys()
-        rows = [[i for value in common for i in part[value]] for part in found]
+        rows = [sorted(i for value in common for i in part[value]) for part in found]
+        if sum(map(len, rows)) > _MOST:
+            _log.info("%s and %s are too many of the same length to be compared", train.where, held_out.where)
+            return
         found = [_keys(part, some, key) for part, some in zip((train, held_out), rows)]
     same = {i: rows[0] for value, rows in found[0].items() for i in found[1].get(value, [])}
     if same:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from places_kit import fill, image_bytes, items, left_out, pack, total
 
+from gentok.data import overlap
 from gentok.data.folder import ImageFolder
 from gentok.data.manifest import Manifest
 from gentok.data.shards import Shards
@@ -183,6 +184,18 @@ def test_equal_files_in_both_splits_are_said_with_their_number(tmp_path, caplog)
     packed = [str(pack(tmp_path / f"{n}.tar", items(6, first))) for n, first in enumerate((0, 4))]
     Shards(packed[0], held_out=packed[1])
     assert "2 of 6 held-out images are in training too" in caplog.text
+
+
+def test_many_files_of_one_length_are_not_read_at_every_start(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(overlap, "_MOST", 20)
+    root = tmp_path / "photos"
+    root.mkdir()
+    for i in range(30):
+        (root / f"{i}.bmp").write_bytes(image_bytes(i % 5, "BMP"))
+    assert total(ImageFolder(root, held_out=0.2)) == 30 and "same content" not in caplog.text
+    monkeypatch.setattr(overlap, "_MOST", 30)
+    ImageFolder(root, held_out=0.2)
+    assert "6 of 6 held-out images are in training too" in caplog.text
 
 
 @pytest.mark.parametrize("names", [("train", "val"), ("Train", "TEST", "validation"), ("training", "dev")])
