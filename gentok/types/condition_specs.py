@@ -30,12 +30,15 @@ class ClassSpec:
         return Class(torch.tensor([self._one(value, name) for value in values], dtype=torch.int64))
 
     def _one(self, value: Any, name: str) -> int:
-        if value is not None and str(value) in self.names:
-            return self.names.index(str(value))
-        if value is None or str(value) == "null":
+        if value is None:
             return NULL_CLASS
-        if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
-            return int(value)
+        word = str(value).lower() if isinstance(value, bool) else str(value)
+        if word in self.names:
+            return self.names.index(word)
+        if word == "null":
+            return NULL_CLASS
+        if word.isascii() and word.isdigit() and int(word) < len(self.names):
+            return int(word)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
         raise ValueError(
             f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
