@@ -14,13 +14,14 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from stat import S_ISDIR
 from typing import Any, Protocol
 
 from gentok.data.names import Unused, printable, with_reasons
 from gentok.data.overlap import say_duplicates, without_held_out
 from gentok.data.progress import progress
 
-__all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "reason_of", "split", "stop_if_too_many"]
+__all__ = ["DataError", "MediaType", "Source", "FileSource", "FileIndex", "place_of", "reason_of", "split", "stop_if_too_many"]
 
 _PATIENCE = 2.0
 """Seconds after which reading headers shows a bar."""
@@ -83,6 +84,12 @@ class Source(Protocol):
 
     def select(self, rows: Sequence[int]) -> Source:
         """A source of some of the items."""
+
+
+def place_of(path: str | os.PathLike[str], stat: os.stat_result) -> tuple[Any, ...]:
+    """What is equal for two names of one file or folder. The size and time are for file systems that count their files badly."""
+    place = (stat.st_dev, stat.st_ino) if stat.st_ino else (os.path.realpath(path),)
+    return place if S_ISDIR(stat.st_mode) else (*place, stat.st_size, stat.st_mtime_ns)
 
 
 class FileSource:

@@ -12,7 +12,7 @@ from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileIndex, FileSource, MediaType
+from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import Unused, first_few, printable
 from gentok.data.source_options import Found, LabelOptions
@@ -84,7 +84,7 @@ def _list(root: Path, classes: bool | None, media_type: MediaType, apart: Path |
         FileSource(list(found)),
         [(s.st_size, s.st_mtime_ns) for s in stats],
         [printable(p.parts[0]) for p in relative] if names else None,
-        places=[(s.st_dev, s.st_ino) for s in stats],
+        places=[place_of(path, stat) for path, stat in found.items()],
         left_out=left_out,
     )
     return index, names
@@ -102,7 +102,7 @@ def _find(root: Path, media_type: MediaType, apart: Path | None) -> tuple[dict[P
         )
     found: dict[Path, os.stat_result] = {}
     left_out = Unused()
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[Any, ...]] = set()
     folders, links = [root], deque[Path]()
     other = apart.stat() if apart is not None and apart.is_dir() else None
 
@@ -114,7 +114,8 @@ def _find(root: Path, media_type: MediaType, apart: Path | None) -> tuple[dict[P
             stat = path.stat()
             if other is not None and os.path.samestat(stat, other):
                 return "the folder that is held out"
-            if S_ISDIR(stat.st_mode) and (stat.st_dev, stat.st_ino) not in seen:
+            place = place_of(path, stat)
+            if S_ISDIR(stat.st_mode) and place not in seen:
                 for entry in sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True):
                     if entry.is_symlink():
                         links.appendleft(path / entry.name)
@@ -129,9 +130,9 @@ def _find(root: Path, media_type: MediaType, apart: Path | None) -> tuple[dict[P
                 return f"ending in {path.suffix.lower()}" if path.suffix else "without a suffix"
             if not S_ISREG(stat.st_mode):
                 return "no regular files"
-        if (stat.st_dev, stat.st_ino) in seen:
+        if place in seen:
             return "links to what is listed already"
-        seen.add((stat.st_dev, stat.st_ino))
+        seen.add(place)
         if not S_ISDIR(stat.st_mode):
             found[path] = stat
         return None

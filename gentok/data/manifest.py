@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileIndex, FileSource, MediaType
+from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
@@ -104,7 +104,7 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
         [[stat.st_size, stat.st_mtime_ns] if stat else [] for stat in stats],
         [encodable(label) or None for label in read["label"]] if labelled else None,
         [encodable(caption) for caption in read["caption"]] if captions else None,
-        places=[(stat.st_dev, stat.st_ino) if stat else str(file) for stat, file in zip(stats, files)],
+        places=[place_of(file, stat) if stat else str(file) for stat, file in zip(stats, files)],
         broken=broken,
         broken_count=len(broken),
     )

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from gentok.data.file_index import FileIndex, MediaType
+from gentok.data.file_index import FileIndex, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import Unused, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
@@ -224,7 +224,7 @@ def _once(urls: Sequence[str], left_out: Unused) -> dict[str, Any]:
             stat = None if is_url(url) else os.stat(url)
         except OSError:
             stat = None  # which the index says better
-        mark = url if stat is None else (stat.st_dev, stat.st_ino)
+        mark = url if stat is None else place_of(url, stat)
         if mark in out.values():
             left_out.add("shards that are named twice", printable(url))
         else:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from gentok.data.names import encodable
 from gentok.data.sound_headers import missing_bytes, mpeg_head, true_header
 from gentok.data.window import window
 
@@ -36,7 +37,8 @@ _SEEKING = {"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "W
 _FRAMES_PER_BYTE = 64
 """More than this only silence has; such a length is checked by decoding."""
 _screen = threading.Lock()
-os.register_at_fork(after_in_child=_screen._at_fork_reinit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_screen._at_fork_reinit)
 
 
 def soundfile_module() -> Any:
@@ -155,7 +157,8 @@ def _raw(source: Any, stack: contextlib.ExitStack) -> tuple[BinaryIO, Any]:
         return source, source
     if not Path(source).is_file():
         raise FileNotFoundError("there is no such file")
-    return stack.enter_context(open(source, "rb")), os.fsencode(source)
+    name = os.fspath(source)
+    return stack.enter_context(open(source, "rb")), name if name == encodable(name) else os.fsencode(name)
 
 
 def _may_be_mpeg(raw: BinaryIO) -> bool:
