@@ -14,17 +14,11 @@ from typing import Annotated, Any
 
 from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
-from gentok.data.names import Unused, first_few, printable
+from gentok.data.names import SPLITS, Unused, first_few, printable
 from gentok.data.source_options import Found, LabelOptions
 from gentok.interfaces import LocalPath
 
 __all__ = ["FolderOptions", "ImageFolder"]
-
-_SPLITS = (
-    *("train", "training", "trn", "val", "valid", "validation", "dev", "development", "test", "testing", "eval", "evaluation"),
-    *("held_out", "held-out", "heldout", "holdout"),
-)
-"""Names of sub-folders that are no classes, where there are only such."""
 
 
 @dataclass(frozen=True)
@@ -162,8 +156,8 @@ def _class_names(root: Path, relative: list[Path], classes: bool | None, media_t
     beside = sum(len(p.parts) == 1 for p in relative)
     names = sorted({printable(p.parts[0]) for p in relative if len(p.parts) > 1})
     deep = any(len(p.parts) > 2 for p in relative)
-    if classes is None and beside == 0 and len(names) > 1 - deep and all(name.lower() in _SPLITS for name in names):
-        first, *others = sorted(names, key=lambda name: _SPLITS.index(name.lower()))
+    if classes is None and beside == 0 and len(names) > 1 - deep and all(name.lower() in SPLITS for name in names):
+        first, *others = sorted(names, key=lambda name: SPLITS.index(name.lower()))
         also = f" data.held_out={root / others[0]}" if others else ""
         raise ValueError(
             f"{root} has the sub-folders {', '.join(names)}, which look like splits and not like classes: set data.path={root / first}"

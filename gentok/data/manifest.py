@@ -6,7 +6,9 @@ cannot be read, or are not there: see gentok.data.indexed_dataset.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +16,14 @@ from typing import Annotated, Any
 
 from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
-from gentok.data.names import encodable, first_few, printable
+from gentok.data.names import SPLITS, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.table import read_table
 from gentok.interfaces import LocalPath
 
 __all__ = ["Manifest", "ManifestOptions"]
+
+_log = logging.getLogger("gentok.data")
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,11 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     for what in used if rows else ():
         if columns[what] not in there:
             raise ValueError(f"{path} has no column {columns[what]!r}; it has: {', '.join(there)} (data.{what}_column=NAME names another)")
+    for name in there:
+        values = Counter(str(row.get(name)).strip() for row in rows.values()) if name not in columns.values() else Counter[str]()
+        if len(values) > 1 and all(value.lower() in SPLITS for value in values):
+            shown = first_few([f"{value} ({count})" for value, count in values.items()])
+            _log.warning("%s: the column %r looks like splits, and is not used: %s; data.held_out takes a second table", path, name, shown)
     read: dict[str, list[str]] = {what: [] for what in ("path", "label", "caption")}
     for where, row in rows.items():
         try:

@@ -6,8 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Unused", "encodable", "first_few", "printable", "with_reasons"]
+__all__ = ["SPLITS", "Unused", "encodable", "first_few", "printable", "with_reasons"]
 
+SPLITS = (
+    *("train", "training", "trn", "val", "valid", "validation", "dev", "development", "test", "testing", "eval", "evaluation"),
+    *("held_out", "held-out", "heldout", "holdout"),
+)
+"""Names that stand for splits, where there are only such."""
 _LISTED, _KEPT = 5, 50
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

@@ -212,6 +212,14 @@ def test_folders_that_are_called_as_splits_are_no_classes(tmp_path, names):
     assert ImageFolder(tmp_path, classes=False).condition_spec.parts == ()
 
 
+def test_a_column_of_splits_is_said_to_be_unused(tmp_path, caplog):
+    fill(tmp_path, 10)
+    rows = [f"{i:03d}.png,{('train', 'val')[i > 7]},{('red', 'test')[i % 2]}\n" for i in range(10)]
+    (tmp_path / "t.csv").write_text("path,subset,colour\n" + "".join(rows))
+    assert total(Manifest(tmp_path / "t.csv", held_out=0.2)) == 10
+    assert "the column 'subset' looks like splits, and is not used: train (8), val (2)" in caplog.text and "colour" not in caplog.text
+
+
 def test_a_train_among_other_things_is_a_class(tmp_path):
     for n, name in enumerate(("train", "plane", "car")):
         fill(tmp_path / name, 4, 10 * n)
