@@ -32,11 +32,11 @@ class FolderOptions(LabelOptions):
             FileNotFoundError: a folder is missing, or holds nothing.
             ValueError: the classes of the two folders differ, or there are none although `classes` demands them.
         """
-        root = Path(path).expanduser()
+        root = Path(os.path.expanduser(path))
         if not isinstance(self.held_out, (str, os.PathLike)):
             index, names = _list(root, self.classes, media_type)
             return Found(index, self.held_out, names)
-        own = Path(self.held_out).expanduser()
+        own = Path(os.path.expanduser(self.held_out))
         if own.is_dir() and root.is_dir() and own.samefile(root):
             raise ValueError(f"data.held_out={own} is the folder that is trained on: give another one, or a share such as 0.05")
         index, names = _list(root, self.classes, media_type, own)

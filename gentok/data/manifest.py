@@ -49,7 +49,7 @@ class ManifestOptions(CaptionOptions):
         """
         columns = {"path": self.path_column, "label": self.label_column, "caption": self.caption_column}
         captions = self.captions is not None
-        return self.pair(path, lambda place, classes: _list(Path(place).expanduser(), columns, classes, captions, media_type))
+        return self.pair(path, lambda place, classes: _list(Path(os.path.expanduser(place)), columns, classes, captions, media_type))
 
 
 class Manifest(ImageData, id="data/manifest"):
@@ -78,11 +78,7 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
     for what in used if rows else ():
         if columns[what] not in there:
             raise ValueError(f"{path} has no column {columns[what]!r}; it has: {', '.join(there)} (data.{what}_column=NAME names another)")
-    for name in there:
-        values = Counter(str(row.get(name)).strip() for row in rows.values()) if name not in columns.values() else Counter[str]()
-        if len(values) > 1 and all(value.lower() in SPLITS for value in values):
-            shown = first_few([f"{value} ({count})" for value, count in values.items()])
-            _log.warning("%s: the column %r looks like splits, and is not used: %s; data.held_out takes a second table", path, name, shown)
+    _say_splits(path, rows, [name for name in there if name not in columns.values()])
     read: dict[str, list[str]] = {what: [] for what in ("path", "label", "caption")}
     for where, row in rows.items():
         try:
@@ -103,7 +99,7 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
         raise ValueError(
             f"{path} lists no {media_type.many}: {columns['path']!r} has {first_few(foreign)}; files ending in {suffixes} are read"
         )
-    files = [path.parent / Path(name).expanduser() for name in names]
+    files = [path.parent / os.path.expanduser(name) for name in names]
     stats = [_stat(file) for file in files]
     return FileIndex(
         printable(str(path)),
@@ -117,6 +113,15 @@ def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | N
         broken=broken,
         broken_count=len(broken),
     )
+
+
+def _say_splits(path: Path, rows: dict[str, dict[str, Any]], columns: list[str]) -> None:
+    """Logs which of the columns, none of which is used, seems to say what is held out."""
+    for name in columns:
+        values = Counter(str(row.get(name)).strip() for row in rows.values())
+        if len(values) > 1 and all(value.lower() in SPLITS for value in values):
+            shown = first_few([f"{value} ({count})" for value, count in values.items()])
+            _log.warning("%s: the column %r looks like splits, and is not used: %s; data.held_out takes a second table", path, name, shown)
 
 
 def _text(row: dict[str, Any], column: str) -> str:

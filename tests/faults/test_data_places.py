@@ -115,6 +115,13 @@ def test_a_name_of_two_lines_stays_one_line(tmp_path, caplog):
     assert "a\\nb.png" in caplog.text and "a\nb" not in caplog.text
 
 
+def test_a_tilde_that_is_no_home_is_part_of_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "~photos", 8, names="~{:03d}.png")
+    (tmp_path / "~photos" / "t.csv").write_text("path\n" + "".join(f"~{i:03d}.png\n" for i in range(8)))
+    assert total(ImageFolder("~photos", held_out=0.2)) == total(Manifest("~photos/t.csv", held_out=0.2)) == 8
+
+
 def test_tar_members_whose_names_are_not_utf_8_are_read(tmp_path):
     members = [(name.encode("latin-1").decode("utf-8", "surrogateescape"), data) for name, data in items(8, name="caf\xe9{:03d}")]
     data = Shards(str(pack(tmp_path / "s.tar", members, errors="surrogateescape")), held_out=0.3)
