@@ -22,7 +22,7 @@ from gentok.atomic import whole_file
 from gentok.bundle import load
 from gentok.codec_file import CodecReader, CodecWriter
 from gentok.data.progress import progress
-from gentok.data.sound_files import part_step, read_sound, resampled_length, sound_size
+from gentok.data.sound_files import FullScale, part_step, read_sound, resampled_length, sound_size
 from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.interfaces import StreamingTokenizer
@@ -75,11 +75,11 @@ def _levels(config: Mapping[str, Any], spec: TokenSpec) -> int:
 
 def _parts(path: str, rate: int, channels: int, seconds: float) -> Iterator[Tensor]:
     """The file at `rate` Hz, float32 [1, channels, n], n near seconds * rate, one part after the other."""
-    total, own, _ = sound_size(path)
+    (total, own, _), full_scale = sound_size(path), FullScale()
     step, length = part_step(own, rate), resampled_length(total, own, rate)
     size = max(1, round(seconds * rate / step)) * step
     for start in range(0, length, size):
-        yield read_sound(path, rate, channels, start=start, samples=min(size, length - start))[None]
+        yield full_scale(read_sound(path, rate, channels, start=start, samples=min(size, length - start)), path)[None]
 
 
 def compress(config: Mapping[str, Any]) -> dict[str, Any]:

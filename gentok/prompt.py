@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.image_files import read_picture
-from gentok.data.sound_files import read_sound
+from gentok.data.image_files import read_image
+from gentok.data.sound_files import FullScale, read_sound
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
 
@@ -20,23 +20,36 @@ __all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
 
-def read_known(path: str, spec: TokenSpec) -> Tensor:
+def read_known(path: str, tokenizer: Tokenizer) -> Tensor:
     """The file to complete.
 
     Args:
         path: of an image or a sound.
-        spec: the model's tokens.
+        tokenizer: the model's.
 
     Returns:
-        Tensor: an image [C, H, W] of the media's size, or a sound [C, T] at the model's rate, in [-1, 1].
+        Tensor: an image [C, H, W] of the media's size, or a sound [C, T] at the model's rate, in [-1, 1]: as much
+            of its beginning as the model can keep.
 
     Raises:
         ValueError, OSError: it cannot be read.
     """
+    spec = tokenizer.spec
     channels, *size = spec.media_shape or (1,)
     if spec.modality == "audio":
-        return read_sound(path, spec.sample_rate, channels).clamp(-1, 1)
-    return read_picture(path, channels=channels, size=size)
+        sound = read_sound(path, spec.sample_rate, channels, samples=_longest_known(tokenizer))
+        return FullScale()(sound, str(path))
+    return read_image(path, channels=channels, size=size)
+
+
+def _longest_known(tokenizer: Tokenizer) -> int | None:
+    """Samples of a known sound that are encoded at most: the model's longest item, and a second that its last
+    frames may depend on. None: all."""
+    spec = tokenizer.prompt_tokenizer.spec
+    positions = tokenizer.spec.grid.positions
+    if positions is None or not isinstance(spec.grid, Frames) or spec.sample_rate is None:
+        return None
+    return math.ceil((positions / spec.grid.rate_hz + 1) * spec.sample_rate)
 
 
 def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None) -> Tokens | None:
@@ -61,14 +74,18 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
     spec = tokenizer.spec
     if keep is not None and known is None:
         raise ValueError(f"keep={keep} says what stays of `known`, and nothing is known: set known=FILE, or leave keep out")
+    longest = _longest_known(tokenizer)
+    cut = known is not None and longest is not None and known.shape[-1] >= longest
+    if known is not None and cut:
+        known = known[..., :longest]
     if tokenizer.written_condition.parts:
-        return tokenizer.prompt(condition, None if known is None else _beginning(tokenizer.prompt_tokenizer, known, keep, whole=True))
+        return tokenizer.prompt(condition, None if known is None else _beginning(tokenizer.prompt_tokenizer, known, keep, cut, whole=True))
     if known is None:
         return None
     if not isinstance(spec.grid, Frames):
         codes = _encoded(tokenizer, known)
         return Tokens(codes.masked_fill(~keep_mask("left-half" if keep is None else keep, spec.grid).to(codes.device), UNKNOWN), spec)
-    kept = _beginning(tokenizer, known, keep).codes
+    kept = _beginning(tokenizer, known, keep, cut).codes
     count = kept.shape[2]
     if frames is not None and int(frames.min()) < count:
         raise ValueError(f"duration: a sample must be at least as long as what it keeps of `known`, {count / spec.grid.rate_hz:g} s")
@@ -77,15 +94,15 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
     return tokens
 
 
-def _beginning(tokenizer: Tokenizer, known: Tensor, keep: Any, whole: bool = False) -> Tokens:
+def _beginning(tokenizer: Tokenizer, known: Tensor, keep: Any, cut: bool, whole: bool = False) -> Tokens:
     """The tokens of the first `keep` seconds of a sound. None: all of it where it is `whole`, else those
-    frames that are full of it."""
+    frames that are full of it. `cut`: there was more of it than the model can keep."""
     spec, samples = tokenizer.spec, known.shape[-1]
     if whole:
         codes = _encoded(tokenizer, known)
-        count = codes.shape[2] if keep is None else _kept_frames(samples, keep, spec, codes.shape[2])
+        count = codes.shape[2] if keep is None else _kept_frames(samples, keep, spec, codes.shape[2], cut)
     else:
-        count = _kept_frames(samples, keep, spec, spec.positions)
+        count = _kept_frames(samples, keep, spec, spec.positions, cut)
         codes = _encoded(tokenizer, known)
     return Tokens(codes[:, :, :count], spec)
 
@@ -98,13 +115,13 @@ def _encoded(tokenizer: Tokenizer, known: Tensor) -> Tensor:
     return tokens.codes
 
 
-def _kept_frames(samples: int, keep: Any, spec: TokenSpec, most: int) -> int:
+def _kept_frames(samples: int, keep: Any, spec: TokenSpec, most: int, cut: bool) -> int:
     """How many whole frames are kept of a sound of so many samples, at most `most`."""
     if not isinstance(spec.grid, Frames) or spec.sample_rate is None:
         raise ValueError(f"keep={keep}: these tokens are no frames of time")
     available, rate = samples / spec.sample_rate, spec.grid.rate_hz
     seconds = available if keep is None else _seconds(keep, "keep")
-    if seconds > available + 0.5 / spec.sample_rate:
+    if seconds > available + 0.5 / spec.sample_rate and not cut:
         raise ValueError(f"keep={keep}: `known` is {available:.2f} s long")
     count = int(seconds * rate + 1e-6) // spec.frame_multiple * spec.frame_multiple
     if not 1 <= count <= most:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.bundle import load
-from gentok.data.image_files import save_grid, save_picture
+from gentok.data.image_files import save_grid, save_image
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.devices import chosen_device
@@ -61,7 +61,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
-    known = None if config["known"] is None else read_known(config["known"], bundle.spec)
+    known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
     with progress("sampling", config["n"], lazy=True) as advance:
         samples = sample(
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
@@ -110,14 +110,14 @@ def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> 
     if samples.lengths is None:
         save_grid(samples.media, out / "grid.png", columns)
         for i, media in enumerate(samples.media):
-            save_picture(media, out / f"{i:04d}.png")
+            save_image(media, out / f"{i:04d}.png")
         return
     rate, clipped = spec.sample_rate, 0
     hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
     save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
     for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
         clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
-        save_picture(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
+        save_image(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
     if clipped:
         written = int(samples.lengths.sum()) * spec.media_shape[0]
         _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)

@@ -38,7 +38,7 @@ def root(tmp_path_factory) -> Path:
         paint(root / "mixed" / f"{i}.png", (16 + i % 2, 16), seed=i)
         paint(root / "cut" / f"{i}.jpg", (64, 64), seed=i)
         (root / "broken").mkdir(exist_ok=True)
-        (root / "broken" / f"{i}.png").write_bytes(b"no picture")
+        (root / "broken" / f"{i}.png").write_bytes(b"no image")
         (root / "bombs").mkdir(exist_ok=True)
     Image.new("1", (30000, 30000)).save(root / "bombs" / "bomb.png")
     cut = root / "cut" / "5.jpg"
@@ -77,8 +77,8 @@ CASES: dict[str, tuple[str, list[str], str]] = {
     "a cache that cannot be written": ("train", [*AR, *ZOO, "paths.cache={root}/file/cache"], "{root}/file/cache"),
     "no folder": ("train", folder("nowhere"), "{root}/nowhere"),
     "an empty folder": ("train", folder("empty"), "{root}/empty"),
-    "a folder of broken files": ("train", folder("broken"), "none of the 12 pictures can be read"),
-    "a decompression bomb alone": ("train", folder("bombs"), "none of the 1 pictures can be read"),
+    "a folder of broken files": ("train", folder("broken"), "none of the 12 images can be read"),
+    "a decompression bomb alone": ("train", folder("bombs"), "none of the 1 images can be read"),
     "pictures of many sizes": ("train", folder("mixed"), "data.size="),
     "a manifest without its column": (
         "train", [*TINY, "data=manifest", "data.path={root}/list.csv", "paths.run={root}/run"], "path.*file",

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
-from gentok.data.image_files import read_picture, save_picture
+from gentok.data.image_files import read_image, save_image
 from gentok.prompt import keep_mask
 from gentok.sample_files import sample_to_folder
 from gentok.sampling import sample
@@ -68,8 +68,8 @@ def test_a_path_is_enough(bundles, tmp_path, name, sampler):
 
     decoded = bundle.tokenizer.decode(Tokens(codes, bundle.spec))
     for i in range(5):
-        assert (read_picture(out / f"{i:04d}.png", channels=1) - decoded[i]).abs().max() <= 1 / 127.5
-    assert read_picture(out / "grid.png", channels=1).shape == (1, 2 * 16 + 2, 3 * 16 + 4)
+        assert (read_image(out / f"{i:04d}.png", channels=1) - decoded[i]).abs().max() <= 1 / 127.5
+    assert read_image(out / "grid.png", channels=1).shape == (1, 2 * 16 + 2, 3 * 16 + 4)
 
 
 def test_keys_of_a_sampler_reach_it(bundles, tmp_path):
@@ -99,10 +99,10 @@ def test_the_guidance_that_a_bundle_recommends_is_taken(bundles):
 @pytest.mark.parametrize("keep", ["left-half", "bottom-half", "center", "border"])
 def test_an_image_is_completed_around_what_is_kept(bundles, tmp_path, keep):
     known = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    save_picture(known, tmp_path / "known.png")
+    save_image(known, tmp_path / "known.png")
     out = run(bundles, tmp_path, "masked", f"known={tmp_path / 'known.png'}", f"keep={keep}")
     bundle = load(bundles["masked"])
-    own = bundle.tokenizer.encode(read_picture(tmp_path / "known.png", channels=1)[None]).codes
+    own = bundle.tokenizer.encode(read_image(tmp_path / "known.png", channels=1)[None]).codes
     codes = load_file(out / "codes.safetensors")["codes"]
     kept = keep_mask(keep, Raster(4, 4))
     assert torch.equal(codes[:, :, kept], own[:, :, kept].expand(5, -1, -1))
@@ -110,7 +110,7 @@ def test_an_image_is_completed_around_what_is_kept(bundles, tmp_path, keep):
 
 
 def test_a_causal_model_completes_what_its_order_allows_and_refuses_the_rest(bundles, tmp_path):
-    save_picture(torch.zeros(1, 16, 16), tmp_path / "known.png")
+    save_image(torch.zeros(1, 16, 16), tmp_path / "known.png")
     known = f"known={tmp_path / 'known.png'}"
     run(bundles, tmp_path, "ar", known, "keep=top-half")
     with pytest.raises(ValueError, match="maskgit") as error:
@@ -136,7 +136,7 @@ def test_a_causal_model_completes_what_its_order_allows_and_refuses_the_rest(bun
     ],
 )
 def test_a_mistake_is_a_one_line_error(bundles, tmp_path, name, overrides, words):
-    save_picture(torch.zeros(1, 16, 16), tmp_path / "known.png")
+    save_image(torch.zeros(1, 16, 16), tmp_path / "known.png")
     with pytest.raises((ValueError, OSError)) as error:
         run(bundles, tmp_path, name, *(o.format(picture=tmp_path / "known.png") for o in overrides))
     assert "\n" not in str(error.value) and all(word in str(error.value) for word in words), str(error.value)

@@ -40,7 +40,7 @@ class Augment(Augmentation, id="augmentation/shift_flip"):
         if self.shift == 0 and not self.flip:
             return media
         if media.dim() != 4:
-            raise ValueError("shifts and flips are of pictures: set task.augment.shift=0 task.augment.flip=false")
+            raise ValueError("shifts and flips are of images: set task.augment.shift=0 task.augment.flip=false")
         dy, dx = (u[:, :2] * (2 * self.shift + 1)).floor().long().sub(self.shift).unbind(1)
         y = torch.arange(height, device=media.device) - dy[:, None]  # [B, H]: where each output row comes from
         x = torch.arange(width, device=media.device) - dx[:, None]

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from gentok.data.datasets import locate
-from gentok.data.file_index import Listing, Medium, split
-from gentok.data.image_files import picture_size, read_pixels, to_media
+from gentok.data.file_index import FileIndex, MediaType, split
+from gentok.data.image_decoding import IMAGE_SUFFIXES
+from gentok.data.image_files import image_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
@@ -27,13 +28,7 @@ from gentok.types import Batch, ConditionSpec
 
 __all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
 
-IMAGES = Medium(
-    "picture",
-    "pictures",
-    (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
-    picture_size,
-    head=16384,
-)
+IMAGES = MediaType("image", "images", IMAGE_SUFFIXES, image_size)
 """Their header says (height, width) upright."""
 
 
@@ -75,9 +70,9 @@ class ImageData(MediaData):
     def __init__(self, place: Any, source: type[LabelOptions], given: Mapping[str, Any]):
         finder, options = divide(given, source, ImageOptions)
         found: Found = finder.find(place, IMAGES)
-        parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
-        sizes = Counter(size for part in parts.values() for size in part.sizes or ())
-        self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.listing.where))
+        parts = split(found.index, found.held_out, options.max_broken, options.split_seed)
+        sizes = Counter(size for part in parts.values() for size in part.known_sizes)
+        self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.index.where))
         self.condition_spec = spec_of(parts, found.classes, found.caption_length)
         how = (self.media_shape, self.condition_spec, options.max_broken, options.in_memory)
         self.train, self.held_out = (ImageDataset(self.kind, name, part, *how) for name, part in parts.items())
@@ -87,7 +82,7 @@ class ImageDataset(IndexedDataset):
     """The images of one split.
 
     Args:
-        kind, split, listing, condition_spec, max_broken: those of IndexedDataset.
+        kind, split, index, condition_spec, max_broken: those of IndexedDataset.
         media_shape: (channels, height, width) of what a batch holds.
         in_memory: whether they are decoded now and kept as uint8, instead of when they are asked for.
     """
@@ -96,13 +91,13 @@ class ImageDataset(IndexedDataset):
         self,
         kind: str,
         split: str,
-        listing: Listing,
+        index: FileIndex,
         media_shape: tuple[int, int, int],
         condition_spec: ConditionSpec,
         max_broken: float,
         in_memory: bool = False,
     ):
-        super().__init__(kind, split, listing, condition_spec, max_broken, [media_shape])
+        super().__init__(kind, split, index, condition_spec, max_broken, [media_shape])
         self.media_shape = media_shape
         self._memory: Tensor | None = None
         if in_memory:
@@ -110,7 +105,7 @@ class ImageDataset(IndexedDataset):
 
     def _load(self) -> None:
         memory = torch.zeros(len(self), *self.media_shape, dtype=torch.uint8).share_memory_()
-        with progress("decoding", len(self), "pictures") as advance:
+        with progress("decoding", len(self), "images") as advance:
             for start in range(0, len(self), 256):
                 rows = range(start, min(start + 256, len(self)))
                 for i in rows:
@@ -148,7 +143,7 @@ def _common_size(sizes: Counter[Any], size: int | Sequence[int] | None, resize: 
         return wanted
     shown = ", ".join(f"{w}x{h} ({n})" for (h, w), n in sizes.most_common(3)) + (", ..." if len(sizes) > 3 else "")
     if wanted is None and len(sizes) > 1:
-        raise ValueError(f"the pictures in {where} have {len(sizes)} sizes: {shown}; say which one the model shall see: data.size=SIDE")
+        raise ValueError(f"the images in {where} have {len(sizes)} sizes: {shown}; say which one the model shall see: data.size=SIDE")
     if wanted is not None and set(sizes) != {wanted}:
-        raise ValueError(f"data.resize=none demands pictures of {wanted[1]}x{wanted[0]}; {where} has {shown}; use data.resize=crop")
+        raise ValueError(f"data.resize=none demands images of {wanted[1]}x{wanted[0]}; {where} has {shown}; use data.resize=crop")
     return wanted or next(iter(sizes))

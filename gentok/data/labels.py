@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from gentok.data.file_index import Listing, some
+from gentok.data.file_index import FileIndex
+from gentok.data.names import first_few
 from gentok.types import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
 
 __all__ = ["condition_of", "spec_of"]
@@ -16,7 +17,7 @@ __all__ = ["condition_of", "spec_of"]
 _log = logging.getLogger("gentok.data")
 
 
-def spec_of(parts: dict[str, Listing], classes: Sequence[str] | None, caption_length: int) -> ConditionSpec:
+def spec_of(parts: dict[str, FileIndex], classes: Sequence[str] | None, caption_length: int) -> ConditionSpec:
     """What conditions items have.
 
     Args:
@@ -36,13 +37,13 @@ def spec_of(parts: dict[str, Listing], classes: Sequence[str] | None, caption_le
     return ConditionSpec(tuple(specs))
 
 
-def condition_of(spec: ConditionSpec, listing: Listing) -> dict[str, Class | Ids]:
-    """The conditions of all items of a listing: {"class": ids int64 [n], "text": ids int32 [n, L]}, as far as `spec` has them.
+def condition_of(spec: ConditionSpec, index: FileIndex) -> dict[str, Class | Ids]:
+    """The conditions of all items of an index: {"class": ids int64 [n], "text": ids int32 [n, L]}, as far as `spec` has them.
 
     Raises:
         ValueError: a label that is no class of `spec`.
     """
-    return {name: _part(part, listing) for name, part in spec.parts}
+    return {name: _part(part, index) for name, part in spec.parts}
 
 
 def _class_names(labels: Sequence[str | None]) -> tuple[str, ...]:
@@ -51,20 +52,22 @@ def _class_names(labels: Sequence[str | None]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda n: (int(n), n)) if all(n.isdecimal() for n in names) else sorted(names))
 
 
-def _part(spec: ClassSpec | IdsSpec, listing: Listing) -> Class | Ids:
+def _part(spec: ClassSpec | IdsSpec, index: FileIndex) -> Class | Ids:
     if isinstance(spec, ClassSpec):
-        if listing.labels is None:
-            raise ValueError(f"{listing.where} has no classes, the training {listing.medium.many} have: {some(list(spec.names))}")
+        if index.labels is None:
+            raise ValueError(f"{index.where} has no classes, the training {index.media_type.many} have: {first_few(list(spec.names))}")
         place = {}
-        for label in sorted(set(listing.labels)):
+        for label in sorted(set(index.labels)):
             try:
                 place[label] = int(spec.parse([label], "class").ids)
-            except ValueError as error:
-                raise ValueError(f"{listing.where} has the class {label!r}; the classes are {', '.join(spec.names[:12])}") from error
-        return Class(torch.tensor([place[label] for label in listing.labels], dtype=torch.int64))
+            except ValueError:
+                place[label] = -1
+            if place[label] < 0:  # "null" stands for no class where none is called so
+                raise ValueError(f"{index.where} has the class {label!r}; the classes are {', '.join(spec.names[:12])}")
+        return Class(torch.tensor([place[label] for label in index.labels], dtype=torch.int64))
     number = {symbol: i for i, symbol in enumerate(spec.alphabet)}
-    ids = torch.full((len(listing.names), spec.max_length), ABSENT, dtype=torch.int32)  # half the memory of what batches have
-    for row, text in enumerate(listing.captions or ()):
+    ids = torch.full((len(index.names), spec.max_length), ABSENT, dtype=torch.int32)  # half the memory of what batches have
+    for row, text in enumerate(index.captions or ()):
         cut = text[: spec.max_length]
         ids[row, : len(cut)] = torch.tensor([number[c] for c in cut], dtype=torch.int32)
     return Ids(ids)

@@ -1,27 +1,29 @@
 """Manifest: images that a table lists, one row each: where the file is, and, where wanted, its class and its caption.
 
-MANIFEST.csv or .tsv has a first line with the names of its columns; every line of MANIFEST.jsonl is a JSON object. Paths are relative to
-the manifest's folder, or absolute. What becomes of files that cannot be read, or are not there: see gentok.data.indexed_dataset.
+The forms of tables are those of gentok.data.table. Paths are relative to the manifest's folder, or absolute. What becomes of files that
+cannot be read, or are not there: see gentok.data.indexed_dataset.
 """
 
 from __future__ import annotations
 
-import csv
-import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from gentok.data.file_index import Files, Listing, Medium, some
+from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.names import SPLITS, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
+from gentok.data.table import read_table
 from gentok.interfaces import LocalPath
 
 __all__ = ["Manifest", "ManifestOptions"]
 
-_KINDS = (".csv", ".tsv", ".jsonl")
+_log = logging.getLogger("gentok.data")
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class ManifestOptions(CaptionOptions):
     label_column: str = "label"
     caption_column: str = "caption"
 
-    def find(self, path: str | os.PathLike[str], medium: Medium) -> Found:
+    def find(self, path: str | os.PathLike[str], media_type: MediaType) -> Found:
         """Lists the manifest `path`, and the second one where `held_out` names one.
 
         Raises:
@@ -47,7 +49,7 @@ class ManifestOptions(CaptionOptions):
         """
         columns = {"path": self.path_column, "label": self.label_column, "caption": self.caption_column}
         captions = self.captions is not None
-        return self.pair(path, lambda place, classes: _list(Path(place).expanduser(), columns, classes, captions, medium))
+        return self.pair(path, lambda place, classes: _list(Path(os.path.expanduser(place)), columns, classes, captions, media_type))
 
 
 class Manifest(ImageData, id="data/manifest"):
@@ -67,73 +69,70 @@ class Manifest(ImageData, id="data/manifest"):
         super().__init__(path, ManifestOptions, options)
 
 
-def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, medium: Medium) -> Listing:
-    rows, there = _read(path, medium)
-    if not rows:
-        raise ValueError(f"{path} lists no {medium.many}: a row for each is expected, with the column {columns['path']!r}")
+def _list(path: Path, columns: dict[str, str], classes: bool | Sequence[str] | None, captions: bool, media_type: MediaType) -> FileIndex:
+    rows, there, broken = read_table(path, media_type)
+    if not rows and not broken:
+        raise ValueError(f"{path} lists no {media_type.many}: a row for each is expected, with the column {columns['path']!r}")
     labelled = classes is not False and (classes is not None or columns["label"] in there)
-    for what, wanted in (("path", True), ("label", labelled), ("caption", captions)):
-        if wanted and columns[what] not in there:
+    used = [what for what, wanted in (("path", True), ("label", labelled), ("caption", captions)) if wanted]
+    for what in used if rows else ():
+        if columns[what] not in there:
             raise ValueError(f"{path} has no column {columns[what]!r}; it has: {', '.join(there)} (data.{what}_column=NAME names another)")
-    names = [_text(row, columns["path"]) for row in rows]
-    if not all(names):
-        raise ValueError(f"row {names.index('') + 1} of {path} has no {columns['path']!r}: fill it in, or remove the row")
-    files = [path.parent / Path(name).expanduser() for name in names]
-    foreign = [name for name in names if not name.lower().endswith(medium.suffixes)]
-    if len(foreign) == len(names):
+    _say_splits(path, rows, [name for name in there if name not in columns.values()])
+    read: dict[str, list[str]] = {what: [] for what in ("path", "label", "caption")}
+    for where, row in rows.items():
+        try:
+            values = [_text(row, columns[what]) if what in used else "" for what in read]
+            if not values[0]:
+                raise ValueError(f"it has no {columns['path']!r}")
+            if "\0" in values[0]:
+                raise ValueError(f"its {columns['path']!r} has a character of value 0")
+        except ValueError as error:
+            broken[where] = str(error)
+        else:
+            for what, value in zip(read, values):
+                read[what].append(value)
+    names = read["path"]
+    foreign = [name for name in names if not name.lower().endswith(media_type.suffixes)]
+    if names and len(foreign) == len(names):
+        suffixes = first_few(media_type.suffixes)
         raise ValueError(
-            f"{path} lists no {medium.many}: {columns['path']!r} has {some(foreign)}; files ending in {', '.join(medium.suffixes)} are read"
+            f"{path} lists no {media_type.many}: {columns['path']!r} has {first_few(foreign)}; files ending in {suffixes} are read"
         )
-    return Listing(
-        str(path),
-        medium,
-        names,
-        Files(files),
-        [_stamp(file) for file in files],
-        [_text(row, columns["label"]) or None for row in rows] if labelled else None,
-        [_text(row, columns["caption"]) for row in rows] if captions else None,
+    files = [path.parent / os.path.expanduser(name) for name in names]
+    stats = [_stat(file) for file in files]
+    return FileIndex(
+        printable(str(path)),
+        media_type,
+        [printable(name) for name in names],
+        FileSource(files),
+        [[stat.st_size, stat.st_mtime_ns] if stat else [] for stat in stats],
+        [encodable(label) or None for label in read["label"]] if labelled else None,
+        [encodable(caption) for caption in read["caption"]] if captions else None,
+        places=[place_of(file, stat) if stat else str(file) for stat, file in zip(stats, files)],
+        broken=broken,
+        broken_count=len(broken),
     )
+
+
+def _say_splits(path: Path, rows: dict[str, dict[str, Any]], columns: list[str]) -> None:
+    """Logs which of the columns, none of which is used, seems to say what is held out."""
+    for name in columns:
+        values = Counter(str(row.get(name)).strip() for row in rows.values())
+        if len(values) > 1 and all(value.lower() in SPLITS for value in values):
+            shown = first_few([f"{value} ({count})" for value, count in values.items()])
+            _log.warning("%s: the column %r looks like splits, and is not used: %s; data.held_out takes a second table", path, name, shown)
 
 
 def _text(row: dict[str, Any], column: str) -> str:
     value = row.get(column)
-    return "" if value is None else str(value).strip()
+    if isinstance(value, (dict, list)):
+        raise ValueError(f"its {column!r} is a {type(value).__name__}; a text or a number is expected")
+    return "" if value is None or value != value else str(value).strip()
 
 
-def _stamp(file: Path) -> list[int]:
+def _stat(file: Path) -> os.stat_result | None:
     try:
-        stat = file.stat()
-    except OSError:
-        return []
-    return [stat.st_size, stat.st_mtime_ns]
-
-
-def _read(path: Path, medium: Medium) -> tuple[list[dict[str, Any]], list[str]]:
-    """The rows and the names of the columns."""
-    if path.suffix.lower() not in _KINDS:
-        raise ValueError(
-            f"{path} is no manifest: a table ending in {', '.join(_KINDS)} is expected (data=folder and data=sound_folder read folders)"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no manifest {path}; give the table that lists your {medium.many}: data.path=FILE")
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            if path.suffix.lower() == ".jsonl":
-                rows = [_object(line, number, path) for number, line in enumerate(file, 1) if line.strip()]
-                return rows, list(dict.fromkeys(key for row in rows for key in row))
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", skipinitialspace=True)
-            return list(reader), [str(name) for name in reader.fieldnames or ()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not written in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} cannot be read as a table: {error}") from error
-
-
-def _object(line: str, number: int, path: Path) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"line {number} of {path} is no JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise ValueError(f"line {number} of {path} is no JSON object; one with the columns as keys is expected")
-    return row
+        return file.stat()
+    except (OSError, ValueError):
+        return None

@@ -11,9 +11,17 @@ __all__ = ["progress"]
 
 @contextmanager
 def progress(what: str, total: int, unit: str = "items", shown: bool = True, lazy: bool = False) -> Iterator[Callable[[int], None]]:
-    """`with progress("encoding", n) as advance: ... advance(rows)`: a bar on stderr with speed and time left; nothing unless `shown`.
+    """Shows a bar on stderr with speed and time left: `with progress("encoding", n) as advance: ... advance(rows)`.
 
-    lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be reported.
+    Args:
+        what: is being done.
+        total: how many items there are.
+        unit: what they are.
+        shown: False: nothing is shown.
+        lazy: the bar appears with the first advance, which may be of 0: where a mistake may still be reported.
+
+    Yields:
+        Callable: to be called with the number of items that were done since the last call.
     """
     if not shown:
         yield lambda n: None

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from gentok.data.file_index import Listing, Medium, some
+from gentok.data.file_index import FileIndex, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
+from gentok.data.names import Unused, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
 from gentok.interfaces import LocalPath
@@ -41,7 +42,7 @@ class ShardOptions(CaptionOptions):
     caption: str = "txt"
     index: LocalPath | None = None
 
-    def find(self, shards: str | Sequence[str], medium: Medium) -> Found:
+    def find(self, shards: str | Sequence[str], media_type: MediaType) -> Found:
         """Lists the items of `shards`, and those of other ones where `held_out` names such.
 
         Raises:
@@ -49,7 +50,7 @@ class ShardOptions(CaptionOptions):
             ValueError: there are no items, or they lack what the options ask for.
         """
         caption = self.caption if self.captions else None
-        return self.pair(shards, lambda place, classes: _list(place, medium, self.label, classes, caption, self.index))
+        return self.pair(shards, lambda place, classes: _list(place, media_type, self.label, classes, caption, self.index))
 
 
 class Shards(ImageData, id="data/shards"):
@@ -106,6 +107,7 @@ class ShardSource:
 
     def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
         self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member
+        self.local = not any(map(is_url, urls))
         self._files: OrderedDict[int, Any] = OrderedDict()
         self._process = os.getpid()
 
@@ -116,20 +118,26 @@ class ShardSource:
         return {**self.__dict__, "_files": OrderedDict()}
 
     def name(self, i: int) -> str:
-        return f"{self.urls[self.shard[i]]}:{self.member[i].decode(errors='replace')}"
+        return f"{printable(self.urls[self.shard[i]])}:{self.member[i].decode(errors='replace')}"
 
     def open(self, i: int) -> bytes:
+        data = self.piece(i, 0, self.length(i))
+        if len(data) < self.size[i]:
+            raise OSError(f"{self.name(i)}: its shard is cut short")
+        return data
+
+    def length(self, i: int) -> int:
+        return int(self.size[i])
+
+    def piece(self, i: int, start: int, count: int) -> bytes:
         file = self._file(int(self.shard[i]))
         try:
-            file.seek(int(self.offset[i]))
-            data = file.read(int(self.size[i]))
+            file.seek(int(self.offset[i]) + start)
+            return file.read(max(0, min(count, self.length(i) - start)))
         except OSError:
             raise
         except Exception as error:  # remote file systems have errors of their own
             raise OSError(f"{self.name(i)} cannot be fetched: {' '.join(str(error).split())}") from error
-        if len(data) < self.size[i]:
-            raise OSError(f"{self.name(i)}: its shard is cut short")
-        return data
 
     def _file(self, shard: int) -> Any:
         """This process's own open file: a descriptor that is shared with a forked worker would share its position."""
@@ -151,40 +159,44 @@ class ShardSource:
 
 def _list(
     shards: str | Sequence[str],
-    medium: Medium,
+    media_type: MediaType,
     label: str | None,
     classes: bool | Sequence[str] | None,
     caption: str | None,
     folder: str | None,
-) -> Listing:
+) -> FileIndex:
     import numpy as np
 
     given = [shards] if isinstance(shards, (str, os.PathLike)) else list(shards)
     urls = [url for word in given for url in expand_braces(os.fspath(word))]
     if not urls:
         raise ValueError("data.shards names no shard: give tar files, such as data.shards=train-{000..004}.tar")
-    urls = [url if is_url(url) else os.path.expanduser(url) for url in urls]
-    where = str(given[0]) if len(given) == 1 else f"{given[0]} and {len(given) - 1} more"
-    indices = index_shards(urls, folder, medium)
+    left_out = Unused()
+    marks = _once([url if is_url(url) else os.path.expanduser(url) for url in urls], left_out)
+    urls = list(marks)
+    where = printable(str(given[0])) if len(given) == 1 else f"{printable(str(given[0]))} and {len(given) - 1} more"
+    indices = index_shards(urls, folder, media_type)
     items = [(n, item) for n, index in enumerate(indices) for item in index["items"]]
-    if not items:
-        found = sorted({word for index in indices for word in index["other"]})
-        kinds = ", ".join(f"KEY{suffix}" for suffix in medium.suffixes[:2])
-        raise ValueError(f"{where} holds no {medium.many} ({kinds}, ...); its members end in {', '.join(found) or 'nothing'}")
     full = [len(index["items"]) for index in indices if not index["damage"]]
     usual = sorted(full)[len(full) // 2] if full else 0
-    lost, lost_count = [], 0
-    for url, index in zip(urls, indices):
-        lost += [f"{url}:{name}" for name in index["lost"]]
-        lost_count += len(index["lost"])
+    broken: dict[str, str] = {}
+    broken_count = 0
+    for url, index in zip(map(printable, urls), indices):
+        left_out.update(index["left_out"], f"{url}:")
+        broken |= {f"{url}:{name}": reason for name, reason in index["broken"].items()}
+        broken_count += len(index["broken"])
         if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
-            gone = max(0, usual - len(index["items"]) - len(index["lost"]))
-            lost.append(f"{url} ({index['damage']}; {len(index['items'])} items of it can be read)")
-            lost_count += gone if full or index["lost"] else 1
+            gone = max(0, usual - len(index["items"]) - len(index["broken"]))
+            if gone or "it is cut short" not in index["broken"].values():
+                broken[url] = f"{index['damage']}; {len(index['items'])} items of it can be read"
+                broken_count += max(1, gone)
+    if not items:
+        kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])
+        raise ValueError(f"{where} holds no {media_type.many} ({kinds}, ...); its members are {left_out if left_out.count else 'none'}")
     labels = None
     if classes is not False:
-        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=medium.many)
-    captions = _values(items, caption, where, "caption", demanded=True, many=medium.many) if caption else None
+        labels = _values(items, label or "cls", where, "label", demanded=bool(label) or classes is not None, many=media_type.many)
+    captions = _values(items, caption, where, "caption", demanded=True, many=media_type.many) if caption else None
     stamps = [":".join(map(str, index["stamp"])) for index in indices]
     source = ShardSource(
         urls,
@@ -193,29 +205,48 @@ def _list(
         np.array([item["size"] for _, item in items], np.int64),
         np.array([(item["key"] + item["suffix"]).encode() for _, item in items]),
     )
-    names = [f"{os.path.basename(urls[n])}/{item['key']}" for n, item in items]
-    sizes = [tuple(item["header"]) if item["header"] else None for _, item in items]
-    return Listing(
-        where, medium, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
-        None if captions is None else [text or "" for text in captions], sizes, lost, lost_count,
+    bases = [printable(os.path.basename(url)) for url in urls]
+    names = [f"{bases[n]}/{item['key']}" + (f"#{item['archive']}" if item["archive"] else "") for n, item in items]
+    sizes = [item["header"] if isinstance(item["header"], str) else tuple(item["header"]) for _, item in items]
+    places = list(marks.values())
+    return FileIndex(
+        where, media_type, names, source, [f"{stamps[n]}:{item['offset']}" for n, item in items], labels,
+        None if captions is None else [text or "" for text in captions], sizes,
+        [(places[n], item["offset"]) for n, item in items], broken, broken_count, left_out,
     )  # fmt: skip
 
 
-def index_shards(urls: Sequence[str], folder: str | None, medium: Medium) -> list[dict[str, Any]]:
+def _once(urls: Sequence[str], left_out: Unused) -> dict[str, Any]:
+    """{url: what is equal for the same shard}, of shards that are named twice only the first."""
+    out: dict[str, Any] = {}
+    for url in urls:
+        try:
+            stat = None if is_url(url) else os.stat(url)
+        except OSError:
+            stat = None  # which the index says better
+        mark = url if stat is None else place_of(url, stat)
+        if mark in out.values():
+            left_out.add("shards that are named twice", printable(url))
+        else:
+            out[url] = mark
+    return out
+
+
+def index_shards(urls: Sequence[str], folder: str | None, media_type: MediaType) -> list[dict[str, Any]]:
     """The index of each shard, with a progress bar where they have to be made.
 
     Args:
         urls: of the shards.
         folder: where indices are kept; None: the default of gentok.data.tar_index.
-        medium: what the items are.
+        media_type: what the items are.
     """
     from gentok.data.progress import progress
 
-    kept = [index_shard(url, medium, folder, make=False) for url in urls]
+    kept = [index_shard(url, media_type, folder, make=False) for url in urls]
     missing = [i for i, index in enumerate(kept) if index is None]
     with progress("indexing", len(missing), "shards", bool(missing)) as advance:
         for i in missing:
-            kept[i] = index_shard(urls[i], medium, folder)
+            kept[i] = index_shard(urls[i], media_type, folder)
             advance(1)
     return [index for index in kept if index is not None]
 
@@ -227,11 +258,11 @@ def _values(
     member, _, key = field.partition(".")
     if (member == "json") != bool(key) or member not in ("cls", "txt", "json"):
         raise ValueError(f"data.{what}={field}: cls, txt, or a field of the json member such as json.label")
-    values = [item["json"].get(key) if key else item.get(member) for _, item in items]
+    values = [item["json"].get(key) if key else item.get(f".{member}") for _, item in items]
     if any(value is not None for value in values):
-        return [None if value is None else str(value).strip() or None for value in values]
+        return [None if value is None else encodable(str(value)).strip() or None for value in values]
     if not demanded:
         return None
-    there = {name for _, item in items for name in ("cls", "txt") if item.get(name) is not None}
+    there = {name for _, item in items for name in ("cls", "txt") if item.get(f".{name}") is not None}
     there |= {f"json.{name}" for _, item in items for name in item["json"]}
-    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {some(sorted(there)) or f'{many} alone'}")
+    raise ValueError(f"the items of {where} have no {what} {field!r}; they have: {first_few(sorted(there)) or f'{many} alone'}")

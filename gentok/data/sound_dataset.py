@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from gentok.data.datasets import locate
-from gentok.data.file_index import Listing, Medium, split
+from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import spec_of
 from gentok.data.progress import progress
-from gentok.data.sound_files import SOUND_SUFFIXES, normalized, part_step, read_sound, resampled_length, sound_size
+from gentok.data.sound_files import SOUND_SUFFIXES, FullScale, normalized, part_step, read_sound, resampled_length, sound_size
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
@@ -33,7 +33,7 @@ from gentok.types import Batch, ConditionSpec
 
 __all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
 
-SOUNDS = Medium("sound", "sounds", SOUND_SUFFIXES, sound_size)
+SOUNDS = MediaType("sound", "sounds", SOUND_SUFFIXES, sound_size)
 """Their header says (samples, rate in Hz, channels); of some formats only the whole file tells."""
 _log = logging.getLogger("gentok.data")
 
@@ -95,28 +95,27 @@ class SoundData(MediaData):
     def __init__(self, place: Any, source: type[LabelOptions], given: Mapping[str, Any]):
         finder, options = divide(given, source, SoundOptions)
         found: Found = finder.find(place, SOUNDS)
-        parts = split(found.listing, found.held_out, options.max_broken, options.split_seed)
+        parts = split(found.index, found.held_out, options.max_broken, options.split_seed)
         if options.channels == 2:
             _check_channels(parts)
         self.sample_rate = options.sample_rate
         self.condition_spec = spec_of(parts, found.classes, found.caption_length)
-        self.train, self.held_out = (
-            SoundDataset(self.kind, name, part, self.condition_spec, options, cropped=name == "train") for name, part in parts.items()
-        )
+        how = (self.condition_spec, options, FullScale())
+        self.train, self.held_out = (SoundDataset(self.kind, name, part, *how, cropped=name == "train") for name, part in parts.items())
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
         self.media_shape = (options.channels, self.longest_item)
-        lowest = min(size[1] for part in parts.values() for size in part.sizes or ())
+        lowest = min(size[1] for part in parts.values() for size in part.known_sizes)
         self.band_limit = lowest / 2 if lowest < self.sample_rate else None
         if self.band_limit is not None:
             _log.warning(
                 "some of the sounds in %s were recorded at %d Hz: they are resampled to %d Hz, and hold nothing above %g Hz",
-                found.listing.where, lowest, self.sample_rate, self.band_limit,
+                found.index.where, lowest, self.sample_rate, self.band_limit,
             )  # fmt: skip
 
 
-def _check_channels(parts: dict[str, Listing]) -> None:
+def _check_channels(parts: dict[str, FileIndex]) -> None:
     for part in parts.values():
-        for i, size in enumerate(part.sizes or ()):
+        for i, size in enumerate(part.known_sizes):
             if size[2] > 2:
                 raise ValueError(
                     f"{part.source.name(i)} has {size[2]} channels, from which 2 cannot be made: set data.channels=1 to mix them down"
@@ -127,8 +126,9 @@ class SoundDataset(IndexedDataset):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
     Args:
-        kind, split, listing, condition_spec: those of IndexedDataset.
+        kind, split, index, condition_spec: those of IndexedDataset.
         options: what becomes of the sounds.
+        full_scale: clips them; one for both splits, so that a thing is said once.
         cropped: whether batches hold pieces of options.crop seconds.
 
     Attributes:
@@ -142,25 +142,27 @@ class SoundDataset(IndexedDataset):
         self,
         kind: str,
         split: str,
-        listing: Listing,
+        index: FileIndex,
         condition_spec: ConditionSpec,
         options: SoundOptions,
+        full_scale: FullScale | None = None,
         cropped: bool = False,
     ):
         longest = options.samples(options.longest)
         settings = [options.sample_rate, options.channels, options.normalize, longest]
-        super().__init__(kind, split, listing, condition_spec, options.max_broken, settings)
+        super().__init__(kind, split, index, condition_spec, options.max_broken, settings)
         self.options, self.sample_rate = options, options.sample_rate
         self.crop = options.samples(options.crop) if cropped else None
         if self.crop is not None:
             self.description |= {"crop": self.crop, "crop_seed": options.crop_seed}
-        sizes = listing.sizes or []
+        sizes = index.known_sizes
         self._rates = torch.tensor([size[1] for size in sizes], dtype=torch.int64)
         self._full = torch.tensor([resampled_length(size[0], size[1], self.sample_rate) for size in sizes], dtype=torch.int64)
         self.lengths = self._full if longest is None else self._full.clamp(max=longest)
         cut = int((self.lengths < self._full).sum())
         if cut and self.crop is None:
-            _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), listing.where)
+            _log.warning("%d of %d sounds in %s are longer than data.longest and are cut there", cut, len(self), index.where)
+        self._full_scale = full_scale or FullScale()
         self._memory: tuple[Tensor, Tensor] | None = None
         if options.in_memory:
             self._load()
@@ -203,6 +205,9 @@ class SoundDataset(IndexedDataset):
             return memory[:, first : min(last, first + samples)]
         return read_sound(self.source.open(i), self.sample_rate, self.options.channels, start, samples, self.source.name(i))
 
+    def all_of(self, i: int) -> tuple[int, int]:
+        return 0, int(self._full[i])
+
     def _part(self, i: int, u: float) -> tuple[int, int]:
         """(start, samples) of what is read of sound i. u: in (0, 1), where in it the piece begins."""
         if self.crop is None:
@@ -219,7 +224,7 @@ class SoundDataset(IndexedDataset):
         rows = [self.readable(i, functools.partial(self._part, u=u)) for i, u in zip(index.tolist(), place)]
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
         media = torch.zeros(len(rows), self.options.channels, max(lengths.tolist(), default=0))
-        for row, (_, wave) in zip(media, rows):
-            row[:, : wave.shape[1]] = normalized(wave, self.options.normalize).clamp(-1, 1)  # decoders and resampling overshoot
+        for row, (i, wave) in zip(media, rows):
+            row[:, : wave.shape[1]] = self._full_scale(normalized(wave, self.options.normalize), self.source.name(i))
         index = torch.tensor([i for i, _ in rows], dtype=torch.int64)
         return Batch(media, index, self.condition(index), lengths=lengths)

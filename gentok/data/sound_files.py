@@ -1,78 +1,149 @@
-"""Sound files in and out: media float [C, T] in [-1, 1] <-> WAV, FLAC, OGG and MP3 files or their bytes, at a rate of your choice.
+"""Sound files in and out: media float [C, T] in [-1, 1] <-> files of libsndfile's formats, or their bytes, at a rate of your choice.
 
-Files are read and written by soundfile (libsndfile), resampled by torchaudio: a windowed sinc, cut off a little below half of the lower
-rate. A part of a file is what that part of the whole file is: it is read with as much around it as the filter sees.
+Files are read and written by soundfile (libsndfile; see gentok.data.sound_decoding), resampled by torchaudio: a windowed sinc, cut off a
+little below half of the lower rate. A part of a file is what that part of the whole file is: it is read with as much around it as the
+filter sees.
 """
 
 from __future__ import annotations
 
 import functools
 import io
+import logging
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from gentok.atomic import whole_file
+from gentok.data.names import printable
+from gentok.data.sound_decoding import OpenSound, soundfile_module
 
-__all__ = ["SOUND_SUFFIXES", "sound_size", "read_sound", "resample", "resampled_length", "part_step", "normalized", "save_sound"]
+__all__ = [
+    *("SOUND_SUFFIXES", "FullScale", "normalized", "part_step", "read_sound", "resample", "resampled_length", "save_sound", "sound_size"),
+]
 
-SOUND_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+SOUND_SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".opus", ".oga", ".wave", ".bwf", ".rf64", ".w64", ".mp2", ".mpga", ".aif", ".aiff", ".aifc"),
+    *(".au", ".snd", ".caf", ".sph", ".nist", ".voc", ".paf", ".pvf", ".svx", ".8svx", ".16svx", ".sf", ".ircam", ".avr", ".htk"),
+    *(".sds", ".wve", ".xi"),
+)
+"""Of libsndfile's formats that have a header and a suffix of their own."""
 _WIDTH, _ROLLOFF = 6, 0.99
 """torchaudio's filter: zero crossings on each side, and the cut-off as a share of half the lower rate."""
 _TAPS = 20_000_000
 """The filter has about as many taps as the product of both rates over their common divisor: 70,560 from 44,100 to 16,000 Hz."""
 PEAK, RMS, _GAIN = 0.95, 0.1, 100.0
 """What `normalized` brings sounds to, and how far it amplifies at most (40 dB): silence with a little noise stays that."""
+_OVERSHOOT = 1.5
+"""Decoders of lossy formats and resampling go beyond full scale, loud music by 3 dB."""
+_log = logging.getLogger("gentok.data")
 
 
-def sound_size(source: str | os.PathLike[str] | bytes, name: str = "") -> tuple[int, int, int]:
-    """(samples, sample rate in Hz, channels) from the header. Raises ValueError with a line where it is none, has no samples, or where
-    a WAV file is shorter than its header says."""
-    with _readable(source, name), _open(source) as file:
-        found = (file.frames, file.samplerate, file.channels)
-        if file.format in ("WAV", "WAVEX"):
-            _check_riff(source)
-        if found[0] < 1:
+def sound_size(source: str | os.PathLike[str] | bytes | BinaryIO, name: str = "") -> tuple[int, int, int]:
+    """How long a sound is: from its header, or by decoding it where that does not say.
+
+    Args:
+        source: the file's path, its bytes, or a binary file that can seek.
+        name: what errors call the sound; by default its path.
+
+    Returns:
+        Samples of each channel, sample rate in Hz, channels.
+
+    Raises:
+        ValueError: it cannot be read, is shorter than its header says, or has no samples.
+    """
+    with _readable(source, name), OpenSound(source) as sound:
+        samples = sound.length()
+        if samples < 1:
             raise ValueError("it has no samples")
-        return found
+        return samples, sound.rate, sound.channels
 
 
 def read_sound(
-    source: str | os.PathLike[str] | bytes,
+    source: str | os.PathLike[str] | bytes | BinaryIO,
     sample_rate: int | None = None,
     channels: int | None = None,
     start: int = 0,
     samples: int | None = None,
     name: str = "",
 ) -> Tensor:
-    """A sound file, or the bytes of one -> float32 [channels, T] at `sample_rate`, values as stored: integers scaled to [-1, 1).
+    """Reads a sound, or a part of one. Values are as stored: integers scaled to [-1, 1).
 
-    sample_rate, channels: the file's own by default; 1 mixes down (the mean), 2 doubles a mono sound. start, samples: a part, in samples
-    of `sample_rate`, of which start must be a multiple of part_step(the file's rate, sample_rate); samples beyond the end are left out.
-    Raises ValueError with a line where it cannot be read, is cut short, has other channels than can be mixed or values that are not finite.
+    Args:
+        source: the file's path, its bytes, or a binary file that can seek.
+        sample_rate: Hz of the result; the file's own by default.
+        channels: of the result; the file's own by default. 1 mixes down (the mean), 2 doubles a mono sound.
+        start: where the part begins, in samples of `sample_rate`: a multiple of part_step(the file's rate, sample_rate).
+        samples: of the part, at most: it ends where the sound does. None: all.
+        name: what errors call the sound; by default its path.
+
+    Returns:
+        Tensor: float32 [channels, T].
+
+    Raises:
+        ValueError: it cannot be read, is cut short, has other channels than can be mixed, or values that are not finite.
     """
-    with _readable(source, name), _open(source) as file:
-        if file.format in ("WAV", "WAVEX"):
-            _check_riff(source)
-        rate, total = file.samplerate, file.frames
+    with _readable(source, name), OpenSound(source) as sound:
+        rate, total = sound.rate, sound.frames
         wanted_rate = sample_rate or rate
         left, first, last = _span(rate, wanted_rate, start, samples, total)
-        out = resample(_mixed(_decoded(file, first, last), channels), rate, wanted_rate)[:, left:]
-    length = resampled_length(total, rate, wanted_rate) - start
-    return out[:, : length if samples is None else min(samples, length)].contiguous()
+        wave = sound.read(first if total is None else min(first, total), last)
+        if last is None or first + wave.shape[1] < last:
+            total = first + wave.shape[1]  # the end has been reached
+        out = resample(_mixed(wave, channels), rate, wanted_rate)[:, left:]
+    if total is not None:
+        out = out[:, : max(0, resampled_length(total, rate, wanted_rate) - start)]
+    return out[:, :samples].contiguous()
 
 
 def part_step(rate: int, sample_rate: int) -> int:
-    """Samples of `sample_rate` after which a sample of `rate` falls on one again: where parts of a resampled file may begin."""
+    """Where parts of a resampled file may begin.
+
+    Args:
+        rate: of the file, in Hz.
+        sample_rate: that it is resampled to, in Hz.
+
+    Returns:
+        int: samples of `sample_rate` after which a sample of `rate` falls on one again.
+    """
     return sample_rate // math.gcd(rate, sample_rate)
 
 
-def _span(rate: int, sample_rate: int, start: int, samples: int | None, total: int) -> tuple[int, int, int]:
-    """(samples of `sample_rate` to drop at the left, first and last + 1 sample of the file to read)."""
+class FullScale:
+    """Clips sounds to [-1, 1], in whatever reads sounds for a model. What is far beyond was stored on another scale: that is said once.
+
+    Processes that are forked from the one that made it say it once together.
+    """
+
+    def __init__(self) -> None:
+        self._said = torch.zeros(1, dtype=torch.uint8).share_memory_()
+
+    def __call__(self, wave: Tensor, name: str) -> Tensor:
+        """Clips a sound.
+
+        Args:
+            wave: float [C, T].
+            name: of the sound, for the warning.
+
+        Returns:
+            Tensor: float [C, T] in [-1, 1].
+        """
+        peak = float(wave.abs().max()) if wave.numel() else 0.0
+        if peak > _OVERSHOOT and not self._said[0]:
+            self._said[0] = 1
+            _log.warning(
+                "%s reaches %.4g times full scale and is clipped to it, as are others like it: store samples in [-1, 1], or train with "
+                "data.normalize=peak", name, peak,
+            )  # fmt: skip
+        return wave.clamp(-1, 1)
+
+
+def _span(rate: int, sample_rate: int, start: int, samples: int | None, total: int | None) -> tuple[int, int, int | None]:
+    """(samples of `sample_rate` to drop at the left, first and last + 1 sample of the file to read; None: its end)."""
     step = part_step(rate, sample_rate)
     if start % step or start < 0:
         raise ValueError(f"a part of a sound at {rate} Hz, read at {sample_rate} Hz, begins at a multiple of {step} samples; got {start}")
@@ -82,20 +153,11 @@ def _span(rate: int, sample_rate: int, start: int, samples: int | None, total: i
         around = math.ceil((math.ceil(_WIDTH * period / (min(period, step) * _ROLLOFF)) + 1) / period) + 1  # periods that the filter sees
     before = min(around, start // step)
     first = (start // step - before) * period
-    last = total if samples is None else min(total, (math.ceil((start + samples) / step) + around) * period)
-    return before * step, first, max(first, last)
-
-
-def _decoded(file: Any, first: int, last: int) -> Tensor:
-    """float32 [C, last - first]."""
-    file.seek(first)
-    wave = file.read(last - first, dtype="float32", always_2d=True)
-    if len(wave) < last - first:
-        raise ValueError(f"it is cut short: {first + len(wave):,} of {file.frames:,} samples are there")
-    out = torch.from_numpy(wave.T.copy())
-    if not bool(out.isfinite().all()):
-        raise ValueError("some of its samples are no numbers")
-    return out
+    last = total
+    if samples is not None:
+        last = (math.ceil((start + samples) / step) + around) * period
+        last = last if total is None else min(total, last)
+    return before * step, first, last
 
 
 def _mixed(wave: Tensor, channels: int | None) -> Tensor:
@@ -109,13 +171,34 @@ def _mixed(wave: Tensor, channels: int | None) -> Tensor:
 
 
 def resampled_length(length: int, rate: int, sample_rate: int) -> int:
-    """Samples that `length` samples at `rate` become: the duration, rounded up."""
+    """How long a resampled sound is: its duration, rounded up.
+
+    Args:
+        length: samples at `rate`.
+        rate: in Hz.
+        sample_rate: of the result, in Hz.
+
+    Returns:
+        int: samples at `sample_rate`.
+    """
     return -(-length * sample_rate // rate)
 
 
 def resample(wave: Tensor, rate: int, sample_rate: int) -> Tensor:
-    """float32 [..., T] at `rate` Hz -> float32 [..., resampled_length] at `sample_rate` Hz. Raises ImportError with the pip command,
-    ValueError where the rates have so small a common divisor that the filter would not fit into memory."""
+    """Resamples a sound.
+
+    Args:
+        wave: float32 [..., T].
+        rate: its rate in Hz.
+        sample_rate: the rate of the result.
+
+    Returns:
+        Tensor: float32 [..., resampled_length(T, rate, sample_rate)].
+
+    Raises:
+        ImportError: torchaudio is missing; with the pip command.
+        ValueError: the rates have so small a common divisor that the filter would not fit into memory.
+    """
     if rate == sample_rate or not wave.shape[-1]:
         return wave
     step = math.gcd(rate, sample_rate)
@@ -136,8 +219,19 @@ def _resampler(rate: int, sample_rate: int) -> Any:
 
 
 def normalized(wave: Tensor, how: str | None) -> Tensor:
-    """float [C, T] -> the same with its largest magnitude at 0.95 (`peak`), or its root mean square at 0.1 (-20 dB) as far as its peaks
-    leave room (`rms`); None changes nothing. Amplifies 100 times (40 dB) at most; silence stays silence."""
+    """Brings a sound to a common level. Amplifies 100 times (40 dB) at most; silence stays silence.
+
+    Args:
+        wave: float [C, T].
+        how: "peak": its largest magnitude becomes 0.95; "rms": its root mean square becomes 0.1 (-20 dB), as far as its peaks leave room;
+            None changes nothing.
+
+    Returns:
+        Tensor: float [C, T].
+
+    Raises:
+        ValueError: `how` is another word.
+    """
     if how is None:
         return wave
     if how not in ("peak", "rms"):
@@ -152,9 +246,20 @@ def normalized(wave: Tensor, how: str | None) -> Tensor:
 
 
 def save_sound(media: Tensor, path: str | os.PathLike[str], sample_rate: int) -> int:
-    """media float [C, T] -> a WAV file of 16 bits (other suffixes: that format), written whole or not at all; returns how many samples lay
-    outside [-1, 1] and were clipped. Raises ValueError where there are no numbers to write."""
-    sf = _soundfile()
+    """Writes a sound, whole or not at all.
+
+    Args:
+        media: float [C, T].
+        path: of a WAV file of 16 bits, or, by its suffix, of another format.
+        sample_rate: Hz.
+
+    Returns:
+        int: how many samples lay outside [-1, 1] and were clipped.
+
+    Raises:
+        ValueError: there are no numbers to write.
+    """
+    sf = soundfile_module()
     path = Path(path)
     media = media.detach().float().cpu()
     if media.dim() != 2 or not media.shape[1] or not bool(media.isfinite().all()):
@@ -168,33 +273,11 @@ def save_sound(media: Tensor, path: str | os.PathLike[str], sample_rate: int) ->
     return clipped
 
 
-# ------------------------------------------------------------------------------------------------------------------ reading
-
-
-def _soundfile() -> Any:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise ImportError(f"sound files are read by the package soundfile ({error}); run: pip install 'gentok[audio]'") from error
-    return soundfile
-
-
-def _open(source: Any) -> Any:
-    sf = _soundfile()
-    if isinstance(source, (str, os.PathLike)) and not Path(source).is_file():
-        raise FileNotFoundError("there is no such file")
-    return sf.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source))
-
-
-def _shown(source: Any) -> str:
-    return "the sound" if isinstance(source, bytes) else str(source)
-
-
 class _readable:
     """libsndfile's and our complaints as one line that names the file."""
 
     def __init__(self, source: Any, name: str):
-        self.shown = name or _shown(source)
+        self.shown = name or (printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the sound")
 
     def __enter__(self) -> None:
         return None
@@ -206,25 +289,3 @@ class _readable:
         if reason.startswith("File does not exist"):  # libsndfile's word for bytes in which it finds nothing
             reason = "no known format"
         raise ValueError(f"{self.shown} cannot be read as a sound: {reason}") from error
-
-
-def _check_riff(source: Any) -> None:
-    """libsndfile reads what is there of a WAV file that is cut short, and says nothing. Raises ValueError then.
-
-    A data chunk of length 0 or near 2^32 is of a writer that could not seek back, and says nothing about the end.
-    """
-    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        end = file.seek(0, 2)
-        file.seek(0)
-        if file.read(4) != b"RIFF":
-            return
-        place = 12
-        while place + 8 <= end:
-            file.seek(place)
-            kind, size = file.read(4), int.from_bytes(file.read(4), "little")
-            if kind == b"data":
-                if place + 8 + size > end and size < 0xFFFF0000:
-                    raise ValueError(f"it is cut short: {end - place - 8:,} of {size:,} bytes of samples are there")
-                return
-            place += 8 + size + size % 2
-    raise ValueError("it is cut short: it has no samples")

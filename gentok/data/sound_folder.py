@@ -1,4 +1,4 @@
-"""SoundFolder: your own sounds. A folder of WAV, FLAC, OGG and MP3 files; where all of them lie in sub-folders, those are the classes.
+"""SoundFolder: your own sounds. A folder of sound files; where all of them lie in sub-folders, those are the classes.
 
 What becomes of files that cannot be read: see gentok.data.indexed_dataset; how waves leave the set: gentok.data.sound_dataset.
 """

@@ -1,6 +1,6 @@
 """Options of data components that several of them take: where items come from, and what becomes of them.
 
-A data component is a source (folder, manifest, shards) of a medium (images, sounds). Each of the two declares its options once, in a
+A data component is a source (folder, manifest, shards) of a media type (images, sounds). Each of the two declares its options once, in a
 dataclass, and a constructor takes the fields of both: `**options: Annotated[Any, FolderOptions, ImageOptions]` (gentok/build.py reads
 this). conf/data/*.yaml has them all, with a comment each.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gentok.data.file_index import Listing, Medium
+from gentok.data.file_index import FileIndex, MediaType
 from gentok.interfaces import LocalPath
 from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 
@@ -24,14 +24,14 @@ class Found:
     """What a source has found.
 
     Attributes:
-        listing: of its items.
-        held_out: the items to hold out, or the share of `listing`.
+        index: of its items.
+        held_out: the items to hold out, or the share of `index`.
         classes: names of the classes, in the order of their ids; None: those that occur, if any.
         caption_length: characters after which captions are cut.
     """
 
-    listing: Listing
-    held_out: Listing | float
+    index: FileIndex
+    held_out: FileIndex | float
     classes: Sequence[str] | None = None
     caption_length: int = 128
 
@@ -50,7 +50,7 @@ class LabelOptions(CheckedDataclass):
     held_out: float | LocalPath | Sequence[LocalPath] = 0.05
     classes: bool | Sequence[str] | None = None
 
-    def find(self, place: Any, medium: Medium) -> Found:
+    def find(self, place: Any, media_type: MediaType) -> Found:
         """Lists the items of a place, and those of the second one where `held_out` names one.
 
         Raises:
@@ -74,24 +74,24 @@ class CaptionOptions(LabelOptions):
     captions: Literal["ids"] | None = None
     caption_length: PositiveInt = 128
 
-    def pair(self, place: Any, list_items: Callable[[Any, bool | Sequence[str] | None], Listing]) -> Found:
+    def pair(self, place: Any, list_items: Callable[[Any, bool | Sequence[str] | None], FileIndex]) -> Found:
         """Lists the items of a place, and those of the second one where `held_out` names one.
 
         Args:
             place: where the items are.
-            list_items: (place, classes) -> its listing.
+            list_items: (place, classes) -> its index.
         """
-        listing, held_out = list_items(place, self.classes), self.held_out
+        index, held_out = list_items(place, self.classes), self.held_out
         if not isinstance(held_out, (int, float)):
-            wanted = False if listing.labels is None else True if self.classes in (None, True) else self.classes
+            wanted = False if index.labels is None else True if self.classes in (None, True) else self.classes
             held_out = list_items(held_out, wanted)
         names = None if self.classes is None or isinstance(self.classes, bool) else [str(name) for name in self.classes]
-        return Found(listing, held_out, names, self.caption_length)
+        return Found(index, held_out, names, self.caption_length)
 
 
 @dataclass(frozen=True)
 class MediumOptions(CheckedDataclass):
-    """Options of every medium.
+    """Options of every media type.
 
     Attributes:
         max_broken: largest share of unreadable items; a larger one stops the run, a single item only where it is 0.

@@ -1,4 +1,4 @@
-"""Sounds as pictures: mel spectrograms in decibels, in colours that grow lighter with level (magma).
+"""Sounds as images: mel spectrograms in decibels, in colours that grow lighter with level (magma).
 
     level = 20 log10(2 S / sum of the window)       a full-scale sine reads about 0 dB, whatever window and rate
 Columns lie 10 ms apart, rows are mel bands from 0 Hz (bottom) to half the sample rate (top); black is 80 dB below full scale.
@@ -31,7 +31,15 @@ def _mel(sample_rate: int) -> Mel:
 
 @torch.no_grad()
 def mel_levels(media: Tensor, sample_rate: int) -> Tensor:
-    """media float [B, C, T] -> float32 [B, 80, T // (sample_rate / 100) + 1] dB between -80 and about 0, of the mean of the channels."""
+    """Mel levels of the mean of the channels.
+
+    Args:
+        media: float [B, C, T].
+        sample_rate: Hz.
+
+    Returns:
+        Tensor: float32 [B, 80, T // (sample_rate / 100) + 1], dB between -80 and about 0.
+    """
     mel = _mel(sample_rate)
     wave = media.detach().float().cpu().mean(1)
     wave = F.pad(wave, (0, max(0, mel.n_fft // 2 + 1 - wave.shape[1])))
@@ -39,9 +47,16 @@ def mel_levels(media: Tensor, sample_rate: int) -> Tensor:
 
 
 def spectrograms(media: Tensor, sample_rate: int, lengths: Tensor | None = None, seconds: float | None = None) -> Tensor:
-    """media float [B, C, T], lengths int64 [B] in samples or None -> pictures float32 [B, 3, 80, W] in [-1, 1], white behind a row's end.
+    """Draws sounds, one below the other.
 
-    seconds: of longer sounds, only the beginning.
+    Args:
+        media: float [B, C, T].
+        sample_rate: Hz.
+        lengths: int64 [B] in samples; None: all are T long.
+        seconds: of longer sounds, only the beginning is drawn; None: all.
+
+    Returns:
+        Tensor: images float32 [B, 3, 80, W] in [-1, 1], white behind a row's end.
     """
     import matplotlib
 

@@ -31,7 +31,11 @@ class MediaDataset:
 
     @property
     def skipped(self) -> dict[str, Any] | None:
-        """What could not be read so far: {"count", "of", "files": names of the first ones}; None: nothing can be unreadable."""
+        """What could not be read so far, and what else lies there and is not used; None: nothing can be unreadable.
+
+        {"count", "of", "files": names of the first ones}, and where there are such "reasons" {file: reason} and "left_out" {"count",
+        "reasons", "summary"}.
+        """
         return None
 
     def agree(self, device: torch.device | str = "cpu") -> None:

@@ -36,12 +36,12 @@ class ImageLogger(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if module.pictures is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
-        from gentok.data.image_files import grid, save_picture, to_uint8
+        from gentok.data.image_files import grid, save_image, to_uint8
 
         if module.pictures.shape[1] not in (1, 3):
             return
         picture = grid(module.pictures, self.columns)
-        save_picture(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
+        save_image(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)

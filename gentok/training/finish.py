@@ -24,7 +24,7 @@ def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, 
 
 
 def skipped_items(data: MediaData, device: torch.device) -> dict[str, Any]:
-    """What could not be read of the data, to be called by all processes.
+    """What could not be read of the data, or is not used; to be called by all processes.
 
     Args:
         data: the data of the run.
@@ -37,7 +37,7 @@ def skipped_items(data: MediaData, device: torch.device) -> dict[str, Any]:
     for name, split in (("train", data.train), ("held_out", data.held_out)):
         split.agree(device)
         found = split.skipped
-        if found and found["count"]:
+        if found and (found["count"] or "left_out" in found):
             out[name] = found
     return out
 
@@ -65,8 +65,12 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
     bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
     # names of a user's files are for the run's folder, not for a bundle that is handed on
     (run / "metrics.json").write_text(json.dumps({**meta, "main_metric": task.main_metric, "skipped": skipped}, indent=1) + "\n")
+    listed = f"listed in {run / 'metrics.json'}"
     for split, files in skipped.items():
-        print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: listed in {run / 'metrics.json'}")
+        if files["count"]:
+            print(f"{files['count']} of {files['of']} items of {split} could not be read and were skipped: {listed}")
+        if "left_out" in files:
+            print(f"not used beside the items of {split}: {files['left_out']['summary']}: {listed}")
     rest = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k != task.main_metric)
     main = f"{task.main_metric} {metrics[task.main_metric]:.4g}" if task.main_metric in metrics else "nothing was measured"
     print(f"\n{meta['step']} steps in {task.seconds_done:.0f} s: {main}" + (f"  ({rest})" if rest else ""))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from gentok.data.datasets import identity
 from gentok.data.file_index import DataError
 from gentok.data.folder import ImageFolder
-from gentok.data.image_files import picture_size, read_picture, read_pixels
+from gentok.data.image_files import image_size, read_image, read_pixels
 
 KINDS = ["PNG", "JPEG", "GIF", "BMP", "TIFF", "PPM", "WEBP"]
 
@@ -28,7 +28,7 @@ def test_damage_of_any_kind_is_a_picture_or_one_clear_line(kind):
     """2 x 60 random wounds: bytes overwritten, and the end cut off."""
     for bad in wounds(encoded_picture(kind, (20, 14)), 120):
         try:
-            picture_size(bad, "it")
+            image_size(bad, "it")
             assert read_pixels(bad, 3, 8, "it").shape == (3, 8, 8)
         except ValueError as error:
             assert "\n" not in str(error) and str(error).startswith("it cannot be read as an image: ")
@@ -39,10 +39,10 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeyp
     paint(tmp_path / "x.png", (40, 30))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(ValueError, match=r"x\.png cannot be read as an image: Image size \(1200 pixels\) exceeds limit") as error:
-        read_picture(tmp_path / "x.png")
+        read_image(tmp_path / "x.png")
     assert "\n" not in str(error.value) and "attack" not in str(error.value)
     with pytest.raises(ValueError, match="exceeds limit"):
-        picture_size(tmp_path / "x.png")
+        image_size(tmp_path / "x.png")
 
 
 def test_a_bomb_in_a_folder_is_skipped(tmp_path, monkeypatch, caplog):
@@ -69,14 +69,14 @@ def test_one_truncated_picture_among_good_ones_never_stops_a_run(tmp_path, caplo
         path.write_bytes(good)
     shutil.copy(tmp_path / "cat" / "000.png", tmp_path / "cat" / "good.png")
     (tmp_path / "cat" / "000.png").write_bytes(b"")
-    with pytest.raises(DataError, match="1 of 21 pictures cannot be read.*max_broken=0 "):
+    with pytest.raises(DataError, match="1 of 21 images cannot be read.*max_broken=0 "):
         ImageFolder(tmp_path, held_out=0.2, max_broken=0)
 
 
 def test_every_file_broken_is_one_clear_line(tmp_path):
     for i in range(7):
         paint(tmp_path / f"{i}.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"none of the 7 pictures can be read: .*0\.png.* and 2 more") as error:
+    with pytest.raises(ValueError, match=r"none of the 7 images can be read: .*0\.png.* and 2 more") as error:
         ImageFolder(tmp_path)
     assert "\n" not in str(error.value)
 
@@ -114,7 +114,7 @@ def test_memory_changes_nothing_for_pictures_of_every_mode(tmp_path):
     for one, other in ((lazy.train, kept.train), (lazy.held_out, kept.held_out)):
         rows = range(len(one))
         assert torch.equal(one.__getitems__(rows).media, other.__getitems__(rows).media)
-    deep = read_picture(tmp_path / "deep.png", 1, 8)
+    deep = read_image(tmp_path / "deep.png", 1, 8)
     grey = ImageFolder(tmp_path, size=8, held_out=0.2, channels=1)
     part = next(p for p in (grey.train, grey.held_out) if any("deep" in n for n in p.names))
     row = next(i for i, n in enumerate(part.names) if "deep" in n)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from data_kit import paint
 
-from gentok.data.image_files import read_picture
+from gentok.data.image_files import read_image
 from gentok.data.manifest import Manifest
 
 ROWS = [
@@ -38,7 +38,7 @@ def test_rows_become_pictures_classes_and_captions(tmp_path, kind):
         batch = part.__getitems__(range(len(part)))
         for i, name in enumerate(part.names):
             row = by_name[name]
-            assert torch.equal(batch.media[i], read_picture(name))
+            assert torch.equal(batch.media[i], read_image(name))
             assert parts["class"].names[batch.condition.parts["class"].ids[i]] == row["label"]
             ids = batch.condition.parts["text"].ids[i]
             assert "".join(parts["text"].alphabet[c] for c in ids.tolist() if c >= 0) == row["caption"]
@@ -101,8 +101,8 @@ def test_rows_without_file_or_label_are_skipped_and_listed(tmp_path, caplog):
     (tmp_path / "gone.png").unlink()
     data = Manifest(path, held_out=0.2, max_broken=0.1)
     assert len(data.train) + len(data.held_out) == 20
-    assert "2 of 22 pictures" in caplog.text and "gone.png" in caplog.text and "unlabelled.png" in caplog.text
-    with pytest.raises(ValueError, match=r"2 of 22 pictures cannot be read.*max_broken=0.01.*gone.png"):
+    assert "2 of 22 images" in caplog.text and "gone.png" in caplog.text and "unlabelled.png" in caplog.text
+    with pytest.raises(ValueError, match=r"2 of 22 images cannot be read.*max_broken=0.01.*gone.png"):
         Manifest(path, held_out=0.2)
 
 
@@ -114,7 +114,7 @@ def test_rows_without_file_or_label_are_skipped_and_listed(tmp_path, caplog):
         (["path", "label"], {"captions": "ids"}, ["no column 'caption'", "path, label", "data.caption_column"]),
         (None, {"path_column": "file"}, ["no column 'file'", "path, label, caption"]),
         (None, {"captions": "words"}, ["captions='words'"]),
-        (None, {"path_column": "label"}, ["lists no pictures", "cat"]),
+        (None, {"path_column": "label"}, ["lists no images", "cat"]),
         (None, {"held_out": 0.0}, ["held_out=0.0"]),
     ],
 )
@@ -127,13 +127,13 @@ def test_a_manifest_that_does_not_fit_is_one_clear_line(tmp_path, columns, optio
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("table.csv", b"path,label\n", "lists no pictures"),
-        ("table.csv", b"", "lists no pictures"),
-        ("table.jsonl", b"", "lists no pictures"),
+        ("table.csv", b"path,label\n", "lists no images"),
+        ("table.csv", b"", "lists no images"),
+        ("table.jsonl", b"", "lists no images"),
         ("table.jsonl", b'{"path": "a.png"}\n{"path": \n', "line 2 of"),
         ("table.jsonl", b"[1]\n", "line 1 of"),
         ("table.csv", b"path\n\xff\xfe.png\n", "UTF-8"),
-        ("table.csv", b"path,label\n,cat\n", "row 1 of"),
+        ("table.csv", b"path,label\n,cat\n", "line 2 of"),
         ("table.parquet", b"PAR1", "is no manifest"),
         (None, b"", "there is no manifest"),
     ],

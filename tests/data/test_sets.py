@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset, batches, identity, locate, whole
 from gentok.data.folder import ImageFolder
-from gentok.data.image_files import grid, read_picture, save_grid, save_picture, to_uint8
+from gentok.data.image_files import grid, read_image, save_grid, save_image, to_uint8
 from gentok.data.mnist5k import MNIST5k
 from gentok.rng import RowRNG
 from gentok.types import ConditionSpec
@@ -115,8 +115,8 @@ def test_pictures_come_back_as_they_were_written(tmp_path):
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, -1, -1)
     media = levels.float() / 127.5 - 1
     assert torch.equal(to_uint8(media), levels)
-    path = save_picture(media, tmp_path / "deep" / "x.png")
-    assert torch.equal(to_uint8(read_picture(path)), levels)
+    path = save_image(media, tmp_path / "deep" / "x.png")
+    assert torch.equal(to_uint8(read_image(path)), levels)
     assert [p.name for p in path.parent.iterdir()] == ["x.png"]
 
 
@@ -131,23 +131,23 @@ def test_a_grid_lies_row_by_row_with_white_gaps(tmp_path):
 def test_every_kind_of_image_file_is_read(tmp_path):
     half = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
     half.save(tmp_path / "clear.png")
-    assert torch.equal(read_picture(tmp_path / "clear.png"), torch.ones(3, 4, 4))  # transparent: white paper
+    assert torch.equal(read_image(tmp_path / "clear.png"), torch.ones(3, 4, 4))  # transparent: white paper
 
     deep = np.array([[0, 65535], [32768, 257]], dtype=np.uint16)
     Image.fromarray(deep).save(tmp_path / "deep.png")
-    grey = read_picture(tmp_path / "deep.png", channels=1)
+    grey = read_image(tmp_path / "deep.png", channels=1)
     assert torch.allclose(grey[0], torch.tensor(deep.astype(np.float32)) / 65535 * 2 - 1, atol=1e-5)
-    assert read_picture(tmp_path / "deep.png", channels=3).shape == (3, 2, 2)
+    assert read_image(tmp_path / "deep.png", channels=3).shape == (3, 2, 2)
 
     palette = Image.new("P", (2, 2), 1)
     palette.putpalette([0, 0, 0, 0, 255, 0])
     palette.save(tmp_path / "palette.gif")
-    assert torch.equal(read_picture(tmp_path / "palette.gif")[:, 0, 0], torch.tensor([-1.0, 1.0, -1.0]))
+    assert torch.equal(read_image(tmp_path / "palette.gif")[:, 0, 0], torch.tensor([-1.0, 1.0, -1.0]))
 
     Image.new("CMYK", (2, 2)).save(tmp_path / "print.jpg")
     Image.new("1", (2, 2), 1).save(tmp_path / "bit.png")
-    assert read_picture(tmp_path / "print.jpg").shape == (3, 2, 2)
-    assert torch.equal(read_picture(tmp_path / "bit.png", channels=1), torch.ones(1, 2, 2))
+    assert read_image(tmp_path / "print.jpg").shape == (3, 2, 2)
+    assert torch.equal(read_image(tmp_path / "bit.png", channels=1), torch.ones(1, 2, 2))
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -156,7 +156,7 @@ def test_exif_orientation_is_applied(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     image.save(tmp_path / "turned.png", exif=exif)
-    media = read_picture(tmp_path / "turned.png", channels=1)
+    media = read_image(tmp_path / "turned.png", channels=1)
     assert media.shape == (1, 6, 3) and media[0, 0, 2] == 1
 
 
@@ -164,8 +164,8 @@ def test_a_picture_is_scaled_to_cover_and_cut_around_its_centre(tmp_path):
     image = Image.new("L", (30, 10), 0)
     image.paste(255, (10, 0, 20, 10))
     image.save(tmp_path / "wide.png")
-    assert torch.equal(read_picture(tmp_path / "wide.png", channels=1, size=10), torch.ones(1, 10, 10))
-    assert read_picture(tmp_path / "wide.png", channels=1, size=(5, 40)).shape == (1, 5, 40)
+    assert torch.equal(read_image(tmp_path / "wide.png", channels=1, size=10), torch.ones(1, 10, 10))
+    assert read_image(tmp_path / "wide.png", channels=1, size=(5, 40)).shape == (1, 5, 40)
 
 
 # ----------------------------------------------------------------------------------------------------------------- folder
@@ -182,7 +182,7 @@ def test_a_folder_is_split_disjointly_and_stays_so_when_files_come(tmp_path):
     assert len(set(again.held_out.names) ^ set(data.held_out.names)) <= 1
     batch = data.train.__getitems__([0, 32, 31])
     assert batch.index.tolist() == [0, 0, 31] and batch.condition.parts["class"].ids.tolist() == [0, 0, 1]
-    assert torch.equal(batch.media[0], read_picture(data.train.names[0]))
+    assert torch.equal(batch.media[0], read_image(data.train.names[0]))
 
 
 def test_a_second_folder_is_held_out(tmp_path):
@@ -205,18 +205,18 @@ def test_a_flat_folder_has_no_classes(tmp_path):
     "options, message",
     [
         ({"path": "nowhere"}, "there is no folder"),
-        ({"path": "empty"}, "holds no pictures"),
+        ({"path": "empty"}, "holds no images"),
         ({"path": "mixed"}, r"2 sizes: .*data\.size=SIDE"),
-        ({"path": "mixed", "size": 9, "resize": "none"}, "demands pictures of 9x9"),
+        ({"path": "mixed", "size": 9, "resize": "none"}, "demands images of 9x9"),
         ({"path": "beside"}, "beside its 2 sub-folders"),
-        ({"path": "one"}, "no picture is left for held_out"),
+        ({"path": "one"}, "no image is left for held_out"),
         ({"path": "mixed", "size": 8, "resize": "squash"}, "resize=squash"),
         ({"path": "mixed", "size": 8, "held_out": 1.5}, "held_out=1.5"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path, options, message):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    (tmp_path / "empty" / "notes.txt").write_text("no image")
     paint(tmp_path / "mixed" / "a.png", (8, 8)), paint(tmp_path / "mixed" / "b.png", (9, 8)), paint(tmp_path / "one" / "a.png")
     folder(tmp_path / "beside", count=2), paint(tmp_path / "beside" / "loose.png")
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
@@ -243,7 +243,7 @@ def test_too_many_broken_pictures_stop_the_run(tmp_path):
     folder(tmp_path, count=10)
     for i in range(3):
         (tmp_path / "dog" / f"{i:03d}.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"3 of 20 pictures cannot be read.*max_broken"):
+    with pytest.raises(ValueError, match=r"3 of 20 images cannot be read.*max_broken"):
         ImageFolder(tmp_path)
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from gentok.cli import compose, shell_words
 from gentok.data.cifar10 import CIFAR10
 from gentok.data.datasets import identity
-from gentok.data.image_files import read_picture, read_pixels, to_media
+from gentok.data.image_files import read_image, read_pixels, to_media
 from gentok.data.shards import Shards, expand_braces
 from gentok.training.loader import training_loader
 
@@ -216,7 +216,7 @@ def test_a_shard_that_is_cut_short_gives_what_is_readable_with_a_line(tmp_path, 
     assert 90 <= count <= 96 and "s-1.tar" in caplog.text and "cut short" in caplog.text and f"{100 - count} of 100" in caplog.text
     batch = data.train.__getitems__(range(len(data.train)))
     assert all(torch.equal(m, picture(int(n.rsplit(":", 1)[1][:6]))) for m, n in zip(batch.media, data.train.names))
-    with pytest.raises(ValueError, match=r"of 100 pictures cannot be read, more than the share data\.max_broken=0\.01") as error:
+    with pytest.raises(ValueError, match=r"of 100 images cannot be read, more than the share data\.max_broken=0\.01") as error:
         Shards(urls, held_out=0.2)
     assert "\n" not in str(error.value)
 
@@ -241,13 +241,13 @@ def test_any_cut_is_noticed_and_no_item_is_wrong(tmp_path, cut):
 def test_broken_members_are_skipped_counted_and_listed(tmp_path, caplog):
     def more(i):
         if i == 2:
-            return {"png": b"no picture"}
+            return {"png": b"no image"}
         if i == 5:
             return {"png": encoded_picture(seed=5)[:300]}  # the header is fine
         return {"cls": None} if i == 7 else {"png": None} if i == 8 else {}
 
     data = Shards(str(shard(tmp_path / "s.tar", 40, more=more)), held_out=0.1, max_broken=0.2)
-    assert "3 of 40 pictures" in caplog.text and all(f"{i:06d}" in caplog.text for i in (2, 7, 8))
+    assert "3 of 40 images" in caplog.text and all(f"{i:06d}" in caplog.text for i in (2, 7, 8))
     part = next(p for p in (data.train, data.held_out) if any("000005" in n for n in p.names))
     batch = part.__getitems__(range(len(part)))
     bad = next(i for i, n in enumerate(part.names) if "000005" in n)
@@ -264,9 +264,9 @@ def test_broken_members_are_skipped_counted_and_listed(tmp_path, caplog):
         ("gone.tar", "there is no shard"),
         ("zipped.tar", "is compressed"),
         ("text.tar", "is no tar file"),
-        ("sound.tar", r"holds no pictures .*end in \.cls, \.wav"),
-        ("empty.tar", "holds no pictures"),
-        ("broken.tar", "none of the 3 pictures can be read"),
+        ("sound.tar", r"holds no images .*3 ending in \.wav"),
+        ("empty.tar", "holds no images"),
+        ("broken.tar", "none of the 3 images can be read"),
     ],
 )
 def test_shards_that_cannot_be_used_are_one_clear_line(tmp_path, name, words):
@@ -295,7 +295,7 @@ def test_cifar10_is_a_set_of_ten_named_classes(tmp_path):
     assert data.media_shape == CIFAR10.media_shape and data.condition_spec == CIFAR10.condition_spec
     assert data.held_out.labels.tolist() == list(range(10)) and len(data.train) == 20
     assert data.condition_spec.parse("frog", 1).parts["class"].ids.item() == 6
-    with pytest.raises(ValueError, match="demands pictures of 32x32"):
+    with pytest.raises(ValueError, match="demands images of 32x32"):
         CIFAR10(str(shard(tmp_path / "small.tar")), str(test))
 
 
@@ -320,4 +320,4 @@ def test_16_bit_members_are_read(tmp_path):
         data = Shards(str(path), held_out=0.2, in_memory=in_memory)
         part = next(p for p in (data.train, data.held_out) if any("000002" in n for n in p.names))
         row = next(i for i, n in enumerate(part.names) if "000002" in n)
-        assert torch.equal(part.__getitems__(range(len(part))).media[row], read_picture(tmp_path / "x.png"))
+        assert torch.equal(part.__getitems__(range(len(part))).media[row], read_image(tmp_path / "x.png"))

@@ -195,7 +195,7 @@ def test_mistakes_with_sounds_are_one_line(world, tmp_path, words, line):
         ([*CODEC, "data.sample_rate=16000"], "data.sample_rate=16000, tokenizer.sample_rate=8000: set both to the same rate"),
         (["tokenizer=vqgan"], "VQGAN is a tokenizer of pictures, the data are sounds"),
         ([*CODEC, "data=noise", "data.items=8", "data.held_out=2"], "Codec is a tokenizer of sounds, the data are pictures"),
-        ([*CODEC, "task.augment.shift=1"], "shifts and flips are of pictures"),
+        ([*CODEC, "task.augment.shift=1"], "shifts and flips are of images"),
         ([*CODEC, "data.channels=2"], "this codec takes sound of 1 channel"),
     ],
 )
