@@ -208,7 +208,7 @@ def _check(
 def _check_value(value: Any, where: str, annotation: Any) -> None:
     """Raises ConfigError where a value is no component and one is asked for, or does not fit its annotation."""
     roles = _roles(annotation)
-    if roles and value is not None and not isinstance(value, (Mapping, list, tuple, *roles)):
+    if roles and isinstance(value, (str, bool, int, float)):
         raise ConfigError(f"{where}={value}: expected a {' or a '.join(role.__name__ for role in roles)}, which is a group of keys")
     try:
         check_setting(where, value, annotation)

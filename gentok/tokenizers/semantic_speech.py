@@ -48,7 +48,7 @@ class SemanticSpeech(Codec, id="tokenizer/semantic_speech"):
         codebook: Codebook,
         decoder: SpeechDecoder,
         sample_rate: PositiveInt,
-        symbols: Sequence[str],
+        symbols: str | Sequence[str],
         recogniser: dict[str, Any] | None = None,
         ctc: NonNegativeFloat = 1.0,
         mel: NonNegativeFloat = 1.0,

@@ -61,7 +61,7 @@ class SpeechText(Tokenizer, id="tokenizer/speech_text"):
     def __init__(
         self,
         speech: Tokenizer | Mapping[str, Any],
-        symbols: Sequence[str],
+        symbols: str | Sequence[str],
         longest_text: PositiveInt | None = None,
         text_span: PositiveInt = 13,
         speech_span: PositiveInt = 26,

@@ -113,7 +113,7 @@ def test_rows_without_file_or_label_are_skipped_and_listed(tmp_path, caplog):
         (["path", "caption"], {"classes": True}, ["no column 'label'", "path, caption", "data.label_column"]),
         (["path", "label"], {"captions": "ids"}, ["no column 'caption'", "path, label", "data.caption_column"]),
         (None, {"path_column": "file"}, ["no column 'file'", "path, label, caption"]),
-        (None, {"captions": "words"}, ["captions='words'"]),
+        (None, {"captions": "words"}, ["captions=words"]),
         (None, {"path_column": "label"}, ["lists no images", "cat"]),
         (None, {"held_out": 0.0}, ["held_out=0.0"]),
     ],

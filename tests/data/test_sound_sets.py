@@ -213,9 +213,9 @@ def test_places_without_sounds_are_one_clear_line(tmp_path):
         (lambda: SoundFolder(tmp_path / "gone"), "there is no folder .*gone; give the folder that holds your sounds"),
         (lambda: SoundFolder(tmp_path / "empty"), r"holds no sounds; files ending in \.wav, \.flac, \.ogg, \.mp3, .* are read"),
         (lambda: SoundFolder(choir(tmp_path / "c", 3), sample_rate=0), "sample_rate=0: expected"),
-        (lambda: SoundFolder(tmp_path / "c", channels=3), "data.channels=3: 1 "),
-        (lambda: SoundFolder(tmp_path / "c", crop=0), "data.crop=0: seconds, or null"),
-        (lambda: SoundFolder(tmp_path / "c", normalize="loud"), "data.normalize='loud'"),
+        (lambda: SoundFolder(tmp_path / "c", channels=3), "channels=3: expected"),
+        (lambda: SoundFolder(tmp_path / "c", crop=0), "crop=0: expected"),
+        (lambda: SoundFolder(tmp_path / "c", normalize="loud"), "normalize=loud: expected 'peak' or 'rms'"),
         (lambda: SoundShards(str(tmp_path / "gone.tar")), "there is no shard"),
     ):
         with pytest.raises((ValueError, OSError), match=line) as error:

@@ -94,7 +94,7 @@ def test_a_bundle_gives_the_prefix_and_every_keep_is_a_tokenizer_of_its_own(tmp_
 
 @pytest.mark.parametrize("tokenizer, codebook, keep, says", [
     ("vqgan", RESIDUAL, 4, "has levels 1 to 3"),
-    ("vqgan", RESIDUAL, 0, "has levels 1 to 3"),
+    ("vqgan", RESIDUAL, 0, "expected a number above 0"),
     ("vqgan", None, 1, "no prefix that is a code"),
     ("flextok", None, 9, "has tokens 1 to 8"),
 ])  # fmt: skip
