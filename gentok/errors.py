@@ -9,6 +9,9 @@ from typing import Any
 __all__ = ["ConfigError", "FormatError", "check_at_least", "check_choice", "nearest_name"]
 
 
+_LISTED = 40
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be built or run."""
 
@@ -24,7 +27,8 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are: {', '.join(sorted(names))}" if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; there are: {', '.join(sorted(names)[:_LISTED])}{more}" if names else ""
 
 
 def check_at_least(minimum: float, **values: float | None) -> None:

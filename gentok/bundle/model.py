@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gentok.bundle.files import last_good, load_state, neighbours, read_checkpoint, read_folder
+from gentok.bundle.files import check_checksum, last_good, neighbours, read_checkpoint, read_folder
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.sizes import build_stored
 from gentok.bundle.writing import save
 from gentok.errors import ConfigError, FormatError
 from gentok.interfaces import Generator, Tokenizer
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler
 from gentok.sampling import configured_sampler, sample
-from gentok.types import Batch, ConditionSpec, Latents, Tokens, TokenSpec
+from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
 
 __all__ = ["Bundle", "find", "load"]
 
@@ -183,8 +184,8 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
 
     Args:
         path: a bundle folder, a training checkpoint (.ckpt), or the name of a model that ships with gentok (docs/zoo).
-        trust: packages beside gentok whose components may be built; "paths" allows a model of your own to name the files of frozen
-            networks that it uses.
+        trust: packages beside gentok whose components may be built; "paths" says that the model is your own: it may name the files of
+            frozen networks that it uses.
         device: where its weights go.
         ema: of a checkpoint, take the averaged weights.
 
@@ -198,30 +199,38 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     """
     if str(path) == "???":
         raise ConfigError("which model? Give a bundle folder or a training checkpoint: ckpt=PATH")
-    path = find(path)
+    path, trust = find(path), tuple(trust)
     document, tokenizer_state, generator_state = read_folder(path) if path.is_dir() else read_checkpoint(path, ema)
+    places = "paths" in trust
+    trust = tuple(name for name in trust if name != "paths")
     config, spec = document["tokenizer"]["config"], TokenSpec.from_dict(document["tokenizer"]["spec"])
-    tokenizer = build_tokenizer(config, trust, stored=True)
-    load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
-    tokenizer.spec = spec
-    if spec.encode_fingerprint:
-        made = stamp(tokenizer, config)
-        if made != spec:
-            raise FormatError(
-                f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
-                f"{spec.describe()}): it was changed or damaged"
-            )
     condition_spec = ConditionSpec.from_dict(document["condition_spec"])
+    tokenizer = build_stored(
+        lambda: build_tokenizer(config, trust, stored=not places), tokenizer_state, f"the tokenizer in {path}", trusted=places
+    )
+    built = replace(tokenizer.spec, encode_fingerprint=spec.encode_fingerprint, decode_fingerprint=spec.decode_fingerprint)
+    if isinstance(spec.grid, Frames) and isinstance(built.grid, Frames):  # the longest item belongs to the data
+        built = replace(built, grid=replace(built.grid, n=spec.grid.n))
+    tokenizer.spec = spec
+    made = stamp(tokenizer, config) if spec.encode_fingerprint else built
+    if not made == built == spec:
+        raise FormatError(
+            f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
+            f"{spec.describe()}): it was changed or damaged"
+        )
     generator, generator_config = None, None
     if document["kind"] == "generator":
         generator_config = document["generator"]["config"]
         meant = TokenSpec.from_dict(document["generator"]["spec"])
         if not meant.same_codes(spec):
             raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
-        generator = build_generator(generator_config, tokenizer, condition_spec, trust, stored=True)
-        load_state(generator, generator_state, f"the generator in {path}")
+        generator = build_stored(
+            lambda: build_generator(generator_config, tokenizer, condition_spec, trust, stored=not places), generator_state,
+            f"the generator in {path}", trusted=places,
+        )  # fmt: skip
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
+    check_checksum(document, path)
     bundle = Bundle(document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path))
     return bundle.to(device)
 

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from gentok import __version__
+from gentok.atomic import sync
 from gentok.build import identify
-from gentok.bundle.files import FORMAT, checksum, last_good
+from gentok.bundle.files import FORMAT, checksum, last_good, sealed
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_tokenizer
 from gentok.interfaces import Generator, Tokenizer
 from gentok.types import ConditionSpec, TokenSpec
+from gentok.types.documents import seal
 
 __all__ = ["save"]
 
@@ -86,12 +88,16 @@ def save(
         save_file(_rounded(generator.state_dict(), dtype), temporary / "generator" / "model.safetensors")
     document["checksums"] = {str(file.relative_to(temporary)): checksum(file) for file in sorted(temporary.rglob("*.safetensors"))}
     (temporary / "README.md").write_text(_card(document))
+    document["checksum"] = seal(sealed(document))["checksum"]
     (temporary / "bundle.json").write_text(json.dumps(document, indent=1) + "\n")
+    for file in (*temporary.rglob("*"), temporary):
+        sync(file)
     old = last_good(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(path, old)
     os.replace(temporary, path)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
     return path
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gentok.errors import FormatError
 from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
-from gentok.types.formats import strict
+from gentok.types.formats import CELLS, Size, strict
 from gentok.types.tokens import ABSENT
 
 __all__ = ["ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec"]
@@ -47,7 +47,7 @@ class IdsSpec:
     """Symbols in the order of their ids, and the longest row."""
 
     alphabet: tuple[str, ...]
-    max_length: int
+    max_length: Size
     kind: str = "ids"
 
     def parse(self, values: Sequence[Any], name: str) -> Ids:
@@ -69,8 +69,8 @@ class IdsSpec:
 class VectorsSpec:
     """Width, longest row and the name of the frozen encoder that made the vectors."""
 
-    width: int
-    max_length: int
+    width: Size
+    max_length: Size
     encoder: str = ""
     kind: str = "vectors"
 
@@ -135,10 +135,14 @@ class ConditionSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConditionSpec:
+        """The inverse of `to_dict`. Raises FormatError, one line, where it is of a newer format, damaged, or of an impossible size."""
         parts = []
         for name, part in values.items():
-            kind = part.get("kind")
-            if kind not in _CONDITIONS:
-                raise FormatError(f"the condition {name!r} is of kind {kind!r}; this gentok knows {', '.join(_CONDITIONS)}")
-            parts.append((name, _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))))
+            kind = part.get("kind") if isinstance(part, Mapping) else part
+            if not isinstance(kind, str) or kind not in _CONDITIONS:
+                raise FormatError(f"the condition {name!r} is of kind {str(kind)[:60]!r}; this gentok knows {', '.join(_CONDITIONS)}")
+            spec = _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))
+            if getattr(spec, "max_length", 1) * getattr(spec, "width", 1) > CELLS:
+                raise FormatError(f"the condition {name!r} is too large to be one: {part}")
+            parts.append((name, spec))
         return cls(tuple(parts))

@@ -1,0 +1,220 @@
+"""What gentok itself writes and reads again: bundles, their weights, checkpoints, runs that go on, cached tokens, compressed sounds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from fuzz_engine import Mutation, Target
+from fuzz_mutators import damage_bytes, damage_json, deep_json
+
+GENERATOR = {"_target_": "gentok.generators.autoregressive.Autoregressive", "width": 16, "depth": 1, "heads": 2}
+
+
+def digest(*tensors: Any) -> str:
+    """Of tensors' types, shapes and bytes."""
+    import torch
+
+    out = hashlib.sha256()
+    for tensor in tensors:
+        out.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        out.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return out.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------------------ bundles
+
+
+def make_bundle(folder: Path) -> Path:
+    """A generator of classes over 4 x 4 codes."""
+    import torch
+
+    from gentok.bundle import build_generator, build_tokenizer, save, stamp
+    from gentok.types import ClassSpec, ConditionSpec
+
+    torch.manual_seed(0)
+    config = {
+        "_target_": "gentok.tokenizers.vqgan.VQGAN", "media_shape": [1, 16, 16], "width": 4,
+        "codebook": {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 4},
+    }  # fmt: skip
+    tokenizer = build_tokenizer(config).eval()
+    stamp(tokenizer, config)
+    classes = ConditionSpec((("class", ClassSpec(("a", "b"))),))
+    generator = build_generator(GENERATOR, tokenizer, classes).eval()
+    return save(
+        folder / "bundle", tokenizer=tokenizer, tokenizer_config=config, generator=generator, generator_config=GENERATOR,
+        condition_spec=classes, meta={"seed": 0, "guidance": 1.5},
+    )  # fmt: skip
+
+
+def make_codec(folder: Path) -> Path:
+    """A causal codec of two levels at 8 kHz."""
+    import torch
+
+    from gentok.bundle import build_tokenizer, save, stamp
+
+    torch.manual_seed(0)
+    book = {"_target_": "gentok.codebooks.residual.ResidualCodebook", "levels": 2}
+    book["codebook"] = {"_target_": "gentok.codebooks.vq.VQ", "vocab_size": 16, "dim": 8}
+    networks = {"width": 8, "filters": 2, "ratios": [4, 2], "memory": None}
+    config = {
+        "_target_": "gentok.tokenizers.codec.Codec", "media_shape": [1], "sample_rate": 8000, "codebook": book,
+        "encoder": {"_target_": "gentok.nn.seanet.SEANetEncoder", **networks}, "decoder": {"_target_": "gentok.nn.seanet.SEANetDecoder", **networks},
+    }  # fmt: skip
+    tokenizer = build_tokenizer(config).eval()
+    stamp(tokenizer, config)
+    return save(folder / "codec", tokenizer=tokenizer, tokenizer_config=config, meta={"seed": 0})
+
+
+def use_model(path: Path, out: Path) -> Any:
+    """Loads, encodes, decodes and samples."""
+    import torch
+
+    import gentok
+
+    model = gentok.load(path)
+    shape = (1, 16, 16) if model.spec.modality == "image" else (1, 400)
+    media = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    tokens = model.encode(media)
+    parts = [tokens.codes, model.decode(tokens)]
+    if model.generator is not None:
+        parts.append(model.sample(n=2, condition="b" if model.condition_spec.parts else None, seed=1))
+    return digest(*parts), json.dumps(model.spec.to_dict())
+
+
+def resealed(document: Any) -> Any:
+    """What an attacker does: a document of another content with a right checksum."""
+    from gentok.bundle.files import sealed
+    from gentok.types.documents import seal
+
+    try:
+        return {**document, "checksum": seal(sealed(document))["checksum"]}
+    except (KeyError, TypeError, AttributeError):
+        return document
+
+
+def damage_document(rng: random.Random, path: Path) -> Mutation:
+    """bundle.json: its values, as damage and as an attack, or its text."""
+    file, way = path / "bundle.json", rng.random()
+    if way < 0.5:
+        return damage_json(rng, file, resealed, legal=True)
+    if way < 0.7:
+        before = json.loads(file.read_text())
+        done = damage_json(rng, file)
+        after = json.loads(file.read_text())
+        notes = isinstance(after, dict) and isinstance(after.get("meta"), dict)  # which anyone may edit
+        return Mutation(done.what, notes and {**after, "meta": 0} == {**before, "meta": 0})
+    return deep_json(rng, file) if way < 0.8 else damage_bytes(rng, file)
+
+
+def damage_weights(rng: random.Random, path: Path) -> Mutation:
+    """The weights beside it: bytes as they are, or with the checksum of what they are now; and the table at their head."""
+    file = path / rng.choice([name for name in ("tokenizer", "generator") if (path / name).is_dir()]) / "model.safetensors"
+    attack = rng.random() < 0.5
+    if rng.random() < 0.4:
+        done = damage_table(rng, file)
+    else:
+        done = damage_bytes(rng, file)
+    if attack:
+        document = json.loads((path / "bundle.json").read_text())
+        document["checksums"][str(file.relative_to(path))] = hashlib.sha256(file.read_bytes()).hexdigest()
+        (path / "bundle.json").write_text(json.dumps(resealed(document)))
+    return Mutation(f"{done.what} in {file.parent.name}{', with checksums' * attack}", attack)
+
+
+def damage_table(rng: random.Random, file: Path) -> Mutation:
+    """The JSON table at the head of a safetensors file."""
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table = file.with_name("table.json")
+    table.write_bytes(data[8 : 8 + length])
+    done = damage_json(rng, table)
+    head = table.read_bytes()
+    table.unlink()
+    file.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+    return done
+
+
+# -------------------------------------------------------------------------------------------------- checkpoints
+
+
+def make_checkpoint(folder: Path) -> Path:
+    """Of a generator after a step, with averaged weights."""
+    import shutil
+
+    shutil.copyfile(Path(__file__).parents[1] / "golden" / "mnist5k_ar.ckpt", folder / "last.ckpt")
+    return folder / "last.ckpt"
+
+
+def use_checkpoint(path: Path, out: Path) -> Any:
+    import torch
+
+    import gentok
+
+    model = gentok.load(path)
+    media = torch.rand(1, *model.spec.media_shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return digest(model.encode(media).codes, *model.generator.state_dict().values(), *model.tokenizer.state_dict().values())
+
+
+def damage_checkpoint(rng: random.Random, path: Path) -> Mutation:
+    """Bytes as they are; or what an attacker does: values or an entry of the archive changed, with right checksums of the archive."""
+    way = rng.random()
+    if way < 0.4:
+        return damage_bytes(rng, path)
+    if way < 0.7:
+        return Mutation(damage_pickle(rng, path), legal=True)
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    name = next(n for n in entries if n.endswith("data.pkl")) if way < 0.9 else rng.choice(list(entries))
+    file = path.with_name("entry")
+    file.write_bytes(entries[name])
+    what = damage_bytes(rng, file).what
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, data in {**entries, name: file.read_bytes()}.items():
+            archive.writestr(entry, data)
+    file.unlink()
+    return Mutation(f"{what} of {name}, with checksums", legal=True)
+
+
+def damage_pickle(rng: random.Random, path: Path) -> str:
+    """Values of the checkpoint itself, of whatever type: plain ones become others, tensors get other shapes."""
+    import torch
+
+    from fuzz_mutators import WRONG, _places
+
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    places = list(_places(checkpoint))
+    words = []
+    for _ in range(rng.choice([1, 1, 2])):
+        parent, key = rng.choice(places if rng.random() < 0.7 else list(_top(checkpoint)))
+        value = parent[key] if key in parent or isinstance(parent, list) else None
+        if isinstance(value, torch.Tensor) and rng.random() < 0.7:
+            parent[key] = rng.choice([
+                lambda v: v.reshape(-1)[:1].expand(10**9), lambda v: v[None], lambda v: v.reshape(-1)[:-1], lambda v: v.to(torch.int64),
+                lambda v: v.double(), lambda v: v * float("nan"), lambda v: v.to_sparse(), lambda v: torch.empty(0),
+                lambda v: v.to("meta"), lambda v: torch.ones_like(v),
+            ])(value)  # fmt: skip
+        else:
+            parent[key] = rng.choice(WRONG)
+        words.append(str(key))
+    torch.save(checkpoint, path)
+    return "values of " + ", ".join(words)
+
+
+def _top(checkpoint: Any) -> Any:
+    for key in checkpoint:
+        yield checkpoint, key
+        if isinstance(checkpoint[key], dict):
+            yield from ((checkpoint[key], inner) for inner in checkpoint[key])
+
+
+TARGETS = [
+    Target("bundle", make_bundle, damage_document, use_model),
+    Target("bundle_of_sound", make_codec, damage_document, use_model),
+    Target("weights", make_bundle, damage_weights, use_model),
+    Target("checkpoint", make_checkpoint, damage_checkpoint, use_checkpoint),
+]

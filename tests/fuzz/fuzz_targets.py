@@ -1,0 +1,12 @@
+"""All kinds of input, by name: one module per part of the package."""
+
+import fuzz_files
+
+TARGETS = {target.name: target for target in [*fuzz_files.TARGETS]}
+
+try:
+    import readers  # of images, sounds, archives and tables
+except ModuleNotFoundError:
+    pass
+else:
+    TARGETS |= {target.name: target for target in readers.TARGETS}
