@@ -20,13 +20,14 @@ __all__ = ["replacing", "sweep", "sync", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], temporary: Path | None = None, setting: str = "") -> Iterator[Path]:
     """`with replacing(path) as temporary:` write the file `temporary`; it takes the place of `path` if nothing was raised.
 
     Args:
         path: the file to write; its folder is made where it is missing. A link stays a link, to the new file. What is no plain file, such
             as /dev/null or a pipe, is written to and stays what it is.
         temporary: another file of the same folder; None: one with the suffix of `path`, which says the format to libraries.
+        setting: what chooses the folder, for messages.
 
     Raises:
         OSError: the folder cannot be written, the disk is full, or `path` is a folder.
@@ -38,13 +39,13 @@ def replacing(path: str | os.PathLike[str], temporary: Path | None = None) -> It
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / f"{path.stem or 'out'}{path.suffix}"
             yield temporary
-            with _readable(path), open(temporary, "rb") as made, open(path, "wb") as device:
+            with _readable(path, setting), open(temporary, "rb") as made, open(path, "wb") as device:
                 shutil.copyfileobj(made, device)
         return
-    writable_folder(path.parent)
+    writable_folder(path.parent, setting)
     temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
-        with _readable(path):
+        with _readable(path, setting):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -53,36 +54,40 @@ def replacing(path: str | os.PathLike[str], temporary: Path | None = None) -> It
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def whole_file(path: str | os.PathLike[str], setting: str = "") -> Iterator[BinaryIO]:
     """`with whole_file(path) as file: file.write(...)`: as `replacing`, open for writing, and flushed to the disk."""
     path = Path(os.path.realpath(path))
-    sweep(writable_folder(path.parent))
+    sweep(writable_folder(path.parent, setting))
     named = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
-    with replacing(path, named) as temporary, open(temporary, "wb") as file:
+    with replacing(path, named, setting) as temporary, open(temporary, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)
 
 
-def writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing.
+def writable_folder(folder: str | os.PathLike[str], setting: str = "") -> Path:
+    """The folder, made where it is missing. setting: what chooses it, for messages.
 
     Raises:
         OSError: it cannot be made, or nothing can be written in it.
     """
-    folder = Path(folder)
+    folder, another = Path(folder), _another(setting)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"the folder {folder} cannot be made ({error.strerror or error}): choose another") from error
+        raise OSError(f"the folder {folder} cannot be made ({error.strerror or error}): {another}") from error
     if not os.access(folder, os.W_OK):
-        raise OSError(f"the folder {folder} cannot be written: choose another")
+        raise OSError(f"the folder {folder} cannot be written: {another}")
     return folder
 
 
+def _another(setting: str) -> str:
+    return f"choose another with {setting}" if setting else "choose another"
+
+
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def _readable(path: Path, setting: str) -> Iterator[None]:
     """Errors of the system as a line that names the file and what to do."""
     try:
         yield
@@ -90,7 +95,7 @@ def _readable(path: Path) -> Iterator[None]:
         if error.errno is None:  # already a line
             raise
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        advice = "free some space, or choose another disk" if full else "see to its folder, or choose another"
+        advice = ("free some space, or " if full else "see to its folder, or ") + _another(setting)
         raise OSError(f"{path} could not be written ({error.strerror or error}): {advice}; what was there before is as it was") from error
 
 

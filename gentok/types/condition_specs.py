@@ -136,6 +136,8 @@ class ConditionSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConditionSpec:
         """The inverse of `to_dict`. Raises FormatError, one line, where it is of a newer format, damaged, or of an impossible size."""
+        if not isinstance(values, Mapping):
+            raise FormatError(f"the condition spec is no group of keys: {str(values)[:60]!r}")
         parts = []
         for name, part in values.items():
             kind = part.get("kind") if isinstance(part, Mapping) else part

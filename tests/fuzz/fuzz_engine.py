@@ -208,8 +208,10 @@ def _note(event: str, args: tuple, inside: str, effects: list[str]) -> None:
     elif event == "open" and isinstance(args[0], (str, bytes)) and (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         _note_path(event, args[0], inside, effects)
     elif event in _WRITING:
+        handle = next((a for a in args[1:] if isinstance(a, int) and a > 2), None) if event in ("os.remove", "os.rmdir") else None
+        base = "" if handle is None else os.readlink(f"/proc/self/fd/{handle}")
         for path in (a for a in args[:2] if isinstance(a, (str, bytes, os.PathLike))):
-            _note_path(event, path, inside, effects)
+            _note_path(event, os.path.join(base, os.fsdecode(path)), inside, effects)
 
 
 def _note_path(event: str, path: Any, inside: str, effects: list[str]) -> None:

@@ -212,9 +212,137 @@ def _top(checkpoint: Any) -> Any:
             yield from ((checkpoint[key], inner) for inner in checkpoint[key])
 
 
+# ------------------------------------------------------------------------------------- cached tokens, sounds
+
+
+def make_tokens(folder: Path) -> Path:
+    """Of 12 items of two levels, with classes and lengths."""
+    import numpy as np
+
+    from gentok.data.tensor_file import write_arrays
+
+    draw = np.random.default_rng(0)
+    codes = draw.integers(1, 17, (12, 2, 2, 5)).astype("uint8")
+    arrays = {"codes": codes, "index": np.arange(12), "lengths": np.full((12, 2), 5), "condition.class": draw.integers(0, 3, 12)}
+    spec = {"vocab_sizes": [16, 16], "grid": {"kind": "frames", "rate_hz": 50.0, "n": 5}, "modality": "audio", "media_shape": [1], "sample_rate": 8000}
+    header = {
+        "format": 1, "kind": "tokens", "spec": spec, "condition_spec": {"class": {"names": ["a", "b", "c"], "kind": "class"}}, "views": 2,
+        "augment": {"shift": 1}, "seed": 0, "data": {"split": "train"}, "items": 12,
+    }  # fmt: skip
+    return write_arrays(folder / "tokens.safetensors", {name: [value] for name, value in arrays.items()}, header)
+
+
+def use_tokens(path: Path, out: Path) -> Any:
+    import pickle
+
+    from gentok.data.token_dataset import TokenDataset
+
+    data = pickle.loads(pickle.dumps(TokenDataset(path)))
+    batch = data.__getitems__(list(range(2 * len(data))))
+    parts = [batch.tokens.validate().codes, batch.index, *(part.ids for part in batch.condition.parts.values())]
+    return digest(*parts, *([] if batch.lengths is None else [batch.lengths])), json.dumps(data.spec.to_dict()), data.condition_spec
+
+
+def damage_tokens(rng: random.Random, path: Path) -> Mutation:
+    """Bytes; the table at the head; or that and a right checksum."""
+    from gentok.data import tensor_file
+
+    way = rng.random()
+    done = damage_bytes(rng, path) if way < 0.5 else damage_table(rng, path) if way < 0.7 else None
+    if done is not None:
+        return done
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    table, inner = json.loads(data[8 : 8 + length]), path.with_name("inner.json")
+    outer = rng.random() < 0.3
+    inner.write_text(json.dumps({k: v for k, v in table.items() if k != "__metadata__"}) if outer else table["__metadata__"]["gentok"])
+    done = damage_json(rng, inner)
+    about = {"gentok": table["__metadata__"]["gentok"] if outer else inner.read_text()}
+    entries = json.loads(inner.read_text()) if outer else {k: v for k, v in table.items() if k != "__metadata__"}
+    table = {"__metadata__": about, **entries} if isinstance(entries, dict) else {"__metadata__": about}
+    if rng.random() < 0.7:  # else as a file of before checksums
+        about["checksum"] = tensor_file._checksum(table, [data[8 + length :]])
+    head = json.dumps(table).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + data[8 + length :])
+    inner.unlink()
+    return Mutation(f"{done.what}, with checksum", legal=True)
+
+
+def make_sound(folder: Path) -> Path:
+    """A folder with a compressed sound of half a second, and the codec that made it."""
+    import numpy as np
+    import soundfile
+
+    from gentok.codec import compress
+
+    (folder / "sound").mkdir()
+    bundle = make_codec(folder / "sound")
+    soundfile.write(folder / "in.wav", 0.4 * np.sin(np.arange(4000) / 7 + 3 * np.sin(np.arange(4000) / 300)), 8000)
+    compress(codec_config("compress", folder / "in.wav", folder / "sound" / "x.gtk", bundle))
+    return folder / "sound"
+
+
+def codec_config(action: str, source: Path, target: Path, bundle: Path) -> dict[str, Any]:
+    files = {"action": action, "input": str(source), "output": str(target), "ckpt": str(bundle)}
+    return {**files, "levels": None, "chunk": 0.1, "ema": True, "device": "cpu", "progress": False, "overwrite": False, "trust": []}
+
+
+def use_sound(path: Path, out: Path) -> Any:
+    from gentok.codec import decompress
+
+    decompress(codec_config("decompress", path / "x.gtk", out / "back.wav", path / "codec"))
+    return (out / "back.wav").read_bytes()
+
+
+def damage_sound(rng: random.Random, path: Path) -> Mutation:
+    """Bytes; the header with a right seal; or any number of a part with right checksums."""
+    import struct
+    import zlib
+
+    from gentok.types.documents import seal
+
+    file, way = path / "x.gtk", rng.random()
+    if way < 0.5:
+        return damage_bytes(rng, file)
+    data = file.read_bytes()
+    (length,) = struct.unpack("<I", data[4:8])
+    header, at, parts = json.loads(data[8 : 8 + length]), 8 + length, []
+    while at < len(data):
+        frames, size = struct.unpack("<II", data[at : at + 8])
+        parts.append([frames, data[at + 8 : at + 8 + size]])
+        at += 12 + size
+    legal, what = True, "parts"
+    if way < 0.75:
+        table = path / "header.json"
+        table.write_text(json.dumps(header))
+        what = damage_json(rng, table).what
+        header = json.loads(table.read_text())
+        table.unlink()
+        header = seal(header) if isinstance(header, dict) else header
+    else:
+        part = rng.choice(parts)
+        if rng.random() < 0.5:
+            part[0] = rng.choice([0, 1, part[0] + 1, 2 * part[0], 10**6, 2**31, 2**32 - 1])
+        else:
+            inner = path / "part"
+            inner.write_bytes(part[1] or b"x")
+            damage_bytes(rng, inner)
+            part[1] = inner.read_bytes()
+            inner.unlink()
+    text = json.dumps(header).encode()
+    out = b"GTK2" + struct.pack("<I", len(text)) + text
+    for frames, content in parts:
+        out += struct.pack("<II", frames, len(content)) + content
+        out += struct.pack("<I", zlib.crc32(out))
+    file.write_bytes(out)
+    return Mutation(f"{what}, with checksums", legal)
+
+
 TARGETS = [
     Target("bundle", make_bundle, damage_document, use_model),
     Target("bundle_of_sound", make_codec, damage_document, use_model),
     Target("weights", make_bundle, damage_weights, use_model),
     Target("checkpoint", make_checkpoint, damage_checkpoint, use_checkpoint),
+    Target("tokens", make_tokens, damage_tokens, use_tokens),
+    Target("compressed_sound", make_sound, damage_sound, use_sound),
 ]
