@@ -138,7 +138,13 @@ def read_training(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path} does not say what it is a checkpoint of ({error}): it is damaged") from error
     _check_document(checkpoint["gentok"], str(path), "checkpoint")
     for key in ("state_dict", "current_model_state", "tokenizer_state"):
-        _check_state(checkpoint.get(key, {} if key != "state_dict" else None), f"{key} of {path}")
+        state = checkpoint.get(key, {} if key != "state_dict" else None)
+        if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+            raise FormatError(f"the {key} of {path} is no group of named tensors: it is damaged")
+    try:
+        _check_whole(checkpoint, str(path))
+    except RecursionError as error:
+        raise FormatError(f"{path} nests values too deep: it is damaged") from error
     return checkpoint
 
 
@@ -156,14 +162,15 @@ def _check_zip(path: Path) -> None:
         raise FormatError(f"{path} was refused: {broken} in it is not what was written there: it was changed or damaged")
 
 
-def _check_state(state: Any, what: str) -> None:
-    """Named tensors that have all their numbers: one whose stride is 0 could claim any size."""
-    if not isinstance(state, Mapping) or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-        raise FormatError(f"the {what} is no group of named tensors: it is damaged")
-    for key, value in state.items():
-        plain = value.layout is torch.strided and not value.is_quantized
+def _check_whole(value: Any, what: str) -> None:
+    """Every tensor must have all its numbers: one whose stride is 0 could claim any size."""
+    if isinstance(value, Tensor):
+        plain = value.layout is torch.strided and not value.is_quantized and not value.is_meta
         if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
-            raise FormatError(f"the {what} has a tensor that is not whole, {key}: it is damaged")
+            raise FormatError(f"{what} is a tensor that is not whole: it is damaged")
+    elif isinstance(value, (Mapping, list, tuple)):
+        for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+            _check_whole(item, f"{str(key)[:80]} in {what}" if isinstance(item, Tensor) else what)
 
 
 def read_checkpoint(path: Path, ema: bool) -> tuple[dict[str, Any], State, State]:

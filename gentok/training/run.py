@@ -14,6 +14,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,14 @@ from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.finish import last_validation, skipped_items, write_results
 from gentok.training.module import GentokModule, Unregistered
-from gentok.training.processes import is_first, running
+from gentok.training.processes import is_first, lost_process, running
+from gentok.training.run_folder import begin, claimed
 from gentok.training.trainer import build_trainer
 
 __all__ = ["train"]
 
 FOLDER = "GENTOK_RUN_FOLDER"
 """The environment variable by which a run tells the processes that it starts where it is."""
-_log = logging.getLogger("gentok.training")
 
 
 def train(config: dict[str, Any]) -> Path:
@@ -47,10 +48,7 @@ def train(config: dict[str, Any]) -> Path:
     if config["steps"] is None and config["budget"] is None:
         raise ConfigError("how long? set steps=2000, or budget=6min (wall-clock time), or both")
 
-    import lightning as L
-
-    from gentok.training.checkpoint import Stopped
-    from gentok.training.resume import check_same_run, find, read
+    from gentok.training.resume import find
 
     if config["print_config"] and is_first():
         from gentok.training.config_tree import show_config
@@ -66,8 +64,17 @@ def train(config: dict[str, Any]) -> Path:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     run = config["paths"]["run"] = os.environ.pop(FOLDER, config["paths"]["run"])
     run = Path(run)
-    ckpt = find(config["resume"], run)
-    _open_folder(run, config, ckpt)
+    ckpt = find(config["resume"], run, config["overwrite"])
+    with claimed(run, config, ckpt) if is_first() else nullcontext():
+        return _train(config, run, ckpt)
+
+
+def _train(config: dict[str, Any], run: Path, ckpt: Path | None) -> Path:
+    import lightning as L
+
+    from gentok.training.checkpoint import Stopped
+    from gentok.training.resume import check_same_run, data_identity, read
+
     config.update(identify(config))  # what is stored names components by their ids
     L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.rng
     data = build(config["data"], trust=config["trust"], where="data")
@@ -76,11 +83,15 @@ def train(config: dict[str, Any]) -> Path:
 
         data = Subset(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
     task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
-    task.items, start = len(data.train), 0
+    task.data, start = data_identity(data), 0
     if ckpt is not None:
         checkpoint = read(ckpt)
-        check_same_run(checkpoint, config, task.items, ckpt, task.fingerprint)
+        check_same_run(checkpoint, config, task.data, ckpt, task.fingerprint)
         start = int(checkpoint["global_step"])
+        if is_first() and task.is_over(checkpoint):
+            print(f"{run} has ended at step {start}; more steps=... or budget=... than before goes on with it")
+    elif config["resume"] == "auto" and is_first():
+        print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
     trainer = build_trainer(config, run, task, start)
     train_set, held_out = _sets(config, data, task)
     task.sets = Unregistered((train_set, held_out))
@@ -93,6 +104,8 @@ def train(config: dict[str, Any]) -> Path:
     validation = held_out_loader(held_out, config["task"].get("encode_batch", 250), **place)
     os.environ[FOLDER] = str(run)  # for the processes that `fit` starts
     L.seed_everything(config["seed"], verbose=False)  # the same start of the weights, whatever was built, encoded or launched before
+    if is_first():
+        begin(run, config, ckpt)
     try:
         trainer.fit(task, loader, validation, ckpt_path=ckpt, weights_only=True)
     except Stopped as stopped:
@@ -100,6 +113,11 @@ def train(config: dict[str, Any]) -> Path:
             print(f"{stopped}, saved. To go on: {_command(run)}", flush=True)
             raise SystemExit(stopped.status) from None
         return run
+    except Exception as error:
+        reason = lost_process(error) or (ckpt is not None and not task.begun and f"the checkpoint {ckpt} cannot be gone on with: {error}")
+        if isinstance(error, (ValueError, OSError)) or not reason:
+            raise
+        raise OSError(" ".join(reason.split())) from error
     finally:
         os.environ.pop(FOLDER, None)
     metrics = last_validation(trainer, task, validation)
@@ -107,21 +125,6 @@ def train(config: dict[str, Any]) -> Path:
     if trainer.is_global_zero:
         write_results(config, run, task, metrics, skipped)
     return run
-
-
-def _open_folder(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None:
-    """Raises OSError with a line where the folder cannot be written. config.yaml is of the last start."""
-    if not is_first():
-        return
-    if ckpt is None and (run / "checkpoints" / "last.ckpt").is_file():
-        _log.warning("%s holds a run already, which is overwritten; resume=auto would have gone on with it", run)
-    if ckpt is None and config["resume"] == "auto":
-        print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(_yaml(config))
-    except OSError as error:
-        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
 
 
 def _command(run: Path) -> str:
@@ -187,8 +190,3 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
         sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
 
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(dict(config)))

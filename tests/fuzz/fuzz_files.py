@@ -63,7 +63,8 @@ def make_codec(folder: Path) -> Path:
     networks = {"width": 8, "filters": 2, "ratios": [4, 2], "memory": None}
     config = {
         "_target_": "gentok.tokenizers.codec.Codec", "media_shape": [1], "sample_rate": 8000, "codebook": book,
-        "encoder": {"_target_": "gentok.nn.seanet.SEANetEncoder", **networks}, "decoder": {"_target_": "gentok.nn.seanet.SEANetDecoder", **networks},
+        "encoder": {"_target_": "gentok.nn.seanet.SEANetEncoder", **networks},
+        "decoder": {"_target_": "gentok.nn.seanet.SEANetDecoder", **networks},
     }  # fmt: skip
     tokenizer = build_tokenizer(config).eval()
     stamp(tokenizer, config)
@@ -183,7 +184,6 @@ def damage_checkpoint(rng: random.Random, path: Path) -> Mutation:
 def damage_pickle(rng: random.Random, path: Path) -> str:
     """Values of the checkpoint itself, of whatever type: plain ones become others, tensors get other shapes."""
     import torch
-
     from fuzz_mutators import WRONG, _places
 
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -212,6 +212,34 @@ def _top(checkpoint: Any) -> Any:
             yield from ((checkpoint[key], inner) for inner in checkpoint[key])
 
 
+# ------------------------------------------------------------------------------------------------ runs that go on
+
+
+def run_config(run: Path, *words: str) -> dict[str, Any]:
+    from gentok.cli import compose
+
+    quiet = ["print_config=false", "trainer=cpu", "trainer.precision=32-true", "trainer.progress_bar=false", "logger=none", "budget=null"]
+    small = ["data=noise", "data.items=16", "data.held_out=4", "data.size=8", "tokenizer.width=4", "codebook.vocab_size=8", "batch_size=4"]
+    return compose("config", [*quiet, *small, "codebook.dim=4", "task.pictures=1", f"paths.run={run}", *words])
+
+
+def make_run(folder: Path) -> Path:
+    """The checkpoint of a tokenizer after two steps."""
+    from gentok.training.run import train
+
+    return train(run_config(folder / "run", "steps=2")) / "checkpoints" / "last.ckpt"
+
+
+def use_run(path: Path, out: Path) -> Any:
+    import torch
+
+    from gentok.training.run import train
+
+    run = train(run_config(out / "run", "steps=3", f"resume={path}"))
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return digest(*checkpoint["state_dict"].values()), checkpoint["global_step"]
+
+
 # ------------------------------------------------------------------------------------- cached tokens, sounds
 
 
@@ -224,7 +252,8 @@ def make_tokens(folder: Path) -> Path:
     draw = np.random.default_rng(0)
     codes = draw.integers(1, 17, (12, 2, 2, 5)).astype("uint8")
     arrays = {"codes": codes, "index": np.arange(12), "lengths": np.full((12, 2), 5), "condition.class": draw.integers(0, 3, 12)}
-    spec = {"vocab_sizes": [16, 16], "grid": {"kind": "frames", "rate_hz": 50.0, "n": 5}, "modality": "audio", "media_shape": [1], "sample_rate": 8000}
+    grid = {"kind": "frames", "rate_hz": 50.0, "n": 5}
+    spec = {"vocab_sizes": [16, 16], "grid": grid, "modality": "audio", "media_shape": [1], "sample_rate": 8000}
     header = {
         "format": 1, "kind": "tokens", "spec": spec, "condition_spec": {"class": {"names": ["a", "b", "c"], "kind": "class"}}, "views": 2,
         "augment": {"shift": 1}, "seed": 0, "data": {"split": "train"}, "items": 12,
@@ -343,6 +372,7 @@ TARGETS = [
     Target("bundle_of_sound", make_codec, damage_document, use_model),
     Target("weights", make_bundle, damage_weights, use_model),
     Target("checkpoint", make_checkpoint, damage_checkpoint, use_checkpoint),
+    Target("resume", make_run, damage_checkpoint, use_run, seconds=20.0),
     Target("tokens", make_tokens, damage_tokens, use_tokens),
     Target("compressed_sound", make_sound, damage_sound, use_sound),
 ]
