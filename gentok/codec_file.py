@@ -1,8 +1,8 @@
 """The .gtk file of `gentok.codec`: a sound as entropy-coded codes, written and read part by part.
 
-    GTK2, length of the header (uint32), header (JSON, sealed), then per part: frames (uint32), bytes (uint32), bytes,
-    CRC-32 of all that is before it (uint32); at the end a part of no frame. Numbers are little-endian. The bytes are
-    those of gentok/entropy.py. GTK1, of earlier versions, has neither seal nor CRC; it is read, never written.
+GTK2, length of the header (uint32), header (JSON, sealed), then per part: frames (uint32), bytes (uint32), bytes,
+CRC-32 of all that is before it (uint32); at the end a part of no frame. Numbers are little-endian. The bytes are
+those of gentok/entropy.py. GTK1, of earlier versions, has neither seal nor CRC; it is read, never written.
 """
 
 from __future__ import annotations

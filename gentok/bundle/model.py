@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,6 +39,7 @@ class Bundle:
         tokenizer_config, generator_config: what they are rebuilt from.
         meta: metrics, data, command, seed, versions.
         path: where it was loaded from.
+        trust: packages beside gentok whose components it is made of.
     """
 
     kind: str
@@ -48,6 +50,7 @@ class Bundle:
     generator_config: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     path: str = ""
+    trust: tuple[str, ...] = ()
 
     @property
     def spec(self) -> TokenSpec:
@@ -76,12 +79,18 @@ class Bundle:
         """Media to tokens.
 
         Args:
-            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device.
+            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device, or a numpy array of them.
             lengths: int64 [B] in samples, of sounds that differ in length.
 
         Returns:
             Tokens [B, K, N], or Latents [B, D, N] of a tokenizer without a codebook.
+
+        Raises:
+            ValueError: media of another type, shape or range.
         """
+        media = _tensor(media, "media")
+        if not media.is_floating_point() or (media.numel() and not media.abs().max() <= 16):  # loud sound goes a little beyond 1
+            raise ValueError(f"media are floats in [-1, 1]; got {media.dtype} with values that are not (pixels: x / 127.5 - 1)")
         return self.tokenizer.encode(media.to(self.device), None if lengths is None else lengths.to(self.device))
 
     @torch.no_grad()
@@ -89,17 +98,20 @@ class Bundle:
         """Tokens to media.
 
         Args:
-            tokens: Tokens or Latents of this model, or their codes int64 [B, K, N].
+            tokens: Tokens or Latents of this model, or their codes int64 [B, K, N], a tensor or a numpy array.
             options: of its tokenizer, such as keep=4 where a prefix of the tokens is a code.
 
         Returns:
             float32 [B, C, ...] in [-1, 1].
+
+        Raises:
+            ValueError: they are no tokens of this model; an id beyond its vocabulary is named.
         """
-        if isinstance(tokens, Tensor):
-            tokens = Tokens(tokens.to(self.device), self.spec).validate()
-        elif isinstance(tokens, Tokens):
-            tokens = tokens.to(self.device)
-        return self.tokenizer.decode(tokens, **options)
+        if not isinstance(tokens, (Tokens, Latents)):
+            tokens = Tokens(_tensor(tokens, "codes"), self.spec)
+        if isinstance(tokens, Latents):
+            return self.tokenizer.decode(replace(tokens, values=tokens.values.to(self.device)), **options)
+        return self.tokenizer.decode(tokens.to(self.device).validate(), **options)
 
     def sample(
         self,
@@ -171,12 +183,40 @@ class Bundle:
                 module.eval()
         return self
 
+    def __reduce__(self) -> Any:
+        """Pickled as configurations and weights, from which it is built anew: some of torch's modules cannot be pickled."""
+        modules = {name: module for name in ("tokenizer", "generator") if (module := getattr(self, name)) is not None}
+        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tokenizer", "generator")}
+        states = {name: (module.state_dict(), module.training) for name, module in modules.items()}
+        return _rebuilt, (about, self.spec, states, self.device)
+
     def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> Path:
         """Writes it as a bundle folder; see `gentok.bundle.save`."""
         return save(
             path, tokenizer=self.tokenizer, tokenizer_config=self.tokenizer_config, generator=self.generator,
             generator_config=self.generator_config, condition_spec=self.condition_spec, meta=self.meta, dtype=dtype,
         )  # fmt: skip
+
+
+def _tensor(value: Any, what: str) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} are a tensor of torch or an array of numpy; got {type(value).__name__}")
+    return value
+
+
+def _rebuilt(about: dict[str, Any], spec: TokenSpec, states: dict[str, tuple[dict[str, Tensor], bool]], device: torch.device) -> Bundle:
+    """The inverse of Bundle.__reduce__."""
+    config, trust = about["tokenizer_config"], about["trust"]
+    modules: dict[str, Any] = {"tokenizer": build_tokenizer(config, trust), "generator": None}
+    modules["tokenizer"].spec = spec
+    if "generator" in states:
+        modules["generator"] = build_generator(about["generator_config"], modules["tokenizer"], about["condition_spec"], trust)
+    for name, (state, training) in states.items():
+        modules[name].load_state_dict(state, assign=True)  # of the types that they have
+        modules[name].train(training).requires_grad_(False)
+    return Bundle(**about, **modules).to(device)
 
 
 def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: torch.device | str = "cpu", ema: bool = True) -> Bundle:
@@ -231,7 +271,9 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
     check_checksum(document, path)
-    bundle = Bundle(document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path))
+    bundle = Bundle(
+        document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path), trust
+    )  # fmt: skip
     return bundle.to(device)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from gentok.rng import RowRNG
 from gentok.types import Grid, Quantized, Raster
 
 __all__ = ["Codebook"]
+
+_MODES = threading.Lock()
+_encoding: WeakKeyDictionary[Codebook, list[Any]] = WeakKeyDictionary()
+"""Of every codebook that encodes: in how many threads, and whether it was in training mode before the first."""
 
 
 class Codebook(nn.Module, Component):
@@ -76,7 +82,7 @@ class Codebook(nn.Module, Component):
 
     @torch.no_grad()
     def encode(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
-        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before.
+        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before when the last thread is out.
 
         Args:
             z: float [B, in_width, M].
@@ -85,12 +91,20 @@ class Codebook(nn.Module, Component):
         Returns:
             int64 [B, K, N].
         """
-        training = self.training
-        self.eval()
+        with _MODES:
+            inside = _encoding.setdefault(self, [0, self.training])
+            inside[0] += 1
+            if inside[0] == 1 and inside[1]:
+                self.eval()
         try:
             return self(z, rng=rng).codes
         finally:
-            self.train(training)
+            with _MODES:
+                inside[0] -= 1
+                if not inside[0]:
+                    del _encoding[self]
+                    if inside[1]:
+                        self.train()
 
     def lookup(self, codes: Tensor) -> Tensor:
         """codes int64 [B, K, N] -> vectors float32 [B, width, M]; cells below 0 add nothing. Raises

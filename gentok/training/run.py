@@ -189,4 +189,3 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
             encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
         sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
-
