@@ -71,20 +71,27 @@ def _paths(config: Mapping[str, Any]) -> tuple[Path, Path]:
 
 
 class _Remembering:
-    """A file whose first failed write is remembered: libsndfile hears of none."""
+    """A file whose first error is remembered: libsndfile, which calls these three, hears of none."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.error = file, None
+        self.file = file
+        self.error: OSError | None = None
 
-    def write(self, data: bytes) -> int:
+    def _remembering(self, name: str, *arguments: Any) -> int:
         try:
-            return self.file.write(data) if self.error is None else 0
+            return getattr(self.file, name)(*arguments) if self.error is None else 0
         except OSError as error:
             self.error = error
             return 0
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
+    def write(self, data: bytes) -> int:
+        return self._remembering("write", data)
+
+    def seek(self, *where: int) -> int:
+        return self._remembering("seek", *where)
+
+    def tell(self) -> int:
+        return self._remembering("tell")
 
 
 @contextlib.contextmanager

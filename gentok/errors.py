@@ -9,14 +9,22 @@ from typing import Any
 __all__ = ["ConfigError", "FormatError", "check_at_least", "check_choice", "nearest_name"]
 
 
-_LISTED = 40
+_LISTED, _LONG = 40, 1200
 
 
-class ConfigError(ValueError):
+class _Line(ValueError):
+    """An error whose message is one line, however long a value in it is."""
+
+    def __init__(self, message: object):
+        line = str(message).replace("\n", " ")
+        super().__init__(line if len(line) <= _LONG else f"{line[: _LONG // 2]} ... {line[-_LONG // 2 :]}")
+
+
+class ConfigError(_Line):
     """A configuration that cannot be built or run."""
 
 
-class FormatError(ValueError):
+class FormatError(_Line):
     """A file or a dictionary of a newer or another format; the message says what was expected and what
     came."""
 

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from gentok import __version__
 from gentok.errors import FormatError
+from gentok.types import ConditionSpec, TokenSpec
 from gentok.types.documents import check_seal, parse
 from gentok.types.formats import fitted
 
 __all__ = [
     "FORMAT", "NewerFormatError", "State", "check_checksum", "checksum", "last_good", "load_state", "neighbours", "read_checkpoint",
-    "read_folder", "read_training", "sealed",
+    "read_folder", "read_training", "sealed", "specs",
 ]  # fmt: skip
 
 FORMAT = 3
@@ -93,6 +94,18 @@ def _check_document(document: Mapping[str, Any], what: str, kind: str) -> None:
     if missing:
         raise FormatError(f"{what} lacks {', '.join(missing)}: the {kind} is damaged")
     fitted(document["meta"], {"guidance": float}, f"{what}: meta")
+
+
+def specs(document: Mapping[str, Any], path: Path) -> tuple[TokenSpec, TokenSpec, ConditionSpec]:
+    """What the tokens of the tokenizer are, what those of the generator are (of a tokenizer's bundle, the same), and its conditions.
+
+    Raises FormatError where they are damaged, of a newer format, or of impossible sizes.
+    """
+    try:
+        tokens = [TokenSpec.from_dict(document[part]["spec"]) for part in ("tokenizer", document["kind"])]
+        return tokens[0], tokens[1], ConditionSpec.from_dict(document["condition_spec"])
+    except ValueError as error:
+        raise FormatError(f"{path}: {error}") from None
 
 
 def _read_weights(folder: Path, part: str, document: Mapping[str, Any]) -> State:
@@ -166,7 +179,7 @@ def _check_whole(value: Any, what: str) -> None:
     """Every tensor must have all its numbers: one whose stride is 0 could claim any size."""
     if isinstance(value, Tensor):
         plain = value.layout is torch.strided and not value.is_quantized and not value.is_meta
-        if not plain or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        if not plain or (value.storage_offset() + value.numel()) * value.element_size() > value.untyped_storage().nbytes():
             raise FormatError(f"{what} is a tensor that is not whole: it is damaged")
     elif isinstance(value, (Mapping, list, tuple)):
         for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentok.bundle.files import check_checksum, last_good, neighbours, read_checkpoint, read_folder
+from gentok.bundle.files import check_checksum, last_good, neighbours, read_checkpoint, read_folder, specs
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_generator, build_tokenizer
 from gentok.bundle.sizes import build_stored
@@ -243,8 +243,8 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     document, tokenizer_state, generator_state = read_folder(path) if path.is_dir() else read_checkpoint(path, ema)
     places = "paths" in trust
     trust = tuple(name for name in trust if name != "paths")
-    config, spec = document["tokenizer"]["config"], TokenSpec.from_dict(document["tokenizer"]["spec"])
-    condition_spec = ConditionSpec.from_dict(document["condition_spec"])
+    config = document["tokenizer"]["config"]
+    spec, meant, condition_spec = specs(document, path)
     tokenizer = build_stored(
         lambda: build_tokenizer(config, trust, stored=not places), tokenizer_state, f"the tokenizer in {path}", trusted=places
     )
@@ -261,7 +261,6 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     generator, generator_config = None, None
     if document["kind"] == "generator":
         generator_config = document["generator"]["config"]
-        meant = TokenSpec.from_dict(document["generator"]["spec"])
         if not meant.same_codes(spec):
             raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
         generator = build_stored(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gentok.bundle.files import load_state
-from gentok.errors import FormatError
+from gentok.errors import ConfigError, FormatError
 
 __all__ = ["build_stored"]
 
@@ -76,8 +76,9 @@ def build_stored(build: Callable[[], _Model], state: Mapping[str, Tensor], what:
 def _built(build: Callable[[], _Model], what: str) -> _Model:
     try:
         return build()
-    except (ValueError, OSError, ImportError):
+    except (ConfigError, FormatError, OSError, ImportError):
         raise
     except Exception as error:  # whatever a constructor raises on values that it was not made for, the answer is the same
-        reason = " ".join(str(error).split())[:200]
-        raise FormatError(f"{what} cannot be built as its configuration says ({type(error).__name__}: {reason})") from error
+        reason = " ".join(str(error).split())[:400]
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise FormatError(f"{what} cannot be built as its configuration says: {kind}{reason}") from error

@@ -32,30 +32,34 @@ _HEADER = {"items": _Count, "views": Annotated[int, Field(ge=1)], "data": dict[s
 def read_token_file(path: Path) -> FileLayout:
     """Where the tensors of a token file lie. Raises FileNotFoundError or FormatError."""
     layout = read_layout(path, "tokens", FORMAT, "token file")
-    header, what = layout.header, str(path)
+    header = layout.header
     if not {*_HEADER, "spec", "condition_spec"} <= set(header):
         raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
-    fitted(header, _HEADER, what)
-    spec, conditions = TokenSpec.from_dict(header["spec"]), ConditionSpec.from_dict(header["condition_spec"])
-    items, views = header["items"], header["views"]
-    shapes = {"index": (items,)}
-    if items:
-        shapes["codes"] = (items, views, spec.levels, spec.positions)
-        for name, part in conditions.parts:
-            if isinstance(part, VectorsSpec):
-                shapes[f"condition.{name}.x"] = (items, part.max_length, part.width)
-                shapes[f"condition.{name}.mask"] = (items, part.max_length)
-            else:
-                shapes[f"condition.{name}"] = (items, part.max_length) if isinstance(part, IdsSpec) else (items,)
-    if "lengths" in layout.table:
-        shapes["lengths"] = (items, views)
-    for name, shape in shapes.items():
-        if layout.shape(name) != shape:
-            found = layout.shape(name) or "nothing"
-            raise FormatError(f"{path} is damaged: {name} has {found}, its header means {shape}; delete it, and it is made anew")
-    if items and not layout.checked:
-        _check_ranges(layout, spec)
+    try:
+        fitted(header, _HEADER, "its header")
+        spec = TokenSpec.from_dict(header["spec"])
+        shapes = _shapes(spec, ConditionSpec.from_dict(header["condition_spec"]), header["items"], header["views"])
+        for name, shape in shapes.items():
+            if layout.shape(name) != shape and (name != "lengths" or name in layout.table):
+                raise FormatError(f"{name} has {layout.shape(name) or 'nothing'}, its header means {shape}")
+        if header["items"] and not layout.checked:
+            _check_ranges(layout, spec)
+    except FormatError as error:
+        raise FormatError(f"{path} is damaged: {error}; delete it, and it is made anew") from None
     return layout
+
+
+def _shapes(spec: TokenSpec, conditions: ConditionSpec, items: int, views: int) -> dict[str, tuple[int, ...]]:
+    """Of all arrays."""
+    if not items:
+        return {"index": (0,)}
+    shapes = {"index": (items,), "codes": (items, views, spec.levels, spec.positions), "lengths": (items, views)}
+    for name, part in conditions.parts:
+        if isinstance(part, VectorsSpec):
+            shapes |= {f"condition.{name}.x": (items, part.max_length, part.width), f"condition.{name}.mask": (items, part.max_length)}
+        else:
+            shapes[f"condition.{name}"] = (items, part.max_length) if isinstance(part, IdsSpec) else (items,)
+    return shapes
 
 
 def _check_ranges(layout: FileLayout, spec: TokenSpec) -> None:
@@ -68,7 +72,7 @@ def _check_ranges(layout: FileLayout, spec: TokenSpec) -> None:
         part = codes[start : start + step]
         largest, least = part.max((0, 1, 3)), part.min()
         if least < 0 or any(code > vocab for code, vocab in zip(largest.tolist(), spec.vocab_sizes)):
-            raise FormatError(f"{layout.path} is damaged: it has codes beyond {spec.describe()}; delete it, and it is made anew")
+            raise FormatError(f"it has codes beyond {spec.describe()}")
 
 
 class TokenDataset(MediaDataset):

@@ -170,10 +170,14 @@ def _check_data(training: Mapping[str, Any], data: Mapping[str, Any], path: Path
 
 def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Raises FormatError where what a checkpoint has of an optimizer is not of its parameters: fused ones would read beyond it."""
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
-            if isinstance(value, torch.Tensor) and (value.shape != parameter.shape or not value.is_floating_point()) and value.numel() != 1:
-                raise FormatError(f"{name} of a parameter {tuple(parameter.shape)} is {value.dtype} {tuple(value.shape)}: it is damaged")
+            shape = () if name == "step" else tuple(parameter.shape)
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
+                came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else str(value)[:60]
+                raise FormatError(f"{name} of a parameter of shape {tuple(parameter.shape)} is {came}: it is damaged")
 
 
 _MISSING = object()

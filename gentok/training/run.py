@@ -28,7 +28,7 @@ from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.finish import last_validation, skipped_items, write_results
 from gentok.training.module import GentokModule, Unregistered
 from gentok.training.processes import is_first, lost_process, running
-from gentok.training.run_folder import begin, claimed
+from gentok.training.run_folder import Begin, claimed
 from gentok.training.trainer import build_trainer
 
 __all__ = ["train"]
@@ -92,7 +92,7 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None) -> Path:
             print(f"{run} has ended at step {start}; more steps=... or budget=... than before goes on with it")
     elif config["resume"] == "auto" and is_first():
         print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
-    trainer = build_trainer(config, run, task, start)
+    trainer = build_trainer(config, run, task, start, Begin(run, config, ckpt))
     train_set, held_out = _sets(config, data, task)
     task.sets = Unregistered((train_set, held_out))
 
@@ -104,8 +104,6 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None) -> Path:
     validation = held_out_loader(held_out, config["task"].get("encode_batch", 250), **place)
     os.environ[FOLDER] = str(run)  # for the processes that `fit` starts
     L.seed_everything(config["seed"], verbose=False)  # the same start of the weights, whatever was built, encoded or launched before
-    if is_first():
-        begin(run, config, ckpt)
     try:
         trainer.fit(task, loader, validation, ckpt_path=ckpt, weights_only=True)
     except Stopped as stopped:

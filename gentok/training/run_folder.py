@@ -14,10 +14,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import Callback
+
 from gentok.atomic import replacing, sweep
 from gentok.errors import ConfigError
 
-__all__ = ["begin", "claimed"]
+__all__ = ["Begin", "claimed"]
 
 _FILES = ("config.yaml", "metrics.csv", "metrics.json", "profile.txt", "report.html", "events.out.tfevents.*", "hparams.yaml")
 _FOLDERS = ("checkpoints", "bundle", "pictures", "sounds")
@@ -97,15 +99,21 @@ def _remove_if_empty(run: Path) -> None:
         shutil.rmtree(run, ignore_errors=True)
 
 
-def begin(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None:
-    """When everything is built: deletes what an earlier run left, if this is a fresh start, and writes config.yaml. Raises OSError."""
-    from omegaconf import OmegaConf
+class Begin(Callback):
+    """When training begins: deletes what an earlier run left in the folder, if this is a fresh start, and writes config.yaml."""
 
-    run = run.resolve()
-    if ckpt is None or not ckpt.resolve().is_relative_to(run):
-        for name in _FOLDERS:
-            shutil.rmtree(run / name, ignore_errors=True)
-        for file in (file for name in _FILES for file in run.glob(name)):
-            file.unlink()
-    with replacing(run / "config.yaml") as temporary:
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    def __init__(self, run: Path, config: Mapping[str, Any], ckpt: Path | None):
+        self.run, self.config = run.resolve(), config
+        fresh = ckpt is None or not ckpt.resolve().is_relative_to(self.run)
+        self.old = [path for name in (*_FOLDERS, *_FILES) for path in self.run.glob(name)] if fresh else []
+
+    def on_train_start(self, trainer: Any, module: Any) -> None:
+        """Raises OSError where the folder cannot be written."""
+        from omegaconf import OmegaConf
+
+        if not trainer.is_global_zero:
+            return
+        for path in self.old:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        with replacing(self.run / "config.yaml") as temporary:
+            temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(self.config))))

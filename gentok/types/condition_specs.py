@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.errors import FormatError
+from gentok.errors import ConfigError, FormatError
 from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
 from gentok.types.formats import CELLS, Size, strict
 from gentok.types.tokens import ABSENT
@@ -37,7 +37,7 @@ class ClassSpec:
         if str(value).lstrip("-").isdigit() and 0 <= int(value) < len(self.names):
             return int(value)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
-        raise ValueError(
+        raise ConfigError(
             f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
         )
 

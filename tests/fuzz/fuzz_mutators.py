@@ -13,7 +13,8 @@ from fuzz_engine import Mutation
 EXTREMES = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**62, 2**63 - 1, 2**64 - 1)
 WRONG: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 3, 7, 1.5, -0.5, 1e-300, 1e300, 10**6, 10**9, 2**31, 2**63, 10**30, -(2**63), float("nan"),
-    float("inf"), float("-inf"), "", "x", "0", "abc" * 2000, "../../etc/passwd", "/etc/passwd", "http://127.0.0.1:9/x", "os.system", "codebook/vq",
+    float("inf"), float("-inf"),
+    "", "x", "0", "abc" * 2000, "../../etc/passwd", "/etc/passwd", "http://127.0.0.1:9/x", "os.system", "codebook/vq",
     "tokenizer/kl", "data/folder", [], [[]], [1], [0], [-1], [10**9], ["x"], [None], {}, {"_target_": "os.system", "command": "true"},
     {"_target_": "codebook/fsq", "values": [3, 3]}, {"path": "/etc"}, {"kind": "class", "names": []}, "\u0000", "é\ud7ff", "null", "nan",
 )  # fmt: skip
