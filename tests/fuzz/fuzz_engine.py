@@ -34,6 +34,7 @@ REFUSALS = (ValueError, OSError, ImportError)
 BATCH = 64
 SLACK = 400 << 20  # bytes of address space beside what the good input needs twice
 _WRITING = {"os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.symlink", "os.link", "shutil.rmtree", "os.truncate", "os.chmod"}
+_OWN = ("__pycache__", "/matplotlib", "/torch_")  # caches of libraries
 _OUTSIDE = {"socket.connect", "socket.bind", "socket.getaddrinfo", "subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fork"}
 
 
@@ -216,7 +217,7 @@ def _note(event: str, args: tuple, inside: str, effects: list[str]) -> None:
 
 def _note_path(event: str, path: Any, inside: str, effects: list[str]) -> None:
     full = os.path.realpath(os.fsdecode(path))
-    if not full.startswith((inside, "/dev/", "/proc/")) and "__pycache__" not in full:
+    if not full.startswith((inside, "/dev/", "/proc/")) and not any(word in full for word in _OWN):
         effects.append(f"{event} {full}")
 
 

@@ -12,10 +12,11 @@ from fuzz_engine import Mutation, Target, run
 from fuzz_targets import TARGETS
 
 FEW = {"resume": 3, "compressed_sound": 15}
+SLOW = ("command_line",)
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and measures memory by /proc")
 
 
-@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in TARGETS])
 def test_damaged_inputs_are_refused_in_a_line_or_change_nothing(name, tmp_path):
     report = run(TARGETS[name], tmp_path / "scratch", FEW.get(name, 25), seed=1_000_000)
     assert not report.violations, json.dumps(report.violations[:3], indent=1)
