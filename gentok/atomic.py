@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing", "sweep", "sync", "whole_file", "writable_folder"]
+__all__ = ["named_errors", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
@@ -39,13 +39,13 @@ def replacing(path: str | os.PathLike[str], temporary: Path | None = None, setti
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / f"{path.stem or 'out'}{path.suffix}"
             yield temporary
-            with _readable(path, setting), open(temporary, "rb") as made, open(path, "wb") as device:
+            with named_errors(path, setting), open(temporary, "rb") as made, open(path, "wb") as device:
                 shutil.copyfileobj(made, device)
         return
     writable_folder(path.parent, setting)
     temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
-        with _readable(path, setting):
+        with named_errors(path, setting):
             yield temporary
             os.replace(temporary, path)
     finally:
@@ -87,7 +87,7 @@ def _another(setting: str) -> str:
 
 
 @contextlib.contextmanager
-def _readable(path: Path, setting: str) -> Iterator[None]:
+def named_errors(path: Path, setting: str = "") -> Iterator[None]:
     """Errors of the system as a line that names the file and what to do."""
     try:
         yield

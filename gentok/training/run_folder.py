@@ -115,5 +115,5 @@ class Begin(Callback):
             return
         for path in self.old:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        with replacing(self.run / "config.yaml") as temporary:
+        with replacing(self.run / "config.yaml", setting="paths.run") as temporary:
             temporary.write_text(OmegaConf.to_yaml(OmegaConf.create(dict(self.config))))

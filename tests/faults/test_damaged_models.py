@@ -177,6 +177,18 @@ def test_weights_of_other_shapes_are_named(bundle):
     refused(edited(bundle, lambda d: d["checksums"].update({"generator/model.safetensors": digest})), name, "does not fit")
 
 
+@pytest.mark.parametrize("stored", [{"items": 10**12}, {"size": 30_000}, {"channels": [1, 10**9]}, {"size": 10**5, "held_out": 1}])
+def test_data_that_a_model_brings_along_may_not_be_huge(bundle, tmp_path, stored):
+    from gentok.cli import compose
+    from gentok.evaluate import evaluate
+
+    data = {"_target_": "data/noise", "items": 40, "held_out": 10, "size": 32, "channels": 1}
+    edited(bundle, lambda d: d["meta"].update(data={**data, **stored}))
+    with pytest.raises(ValueError, match="items|size|channels") as error:
+        evaluate(compose("evaluate", [f"ckpt={bundle}", f"out={tmp_path / 'out'}", "progress=false"]))
+    assert "\n" not in str(error.value)
+
+
 # -------------------------------------------------------------------------------------------------- checkpoints
 
 
