@@ -37,7 +37,7 @@ class NoiseImages(MediaData, id="data/noise"):
             raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: whole numbers, at least 1")
         self.media_shape = (channels, size, size)
         if (items + held_out) * channels * size * size > _MOST:
-            raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: too large for memory, in which they lie")
+            raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: more than fits into memory")
         for name, first, count in (("train", 0, items), ("held_out", items, held_out)):
             media = (RowRNG.of(seed, range(first, first + count)).uniform(*self.media_shape) * 256).to(torch.uint8)
             about = {"data": "noise", "split": name, "seed": seed}
