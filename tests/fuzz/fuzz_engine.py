@@ -55,7 +55,7 @@ class Target:
         make: (an empty folder) -> the good input in it, a file or a folder. Called once.
         mutate: (random numbers, a copy of the good input) -> what was done to the copy, in place.
         use: (an input, an empty folder for output, which is the working directory) -> what it gives, anything that compares.
-        seconds: what a copy may take.
+        seconds: of processor time that a copy may take.
     """
 
     name: str
@@ -107,7 +107,7 @@ def _collect(target: Target, receiver: Any, pid: int, at: int, end: int, report:
     what = ""
     while at < end:
         try:
-            if not receiver.poll(target.seconds):
+            if not _answers(receiver, pid, target.seconds):
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
                 _violation(report, at, "hang", what, f"more than {target.seconds:g} s")
@@ -126,6 +126,21 @@ def _collect(target: Target, receiver: Any, pid: int, at: int, end: int, report:
         at += 1
     os.waitpid(pid, 0)
     return at
+
+
+def _answers(receiver: Any, pid: int, seconds: float) -> bool:
+    """Whether something comes before the process has worked for `seconds`, or has slept ten times as long: others may use the machine."""
+    before, began = _worked(pid), time.monotonic()
+    while not receiver.poll(min(0.5, seconds / 2)):
+        if _worked(pid) - before > seconds or time.monotonic() - began > 10 * seconds:
+            return False
+    return True
+
+
+def _worked(pid: int) -> float:
+    """Seconds of processor time."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _violation(report: Report, seed: int, kind: str, what: str, detail: str) -> None:
