@@ -18,7 +18,7 @@ import numpy as np
 
 from gentok.entropy import AdaptiveCoder, bits_of
 from gentok.errors import FormatError
-from gentok.types.documents import check_seal, parse, seal
+from gentok.types.documents import LIMIT, check_seal, parse, seal
 
 __all__ = ["CodecReader", "CodecWriter"]
 
@@ -89,7 +89,7 @@ class CodecReader:
         if magic not in (MAGIC, OLD_MAGIC):
             raise FormatError(f"{name} is no file of gentok.codec compress")
         (length,) = struct.unpack("<I", self._take(4, "its header is not whole"))
-        self.header = parse(self._take(length, "its header is not whole"), f"the header of {name}")
+        self.header = parse(self._take(min(length, LIMIT + 1), "its header is not whole"), f"the header of {name}")
         self._checked = magic == MAGIC
         if self._checked or "checksum" in self.header:
             check_seal(self.header, f"the header of {name}")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from gentok import __version__
 from gentok.errors import FormatError
 from gentok.types import ConditionSpec, TokenSpec
-from gentok.types.documents import check_seal, parse
+from gentok.types.documents import check_limits, check_seal, parse, read
 from gentok.types.formats import fitted
 
 __all__ = [
@@ -65,14 +65,14 @@ def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_checksum(document: Mapping[str, Any], path: Path) -> None:
     """That of bundle.json; after everything else, so that what can be said more exactly is. Raises FormatError."""
-    if path.is_dir() and document["format"] >= 3:
+    if path.is_dir() and (document["format"] >= 3 or "checksum" in document):
         check_seal(sealed(document), str(path / "bundle.json"))
 
 
 def read_folder(path: Path) -> tuple[dict[str, Any], State, State]:
     """A bundle folder -> (bundle.json, the tokenizer's tensors, the generator's). Raises FileNotFoundError or FormatError with a line."""
     what = path / "bundle.json"
-    document = parse(what.read_bytes(), str(what))
+    document = read(what)
     _check_document(document, str(what), "bundle")
     generator = _read_weights(path, "generator", document) if document["kind"] == "generator" else {}
     return document, _read_weights(path, "tokenizer", document), generator
@@ -145,19 +145,17 @@ def read_training(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path} was refused: it does not load with weights_only=True, so it may run code or is damaged") from error
     if not isinstance(checkpoint, dict) or "gentok" not in checkpoint:
         raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training")
+    check_limits(checkpoint, str(path))
     try:
         checkpoint["gentok"] = parse(json.dumps(checkpoint["gentok"]).encode(), f"the description in {path}")
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError) as error:
         raise FormatError(f"{path} does not say what it is a checkpoint of ({error}): it is damaged") from error
     _check_document(checkpoint["gentok"], str(path), "checkpoint")
     for key in ("state_dict", "current_model_state", "tokenizer_state"):
         state = checkpoint.get(key, {} if key != "state_dict" else None)
         if not isinstance(state, Mapping) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
             raise FormatError(f"the {key} of {path} is no group of named tensors: it is damaged")
-    try:
-        _check_whole(checkpoint, str(path))
-    except RecursionError as error:
-        raise FormatError(f"{path} nests values too deep: it is damaged") from error
+    _check_whole(checkpoint, str(path))
     return checkpoint
 
 

@@ -19,7 +19,7 @@ from pydantic import Field
 
 from gentok.atomic import whole_file
 from gentok.errors import FormatError
-from gentok.types.documents import parse
+from gentok.types.documents import LIMIT, parse
 from gentok.types.formats import fitted
 
 __all__ = ["FileLayout", "write_arrays", "read_layout", "TYPES"]
@@ -105,7 +105,7 @@ def read_layout(path: str | os.PathLike[str], kind: str, newest: int, what: str)
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            table = parse(file.read(length) if 2 <= length < size else b"", str(path))
+            table = parse(file.read(length) if 2 <= length < min(size, LIMIT) else b"", str(path))
             about = dict(table["__metadata__"])
             header = parse(about["gentok"].encode(), str(path))
             fitted(header, {"format": int, "kind": str}, str(path))

@@ -86,6 +86,15 @@ def test_notes_may_be_edited_and_white_space_is_none(bundle):
     assert gentok.load(bundle).meta["author"] == "me"
 
 
+@pytest.mark.parametrize("path", sorted((GOLDEN.parents[1] / "docs" / "zoo").glob("*/bundle.json")), ids=lambda path: path.parent.name)
+def test_models_of_the_repository_have_checksums_of_everything(path):
+    document = json.loads(path.read_text())
+    assert document["checksum"] == seal(sealed(document))["checksum"]
+    assert document["checksums"] == {
+        str(file.relative_to(path.parent)): hashlib.sha256(file.read_bytes()).hexdigest() for file in path.parent.rglob("*.safetensors")
+    }
+
+
 @pytest.mark.parametrize("name", ["mnist5k_ar", "mnist5k_ar.ckpt", "mnist5k_vq.ckpt"])
 def test_files_without_checksums_load_as_before(name):
     assert gentok.load(GOLDEN / name).spec.levels == 1
@@ -152,9 +161,22 @@ def test_text_that_is_no_document_is_one_line(bundle, text):
     refused(bundle, "bundle.json")
 
 
+def test_what_grows_while_it_is_walked_through_has_a_limit(checkpoint):
+    """Sixty lists of which each holds the next one twice."""
+
+    def doubled(content, place):
+        inner = []
+        for _ in range(60):
+            inner = [inner, inner]
+        place(content, inner)
+
+    for place in (lambda c, v: c["gentok"]["meta"].update(x=v), lambda c, v: c.update(x=v), lambda c, v: c["hyper_parameters"].update(x=v)):
+        refused(resaved(checkpoint, lambda c, place=place: doubled(c, place)), "values")
+
+
 def test_a_document_has_a_limit(monkeypatch):
     monkeypatch.setattr("gentok.types.documents.LIMIT", 100)
-    with pytest.raises(FormatError, match="at most 100"):
+    with pytest.raises(FormatError, match="more than 100 bytes"):
         parse(b" " * 101, "x")
 
 
