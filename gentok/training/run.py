@@ -64,7 +64,7 @@ def train(config: dict[str, Any]) -> Path:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     run = config["paths"]["run"] = os.environ.pop(FOLDER, config["paths"]["run"])
     run = Path(run)
-    ckpt = find(config["resume"], run, config["overwrite"])
+    ckpt = find(config["resume"], run, config.get("overwrite", False))
     with claimed(run, config, ckpt) if is_first() else nullcontext():
         return _train(config, run, ckpt)
 
@@ -112,8 +112,9 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None) -> Path:
             raise SystemExit(stopped.status) from None
         return run
     except Exception as error:
-        reason = lost_process(error) or (ckpt is not None and not task.begun and f"the checkpoint {ckpt} cannot be gone on with: {error}")
-        if isinstance(error, (ValueError, OSError)) or not reason:
+        restored = ckpt is not None and not task.begun
+        reason = lost_process(error) or (f"the run cannot go on from the checkpoint {ckpt}: {error}" if restored else "")
+        if isinstance(error, (ValueError, OSError, torch.OutOfMemoryError)) or not reason:
             raise
         raise OSError(" ".join(reason.split())) from error
     finally:

@@ -41,11 +41,11 @@ def claimed(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> Iterator
         OSError: it cannot be written.
     """
     run, new = run.resolve(), not run.exists()
-    _check_free(run, config, ckpt)
     with contextlib.ExitStack() as stack:
         if new:
             stack.callback(_remove_if_empty, run)
         stack.enter_context(_lock(run))
+        _check_free(run, config, ckpt)
         sweep(run)
         yield
 
@@ -53,7 +53,7 @@ def claimed(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> Iterator
 def _check_free(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None:
     own = ckpt is not None and ckpt.resolve().is_relative_to(run)
     there = [name for name in ("metrics.json", "bundle/bundle.json", "checkpoints/last.ckpt") if (run / name).exists()]
-    if own or not there or config["overwrite"]:
+    if own or not there or config.get("overwrite", False):
         return
     state = "a finished run" if "metrics.json" in there else "a run that has not ended"
     raise ConfigError(
