@@ -24,8 +24,8 @@ from gentok.types.documents import check_limits, check_seal, parse, read
 from gentok.types.formats import fitted
 
 __all__ = [
-    "FORMAT", "NewerFormatError", "State", "check_checksum", "checksum", "last_good", "load_state", "neighbours", "read_checkpoint",
-    "read_folder", "read_training", "sealed", "specs",
+    "FORMAT", "NewerFormatError", "State", "check_checksum", "checksum", "last_good", "load_state", "neighbours", "notes",
+    "read_checkpoint", "read_folder", "read_training", "sealed", "specs",
 ]  # fmt: skip
 
 FORMAT = 3
@@ -36,7 +36,7 @@ State = dict[str, Tensor]
 _PART = dict[str, dict[str, Any]]  # config and spec
 _DOCUMENT = {
     "format": int, "kind": Literal["tokenizer", "generator"], "tokenizer": _PART, "generator": _PART, "condition_spec": _PART,
-    "meta": dict[str, Any], "checksums": dict[str, str],
+    "meta": dict[str, Any], "checksums": dict[str, str], "guidance": float,
 }  # fmt: skip
 
 
@@ -60,7 +60,12 @@ def checksum(path: Path) -> str:
 
 def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
     """What the checksum of bundle.json is over: all that a model computes depends on, and not the notes about it (`meta`)."""
-    return {**{key: value for key, value in document.items() if key != "meta"}, "guidance": document["meta"].get("guidance")}
+    return {key: value for key, value in document.items() if key != "meta"}
+
+
+def notes(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`meta`, of which the guidance that samples are drawn with stands under the checksum, too (format 3)."""
+    return {**document["meta"], **{key: document[key] for key in ("guidance",) if key in document}}
 
 
 def check_checksum(document: Mapping[str, Any], path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentok.bundle.files import check_checksum, last_good, neighbours, read_checkpoint, read_folder, specs
+from gentok.bundle.files import check_checksum, last_good, neighbours, notes, read_checkpoint, read_folder, specs
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_generator, build_tokenizer
 from gentok.bundle.sizes import build_stored
@@ -271,7 +271,7 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     tokenizer.eval().requires_grad_(False)
     check_checksum(document, path)
     bundle = Bundle(
-        document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path), trust
+        document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, notes(document), str(path), trust
     )  # fmt: skip
     return bundle.to(device)
 

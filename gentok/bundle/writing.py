@@ -72,6 +72,8 @@ def save(
         "condition_spec": (condition_spec or ConditionSpec()).to_dict(),
         "meta": {**identify(meta or {}), "versions": {"python": platform.python_version(), "torch": torch.__version__}},
     }
+    if "guidance" in document["meta"]:
+        document["guidance"] = document["meta"]["guidance"]
     if generator is not None:
         document["generator"] = {"config": identify(dict(generator_config or {})), "spec": generator.spec.to_dict()}
         if not generator.spec.same_codes(kept):

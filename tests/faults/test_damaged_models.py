@@ -70,7 +70,7 @@ def test_a_flipped_bit_in_weights_is_refused(bundle, part):
     "change",
     [
         lambda d: d["generator"]["config"].update(condition_dropout=0.7),  # which fits the same weights
-        lambda d: d["meta"].update(guidance=9.0),
+        lambda d: d.update(guidance=9.0),
         lambda d: d["condition_spec"]["class"]["names"].reverse(),
         lambda d: d.pop("checksum"),
         lambda d: d.pop("checksums"),
@@ -81,9 +81,12 @@ def test_a_changed_bundle_json_is_refused(bundle, change):
     refused(edited(bundle, change, attack=False), "bundle.json")
 
 
-def test_notes_may_be_edited_and_white_space_is_none(bundle):
-    edited(bundle, lambda d: d["meta"].update(author="me"), attack=False)
-    assert gentok.load(bundle).meta["author"] == "me"
+def test_notes_may_be_edited_and_change_no_sample(bundle):
+    guidance = gentok.load(bundle).meta["guidance"]
+    edited(bundle, lambda d: d["meta"].update(author="me", guidance=9.0), attack=False)
+    assert gentok.load(bundle).meta["author"] == "me" and gentok.load(bundle).meta["guidance"] == guidance
+    edited(bundle, lambda d: d.update(meta={}), attack=False)
+    assert gentok.load(bundle).meta == {"guidance": guidance}
 
 
 @pytest.mark.parametrize("path", sorted((GOLDEN.parents[1] / "docs" / "zoo").glob("*/bundle.json")), ids=lambda path: path.parent.name)
