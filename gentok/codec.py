@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
 import torch
+import yaml
 from pydantic import Field
 from torch import Tensor
 
@@ -242,17 +243,17 @@ def _header(header: Mapping[str, Any], tokenizer: StreamingTokenizer, name: str,
     return header["levels"], header["samples"], header["stream"]
 
 
-_KEYS = ("action", "input", "output", "ckpt", "levels", "chunk", "ema", "device", "progress", "overwrite", "trust")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command `ACTION IN OUT ckpt=PATH`. argv: the words behind its name; None: those of this process."""
+    from gentok.cli import conf_dir
     from gentok.cli import run as run_config
 
+    keys = yaml.safe_load((conf_dir() / "codec.yaml").read_text(encoding="utf-8"))
     places, words = iter(("action", "input", "output")), []
     for word in sys.argv[1:] if argv is None else argv:
         key, equals, _ = word.partition("=")
-        place = None if word.startswith("-") or (equals and key.lstrip("+~") in _KEYS) else next(places, None)
+        option = word.startswith("-") or (equals and key.lstrip("+~").split(".")[0] in keys)  # a file's name may have a sign, too
+        place = None if option else next(places, None)
         quoted = word.replace("\\", "\\\\").replace("'", "\\'")
         words.append(word if place is None else f"{place}='{quoted}'")
     sys.argv[1:] = words
