@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint benchmark
+.PHONY: setup demo test test-slow lint benchmark fuzz
 
 setup: $(VENV)/.dev
 
@@ -27,3 +27,6 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m gentok.benchmark
+
+fuzz: setup
+	$(BIN)/python tests/fuzz n=4000  # of every kind: about 50,000 in all, an hour or two; outputs/fuzz.json

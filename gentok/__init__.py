@@ -18,6 +18,7 @@ from gentok.moved import MovedModules
 if TYPE_CHECKING:
     from gentok.bundle import Bundle as Bundle
     from gentok.bundle import load as load
+    from gentok.data.own_dataset import OwnData as OwnData
     from gentok.errors import ConfigError as ConfigError
     from gentok.errors import FormatError as FormatError
     from gentok.interfaces import Codebook as Codebook
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from gentok.samplers.base import Sampler as Sampler
     from gentok.sampling import Samples as Samples
     from gentok.sampling import sample as sample
+    from gentok.training.own_data import train as train
     from gentok.types import ABSENT as ABSENT
     from gentok.types import UNKNOWN as UNKNOWN
     from gentok.types import Batch as Batch
@@ -42,6 +44,7 @@ _PUBLIC = {
     "load": "gentok.bundle", "Bundle": "gentok.bundle", "ConfigError": "gentok.errors", "FormatError": "gentok.errors",
     "Codebook": "gentok.interfaces", "Generator": "gentok.interfaces", "Tokenizer": "gentok.interfaces", "RowRNG": "gentok.rng",
     "Sampler": "gentok.samplers.base", "Samples": "gentok.sampling", "sample": "gentok.sampling",
+    "train": "gentok.training.own_data", "OwnData": "gentok.data.own_dataset",
     **dict.fromkeys(
         ("ABSENT", "UNKNOWN", "Batch", "Condition", "ConditionSpec", "Latents", "Tokens", "TokenSpec"), "gentok.types"
     ),

@@ -1,7 +1,6 @@
 """Files written whole or not at all: under a temporary name beside the target, then renamed over it.
 
-A kill at any moment leaves the last good file, and at most a temporary one. That of `whole_file` (.NAME.HOST.PID.part) is removed by
-the next writer of the same target once its process is gone.
+A kill at any moment leaves the last good file, and at most a temporary one, which `sweep` removes once its process is gone.
 """
 
 from __future__ import annotations
@@ -11,88 +10,107 @@ import errno
 import os
 import platform
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["replacing", "whole_file", "writable_folder"]
+__all__ = ["named_errors", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike[str], temporary: Path | None = None) -> Iterator[Path]:
+def replacing(path: str | os.PathLike[str], temporary: Path | None = None, setting: str = "") -> Iterator[Path]:
     """`with replacing(path) as temporary:` write the file `temporary`; it takes the place of `path` if nothing was raised.
 
     Args:
-        path: the file to write; its folder is made where it is missing.
-        temporary: another file of the same folder; None: one with the suffix of `path`.
+        path: the file to write; its folder is made where it is missing. A link stays a link, to the new file. What is no plain file, such
+            as /dev/null or a pipe, is written to and stays what it is.
+        temporary: another file of the same folder; None: one with the suffix of `path`, which says the format to libraries.
+        setting: what chooses the folder, for messages.
+
+    Raises:
+        OSError: the folder cannot be written, the disk is full, or `path` is a folder.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = Path(os.path.realpath(path))
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the name of a file")
+    if path.exists() and not path.is_file():
+        with tempfile.TemporaryDirectory() as folder:
+            temporary = Path(folder) / f"{path.stem or 'out'}{path.suffix}"
+            yield temporary
+            with named_errors(path, setting), open(temporary, "rb") as made, open(path, "wb") as device:
+                shutil.copyfileobj(made, device)
+        return
+    writable_folder(path.parent, setting)
     temporary = temporary or path.with_name(f".{path.stem}.{os.getpid()}.writing{path.suffix}")
     try:
-        yield temporary
-        os.replace(temporary, path)
+        with named_errors(path, setting):
+            yield temporary
+            os.replace(temporary, path)
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """`with whole_file(path) as file: file.write(...)`: as `replacing`, and flushed to the disk.
-
-    Raises:
-        OSError: the folder cannot be written, or the disk is full.
-    """
-    path = writable_folder(Path(path).parent) / Path(path).name
-    host = re.sub(r"\W", "-", platform.node())
-    _sweep(path, host)
-    temporary = path.with_name(f".{path.name}.{host}.{os.getpid()}.part")
-    try:
-        with replacing(path, temporary), open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise _readable(path, error) from error
-    _sync_folder(path.parent)
+def whole_file(path: str | os.PathLike[str], setting: str = "") -> Iterator[BinaryIO]:
+    """`with whole_file(path) as file: file.write(...)`: as `replacing`, open for writing, and flushed to the disk."""
+    path = Path(os.path.realpath(path))
+    sweep(writable_folder(path.parent, setting))
+    named = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
+    with replacing(path, named, setting) as temporary, open(temporary, "wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+    sync(path.parent)
 
 
-def writable_folder(folder: str | os.PathLike[str]) -> Path:
-    """The folder, made where it is missing.
+def writable_folder(folder: str | os.PathLike[str], setting: str = "") -> Path:
+    """The folder, made where it is missing. setting: what chooses it, for messages.
 
     Raises:
         OSError: it cannot be made, or nothing can be written in it.
     """
-    folder = Path(folder)
+    folder, another = Path(folder), _another(setting)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OSError(f"the folder {folder} cannot be made ({error.strerror or error}): choose another with paths.cache") from error
+        raise OSError(f"the folder {folder} cannot be made ({error.strerror or error}): {another}") from error
     if not os.access(folder, os.W_OK):
-        raise OSError(f"the folder {folder} cannot be written: choose another with paths.cache")
+        raise OSError(f"the folder {folder} cannot be written: {another}")
     return folder
 
 
-def _readable(path: Path, error: OSError) -> OSError:
-    if error.errno is None:  # already a line
-        return error
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    advice = "free some space, or choose another disk with paths.cache" if full else "see to its folder, or choose another with paths.cache"
-    return OSError(f"{path} could not be written ({error.strerror or error}): {advice}; what was there before is as it was")
+def _another(setting: str) -> str:
+    return f"choose another with {setting}" if setting else "choose another"
 
 
-def _sweep(path: Path, host: str) -> None:
-    """Removes what killed writers of `path` on this machine left behind."""
-    mark = re.compile(re.escape(f".{path.name}.{host}.") + r"(\d+)\.part")
-    for left in path.parent.glob(f".{_literal(path.name)}.*.part"):
+@contextlib.contextmanager
+def named_errors(path: Path, setting: str = "") -> Iterator[None]:
+    """Errors of the system as a line that names the file and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # already a line
+            raise
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = ("free some space, or " if full else "see to its folder, or ") + _another(setting)
+        raise OSError(f"{path} could not be written ({error.strerror or error}): {advice}; what was there before is as it was") from error
+
+
+def sweep(folder: Path) -> None:
+    """Removes what killed writers on this machine left behind in a folder."""
+    mark = re.compile(r"\..+\." + rf"(?:{re.escape(_host())}\.(\d+)\.part|(\d+)\.writing(?:\.\w+)?)")
+    for left in (*folder.glob(".*.part"), *folder.glob(".*.writing*")):
         found = mark.fullmatch(left.name)
-        if found and int(found[1]) != os.getpid() and not _alive(int(found[1])):
-            left.unlink(missing_ok=True)
+        process = int(found[1] or found[2]) if found else os.getpid()
+        if process != os.getpid() and not _alive(process):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _literal(name: str) -> str:
-    return re.sub(r"([*?\[])", r"[\1]", name)
+def _host() -> str:
+    return re.sub(r"\W", "-", platform.node())
 
 
 def _alive(pid: int) -> bool:
@@ -107,10 +125,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _sync_folder(folder: Path) -> None:
-    """So that the new name outlives a loss of power; not every file system knows this."""
+def sync(path: Path) -> None:
+    """So that a file, or the names in a folder, outlive a loss of power; not every file system knows this."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:

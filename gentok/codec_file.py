@@ -1,23 +1,28 @@
 """The .gtk file of `gentok.codec`: a sound as entropy-coded codes, written and read part by part.
 
-    GTK1, length of the header (uint32), header (JSON), then per part: frames (uint32), bytes (uint32), bytes;
-    at the end a part of no frame. Numbers are little-endian. The bytes are those of gentok/entropy.py.
+GTK2, length of the header (uint32), header (JSON, sealed), then per part: frames (uint32), bytes (uint32), bytes,
+CRC-32 of all that is before it (uint32); at the end a part of no frame. Numbers are little-endian. The bytes are
+those of gentok/entropy.py. GTK1, of earlier versions, has neither seal nor CRC; it is read, never written.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from gentok.entropy import AdaptiveCoder, bits_of
+from gentok.errors import FormatError
+from gentok.types.documents import LIMIT, check_seal, parse, seal
 
 __all__ = ["CodecReader", "CodecWriter"]
 
-MAGIC = b"GTK1"
+MAGIC, OLD_MAGIC = b"GTK2", b"GTK1"
 
 
 class CodecWriter:
@@ -35,10 +40,18 @@ class CodecWriter:
     """
 
     def __init__(self, file: BinaryIO, header: Mapping[str, Any], vocab_sizes: Sequence[int]):
-        self.file, self.coder = file, AdaptiveCoder(vocab_sizes)
+        self.file, self.coder, self._sum = file, AdaptiveCoder(vocab_sizes), 0
         self.frames, self.size, self.plain_bits = 0, 0, 0
-        text = json.dumps(header).encode()
-        file.write(MAGIC + struct.pack("<I", len(text)) + text)
+        text = json.dumps(seal(header)).encode()
+        self._put(MAGIC + struct.pack("<I", len(text)) + text)
+
+    def _put(self, data: bytes) -> None:
+        self._sum = zlib.crc32(data, self._sum)
+        self.file.write(data)
+
+    def _part(self, frames: int, data: bytes) -> None:
+        self._put(struct.pack("<II", frames, len(data)) + data)
+        self._put(struct.pack("<I", self._sum))
 
     def write(self, codes: np.ndarray) -> None:
         """Adds a part: codes int64 [K, n]; of no frame, nothing is written."""
@@ -46,53 +59,73 @@ class CodecWriter:
         if not frames:
             return
         data = self.coder.encode(codes)
-        self.file.write(struct.pack("<II", frames, len(data)) + data)
-        self.frames, self.size = self.frames + frames, self.size + len(data) + 8
+        self._part(frames, data)
+        self.frames, self.size = self.frames + frames, self.size + len(data) + 12
         self.plain_bits += frames * sum(map(bits_of, self.coder.vocab_sizes))
 
     def finish(self) -> None:
         """Marks the end, without which a reader takes the file for one that is cut short."""
-        self.file.write(struct.pack("<II", 0, 0))
+        self._part(0, b"")
 
 
 class CodecReader:
     """Reads a .gtk file.
 
     Args:
-        file: open for reading.
+        file: a regular file, open for reading.
         name: of the file, for messages.
 
     Attributes:
         header: what the writer was given.
 
     Raises:
-        ValueError: the file is no .gtk file, or its header is not whole.
+        FormatError: the file is no .gtk file, or its header is damaged.
     """
 
     def __init__(self, file: BinaryIO, name: str):
-        self.file, self.name = file, name
-        if file.read(len(MAGIC)) != MAGIC:
-            raise ValueError(f"{name} is no file of gentok.codec compress")
-        try:
-            (length,) = struct.unpack("<I", file.read(4))
-            self.header: dict[str, Any] = json.loads(file.read(length))
-        except (struct.error, ValueError) as error:
-            raise ValueError(f"{name} is cut short: its header is not whole") from error
+        self.file, self.name, self._sum = file, name, 0
+        self._left = os.fstat(file.fileno()).st_size
+        magic = self._take(4, "its first bytes are missing")
+        if magic not in (MAGIC, OLD_MAGIC):
+            raise FormatError(f"{name} is no file of gentok.codec compress")
+        (length,) = struct.unpack("<I", self._take(4, "its header is not whole"))
+        self.header = parse(self._take(min(length, LIMIT + 1), "its header is not whole"), f"the header of {name}")
+        self._checked = magic == MAGIC
+        if self._checked or "checksum" in self.header:
+            check_seal(self.header, f"the header of {name}")
 
-    def parts(self, vocab_sizes: Sequence[int]) -> Iterator[np.ndarray]:
-        """The codes int64 [K, n] of every part. Raises ValueError where the file is cut short or damaged."""
+    def _take(self, size: int, missing: str) -> bytes:
+        """The next bytes. What the file does not have is not asked for."""
+        if size > self._left:
+            raise FormatError(f"{self.name} is cut short: {missing}")
+        data = self.file.read(size)
+        self._left, self._sum = self._left - len(data), zlib.crc32(data, self._sum)
+        return data
+
+    def parts(self, vocab_sizes: Sequence[int], most: int) -> Iterator[np.ndarray]:
+        """The codes int64 [K, n] of every part.
+
+        Args:
+            vocab_sizes: V of each level.
+            most: frames that all of them may have.
+
+        Raises:
+            FormatError: the file is cut short or damaged.
+        """
         coder = AdaptiveCoder(vocab_sizes)
         while True:
-            head = self.file.read(8)
-            if len(head) < 8:
-                raise ValueError(f"{self.name} is cut short: its last part is missing")
-            frames, size = struct.unpack("<II", head)
+            frames, size = struct.unpack("<II", self._take(8, "its last part is missing"))
+            data, expected = self._take(size, "it ends in the middle of a part"), self._sum
+            if self._checked and struct.unpack("<I", self._take(4, "it ends in the middle of a part"))[0] != expected:
+                raise FormatError(f"{self.name} is damaged: a checksum in it differs")
             if not frames:
+                if self._checked and (size or self._left):
+                    raise FormatError(f"{self.name} is damaged: something lies behind its end")
                 return
-            data = self.file.read(size)
-            if len(data) < size:
-                raise ValueError(f"{self.name} is cut short in the middle of a part")
+            most -= frames
+            if most < 0:
+                raise FormatError(f"{self.name} is damaged: it has more frames than its header has samples")
             try:
                 yield coder.decode(data, frames)
             except ValueError as error:
-                raise ValueError(f"{self.name} is damaged: {error}") from error
+                raise FormatError(f"{self.name} is damaged: {error}") from error

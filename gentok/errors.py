@@ -9,11 +9,22 @@ from typing import Any
 __all__ = ["ConfigError", "FormatError", "check_choice", "nearest_name"]
 
 
-class ConfigError(ValueError):
+_LISTED, _LONG = 40, 1200
+
+
+class _Line(ValueError):
+    """An error whose message is one line, however long a value in it is."""
+
+    def __init__(self, message: object):
+        line = str(message).replace("\n", " ")
+        super().__init__(line if len(line) <= _LONG else f"{line[: _LONG // 2]} ... {line[-_LONG // 2 :]}")
+
+
+class ConfigError(_Line):
     """A configuration that cannot be built or run."""
 
 
-class FormatError(ValueError):
+class FormatError(_Line):
     """A file or a dictionary of a newer or another format; the message says what was expected and what
     came."""
 
@@ -24,7 +35,8 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; there are: {', '.join(sorted(names))}" if names else ""
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"; there are: {', '.join(sorted(names)[:_LISTED])}{more}" if names else ""
 
 
 def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:

@@ -40,6 +40,8 @@ from gentok.types import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 
+CLAIM = 1_000_000
+"""The largest number in a description of data that a model brings along."""
 PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
 MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "generation": generation.measure, "nll": likelihood.measure}
 """name -> (context, out: folder for images) -> (metrics, protocol)."""
@@ -152,6 +154,8 @@ def _data(config: Mapping[str, Any], bundle: Bundle, trusted: bool) -> MediaData
             )
         try:
             check(chosen, **how, stored=not trusted)
+            if not trusted:
+                _check_claims(chosen)
         except ConfigError as error:
             own = f"data={str(chosen.get('_target_')).removeprefix('data/')} and its keys"
             raise ConfigError(
@@ -166,6 +170,14 @@ def _data(config: Mapping[str, Any], bundle: Bundle, trusted: bool) -> MediaData
     if wanted is not None and tuple(wanted)[0] != tuple(data.media_shape)[0]:
         raise ConfigError(f"this model is of media {tuple(wanted)}, the data have {tuple(data.media_shape)}: set their channels and size")
     return data
+
+
+def _check_claims(data: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a stranger's description of data asks for more than anyone has evaluated on."""
+    for key, value in data.items():
+        numbers = value if isinstance(value, list) else [value]
+        if key != "seed" and any(isinstance(n, (int, float)) and abs(n) > CLAIM for n in numbers):
+            raise ConfigError(f"data.{key}={value} asks for more than {CLAIM:,}")
 
 
 def _named(spec: ConditionSpec) -> str:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gentok.atomic import sweep, writable_folder
 from gentok.bundle import load
 from gentok.data.image_files import save_grid, save_image
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.devices import chosen_device
+from gentok.errors import ConfigError
 from gentok.prompt import read_known
 from gentok.samplers.base import sampler_name
 from gentok.sampling import Samples, pick_sampler, sample
@@ -23,6 +26,51 @@ from gentok.types import TokenSpec
 __all__ = ["sample_to_folder"]
 
 _log = logging.getLogger("gentok")
+
+
+_OURS = re.compile(r"grid\.png|codes\.safetensors|samples\.json|\d{4,}\.(png|wav)")
+"""Names of what is written."""
+
+
+def _names(n: int, sounds: bool) -> list[str]:
+    """Of the files of one call."""
+    suffixes = ("png", "wav") if sounds else ("png",)
+    return ["grid.png", "codes.safetensors", "samples.json", *(f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes)]
+
+
+def _listed(folder: Path) -> list[Path]:
+    """What an earlier call has written into the folder and listed there; one of an earlier version lists their number."""
+    try:
+        report = json.loads((folder / "samples.json").read_text())
+        names = report.get("files", _names(report["n"], "seconds_of_sound" in report))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [folder / name for name in names if _OURS.fullmatch(str(name)) and (folder / name).is_file()]
+
+
+@contextmanager
+def _output(folder: Path, overwrite: bool) -> Iterator[None]:
+    """A folder for the files of one call alone; removed again where it is new and the call fails before it writes.
+
+    Raises:
+        ConfigError: it holds samples of an earlier call, and `overwrite` is false, or files of their names that no call has listed.
+        OSError: it cannot be made.
+    """
+    found = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
+    strange = sorted(set(found) - set(_listed(folder)))
+    if found and (strange or not overwrite):
+        advice = "" if strange else ", or set overwrite=true"
+        what = f"files that samples would be mixed with ({strange[0].name})" if strange else "samples of an earlier call"
+        raise ConfigError(f"{folder} holds {what}: choose another folder with out=FOLDER{advice}")
+    new = not folder.exists()
+    with _writing(folder):
+        writable_folder(folder, "out=FOLDER")
+        sweep(folder)
+    try:
+        yield
+    finally:
+        if new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 @contextmanager
@@ -49,17 +97,21 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         The folder, config["out"].
 
     Raises:
-        ValueError: the configuration does not fit the model.
+        ValueError: the configuration does not fit the model, or the folder holds samples of an earlier call.
         OSError: the folder cannot be written.
     """
+    out = Path(config["out"]).expanduser()
+    with _output(out, config.get("overwrite", False)):
+        _sample(config, out)
+    return out
+
+
+def _sample(config: Mapping[str, Any], out: Path) -> None:
     from safetensors.torch import save_file
 
     from gentok.data.progress import progress
 
     device = chosen_device(config["device"])
-    out = Path(config["out"])
-    with _writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
     with progress("sampling", config["n"], lazy=True) as advance:
@@ -69,7 +121,11 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
             duration=config["duration"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
         )  # fmt: skip
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
+    files = _names(config["n"], samples.lengths is not None)
     with _writing(out):
+        for path in _listed(out):
+            path.unlink()
+        (out / "samples.json").write_text(json.dumps({"files": files}))  # before the first: also of a call that is killed
         _write_media(samples, out, columns, bundle.spec)
         stored = {"codes": samples.tokens.codes, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
         save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
@@ -78,6 +134,7 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
     report = {
         "ckpt": str(config["ckpt"]),
         "n": config["n"],
+        "files": files,
         "condition": config["condition"],
         "seed": config["seed"],
         "sampler": {"name": sampler_name(type(sampler)), "exact": sampler.exact, **vars(sampler)},
@@ -103,7 +160,6 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"
     )
-    return out
 
 
 def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> None:

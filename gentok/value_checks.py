@@ -36,7 +36,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     # train.py
     "name": str, "steps": PositiveInt, "clock": Literal["wall", "cpu"], "budget": str | float, "resume": Place, "init_from": Place,
     "freeze": Texts, "bundle_dtype": Dtype, "limit_items": PositiveInt, "overfit": bool, "profile": PositiveInt, "print_config": bool,
-    "describe": bool, "describe_classes": PositiveInt, "sweep_metric": str,
+    "describe": bool, "describe_classes": PositiveInt, "overwrite": bool, "sweep_metric": str,
     "task.name": Literal["tokenizer", "generator"], "task.pictures": NonNegativeInt, "task.sounds": NonNegativeInt,
     "task.decode_items": PositiveInt, "task.teacher_maps": NonNegativeFloat, "task.encode_batch": PositiveInt, "task.views": NonNegativeInt,
     "task.guidance": NonNegativeFloat,

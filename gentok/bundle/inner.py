@@ -69,4 +69,5 @@ def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Ite
         )
     config = tokenizer.portable({**config, "media_shape": list(tokenizer.spec.media_shape or ())})
     stamp(tokenizer, config)
-    return Bundle("tokenizer", tokenizer.eval().requires_grad_(False), None, ConditionSpec(), without_training(config, trust))
+    tokenizer.eval().requires_grad_(False)
+    return Bundle("tokenizer", tokenizer, None, ConditionSpec(), without_training(config, trust), trust=tuple(trust))

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from gentok.bundle.files import last_good, load_state, neighbours, read_checkpoint, read_folder
+from gentok.bundle.files import check_checksum, last_good, neighbours, notes, read_checkpoint, read_folder, specs
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.sizes import build_stored
 from gentok.bundle.writing import save
 from gentok.errors import ConfigError, FormatError
 from gentok.interfaces import Generator, Tokenizer
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler
 from gentok.sampling import configured_sampler, sample
-from gentok.types import Batch, ConditionSpec, Latents, Tokens, TokenSpec
+from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
 
 __all__ = ["Bundle", "find", "load"]
 
@@ -37,6 +39,7 @@ class Bundle:
         tokenizer_config, generator_config: what they are rebuilt from.
         meta: metrics, data, command, seed, versions.
         path: where it was loaded from.
+        trust: packages beside gentok whose components it is made of.
     """
 
     kind: str
@@ -47,6 +50,7 @@ class Bundle:
     generator_config: dict[str, Any] | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     path: str = ""
+    trust: tuple[str, ...] = ()
 
     @property
     def spec(self) -> TokenSpec:
@@ -75,12 +79,18 @@ class Bundle:
         """Media to tokens.
 
         Args:
-            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device.
+            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device, or a numpy array of them.
             lengths: int64 [B] in samples, of sounds that differ in length.
 
         Returns:
             Tokens [B, K, N], or Latents [B, D, N] of a tokenizer without a codebook.
+
+        Raises:
+            ValueError: media of another type, shape or range.
         """
+        media = _tensor(media, "media")
+        if not media.is_floating_point() or (media.numel() and not media.abs().max() <= 16):  # loud sound goes a little beyond 1
+            raise ValueError(f"media are floats in [-1, 1]; got {media.dtype} with values that are not (pixels: x / 127.5 - 1)")
         return self.tokenizer.encode(media.to(self.device), None if lengths is None else lengths.to(self.device))
 
     @torch.no_grad()
@@ -88,17 +98,20 @@ class Bundle:
         """Tokens to media.
 
         Args:
-            tokens: Tokens or Latents of this model, or their codes int64 [B, K, N].
+            tokens: Tokens or Latents of this model, or their codes int64 [B, K, N], a tensor or a numpy array.
             options: of its tokenizer, such as keep=4 where a prefix of the tokens is a code.
 
         Returns:
             float32 [B, C, ...] in [-1, 1].
+
+        Raises:
+            ValueError: they are no tokens of this model; an id beyond its vocabulary is named.
         """
-        if isinstance(tokens, Tensor):
-            tokens = Tokens(tokens.to(self.device), self.spec).validate()
-        elif isinstance(tokens, Tokens):
-            tokens = tokens.to(self.device)
-        return self.tokenizer.decode(tokens, **options)
+        if not isinstance(tokens, (Tokens, Latents)):
+            tokens = Tokens(_tensor(tokens, "codes"), self.spec)
+        if isinstance(tokens, Latents):
+            return self.tokenizer.decode(replace(tokens, values=tokens.values.to(self.device)), **options)
+        return self.tokenizer.decode(tokens.to(self.device).validate(), **options)
 
     def sample(
         self,
@@ -170,6 +183,13 @@ class Bundle:
                 module.eval()
         return self
 
+    def __reduce__(self) -> Any:
+        """Pickled as configurations and weights, from which it is built anew: some of torch's modules cannot be pickled."""
+        modules = {name: module for name in ("tokenizer", "generator") if (module := getattr(self, name)) is not None}
+        about = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("tokenizer", "generator")}
+        states = {name: (module.state_dict(), module.training) for name, module in modules.items()}
+        return _rebuilt, (about, self.spec, states, self.device)
+
     def save(self, path: str | os.PathLike[str], dtype: str = "float32") -> Path:
         """Writes it as a bundle folder; see `gentok.bundle.save`."""
         return save(
@@ -178,13 +198,34 @@ class Bundle:
         )  # fmt: skip
 
 
+def _tensor(value: Any, what: str) -> Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
+        value = torch.from_numpy(value)
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} are a tensor of torch or an array of numpy; got {type(value).__name__}")
+    return value
+
+
+def _rebuilt(about: dict[str, Any], spec: TokenSpec, states: dict[str, tuple[dict[str, Tensor], bool]], device: torch.device) -> Bundle:
+    """The inverse of Bundle.__reduce__."""
+    config, trust = about["tokenizer_config"], about["trust"]
+    modules: dict[str, Any] = {"tokenizer": build_tokenizer(config, trust), "generator": None}
+    modules["tokenizer"].spec = spec
+    if "generator" in states:
+        modules["generator"] = build_generator(about["generator_config"], modules["tokenizer"], about["condition_spec"], trust)
+    for name, (state, training) in states.items():
+        modules[name].load_state_dict(state, assign=True)  # of the types that they have
+        modules[name].train(training).requires_grad_(False)
+    return Bundle(**about, **modules).to(device)
+
+
 def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: torch.device | str = "cpu", ema: bool = True) -> Bundle:
     """A trained model, in eval mode.
 
     Args:
         path: a bundle folder, a training checkpoint (.ckpt), or the name of a model that ships with gentok (docs/zoo).
-        trust: packages beside gentok whose components may be built; "paths" allows a model of your own to name the files of frozen
-            networks that it uses.
+        trust: packages beside gentok whose components may be built; "paths" says that the model is your own: it may name the files of
+            frozen networks that it uses.
         device: where its weights go.
         ema: of a checkpoint, take the averaged weights.
 
@@ -198,31 +239,40 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     """
     if str(path) == "???":
         raise ConfigError("which model? Give a bundle folder or a training checkpoint: ckpt=PATH")
-    path = find(path)
+    path, trust = find(path), tuple(trust)
     document, tokenizer_state, generator_state = read_folder(path) if path.is_dir() else read_checkpoint(path, ema)
-    config, spec = document["tokenizer"]["config"], TokenSpec.from_dict(document["tokenizer"]["spec"])
-    tokenizer = build_tokenizer(config, trust, stored=True)
-    load_state(tokenizer, tokenizer_state, f"the tokenizer in {path}")
+    places = "paths" in trust
+    trust = tuple(name for name in trust if name != "paths")
+    config = document["tokenizer"]["config"]
+    spec, meant, condition_spec = specs(document, path)
+    tokenizer = build_stored(
+        lambda: build_tokenizer(config, trust, stored=not places), tokenizer_state, f"the tokenizer in {path}", trusted=places
+    )
+    built = replace(tokenizer.spec, encode_fingerprint=spec.encode_fingerprint, decode_fingerprint=spec.decode_fingerprint)
+    if isinstance(spec.grid, Frames) and isinstance(built.grid, Frames):  # the longest item belongs to the data
+        built = replace(built, grid=replace(built.grid, n=spec.grid.n))
     tokenizer.spec = spec
-    if spec.encode_fingerprint:
-        made = stamp(tokenizer, config)
-        if made != spec:
-            raise FormatError(
-                f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
-                f"{spec.describe()}): it was changed or damaged"
-            )
-    condition_spec = ConditionSpec.from_dict(document["condition_spec"])
+    made = stamp(tokenizer, config) if spec.encode_fingerprint else built
+    if not made == built == spec:
+        raise FormatError(
+            f"the tokenizer in {path} is not the one that its header describes ({made.describe()} against "
+            f"{spec.describe()}): it was changed or damaged"
+        )
     generator, generator_config = None, None
     if document["kind"] == "generator":
         generator_config = document["generator"]["config"]
-        meant = TokenSpec.from_dict(document["generator"]["spec"])
         if not meant.same_codes(spec):
             raise FormatError(f"the generator in {path} models {meant.describe()}, but the tokenizer beside it makes {spec.describe()}")
-        generator = build_generator(generator_config, tokenizer, condition_spec, trust, stored=True)
-        load_state(generator, generator_state, f"the generator in {path}")
+        generator = build_stored(
+            lambda: build_generator(generator_config, tokenizer, condition_spec, trust, stored=not places), generator_state,
+            f"the generator in {path}", trusted=places,
+        )  # fmt: skip
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
-    bundle = Bundle(document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, document["meta"], str(path))
+    check_checksum(document, path)
+    bundle = Bundle(
+        document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, notes(document), str(path), trust
+    )  # fmt: skip
     return bundle.to(device)
 
 

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from gentok import __version__
+from gentok.atomic import named_errors, sync
 from gentok.build import identify
-from gentok.bundle.files import FORMAT, checksum, last_good
+from gentok.bundle.files import FORMAT, checksum, last_good, sealed
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_tokenizer
 from gentok.interfaces import Generator, Tokenizer
 from gentok.types import ConditionSpec, TokenSpec
+from gentok.types.documents import seal
 
 __all__ = ["save"]
 
@@ -51,8 +54,6 @@ def save(
     Raises:
         ValueError: `path` is something else than a bundle, or the generator models other tokens.
     """
-    from safetensors.torch import save_file
-
     path, tokenizer_config = Path(path), identify(tokenizer.portable(tokenizer_config))
     if path.exists() and not (path / "bundle.json").is_file() and (not path.is_dir() or any(path.iterdir())):
         raise ValueError(f"{path} exists and is no bundle: choose another path, or move it away")
@@ -62,7 +63,7 @@ def save(
         rounded = build_tokenizer(tokenizer_config)
         rounded.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         kept = stamp(rounded, tokenizer_config)
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "kind": "tokenizer" if generator is None else "generator",
         "gentok": __version__,
@@ -71,29 +72,50 @@ def save(
         "condition_spec": (condition_spec or ConditionSpec()).to_dict(),
         "meta": {**identify(meta or {}), "versions": {"python": platform.python_version(), "torch": torch.__version__}},
     }
+    if "guidance" in document["meta"]:
+        document["guidance"] = document["meta"]["guidance"]
     if generator is not None:
         document["generator"] = {"config": identify(dict(generator_config or {})), "spec": generator.spec.to_dict()}
         if not generator.spec.same_codes(kept):
             raise ValueError(f"the generator models {generator.spec.describe()}; the tokenizer beside it makes {kept.describe()}")
 
-    path.parent.mkdir(parents=True, exist_ok=True)
+    states = {"tokenizer": state} if generator is None else {"tokenizer": state, "generator": _rounded(generator.state_dict(), dtype)}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / "tokenizer").mkdir(parents=True)
-    save_file(state, temporary / "tokenizer" / "model.safetensors")
-    if generator is not None:
-        (temporary / "generator").mkdir()
-        save_file(_rounded(generator.state_dict(), dtype), temporary / "generator" / "model.safetensors")
-    document["checksums"] = {str(file.relative_to(temporary)): checksum(file) for file in sorted(temporary.rglob("*.safetensors"))}
-    (temporary / "README.md").write_text(_card(document))
-    (temporary / "bundle.json").write_text(json.dumps(document, indent=1) + "\n")
+    try:
+        with named_errors(path):
+            _write(temporary, document, states)
+            _take_the_place(temporary, path)
+    except SafetensorError as error:  # its writer's word for a full disk
+        raise OSError(f"the bundle {path} could not be written ({error}): what was there before is as it was") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path
+
+
+def _write(folder: Path, document: dict[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """All files of a bundle, flushed to the disk."""
+    from safetensors.torch import save_file
+
+    shutil.rmtree(folder, ignore_errors=True)
+    for name, state in states.items():
+        (folder / name).mkdir(parents=True)
+        save_file(dict(state), folder / name / "model.safetensors")
+    document["checksums"] = {str(file.relative_to(folder)): checksum(file) for file in sorted(folder.rglob("*.safetensors"))}
+    document["checksum"] = seal(sealed(document))["checksum"]
+    (folder / "README.md").write_text(_card(document))
+    (folder / "bundle.json").write_text(json.dumps(document, indent=1) + "\n")
+    for file in (*folder.rglob("*"), folder):
+        sync(file)
+
+
+def _take_the_place(temporary: Path, path: Path) -> None:
     old = last_good(path)
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         os.replace(path, old)
     os.replace(temporary, path)
+    sync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
-    return path
 
 
 def _rounded(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:

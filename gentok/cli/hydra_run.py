@@ -167,6 +167,8 @@ def _own_folder(config: Any) -> Path | None:
     from hydra.types import RunMode
     from omegaconf import OmegaConf
 
+    if _hydra().mode is RunMode.MULTIRUN and _hydra().job.config_name in ("sample", "evaluate"):  # a job's files are its own
+        OmegaConf.update(config, "out", str(Path(config.out) / str(_hydra().job.num)))
     if _hydra().mode is not RunMode.MULTIRUN or OmegaConf.select(config, "paths.run") is None:
         return None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes

@@ -13,6 +13,8 @@ from gentok.types import ClassSpec, ConditionSpec
 __all__ = ["NoiseImages"]
 
 CLASSES = tuple("0123456789")
+_MOST = 1 << 31
+"""Numbers of all images, which are drawn in double precision."""
 
 
 class NoiseImages(MediaData, id="data/noise"):
@@ -40,6 +42,8 @@ class NoiseImages(MediaData, id="data/noise"):
         seed: NonNegativeInt = 0,
     ):
         self.media_shape = (channels, size, size)
+        if (items + held_out) * channels * size * size > _MOST:
+            raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: more than fits into memory")
         for name, first, count in (("train", 0, items), ("held_out", items, held_out)):
             media = (RowRNG.of(seed, range(first, first + count)).uniform(*self.media_shape) * 256).to(torch.uint8)
             about = {"data": "noise", "split": name, "seed": seed}

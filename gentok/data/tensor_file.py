@@ -1,33 +1,46 @@
 """Named arrays with a header in one file, in the safetensors format: written whole or not at all, piece by piece, and read through a map.
 
 safetensors' own writer wants every tensor in memory; this one takes iterables of pieces, so that a large file can be put together from
-parts. Layout: 8 bytes, the length of a JSON table {name: {dtype, shape, data_offsets}, __metadata__: {"gentok": header}}, then the data.
+parts. Layout: 8 bytes, the length of a JSON table {name: {dtype, shape, data_offsets}, __metadata__: {"gentok": header, "checksum": CRC-32
+of the rest of the table and of the data}}, then the data. Files of before have no checksum.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from gentok.atomic import whole_file
 from gentok.errors import FormatError
+from gentok.types.documents import LIMIT, parse
+from gentok.types.formats import fitted
 
 __all__ = ["FileLayout", "write_arrays", "read_layout", "TYPES"]
 
 TYPES = {"U8": "uint8", "U16": "uint16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "BOOL": "bool"}
 """safetensors' names of the numpy types that are stored."""
 _CODES = {name: code for code, name in TYPES.items()}
-_HEADER_LIMIT = 100_000_000
+_Count = Annotated[int, Field(ge=0, le=2**48)]
+_ENTRY = {"dtype": Literal["U8", "U16", "I32", "I64", "F16", "F32", "BOOL"], "shape": list[_Count], "data_offsets": tuple[_Count, _Count]}
 
 
 class FileLayout:
-    """What a file holds: `header` (gentok's own), `table` {name: {dtype, shape, data_offsets}}, and where the data begin."""
+    """What a file holds: `header` (gentok's own), `table` {name: {dtype, shape, data_offsets}}, where the data begin, and whether a
+    checksum stands for all of it."""
 
-    def __init__(self, path: Path, header: dict[str, Any], table: dict[str, Any], start: int):
-        self.path, self.header, self.table, self.start = path, header, table, start
+    def __init__(self, path: Path, header: dict[str, Any], table: dict[str, Any], start: int, checked: bool):
+        self.path, self.header, self.table, self.start, self.checked = path, header, table, start, checked
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """Of an array; None where the file does not hold it."""
+        return tuple(self.table[name]["shape"]) if name in self.table else None
 
     def maps(self) -> dict[str, Any]:
         """name -> read-only array, mapped from the file."""
@@ -43,8 +56,6 @@ class FileLayout:
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, list[Any]], header: Mapping[str, Any]) -> Path:
     """arrays: name -> numpy arrays of one type, to be joined along their first axis. Raises OSError with a line where that fails."""
-    import math
-
     table: dict[str, Any] = {"__metadata__": {"gentok": json.dumps(header)}}
     offset = 0
     # the widest types first, so that each array lies at a multiple of its item's size
@@ -54,49 +65,82 @@ def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, list[Any]], 
         size = math.prod(shape) * pieces[0].dtype.itemsize
         table[name] = {"dtype": _CODES[pieces[0].dtype.name], "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
+    table["__metadata__"]["checksum"] = _checksum(table, (data for pieces in arrays.values() for data in _bytes(pieces)))
     raw = json.dumps(table).encode()
     raw += b" " * (-len(raw) % 8)  # safetensors wants its data aligned
-    with whole_file(path) as file:
+    with whole_file(path, "paths.cache") as file:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for pieces in arrays.values():
-            _write_pieces(file, pieces)
+            for data in _bytes(pieces):
+                file.write(data)
     return Path(path)
 
 
-def _write_pieces(file: Any, pieces: Iterable[Any]) -> None:
+def _bytes(pieces: Iterable[Any]) -> Iterable[Any]:
     import numpy as np
 
     for piece in pieces:
-        file.write(np.ascontiguousarray(piece).reshape(-1).view("uint8").data)
+        yield np.ascontiguousarray(piece).reshape(-1).view("uint8").data
+
+
+def _checksum(table: Mapping[str, Any], data: Iterable[Any]) -> str:
+    """CRC-32, in hex: of terabytes it is three times as fast to compute as what withstands an attacker, who can write it anyway."""
+    about = {key: value for key, value in table["__metadata__"].items() if key != "checksum"}
+    found = zlib.crc32(json.dumps({**table, "__metadata__": about}).encode())
+    for block in data:
+        found = zlib.crc32(block, found)
+    return f"{found:08x}"
 
 
 def read_layout(path: str | os.PathLike[str], kind: str, newest: int, what: str) -> FileLayout:
     """The layout of a file whose header says `kind` and a format up to `newest`; `what` it is, for the messages.
 
-    Raises FileNotFoundError, or FormatError with a line on a foreign, cut or newer file.
+    Raises FileNotFoundError, or FormatError with a line on a foreign, cut, damaged or newer file.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {what} {path}")
     size = path.stat().st_size
-    foreign = FormatError(f"{path} is no {what} of gentok; delete it, and it is made anew")
+    advice = "delete it, and it is made anew"
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= _HEADER_LIMIT:
-            raise foreign
-        raw = file.read(length)
-    try:
-        table = json.loads(raw)
-        header = json.loads(table.pop("__metadata__")["gentok"])
-        if header.get("format", 0) > newest:
-            raise FormatError(f"{path} has the format {header['format']} of a {what}, this gentok reads up to {newest}; upgrade gentok")
-        expected = 8 + length + max(entry["data_offsets"][1] for entry in table.values())
-    except FormatError:
-        raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise foreign from error
-    if header.get("kind") != kind:
-        raise foreign
-    if size != expected:
-        raise FormatError(f"{path} is cut short or damaged: {expected:,} bytes expected, {size:,} there; delete it, and it is made anew")
-    return FileLayout(path, header, table, 8 + length)
+        try:
+            table = parse(file.read(length) if 2 <= length < min(size, LIMIT) else b"", str(path))
+            about = dict(table["__metadata__"])
+            header = parse(about["gentok"].encode(), str(path))
+            fitted(header, {"format": int, "kind": str}, str(path))
+            if header.get("format", 0) > newest:
+                raise _Newer(f"{path} has the format {header['format']} of a {what}, this gentok reads up to {newest}; upgrade gentok")
+            entries = {name: entry for name, entry in table.items() if name != "__metadata__"}
+            expected = 8 + length + _whole(entries, str(path))
+        except _Newer:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{path} is no {what} of gentok; {advice}") from error
+        if header.get("kind") != kind:
+            raise FormatError(f"{path} is no {what} of gentok; {advice}")
+        if size != expected:
+            raise FormatError(f"{path} is cut short or damaged: {expected:,} bytes expected, {size:,} there; {advice}")
+        checked = "checksum" in about
+        if checked and about["checksum"] != _checksum(table, iter(lambda: file.read(1 << 20), b"")):
+            raise FormatError(f"{path} is damaged: its checksum differs; {advice}")
+    return FileLayout(path, header, entries, 8 + length, checked)
+
+
+class _Newer(FormatError):
+    """Of a newer format."""
+
+
+def _whole(entries: Mapping[str, Any], what: str) -> int:
+    """Bytes of all arrays, which lie one behind the other. Raises FormatError where the table does not say so."""
+    import numpy as np
+
+    end = 0
+    for name, entry in sorted(entries.items(), key=lambda pair: (pair[1]["data_offsets"], pair[0])):
+        if set(entry) != set(_ENTRY):
+            raise FormatError(f"{what}: the entry {name!r} is damaged")
+        start, stop = fitted(entry, _ENTRY, f"{what}: {name}")["data_offsets"]
+        if start != end or stop - start != math.prod(entry["shape"]) * np.dtype(TYPES[entry["dtype"]]).itemsize:
+            raise FormatError(f"{what}: the entry {name!r} does not lie where it should")
+        end = stop
+    return end

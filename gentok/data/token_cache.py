@@ -214,7 +214,7 @@ def _stored(spec: TokenSpec) -> torch.dtype:
 
 def _check_space(path: Path, needed: int) -> None:
     """An hour of encoding should not end at a full disk or a folder of somebody else."""
-    free = shutil.disk_usage(writable_folder(path.parent)).free
+    free = shutil.disk_usage(writable_folder(path.parent, "paths.cache")).free
     if needed > free:
         raise OSError(
             f"the encoded set needs {needed / 1e6:,.0f} MB, {path.parent} has {free / 1e6:,.0f} MB left: "

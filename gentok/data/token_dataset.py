@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gentok.data.datasets import locate
@@ -15,7 +16,8 @@ from gentok.data.tensor_file import FileLayout, read_layout
 from gentok.errors import FormatError
 from gentok.interfaces import MediaDataset
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, Tokens, TokenSpec, Vectors
+from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, IdsSpec, Tokens, TokenSpec, Vectors, VectorsSpec
+from gentok.types.formats import fitted
 
 __all__ = ["FORMAT", "TokenDataset", "read_token_file"]
 
@@ -23,12 +25,54 @@ FORMAT = 1
 """Of the file's header."""
 
 
+_Count = Annotated[int, Field(ge=0)]
+_HEADER = {"items": _Count, "views": Annotated[int, Field(ge=1)], "data": dict[str, Any]}
+
+
 def read_token_file(path: Path) -> FileLayout:
     """Where the tensors of a token file lie. Raises FileNotFoundError or FormatError."""
     layout = read_layout(path, "tokens", FORMAT, "token file")
-    if "codes" not in layout.table and layout.header["items"]:
+    header = layout.header
+    if not {*_HEADER, "spec", "condition_spec"} <= set(header):
         raise FormatError(f"{path} is no token file of gentok; delete it, and it is made anew")
+    try:
+        fitted(header, _HEADER, "its header")
+        spec = TokenSpec.from_dict(header["spec"])
+        shapes = _shapes(spec, ConditionSpec.from_dict(header["condition_spec"]), header["items"], header["views"])
+        for name, shape in shapes.items():
+            if layout.shape(name) != shape and (name != "lengths" or name in layout.table):
+                raise FormatError(f"{name} has {layout.shape(name) or 'nothing'}, its header means {shape}")
+        if header["items"] and not layout.checked:
+            _check_ranges(layout, spec)
+    except FormatError as error:
+        raise FormatError(f"{path} is damaged: {error}; delete it, and it is made anew") from None
     return layout
+
+
+def _shapes(spec: TokenSpec, conditions: ConditionSpec, items: int, views: int) -> dict[str, tuple[int, ...]]:
+    """Of all arrays."""
+    if not items:
+        return {"index": (0,)}
+    shapes = {"index": (items,), "codes": (items, views, spec.levels, spec.positions), "lengths": (items, views)}
+    for name, part in conditions.parts:
+        if isinstance(part, VectorsSpec):
+            shapes |= {f"condition.{name}.x": (items, part.max_length, part.width), f"condition.{name}.mask": (items, part.max_length)}
+        else:
+            shapes[f"condition.{name}"] = (items, part.max_length) if isinstance(part, IdsSpec) else (items,)
+    return shapes
+
+
+def _check_ranges(layout: FileLayout, spec: TokenSpec) -> None:
+    """Of a file without a checksum: that every code is one. In parts, in flat memory."""
+    import numpy as np
+
+    codes = layout.maps()["codes"]  # [items, views, K, N], code + 1
+    step = max(1, (1 << 24) // max(1, int(np.prod(codes.shape[1:]))))
+    for start in range(0, len(codes), step):
+        part = codes[start : start + step]
+        largest, least = part.max((0, 1, 3)), part.min()
+        if least < 0 or any(code > vocab for code, vocab in zip(largest.tolist(), spec.vocab_sizes)):
+            raise FormatError(f"it has codes beyond {spec.describe()}")
 
 
 class TokenDataset(MediaDataset):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from gentok.rng import RowRNG
 from gentok.types import Grid, Quantized, Raster
 
 __all__ = ["Codebook"]
+
+_MODES = threading.Lock()
+_encoding: WeakKeyDictionary[Codebook, list[Any]] = WeakKeyDictionary()
+"""Of every codebook that encodes: in how many threads, and whether it was in training mode before the first."""
 
 
 class Codebook(nn.Module, Component):
@@ -76,7 +82,7 @@ class Codebook(nn.Module, Component):
 
     @torch.no_grad()
     def encode(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
-        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before.
+        """The codes of z as in eval mode, without gradient: no buffer changes, and the mode is as before when the last thread is out.
 
         Args:
             z: float [B, in_width, M].
@@ -88,18 +94,26 @@ class Codebook(nn.Module, Component):
         Raises:
             ValueError: in eval mode, a number of z is NaN or infinite.
         """
-        training = self.training
-        if not (training or z.is_meta or bool(z.isfinite().all())):
+        if not (self.training or z.is_meta or bool(z.isfinite().all())):
             row = int((~z.isfinite()).flatten(1).any(1).nonzero()[0])
             raise ValueError(
                 f"the vectors of row {row} of the batch, of which codes are to be made, are not finite: its media hold NaN or infinite "
                 "numbers, or the tokenizer's weights are damaged or its precision is too low"
             )
-        self.eval()
+        with _MODES:
+            inside = _encoding.setdefault(self, [0, self.training])
+            inside[0] += 1
+            if inside[0] == 1 and inside[1]:
+                self.eval()
         try:
             return self(z, rng=rng).codes
         finally:
-            self.train(training)
+            with _MODES:
+                inside[0] -= 1
+                if not inside[0]:
+                    del _encoding[self]
+                    if inside[1]:
+                        self.train()
 
     def check_codes(self, codes: Tensor) -> None:
         """Raises ValueError where `codes` are not int64 [B, K, N], or beyond a level's vocabulary."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gentok.atomic import replacing
+from gentok.types import fingerprint
 
 __all__ = ["cached"]
 
@@ -29,17 +30,20 @@ def cached(
         The tensors on the CPU if they were read, and a line where they could not be written (None otherwise):
         a full disk stops nothing.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors import SafetensorError, safe_open
+    from safetensors.torch import save_file
 
     root = Path(folder) if folder is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
     path = root / f"{name}.safetensors"
-    with contextlib.suppress(OSError, SafetensorError):
-        return load_file(path), None
+    with contextlib.suppress(OSError, SafetensorError), safe_open(path, "pt") as file:
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no dict
+        if (file.metadata() or {}).get("fingerprint") in (None, fingerprint(stored)):  # files of before have none
+            return stored, None
     tensors = compute()
     try:
+        kept = {key: value.cpu().contiguous() for key, value in tensors.items()}
         with replacing(path) as temporary:
-            save_file({key: value.cpu().contiguous() for key, value in tensors.items()}, temporary)
+            save_file(kept, temporary, metadata={"fingerprint": fingerprint(kept)})
     except (OSError, SafetensorError) as error:
         return tensors, f"not written: {error}"
     return tensors, None

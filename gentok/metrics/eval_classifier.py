@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from gentok.atomic import replacing
 from gentok.metrics.classifier import fit, seeded, shrunk
 from gentok.rng import RowRNG
+from gentok.types import fingerprint
+from gentok.types.formats import Size, fitted
 
 __all__ = [
     "STORED", "VERSION", "PhotoCNN", "find_eval_classifier", "load_eval_classifier", "save_eval_classifier",
@@ -36,6 +38,7 @@ HEADER = "gentok_judge"
 """Under this key, the first name of the format, a file's header describes its classifier."""
 
 VERSION = 1
+_ABOUT = {"version": int, "channels": Size, "classes": list[str], "widths": tuple[Size, Size, Size]}
 """Raised whenever the network, or how it is trained, changes."""
 WIDTHS, BATCH, RATE, DECAY, SMOOTHING, SHIFT = (64, 128, 256), 500, 0.4, 5e-4, 0.1, 2
 
@@ -173,7 +176,7 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.half() if v.dim() == 4 and k != "whiten.weight" else v for k, v in state.items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={HEADER: json.dumps({"version": VERSION, **about})})
+        save_file(state, temporary, metadata={HEADER: json.dumps({"version": VERSION, **about}), "fingerprint": fingerprint(state)})
 
 
 def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[str, Any]]:
@@ -190,14 +193,24 @@ def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[s
         raise FileNotFoundError(f"there is no eval classifier {path}: give {wrote}, or classifier=auto")
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads((file.metadata() or {})[HEADER])
-            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - no dict
+            notes = file.metadata() or {}
+            about = json.loads(notes[HEADER])
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no eval classifier: expected {wrote} ({type(error).__name__})") from None
-    if about["version"] != VERSION:
+    if notes.get("fingerprint") not in (None, fingerprint(state)):  # files of before have none
+        raise ValueError(f"{path} is not what was written there: it was changed or damaged")
+    if not isinstance(about, dict) or not set(_ABOUT) <= set(about):
+        raise ValueError(f"{path} is no eval classifier: expected {wrote}")
+    if fitted(about, _ABOUT, str(path))["version"] != VERSION:
         raise ValueError(f"{path} is an eval classifier of version {about['version']}, this gentok asks version {VERSION}: train it anew")
-    model = PhotoCNN(about["channels"], len(about["classes"]), tuple(about["widths"]))
-    model.load_state_dict(state)
+    sizes = about["channels"], len(about["classes"]), tuple(about["widths"])
+    with torch.device("meta"):  # a header may claim any size
+        shapes = {name: value.shape for name, value in PhotoCNN(*sizes).state_dict().items()}
+    if shapes != {name: value.shape for name, value in state.items()}:
+        raise ValueError(f"{path} is damaged: its weights are not of {sizes[0]} channels, {sizes[1]} classes and widths {sizes[2]}")
+    model = PhotoCNN(*sizes)
+    model.load_state_dict({name: value.float() for name, value in state.items()})
     return model.eval().requires_grad_(False), about
 
 

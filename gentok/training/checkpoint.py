@@ -18,7 +18,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
-from gentok.atomic import replacing
+from gentok.atomic import replacing, sweep
 
 __all__ = ["WholeFiles", "Saver", "Stopped", "LAST"]
 
@@ -75,8 +75,7 @@ class Saver(Checkpoint):
         if self._step:
             self.saved = self._step
         if trainer.is_global_zero and self.folder.is_dir():
-            for leftover in self.folder.glob(".*.writing*"):  # of a process that was killed while it wrote
-                leftover.unlink(missing_ok=True)
+            sweep(self.folder)
         if threading.current_thread() is threading.main_thread():  # after Lightning's own handlers, which these replace while training
             for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
                 self._before[number] = signal.signal(number, self._on_signal)

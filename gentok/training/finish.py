@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gentok.atomic import replacing
 from gentok.bundle import Bundle, save, stamp
 from gentok.interfaces import MediaData
 from gentok.training.module import GentokModule
@@ -64,7 +65,8 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
     dtype = config["bundle_dtype"]
     bundle = save(run / "bundle", tokenizer=tokenizer.cpu(), tokenizer_config=tokenizer_config, meta=meta, dtype=dtype, **kwargs)
     # names of a user's files are for the run's folder, not for a bundle that is handed on
-    (run / "metrics.json").write_text(json.dumps({**meta, "main_metric": task.main_metric, "skipped": skipped}, indent=1) + "\n")
+    with replacing(run / "metrics.json", setting="paths.run") as temporary:
+        temporary.write_text(json.dumps({**meta, "main_metric": task.main_metric, "skipped": skipped}, indent=1) + "\n")
     listed = f"listed in {run / 'metrics.json'}"
     for split, files in skipped.items():
         if files["count"]:

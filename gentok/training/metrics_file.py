@@ -16,7 +16,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from gentok.atomic import replacing
+from gentok.atomic import named_errors, replacing
 
 __all__ = ["MetricsFile"]
 
@@ -54,6 +54,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         self._rows.append({**{k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}, "step": step or 0})
+        self.save()  # a kill loses no row
 
     def _begin(self) -> list[str]:
         """Opens the file of before, without the rows that are done again."""
@@ -67,7 +68,7 @@ class MetricsFile(Logger):
         return columns
 
     def _write(self, rows: list[dict[str, Any]], columns: list[str]) -> None:
-        with replacing(self.path) as temporary, open(temporary, "w", newline="") as file:
+        with replacing(self.path, setting="paths.run") as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
@@ -85,7 +86,7 @@ class MetricsFile(Logger):
             with open(self.path, newline="") as file:
                 self._write([*csv.DictReader(file), *rows], self._columns)
             return
-        with open(self.path, "a", newline="") as file:
+        with named_errors(self.path, "paths.run"), open(self.path, "a", newline="") as file:
             csv.DictWriter(file, self._columns).writerows(rows)
 
     @rank_zero_only

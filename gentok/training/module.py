@@ -25,6 +25,7 @@ from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
 from gentok.rng import RowRNG
 from gentok.training.nan_check import bad_gradient, find_first
+from gentok.training.resume import check_optimizer
 from gentok.types import Batch
 
 __all__ = ["CLOCKS", "Unregistered", "GentokModule"]
@@ -51,13 +52,16 @@ class GentokModule(L.LightningModule):
 
     part: str
     """The attribute that holds the model that is trained, and its part of a bundle: "tokenizer" or "generator"."""
+    main_metric = "loss"
+    """The name of the figure that a run is known by."""
 
     def __init__(self, config: Mapping[str, Any]):
         super().__init__()
         self.config = dict(config)
         self.save_hyperparameters({"config": self.config})
         self.budget, self.steps = seconds(config["budget"]), config["steps"]
-        self.items = 0  # of the training set
+        self.data: dict[str, Any] = {}  # which items are trained on: `gentok.training.resume.data_identity`
+        self.begun = False  # true when the first batch is done: what was restored works
         self.steps_done, self.seconds_done = 0, 0.0
         self._started: float | None = None
         self._before = 0.0  # seconds of training before a resume
@@ -124,7 +128,14 @@ class GentokModule(L.LightningModule):
             by_clock = (self.elapsed if self._shared is None else self._shared) / self.budget
         return min(1.0, max(by_steps, by_clock))
 
+    def is_over(self, checkpoint: Mapping[str, Any]) -> bool:
+        """Whether a checkpoint is of the end of this run."""
+        by_steps = self.steps is not None and checkpoint["global_step"] >= self.steps
+        return by_steps or (self.budget is not None and checkpoint["training"]["elapsed"] >= self.budget)
+
     def on_train_start(self) -> None:
+        for optimizer in self.trainer.optimizers:
+            check_optimizer(optimizer)
         self._started = self._now()
         self._restart_clock()
 
@@ -138,8 +149,8 @@ class GentokModule(L.LightningModule):
         if self.budget and world_size() > 1:
             self._shared = float(all_sum(torch.tensor(0.0 if rank() else self.elapsed, dtype=torch.float64, device=self.device)))
 
-    main_metric = "loss"
-    """The name of the figure that a run is known by."""
+    def on_train_batch_end(self, *args: Any) -> None:
+        self.begun = True
 
     @property
     def fingerprint(self) -> str:
@@ -247,7 +258,7 @@ class GentokModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["gentok"] = {"format": FORMAT, "gentok": __version__, **self.document()}
-        checkpoint["training"] = {"elapsed": self.elapsed, "items": self.items}
+        checkpoint["training"] = {"elapsed": self.elapsed, **self.data}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._before = float(checkpoint["training"]["elapsed"])

@@ -16,7 +16,7 @@ import torch
 
 from gentok.errors import ConfigError
 
-__all__ = ["is_first", "running", "check_devices", "strategy"]
+__all__ = ["is_first", "lost_process", "running", "check_devices", "strategy"]
 
 
 def is_first() -> bool:
@@ -27,6 +27,20 @@ def is_first() -> bool:
         if name in os.environ:
             return os.environ[name] == "0" and os.environ.get("NODE_RANK", "0") == "0"
     return os.environ.get("NODE_RANK", "0") == "0"
+
+
+def lost_process(error: Exception) -> str | None:
+    """A line for an error that says that another process of the run is gone; None for other errors."""
+    text = " ".join(str(error).split())
+    if "DataLoader worker" in text:
+        return (
+            f"a loader worker was killed or has crashed ({text[:120]}): often for want of memory, so lower trainer.workers or batch_size; "
+            "resume=auto goes on from the last checkpoint"
+        )
+    gone = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "Connection refused", "Timed out waiting")
+    if isinstance(error, torch.distributed.DistError) or ("gloo" in text and any(word in text for word in gone)):
+        return f"another process of this run is gone ({text[:120]}): its own output says why; resume=auto goes on from the last checkpoint"
+    return None
 
 
 def running() -> tuple[int, int, str]:

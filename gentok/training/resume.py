@@ -9,20 +9,25 @@ steps.
 
 from __future__ import annotations
 
+import os
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 
 from gentok.build import component_name, identify
-from gentok.bundle import FORMAT
+from gentok.bundle.files import NewerFormatError, read_training
 from gentok.errors import FormatError
 from gentok.training.checkpoint import LAST
+from gentok.types import fingerprint
+from gentok.types.formats import fitted
 
-__all__ = ["find", "read", "check_same_run"]
+__all__ = ["check_optimizer", "check_same_run", "data_identity", "find", "read"]
+
+_Count = Annotated[int, Field(ge=0)]
 
 _SAME = {
     "tokenizer": ("tokenizer", "discriminator", "balancer"),
@@ -34,18 +39,29 @@ _SAME = {
 _LOCATIONS = ("tokenizer.ckpt", "data.path")  # may have moved; what lies there is compared
 
 
-def find(resume: str | None, run: Path) -> Path | None:
-    """The checkpoint that `resume` means, None for a fresh start. Raises FileNotFoundError with a line."""
+def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
+    """The checkpoint that `resume` means, None for a fresh start.
+
+    Raises:
+        FileNotFoundError: there is none where `resume` says.
+        FormatError: resume=auto, and the checkpoints that are there cannot be read; with `overwrite`, only where a newer gentok can.
+    """
     if resume is None or str(resume).lower() in ("", "false", "none"):
         return None
     if str(resume) == "auto":
         found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        reason = None
         for path in found:
             try:
                 read(path)
                 return path
+            except NewerFormatError:
+                raise
             except FormatError as error:
                 warnings.warn(f"resume=auto passes over a checkpoint: {error}", stacklevel=2)
+                reason = error
+        if reason is not None and not overwrite:
+            raise FormatError(f"resume=auto: {reason}; to begin anew, move it away or set overwrite=true") from reason
         return None
     path = Path(str(resume)).expanduser()
     if (path / "bundle.json").is_file():
@@ -62,24 +78,58 @@ def find(resume: str | None, run: Path) -> Path | None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A training checkpoint. Raises FormatError with a line on anything else."""
-    if not zipfile.is_zipfile(path):
-        raise FormatError(f"{path} is no training checkpoint: it is damaged, cut off, or something else")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever torch raises on a hostile or damaged file, the answer is the same
-        raise FormatError(f"{path} was refused: it does not load with weights_only=True, so it may run code or is damaged") from error
-    if not isinstance(checkpoint, dict) or "gentok" not in checkpoint or "loops" not in checkpoint:
-        raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training")
-    if checkpoint["gentok"]["format"] > FORMAT:
-        raise FormatError(f"{path} is a checkpoint of format {checkpoint['gentok']['format']}; this gentok reads up to {FORMAT}: upgrade")
+    """A training checkpoint, mapped from the file. Raises FormatError with a line on anything else."""
+    checkpoint = read_training(path)
+    missing = {"loops", "hyper_parameters", "training", "global_step", "optimizer_states", "lr_schedulers"} - set(checkpoint)
+    if missing:
+        raise FormatError(f"{path} is a torch file, but no checkpoint of gentok's training: it lacks {', '.join(sorted(missing))}")
+    what = f"the checkpoint {path}"
+    fitted(checkpoint, {"loops": dict[str, Any], "global_step": _Count, "hyper_parameters": dict[str, dict[str, Any]]}, what)
+    training = checkpoint["training"]
+    if not isinstance(training, Mapping) or not {"elapsed", "items"} <= set(training) or "config" not in checkpoint["hyper_parameters"]:
+        raise FormatError(f"{what} does not say how far its run is: it is damaged")
+    fitted(training, {"elapsed": Annotated[float, Field(ge=0)], "items": _Count, "data": dict[str, dict[str, str]]}, what)
     return checkpoint
 
 
-def check_same_run(checkpoint: Mapping[str, Any], config: Mapping[str, Any], items: int, path: Path, fingerprint: str = "") -> None:
+def data_identity(data: Any) -> dict[str, Any]:
+    """Which items a run is trained on, as a checkpoint keeps it.
+
+    Args:
+        data: a data component.
+
+    Returns:
+        {"items": of training, "data": {split: {"content": a hash of all that is known, "names": one that times of files are no part of}}}.
+    """
+    identity = {}
+    for name in ("train", "held_out"):
+        split = getattr(data, name)
+        split = getattr(split, "data", split)  # of the first items of a set, the set
+        content = str(split.description.get("content", ""))
+        identity[name] = {"content": content, "names": _names(split) or content}
+    return {"items": len(data.train), "data": identity}
+
+
+def _names(split: Any) -> str:
+    """A hash of the names and sizes of files, without the place where they lie: that of a copy is the same. "" where there are no files."""
+    names, source = getattr(split, "names", None), getattr(split, "source", None)
+    if names is None or source is None:
+        return ""
+    root = str(split.description.get("path", ""))
+    sizes = [os.path.getsize(path) for path in getattr(source, "paths", [])]
+    labels = getattr(split, "labels", None)
+    return fingerprint([name.removeprefix(root) for name in names], sizes, *([] if labels is None else [labels]))
+
+
+def check_same_run(checkpoint: Mapping[str, Any], config: Mapping[str, Any], data: Mapping[str, Any], path: Path, tokenizer: str) -> None:
     """Raises ValueError with a line where the checkpoint at `path` belongs to a run that this configuration does not go on with.
 
-    items: of the training set. fingerprint: the frozen tokenizer's, for a generator.
+    Args:
+        checkpoint: of the run of before.
+        config: of the run that goes on.
+        data: what `data_identity` says of its data.
+        path: of the checkpoint.
+        tokenizer: the fingerprint of the frozen tokenizer, for a generator; else "".
     """
     before, config = identify(checkpoint["hyper_parameters"]["config"]), identify(config)
     kind = config["task"]["name"]
@@ -94,12 +144,40 @@ def check_same_run(checkpoint: Mapping[str, Any], config: Mapping[str, Any], ite
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(f"the checkpoint {path} is of another run: {', '.join(changed[:3])}{more}; {advice}={path}")
-    had = checkpoint["training"]["items"]
-    if had != items:
-        raise ValueError(f"the checkpoint {path} is of a run on {had} training items, here are {items}; {advice}={path}")
+    _check_data(checkpoint["training"], data, path, f"{advice}={path}")
     stored = checkpoint["gentok"]["tokenizer"]["spec"].get("encode_fingerprint", "") if kind == "generator" else ""
-    if fingerprint and stored and fingerprint != stored:
-        raise ValueError(f"the checkpoint {path} is of a generator for the tokenizer {stored}; tokenizer.ckpt is {fingerprint}")
+    if tokenizer and stored and tokenizer != stored:
+        raise ValueError(f"the checkpoint {path} is of a generator for the tokenizer {stored}; tokenizer.ckpt is {tokenizer}")
+
+
+def _check_data(training: Mapping[str, Any], data: Mapping[str, Any], path: Path, advice: str) -> None:
+    if training["items"] != data["items"]:
+        raise ValueError(f"the checkpoint {path} is of a run on {training['items']} training items, here are {data['items']}; {advice}")
+    for split, now in data["data"].items():
+        before = training.get("data", {}).get(split, now)  # a checkpoint of before does not say it
+        if before["names"] != now["names"]:
+            raise ValueError(
+                f"the data of the checkpoint {path} are not those of this run: files of {split} were changed, renamed, moved or replaced "
+                f"since; bring them back, or {advice}"
+            )
+        if before["content"] != now["content"]:
+            warnings.warn(
+                f"the files of {split} have other times than when the run began, and the same names and sizes: right if they are a copy, "
+                "wrong if their content was changed",
+                stacklevel=2,
+            )
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Raises FormatError where what a checkpoint has of an optimizer is not of its parameters: fused ones would read beyond it."""
+    if not isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
+        return
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            shape = () if name == "step" else tuple(parameter.shape)
+            if not isinstance(value, torch.Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
+                came = f"{value.dtype} {tuple(value.shape)}" if isinstance(value, torch.Tensor) else str(value)[:60]
+                raise FormatError(f"{name} of a parameter of shape {tuple(parameter.shape)} is {came}: it is damaged")
 
 
 _MISSING = object()

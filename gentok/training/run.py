@@ -14,6 +14,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,36 @@ import torch
 from gentok.build import build, identify
 from gentok.bundle import build_generator, load, nest_inner, pretrained, stamp
 from gentok.errors import ConfigError
+from gentok.interfaces import MediaData
 from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.finish import last_validation, skipped_items, write_results
 from gentok.training.module import GentokModule, Unregistered
-from gentok.training.processes import is_first, running
+from gentok.training.processes import is_first, lost_process, running
+from gentok.training.run_folder import Begin, claimed
 from gentok.training.trainer import build_trainer
 
 __all__ = ["train"]
 
 FOLDER = "GENTOK_RUN_FOLDER"
 """The environment variable by which a run tells the processes that it starts where it is."""
-_log = logging.getLogger("gentok.training")
 
 
-def train(config: dict[str, Any]) -> Path:
-    """Runs conf/config.yaml as a plain dict; returns the run's folder. Raises ValueError or OSError with one line for the user."""
+def train(config: dict[str, Any], data: MediaData | None = None) -> Path:
+    """Trains, and writes everything into the run's folder.
+
+    Args:
+        config: conf/config.yaml as a plain dict.
+        data: instead of what the configuration describes.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError, OSError: with one line for the person at the keyboard.
+    """
+    if data is not None:
+        config["data"] = {}
     check_config(config)
     if config["describe"]:
         from gentok.describe import describe
@@ -47,10 +62,7 @@ def train(config: dict[str, Any]) -> Path:
     if config["steps"] is None and config["budget"] is None:
         raise ConfigError("how long? set steps=2000, or budget=6min (wall-clock time), or both")
 
-    import lightning as L
-
-    from gentok.training.checkpoint import Stopped
-    from gentok.training.resume import check_same_run, find, read
+    from gentok.training.resume import find
 
     if config["print_config"] and is_first():
         from gentok.training.config_tree import show_config
@@ -66,22 +78,35 @@ def train(config: dict[str, Any]) -> Path:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     run = config["paths"]["run"] = os.environ.pop(FOLDER, config["paths"]["run"])
     run = Path(run)
-    ckpt = find(config["resume"], run)
-    _open_folder(run, config, ckpt)
+    ckpt = find(config["resume"], run, config.get("overwrite", False))
+    with claimed(run, config, ckpt) if is_first() else nullcontext():
+        return _train(config, run, ckpt, data)
+
+
+def _train(config: dict[str, Any], run: Path, ckpt: Path | None, data: MediaData | None) -> Path:
+    import lightning as L
+
+    from gentok.training.checkpoint import Stopped
+    from gentok.training.resume import check_same_run, data_identity, read
+
     config.update(identify(config))  # what is stored names components by their ids
     L.seed_everything(config["seed"], verbose=False)  # for components of your own; gentok draws from gentok.rng
-    data = build(config["data"], trust=config["trust"], where="data")
+    data = build(config["data"], trust=config["trust"], where="data") if data is None else data
     if config["overfit"] or config["limit_items"] is not None:
         from gentok.data.subset import Subset
 
         data = Subset(data, config["batch_size"] if config["overfit"] else config["limit_items"], config["overfit"])
     task = (_tokenizer_task if config["task"]["name"] == "tokenizer" else _generator_task)(config, data)
-    task.items, start = len(data.train), 0
+    task.data, start = data_identity(data), 0
     if ckpt is not None:
         checkpoint = read(ckpt)
-        check_same_run(checkpoint, config, task.items, ckpt, task.fingerprint)
+        check_same_run(checkpoint, config, task.data, ckpt, task.fingerprint)
         start = int(checkpoint["global_step"])
-    trainer = build_trainer(config, run, task, start)
+        if is_first() and task.is_over(checkpoint):
+            print(f"{run} has ended at step {start}; more steps=... or budget=... than before goes on with it")
+    elif config["resume"] == "auto" and is_first():
+        print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
+    trainer = build_trainer(config, run, task, start, Begin(run, config, ckpt))
     train_set, held_out = _sets(config, data, task)
     task.sets = Unregistered((train_set, held_out))
 
@@ -100,6 +125,12 @@ def train(config: dict[str, Any]) -> Path:
             print(f"{stopped}, saved. To go on: {_command(run)}", flush=True)
             raise SystemExit(stopped.status) from None
         return run
+    except Exception as error:
+        restored = ckpt is not None and not task.begun
+        reason = lost_process(error) or (f"the run cannot go on from the checkpoint {ckpt}: {error}" if restored else "")
+        if isinstance(error, (ValueError, OSError, torch.OutOfMemoryError)) or not reason:
+            raise
+        raise OSError(" ".join(reason.split())) from error
     finally:
         os.environ.pop(FOLDER, None)
     metrics = last_validation(trainer, task, validation)
@@ -107,21 +138,6 @@ def train(config: dict[str, Any]) -> Path:
     if trainer.is_global_zero:
         write_results(config, run, task, metrics, skipped)
     return run
-
-
-def _open_folder(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None:
-    """Raises OSError with a line where the folder cannot be written. config.yaml is of the last start."""
-    if not is_first():
-        return
-    if ckpt is None and (run / "checkpoints" / "last.ckpt").is_file():
-        _log.warning("%s holds a run already, which is overwritten; resume=auto would have gone on with it", run)
-    if ckpt is None and config["resume"] == "auto":
-        print(f"resume=auto: there is no checkpoint in {run} yet, a new run begins (a run goes on in its own folder: paths.run=FOLDER)")
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        (run / "config.yaml").write_text(_yaml(config))
-    except OSError as error:
-        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
 
 
 def _command(run: Path) -> str:
@@ -186,9 +202,3 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
             encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
         sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]
-
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.to_yaml(OmegaConf.create(dict(config)))

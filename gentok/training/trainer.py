@@ -39,7 +39,7 @@ def precision(choice: str, accelerator: str) -> str:
     return "bf16-mixed" if fast else "32-true"
 
 
-def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0) -> Any:
+def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0, begin: Any = None) -> Any:
     """A Trainer for one run.
 
     Args:
@@ -47,6 +47,7 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
         run: its folder.
         task: what is trained.
         start: the step that a resumed run goes on from.
+        begin: a callback that comes before all others.
     """
     import lightning as L
     from lightning.pytorch.plugins.environments import SLURMEnvironment
@@ -58,6 +59,7 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
 
     settings, shown = config["trainer"], "reconstructions" if config["task"]["name"] == "tokenizer" else "samples"
     callbacks: list[Any] = [
+        *([] if begin is None else [begin]),
         Budget(),
         ImageLogger(run / "pictures", shown, _columns(config)),
         SoundLogger(run / "sounds", shown),

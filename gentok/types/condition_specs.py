@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.errors import FormatError
+from gentok.errors import ConfigError, FormatError
 from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
-from gentok.types.formats import strict
+from gentok.types.formats import CELLS, Size, strict
 from gentok.types.tokens import ABSENT
 
 __all__ = ["ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec"]
@@ -40,7 +40,7 @@ class ClassSpec:
         if word.isascii() and word.isdigit() and int(word) < len(self.names):
             return int(word)
         shown = ", ".join(self.names[:12]) + (", ..." if len(self.names) > 12 else "")
-        raise ValueError(
+        raise ConfigError(
             f"{name}={value} is no class of this model; it has {len(self.names)}: {shown} (or an id 0..{len(self.names) - 1}, or null)"
         )
 
@@ -50,7 +50,7 @@ class IdsSpec:
     """Symbols in the order of their ids, and the longest row."""
 
     alphabet: tuple[str, ...]
-    max_length: int
+    max_length: Size
     kind: str = "ids"
 
     def parse(self, values: Sequence[Any], name: str) -> Ids:
@@ -72,8 +72,8 @@ class IdsSpec:
 class VectorsSpec:
     """Width, longest row and the name of the frozen encoder that made the vectors."""
 
-    width: int
-    max_length: int
+    width: Size
+    max_length: Size
     encoder: str = ""
     kind: str = "vectors"
 
@@ -140,10 +140,16 @@ class ConditionSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ConditionSpec:
+        """The inverse of `to_dict`. Raises FormatError, one line, where it is of a newer format, damaged, or of an impossible size."""
+        if not isinstance(values, Mapping):
+            raise FormatError(f"the condition spec is no group of keys: {str(values)[:60]!r}")
         parts = []
         for name, part in values.items():
-            kind = part.get("kind")
-            if kind not in _CONDITIONS:
-                raise FormatError(f"the condition {name!r} is of kind {kind!r}; this gentok knows {', '.join(_CONDITIONS)}")
-            parts.append((name, _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))))
+            kind = part.get("kind") if isinstance(part, Mapping) else part
+            if not isinstance(kind, str) or kind not in _CONDITIONS:
+                raise FormatError(f"the condition {name!r} is of kind {str(kind)[:60]!r}; this gentok knows {', '.join(_CONDITIONS)}")
+            spec = _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))
+            if getattr(spec, "max_length", 1) * getattr(spec, "width", 1) > CELLS:
+                raise FormatError(f"the condition {name!r} is too large to be one: {part}")
+            parts.append((name, spec))
         return cls(tuple(parts))

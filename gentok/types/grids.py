@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pydantic import PositiveFloat
+
+from gentok.types.formats import Size
+
 __all__ = ["Raster", "Line", "Frames", "Pyramid", "Grid", "GRIDS"]
 
 
@@ -11,8 +15,8 @@ __all__ = ["Raster", "Line", "Frames", "Pyramid", "Grid", "GRIDS"]
 class Raster:
     """An image's tokens, row by row: position n is (n // w, n % w)."""
 
-    h: int
-    w: int
+    h: Size
+    w: Size
 
     @property
     def positions(self) -> int:
@@ -23,7 +27,7 @@ class Raster:
 class Line:
     """An ordered list of n tokens (None: any number) without a place; `nested` when every prefix is a code (FlexTok yes, TiTok no)."""
 
-    n: int | None
+    n: Size | None
     nested: bool = False
 
     @property
@@ -35,8 +39,8 @@ class Line:
 class Frames:
     """Tokens along time, `rate_hz` per second. `n` is the number of frames of the longest item, None where unbounded."""
 
-    rate_hz: float
-    n: int | None = None
+    rate_hz: PositiveFloat
+    n: Size | None = None
 
     @property
     def positions(self) -> int | None:
@@ -47,7 +51,7 @@ class Frames:
 class Pyramid:
     """Square scales, coarse to fine: position n lies in scale s where sum(sides[:s]²) <= n (VAR, TokenFlow)."""
 
-    sides: tuple[int, ...]
+    sides: tuple[Size, ...]
 
     @property
     def positions(self) -> int:

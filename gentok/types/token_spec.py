@@ -7,13 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gentok.errors import FormatError
-from gentok.types.formats import strict
+from gentok.types.formats import CELLS, Size, strict
 from gentok.types.grids import GRIDS, Frames, Grid, Line, Pyramid
 
 __all__ = ["TokenSpec"]
@@ -33,17 +34,17 @@ class TokenSpec:
     encode_fingerprint: hash of every tensor and setting that codes depend on; decode_fingerprint: of the rest.
     """
 
-    vocab_sizes: tuple[int, ...]
+    vocab_sizes: tuple[Annotated[int, Field(ge=1, le=2**62)], ...]
     grid: Grid
-    strides: tuple[int, ...] | None = None
-    latent_positions: int | None = None
-    width: int | None = None
+    strides: tuple[Size, ...] | None = None
+    latent_positions: Size | None = None
+    width: Size | None = None
     nested_levels: bool = False
     parts: tuple[tuple[str, int, int], ...] = ()
     grammar: tuple[tuple[int, ...], ...] = ()
     modality: str = "image"
-    media_shape: tuple[int, ...] | None = None
-    sample_rate: int | None = None
+    media_shape: tuple[Size, ...] | None = None
+    sample_rate: Size | None = None
     encode_fingerprint: str = ""
     decode_fingerprint: str = ""
 
@@ -147,12 +148,14 @@ class TokenSpec:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TokenSpec:
-        values = strict(cls, values, "the token spec")
-        grid = dict(values["grid"])
+        """The inverse of `to_dict`. Raises FormatError, one line, where it is of a newer format, damaged, or of an impossible size."""
+        grid = dict(values["grid"]) if isinstance(values, Mapping) and isinstance(values.get("grid"), Mapping) else {}
         kind = grid.pop("kind", None)
-        if kind not in GRIDS:
-            raise FormatError(f"the token spec has a grid of kind {kind!r}; this gentok knows {', '.join(GRIDS)}")
-        values["grid"] = GRIDS[kind](**strict(GRIDS[kind], grid, f"the {kind} grid"))
-        values["parts"] = tuple(tuple(part) for part in values.get("parts", ()))
-        values["grammar"] = tuple(tuple(row) for row in values.get("grammar", ()))
-        return cls(**values)
+        if not isinstance(kind, str) or kind not in GRIDS:
+            raise FormatError(f"the token spec has a grid of kind {str(kind)[:60]!r}; this gentok knows {', '.join(GRIDS)}")
+        laid = GRIDS[kind](**strict(GRIDS[kind], grid, f"the {kind} grid"))
+        spec = cls(**strict(cls, {**values, "grid": laid}, "the token spec"))
+        cells = (laid.positions or 1) * (spec.levels or spec.width or 1)
+        if max(cells, spec.latent_positions or 1, math.prod(spec.media_shape or ())) > CELLS:
+            raise FormatError(f"the token spec is of impossible sizes: {spec.describe()}, media of shape {spec.media_shape}")
+        return spec
