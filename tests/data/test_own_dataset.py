@@ -92,7 +92,7 @@ def test_a_tokenizer_and_a_generator_train_on_them(tmp_path):
     short = ("budget=null", "steps=2", "print_config=false", "batch_size=8", f"paths.cache={tmp_path}/cache", "trainer.progress_bar=false")
     run = gentok.train("experiment=mnist5k/vq", *short, f"paths.run={tmp_path}/vq", data=sets)
     model = gentok.load(run / "bundle")
-    assert model.encode(sets[0][0][0]).codes.shape[2] == 64
+    assert model.encode(sets[0][0][0][None]).codes.shape[2] == 64
     words = ("experiment=mnist5k/ar", f"tokenizer.ckpt={run}/bundle", f"paths.run={tmp_path}/ar", "generator.depth=1")
     run = gentok.train(*words, *short, data=OwnData(*sets))
     assert gentok.load(run / "bundle").sample(n=2, condition=1, seed=0).shape == (2, 1, 32, 32)
