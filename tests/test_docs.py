@@ -125,6 +125,7 @@ def test_every_block_runs_as_it_is_written(place, page):
     failed = []
     for kind, text in blocks(page):
         text = "\n".join(line for line in text.splitlines() if REMOTE not in line)
+        text = text if kind == "bash" else re.sub(r"steps=\d+", "steps=2", text)
         words = ["bash", "-euo", "pipefail", "-c", text] if kind == "bash" else [sys.executable, "-c", text]
         folders = ["bin", "slurm"] if "sbatch" in text else ["bin"]
         env["PATH"] = ":".join([*(str(place / name) for name in folders), os.environ["PATH"]])

@@ -23,6 +23,7 @@ from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler
 from gentok.sampling import configured_sampler, sample
 from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
+from gentok.types.media import as_batch, as_media
 
 __all__ = ["Bundle", "find", "load"]
 
@@ -75,11 +76,12 @@ class Bundle:
     # ------------------------------------------------------------------------------------------------------------- use
 
     @torch.no_grad()
-    def encode(self, media: Tensor, lengths: Tensor | None = None) -> Tokens | Latents:
+    def encode(self, media: Any, lengths: Tensor | None = None) -> Tokens | Latents:
         """Media to tokens.
 
         Args:
-            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device, or a numpy array of them.
+            media: float [B, C, H, W] or [B, C, T] in [-1, 1], on any device; or one image or sound, or a list of them: PIL images, arrays
+                uint8 [H, W, C] or float [C, ...] (gentok.types.media.as_batch).
             lengths: int64 [B] in samples, of sounds that differ in length.
 
         Returns:
@@ -88,10 +90,8 @@ class Bundle:
         Raises:
             ValueError: media of another type, shape or range.
         """
-        media = _tensor(media, "media")
-        if not media.is_floating_point() or (media.numel() and not media.abs().max() <= 16):  # loud sound goes a little beyond 1
-            raise ValueError(f"media are floats in [-1, 1]; got {media.dtype} with values that are not (pixels: x / 127.5 - 1)")
-        return self.tokenizer.encode(media.to(self.device), None if lengths is None else lengths.to(self.device))
+        batch = as_batch(media, self.spec.media_shape or ())
+        return self.tokenizer.encode(batch.to(self.device), None if lengths is None else lengths.to(self.device))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens | Latents | Tensor, **options: Any) -> Tensor:
@@ -126,7 +126,7 @@ class Bundle:
         guidance: float | None = None,
         guidance_schedule: str = "constant",
         seed: int = 0,
-        known: Tensor | None = None,
+        known: Any = None,
         keep: str | float | None = None,
         duration: float | str | Sequence[float | str] | None = None,
         batch_size: int = 64,
@@ -141,7 +141,7 @@ class Bundle:
             guidance: strength of classifier-free guidance; None: what the model recommends.
             guidance_schedule: how the strength changes while an item is drawn.
             seed: of all draws.
-            known: an image [C, H, W] or a sound [C, T] to complete.
+            known: an image or a sound to complete: float [C, H, W] or [C, T], a PIL image, an array uint8 [H, W, C].
             keep: the part of `known` that stays: "left-half", ... of an image, or seconds of a sound.
             duration: of sounds, in seconds.
             batch_size: items drawn at once; it changes no item.
@@ -157,7 +157,8 @@ class Bundle:
         settings = {"steps": steps, "temperature": temperature, "top_k": top_k, "top_p": top_p}
         chosen = configured_sampler(sampler, type(self.generator), {k: v for k, v in settings.items() if v is not None})
         out = sample(
-            self, n=n, condition=condition, sampler=chosen, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed, known=known,
+            self, n=n, condition=condition, sampler=chosen, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed,
+            known=None if known is None else as_media(known, (self.spec.media_shape or (None,))[0]),
             keep=keep, duration=duration, batch_size=batch_size,
         )  # fmt: skip
         return out.media

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,37 +15,9 @@ from gentok.data.progress import progress
 from gentok.interfaces import MediaData, MediaDataset
 from gentok.settings import PositiveInt
 from gentok.types import Batch, Class, ClassSpec, Condition, ConditionSpec, fingerprint
+from gentok.types.media import as_media
 
-__all__ = ["OwnData", "as_media"]
-
-
-def as_media(item: Any) -> Tensor:
-    """An item as it is trained on.
-
-    Args:
-        item: a PIL image; an array or tensor uint8 [H, W], [H, W, C] or [C, H, W] of 0..255; or float [C, H, W] of an image or [C, T] of a
-            sound, in [-1, 1].
-
-    Returns:
-        float32 [C, H, W] or [C, T].
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if isinstance(item, Image):
-        item = np.asarray(item if item.mode in ("L", "RGB") else item.convert("RGB"))
-    media = torch.as_tensor(item) if isinstance(item, (np.ndarray, Tensor)) else None
-    if media is None or media.dim() not in (2, 3) or not (media.dtype == torch.uint8 or media.is_floating_point()):
-        came = f"{media.dtype} {list(media.shape)}" if media is not None else type(item).__name__
-        raise ValueError(f"an item must be a PIL image, uint8 [H, W, C], or float [C, H, W] or [C, T] in [-1, 1]; got {came}")
-    if media.dtype == torch.uint8:
-        media = media.unsqueeze(-1) if media.dim() == 2 else media
-        media = media.permute(2, 0, 1) if media.shape[-1] in (1, 3) else media
-        return media.float() / 127.5 - 1.0
-    low, high = media.aminmax()
-    if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(f"float media lie in [-1, 1]; got {float(low):.4g} to {float(high):.4g}: scale them, or give uint8 of 0..255")
-    return media.float()
+__all__ = ["OwnData"]
 
 
 class OwnData(MediaData):
@@ -54,8 +25,8 @@ class OwnData(MediaData):
 
     Args:
         train, held_out: map-style torch data sets, lists, or iterables with an end (which are kept in memory), whose items are what
-            `as_media` takes, or pairs (item, label). An item must be the same whenever it is asked for: `task.augment` is for
-            augmentation. held_out=None: the last twentieth of `train`, which should then be in no order.
+            `gentok.types.media.as_media` takes, or pairs (item, label). An item must be the same whenever it is asked for:
+            `task.augment` is for augmentation. held_out=None: the last twentieth of `train`, which should then be in no order.
         classes: names of the classes whose numbers the labels are; None: the labels that occur, sorted.
         sample_rate: Hz; of sounds, and only of these.
 

@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import gentok
-from gentok.data.own_dataset import OwnData, as_media
+from gentok.data.own_dataset import OwnData
+from gentok.types.media import as_batch, as_media
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -96,3 +97,18 @@ def test_a_tokenizer_and_a_generator_train_on_them(tmp_path):
     words = ("experiment=mnist5k/ar", f"tokenizer.ckpt={run}/bundle", f"paths.run={tmp_path}/ar", "generator.depth=1")
     run = gentok.train(*words, *short, data=OwnData(*sets))
     assert gentok.load(run / "bundle").sample(n=2, condition=1, seed=0).shape == (2, 1, 32, 32)
+
+
+def test_a_model_takes_images_as_a_program_has_them():
+    grey = np.kron(GREY, np.ones((4, 4), np.uint8)) * 3
+    model, right = gentok.load("mnist5k_vq"), torch.from_numpy(grey).float()[None, None] / 127.5 - 1
+    codes = model.encode(right).codes
+    pil = Image.fromarray(grey)
+    for given in (right[0], right.numpy(), right[0].numpy(), pil, pil.convert("RGB"), [pil], grey, grey[None, ..., None], [grey, pil][:1]):
+        assert torch.equal(model.encode(given).codes, codes)
+    assert model.encode([grey, pil, right[0]]).codes.shape[0] == 3
+    with pytest.raises(ValueError, match=r"media are floats in \[-1, 1\]"):
+        model.encode(right * 127)
+    with pytest.raises(ValueError, match="one size"):
+        model.encode([grey, grey[:16]])
+    assert as_batch(torch.zeros(1, 400), (1,)).shape == (1, 1, 400)
