@@ -33,7 +33,7 @@ def as_media(item: Any, channels: int | None = None) -> Tensor:
     media = torch.as_tensor(item) if isinstance(item, (np.ndarray, Tensor)) else None
     if media is None or media.dim() not in (2, 3) or not (media.dtype == torch.uint8 or media.is_floating_point()):
         came = f"{media.dtype} {list(media.shape)}" if media is not None else type(item).__name__
-        raise ValueError(f"an item must be a PIL image, uint8 [H, W, C], or float [C, H, W] or [C, T] in [-1, 1]; got {came}")
+        raise ValueError(f"media must be a PIL image, uint8 [H, W, C], or float [C, H, W] or [C, T] in [-1, 1]; got {came}")
     if media.dtype == torch.uint8:
         media = media.unsqueeze(-1) if media.dim() == 2 else media
         media = media.permute(2, 0, 1) if media.shape[-1] in (1, 3) else media
