@@ -63,7 +63,7 @@ def save(
         rounded = build_tokenizer(tokenizer_config)
         rounded.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
         kept = stamp(rounded, tokenizer_config)
-    document = {
+    document: dict[str, Any] = {
         "format": FORMAT,
         "kind": "tokenizer" if generator is None else "generator",
         "gentok": __version__,
