@@ -49,19 +49,19 @@ def _listed(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _output(folder: Path, overwrite: bool) -> Iterator[None]:
+def _output(folder: Path) -> Iterator[None]:
     """A folder for the files of one call alone; removed again where it is new and the call fails before it writes.
 
     Raises:
-        ConfigError: it holds samples of an earlier call, and `overwrite` is false, or files of their names that no call has listed.
+        ConfigError: it holds files of the names of samples that no call has listed as its own.
         OSError: it cannot be made.
     """
     found = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
     strange = sorted(set(found) - set(_listed(folder)))
-    if found and (strange or not overwrite):
-        advice = "" if strange else ", or set overwrite=true"
-        what = f"files that samples would be mixed with ({strange[0].name})" if strange else "samples of an earlier call"
-        raise ConfigError(f"{folder} holds {what}: choose another folder with out=FOLDER{advice}")
+    if strange:
+        raise ConfigError(
+            f"{folder} holds files that samples would be mixed with ({strange[0].name}): choose another folder with out=FOLDER"
+        )
     new = not folder.exists()
     with _writing(folder):
         writable_folder(folder, "out=FOLDER")
@@ -88,7 +88,7 @@ def _writing(folder: Path) -> Iterator[None]:
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
     """Samples, and writes grid.png, 0000.png ..., codes.safetensors and samples.json.
 
-    Of sounds the images are spectrograms, beside 0000.wav ...
+    Of sounds the images are spectrograms, beside 0000.wav ... All files of an earlier call in the folder are replaced, and no others.
 
     Args:
         config: a resolved conf/sample.yaml.
@@ -97,11 +97,11 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
         The folder, config["out"].
 
     Raises:
-        ValueError: the configuration does not fit the model, or the folder holds samples of an earlier call.
+        ValueError: the configuration does not fit the model, or the folder holds pictures that are not of an earlier call.
         OSError: the folder cannot be written.
     """
     out = Path(config["out"]).expanduser()
-    with _output(out, config.get("overwrite", False)):
+    with _output(out):
         _sample(config, out)
     return out
 

@@ -176,7 +176,8 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.half() if v.dim() == 4 and k != "whiten.weight" else v for k, v in state.items()}
     with replacing(path) as temporary:
-        save_file(state, temporary, metadata={HEADER: json.dumps({"version": VERSION, **about}), "fingerprint": fingerprint(state)})
+        header = {"version": VERSION, **about, "fingerprint": fingerprint(state)}
+        save_file(state, temporary, metadata={HEADER: json.dumps(header)})
 
 
 def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[str, Any]]:
@@ -193,15 +194,14 @@ def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[s
         raise FileNotFoundError(f"there is no eval classifier {path}: give {wrote}, or classifier=auto")
     try:
         with safe_open(path, "pt") as file:
-            notes = file.metadata() or {}
-            about = json.loads(notes[HEADER])
+            about = json.loads((file.metadata() or {})[HEADER])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is no eval classifier: expected {wrote} ({type(error).__name__})") from None
-    if notes.get("fingerprint") not in (None, fingerprint(state)):  # files of before have none
-        raise ValueError(f"{path} is not what was written there: it was changed or damaged")
     if not isinstance(about, dict) or not set(_ABOUT) <= set(about):
         raise ValueError(f"{path} is no eval classifier: expected {wrote}")
+    if about.pop("fingerprint", None) not in (None, fingerprint(state)):  # files of before have none
+        raise ValueError(f"{path} is not what was written there: it was changed or damaged")
     if fitted(about, _ABOUT, str(path))["version"] != VERSION:
         raise ValueError(f"{path} is an eval classifier of version {about['version']}, this gentok asks version {VERSION}: train it anew")
     sizes = about["channels"], len(about["classes"]), tuple(about["widths"])

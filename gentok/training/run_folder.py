@@ -68,22 +68,19 @@ def _lock(run: Path) -> Iterator[None]:
     taken = "another run trains in {} ({}): wait for it, or choose another folder with paths.run=FOLDER"
     if run in _held:
         raise ConfigError(taken.format(run, "of this process"))
+    path, file = run / _LOCK, None
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = open(run / _LOCK, "a+")  # noqa: SIM115 closed below
+        while file is None or not _same(file, path):  # one that has just ended takes its file away
+            file = open(path, "a+")  # noqa: SIM115 closed below
+            if not _taken(file):
+                file.seek(0)
+                holder = file.read(200).strip()
+                file.close()
+                raise ConfigError(taken.format(run, holder))
     except OSError as error:
         raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
     with file:
-        try:
-            with contextlib.suppress(ImportError):  # Windows has no such locks
-                import fcntl
-
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            file.seek(0)
-            raise ConfigError(taken.format(run, file.read(200).strip())) from None
-        except OSError:  # nor have some file systems
-            pass
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -92,11 +89,33 @@ def _lock(run: Path) -> Iterator[None]:
             yield
         finally:
             _held.discard(run)
+            path.unlink(missing_ok=True)
+
+
+def _taken(file: Any) -> bool:
+    """Takes the lock; whether that went well, which it also does where there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except (ImportError, OSError):  # Windows, and some file systems
+        pass
+    return True
+
+
+def _same(file: Any, path: Path) -> bool:
+    """Whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
 
 
 def _remove_if_empty(run: Path) -> None:
-    if run.is_dir() and [path.name for path in run.iterdir()] == [_LOCK]:
-        shutil.rmtree(run, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        run.rmdir()
 
 
 class Begin(Callback):

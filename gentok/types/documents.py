@@ -19,7 +19,7 @@ LIMIT = 64 << 20
 """Bytes of a document; a tokenizer of 100,000 captions stays below."""
 DEPTH = 64
 """Levels of lists and groups inside each other."""
-VALUES = 4_000_000
+VALUES = 1_000_000
 """Of a document, keys included."""
 
 

@@ -39,32 +39,23 @@ OF = ["0000.png", "0001.png", "codes.safetensors", "grid.png", "samples.json"]
 
 def test_samples_of_two_calls_do_not_mix(tmp_path):
     out = tmp_path / "out"
-    assert sampled(out, "n=4") == sorted([*OF, "0002.png", "0003.png"])
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
-    with pytest.raises(ConfigError, match="samples of an earlier call.*out=FOLDER.*overwrite=true"):
-        sampled(out, "n=2")
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert sampled(out, "n=4", "condition=3") == sorted([*OF, "0002.png", "0003.png"])
     (out / "notes.txt").write_text("mine")
-    assert sampled(out, "n=2", "overwrite=true") == sorted([*OF, "notes.txt"])
-    assert json.loads((out / "samples.json").read_text())["files"] == [
-        "grid.png",
-        "codes.safetensors",
-        "samples.json",
-        "0000.png",
-        "0001.png",
-    ]
+    assert sampled(out, "n=2", "condition=7") == sorted([*OF, "notes.txt"])
+    report = json.loads((out / "samples.json").read_text())
+    assert report["files"] == ["grid.png", "codes.safetensors", "samples.json", "0000.png", "0001.png"] and report["condition"] == 7
 
 
 def test_only_what_was_listed_is_replaced(tmp_path):
-    sampled(tmp_path, "n=1")
+    names = sampled(tmp_path, "n=1")
     (tmp_path / "0007.png").write_text("mine")
     with pytest.raises(ConfigError, match="0007.png.*out=FOLDER$"):
-        sampled(tmp_path, "n=1", "overwrite=true")
+        sampled(tmp_path, "n=1")
     (tmp_path / "0007.png").unlink()
     (tmp_path / "precious").write_text("")
     report = json.loads((tmp_path / "samples.json").read_text())
     (tmp_path / "samples.json").write_text(json.dumps({**report, "files": [*report["files"], "precious", "../precious"]}))
-    assert "precious" in sampled(tmp_path, "n=1", "overwrite=true")
+    assert sampled(tmp_path, "n=1") == sorted([*names, "precious"])
 
 
 def test_samples_of_an_earlier_version_are_replaced_by_their_number(tmp_path):
@@ -72,7 +63,7 @@ def test_samples_of_an_earlier_version_are_replaced_by_their_number(tmp_path):
     report = json.loads((tmp_path / "samples.json").read_text())
     del report["files"]
     (tmp_path / "samples.json").write_text(json.dumps(report))
-    assert sampled(tmp_path, "n=2", "overwrite=true") == OF
+    assert sampled(tmp_path, "n=2") == OF
 
 
 def test_a_call_that_fails_leaves_no_folder_and_loses_nothing(tmp_path):
@@ -81,7 +72,7 @@ def test_a_call_that_fails_leaves_no_folder_and_loses_nothing(tmp_path):
     assert not (tmp_path / "new").exists()
     names = sampled(tmp_path / "out", "n=1")
     with pytest.raises(ValueError, match="horse"):
-        sampled(tmp_path / "out", "condition=horse", "overwrite=true")
+        sampled(tmp_path / "out", "condition=horse")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 

@@ -100,3 +100,21 @@ def test_a_file_without_a_checksum_is_read_and_its_codes_are_checked(file):
 )
 def test_a_header_of_other_content_is_one_line(file, change):
     refused(rewritten(file, change))
+
+
+def test_a_damaged_file_of_kept_figures_is_made_anew(tmp_path):
+    import torch
+
+    from gentok.metrics.cache import cached
+
+    calls, value, path = [], torch.arange(100.0), tmp_path / "x.safetensors"
+
+    def compute():
+        calls.append(1)
+        return {"value": value}
+
+    for damaged, made in ((False, 1), (False, 1), (True, 2)):
+        if damaged:
+            path.write_bytes(path.read_bytes()[:-2] + b"\x00\x00")
+        tensors, problem = cached("x", compute, tmp_path)
+        assert problem is None and tensors["value"].equal(value) and len(calls) == made

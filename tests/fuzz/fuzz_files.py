@@ -191,7 +191,7 @@ def damage_pickle(rng: random.Random, path: Path) -> str:
     words = []
     for _ in range(rng.choice([1, 1, 2])):
         parent, key = rng.choice(places if rng.random() < 0.7 else list(_top(checkpoint)))
-        value = parent[key] if key in parent or isinstance(parent, list) else None
+        value = parent[key]
         if isinstance(value, torch.Tensor) and rng.random() < 0.7:
             parent[key] = rng.choice([
                 lambda v: v.reshape(-1)[:1].expand(10**9), lambda v: v[None], lambda v: v.reshape(-1)[:-1], lambda v: v.to(torch.int64),

@@ -138,3 +138,23 @@ def test_eval_classifiers_of_the_package_are_small_and_good(path):
     model, about = load_eval_classifier(path)
     assert path.stat().st_size <= 6e6 and about["held_out_accuracy"] >= 0.85 and about["command"].startswith("python -m gentok.")
     assert model(torch.zeros(2, about["channels"], *about["size"])).shape == (2, len(about["classes"]))
+
+
+def test_a_damaged_file_and_one_that_claims_other_sizes_are_one_line(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    path, about = tmp_path / "x.safetensors", {"channels": 3, "classes": ["a", "b"], "widths": [8, 8, 8]}
+    save_eval_classifier(PhotoCNN(3, 2, (8, 8, 8)), path, about)
+    good = path.read_bytes()
+    path.write_bytes(good[:-9] + bytes([good[-9] ^ 8]) + good[-8:])
+    with pytest.raises(ValueError, match="changed or damaged"):
+        load_eval_classifier(path)
+    path.write_bytes(good)
+    with safe_open(path, "pt") as file:
+        ((key, header),) = file.metadata().items()
+    for change in ({"widths": [10**6, 8, 8]}, {"channels": "3"}, {"classes": 7}):
+        save_file(load_file(path), tmp_path / "y.safetensors", metadata={key: json.dumps({**json.loads(header), **change})})
+        with pytest.raises(ValueError) as error:
+            load_eval_classifier(tmp_path / "y.safetensors")
+        assert "\n" not in str(error.value)

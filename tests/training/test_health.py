@@ -185,7 +185,7 @@ def test_frozen_parts_do_not_move_not_even_their_statistics(root):
 def test_a_run_begins_at_the_weights_that_it_is_given(root):
     start = root / "tokenizer"
     for path in (start / "bundle", start / "checkpoints" / "last.ckpt"):
-        folder = run(root, "begun", SMALL, f"init_from={path}", "optimizer.lr=0", "codebook.decay=0.999999", "steps=1")
+        folder = run(root, "begun", SMALL, f"init_from={path}", "optimizer.lr=0", "codebook.decay=0.999999", "steps=1", "overwrite=true")
         assert moved(folder, start / "bundle") <= {"codebook"}
     words = [*CASES["masked from media"], "steps=1"]
     first = run(root, "generator", words)
