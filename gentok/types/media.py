@@ -30,7 +30,8 @@ def as_media(item: Any, channels: int | None = None) -> Tensor:
     if isinstance(item, Image):
         mode = {1: "L", 3: "RGB"}.get(channels or 0, item.mode if item.mode in ("L", "RGB") else "RGB")
         item = np.asarray(item if item.mode == mode else item.convert(mode))
-    media = torch.as_tensor(item) if isinstance(item, (np.ndarray, Tensor)) else None
+    fits = isinstance(item, Tensor) or (isinstance(item, np.ndarray) and item.dtype.kind in "fiu")
+    media = torch.as_tensor(item) if fits else None
     if media is None or media.dim() not in (2, 3) or not (media.dtype == torch.uint8 or media.is_floating_point()):
         came = f"{media.dtype} {list(media.shape)}" if media is not None else type(item).__name__
         raise ValueError(f"media must be a PIL image, uint8 [H, W, C], or float [C, H, W] or [C, T] in [-1, 1]; got {came}")
