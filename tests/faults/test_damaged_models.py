@@ -271,7 +271,7 @@ def test_media_and_codes_of_another_kind_are_one_line():
     codes = model.encode(media).codes
     assert torch.equal(model.encode(media.numpy()).codes, codes)
     assert torch.equal(model.decode(codes.numpy()), model.decode(codes))
-    for wrong in ("picture.png", None, [0.0], np.array(["a"]), media * 255, (media * 255).byte(), media * float("nan")):
+    for wrong in ("picture.png", None, [0.0], np.array(["a"]), media * 255, media * float("nan")):
         with pytest.raises(ValueError, match="media"):
             model.encode(wrong)
     for wrong, words in ((codes + 512, "ids 0..511"), ("codes", "codes"), (codes.float(), "int64"), (codes[0], "int64")):
