@@ -45,6 +45,8 @@ class NoiseImages(MediaData, id="data/noise"):
         if (items + held_out) * channels * size * size > _MOST:
             raise ValueError(f"data.items={items}, held_out={held_out}, size={size}, channels={channels}: more than fits into memory")
         for name, first, count in (("train", 0, items), ("held_out", items, held_out)):
-            media = (RowRNG.of(seed, range(first, first + count)).uniform(*self.media_shape) * 256).to(torch.uint8)
+            media = torch.empty(count, *self.media_shape, dtype=torch.uint8)
+            for rows in torch.arange(count).split(1024):  # the numbers are float64
+                media[rows] = (RowRNG.of(seed, first + rows).uniform(*self.media_shape) * 256).to(torch.uint8)
             about = {"data": "noise", "split": name, "seed": seed}
             setattr(self, name, MemoryDataset(media, torch.arange(count) % len(CLASSES), self.condition_spec, about))
