@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import io
 import json
 import math
@@ -20,12 +21,15 @@ from typing import Any
 __all__ = ["Image", "Run", "Sound", "read_run"]
 
 IMAGES = 8
-"""Steps shown of every kind of image, evenly spaced, the first and the last among them."""
-IMAGE_SIDE = 1200
-IMAGE_BYTES = 500_000
-"""A larger image is made smaller."""
-SOUNDS_BYTES = 10_000_000
-"""Sounds that may stand in a page; further ones are left out and noted."""
+"""Steps shown of every kind of image, evenly spaced, the last among them."""
+IMAGES_BYTES = 1_000_000
+"""Of the images of a page; those above their share are made smaller."""
+IMAGE_SIDES = ((1200, 85), (1200, 60), (900, 60), (600, 60), (400, 40))
+"""Longest side and JPEG quality of images that are made smaller: the first that fits is taken."""
+SOUNDS = 16
+"""Sounds shown of a page, first ones first."""
+SOUNDS_BYTES = 1_000_000
+"""Of the sounds of a page; of those above their share the beginning is kept."""
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Image:
 
 @dataclass
 class Sound:
-    """A sound of the last step that has some: `url` holds all of it."""
+    """A sound of the last step that has some: `url` holds all of it, or the beginning that `name` tells."""
 
     step: int
     name: str
@@ -53,6 +57,7 @@ class Run:
 
     Attributes:
         folder: where it is.
+        name: what the page calls it beside other runs.
         config: config.yaml, interpolations as they are written.
         series: column of metrics.csv -> [(steps done, value)], sorted, finite.
         held_out: the columns that validation wrote.
@@ -66,6 +71,7 @@ class Run:
     """
 
     folder: Path
+    name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     held_out: set[str] = field(default_factory=set)
@@ -82,8 +88,13 @@ class Run:
         return max([self.result.get("step") or 0, *(points[-1][0] for points in self.series.values())], default=0)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, name: str = "", share: float = 1.0) -> Run:
     """Reads whatever of a run is there.
+
+    Args:
+        folder: the run's folder.
+        name: what the page calls it beside other runs.
+        share: of the images and sounds of a page, what may come from this run.
 
     Raises:
         FileNotFoundError: `folder` is no run's folder; the message names runs nearby.
@@ -93,14 +104,14 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
         near = _near(folder.glob("**/metrics.csv"), "runs inside it")
         raise FileNotFoundError(f"{folder} is no run's folder: it has neither config.yaml nor metrics.csv{near}")
-    run = Run(folder)
+    run = Run(folder, name)
     run.config = _read(run, "config.yaml", _config) or {}
     run.result = _read(run, "metrics.json", _json) or {}
     run.bundle = _read(run, "bundle/bundle.json", _json) or {}
     _read(run, "metrics.csv", lambda path: _metrics(run, path))
     run.sizes = _sizes(run)
-    _images(run)
-    _sounds(run)
+    _images(run, share)
+    _sounds(run, share)
     return run
 
 
@@ -217,41 +228,59 @@ def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
     return {kind: sorted(found) for kind, found in sorted(kinds.items())}
 
 
-def _images(run: Run) -> None:
-    for kind, found in _by_kind((run.folder / "pictures").glob("*.png")).items():
+def _images(run: Run, share: float) -> None:
+    kinds = _by_kind((run.folder / "pictures").glob("*.png"))
+    n = max(1, round(IMAGES * share))
+    room = int(IMAGES_BYTES * share / n / max(1, len(kinds)))
+    for kind, found in kinds.items():
         run.image_counts[kind] = len(found)
-        n = min(IMAGES, len(found))
-        chosen = sorted({round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
-        made = [_read(run, f"pictures/{path.name}", lambda p, step=step: _image(p, step)) for step, path in (found[i] for i in chosen)]
+        chosen = sorted({len(found) - 1 - round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
+        made = [_read(run, f"pictures/{found[i][1].name}", functools.partial(_image, step=found[i][0], room=room)) for i in chosen]
         run.images[kind] = [image for image in made if image is not None]
 
 
-def _image(path: Path, step: int) -> Image:
+def _image(path: Path, step: int, room: int) -> Image:
     from PIL import Image as PILImage
 
     with PILImage.open(path) as image:
         image.load()
-        data = path.read_bytes()
-        if max(image.size) > IMAGE_SIDE or len(data) > IMAGE_BYTES:
-            small, buffer = image.convert("RGB"), io.BytesIO()
-            small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-            small.save(buffer, "JPEG", quality=85)
-            return Image(step, _url("image/jpeg", buffer.getvalue()), *small.size)
-        return Image(step, _url("image/png", data), *image.size)
+        size, kind, data = image.size, "png", path.read_bytes()
+        small = image.convert("RGB")
+    for side, quality in IMAGE_SIDES:
+        if max(size) <= IMAGE_SIDES[0][0] and len(data) <= room:
+            break
+        buffer, kind = io.BytesIO(), "jpeg"
+        small.thumbnail((side, side))
+        small.save(buffer, "JPEG", quality=quality)
+        size, data = small.size, buffer.getvalue()
+    return Image(step, _url(f"image/{kind}", data), *size)
 
 
-def _sounds(run: Run) -> None:
-    room, left_out = SOUNDS_BYTES, 0
-    for kind, found in _by_kind((run.folder / "sounds").glob("*")).items():
-        step, folder = found[-1]
-        for path in sorted(folder.glob("*.wav")):
-            data = _read(run, str(path.relative_to(run.folder)), Path.read_bytes)
-            room -= len(data or b"")
-            if data and room >= 0:
-                run.sounds.setdefault(kind, []).append(Sound(step, path.stem.replace("_", " "), _url("audio/wav", data)))
-            left_out += room < 0
-    if left_out:
-        run.notes.append(f"{left_out} sounds are left out: a page holds {SOUNDS_BYTES // 1_000_000} MB of them")
+def _sounds(run: Run, share: float) -> None:
+    last = [(kind, found[-1]) for kind, found in _by_kind((run.folder / "sounds").glob("*")).items()]
+    paths = [(kind, step, path) for kind, (step, folder) in last for path in sorted(folder.glob("*.wav"))]
+    shown = paths[: max(1, round(SOUNDS * share))]
+    for kind, step, path in shown:
+        read = functools.partial(_sound, step=step, room=int(SOUNDS_BYTES * share / len(shown)))
+        sound = _read(run, str(path.relative_to(run.folder)), read)
+        if sound is not None:
+            run.sounds.setdefault(kind, []).append(sound)
+    if len(shown) < len(paths):
+        run.notes.append(f"{len(paths) - len(shown)} of {len(paths)} sounds are left out")
+
+
+def _sound(path: Path, step: int, room: int) -> Sound:
+    name = path.stem.replace("_", " ")
+    if path.stat().st_size <= room:
+        return Sound(step, name, _url("audio/wav", path.read_bytes()))
+    import soundfile
+
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(path) as file:
+        frames = min(file.frames, max(1, (room - 44) // (2 * file.channels)))
+        soundfile.write(buffer, file.read(frames), file.samplerate, "PCM_16", format="WAV")
+        cut = f", the first {frames / file.samplerate:.1f} s of {file.frames / file.samplerate:.1f} s" if frames < file.frames else ""
+    return Sound(step, name + cut, _url("audio/wav", buffer.getvalue()))
 
 
 def _url(kind: str, data: bytes) -> str:
