@@ -304,6 +304,18 @@ def test_damaged_files_are_noted_and_the_rest_is_shown(tmp_path):
     assert text.count("could not be read") == 5 and text.count("<img") == 3 and ">Loss<" in text
 
 
+WRONG = [{"step": "x"}, {"seconds": "long"}, {"seconds": [1]}, {"skipped": [1]}, {"skipped": {"train": 3}}, {"skipped": {"train": {}}}]
+
+
+@pytest.mark.parametrize("words", WRONG, ids=str)
+def test_values_of_another_type_are_noted_and_the_rest_is_shown(tmp_path, words):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.json").write_text(json.dumps(words))
+    (run / "config.yaml").write_text("name: null\nsteps: many\ntask: 3\ntokenizer: vq\ndata: [1]\n")
+    text = write_report(run).read_text()
+    assert text.count("metrics.json could not be read") == 1 and ">Loss<" in text and "many" in text
+
+
 def test_a_folder_with_a_configuration_alone_is_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "config.yaml").write_text("name: new\n")
     assert "unfinished" in write_report(tmp_path).read_text()

@@ -54,25 +54,21 @@ def save_sample_grid(media: Tensor, path: str | os.PathLike[str], columns: int, 
     wanted = max(-(-WIDTH // (columns * width)), -(-LABELLED // width) if labels else 1)
     scale = max(1, min(wanted, HEIGHT // (len(rows) * height)))
     pixels = to_uint8(grid(media, columns, _GAP, scale)).movedim(0, -1).numpy()
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    plain = image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     if labels:
         import matplotlib
 
         strips = [i == 0 or row != rows[i - 1][: len(row)] for i, row in enumerate(rows)]
         font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
-        plain, image = image, Image.new(image.mode, (image.width, image.height + _STRIP * sum(strips)), "white")
-        draw, y = ImageDraw.Draw(image), 0
-        for i, (row, strip) in enumerate(zip(rows, strips)):
-            if strip:
-                texts = row[:1] if len(set(row)) == 1 else row
-                step = image.width if len(texts) == 1 else width * scale + _GAP
-                for column, text in enumerate(texts):
-                    draw.text((column * step, y + 1), _fitting(text, step - 4, font.getlength), "black", font)
-                y += _STRIP
-            top = i * (height * scale + _GAP)
-            part = plain.crop((0, top, plain.width, min(plain.height, top + height * scale + _GAP)))
-            image.paste(part, (0, y))
-            y += part.height
+        image = Image.new(plain.mode, (plain.width, plain.height + _STRIP * sum(strips)), "white")
+        draw, below = ImageDraw.Draw(image), height * scale + _GAP
+        for i, row in enumerate(rows):
+            y = i * below + _STRIP * sum(strips[: i + 1])
+            image.paste(plain.crop((0, i * below, plain.width, min(plain.height, (i + 1) * below))), (0, y))
+            texts = row[:1] if len(set(row)) == 1 else row
+            step = plain.width if len(texts) == 1 else width * scale + _GAP
+            for column, text in enumerate(texts if strips[i] else ()):
+                draw.text((column * step, y - _STRIP + 1), _fitting(text, step - 4, font.getlength), "black", font)
     with replacing(path) as temporary:
         image.save(temporary)
     return Path(path)

@@ -36,18 +36,17 @@ def page(runs: Sequence[Run]) -> str:
     drawn, several = charts(runs), len(runs) > 1
     parts = _columns([run.sizes for run in runs])
     parts.sort(key=lambda row: (not row[0].startswith("generator"), -max(n or 0 for n in row[1])))
-    configs = [{f"{run.name}: {key}" if several else key: group for key, group in _groups(run.config).items()} for run in runs]
     settings = _columns([dict(_flat(run.config)) for run in runs])
     sections = {
         "differences": ("What differs in the configuration", [row for row in settings if len(set(map(str, row[1]))) > 1]),
         "curves": ("Curves", drawn["curves"]),
-        "pictures": ("Images over time", _kinds([run.images for run in runs])),
-        "sounds": ("Sounds", _kinds([run.sounds for run in runs])),
+        "pictures": ("Images over time", [kind for kind, found in _columns([run.images for run in runs]) if any(found)]),
+        "sounds": ("Sounds", [kind for kind, _ in _columns([run.sounds for run in runs])]),
         "codebook": ("Use of the codebook", drawn["codebook"]),
         "throughput": ("Throughput", drawn["throughput"]),
         "parameters": ("Parameters and buffers", [(name, [n and f"{n:,}" for n in counts]) for name, counts in parts]),
         "skipped": ("Skipped files", [(run, *item) for run in runs for item in (run.result.get("skipped") or {}).items()]),
-        "configuration": ("Configuration", {key: group for config in configs for key, group in config.items()}),
+        "configuration": ("Configuration", {} if several else _groups(runs[0].config)),
         "notes": ("Notes", [f"{run.name}: {note}" if several else note for run in runs for note in run.notes]),
     }  # fmt: skip
     heading = " and ".join(run.name for run in runs) if several else str(runs[0].config.get("name") or runs[0].folder.resolve().name)
@@ -62,11 +61,6 @@ def page(runs: Sequence[Run]) -> str:
 def _columns(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
     """Several tables side by side: (key, the value of each, None where one has none)."""
     return [(key, [table.get(key) for table in tables]) for key in dict.fromkeys(key for table in tables for key in table)]
-
-
-def _kinds(by_kind: Sequence[Mapping[str, Sequence[Any]]]) -> list[str]:
-    """The kinds of which any run has something."""
-    return [kind for kind, found in _columns(by_kind) if any(found)]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,10 +86,11 @@ def _groups(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _about(config: Mapping[str, Any]) -> str:
     """What was trained on what, in one sentence."""
-    task, tokenizer = (config.get("task") or {}).get("name", ""), config.get("tokenizer") or {}
-    parts = [tokenizer, tokenizer.get("codebook")] if task == "tokenizer" else [config.get("generator")]
-    model, data = " with ".join(filter(None, map(component_name, parts))), component_name(config.get("data"))
-    return ", ".join(filter(None, [task, model, data and f"on {data}"]))
+    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    task, tokenizer = groups.get("task", {}).get("name", ""), groups.get("tokenizer", {})
+    parts = [tokenizer, tokenizer.get("codebook")] if task == "tokenizer" else [groups.get("generator")]
+    model, data = " with ".join(filter(None, map(component_name, parts))), component_name(groups.get("data"))
+    return ", ".join(filter(None, [str(task), model, data and f"on {data}"]))
 
 
 def _facts(run: Run) -> dict[str, str]:

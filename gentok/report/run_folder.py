@@ -106,7 +106,7 @@ def read_run(folder: Path, name: str = "", share: float = 1.0) -> Run:
         raise FileNotFoundError(f"{folder} is no run's folder: it has neither config.yaml nor metrics.csv{near}")
     run = Run(folder, name)
     run.config = _read(run, "config.yaml", _config) or {}
-    run.result = _read(run, "metrics.json", _json) or {}
+    run.result = _read(run, "metrics.json", _result) or {}
     run.bundle = _read(run, "bundle/bundle.json", _json) or {}
     _read(run, "metrics.csv", lambda path: _metrics(run, path))
     run.sizes = _sizes(run)
@@ -134,6 +134,14 @@ def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
+
+
+def _result(path: Path) -> dict[str, Any]:
+    result = _json(path)
+    skipped = (result.get("skipped") or {}).values()
+    if not isinstance(result.get("step") or 0, int) or not all({"count", "of", "files"} <= set(found) for found in skipped):
+        raise ValueError
+    return {**result, "seconds": float(result.get("seconds") or 0)}
 
 
 def _config(path: Path) -> dict[str, Any]:
