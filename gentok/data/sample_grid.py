@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -61,22 +61,16 @@ def save_sample_grid(media: Tensor, path: str | os.PathLike[str], columns: int, 
         strips = [i == 0 or row != rows[i - 1][: len(row)] for i, row in enumerate(rows)]
         font = ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
         image = Image.new(plain.mode, (plain.width, plain.height + _STRIP * sum(strips)), "white")
-        draw, below = ImageDraw.Draw(image), height * scale + _GAP
+        below = height * scale + _GAP
         for i, row in enumerate(rows):
             y = i * below + _STRIP * sum(strips[: i + 1])
             image.paste(plain.crop((0, i * below, plain.width, min(plain.height, (i + 1) * below))), (0, y))
             texts = row[:1] if len(set(row)) == 1 else row
             step = plain.width if len(texts) == 1 else width * scale + _GAP
             for column, text in enumerate(texts if strips[i] else ()):
-                draw.text((column * step, y - _STRIP + 1), _fitting(text, step - 4, font.getlength), "black", font)
+                strip = Image.new(plain.mode, (step - 4, _STRIP), "white")  # what does not fit is cut off
+                ImageDraw.Draw(strip).text((0, 1), " ".join(text.split()), "black", font)
+                image.paste(strip, (column * step, y - _STRIP))
     with replacing(path) as temporary:
         image.save(temporary)
     return Path(path)
-
-
-def _fitting(text: str, width: float, measure: Callable[[str], float]) -> str:
-    """The text in one line, or as much of its beginning as fits."""
-    text = " ".join(text.split())
-    if measure(text) <= width:
-        return text
-    return next((text[:n] + "…" for n in range(len(text), 0, -1) if measure(text[:n] + "…") <= width), "")

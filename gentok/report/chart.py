@@ -70,12 +70,7 @@ class Chart:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A decimal number with thousands separated: 0.00002, 0.03629, 21.71, 1,204; very small and very large ones as 1.12×10⁻⁹.
-
-    Args:
-        value: finite.
-        decimals: how many; None: four figures.
-    """
+    """With `decimals`, or with four figures: 0.00002, 0.03629, 21.71, 1,204; very small and very large ones as 1.12×10⁻⁹."""
     exponent = math.floor(math.log10(abs(value))) if value else 0
     if decimals is not None:
         text = f"{value:,.{decimals}f}"

@@ -40,7 +40,7 @@ def page(runs: Sequence[Run]) -> str:
     sections = {
         "differences": ("What differs in the configuration", [row for row in settings if len(set(map(str, row[1]))) > 1]),
         "curves": ("Curves", drawn["curves"]),
-        "pictures": ("Images over time", [kind for kind, found in _columns([run.images for run in runs]) if any(found)]),
+        "pictures": ("Images over time", [kind for kind, _ in _columns([run.images for run in runs])]),
         "sounds": ("Sounds", [kind for kind, _ in _columns([run.sounds for run in runs])]),
         "codebook": ("Use of the codebook", drawn["codebook"]),
         "throughput": ("Throughput", drawn["throughput"]),

@@ -13,12 +13,12 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Image", "Run", "Sound", "read_run"]
+__all__ = ["Run", "Shown", "read_run"]
 
 IMAGES = 8
 """Steps shown of every kind of image, evenly spaced, the last among them."""
@@ -33,22 +33,15 @@ SOUNDS_BYTES = 1_000_000
 
 
 @dataclass
-class Image:
-    """An image of one step: `url` holds all of it; width and height in pixels."""
-
-    step: int
-    url: str
-    width: int
-    height: int
-
-
-@dataclass
-class Sound:
-    """A sound of the last step that has some: `url` holds all of it, or the beginning that `name` tells."""
+class Shown:
+    """An image, or a sound of the last step that has some: `url` holds it, of a long sound the beginning that `name` tells. Width and height
+    of an image in pixels."""
 
     step: int
     name: str
     url: str
+    width: int = 0
+    height: int = 0
 
 
 @dataclass
@@ -78,9 +71,9 @@ class Run:
     result: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    images: dict[str, list[Image]] = field(default_factory=dict)
+    images: dict[str, list[Shown]] = field(default_factory=dict)
     image_counts: dict[str, int] = field(default_factory=dict)
-    sounds: dict[str, list[Sound]] = field(default_factory=dict)
+    sounds: dict[str, list[Shown]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -236,21 +229,29 @@ def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
     return {kind: sorted(found) for kind, found in sorted(kinds.items())}
 
 
+def _media(run: Run, chosen: Sequence[tuple[str, int, Path]], read: Callable[..., Shown], room: float) -> dict[str, list[Shown]]:
+    """(kind, step, path) -> kind -> what could be read of it, in `room` bytes altogether."""
+    out: dict[str, list[Shown]] = {}
+    for kind, step, path in chosen:
+        one = functools.partial(read, step=step, room=int(room / len(chosen)))
+        found = _read(run, str(path.relative_to(run.folder)), one)
+        out.setdefault(kind, []).extend([found] if found else [])
+    return {kind: found for kind, found in out.items() if found}
+
+
 def _images(run: Run, share: float) -> None:
-    kinds = _by_kind((run.folder / "pictures").glob("*.png"))
-    n = max(1, round(IMAGES * share))
-    room = int(IMAGES_BYTES * share / n / max(1, len(kinds)))
-    for kind, found in kinds.items():
+    n, chosen = max(1, round(IMAGES * share)), []
+    for kind, found in _by_kind((run.folder / "pictures").glob("*.png")).items():
         run.image_counts[kind] = len(found)
-        chosen = sorted({len(found) - 1 - round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
-        made = [_read(run, f"pictures/{found[i][1].name}", functools.partial(_image, step=found[i][0], room=room)) for i in chosen]
-        run.images[kind] = [image for image in made if image is not None]
+        places = sorted({len(found) - 1 - round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
+        chosen += [(kind, *found[place]) for place in places]
+    run.images = _media(run, chosen, _image, IMAGES_BYTES * share)
 
 
-def _image(path: Path, step: int, room: int) -> Image:
-    from PIL import Image as PILImage
+def _image(path: Path, step: int, room: int) -> Shown:
+    from PIL import Image
 
-    with PILImage.open(path) as image:
+    with Image.open(path) as image:
         image.load()
         size, kind, data = image.size, "png", path.read_bytes()
         small = image.convert("RGB")
@@ -261,26 +262,22 @@ def _image(path: Path, step: int, room: int) -> Image:
         small.thumbnail((side, side))
         small.save(buffer, "JPEG", quality=quality)
         size, data = small.size, buffer.getvalue()
-    return Image(step, _url(f"image/{kind}", data), *size)
+    return Shown(step, path.stem, _url(f"image/{kind}", data), *size)
 
 
 def _sounds(run: Run, share: float) -> None:
-    last = [(kind, found[-1]) for kind, found in _by_kind((run.folder / "sounds").glob("*")).items()]
-    paths = [(kind, step, path) for kind, (step, folder) in last for path in sorted(folder.glob("*.wav"))]
-    shown = paths[: max(1, round(SOUNDS * share))]
-    for kind, step, path in shown:
-        read = functools.partial(_sound, step=step, room=int(SOUNDS_BYTES * share / len(shown)))
-        sound = _read(run, str(path.relative_to(run.folder)), read)
-        if sound is not None:
-            run.sounds.setdefault(kind, []).append(sound)
-    if len(shown) < len(paths):
-        run.notes.append(f"{len(paths) - len(shown)} of {len(paths)} sounds are left out")
+    last = [(kind, *found[-1]) for kind, found in _by_kind((run.folder / "sounds").glob("*")).items()]
+    chosen = [(kind, step, path) for kind, step, folder in last for path in sorted(folder.glob("*.wav"))]
+    most = max(1, round(SOUNDS * share))
+    run.sounds = _media(run, chosen[:most], _sound, SOUNDS_BYTES * share)
+    if most < len(chosen):
+        run.notes.append(f"{len(chosen) - most} of {len(chosen)} sounds are left out")
 
 
-def _sound(path: Path, step: int, room: int) -> Sound:
+def _sound(path: Path, step: int, room: int) -> Shown:
     name = path.stem.replace("_", " ")
     if path.stat().st_size <= room:
-        return Sound(step, name, _url("audio/wav", path.read_bytes()))
+        return Shown(step, name, _url("audio/wav", path.read_bytes()))
     import soundfile
 
     buffer = io.BytesIO()
@@ -288,7 +285,7 @@ def _sound(path: Path, step: int, room: int) -> Sound:
         frames = min(file.frames, max(1, (room - 44) // (2 * file.channels)))
         soundfile.write(buffer, file.read(frames), file.samplerate, "PCM_16", format="WAV")
         cut = f", the first {frames / file.samplerate:.1f} s of {file.frames / file.samplerate:.1f} s" if frames < file.frames else ""
-    return Sound(step, name + cut, _url("audio/wav", buffer.getvalue()))
+    return Shown(step, name + cut, _url("audio/wav", buffer.getvalue()))
 
 
 def _url(kind: str, data: bytes) -> str:
