@@ -34,8 +34,7 @@ SOUNDS_BYTES = 1_000_000
 
 @dataclass
 class Shown:
-    """An image, or a sound of the last step that has some: `url` holds it, of a long sound the beginning that `name` tells. Width and height
-    of an image in pixels."""
+    """An image, or a sound of the last step that has some: `url` holds it, of a long sound the beginning that `name` tells."""
 
     step: int
     name: str
