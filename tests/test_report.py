@@ -120,7 +120,7 @@ def test_what_the_log_says_is_what_is_drawn(tmp_path):
     run = read_run(make_run(tmp_path / "run"))
     assert run.series["psnr"] == [(s, 10 + (s - 1) / 50) for s in (100, 200, 300, 400)]
     assert run.held_out == {"psnr", "codebook/held_out_usage", "codebook/held_out_perplexity"}
-    assert 20 not in dict(run.series["loss"]) and any("loss: 1 value" in note for note in run.notes)
+    assert 20 not in dict(run.series["loss"]) and "loss: 1 value was not finite and left out" in run.notes
     assert run.sizes == {"tokenizer.encoder": 15} and run.steps == 400
     drawn = chart("PSNR", [Curve("held out", run.series["psnr"])])
     data = json.loads(drawn.data)
@@ -187,6 +187,7 @@ def test_runs_side_by_side_share_charts_and_figures_stand_in_columns(tmp_path):
     row = re.search(r'<tr><th scope="row">Steps</th>(.*?)</tr>', text)[1]
     assert re.findall("<td>(.*?)</td>", row) == list(shown.values())
     assert re.search(r'<tr><th scope="row">steps</th><td>400</td><td>800</td><td>400</td>', text), "what differs in the configuration"
+    assert "<summary>1 setting</summary>" in text
     assert "paths" not in text and len(page.images) == 9 and len(text) < 3_000_000
     drawn = {one.title: one for made in charts([read_run(run, name) for run, name in zip(runs, shown)]).values() for one in made}
     labels = {title: [curve.label for curve in one.curves] for title, one in drawn.items()}
@@ -267,7 +268,7 @@ def test_long_sounds_are_cut_and_many_left_out_and_both_is_said(tmp_path):
     assert len(urls) == SOUNDS and rate == 16_000 and len(text) < 3_000_000
     np.testing.assert_allclose(part, wave[: len(part)], atol=1e-4)
     assert f"00 sample, the first {len(part) / rate:.1f} s of 30.0 s" in text and len(part) > 8000
-    assert f"2 of {SOUNDS + 2} sounds are left out" in text
+    assert f"2 of {SOUNDS + 2} sounds left out" in text
 
 
 def test_what_was_skipped_is_a_table(tmp_path):

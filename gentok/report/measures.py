@@ -91,7 +91,7 @@ def _held_out(by_run: Mapping[str, Columns]) -> bool:
     return any(side == "held_out" for columns in by_run.values() for side, _ in columns)
 
 
-def _curves(by_run: Mapping[str, Columns], names: Sequence[str]) -> tuple[list[Curve], str]:
+def _curves(by_run: Mapping[str, Columns], names: Sequence[str], noisy: bool) -> tuple[list[Curve], str]:
     """The curves of a measure, and the line below them. A single run's sides, or its levels, differ in colour; several runs do, and the
     sides or levels of each in shade."""
     keys = {key: None for columns in by_run.values() for key in columns}
@@ -111,13 +111,13 @@ def _curves(by_run: Mapping[str, Columns], names: Sequence[str]) -> tuple[list[C
                 color = f"color-mix(in oklab, var(--coarse), var(--fine) {shade:.0f}%)"
             else:
                 color = "var(--held-out)" if side == "held_out" and not levels else "var(--train)"
-            curves.append(Curve(", ".join(words), columns.get((side, level), ()), color, side == "train" and not levels))
+            curves.append(Curve(", ".join(words), columns.get((side, level), ()), color, noisy and side == "train" and not levels))
     hints = ["held-out items" if sides == ["held_out"] else "training items"] * (bool(levels) or several and sides == ["held_out"])
     return curves, ", ".join(hints + ["a curve per level, coarse to fine"] * bool(levels))
 
 
 def _chart(section: str, measure: str, by_run: Mapping[str, Columns], names: Sequence[str], last_step: int) -> Chart:
-    curves, hint = _curves(by_run, names)
+    curves, hint = _curves(by_run, names, measure != "lr")
     return chart(
         title(measure), curves, name=f"{section}-{re.sub('[^a-z0-9]', '-', measure.lower())}", percent=title(measure).endswith("%"),
         zero=section == "throughput" or measure in ("lr", "codebook/perplexity", "codebook/dead"),

@@ -173,7 +173,7 @@ def _metrics(run: Run, path: Path) -> None:
     run.held_out = {name for name in run.series if "held_out" in name}
     if "loss" in run.series:
         run.held_out |= {n for n in run.series if n not in trained and not n.startswith(("train/", "codebook/train"))}
-    run.notes += [f"{name}: {count} values were not finite and are left out" for name, count in broken.items()]
+    run.notes += [f"{name}: {count} value{' was' if count == 1 else 's were'} not finite and left out" for name, count in broken.items()]
 
 
 def _number(text: str) -> float | None:
@@ -270,7 +270,7 @@ def _sounds(run: Run, share: float) -> None:
     most = max(1, round(SOUNDS * share))
     run.sounds = _media(run, chosen[:most], _sound, SOUNDS_BYTES * share)
     if most < len(chosen):
-        run.notes.append(f"{len(chosen) - most} of {len(chosen)} sounds are left out")
+        run.notes.append(f"{len(chosen) - most} of {len(chosen)} sounds left out")
 
 
 def _sound(path: Path, step: int, room: int) -> Shown:
