@@ -20,7 +20,7 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None, usage:
         function: `key=value` among the words gives its parameter `key` the string `value`.
         argv: the words behind the command's name; None: those of this process.
         usage: the command as it should be written, for the message.
-        positional: the parameter that a word without a key gives; it must be given.
+        positional: the parameter that the first word without a key gives; it must be given, and further words go to those behind it.
 
     Returns:
         What `function` returns.
@@ -29,15 +29,22 @@ def run_command(function: Callable[..., Any], argv: Sequence[str] | None, usage:
         SystemExit: with one line: the words do not fit, or `function` raised ValueError, OSError or
             ImportError.
     """
-    words, keys = sys.argv[1:] if argv is None else list(argv), set(inspect.signature(function).parameters)
-    given: dict[str | None, str] = {}
+    words, signature = sys.argv[1:] if argv is None else list(argv), inspect.signature(function)
+    named, plain = {}, []
     for word in words:
         key, equals, value = word.partition("=")
-        given |= {key: value} if equals and key in keys else {positional: word}
-    wrong = len(given) < len(words) or not set(given) <= keys or any(word.startswith("-") for word in words)
-    if wrong or (positional is not None and positional not in given):
+        if equals and key in signature.parameters:
+            named[key] = value
+        else:
+            plain.append(word)
+    try:
+        signature.bind(*plain, **named)
+        wrong = len(named) + len(plain) < len(words) or (plain and positional is None) or any(word.startswith("-") for word in words)
+    except TypeError:
+        wrong = True
+    if wrong:
         sys.exit(f"gentok: expected {usage}" + (f"; got {' '.join(words)}" if words else ""))
     try:
-        return function(**given)
+        return function(*plain, **named)
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f"gentok: {' '.join(str(error).split())}")

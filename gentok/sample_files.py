@@ -13,7 +13,8 @@ from typing import Any
 
 from gentok.atomic import sweep, writable_folder
 from gentok.bundle import load
-from gentok.data.image_files import save_grid, save_image
+from gentok.data.image_files import save_image
+from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.devices import chosen_device
@@ -21,7 +22,7 @@ from gentok.errors import ConfigError
 from gentok.prompt import read_known
 from gentok.samplers.base import sampler_name
 from gentok.sampling import Samples, pick_sampler, sample
-from gentok.types import TokenSpec
+from gentok.types import ConditionSpec, TokenSpec
 
 __all__ = ["sample_to_folder"]
 
@@ -120,13 +121,14 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
             guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
             duration=config["duration"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
         )  # fmt: skip
+    spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
     files = _names(config["n"], samples.lengths is not None)
     with _writing(out):
         for path in _listed(out):
             path.unlink()
         (out / "samples.json").write_text(json.dumps({"files": files}))  # before the first: also of a call that is killed
-        _write_media(samples, out, columns, bundle.spec)
+        _write_media(samples, out, columns, bundle.spec, condition_labels(spec, spec.parse(config["condition"], config["n"])))
         stored = {"codes": samples.tokens.codes, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
         save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
@@ -162,15 +164,15 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
     )
 
 
-def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec) -> None:
+def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec, labels: list[str]) -> None:
     if samples.lengths is None:
-        save_grid(samples.media, out / "grid.png", columns)
+        save_sample_grid(samples.media, out / "grid.png", columns, labels)
         for i, media in enumerate(samples.media):
             save_image(media, out / f"{i:04d}.png")
         return
     rate, clipped = spec.sample_rate, 0
     hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
-    save_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns)
+    save_sample_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns, labels)
     for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
         clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
         save_image(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")

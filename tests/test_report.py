@@ -3,12 +3,12 @@
 import base64
 import csv
 import html
+import io
 import json
 import math
 import re
 import shutil
 import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,12 +17,12 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
-from gentok.report.__main__ import write_report
+from gentok.report.__main__ import main, write_report
 from gentok.report.chart import MOST, Curve, chart, number, smooth, thin
 from gentok.report.measures import charts, title
-from gentok.report.run_folder import IMAGES, read_run
+from gentok.report.run_folder import IMAGES, SOUNDS, read_run
+from gentok.types import Raster, TokenSpec
 
-ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "link", "img", "br"}
 
@@ -111,16 +111,17 @@ def test_images_are_capped_in_number_and_size(tmp_path):
     Image.effect_noise((3000, 2000), 90).save(run / "pictures" / "samples_0000001.png")
     found = read_run(run)
     assert [p.step for p in found.images["reconstructions"]][:: IMAGES - 1] == [100, 3000]
+    assert [p.step for p in read_run(run, share=1 / 8).images["reconstructions"]] == [3000], "of many runs, the last"
     assert len(found.images["reconstructions"]) == IMAGES and found.image_counts["reconstructions"] == 30
     (large,) = found.images["samples"]
-    assert large.width == 1200 and large.height == 800 and len(large.url) < 1_000_000
+    assert large.width / large.height == 1.5 and 400 <= large.width <= 1200 and len(large.url) < 150_000
 
 
 def test_what_the_log_says_is_what_is_drawn(tmp_path):
     run = read_run(make_run(tmp_path / "run"))
     assert run.series["psnr"] == [(s, 10 + (s - 1) / 50) for s in (100, 200, 300, 400)]
     assert run.held_out == {"psnr", "codebook/held_out_usage", "codebook/held_out_perplexity"}
-    assert 20 not in dict(run.series["loss"]) and any("loss: 1 value" in note for note in run.notes)
+    assert 20 not in dict(run.series["loss"]) and "loss: 1 value was not finite and left out" in run.notes
     assert run.sizes == {"tokenizer.encoder": 15} and run.steps == 400
     drawn = chart("PSNR", [Curve("held out", run.series["psnr"])])
     data = json.loads(drawn.data)
@@ -169,20 +170,76 @@ def test_the_levels_and_the_sides_of_a_measure_share_a_chart(tmp_path):
     names = ("train/nll", *(f"train/nll_level{k}" for k in range(3)), "train/flow", "held_out/flow", "train/l1", "train/l2")
     run.series |= dict.fromkeys(names, points)
     run.held_out.add("held_out/flow")
-    drawn = {section: {chart.title: [curve.label for curve in chart.curves] for chart in made} for section, made in charts(run).items()}
+    drawn = {section: {chart.title: [curve.label for curve in chart.curves] for chart in made} for section, made in charts([run]).items()}
     levels = ["level 0", "level 1", "level 2"]
     assert drawn["curves"] == {
         "Loss": ["train"], "PSNR, dB": ["held out"], "Flow": ["train", "held out"], "L1": ["train"], "L2": ["train"],
         "NLL, nats per token": ["all levels", *levels], "Learning rate": ["train"],
     }  # fmt: skip
-    assert drawn["codebook"] == {"Rows in use": levels, "Perplexity of the codes": levels}
+    assert drawn["codebook"] == {"Codebook usage, %": levels, "Codebook perplexity": levels}
     assert drawn["throughput"] == {"Images per second": ["train"]}
 
 
-TITLES = [("si_sdr_db", "SI-SDR, dB"), ("adversarial/patch_weight", "Adversarial, patch weight"), ("l1", "L1")]
+def test_runs_side_by_side_share_charts_and_figures_stand_in_columns(tmp_path):
+    runs = [make_run(tmp_path / name, levels, steps) for name, levels, steps in (("a", 1, 400), ("b/a", 1, 800), ("c", 3, 400))]
+    main([*map(str, [*runs, runs[0]]), f"out={tmp_path / 'x.html'}"])
+    text = (tmp_path / "x.html").read_text()
+    page, shown = Structure(text), {"a": "400 of 400", "b/a": "800 of 800", "c": "400 of 400"}
+    row = re.search(r'<tr><th scope="row">Steps</th>(.*?)</tr>', text)[1]
+    assert re.findall("<td>(.*?)</td>", row) == list(shown.values())
+    assert re.search(r'<tr><th scope="row">steps</th><td>400</td><td>800</td><td>400</td>', text), "what differs in the configuration"
+    assert "<summary>1 setting</summary>" in text
+    assert "paths" not in text and len(page.images) == 9 and len(text) < 3_000_000
+    drawn = {one.title: one for made in charts([read_run(run, name) for run, name in zip(runs, shown)]).values() for one in made}
+    labels = {title: [curve.label for curve in one.curves] for title, one in drawn.items()}
+    assert labels["PSNR, dB"] == labels["Loss"] == list(shown), "of one side, runs are told apart by name alone"
+    assert labels["Codebook usage, %"] == ["a", "b/a", "c, level 0", "c, level 1", "c, level 2"], "held-out items"
+    assert [curve.last for curve in drawn["PSNR, dB"].curves] == pytest.approx([17.98, 25.98, 17.98])
+    assert drawn["Codebook usage, %"].curves[0].last == pytest.approx(100 * 399 / 400)
+    for made in drawn.values():
+        assert len({curve.color for curve in made.curves}) == len(made.curves)
+        assert all(f"{curve.label} <b>" in text for curve in made.curves), "a curve without its name"
 
 
-@pytest.mark.parametrize("measure, text", TITLES)
+def test_sides_of_several_runs_are_shades_of_their_colours(tmp_path):
+    drawn = charts([read_run(make_run(tmp_path / name), name) for name in "ab"])["codebook"][0]
+    assert [curve.label for curve in drawn.curves] == ["a, train", "a, held out", "b, train", "b, held out"]
+
+
+RANGES = [(0, 3e-5), (1.2e-9, 3.4e-9), (17.02, 17.021), (8.0001, 8.0013), (5.5449, 5.5503), (0.4, 0.8), (-41.04, -38), (1e6, 3.2e6),
+          (1, 1e12), (0.001, 0.9), (1e-9, 1e9), (2e-14, 3e-3), (1204.1, 1204.9), (-1e-7, 1e-7), (0.02, 0.6), (1, 999)]  # fmt: skip
+
+
+@pytest.mark.parametrize("may_log", [False, True])
+@pytest.mark.parametrize("low, high", RANGES)
+@pytest.mark.parametrize("steps", [40, 1_250_000])
+def test_ticks_are_plain_numbers_that_differ_and_do_not_overlap(low, high, steps, may_log):
+    svg = chart("x", [Curve("x", [(steps // 3, low), (steps, high)])], may_log=may_log).svg
+    style = r'<text style="[^"]*?font-size: ([\d.]+)px[^"]*?text-anchor: (middle|end)[^"]*"'
+    labels = re.findall(style + r' x="([\d.-]+)" y="([\d.-]+)"[^>]*>([^<]*)<', svg)
+    assert len(labels) > 6
+    boxes = []
+    for size, anchor, x, y, text in labels:
+        size, x, y = float(size), float(x), float(y)
+        width = 0.62 * size * len(text)
+        left = x - width if anchor == "end" else x - width / 2
+        boxes.append((left, left + width, y - 0.75 * size, y + 0.05 * size))
+        assert left > -8, f"{text} begins outside of the card"
+    ticks = [text for _, _, _, _, text in labels if "steps" not in text]
+    assert all(re.fullmatch(r"\u2212?[\d,]+(\.\d+)?", text) or (may_log and "×10" in text) for text in ticks), ticks
+    values = [text for _, anchor, _, _, text in labels if anchor == "end" and "steps" not in text]
+    assert len(set(values)) == len(values) >= 3, values
+    for i, a in enumerate(boxes):
+        assert not any(a[0] < b[1] and b[0] < a[1] and a[2] < b[3] and b[2] < a[3] for b in boxes[:i]), labels
+
+
+TITLES = {
+    "codebook/usage": "Codebook usage, %", "codebook/perplexity": "Codebook perplexity", "psnr": "PSNR, dB", "si_sdr_db": "SI-SDR, dB",
+    "bits_per_token": "Bits per token", "adversarial/patch_weight": "Adversarial, patch weight", "l1": "L1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("measure, text", TITLES.items())
 def test_titles_are_words(measure, text):
     assert title(measure) == text
 
@@ -198,7 +255,39 @@ def test_sounds_of_the_last_step_can_be_played(tmp_path):
     assert text.count("<audio") == 1 and f"data:audio/wav;base64,{base64.b64encode(b'RIFF400').decode()}" in page.urls
 
 
-@pytest.mark.parametrize("value, text", [(0.0362884, "0.03629"), (21.708, "21.71"), (1204.0, "1,204"), (2e-5, "2e\u221205"), (0.0, "0")])
+def test_long_sounds_are_cut_and_many_left_out_and_both_is_said(tmp_path):
+    import soundfile
+
+    run, wave = make_run(tmp_path / "run"), np.random.default_rng(0).uniform(-0.5, 0.5, (30 * 16_000, 2))
+    folder = run / "sounds" / "reconstructions_0000400"
+    folder.mkdir(parents=True)
+    for i in range(SOUNDS + 2):
+        soundfile.write(folder / f"{i:02d}_sample.wav", wave, 16_000, "FLOAT")
+    text = write_report(run).read_text()
+    urls = [url for url in Structure(text).urls if url.startswith("data:audio/wav")]
+    part, rate = soundfile.read(io.BytesIO(base64.b64decode(urls[0].split(",")[1])))
+    assert len(urls) == SOUNDS and rate == 16_000 and len(text) < 3_000_000
+    np.testing.assert_allclose(part, wave[: len(part)], atol=1e-4)
+    assert f"00 sample, the first {len(part) / rate:.1f} s of 30.0 s" in text and len(part) > 8000
+    assert f"2 of {SOUNDS + 2} sounds left out" in text
+
+
+def test_what_was_skipped_is_a_table(tmp_path):
+    run = make_run(tmp_path / "run")
+    words = json.loads((run / "metrics.json").read_text())
+    skipped = {"train": {"count": 70, "of": 900, "files": ["a/<b>.png", "c.png"]}}
+    (run / "metrics.json").write_text(json.dumps({**words, "skipped": skipped}))
+    assert read_run(run).result["skipped"] == skipped
+    text = write_report(run).read_text()
+    assert "70 of 900 items of train could not be read, the first 2 of them" in text
+    assert re.findall(r"<tr><td><code>(.*?)</code></td>", text) == ["a/&lt;b&gt;.png", "c.png"]
+
+
+NUMBERS = {0.0362884: "0.03629", 21.708: "21.71", 1204.0: "1,204", 0.0: "0", 2e-5: "0.00002", -1.5e6: "\u22121,500,000", 96.3: "96.3",
+           1.124e-9: "1.12×10⁻⁹", 3e12: "3×10¹²", 999.996: "1,000"}  # fmt: skip
+
+
+@pytest.mark.parametrize("value, text", NUMBERS.items())
 def test_numbers_are_short(value, text):
     assert number(value) == text
 
@@ -217,6 +306,27 @@ def test_damaged_files_are_noted_and_the_rest_is_shown(tmp_path):
     assert text.count("could not be read") == 5 and text.count("<img") == 3 and ">Loss<" in text
 
 
+WRONG = [{"step": "x"}, {"seconds": "long"}, {"seconds": [1]}, {"skipped": [1]}, {"skipped": {"train": 3}}, {"skipped": {"train": {}}}]
+
+
+@pytest.mark.parametrize("words", WRONG, ids=str)
+def test_values_of_another_type_are_noted_and_the_rest_is_shown(tmp_path, words):
+    run = make_run(tmp_path / "run")
+    (run / "metrics.json").write_text(json.dumps(words))
+    (run / "config.yaml").write_text("name: null\nsteps: many\ntask: 3\ntokenizer: vq\ndata: [1]\n")
+    text = write_report(run).read_text()
+    assert text.count("metrics.json could not be read") == 1 and ">Loss<" in text and "many" in text
+
+
+@pytest.mark.parametrize("levels, words", [(1, "16 positions x 1 level of 32"), (8, "16 positions x 8 levels of 32")])
+def test_levels_are_counted_in_the_right_number(tmp_path, levels, words):
+    run = make_run(tmp_path / "run", levels)
+    spec = TokenSpec((32,) * levels, Raster(4, 4), media_shape=(1, 16, 16)).to_dict()
+    (run / "bundle" / "bundle.json").write_text(json.dumps({"tokenizer": {"spec": spec}}))
+    text = write_report(run).read_text()
+    assert words in text and "(s)" not in text.split("<script>")[0]
+
+
 def test_a_folder_with_a_configuration_alone_is_a_run_that_has_just_begun(tmp_path):
     (tmp_path / "config.yaml").write_text("name: new\n")
     assert "unfinished" in write_report(tmp_path).read_text()
@@ -228,12 +338,14 @@ def test_a_wrong_path_is_a_one_line_error(tmp_path):
     for words, wanted in [
         ([str(tmp_path / "nothing")], "there is no run"),
         ([str(tmp_path / "runs")], str(tmp_path / "runs" / "a")),
-        ([], "gentok.report RUN"),
+        ([], "gentok report RUN"),
+        ([str(tmp_path / "runs" / "a"), str(tmp_path / "other")], "other"),
+        ([str(tmp_path / "runs" / "a"), "out=x", "out=y"], "gentok report RUN"),
         ([str(tmp_path / "runs" / "a"), f"out={tmp_path / 'file' / 'x.html'}"], "out=FILE"),
     ]:
-        command = [sys.executable, "-m", "gentok.report", *words]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode != 0 and done.stderr.count("\n") == 1 and wanted in done.stderr, done.stderr
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert wanted in str(stopped.value) and "\n" not in str(stopped.value)
 
 
 PROBE = """<script>
@@ -252,9 +364,10 @@ document.body.setAttribute("data-probe", JSON.stringify(out));
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install -y chromium")
-@pytest.mark.parametrize("levels, width", [(1, 1280), (8, 500)])
-def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width):
-    out = write_report(make_run(tmp_path / "run", levels), tmp_path / "page.html")
+@pytest.mark.parametrize("levels, width, others", [(1, 1280, 0), (8, 500, 0), (1, 1280, 2)])
+def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width, others):
+    beside = [make_run(tmp_path / f"other_{i}", levels) for i in range(others)]
+    out = write_report(make_run(tmp_path / "run", levels), tmp_path / "page.html", beside)
     out.write_text(out.read_text().replace("</body>", PROBE))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"]
@@ -264,5 +377,5 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width):
     assert probe, "the page's script did not run to its end"
     seen = json.loads(html.unescape(probe[1]))
     assert seen["curves"] >= seen["charts"] >= 5
-    assert seen["shown"] and seen["inside"] and "step" in seen["tip"] and "train" in seen["tip"]
+    assert seen["shown"] and seen["inside"] and "step" in seen["tip"] and ("other_1" if others else "train") in seen["tip"]
     assert seen["images"] and seen["wide"] and seen["requests"] == 0

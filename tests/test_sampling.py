@@ -69,7 +69,9 @@ def test_a_path_is_enough(bundles, tmp_path, name, sampler):
     decoded = bundle.tokenizer.decode(Tokens(codes, bundle.spec))
     for i in range(5):
         assert (read_image(out / f"{i:04d}.png", channels=1) - decoded[i]).abs().max() <= 1 / 127.5
-    assert read_image(out / "grid.png", channels=1).shape == (1, 2 * 16 + 2, 3 * 16 + 4)
+    shown = read_image(out / "grid.png", channels=1)
+    assert shown.shape == (1, 20 + 2 * 16 * 11 + 2, 3 * 16 * 11 + 4), "the condition, above images that are enlarged eleven times"
+    assert torch.equal(shown[:, 20 : 20 + 16 * 11 : 11, : 16 * 11 : 11], read_image(out / "0000.png", channels=1))
 
 
 def test_keys_of_a_sampler_reach_it(bundles, tmp_path):

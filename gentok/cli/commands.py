@@ -80,10 +80,10 @@ COMMANDS = {
         groups=("data", "sampler"),
     ),
     "report": Command(
-        "writes one self-contained HTML page of a training run",
-        (("RUN", "RUN/report.html"), ("RUN out=FILE.html", "somewhere else")),
+        "writes one self-contained HTML page of a training run, or of several side by side",
+        (("RUN", "RUN/report.html"), ("RUN RUN2 out=FILE.html", "curves of both in each chart, figures in columns")),
         function="gentok.report.__main__:main",
-        keys=(("RUN", "the folder of a run, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
+        keys=(("RUN ...", "folders of runs, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
     ),
     "codec": Command(
         "compresses sound files to a tokenizer's codes, and decompresses them",

@@ -1,5 +1,5 @@
-"""`python -m gentok.report RUN [out=FILE]`: one self-contained HTML page of a run, RUN/report.html by
-default.
+"""`gentok report RUN [RUN ...] [out=FILE]`: one self-contained HTML page of a run, or of several side by side,
+report.html in the first one's folder by default.
 
 Reads config.yaml, metrics.csv, pictures/, sounds/, metrics.json and bundle/, whatever of them is there (a run
 that still trains is fine), and puts curves, images, sounds, codebook use, sizes and the configuration on one
@@ -20,12 +20,13 @@ from gentok.report.run_folder import read_run
 __all__ = ["main", "write_report"]
 
 
-def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None) -> Path:
-    """Writes the page of a run.
+def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None = None, beside: Sequence[str] = ()) -> Path:
+    """Writes the page of a run, or of several.
 
     Args:
         run: the run's folder.
         out: the file to write; None: RUN/report.html.
+        beside: folders of further runs, shown beside it.
 
     Returns:
         The file.
@@ -33,7 +34,9 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     Raises:
         OSError: there is no run, or the file cannot be written.
     """
-    text = page(read_run(Path(run)))
+    folders = list({Path(folder).resolve(): Path(folder) for folder in (run, *beside)}.items())
+    top = os.path.commonpath([folder.parent for folder, _ in folders])
+    text = page([read_run(given, os.path.relpath(folder, top), 1 / len(folders)) for folder, given in folders])
     out = Path(run) / "report.html" if out is None else Path(out)
     try:
         with whole_file(out) as file:
@@ -47,10 +50,10 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. argv: the words behind its name; None: those of this process."""
 
-    def report(run: str, out: str | None = None) -> None:
-        print(f"report: {write_report(run, out)}")
+    def report(run: str, *beside: str, out: str | None = None) -> None:
+        print(f"report: {write_report(run, out, beside)}")
 
-    run_command(report, argv, "python -m gentok.report RUN [out=FILE]", positional="run")
+    run_command(report, argv, "gentok report RUN [RUN ...] [out=FILE]", positional="run")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ drawing: the page's script shows those under the pointer.
 from __future__ import annotations
 
 import io
-import itertools
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from typing import Any
 __all__ = ["Chart", "Curve", "chart", "number"]
 
 WIDTH, HEIGHT = 480, 220
-LEFT, RIGHT, TOP, BOTTOM = 58, 20, 10, 36
+RIGHT, TOP, BOTTOM = 20, 10, 36
 MOST = 240
-"""Points drawn of a curve; of more, the lowest and the highest of every stretch."""
+"""Points drawn of a curve, fewer where more than two share a chart; of more, the lowest and the highest of every stretch."""
 LOG_FROM = 30.0
 """Values whose highest is this many times their lowest get a logarithmic axis, where the caller allows it."""
 
@@ -57,7 +57,6 @@ class Chart:
         svg: the elements inside an <svg> of WIDTH x HEIGHT.
         summary: first and last values in words.
         data: JSON of [{label, color, points: [[x, y, step, value], ...]}], with x and y in the drawing.
-        percent: whether values 0..1 are shown as 0..100 %.
         hint: a line below; "": none.
     """
 
@@ -67,27 +66,33 @@ class Chart:
     svg: str
     summary: str
     data: str
-    percent: bool
     hint: str
 
 
-def number(value: float, percent: bool = False) -> str:
-    """Four figures, with thousands separated: 0.03629, 21.71, 1,204, 96.3 %."""
-    if percent:
-        return f"{100 * value:.3g} %"
-    if value == 0 or 1e-3 <= abs(value) < 1e6:
-        text = f"{value:,.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:.4g}"
+def number(value: float, decimals: int | None = None) -> str:
+    """With `decimals`, or with four figures: 0.00002, 0.03629, 21.71, 1,204; very small and very large ones as 1.12×10⁻⁹."""
+    exponent = math.floor(math.log10(abs(value))) if value else 0
+    if decimals is not None:
+        text = f"{value:,.{decimals}f}"
+    elif -7 < exponent < 9:
+        text = f"{value:,.{max(0, 3 - exponent)}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
     else:
-        text = f"{value:.3g}"
+        mantissa, _, power = f"{value:.2e}".partition("e")
+        text = f"{float(mantissa):g}×{_power(int(power))}"
     return text.replace("-", "\N{MINUS SIGN}")
 
 
-def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """At most about MOST points: the lowest and the highest value of every stretch, in order, and the two
+def _power(exponent: int) -> str:
+    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def thin(points: Sequence[tuple[int, float]], most: int = MOST) -> list[tuple[int, float]]:
+    """At most about `most` points: the lowest and the highest value of every stretch, in order, and the two
     ends."""
-    if len(points) <= MOST:
+    if len(points) <= most:
         return list(points)
-    size = -(-2 * len(points) // (MOST - 2))
+    size = -(-2 * len(points) // (most - 2))
     kept = {points[0], points[-1]}
     for start in range(0, len(points), size):
         part = points[start : start + size]
@@ -97,12 +102,11 @@ def thin(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 def smooth(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     """A running mean over about a twenty-fifth of the curve."""
-    half, out = max(1, len(points) // 50), []
-    sums = [0.0, *itertools.accumulate(value for _, value in points)]
-    for i, (step, _) in enumerate(points):
-        first, end = max(0, i - half), min(len(points), i + half + 1)
-        out.append((step, (sums[end] - sums[first]) / (end - first)))
-    return out
+    import numpy as np
+
+    steps, values = zip(*points)
+    total, count = (np.convolve(part, np.ones(2 * max(1, len(points) // 50) + 1), "same") for part in (values, np.ones(len(points))))
+    return list(zip(steps, (total / count).tolist()))
 
 
 def chart(
@@ -122,7 +126,7 @@ def chart(
         title: the heading.
         curves: at least one of them with points; those without are left out.
         name: unique in the page.
-        percent: values in 0..1 are shown as 0..100 %.
+        percent: the axis runs from 0 to 100.
         zero: the axis begins at 0.
         may_log: the axis is logarithmic where the values span a factor of LOG_FROM.
         last_step: where the axis ends, at the least.
@@ -135,6 +139,7 @@ def chart(
     curves = [curve for curve in curves if curve.points]
     colors = {"#010000": "var(--soft)", "#020000": "var(--rule)"} | {f"#03{i:04x}": curve.color for i, curve in enumerate(curves)}
     codes, drawing, data = list(colors), io.StringIO(), []
+    most = max(40, 2 * MOST // max(2, len(curves)))
     settings = {
         "svg.fonttype": "none", "svg.hashsalt": name, "font.family": "DejaVu Sans", "font.size": 11, "text.color": codes[0],
         "axes.spines.left": False, "axes.spines.bottom": False, "axes.spines.right": False, "axes.spines.top": False,
@@ -144,54 +149,59 @@ def chart(
     }  # fmt: skip
     with matplotlib.rc_context(settings):
         figure = Figure((WIDTH / 72, HEIGHT / 72), dpi=72)
-        box = LEFT / WIDTH, BOTTOM / HEIGHT, 1 - (LEFT + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT
-        axes = figure.add_axes(box)
-        log = _scale(axes, [value for curve in curves for _, value in curve.points], percent, zero, may_log)
+        axes = figure.add_axes((0, 0, 1, 1))
+        scale = _scale(axes, [value for curve in curves for _, value in curve.points], percent, zero, may_log)
+        left = 14 + 7 * max(4, *map(len, axes.yaxis.get_major_formatter().format_ticks(axes.get_yticks())))
+        axes.set_position((left / WIDTH, BOTTOM / HEIGHT, 1 - (left + RIGHT) / WIDTH, 1 - (TOP + BOTTOM) / HEIGHT))
         end = max(last_step, 1, *(curve.points[-1][0] for curve in curves))
         axes.set_xlim(0, end)
         axes.set_xticks([step for step in MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], integer=True).tick_values(0, end) if step <= end])
         axes.xaxis.set_major_formatter(lambda step, _: number(step))
-        axes.set_xlabel("steps, values on a logarithmic scale" if log else "steps", loc="right", labelpad=1)
+        axes.set_xlabel(f"steps{scale}", loc="right", labelpad=1)
         for i, (curve, code) in enumerate(zip(curves, codes[2:])):
-            points, noisy = thin(curve.points), curve.noisy and len(curve.points) > 60
+            points, noisy = thin(curve.points, most), curve.noisy and len(curve.points) > 60
             marker = "o" if len(points) <= (40 if len(curves) <= 2 else 12) else None
             look = {"linewidth": 1, "alpha": 0.35} if noisy else {"marker": marker}
             axes.plot(*zip(*points), color=code, clip_on=False, gid=f"curve-{i}", **look)
             if noisy:
-                axes.plot(*zip(*thin(smooth(curve.points))), color=code, clip_on=False, gid=f"mean-{i}")
+                axes.plot(*zip(*thin(smooth(curve.points), most)), color=code, clip_on=False, gid=f"mean-{i}")
             places = axes.transData.transform(points)
-            shown = [[round(x, 1), round(HEIGHT - y, 1), number(s), number(v, percent)] for (x, y), (s, v) in zip(places.tolist(), points)]
+            shown = [[round(x, 1), round(HEIGHT - y, 1), f"{s:,}", number(v)] for (x, y), (s, v) in zip(places.tolist(), points)]
             data.append({"label": curve.label, "color": curve.color, "points": shown})
         plain = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(drawing, format="svg", transparent=True, metadata=plain)
     summary = "; ".join(
-        f"{curve.label} from {number(curve.points[0][1], percent)} at step {number(curve.points[0][0])} "
-        f"to {number(curve.last, percent)} at step {number(curve.points[-1][0])}"
+        f"{curve.label} from {number(curve.points[0][1])} at step {curve.points[0][0]:,} "
+        f"to {number(curve.last)} at step {curve.points[-1][0]:,}"
         for curve in curves
     )
-    return Chart(name, title, curves, _inner(drawing.getvalue(), name, colors), summary, json.dumps(data), percent, hint)
+    return Chart(name, title, curves, _inner(drawing.getvalue(), name, colors), summary, json.dumps(data), hint)
 
 
-def _scale(axes: Any, values: Sequence[float], percent: bool, zero: bool, may_log: bool) -> bool:
-    """Sets range and ticks of the axis of values. Returns whether it is logarithmic."""
+def _scale(axes: Any, values: Sequence[float], percent: bool, zero: bool, may_log: bool) -> str:
+    """Sets range and ticks of the axis of values. Returns what is special about it, in words."""
     from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
     low, high = min(values), max(values)
-    log = may_log and low > 0 and high / low >= LOG_FROM
-    if log:
+    if may_log and low > 0 and high / low >= LOG_FROM:
         axes.set_yscale("log")
         axes.set_ylim(low / 1.1, high * 1.1)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 1000 else (1.0,)))
         axes.yaxis.set_minor_locator(NullLocator())
-    else:
-        low = min(0.0, low) if zero else low
-        if high - low <= 1e-6 * max(abs(low), abs(high)):  # what is flat to six figures is a flat line
-            low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
-        ticks = [0, 0.25, 0.5, 0.75, 1] if percent else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-        axes.set_yticks(ticks)
-        axes.set_ylim(ticks[0], ticks[-1])
-    axes.yaxis.set_major_formatter(lambda value, _: number(value, percent))
-    return log
+        axes.yaxis.set_major_formatter(lambda value, _: number(value))
+        return ", values on a logarithmic scale"
+    low = min(0.0, low) if zero else low
+    if high - low <= 1e-6 * max(abs(low), abs(high)):  # what is flat to six figures is a flat line
+        low, high = low - (abs(low) / 2 or 0.5), high + (abs(high) / 2 or 0.5)
+    ticks = [0, 25, 50, 75, 100] if percent else MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    axes.set_yticks(ticks)
+    axes.set_ylim(ticks[0], ticks[-1])
+    exponent = math.floor(math.log10(max(map(abs, ticks))))
+    unit = 10.0**exponent if not -7 < exponent < 9 else 1.0
+    step = (ticks[1] - ticks[0]) / unit  # as many decimals as tell the ticks apart
+    decimals = next(d for d in range(20) if math.isclose(round(step, d), step, rel_tol=1e-3))
+    axes.yaxis.set_major_formatter(lambda value, _: number(0.0 if abs(value / unit) < step / 2 else value / unit, decimals))
+    return "" if unit == 1 else f", values in units of {_power(exponent)}"
 
 
 def _inner(text: str, name: str, colors: Mapping[str, str]) -> str:

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gentok.build import component_name
 from gentok.report.chart import BOTTOM, HEIGHT, TOP, WIDTH, number
-from gentok.report.measures import charts, title
+from gentok.report.measures import Columns, charts, measures, run_color, title
 from gentok.report.run_folder import Run
 
 __all__ = ["page"]
 
-FIRST = ("psnr", "si_sdr_db", "held_out_bits_per_token")
+FIRST = ("psnr", "si_sdr_db", "bits_per_token")
 """Measures that come first in the head of the page."""
 
 
-def page(run: Run) -> str:
-    """The whole page, as text: page.html with what a run's folder holds."""
+def page(runs: Sequence[Run]) -> str:
+    """The whole page, as text: page.html with what the folders of one or several runs hold."""
     import jinja2
     from markupsafe import Markup
 
@@ -32,24 +32,44 @@ def page(run: Run) -> str:
         loader=jinja2.FileSystemLoader(here), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     environment.filters |= {"number": number, "component": component_name, "yaml": _yaml}
-    drawn = charts(run)
+    environment.globals["run_color"] = run_color
+    drawn, several = charts(runs), len(runs) > 1
+    parts = _columns([run.sizes for run in runs])
+    parts.sort(key=lambda row: (not row[0].startswith("generator"), -max(n or 0 for n in row[1])))
+    settings = _columns([dict(_flat(run.config)) for run in runs])
     sections = {
+        "differences": ("What differs in the configuration", [row for row in settings if len(set(map(str, row[1]))) > 1]),
         "curves": ("Curves", drawn["curves"]),
-        "pictures": ("Images over time", [kind for kind in run.images if run.images[kind]]),
-        "sounds": ("Sounds", list(run.sounds)),
+        "pictures": ("Images over time", [kind for kind, _ in _columns([run.images for run in runs])]),
+        "sounds": ("Sounds", [kind for kind, _ in _columns([run.sounds for run in runs])]),
         "codebook": ("Use of the codebook", drawn["codebook"]),
         "throughput": ("Throughput", drawn["throughput"]),
-        "parameters": ("Parameters", sorted(run.sizes.items(), key=lambda part: (not part[0].startswith("generator"), -part[1]))),
-        "skipped": ("Skipped files", list((run.result.get("skipped") or {}).items())),
-        "configuration": ("Configuration", _groups(run.config)),
-        "notes": ("Notes", run.notes),
-    }
+        "parameters": ("Parameters and buffers", [(name, [n and f"{n:,}" for n in counts]) for name, counts in parts]),
+        "skipped": ("Skipped files", [(run, *item) for run in runs for item in (run.result.get("skipped") or {}).items()]),
+        "configuration": ("Configuration", {} if several else _groups(runs[0].config)),
+        "notes": ("Notes", [f"{run.name}: {note}" if several else note for run in runs for note in run.notes]),
+    }  # fmt: skip
+    heading = " and ".join(run.name for run in runs) if several else str(runs[0].config.get("name") or runs[0].folder.resolve().name)
     return environment.get_template("page.html").render(
-        run=run, title=str(run.config.get("name") or run.folder.resolve().name), about=_about(run.config), facts=_facts(run),
-        spec=_spec(run), sections={key: section for key, section in sections.items() if section[1]},
+        runs=runs, several=several, title=heading, abouts=[_about(run.config) for run in runs], specs=[_spec(run) for run in runs],
+        facts=_columns([_facts(run) for run in runs]), sections={key: section for key, section in sections.items() if section[1]},
         size={"width": WIDTH, "height": HEIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
         made=time.strftime("%Y-%m-%d %H:%M"), style=Markup((here / "page.css").read_text()), script=Markup((here / "page.js").read_text()),
     )  # fmt: skip
+
+
+def _columns(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:
+    """Several tables side by side: (key, the value of each, None where one has none)."""
+    return [(key, [table.get(key) for table in tables]) for key in dict.fromkeys(key for table in tables for key in table)]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Its values by dotted keys."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", "null" if value is None else value
 
 
 def _yaml(config: Any) -> str:
@@ -66,29 +86,36 @@ def _groups(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _about(config: Mapping[str, Any]) -> str:
     """What was trained on what, in one sentence."""
-    task, tokenizer = (config.get("task") or {}).get("name", ""), config.get("tokenizer") or {}
-    parts = [tokenizer, tokenizer.get("codebook")] if task == "tokenizer" else [config.get("generator")]
-    model, data = " with ".join(filter(None, map(component_name, parts))), component_name(config.get("data"))
-    return ", ".join(filter(None, [task, model, data and f"on {data}"]))
+    groups = {key: value for key, value in config.items() if isinstance(value, Mapping)}
+    task, tokenizer = groups.get("task", {}).get("name", ""), groups.get("tokenizer", {})
+    parts = [tokenizer, tokenizer.get("codebook")] if task == "tokenizer" else [groups.get("generator")]
+    model, data = " with ".join(filter(None, map(component_name, parts))), component_name(groups.get("data"))
+    return ", ".join(filter(None, [str(task), model, data and f"on {data}"]))
 
 
-def _facts(run: Run) -> list[tuple[str, str]]:
-    """The figures at the head of the page: (name, value)."""
-    wanted = run.config.get("steps")
-    facts = [("Steps", f"{run.steps:,}" + (f" of {wanted:,}" if isinstance(wanted, int) else ""))]
+def _facts(run: Run) -> dict[str, str]:
+    """The figures at the head of the page."""
+    wanted, found = run.config.get("steps"), measures(run)
+    facts = {"Steps": f"{run.steps:,}" + (f" of {wanted:,}" if isinstance(wanted, int) else "")}
     if run.result.get("seconds"):
-        facts.append(("Training time", _duration(run.result["seconds"])))
-    measures = [n for n in dict.fromkeys((*FIRST, *sorted(run.held_out))) if n in run.series and not n.startswith("codebook/")]
-    facts += [(f"{title(n.removeprefix('held_out_'))}, held out", number(run.series[n][-1][1])) for n in measures[:3]]
-    for measure in ("usage", "perplexity"):
-        if points := run.series.get(f"codebook/held_out_{measure}"):
-            facts.append((title(f"codebook/{measure}"), number(points[-1][1], measure == "usage")))
+        facts["Training time"] = _duration(run.result["seconds"])
+    held_out = {m: value for m in dict.fromkeys((*FIRST, *found)) if m in found and (value := _last(found[m])) is not None}
+    shown = [m for m in held_out if not m.startswith("codebook/")][:3]
+    for measure in [*shown, *(m for m in ("codebook/usage", "codebook/perplexity") if m in held_out)]:
+        mean = ", mean of the levels" if ("held_out", None) not in found[measure] else ""
+        facts[f"{title(measure)}, held out{mean}"] = number(held_out[measure])
     for name in [name for name in run.series if name.endswith("_per_second")][:1]:
-        facts.append((title(name), f"{statistics.median(v for _, v in run.series[name][1:] or run.series[name]):,.0f}"))
+        facts[title(name)] = f"{statistics.median(v for _, v in run.series[name][1:] or run.series[name]):,.0f}"
     for part in ("tokenizer", "generator"):
         if total := sum(count for key, count in run.sizes.items() if key.startswith(part)):
-            facts.append((f"{part.capitalize()}, numbers", f"{total / 1e6:,.1f} M" if total >= 1e6 else f"{total:,}"))
+            facts[f"{part.capitalize()} parameters"] = f"{total / 1e6:,.1f} M" if total >= 1e6 else f"{total:,}"
     return facts
+
+
+def _last(columns: Columns) -> float | None:
+    """The last value of a measure on held-out items, of its levels the mean."""
+    last = {level: points[-1][1] for (side, level), points in columns.items() if side == "held_out" and points}
+    return last[None] if None in last else statistics.mean(last.values()) if last else None
 
 
 def _duration(seconds: float) -> str:

@@ -7,44 +7,40 @@ from __future__ import annotations
 
 import base64
 import csv
+import functools
 import io
 import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Image", "Run", "Sound", "read_run"]
+__all__ = ["Run", "Shown", "read_run"]
 
 IMAGES = 8
-"""Steps shown of every kind of image, evenly spaced, the first and the last among them."""
-IMAGE_SIDE = 1200
-IMAGE_BYTES = 500_000
-"""A larger image is made smaller."""
-SOUNDS_BYTES = 10_000_000
-"""Sounds that may stand in a page; further ones are left out and noted."""
+"""Steps shown of every kind of image, evenly spaced, the last among them."""
+IMAGES_BYTES = 1_000_000
+"""Of the images of a page; those above their share are made smaller."""
+IMAGE_SIDES = ((1200, 85), (1200, 60), (900, 60), (600, 60), (400, 40))
+"""Longest side and JPEG quality of images that are made smaller: the first that fits is taken."""
+SOUNDS = 16
+"""Sounds shown of a page, first ones first."""
+SOUNDS_BYTES = 1_000_000
+"""Of the sounds of a page; of those above their share the beginning is kept."""
 
 
 @dataclass
-class Image:
-    """An image of one step: `url` holds all of it; width and height in pixels."""
-
-    step: int
-    url: str
-    width: int
-    height: int
-
-
-@dataclass
-class Sound:
-    """A sound of the last step that has some: `url` holds all of it."""
+class Shown:
+    """An image, or a sound of the last step that has some: `url` holds it, of a long sound the beginning that `name` tells."""
 
     step: int
     name: str
     url: str
+    width: int = 0
+    height: int = 0
 
 
 @dataclass
@@ -53,6 +49,7 @@ class Run:
 
     Attributes:
         folder: where it is.
+        name: what the page calls it beside other runs.
         config: config.yaml, interpolations as they are written.
         series: column of metrics.csv -> [(steps done, value)], sorted, finite.
         held_out: the columns that validation wrote.
@@ -66,15 +63,16 @@ class Run:
     """
 
     folder: Path
+    name: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     series: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     held_out: set[str] = field(default_factory=set)
     result: dict[str, Any] = field(default_factory=dict)
     bundle: dict[str, Any] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    images: dict[str, list[Image]] = field(default_factory=dict)
+    images: dict[str, list[Shown]] = field(default_factory=dict)
     image_counts: dict[str, int] = field(default_factory=dict)
-    sounds: dict[str, list[Sound]] = field(default_factory=dict)
+    sounds: dict[str, list[Shown]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -82,8 +80,13 @@ class Run:
         return max([self.result.get("step") or 0, *(points[-1][0] for points in self.series.values())], default=0)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path, name: str = "", share: float = 1.0) -> Run:
     """Reads whatever of a run is there.
+
+    Args:
+        folder: the run's folder.
+        name: what the page calls it beside other runs.
+        share: of the images and sounds of a page, what may come from this run.
 
     Raises:
         FileNotFoundError: `folder` is no run's folder; the message names runs nearby.
@@ -93,14 +96,14 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file() and not (folder / "metrics.csv").is_file():
         near = _near(folder.glob("**/metrics.csv"), "runs inside it")
         raise FileNotFoundError(f"{folder} is no run's folder: it has neither config.yaml nor metrics.csv{near}")
-    run = Run(folder)
+    run = Run(folder, name)
     run.config = _read(run, "config.yaml", _config) or {}
-    run.result = _read(run, "metrics.json", _json) or {}
+    run.result = _read(run, "metrics.json", _result) or {}
     run.bundle = _read(run, "bundle/bundle.json", _json) or {}
     _read(run, "metrics.csv", lambda path: _metrics(run, path))
     run.sizes = _sizes(run)
-    _images(run)
-    _sounds(run)
+    _images(run, share)
+    _sounds(run, share)
     return run
 
 
@@ -123,6 +126,14 @@ def _read(run: Run, name: str, read: Callable[[Path], Any]) -> Any:
 
 def _json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
+
+
+def _result(path: Path) -> dict[str, Any]:
+    result = _json(path)
+    skipped = (result.get("skipped") or {}).values()
+    if not isinstance(result.get("step") or 0, int) or not all({"count", "of", "files"} <= set(found) for found in skipped):
+        raise ValueError
+    return {**result, "seconds": float(result.get("seconds") or 0)}
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -162,7 +173,7 @@ def _metrics(run: Run, path: Path) -> None:
     run.held_out = {name for name in run.series if "held_out" in name}
     if "loss" in run.series:
         run.held_out |= {n for n in run.series if n not in trained and not n.startswith(("train/", "codebook/train"))}
-    run.notes += [f"{name}: {count} values were not finite and are left out" for name, count in broken.items()]
+    run.notes += [f"{name}: {count} value{' was' if count == 1 else 's were'} not finite and left out" for name, count in broken.items()]
 
 
 def _number(text: str) -> float | None:
@@ -217,41 +228,63 @@ def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
     return {kind: sorted(found) for kind, found in sorted(kinds.items())}
 
 
-def _images(run: Run) -> None:
+def _media(run: Run, chosen: Sequence[tuple[str, int, Path]], read: Callable[..., Shown], room: float) -> dict[str, list[Shown]]:
+    """(kind, step, path) -> kind -> what could be read of it, in `room` bytes altogether."""
+    out: dict[str, list[Shown]] = {}
+    for kind, step, path in chosen:
+        one = functools.partial(read, step=step, room=int(room / len(chosen)))
+        found = _read(run, str(path.relative_to(run.folder)), one)
+        out.setdefault(kind, []).extend([found] if found else [])
+    return {kind: found for kind, found in out.items() if found}
+
+
+def _images(run: Run, share: float) -> None:
+    n, chosen = max(1, round(IMAGES * share)), []
     for kind, found in _by_kind((run.folder / "pictures").glob("*.png")).items():
         run.image_counts[kind] = len(found)
-        n = min(IMAGES, len(found))
-        chosen = sorted({round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
-        made = [_read(run, f"pictures/{path.name}", lambda p, step=step: _image(p, step)) for step, path in (found[i] for i in chosen)]
-        run.images[kind] = [image for image in made if image is not None]
+        places = sorted({len(found) - 1 - round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
+        chosen += [(kind, *found[place]) for place in places]
+    run.images = _media(run, chosen, _image, IMAGES_BYTES * share)
 
 
-def _image(path: Path, step: int) -> Image:
-    from PIL import Image as PILImage
+def _image(path: Path, step: int, room: int) -> Shown:
+    from PIL import Image
 
-    with PILImage.open(path) as image:
+    with Image.open(path) as image:
         image.load()
-        data = path.read_bytes()
-        if max(image.size) > IMAGE_SIDE or len(data) > IMAGE_BYTES:
-            small, buffer = image.convert("RGB"), io.BytesIO()
-            small.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-            small.save(buffer, "JPEG", quality=85)
-            return Image(step, _url("image/jpeg", buffer.getvalue()), *small.size)
-        return Image(step, _url("image/png", data), *image.size)
+        size, kind, data = image.size, "png", path.read_bytes()
+        small = image.convert("RGB")
+    for side, quality in IMAGE_SIDES:
+        if max(size) <= IMAGE_SIDES[0][0] and len(data) <= room:
+            break
+        buffer, kind = io.BytesIO(), "jpeg"
+        small.thumbnail((side, side))
+        small.save(buffer, "JPEG", quality=quality)
+        size, data = small.size, buffer.getvalue()
+    return Shown(step, path.stem, _url(f"image/{kind}", data), *size)
 
 
-def _sounds(run: Run) -> None:
-    room, left_out = SOUNDS_BYTES, 0
-    for kind, found in _by_kind((run.folder / "sounds").glob("*")).items():
-        step, folder = found[-1]
-        for path in sorted(folder.glob("*.wav")):
-            data = _read(run, str(path.relative_to(run.folder)), Path.read_bytes)
-            room -= len(data or b"")
-            if data and room >= 0:
-                run.sounds.setdefault(kind, []).append(Sound(step, path.stem.replace("_", " "), _url("audio/wav", data)))
-            left_out += room < 0
-    if left_out:
-        run.notes.append(f"{left_out} sounds are left out: a page holds {SOUNDS_BYTES // 1_000_000} MB of them")
+def _sounds(run: Run, share: float) -> None:
+    last = [(kind, *found[-1]) for kind, found in _by_kind((run.folder / "sounds").glob("*")).items()]
+    chosen = [(kind, step, path) for kind, step, folder in last for path in sorted(folder.glob("*.wav"))]
+    most = max(1, round(SOUNDS * share))
+    run.sounds = _media(run, chosen[:most], _sound, SOUNDS_BYTES * share)
+    if most < len(chosen):
+        run.notes.append(f"{len(chosen) - most} of {len(chosen)} sounds left out")
+
+
+def _sound(path: Path, step: int, room: int) -> Shown:
+    name = path.stem.replace("_", " ")
+    if path.stat().st_size <= room:
+        return Shown(step, name, _url("audio/wav", path.read_bytes()))
+    import soundfile
+
+    buffer = io.BytesIO()
+    with soundfile.SoundFile(path) as file:
+        frames = min(file.frames, max(1, (room - 44) // (2 * file.channels)))
+        soundfile.write(buffer, file.read(frames), file.samplerate, "PCM_16", format="WAV")
+        cut = f", the first {frames / file.samplerate:.1f} s of {file.frames / file.samplerate:.1f} s" if frames < file.frames else ""
+    return Shown(step, name + cut, _url("audio/wav", buffer.getvalue()))
 
 
 def _url(kind: str, data: bytes) -> str:
