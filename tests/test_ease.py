@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gentok.cli import compose
+from gentok.data.progress import progress
 from gentok.sweep import note, summarize
+from gentok.training.progress_bar import _Bar
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["experiment=mnist5k/vq", "tokenizer.width=8", "codebook.vocab_size=32", "trainer.progress_bar=false", "print_config=false"]
@@ -35,7 +38,7 @@ def table(path: Path) -> list[dict]:
 
 def test_a_sweep_runs_every_combination_in_its_own_folder_and_makes_one_table(tmp_path):
     pytest.importorskip("mlxtend")
-    words = ["debug=one_batch", "seed=0,1", "optimizer.lr=1e-3,-1", f"hydra.sweep.dir={tmp_path}"]
+    words = ["debug=one_batch", "trainer.progress_bar=true", "seed=0,1", "optimizer.lr=1e-3,-1", f"hydra.sweep.dir={tmp_path}"]
     done = command("train.py", "-m", *TINY, *words)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr  # some jobs failed, and that is said
     rows = table(tmp_path / "summary.csv")
@@ -52,6 +55,11 @@ def test_a_sweep_runs_every_combination_in_its_own_folder_and_makes_one_table(tm
             assert "optimizer.lr=-1" in row["error"] and row["psnr"] == ""
     text = (tmp_path / "summary.md").read_text()
     assert text in done.stdout and "experiment=mnist5k/vq" in text.split("|")[0]
+    lines = done.stdout.splitlines()
+    assert any(line.startswith("step ") and "(100 %)" in line for line in lines) and "\r" not in done.stdout, "no bar in a log file"
+    ended = next(line for line in lines if " steps in " in line)
+    assert ended.split(": ")[1].startswith("psnr "), "the main figure first"
+    assert f"next:   gentok evaluate ckpt={tmp_path}/0/bundle" in done.stdout and f"gentok report {tmp_path}/0" in done.stdout
 
 
 @pytest.mark.parametrize("word, hint", [("paths.run=x", "hydra.sweep.dir"), ("trainer.devices=2", "one process")])
@@ -263,3 +271,25 @@ def test_a_job_that_finishes_while_it_is_told_to_stop_is_not_queued_again(job, t
     wait_for((tmp_path / "up").exists)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(20) == 0 and not log.exists()
+
+
+def test_what_takes_time_is_announced_where_there_is_no_terminal(capsys):
+    with progress("speaking", 2000, "utterances") as advance:
+        assert "speaking: 2,000 utterances" in capsys.readouterr().err
+        advance(2000)
+    capsys.readouterr()
+    with progress("sampling", 4, lazy=True) as advance:
+        assert not capsys.readouterr().err
+        advance(0)
+        assert "sampling: 4 items" in capsys.readouterr().err
+
+
+def test_under_a_budget_the_bar_knows_how_many_steps_there_will_be():
+    bar = _Bar()
+    module = SimpleNamespace(budget=60.0, progress=0.25, global_step=50)
+    bar._trainer = SimpleNamespace(lightning_module=module, max_steps=-1, accumulate_grad_batches=2)
+    assert bar.total_train_batches == 400
+    bar._trainer.max_steps = 150
+    assert bar.total_train_batches == 300
+    module.budget, bar._trainer.max_steps = None, -1
+    assert bar.total_train_batches == float("inf")
