@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
     "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,
     "trainer.progress_bar": bool,
-    "callbacks.ema": FractionBelow1, "callbacks.collapse_below": Fraction, "callbacks.collapse_steps": PositiveInt,
+    "callbacks.ema": FractionBelow1, "callbacks.collapse_below": NonNegativeFloat, "callbacks.collapse_steps": PositiveInt,
     "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
     "paths.root": Place, "paths.run": Place, "paths.cache": Place,
     # several commands

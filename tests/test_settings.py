@@ -121,7 +121,6 @@ WRONG = """
     config codebook.dim=-4 -> above 0
     config budget=4minutes -> 90s, 6min or 2h
     config optimizer.lr=nan -> finite
-    config optimizer.lr=0 -> above 0
     config schedule.warmup=-5 -> at least 0
     config tokenizer.losses=abc -> expected a Loss
     config seed=null -> whole number

@@ -23,7 +23,7 @@ __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 class AdamW(Optimizer, id="optimizer/adamw"):
     """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
 
-    lr: PositiveFloat = 1e-3
+    lr: NonNegativeFloat = 1e-3
     betas: Sequence[FractionBelow1] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.05
     eps: PositiveFloat = 1e-8

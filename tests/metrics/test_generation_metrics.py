@@ -85,7 +85,7 @@ def test_the_classifier_is_cached_by_its_data_and_written_whole(tmp_path, monkey
     mended, _ = classifier(media, labels, 2, steps=3, cache=tmp_path)
     assert torch.equal(first(media), mended(media))
 
-    def full_disk(*args):
+    def full_disk(*args, **options):
         raise OSError("No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)

@@ -124,8 +124,8 @@ def test_every_held_out_item_once_over_all_processes(items, size, world):
 @pytest.mark.parametrize(
     "words, answer",
     [
-        (["trainer.devices=0"], "trainer.devices=0.*at least one"),
-        (["trainer.devices=few"], "trainer.devices=few.*a number"),
+        (["trainer.devices=0"], "trainer.devices=0.*above 0"),
+        (["trainer.devices=few"], "trainer.devices=few.*a whole number"),
         (["trainer=gpu"], "no GPU.*trainer=cpu"),
         (["trainer=ddp_sim", "trainer.devices=3", "batch_size=16"], "batch_size=16.*multiple.*3"),
         (["trainer.checkpoint_every=0"], "trainer.checkpoint_every=0"),
