@@ -76,7 +76,8 @@ def check_setting(name: str, value: Any, annotation: Any) -> None:
     try:
         adapter.validate_json(text, strict=True)
     except ValidationError as error:
-        advice = f", such as {name.rpartition(': ')[2]}=[{value}]" if error.errors()[-1]["type"] == "list_type" and isinstance(value, str) else ""
+        alone = isinstance(value, str) and error.errors()[-1]["type"] == "list_type"
+        advice = f", such as {name.rpartition(': ')[2]}=[{value}]" if alone else ""
         raise ValueError(f"{name}={_shown(value)}: {_reason(error)}{advice}") from None
 
 
