@@ -28,7 +28,6 @@ from gentok.value_checks import check_values
 __all__ = ["compose", "run"]
 
 
-
 def compose(name: str, overrides: list[str] | None = None) -> dict[str, Any]:
     """conf/NAME.yaml with `overrides`, as a plain dict: what `run` would hand over. For tests and notebooks."""
     import hydra
@@ -67,6 +66,8 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     """Run `function` on conf/NAME.yaml and the command line. A ValueError or OSError becomes one line and exit status 2;
     GENTOK_TRACEBACK=1 shows where it came from. With -m: every combination, each in a folder of its own; one that fails is noted in the
     sweep's table and does not keep the others from running."""
+    if _answered(name):
+        return
     import hydra
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -16,7 +16,7 @@ from gentok.bundle import Bundle, save, stamp
 from gentok.interfaces import MediaData
 from gentok.training.module import GentokModule
 
-__all__ = ["last_validation", "skipped_items", "write_results"]
+__all__ = ["command_line", "last_validation", "skipped_items", "write_results"]
 
 
 def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
@@ -86,8 +86,13 @@ def _next_command(kind: str, bundle: Path) -> str:
     return f"gentok evaluate ckpt={bundle}"
 
 
-def command_line() -> str:
-    """The command that this process was started with, without places on this machine."""
+def command_line(*more: str) -> str:
+    """The command that this process was started with, without places on this machine.
+
+    Args:
+        more: words "key=value" that take the place of those of the same key.
+    """
     program, *rest = sys.orig_argv[1:] or ["-"]
-    name = Path(program).name
+    name, keys = Path(program).name, tuple(word.partition("=")[0] + "=" for word in more)
+    rest = [word for word in rest if not (keys and word.startswith(keys))] + list(more)
     return shlex.join([name, *rest] if name == "gentok" else ["python", program if program.startswith("-") else name, *rest])

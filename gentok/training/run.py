@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-import sys
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -26,7 +24,7 @@ from gentok.errors import ConfigError
 from gentok.interfaces import MediaData
 from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
-from gentok.training.finish import last_validation, skipped_items, write_results
+from gentok.training.finish import command_line, last_validation, skipped_items, write_results
 from gentok.training.module import GentokModule, Unregistered
 from gentok.training.processes import is_first, lost_process, running
 from gentok.training.run_folder import Begin, claimed
@@ -122,7 +120,7 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None, data: MediaData
         trainer.fit(task, loader, validation, ckpt_path=ckpt, weights_only=True)
     except Stopped as stopped:
         if trainer.is_global_zero:
-            print(f"{stopped}, saved. To go on: {_command(run)}", flush=True)
+            print(f"{stopped}, saved. To go on: {command_line(f'paths.run={run}', 'resume=auto')}", flush=True)
             raise SystemExit(stopped.status) from None
         return run
     except Exception as error:
@@ -138,12 +136,6 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None, data: MediaData
     if trainer.is_global_zero:
         write_results(config, run, task, metrics, skipped)
     return run
-
-
-def _command(run: Path) -> str:
-    """The command line that goes on with this run."""
-    words = [w for w in sys.argv[1:] if not w.startswith(("resume=", "paths.run="))]
-    return shlex.join(["python", "train.py", *words, f"paths.run={run}", "resume=auto"])
 
 
 def _tokenizer_task(config: dict[str, Any], data: Any) -> GentokModule:

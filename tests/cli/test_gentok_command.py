@@ -1,7 +1,9 @@
 """`gentok COMMAND`: help with examples, choices and commented keys; the version; mistakes answered before anything heavy is imported."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,8 @@ from gentok.cli import conf_dir, main
 from gentok.cli.commands import COMMANDS
 from gentok.cli.help import command_help
 from gentok.value_checks import check_values
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def called(capsys, *words: str) -> str:
@@ -95,3 +99,14 @@ def test_bad_values_and_help_are_answered_without_torch(words):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False" and done.stderr.count("\n") == (0 if "--help" in words else 1), done.stderr
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "-m gentok.evaluate"])
+def test_the_scripts_answer_with_their_own_version_and_help(script):
+    def answer(word):
+        words = [sys.executable, *script.split(), word]
+        return subprocess.run(words, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}).stdout
+
+    assert answer("--version") == f"gentok {__version__}\n"
+    page = answer("--help")
+    assert "Hydra" not in page and "trust" in page and "packages of your own" in page, "keys with their comments"
