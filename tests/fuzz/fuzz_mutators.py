@@ -74,7 +74,7 @@ def damage_values(rng: random.Random, value: Any) -> tuple[Any, str]:
         else:
             parent[key].append(rng.choice(WRONG))
     elif kind == "deep":
-        for _ in range(rng.choice([3, 50, 400])):
+        for _ in range(rng.choice([3, 50, 250])):
             parent[key] = rng.choice([[parent[key]], {"x": parent[key]}])
     elif kind == "copy":
         other, from_key = rng.choice(places)
