@@ -100,6 +100,15 @@ def test_another_generator_does_not_keep_the_experiments_sampler():
     assert compose("config", ["experiment=cifar10/masked_rq", "generator=masked_diffusion", "sampler=halton"])["sampler"]["steps"] == 32
 
 
+def test_parts_that_do_not_fit_each_other_are_one_line():
+    words = ["experiment=mnist5k/vq", "losses=dac", "steps=2"]
+    done = subprocess.run(
+        [sys.executable, "train.py", *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    line = "losses=dac does not fit tokenizer=vqgan, which has no key 'tokenizer.sample_rate': choose another losses"
+    assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_key_that_the_new_part_lacks_is_one_line():
     with pytest.raises(ConfigError, match="no key 'codebook.vocab_size'.*values"):
         compose("config", ["experiment=mnist5k/vq", "codebook=fsq", "codebook.vocab_size=3"])

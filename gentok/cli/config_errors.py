@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from gentok.errors import nearest_name
 
@@ -24,8 +25,19 @@ RENAMED = {
 """Old key -> new key, and old choice of a group -> new choice."""
 
 
-def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[list[str]], list[str]]) -> str:
-    """One line for what Hydra found wrong with `words`. conf: the folder of configurations; keys: all keys that other words give."""
+def explained(
+    error: Exception, words: list[str], conf: Path, keys: Callable[[list[str]], list[str]],
+    choices: Mapping[str, str] = MappingProxyType({}),
+) -> str:  # fmt: skip
+    """One line for what Hydra found wrong with `words`.
+
+    Args:
+        error: what Hydra or OmegaConf raised.
+        words: of the command line.
+        conf: the folder of configurations.
+        keys: all keys that other words give.
+        choices: of the groups, where they are known.
+    """
     text = str(error)
     if found := re.search(r"Could not (?:override|append to config\. An item is already at|delete from config\.) '([^']*)'", text):
         key = found[1]
@@ -52,6 +64,9 @@ def explained(error: Exception, words: list[str], conf: Path, keys: Callable[[li
     if found := re.search(r"^(\S+) appears more than once", text):
         return f"{found[1]} is chosen already: write {found[1]}=..., without the plus"
     if found := re.search(r"Interpolation key '([^']*)' not found", text):
+        asks, asked = ((key or "").split(".")[0] for key in (getattr(error, "full_key", ""), found[1]))
+        if asks in choices and asked in choices:
+            return f"{asks}={choices[asks]} does not fit {asked}={choices[asked]}, which has no key {found[1]!r}: choose another {asks}"
         return f"the value of {getattr(error, 'full_key', None) or 'a key'} refers to {found[1]!r}, which does not exist"
     return " ".join(text.splitlines()[0].split())
 

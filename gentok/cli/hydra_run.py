@@ -83,7 +83,10 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             words, choices = list(_hydra().overrides.task), dict(_hydra().runtime.choices)
             for line in exchange(config, choices, words, partial(_composed, name)):
                 print(f"gentok: {line}", file=sys.stderr)
-            values = plain(config)
+            try:
+                values = plain(config)
+            except OmegaConfBaseException as error:
+                raise ConfigError(explained(error, words, conf_dir(), lambda rest: [], choices)) from error
             check_values(values)
             for line in idle_settings(values, words) if "task" in values else ():
                 print(f"gentok: {line}", file=sys.stderr)
