@@ -13,7 +13,7 @@ import json
 import os
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,10 +30,17 @@ from pydantic import (
 )
 
 __all__ = [
-    "CheckedDataclass", "Fraction", "FractionBelow1", "NonNegativeFloat", "NonNegativeInt", "NonNegativeOrInf", "PositiveFloat",
-    "PositiveFraction", "PositiveInt", "PositiveOrInf", "check_setting", "checked_call", "type_hints", "words_of",
+    "CheckedDataclass", "Count", "Fraction", "FractionBelow1", "NonNegativeFloat", "NonNegativeInt", "NonNegativeOrInf", "PositiveFloat",
+    "PositiveFraction", "PositiveInt", "PositiveInts", "PositiveOrInf", "VocabSize", "check_setting", "checked_call", "type_hints",
+    "words_of",
 ]  # fmt: skip
 
+Count = Annotated[int, Field(ge=1, le=1024)]
+"""A number of layers, levels or blocks, each with weights of its own."""
+VocabSize = Annotated[int, Field(ge=1, le=1 << 28)]
+"""V of a table."""
+PositiveInts = Annotated[Sequence[PositiveInt], Field(min_length=1, max_length=256)]
+"""One whole number above 0 or more, such as the widths of layers."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 """A share or probability, in [0, 1]."""
 FractionBelow1 = Annotated[float, Field(ge=0, lt=1)]
@@ -50,6 +57,7 @@ _WORDS = {
     "bool_type": "true or false", "int_type": "a whole number", "float_type": "a number", "string_type": "text", "list_type": "a list",
     "is_sequence_of": "a list", "tuple_type": "a list", "mapping_type": _GROUP, "dict_type": _GROUP,
     "finite_number": "a finite number", "string_too_short": "text of at least {min_length} character",
+    "too_short": "a list of at least {min_length}", "too_long": "a list of at most {max_length}",
     "greater_than": "a number above {gt:g}", "greater_than_equal": "a number of at least {ge:g}",
     "less_than": "a number below {lt:g}", "less_than_equal": "a number of at most {le:g}",
 }  # fmt: skip

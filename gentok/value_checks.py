@@ -30,6 +30,7 @@ __all__ = ["SETTINGS", "check_values"]
 Precision = Literal["auto", "bf16-mixed", "32-true"]
 Dtype = Literal["float32", "bfloat16"]
 Texts = Sequence[str]
+Devices = Annotated[Sequence[NonNegativeInt], Field(min_length=1)]
 Place = Annotated[str, Field(min_length=1)]
 
 SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one of NEEDED
@@ -40,7 +41,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "task.name": Literal["tokenizer", "generator"], "task.pictures": NonNegativeInt, "task.sounds": NonNegativeInt,
     "task.decode_items": PositiveInt, "task.teacher_maps": NonNegativeFloat, "task.encode_batch": PositiveInt, "task.views": NonNegativeInt,
     "task.guidance": NonNegativeFloat,
-    "trainer.accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"], "trainer.devices": PositiveInt | Literal["auto"] | Sequence[int],
+    "trainer.accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"], "trainer.devices": PositiveInt | Literal["auto"] | Devices,
     "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
     "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
     "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,

@@ -12,6 +12,7 @@ from gentok.build import check
 from gentok.cli import compose, shell_words
 from gentok.cli.idle import idle_settings
 from gentok.codebooks.fsq import FSQ
+from gentok.codebooks.library import LibraryCodebook
 from gentok.codebooks.vq import VQ
 from gentok.devices import chosen_device
 from gentok.errors import ConfigError
@@ -129,6 +130,10 @@ WRONG = """
     config bundle_dtype=int8 -> 'float32' or 'bfloat16'
     config codebook.dim=-4 -> above 0
     config budget=4minutes -> 90s, 6min or 2h
+    config optimizer.betas=[0.9] -> a list of at least 2
+    config tokenizer.multipliers=[] -> a list of at least 1
+    config codebook.vocab_size=99999999999 -> at most
+    config trainer.devices=[] -> a list of at least 1
     config optimizer.lr=nan -> finite
     config schedule.warmup=-5 -> at least 0
     config tokenizer.losses=abc -> expected a Loss
@@ -207,9 +212,16 @@ def test_a_device_that_is_not_there_is_one_line():
     assert chosen_device("cpu") == "cpu"
 
 
+def test_what_the_library_makes_of_wrong_options_is_one_line():
+    for wrong in ({"codebook_size": "many"}, {"codebook_size": 8, "foo": 1}, {"codebook_size": 8, "decay": "x", "codebook_dim": "x"}):
+        with pytest.raises(ValueError, match="VectorQuantize of vector-quantize-pytorch refuses them: ") as error:
+            LibraryCodebook("VectorQuantize", 8, wrong)
+        assert "\n" not in str(error.value)
+
+
 def test_python_gets_the_same_checks():
     for make, line in (
-        (lambda: VQ(0, 4), "VQ: vocab_size=0: expected a number above 0"),
+        (lambda: VQ(0, 4), "VQ: vocab_size=0: expected a number of at least 1"),
         (lambda: FSQ([8, 2.5]), "FSQ: values=.*whole number"),
     ):
         with pytest.raises(ValueError, match=line):

@@ -138,7 +138,11 @@ def read_training(path: Path) -> dict[str, Any]:
     """All of a training checkpoint, mapped from the file. Raises FormatError with a line on anything else."""
     if path.suffix in (".safetensors", ".json"):
         raise FormatError(f"{path} is a part of a bundle: give the folder that holds bundle.json")
-    if not zipfile.is_zipfile(path):
+    try:
+        is_zip = zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        is_zip = False
+    if not is_zip:
         raise FormatError(
             f"{path} is neither a bundle folder nor a training checkpoint (a torch zip file): it is damaged, cut off, or something else"
         )

@@ -23,7 +23,7 @@ from gentok.codebooks.base import BaseCodebook, straight_through
 from gentok.codebooks.bit_groups import bits_per_level, from_bits, to_bits, without_unused_levels
 from gentok.codebooks.search import row_mean
 from gentok.rng import RowRNG
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import Count, NonNegativeFloat, PositiveInt
 from gentok.types import Quantized
 
 __all__ = ["BAE"]
@@ -35,7 +35,7 @@ class BAE(BaseCodebook, id="codebook/bae"):
     invertible = False
     has_nearest = False
 
-    def __init__(self, bits: PositiveInt, width: PositiveInt, levels: PositiveInt = 2, entropy: NonNegativeFloat = 0.0):
+    def __init__(self, bits: PositiveInt, width: PositiveInt, levels: Count = 2, entropy: NonNegativeFloat = 0.0):
         """Draws the vectors of the bits.
 
         Args:

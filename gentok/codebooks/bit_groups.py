@@ -18,7 +18,7 @@ from gentok.codebooks.base import BaseCodebook, fill
 from gentok.codebooks.lfq import LFQ
 from gentok.codebooks.search import TABLE_LIMIT, nearest_rows
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt
 from gentok.types import ABSENT, UNKNOWN, Quantized
 
 __all__ = ["BitGroups", "bits_per_level", "from_bits", "to_bits", "without_unused_levels"]
@@ -64,7 +64,7 @@ def without_unused_levels(codes: Tensor, bits: Tensor, n_levels: Tensor | None) 
 class BitGroups(BaseCodebook, id="codebook/bit_groups"):
     """The codes of an LFQ as K = levels codes of bits / levels bits."""
 
-    def __init__(self, codebook: LFQ, levels: PositiveInt, width: PositiveInt | None = None):
+    def __init__(self, codebook: LFQ, levels: Count, width: PositiveInt | None = None):
         """Takes the codebook as it is.
 
         Args:

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.vq import VQ
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt, VocabSize
 
 __all__ = ["DualCodebook"]
 
@@ -44,7 +44,7 @@ class DualCodebook(VQ, id="codebook/dual"):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        vocab_size: VocabSize,
         semantic: PositiveInt = 32,
         pixel: PositiveInt = 8,
         w: NonNegativeOrInf = 1.0,

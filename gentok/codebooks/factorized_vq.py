@@ -25,7 +25,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from gentok.codebooks.vq import VQ
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt, VocabSize
 
 __all__ = ["FactorizedVQ"]
 
@@ -36,7 +36,7 @@ class FactorizedVQ(VQ, id="codebook/factorized_vq"):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        vocab_size: VocabSize,
         dim: PositiveInt = 8,
         width: PositiveInt | None = None,
         commitment: NonNegativeFloat = 0.25,

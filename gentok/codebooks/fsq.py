@@ -17,14 +17,13 @@ tokenizer made a code.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from gentok.codebooks.base import SingleLevel, straight_through
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInt, PositiveInts
 
 __all__ = ["FSQ"]
 
@@ -32,7 +31,7 @@ __all__ = ["FSQ"]
 class FSQ(SingleLevel, id="codebook/fsq"):
     """V is the product of the values of all channels."""
 
-    def __init__(self, values: Sequence[PositiveInt], width: PositiveInt | None = None):
+    def __init__(self, values: PositiveInts, width: PositiveInt | None = None):
         """There is no table.
 
         Args:

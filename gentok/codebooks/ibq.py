@@ -29,7 +29,7 @@ from torch.utils.checkpoint import checkpoint
 from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import block_bytes, entropy_of_mean, position_weights, row_mean
 from gentok.rng import RowRNG
-from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt, VocabSize
 
 __all__ = ["IBQ"]
 
@@ -43,7 +43,7 @@ class IBQ(TableCodebook, id="codebook/ibq"):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        vocab_size: VocabSize,
         dim: PositiveInt,
         width: PositiveInt | None = None,
         commitment: NonNegativeFloat = 1.0,

@@ -76,7 +76,12 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
 
         sync = {"sync_codebook": self.synchronised} if self.kind in SYNCHRONISED else {}
         quantizer = getattr(vector_quantize_pytorch, self.kind)  # a class of the library, named by the configuration
-        return quantizer(dim=self.width, **sync, **self.options)
+        try:
+            return quantizer(dim=self.width, **sync, **self.options)
+        except (TypeError, ValueError, AssertionError, RuntimeError, AttributeError) as error:  # whatever the library makes of them
+            reason = " ".join(str(error).split()) or type(error).__name__
+            refused = f"codebook.options={self.options}: {self.kind} of vector-quantize-pytorch refuses them"
+            raise ValueError(f"{refused}: {reason[:200]}") from error
 
     def reset_parameters(self) -> None:
         self.quantizer = self._make().to(self.device)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.interfaces import Codebook
-from gentok.settings import Fraction, PositiveInt
+from gentok.settings import Count, Fraction
 
 __all__ = ["ProjectedResidual"]
 
@@ -34,7 +34,7 @@ class ProjectedResidual(ResidualCodebook, id="codebook/projected_residual"):
 
     own_projections = True
 
-    def __init__(self, codebook: Codebook, levels: PositiveInt, level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
+    def __init__(self, codebook: Codebook, levels: Count, level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
         """Copies the codebook, whose width is the networks' (D in and out). Dropout as in ResidualCodebook.
 
         Raises:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from gentok.codebooks.base import BaseCodebook, SingleLevel, fill, share_used, straight_through
 from gentok.codebooks.search import draw_for_all, row_mean
 from gentok.rng import RowRNG
-from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveInts
 from gentok.types import ABSENT, UNKNOWN, Grid, Quantized
 from gentok.types import Pyramid as PyramidGrid
 
@@ -54,7 +54,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
     def __init__(
         self,
         codebook: SingleLevel,
-        sides: Sequence[PositiveInt],
+        sides: PositiveInts,
         width: PositiveInt | None = None,
         phi: NonNegativeInt = 0,
         commitment: NonNegativeFloat = 0.25,

@@ -29,7 +29,7 @@ from gentok.codebooks.search import draw_for_all
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
-from gentok.settings import Fraction, PositiveInt
+from gentok.settings import Count, Fraction, PositiveInt
 from gentok.types import Quantized
 
 __all__ = ["ResidualCodebook"]
@@ -47,7 +47,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
     def __init__(
         self,
         codebook: Codebook,
-        levels: PositiveInt,
+        levels: Count,
         width: PositiveInt | None = None,
         level_dropout: Fraction = 0.0,
         batch_dropout: Fraction = 0.0,

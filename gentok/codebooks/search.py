@@ -116,6 +116,8 @@ def draw_for_all(rng: RowRNG) -> Tensor:
 def share_used(codes: Tensor, vocab: int) -> Tensor:
     """codes int64 of any shape, below 0 where there is none -> float scalar: the share of the vocabulary that
     occurs."""
+    if codes.is_meta:
+        return torch.zeros((), device=codes.device)
     if vocab > TABLE_LIMIT:
         used = codes[codes >= 0].unique().numel()
         return torch.tensor(used / vocab, device=codes.device)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.codebooks.base import TableCodebook
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt, VocabSize
 
 __all__ = ["SimVQ"]
 
@@ -23,7 +23,7 @@ __all__ = ["SimVQ"]
 class SimVQ(TableCodebook, id="codebook/simvq"):
     """A frozen table of vocab_size rows of dim channels, and a learnt map of them [dim, dim]."""
 
-    def __init__(self, vocab_size: PositiveInt, dim: PositiveInt, width: PositiveInt | None = None, commitment: NonNegativeFloat = 0.25):
+    def __init__(self, vocab_size: VocabSize, dim: PositiveInt, width: PositiveInt | None = None, commitment: NonNegativeFloat = 0.25):
         """Draws the table.
 
         Args:

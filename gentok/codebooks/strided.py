@@ -18,14 +18,13 @@ themselves.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.projected_residual import ProjectedResidual
 from gentok.interfaces import Codebook
-from gentok.settings import Fraction, PositiveInt
+from gentok.settings import Fraction, PositiveInts
 from gentok.types import ABSENT, Grid
 
 __all__ = ["StridedResidual"]
@@ -34,7 +33,7 @@ __all__ = ["StridedResidual"]
 class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
     """K = len(strides) copies of a codebook of one level with projections, each with fresh parameters."""
 
-    def __init__(self, codebook: Codebook, strides: Sequence[PositiveInt], level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
+    def __init__(self, codebook: Codebook, strides: PositiveInts, level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
         """Copies the codebook, whose width is the networks' (D in and out). Dropout as in ResidualCodebook.
 
         Args:

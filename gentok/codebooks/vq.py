@@ -37,7 +37,7 @@ from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import draw_vectors, nearest_rows, position_weights
 from gentok.distributed import all_sum, rank
 from gentok.rng import RowRNG
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt, VocabSize
 
 __all__ = ["VQ"]
 
@@ -54,7 +54,7 @@ class VQ(TableCodebook, id="codebook/vq"):
 
     def __init__(
         self,
-        vocab_size: PositiveInt,
+        vocab_size: VocabSize,
         dim: PositiveInt,
         width: PositiveInt | None = None,
         normalize: bool = True,

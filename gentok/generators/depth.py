@@ -31,7 +31,7 @@ from gentok.nn.kv_cache import KVCache
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, full_precision, initialise_parts, token_nll
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
-from gentok.settings import Fraction, PositiveInt
+from gentok.settings import Count, Fraction, PositiveInt
 from gentok.types import ABSENT, Condition, ConditionSpec, Tokens, TokenSpec
 
 __all__ = ["DepthTransformer"]
@@ -81,7 +81,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         condition_spec: ConditionSpec | None = None,
         *,
         level_width: PositiveInt = 128,
-        level_depth: PositiveInt = 2,
+        level_depth: Count = 2,
         level_heads: PositiveInt = 4,
         token_dropout: Fraction = 0.0,
         zero_init_head: bool = False,

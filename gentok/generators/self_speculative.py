@@ -34,7 +34,7 @@ from gentok.nn.token_transformer import TransformerOptions, TransformerSettings,
 from gentok.nn.transformer import Transformer
 from gentok.nn.two_stream import Cells, two_stream_mask
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import Count
 from gentok.types import UNKNOWN, Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
 __all__ = ["SelfSpeculativeTransformer"]
@@ -63,8 +63,8 @@ class SelfSpeculativeTransformer(BidirectionalTransformer, Masked, SelfSpeculati
         spec: TokenSpec,
         condition_spec: ConditionSpec | None = None,
         *,
-        depth: PositiveInt = 5,
-        verify_depth: PositiveInt = 1,
+        depth: Count = 5,
+        verify_depth: Count = 1,
         schedule: str = "cosine",
         zero_init_head: bool = False,
         **transformer: TransformerOptions,

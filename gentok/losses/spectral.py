@@ -24,7 +24,6 @@ count, and means are taken over the frames that begin a hop within.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from torch.nn import functional as F
 
 from gentok.interfaces import Loss
 from gentok.nn.spectral import Mel, frame_mask, stft
-from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveFloat, PositiveInt, PositiveInts
 
 __all__ = ["EncodecMel", "DacMel", "MultiScaleSTFT", "within"]
 
@@ -50,7 +49,7 @@ class _Scales:
     Constants follow the media's device; this is no module, and so no part of a tokenizer's weights.
     """
 
-    def __init__(self, weight: PositiveFloat, windows: Sequence[PositiveInt]):
+    def __init__(self, weight: PositiveFloat, windows: PositiveInts):
         if not windows or any(w % 4 for w in windows):
             raise ValueError(
                 f"a spectral distance needs windows that 4 divides; got windows={list(windows)}"
@@ -110,7 +109,7 @@ class EncodecMel(_Scales, Loss, id="loss/encodec_mel"):
         self,
         sample_rate: PositiveInt,
         weight: PositiveFloat = 1.0,
-        windows: Sequence[PositiveInt] = (32, 64, 128, 256, 512, 1024, 2048),
+        windows: PositiveInts = (32, 64, 128, 256, 512, 1024, 2048),
         mels: PositiveInt = 64,
         f_min: NonNegativeFloat = 0.0,
         f_max: NonNegativeFloat | None = None,
@@ -165,8 +164,8 @@ class DacMel(_Scales, Loss, id="loss/dac_mel"):
         self,
         sample_rate: PositiveInt,
         weight: PositiveFloat = 1.0,
-        windows: Sequence[PositiveInt] = (32, 64, 128, 256, 512, 1024, 2048),
-        mels: Sequence[PositiveInt] = (5, 10, 20, 40, 80, 160, 320),
+        windows: PositiveInts = (32, 64, 128, 256, 512, 1024, 2048),
+        mels: PositiveInts = (5, 10, 20, 40, 80, 160, 320),
         f_min: NonNegativeFloat = 0.0,
         f_max: NonNegativeFloat | None = None,
         floor: PositiveFloat = 1e-5,
@@ -191,7 +190,7 @@ class MultiScaleSTFT(_Scales, Loss, id="loss/multi_scale_stft"):
     def __init__(
         self,
         weight: PositiveFloat = 1.0,
-        windows: Sequence[PositiveInt] = (2048, 512),
+        windows: PositiveInts = (2048, 512),
         linear: NonNegativeFloat = 1.0,
         log: NonNegativeFloat = 1.0,
         floor: PositiveFloat = 1e-5,

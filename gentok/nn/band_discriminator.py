@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt, PositiveInts
 
 __all__ = ["BANDS", "BandDiscriminators"]
 
@@ -46,7 +46,7 @@ class BandDiscriminators(WaveformDiscriminators, id="discriminator/band"):
     def __init__(
         self,
         channels: PositiveInt = 1,
-        windows: Sequence[PositiveInt] = (2048, 1024, 512),
+        windows: PositiveInts = (2048, 1024, 512),
         filters: PositiveInt = 32,
         bands: Sequence[Sequence[float]] = BANDS,
         peak: NonNegativeFloat | None = 0.8,

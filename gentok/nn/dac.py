@@ -27,7 +27,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from gentok.interfaces import Layer
 from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInt, PositiveInts
 
 __all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "check_halved", "down_stage", "normed_conv", "units", "up_conv"]
 
@@ -95,7 +95,7 @@ class DACEncoder(nn.Module, Layer, id="layer/dac_encoder"):
         self,
         channels: PositiveInt = 1,
         filters: PositiveInt = 64,
-        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        ratios: PositiveInts = (8, 8, 4, 2),
         width: PositiveInt | None = None,
     ):
         super().__init__()
@@ -127,7 +127,7 @@ class DACDecoder(nn.Module, Layer, id="layer/dac_decoder"):
         width: PositiveInt = 1024,
         channels: PositiveInt = 1,
         filters: PositiveInt = 1536,
-        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        ratios: PositiveInts = (8, 8, 4, 2),
         fill_odd: bool = False,
     ):
         super().__init__()

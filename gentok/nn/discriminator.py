@@ -14,7 +14,7 @@ import math
 from torch import Tensor, nn
 
 from gentok.interfaces import Discriminator
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt
 
 __all__ = ["PatchGAN"]
 
@@ -26,7 +26,7 @@ class PatchGAN(nn.Module, Discriminator, id="discriminator/patchgan"):
     h = H / 2^layers - 2, so heights and widths must be at least 3 * 2^layers. Raises ValueError on smaller media or other channels.
     """
 
-    def __init__(self, channels: PositiveInt = 3, width: PositiveInt = 64, layers: PositiveInt = 3):
+    def __init__(self, channels: PositiveInt = 3, width: PositiveInt = 64, layers: Count = 3):
         super().__init__()
         self.channels, self.smallest = channels, 3 * 2**layers
         widths = [width * min(2**i, 8) for i in range(layers + 1)]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import Layer
 from gentok.nn.recurrence import WindowedAttention
-from gentok.settings import NonNegativeInt, PositiveInt
+from gentok.settings import Count, NonNegativeInt, PositiveInt
 
 __all__ = ["ISTFTDecoder", "inverse_stft"]
 
@@ -105,7 +105,7 @@ class ISTFTDecoder(nn.Module, Layer, id="layer/istft_decoder"):
         channels: PositiveInt = 1,
         filters: PositiveInt = 768,
         hidden: PositiveInt | None = None,
-        blocks: PositiveInt = 12,
+        blocks: Count = 12,
         n_fft: PositiveInt | None = None,
         attention: NonNegativeInt = 0,
         heads: PositiveInt = 8,

@@ -13,8 +13,6 @@ since the frame that is repeated before the sound is the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +22,7 @@ from gentok.nn.recurrence import RecentKeys, Seen, WindowModule
 from gentok.nn.rope import Rotation
 from gentok.nn.seanet import SEANetDecoder, SEANetEncoder
 from gentok.nn.streaming import Chain, ChainLayer
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt, PositiveInts
 
 __all__ = ["MimiDecoder", "MimiEncoder", "WindowTransformer"]
 
@@ -100,8 +98,8 @@ class _Mimi(ChainLayer):
         channels: PositiveInt = 1,
         width: PositiveInt = 512,
         filters: PositiveInt = 64,
-        ratios: Sequence[PositiveInt] = (8, 6, 5, 4),
-        depth: PositiveInt = 8,
+        ratios: PositiveInts = (8, 6, 5, 4),
+        depth: Count = 8,
         heads: PositiveInt = 8,
         hidden: PositiveInt = 2048,
         window: PositiveInt = 250,

@@ -11,13 +11,11 @@ p divides T; here, as in HiFi-GAN, nothing is added then.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, convolution, features_of
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt, PositiveInts
 
 __all__ = ["PeriodDiscriminators"]
 
@@ -38,7 +36,7 @@ class PeriodDiscriminators(WaveformDiscriminators, id="discriminator/multi_perio
     def __init__(
         self,
         channels: PositiveInt = 1,
-        periods: Sequence[PositiveInt] = (2, 3, 5, 7, 11),
+        periods: PositiveInts = (2, 3, 5, 7, 11),
         width: PositiveInt = 32,
         peak: NonNegativeFloat | None = None,
     ):

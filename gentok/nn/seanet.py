@@ -14,7 +14,6 @@ A causal network works chunk by chunk (gentok/nn/streaming.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +24,7 @@ from gentok.nn.conv1d import Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
 from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
-from gentok.settings import NonNegativeInt, PositiveInt
+from gentok.settings import Count, NonNegativeInt, PositiveInt, PositiveInts
 
 __all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 
@@ -98,8 +97,8 @@ class _SEANet(ChainLayer):
         channels: PositiveInt = 1,
         width: PositiveInt = 128,
         filters: PositiveInt = 32,
-        ratios: Sequence[PositiveInt] = (8, 5, 4, 2),
-        units: PositiveInt = 1,
+        ratios: PositiveInts = (8, 5, 4, 2),
+        units: Count = 1,
         kernel: PositiveInt = 7,
         last_kernel: PositiveInt = 7,
         unit_kernel: PositiveInt = 3,

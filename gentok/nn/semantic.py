@@ -14,7 +14,6 @@ A frozen network may be handed a MapMemory of maps that it has made before (see 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from gentok.nn import features
 from gentok.nn.autoencoder import ConvEncoder, stride_of
 from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt, PositiveInts
 
 __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
 
@@ -157,8 +156,8 @@ class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
         self,
         channels: PositiveInt = 3,
         width: PositiveInt = 64,
-        multipliers: Sequence[PositiveInt] = (1, 2),
-        blocks: PositiveInt = 1,
+        multipliers: PositiveInts = (1, 2),
+        blocks: Count = 1,
         patch: PositiveInt = 2,
     ):
         super().__init__(frozen=False)

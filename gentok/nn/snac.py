@@ -14,7 +14,6 @@ of 32 and 44.1 kHz is not here. Where the encoder is given another width than it
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -23,7 +22,7 @@ from gentok.nn.conv1d import weight_of
 from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInt, PositiveInts
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
@@ -37,7 +36,7 @@ class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
         self,
         channels: PositiveInt = 1,
         filters: PositiveInt = 48,
-        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        ratios: PositiveInts = (8, 8, 4, 2),
         width: PositiveInt | None = None,
     ):
         super().__init__(channels, filters, ratios, width)
@@ -75,7 +74,7 @@ class SNACDecoder(nn.Module, Layer, id="layer/snac_decoder"):
         width: PositiveInt = 768,
         channels: PositiveInt = 1,
         filters: PositiveInt = 1024,
-        ratios: Sequence[PositiveInt] = (8, 8, 4, 2),
+        ratios: PositiveInts = (8, 8, 4, 2),
         noise: bool = True,
     ):
         super().__init__()

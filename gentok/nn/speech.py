@@ -26,7 +26,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
 from gentok.precision import no_autocast
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 
@@ -104,7 +104,7 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         sample_rate: PositiveInt = 16000,
         width: PositiveInt = 64,
         inner: PositiveInt = 192,
-        depth: PositiveInt = 4,
+        depth: Count = 4,
         heads: PositiveInt = 4,
         pool: PositiveInt = 4,
         block: PositiveInt | None = 12,
@@ -192,7 +192,7 @@ class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
         vocoder: Layer,
         width: PositiveInt = 64,
         inner: PositiveInt = 192,
-        depth: PositiveInt = 2,
+        depth: Count = 2,
         heads: PositiveInt = 4,
         upsample: PositiveInt = 8,
         block: PositiveInt | None = 12,

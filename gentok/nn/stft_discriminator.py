@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from gentok.nn.waveform_discriminator import WaveformDiscriminators, complex_spectrogram, convolution, features_of
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInt, PositiveInts
 
 __all__ = ["STFTDiscriminators"]
 
@@ -41,8 +41,8 @@ class STFTDiscriminators(WaveformDiscriminators, id="discriminator/ms_stft"):
         self,
         channels: PositiveInt = 1,
         filters: PositiveInt = 32,
-        windows: Sequence[PositiveInt] = (2048, 1024, 512, 256, 128),
-        dilations: Sequence[PositiveInt] = (1, 2, 4),
+        windows: PositiveInts = (2048, 1024, 512, 256, 128),
+        dilations: PositiveInts = (1, 2, 4),
         slope: NonNegativeFloat = 0.2,
         peak: NonNegativeFloat | None = None,
     ):

@@ -20,6 +20,7 @@ from gentok.nn.constants import Constants
 from gentok.nn.rope import Rotation
 from gentok.nn.transformer import Transformer, dropout, initialise
 from gentok.rng import RowRNG
+from gentok.settings import CheckedDataclass, Count, Fraction, FractionBelow1, PositiveInt
 from gentok.types import Condition, ConditionSpec, TokenSpec
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class TransformerSettings:
+class TransformerSettings(CheckedDataclass):
     """What every token transformer can be told.
 
     Attributes:
@@ -44,15 +45,15 @@ class TransformerSettings:
         dropout: rate, of embeddings and of both branches of a block.
     """
 
-    width: int = 256
-    depth: int = 6
-    heads: int = 4
-    hidden: int | None = None
+    width: PositiveInt = 256
+    depth: Count = 6
+    heads: PositiveInt = 4
+    hidden: PositiveInt | None = None
     condition_by: str = "prefix"
-    condition_dropout: float = 0.1
+    condition_dropout: Fraction = 0.1
     rope: str = "auto"
     qk_norm: bool = True
-    dropout: float = 0.0
+    dropout: FractionBelow1 = 0.0
 
     def build(self, condition_spec: ConditionSpec, adaln: bool = False, **options: Any) -> tuple[Conditioner, Transformer]:
         """Makes the network.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from gentok.interfaces import Codebook, Loss, Tokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInt, PositiveInts
 from gentok.types import Batch, Raster, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["ImageTokenizer"]
@@ -41,7 +41,7 @@ class ImageTokenizer(Tokenizer):
 
     def __init__(
         self,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         stride: PositiveInt,
         codebook: Codebook | None,
         losses: Loss | None = None,

@@ -16,7 +16,7 @@ paper's is not known to us). Latents enter as their tokenizer scales them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -35,7 +35,7 @@ from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.settings import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from gentok.settings import Count, Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.tokenizers.inner import latent_sizes, latent_tokenizer
 from gentok.types import Batch, Latents, Line, Raster, TokenizerOutput, Tokens, TokenSpec
@@ -53,16 +53,16 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         losses: Loss | None = None,
         latents: Tokenizer | Mapping[str, Any] | None = None,
         decoder: Literal["flow", "regression"] = "flow",
         registers: PositiveInt = 64,
         patch: PositiveInt = 4,
         encoder_width: PositiveInt = 128,
-        encoder_depth: PositiveInt = 4,
+        encoder_depth: Count = 4,
         decoder_width: PositiveInt = 192,
-        decoder_depth: PositiveInt = 6,
+        decoder_depth: Count = 6,
         head_width: PositiveInt = 64,
         nested: str | None = "uniform",
         null_rate: Fraction = 0.1,

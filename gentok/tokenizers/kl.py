@@ -11,8 +11,6 @@ both are running averages over training, so they belong to the encoder that the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from gentok.interfaces import Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt
+from gentok.settings import Count, FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, Latents, Raster, TokenizerOutput
 
@@ -108,15 +106,15 @@ class KL(GaussianLatents, id="tokenizer/kl"):
 
     def __init__(
         self,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         losses: Loss | None = None,
         latent: PositiveInt = 4,
         weight: NonNegativeFloat = 1e-6,
         scaling: PositiveFloat | None = None,
         decay: FractionBelow1 = 0.99,
         width: PositiveInt = 32,
-        multipliers: Sequence[PositiveInt] = (1, 2),
-        blocks: PositiveInt = 1,
+        multipliers: PositiveInts = (1, 2),
+        blocks: Count = 1,
         attention: bool = False,
         patch: PositiveInt = 2,
         decoder_width: PositiveInt | None = None,

@@ -34,7 +34,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
-from gentok.settings import NonNegativeFloat, NonNegativeInt, PositiveInt
+from gentok.settings import Count, NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, TokenizerOutput, Tokens
 
@@ -83,7 +83,7 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         semantic: SemanticNetwork,
         teacher: SemanticNetwork | None = None,
         losses: Loss | None = None,
@@ -97,8 +97,8 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
         semantic_heads: PositiveInt = 4,
         pixel_width: PositiveInt | None = None,
         width: PositiveInt = 32,
-        multipliers: Sequence[PositiveInt] = (1, 2),
-        blocks: PositiveInt = 1,
+        multipliers: PositiveInts = (1, 2),
+        blocks: Count = 1,
         attention: bool = False,
         patch: PositiveInt = 2,
         decoder_width: PositiveInt | None = None,

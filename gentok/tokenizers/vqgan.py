@@ -11,13 +11,11 @@ Deviations: the projections between the network's features and a low-dimensional
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 
 __all__ = ["VQGAN"]
@@ -29,11 +27,11 @@ class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
     def __init__(
         self,
         codebook: Codebook,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         losses: Loss | None = None,
         width: PositiveInt = 32,
-        multipliers: Sequence[PositiveInt] = (1, 2),
-        blocks: PositiveInt = 1,
+        multipliers: PositiveInts = (1, 2),
+        blocks: Count = 1,
         attention: bool = False,
         patch: PositiveInt = 2,
         decoder_width: PositiveInt | None = None,

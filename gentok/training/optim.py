@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from gentok.interfaces import Optimizer, Schedule
@@ -24,7 +26,7 @@ class AdamW(Optimizer, id="optimizer/adamw"):
     """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
 
     lr: NonNegativeFloat = 1e-3
-    betas: Sequence[FractionBelow1] = (0.9, 0.95)
+    betas: Annotated[Sequence[FractionBelow1], Field(min_length=2, max_length=2)] = (0.9, 0.95)
     weight_decay: NonNegativeFloat = 0.05
     eps: PositiveFloat = 1e-8
 

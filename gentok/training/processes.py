@@ -65,6 +65,8 @@ def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and found > 0)
     if on_gpu and count is not None and count > max(1, found):
         raise ConfigError(f"trainer.devices={devices}: this machine has {found} GPU{'s' if found != 1 else ''}")
+    if isinstance(devices, (list, tuple)) and not on_gpu:
+        raise ConfigError(f"trainer.devices={list(devices)}: a list names GPUs, and there is none in use; give the number of processes")
     if on_gpu and isinstance(devices, (list, tuple)) and max(devices) >= found:
         raise ConfigError(f"trainer.devices={list(devices)}: this machine's GPUs are 0..{found - 1}")
     count = count if count is not None else found if on_gpu else 1

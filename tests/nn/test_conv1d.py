@@ -108,7 +108,7 @@ def test_the_test_of_causality_catches_a_network_that_looks_ahead():
 def test_the_dilation_of_unit_j_is_base_to_the_j():
     model = network(units=3, dilation_base=3)
     assert [model.layers[i].block[1].conv.dilation for i in (1, 2, 3)] == [(1,), (3,), (9,)]
-    assert [layer.stride for layer in model.layers if isinstance(layer, Conv)] == [1, 2, 3, 1]  # ratios are in the decoder's order
+    assert [layer.stride for layer in model.layers if isinstance(layer, Conv)] == [1, 2, 3, 1]  # ratios are in the at least 1
 
 
 def test_snake_is_its_formula_and_learns_a_frequency_per_channel():
@@ -253,7 +253,7 @@ def test_what_cannot_be_is_refused_with_one_line():
         (lambda: SEANetEncoder(memory="gru"), "lstm or attention or null"),
         (lambda: SEANetEncoder(shortcut="none"), "conv or identity"),
         (lambda: SEANetEncoder(padding="circular"), "zero, replicate, reflect"),
-        (lambda: SEANetEncoder(ratios=()), "decoder's order"),
+        (lambda: SEANetEncoder(ratios=()), "at least 1"),
         (lambda: WindowedAttention(8, window=0), "the frame itself"),
         (lambda: Conv(1, 1, 2, 3), "leaves out samples"),
         (lambda: Transposed(1, 1, 2, 3), "leaves gaps"),

@@ -21,7 +21,7 @@ from gentok.codebooks.base import fill, float32, nearest_rows, share_used, strai
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Quantized
 
@@ -200,7 +200,7 @@ class Pretrained(Portable, ImageTokenizer):
 
     def __init__(
         self,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.interfaces import Layer, LocalPath, Loss
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
 from gentok.tokenizers.pretrained.levels import Level, Levels
@@ -99,7 +99,7 @@ class TransformersCodec(PretrainedCodec):
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        levels: PositiveInt | None = None,
+        levels: Count | None = None,
         losses: Loss | None = None,
         media_shape: Sequence[PositiveInt] | None = None,
     ):

@@ -7,13 +7,13 @@ with the factors of the model's configuration, as diffusers' pipelines apply the
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
-from gentok.settings import NonNegativeFloat, PositiveInt
+from gentok.settings import NonNegativeFloat, PositiveInts
 from gentok.tokenizers.kl import GaussianLatents
 from gentok.tokenizers.pretrained.base import Pretrained
 
@@ -30,7 +30,7 @@ class DiffusersKL(Pretrained, GaussianLatents, id="tokenizer/diffusers_kl"):
 
     def __init__(
         self,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,

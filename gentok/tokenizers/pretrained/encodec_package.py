@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations, remove_weight_norm
 
 from gentok.interfaces import LocalPath, Loss
 from gentok.nn.conv1d import weight_of
-from gentok.settings import PositiveInt
+from gentok.settings import Count, PositiveInt
 from gentok.tokenizers.pretrained.base import first_line, import_library, one_of
 from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
@@ -87,7 +87,7 @@ class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
         self,
         path: LocalPath | None = None,
         config: Mapping[str, Any] | None = None,
-        levels: PositiveInt | None = None,
+        levels: Count | None = None,
         losses: Loss | None = None,
         media_shape: Sequence[PositiveInt] | None = None,
     ):

@@ -9,13 +9,13 @@ decodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from gentok.interfaces import LocalPath, Loss
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveInts
 from gentok.tokenizers.pretrained.base import Pretrained
 
 __all__ = ["JanusVQ"]
@@ -29,7 +29,7 @@ class JanusVQ(Pretrained, id="tokenizer/janus_vq"):
 
     def __init__(
         self,
-        media_shape: Sequence[PositiveInt],
+        media_shape: PositiveInts,
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
