@@ -101,6 +101,14 @@ def test_another_generator_does_not_keep_the_experiments_sampler():
     assert compose("config", ["experiment=cifar10/masked_rq", "generator=masked_diffusion", "sampler=halton"])["sampler"]["steps"] == 32
 
 
+def test_a_key_that_is_taken_away_is_one_line():
+    words = ["ckpt=mnist5k_ar", "~n"]
+    done = subprocess.run(
+        [sys.executable, "sample.py", *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 2 and done.stderr.startswith("gentok: ~n: a key cannot be taken away") and done.stderr.count("\n") == 1
+
+
 def test_parts_that_do_not_fit_each_other_are_one_line():
     words = ["experiment=mnist5k/vq", "losses=dac", "steps=2"]
     done = subprocess.run(

@@ -81,6 +81,9 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     def attempt(config: Any) -> str | None:
         try:
             words, choices = list(_hydra().overrides.task), dict(_hydra().runtime.choices)
+            for word in words:
+                if word.startswith("~"):
+                    raise ConfigError(f"{word}: a key cannot be taken away; set it to another value, such as {word[1:].split('=')[0]}=null")
             for line in exchange(config, choices, words, partial(_composed, name)):
                 print(f"gentok: {line}", file=sys.stderr)
             try:
