@@ -102,11 +102,10 @@ def test_another_generator_does_not_keep_the_experiments_sampler():
 
 
 def test_a_key_that_is_taken_away_is_one_line():
-    words = ["ckpt=mnist5k_ar", "~n"]
-    done = subprocess.run(
-        [sys.executable, "sample.py", *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 2 and done.stderr.startswith("gentok: ~n: a key cannot be taken away") and done.stderr.count("\n") == 1
+    for word, line in (("~n", "~n: a key cannot be taken away"), ("sampler=[1]", "these words cannot be read")):
+        words, env = ["sample.py", "ckpt=mnist5k_ar", word], {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=env)
+        assert done.returncode == 2 and done.stderr.startswith(f"gentok: {line}") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_parts_that_do_not_fit_each_other_are_one_line():

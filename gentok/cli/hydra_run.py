@@ -76,6 +76,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
     _resolvers()
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # its errors come here, instead of out in many lines
     jobs: list[tuple[Path, bool]] = []
+    began: list[bool] = []
     sys.argv[1:] = shell_words(sys.argv[1:])
 
     def attempt(config: Any) -> str | None:
@@ -107,6 +108,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
         return None
 
     def job(config: Any) -> float | None:
+        began.append(True)
         folder = _own_folder(config)
         if folder is None:
             if attempt(config):
@@ -131,6 +133,11 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=name)(job)()
     except (HydraException, OmegaConfBaseException) as error:
         print(f"gentok: {explained(error, sys.argv[1:], conf_dir(), lambda rest: _keys(name, rest))}", file=sys.stderr)
+        sys.exit(2)
+    except Exception as error:
+        if began:
+            raise
+        print(f"gentok: these words cannot be read as choices and keys ({error}): {' '.join(sys.argv[1:])}", file=sys.stderr)  # data=[1]
         sys.exit(2)
     except KeyboardInterrupt:
         print("gentok: interrupted", file=sys.stderr)
