@@ -64,14 +64,23 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype,
 }  # fmt: skip
-NEEDED = ("seed", "n", "batch_size", "out")
+NEEDED = (
+    "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
+    "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol", "chunk", "dtype", "trust",
+    "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance", "trainer.accelerator", "trainer.devices",
+    "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision", "trainer.accumulate", "trainer.workers",
+    "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every", "trainer.progress_bar", "callbacks.collapse_below",
+    "callbacks.collapse_steps", "logger.csv", "logger.tensorboard", "sampler.temperature",
+)  # fmt: skip
+"""Keys that cannot be null."""
 
 
 def check_values(config: Mapping[str, Any]) -> None:
     """Raises ConfigError, one line, on the first value of a composed configuration that cannot be meant."""
     for key, takes in SETTINGS.items():
         value = _get(config, key)
-        if value == "???" or (value is None and not (key in NEEDED and key in config)):
+        given = _get(config, key, ...) is not ...
+        if value in (None, "???") and not (given and key in NEEDED):
             continue
         try:
             check_setting(key, value, takes)
@@ -87,7 +96,7 @@ def check_values(config: Mapping[str, Any]) -> None:
         raise ConfigError(str(error)) from None
 
 
-def _get(config: Any, key: str) -> Any:
+def _get(config: Any, key: str, missing: Any = None) -> Any:
     for part in key.split("."):
-        config = config.get(part) if isinstance(config, Mapping) else None
+        config = config.get(part, missing) if isinstance(config, Mapping) else missing
     return config
