@@ -66,11 +66,12 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
-    "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol", "chunk", "dtype", "trust",
-    "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance", "trainer.accelerator", "trainer.devices",
-    "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision", "trainer.accumulate", "trainer.workers",
-    "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every", "trainer.progress_bar", "callbacks.collapse_below",
-    "callbacks.collapse_steps", "logger.csv", "logger.tensorboard", "sampler.temperature",
+    "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
+    "chunk", "dtype", "trust", "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
+    "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
+    "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
+    "trainer.progress_bar", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv", "logger.tensorboard",
+    "sampler.temperature",
 )  # fmt: skip
 """Keys that cannot be null."""
 
