@@ -159,7 +159,7 @@ def _shown(value: Any) -> str:
 
 def _reason(error: ValidationError) -> str:
     reasons = dict.fromkeys(
-        _WORDS.get(item["type"], item["msg"].replace("Input should be ", "")).format_map(item.get("ctx", {}))
+        (_WORDS[item["type"]].format_map(item.get("ctx", {})) if item["type"] in _WORDS else item["msg"].replace("Input should be ", ""))
         + (f" as item {item['loc'][0]}" if item["loc"] and isinstance(item["loc"][0], int) else "")
         for item in error.errors(include_url=False)
     )
