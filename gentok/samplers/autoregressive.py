@@ -30,7 +30,7 @@ from gentok.samplers.draws import Choice
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.types import ABSENT, UNKNOWN, RowRNG, Tokens
 
-__all__ = ["AutoregressiveSampler"]
+__all__ = ["AutoregressiveSampler", "Ending", "check_slots"]
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         model, tokens, layout = request.model, request.tokens, request.model.layout
         ids = layout.flatten(tokens.codes)  # [B, S, G]
         masked = ids == UNKNOWN
-        forced = check_known(tokens, layout, self.forced) | self._check_slots(model, ids)
+        forced = check_known(tokens, layout, self.forced) | check_slots(model, ids, self.forced)
 
         fed = torch.cat([model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
         rows = torch.arange(len(ids), device=ids.device)
         done, calls, lengths = torch.zeros_like(rows), torch.zeros_like(rows), tokens.lengths
-        ending = _Ending(tokens, layout) if model.ends else None
+        ending = Ending(tokens, layout) if model.ends else None
         plan = _Plan(masked, done)
         cache = model.init_cache(request.condition, len(ids), layout.steps if model.ends else plan.capacity) if plan.rounds else None
         steps, r = plan.rounds, 0
@@ -102,22 +102,23 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         ids[active] = choose(self.filter(logits[active]), rng.rows(active))
         return ids
 
-    def _check_slots(self, model: Causal, ids: Tensor) -> bool:
-        """Whether a slot of ids int64 [B, S, G] is drawn beside another one, drawn or known, on which it
-        depends in the model. Raises ValueError then, unless forced."""
-        masked = ids == UNKNOWN
-        if model.exact_slots or not bool((masked.any(2) & ((ids != ABSENT).sum(2) > 1)).any()):
-            return False
-        if not self.forced:
-            raise ValueError(
-                f"the {model.layout.name} order emits up to {model.layout.slots} cells in a step, and in this {type(model).__name__} "
-                "they are dependent: train it in an order of one cell per step (position_major, level_major), or set forced=true to "
-                "draw them as if independent of each other and of known ones"
-            )
-        return True
+
+def check_slots(model: Causal, ids: Tensor, forced: bool = False) -> bool:
+    """Whether a slot of ids int64 [B, S, G] is drawn beside another one, drawn or known, on which it depends in the model. Raises ValueError
+    then, unless it is `forced`."""
+    masked = ids == UNKNOWN
+    if model.exact_slots or not bool((masked.any(2) & ((ids != ABSENT).sum(2) > 1)).any()):
+        return False
+    if not forced:
+        raise ValueError(
+            f"the {model.layout.name} order emits up to {model.layout.slots} cells in a step, and in this {type(model).__name__} "
+            "they are dependent: train it in an order of one cell per step (position_major, level_major), or set forced=true to "
+            "draw them as if independent of each other and of known ones"
+        )
+    return True
 
 
-class _Ending:
+class Ending:
     """The ends of a batch's items: id spec.vocab, drawn at a cell of level 0.
 
     lengths int64 [B]: the maximum, until an end is drawn.

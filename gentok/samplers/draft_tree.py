@@ -1,0 +1,73 @@
+"""The shape of a draft: a tree of cells that one network call verifies, the same for every row of a batch.
+
+Node 0 is the root, the last step that stands. Every other node holds the draft of a step: those of the first `depth` positions behind the
+root have `branches` siblings each, and from each of the last of these a chain goes on to the window's end.
+
+    branches = 2, depth = 1, window = 4        position   0     1     2     3
+                                               root ─┬─── 1 ─── 3 ─── 5 ─── 7
+                                                     └─── 2 ─── 4 ─── 6 ─── 8
+
+A node predicts the position behind its own. The drafts of the last position predict nothing that is needed, so they are not fed: what is
+fed are the nodes 0 .. contexts - 1. With one branch the tree is a chain.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["DraftTree"]
+
+
+class DraftTree:
+    """A tree of drafts.
+
+    Args:
+        window: W >= 1, the positions that it covers.
+        branches: siblings in the first positions; 1: a chain.
+        depth: how many positions have siblings. The last position never has.
+
+    Attributes:
+        parent, position: lists [M]; position -1 for the root.
+        rank: list [M], a node's number among its siblings, from 0.
+        contexts: how many nodes are fed: all but those of the last position.
+        children: int64 [contexts, branches], -1 where there is none.
+        main: list [W], the first child's first child ...: the chain of everybody's first drafts.
+    """
+
+    def __init__(self, window: int, branches: int = 1, depth: int = 1):
+        self.window, self.branches, self.depth = window, branches, min(depth, window - 1) if branches > 1 else 0
+        self.parent, self.position, self.rank, self.main = [-1], [-1], [0], []
+        level = [0]
+        for j in range(window):
+            above, level = level, []
+            for node in above:
+                for rank in range(branches if j < self.depth else 1):
+                    level.append(len(self.parent))
+                    self.parent.append(node)
+                    self.position.append(j)
+                    self.rank.append(rank)
+            self.main.append(level[0])
+        self.contexts = len(self.parent) - len(level)
+        self.children = torch.full((self.contexts, max(branches, 1)), -1)
+        for node in range(1, len(self.parent)):
+            self.children[self.parent[node], self.rank[node]] = node
+
+    @property
+    def chain(self) -> bool:
+        """Whether no node has a sibling."""
+        return self.depth == 0
+
+    def __len__(self) -> int:
+        return len(self.parent)
+
+    def deepest(self, device: torch.device) -> Tensor:
+        """int64 [contexts, W]: [c, j] is the context that predicts position j if context c is the last one of the path that stands and
+        position j lies behind what c predicts: c's first child, its first child, and so on."""
+        out = torch.full((self.contexts, self.window), 0)
+        for context in range(self.contexts):
+            node = context
+            for j in range(self.position[context] + 1, self.window):
+                out[context, j] = node
+                node = int(self.children[node, 0])
+        return out.to(device)

@@ -1,0 +1,191 @@
+"""Speculative Jacobi decoding: a causal generator drafts for itself, with what the last call predicted for the steps behind.
+
+Teng et al., "Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi Decoding", arXiv 2410.01699. A call
+on a window of W drafts gives p_i = p(. | what stands, drafts before i) for every step i of it. Drafts stand from left to right by the rule of
+speculative sampling against the distributions q_i that they were drawn from; behind the first that falls, the p_i of this call are the q_i of
+the next. New steps enter with a guess, whose q is 1 at the guess. What becomes of the drafts behind the step that fell:
+
+    fresh      drawn anew from p_i                                                      (the paper)
+    kept       they stay, and so do their q_i
+    coupled    x stays with probability min(1, p_i(x) / q_i(x)), else a draw of norm((p_i - q_i)+): a maximal coupling of q_i and p_i
+               (speculative coupled decoding, MC: arXiv 2510.24211)
+    gumbel     argmax(log p_i + g_i), with Gumbel numbers g_i that belong to the step   (the same, GS)
+
+All are exact: given the steps before it and all that was drawn for them, at any time, step i's draft has the distribution q_i. It was never
+looked at before the steps in front of it stood. `p_i` is to be stored as q_i of coupled drafts whether they moved or not; of those that are
+kept without coupling, the old q_i.
+
+`verify` says by which rule drafts stand (verification.py). Its rule `block` looks at later drafts before it stops, so that only tail=fresh
+goes with it. With verify=match and tail=gumbel every step is argmax(log p + g) with the step's own g: ids do not depend on window, guesses
+or branches, which only say how many calls it takes.
+
+`branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same q_i, all with the drafts
+of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place of its rule, which is not exact). It is for orders of
+one slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gentok.samplers.base import setting
+from gentok.samplers.draft_tree import DraftTree
+from gentok.samplers.drafter import Drafter, Progress, one_hot
+from gentok.samplers.guesses import GUESSES, guess_sources
+from gentok.samplers.speculation import residual
+from gentok.samplers.speculative_decoding import SpeculativeDecoding
+from gentok.samplers.verification import RULES, Draft, Verdict
+from gentok.settings import PositiveInt
+from gentok.types import ABSENT, UNKNOWN, RowRNG
+
+__all__ = ["Jacobi"]
+
+TAILS = ("coupled", "fresh", "gumbel", "kept")
+
+
+@dataclass(frozen=True)
+class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
+    """Speculative Jacobi decoding.
+
+    Args:
+        window: steps that a call scores, W >= 1; 1: one step per call.
+        tail: what becomes of the drafts behind a step that fell: coupled, fresh, gumbel or kept.
+        guess: what a new step starts with: left, above (in the grid; left of it in the first row) or random.
+        verify: the rule by which drafts stand: standard, block (with tail=fresh) or match (with tail=gumbel).
+        branches: siblings in the first steps of a window; 1: a chain.
+        depth: how many steps have siblings.
+
+    Raises:
+        ValueError: an unknown word, or settings that do not go together.
+    """
+
+    window: PositiveInt = 32
+    tail: str = setting("coupled", choices=TAILS)
+    guess: str = setting("left", choices=GUESSES)
+    verify: str = setting("standard", choices=RULES)
+    branches: PositiveInt = 1
+    depth: PositiveInt = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for rule, tail, why in (("block", "fresh", "it looks at later drafts"), ("match", "gumbel", "it compares with the steps' Gumbel numbers")):
+            if self.verify == rule and self.tail != tail:
+                raise ValueError(f"verify={rule} goes with tail={tail} alone ({why}); got tail={self.tail}")
+        if self.verify == "block" and self.branches > 1:
+            raise ValueError(f"verify=block is for a chain: set branches=1; got branches={self.branches}")
+
+    @property
+    def rule(self) -> str:
+        return self.verify
+
+    def drafter(self, progress: Progress) -> _Own:
+        if progress.layout.slots > 1 and (self.branches > 1 or self.verify == "block"):
+            what = "branches=1" if self.branches > 1 else "verify=standard"
+            raise ValueError(f"the {progress.layout.name} order has steps of {progress.layout.slots} slots, set {what}; or use another order")
+        return _Own(progress, DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth), self)
+
+
+class _Own(Drafter):
+    """The model's own drafts.
+
+    Attributes:
+        ids: int64 [B, S + W, G], what stands and, behind it, drafts.
+        q: float64 [B, W, G, V], the distributions of the drafts of a window.
+        known: int64 [B], the first step of each row that has no draft yet.
+        seeds: int64 [B, S + W], of the streams that the steps' Gumbel numbers come from.
+    """
+
+    def __init__(self, progress: Progress, tree: DraftTree, sampler: Jacobi):
+        super().__init__(progress, tree)
+        self.sampler, (batch, steps, slots), device = sampler, progress.ids.shape, progress.ids.device
+        rng, window = progress.request.rng, tree.window
+        self.sources = guess_sources(sampler.guess, progress.layout).to(device)  # [S, G, 2]
+        self.sizes = progress.layout.vocab.to(device).clamp(min=1)
+        self.random = rng.fork("guesses").words(steps, slots).abs() % self.sizes
+        self.seeds = rng.fork("gumbel").words(steps + window)
+        self.ids = F.pad(progress.ids, (0, 0, 0, window), value=ABSENT)
+        self.q = torch.zeros(batch, window, slots, progress.vocab, dtype=torch.float64, device=device)
+        self.known = torch.zeros_like(progress.first)
+        self.place = torch.arange(window, device=device)
+        self.nodes = torch.tensor([max(j, 0) for j in tree.position], device=device)
+        self.deepest = tree.deepest(device)
+
+    def propose(self, rows: Tensor) -> Draft:
+        first = self.progress.first[rows]
+        self._guess(rows, first)
+        ids, q = self.ids[rows[:, None], first[:, None] + self.place], self.q[rows]
+        out, of = ids[:, self.nodes], q[:, self.nodes]
+        if not self.tree.chain:
+            siblings, theirs = self._siblings(rows, ids[:, : self.tree.depth, 0], q[:, : self.tree.depth, 0])
+            for node, rank in enumerate(self.tree.rank):
+                if rank:
+                    out[:, node, 0], of[:, node, 0] = siblings[:, self.nodes[node], rank], theirs[:, self.nodes[node], rank]
+        return Draft(out, of)
+
+    def _guess(self, rows: Tensor, first: Tensor) -> None:
+        """Gives the steps of the windows of some rows a guess, where they have no draft yet."""
+        at, until = torch.maximum(self.known[rows], first), (first + self.tree.window).clamp(max=self.progress.layout.steps)
+        while bool((at < until).any()):
+            new = at < until
+            step = torch.where(new, at, 0)
+            source = self.sources[step]  # [b, G, 2]
+            guess = self.ids[rows[:, None], source[..., 0].clamp(min=0), source[..., 1].clamp(min=0)]
+            usable = (source[..., 0] >= 0) & (guess >= 0) & (guess < self.sizes[step])
+            guess = torch.where(usable, guess, self.random[rows, step])
+            drawn = (self.ids[rows, step] == UNKNOWN) & new[:, None]
+            self.ids[rows, step] = torch.where(drawn, guess, self.ids[rows, step])
+            place = torch.where(new, step - first, 0)
+            sure = one_hot(self.ids[rows, step], self.progress.vocab)
+            self.q[rows, place] = torch.where(new[:, None, None], sure, self.q[rows, place])
+            at = at + new
+        self.known[rows] = at
+
+    def _siblings(self, rows: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """Drafts of the first steps, drawn without replacement: ids int64 [b, D, K] and their distributions float64 [b, D, K, V]; the
+        first is the draft that there is."""
+        request, out, of = self.progress.request, [ids], [q]
+        noise = self._gumbel(rows, self.progress.first[rows])[:, : ids.shape[1], 0] if self.sampler.tail == "gumbel" else None
+        for _ in range(1, self.tree.branches):
+            left = of[-1].scatter(-1, out[-1][..., None].clamp(min=0), 0.0)
+            mass = left.sum(-1, keepdim=True)
+            left = torch.where(mass > 0, left / mass, one_hot(out[-1], left.shape[-1]))  # nothing is left: the same, which fell
+            new = request.choose(left.log(), request.rng.rows(rows)) if noise is None else (left.log() + noise).argmax(-1)
+            out.append(new)
+            of.append(left)
+        return torch.stack(out, 2), torch.stack(of, 2)
+
+    def _gumbel(self, rows: Tensor, first: Tensor) -> Tensor:
+        """The Gumbel numbers of the cells of the windows that begin at first int64 [b]: float64 [b, W, G, V], the same at any time."""
+        seeds = self.seeds[rows[:, None], first[:, None] + self.place]
+        return RowRNG(seeds.flatten()).gumbel(self.progress.layout.slots, self.progress.vocab).view(*seeds.shape, -1, self.progress.vocab)
+
+    def noise(self, rows: Tensor) -> Tensor | None:
+        return self._gumbel(rows, self.progress.first[rows]) if self.sampler.verify == "match" else None
+
+    def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
+        progress, tail = self.progress, self.sampler.tail
+        before = progress.first[rows] - ahead
+        steps = before[:, None] + self.place
+        stands = F.pad(progress.ids[rows], (0, 0, 0, len(self.place)), value=ABSENT).gather(
+            1, steps[..., None].expand(-1, -1, progress.ids.shape[2])
+        )
+        free = (stands == UNKNOWN) & (self.place >= verdict.count[:, None])[..., None]  # [b, W, G]
+        p = p.gather(1, self.deepest[verdict.stop][..., None, None].expand(-1, -1, *p.shape[2:]))
+        x, q = self.ids[rows[:, None], steps], self.q[rows]
+        rng, choose = progress.request.rng.rows(rows), progress.request.choose
+        if tail == "fresh":
+            x, q = choose(torch.where(free[..., None], p, 1.0).log(), rng), p
+        elif tail == "coupled":
+            at = x.clamp(min=0)[..., None]
+            stays = rng.uniform(*x.shape[1:]) < torch.where(free, (p.gather(-1, at) / q.gather(-1, at))[..., 0], 1.0)
+            moved = (free & ~stays)[..., None]
+            x, q = torch.where(stays, x, choose(torch.where(moved, residual(p, q), 0.0), rng)), p
+        elif tail == "gumbel":
+            x, q = (p.log() + self._gumbel(rows, before)).argmax(-1), p
+        self.ids[rows[:, None], steps] = torch.where(free, x, stands)
+        shifted = (self.place + ahead[:, None]).clamp(max=len(self.place) - 1)
+        self.q[rows] = q.gather(1, shifted[..., None, None].expand(-1, -1, *q.shape[2:]))
