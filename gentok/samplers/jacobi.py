@@ -6,7 +6,7 @@ speculative sampling against the distributions q_i that they were drawn from; be
 the next. New steps enter with a guess, whose q is 1 at the guess. What becomes of the drafts behind the step that fell:
 
     fresh      drawn anew from p_i                                                      (the paper)
-    kept       they stay, and so do their q_i
+    kept       they stay, and so do their q_i; guesses are drawn anew from p_i
     coupled    x stays with probability min(1, p_i(x) / q_i(x)), else a draw of norm((p_i - q_i)+): a maximal coupling of q_i and p_i
                (speculative coupled decoding, MC: arXiv 2510.24211)
     gumbel     argmax(log p_i + g_i), with Gumbel numbers g_i that belong to the step   (the same, GS)
@@ -82,19 +82,20 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
     def rule(self) -> str:
         return self.verify
 
-    def drafter(self, progress: Progress) -> _Own:
+    def drafter(self, progress: Progress) -> Own:
         if progress.layout.slots > 1 and (self.branches > 1 or self.verify == "block"):
             what = "branches=1" if self.branches > 1 else "verify=standard"
             raise ValueError(f"the {progress.layout.name} order has steps of {progress.layout.slots} slots, set {what}; or use another order")
-        return _Own(progress, DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth), self)
+        return Own(progress, DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth), self)
 
 
-class _Own(Drafter):
+class Own(Drafter):
     """The model's own drafts.
 
     Attributes:
         ids: int64 [B, S + W, G], what stands and, behind it, drafts.
         q: float64 [B, W, G, V], the distributions of the drafts of a window.
+        guessed: bool [B, S + W, G], drafts that are guesses.
         known: int64 [B], the first step of each row that has no draft yet.
         seeds: int64 [B, S + W], of the streams that the steps' Gumbel numbers come from.
     """
@@ -109,6 +110,7 @@ class _Own(Drafter):
         self.seeds = rng.fork("gumbel").words(steps + window)
         self.ids = F.pad(progress.ids, (0, 0, 0, window), value=ABSENT)
         self.q = torch.zeros(batch, window, slots, progress.vocab, dtype=torch.float64, device=device)
+        self.guessed = torch.ones_like(self.ids, dtype=torch.bool)
         self.known = torch.zeros_like(progress.first)
         self.place = torch.arange(window, device=device)
         self.nodes = torch.tensor([max(j, 0) for j in tree.position], device=device)
@@ -186,6 +188,10 @@ class _Own(Drafter):
             x, q = torch.where(stays, x, choose(torch.where(moved, residual(p, q), 0.0), rng)), p
         elif tail == "gumbel":
             x, q = (p.log() + self._gumbel(rows, before)).argmax(-1), p
+        else:
+            guess = free & self.guessed[rows[:, None], steps]
+            x, q = torch.where(guess, choose(torch.where(guess[..., None], p, 1.0).log(), rng), x), torch.where(guess[..., None], p, q)
+        self.guessed[rows[:, None], steps] = False
         self.ids[rows[:, None], steps] = torch.where(free, x, stands)
         shifted = (self.place + ahead[:, None]).clamp(max=len(self.place) - 1)
         self.q[rows] = q.gather(1, shifted[..., None, None].expand(-1, -1, *q.shape[2:]))

@@ -27,6 +27,7 @@ import torch
 from kit import Case, Distribution
 from torch import Tensor
 
+from gentok.rng import RowRNG
 from gentok.types import UNKNOWN, Class, Condition, Tokens
 
 LIMIT = 60_000
@@ -100,6 +101,10 @@ class Script:
 
     def gumbel(self, *shape: int) -> Gumbel:
         return Gumbel(self, shape)
+
+    def fork(self, tag: str) -> RowRNG:
+        """A stream whose numbers are no choices: a sampler's distribution must be right whatever they are."""
+        return RowRNG(torch.zeros(self.batch, dtype=torch.int64)).fork(tag)
 
 
 class Uniform:
