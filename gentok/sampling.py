@@ -81,7 +81,17 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
         config["_target_"] = able[0].component_id
     else:
         resolve(config["_target_"], trust).check_model(generator)
-    return build(config, trust=trust, where="sampler", role=Sampler)
+    return build(config, trust=trust, where="sampler", role=Sampler).with_models(_generator)
+
+
+def _generator(path: str) -> Any:
+    """The generator of a bundle or checkpoint. Raises ValueError where it holds none."""
+    from gentok.bundle import load
+
+    bundle = load(path)
+    if bundle.generator is None:
+        raise ValueError(f"{path} holds a tokenizer alone; drafts need a generator's bundle or checkpoint")
+    return bundle.generator
 
 
 def configured_sampler(sampler: str | Sampler | None, generator: type, settings: Mapping[str, Any]) -> Sampler:

@@ -143,6 +143,10 @@ class Sampler(Component, ABC):
     def run(self, request: SampleRequest) -> SampleOutput:
         """The algorithm: fills the UNKNOWN cells of `request.tokens`."""
 
+    def with_models(self, load: Callable[[str], Any]) -> Sampler:
+        """This sampler with the generators that it names by path. load: path -> generator."""
+        return self
+
     def filter(self, logits: Tensor) -> Tensor:
         """The distribution that ids are drawn from: logits [..., V] -> float64 [..., V]."""
         return filters.apply(logits, **self._filters)

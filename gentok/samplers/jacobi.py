@@ -83,9 +83,7 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
         return self.verify
 
     def drafter(self, progress: Progress) -> Own:
-        if progress.layout.slots > 1 and (self.branches > 1 or self.verify == "block"):
-            what = "branches=1" if self.branches > 1 else "verify=standard"
-            raise ValueError(f"the {progress.layout.name} order has steps of {progress.layout.slots} slots, set {what}; or use another order")
+        self.check_slots(progress.layout, False, self.branches > 1, self.verify == "block")
         return Own(progress, DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth), self)
 
 

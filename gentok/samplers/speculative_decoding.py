@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import Causal
+from gentok.layouts import Layout
 from gentok.samplers.autoregressive import Ending, check_slots
 from gentok.samplers.base import Sampler, check_known
 from gentok.samplers.draft_tree import DraftTree
@@ -50,6 +51,13 @@ class SpeculativeDecoding(Sampler):
     def rule(self) -> str:
         """How drafts are verified, of verification.RULES."""
         return "standard"
+
+    @staticmethod
+    def check_slots(layout: Layout, table: bool, branches: bool, block: bool) -> None:
+        """Raises ValueError where a layout has steps of several slots, and something is asked for that needs steps of one."""
+        what = "draft=model" if table else "branches=1" if branches else "verify=standard"
+        if layout.slots > 1 and (table or branches or block):
+            raise ValueError(f"the {layout.name} order has steps of {layout.slots} slots, set {what}; or use another order")
 
     def run(self, request: SampleRequest) -> SampleOutput:
         """As Sampler. calls: network calls of the model; stats: the steps drawn per call of a row, in the mean (steps_per_call)."""

@@ -1,0 +1,109 @@
+"""Drafts of a smaller causal generator of the same tokens, in the same order (Leviathan et al., arXiv 2211.17192; Chen et al., 2302.01318).
+
+It reads what stands, and draws the tree level by level from its own distributions, filtered and guided as the large model's are; siblings
+are drawn without replacement. It keeps a cache of its own: of what it guessed, what was refused is simply overwritten.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gentok.generators.base import Causal, capabilities
+from gentok.samplers.draft_tree import DraftTree
+from gentok.samplers.drafter import Drafter, Progress, one_hot
+from gentok.samplers.guided import GuidedCausal, guided
+from gentok.samplers.verification import Draft, Verdict
+from gentok.types import ABSENT, UNKNOWN
+
+__all__ = ["ModelDrafts"]
+
+
+class ModelDrafts(Drafter):
+    """Drafts of a causal generator.
+
+    Args:
+        progress: the batch.
+        tree: the shape of its drafts.
+        model: a Causal generator.
+        filter: logits [..., V] -> those of the distribution that ids are drawn from.
+
+    Raises:
+        ValueError: the model's tokens, order or condition are not those of the model that is sampled.
+    """
+
+    def __init__(self, progress: Progress, tree: DraftTree, model: Any, filter: Any):
+        super().__init__(progress, tree)
+        target = progress.request.model
+        _check(model, target)
+        if isinstance(model, nn.Module):
+            model.to(progress.ids.device)
+        if isinstance(target, GuidedCausal):
+            model = guided(model, target.scale, target.schedule)
+        self.model, self.filter = model, filter
+        self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
+        self.fed = torch.zeros_like(progress.first)
+        self.place = torch.tensor([max(j, 0) for j in tree.position], device=progress.ids.device)
+        position = torch.tensor(tree.position)
+        self.levels = [(position == j).nonzero()[:, 0] for j in range(tree.window)]
+
+    def propose(self, rows: Tensor) -> Draft:
+        progress, tree, request = self.progress, self.tree, self.progress.request
+        steps = progress.window(rows, tree.window)
+        held = progress.ids[rows[:, None], steps]
+        draft = Draft(held[:, self.place], progress.ids.new_zeros(len(rows), len(tree), held.shape[2], progress.vocab, dtype=torch.float64))
+        for nodes in self.levels:
+            logits = self._logits(rows, draft.ids, [tree.parent[node] for node in nodes.tolist()])  # [b, level, G, V]
+            here = (held[:, self.place[nodes]] == UNKNOWN)[..., None]
+            p = self.filter(logits.masked_fill(~here, 0.0)).softmax(-1)
+            for i, node in enumerate(nodes.tolist()):
+                q = p[:, i]
+                if tree.rank[node]:
+                    q = draft.q[:, node - 1].scatter(-1, draft.ids[:, node - 1, :, None].clamp(min=0), 0.0)
+                    mass = q.sum(-1, keepdim=True)
+                    q = torch.where(mass > 0, q / mass, one_hot(draft.ids[:, node - 1], q.shape[-1]))
+                new = request.choose(torch.where(here[:, i], q, 1.0).log(), request.rng.rows(rows))
+                draft.ids[:, node], draft.q[:, node] = torch.where(here[:, i, :, 0], new, held[:, self.place[node]]), q
+        return draft
+
+    def _logits(self, rows: Tensor, drafts: Tensor, nodes: list[int]) -> Tensor:
+        """What some nodes predict, [b, n, G, V]: feeds all that stands and is not fed, and the tree down to these nodes."""
+        progress, layout, device = self.progress, self.progress.layout, rows.device
+        batch, count = len(progress.ids), max(nodes) + 1
+        first = progress.first.masked_fill(progress.first == layout.steps, 0)
+        widest = int((first - self.fed).clamp(min=0).max())
+        at = (first - widest).clamp(min=0)
+        lead, number = first - at, torch.arange(widest + count, device=device)
+        fed = torch.cat((self.model.begin.to(progress.ids).expand(batch, 1, -1), progress.ids[:, :-1]), 1)
+        ids = fed[torch.arange(batch, device=device)[:, None], (at[:, None] + number).clamp(max=layout.steps - 1)]
+        ids = ids.masked_fill((number > lead[:, None])[..., None] | (ids < 0), ABSENT)
+        place = lead[:, None] + torch.arange(count, device=device)
+        if count > 1:
+            ids[rows[:, None], place[rows, 1:]] = drafts[:, 1:count].masked_fill(drafts[:, 1:count] >= progress.request.model.spec.vocab, ABSENT)
+        parents = None
+        if not self.tree.chain:
+            parents = (number - 1).repeat(batch, 1)
+            parent = torch.tensor(self.tree.parent[1:count], device=device, dtype=torch.int64)
+            parents.scatter_(1, place[:, 1:], place.gather(1, parent.expand(batch, -1)))
+        logits = self.model.logits(ids, self.cache, at, parents)
+        progress.request.network_calls.add(self.model, ids.shape[0] * ids.shape[1], "draft")
+        lead_path = torch.arange(widest + 1, device=device)
+        self.model.commit(self.cache, at, torch.where(lead_path <= lead[:, None], lead_path, -1))
+        self.fed = torch.maximum(self.fed, first + 1)
+        return logits[rows[:, None], lead[rows, None] + torch.tensor(nodes, device=device)]
+
+    def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
+        """Nothing is learned; what stands is fed when it is needed."""
+
+
+def _check(model: Any, target: Any) -> None:
+    if not isinstance(model, Causal):
+        raise ValueError(f"drafts need a Causal generator, this {type(model).__name__} is {', '.join(capabilities(model)) or 'without capability'}")
+    if not model.spec.same_codes(target.spec):
+        raise ValueError(f"the drafts' generator models {model.spec.describe()}; the one that is sampled {target.spec.describe()}")
+    if model.layout.step.shape != target.layout.step.shape or not torch.equal(model.layout.step.cpu(), target.layout.step.cpu()):
+        raise ValueError(f"the drafts' generator has the {model.layout.name} order, the one that is sampled {target.layout.name}")
+    if model.ends != target.ends or model.condition_spec.parts != target.condition_spec.parts:
+        raise ValueError("the drafts' generator has another condition, or other ends of items, than the one that is sampled")

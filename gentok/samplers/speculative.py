@@ -1,0 +1,76 @@
+"""Speculative decoding with drafts of something smaller: another generator, a table of what followed, or the cells nearby; exact.
+
+A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
+
+    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level, siblings without replacement
+    table    what was most probable behind the same id before, in this item (Token Recycling)
+    above    a repetition of the row above
+    left     a repetition of the position before
+
+Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the drafts' distribution is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gentok.samplers.base import setting
+from gentok.samplers.draft_tree import DraftTree
+from gentok.samplers.drafter import Drafter, Progress
+from gentok.samplers.model_drafts import ModelDrafts
+from gentok.samplers.speculative_decoding import SpeculativeDecoding
+from gentok.samplers.table_drafts import Neighbours, TokenTable
+from gentok.settings import PositiveInt
+
+__all__ = ["Speculative"]
+
+
+@dataclass(frozen=True)
+class Speculative(SpeculativeDecoding, id="sampler/speculative"):
+    """Drafts of something smaller, verified by the model.
+
+    Args:
+        draft: model, table, above or left.
+        ckpt: with draft=model, the drafts' generator: a bundle folder or a training checkpoint; from Python also the generator itself.
+        window: steps that a call scores, W >= 1.
+        branches: siblings in the first steps of a window, of model and table; 1: a chain.
+        depth: how many steps have siblings.
+        verify: the rule by which drafts stand: standard, or block (chains).
+
+    Raises:
+        ValueError: an unknown word, or settings that do not go together.
+    """
+
+    draft: str = setting("model", choices=("model", "table", "above", "left"))
+    ckpt: Any = None
+    window: PositiveInt = 8
+    branches: PositiveInt = 1
+    depth: PositiveInt = 1
+    verify: str = setting("standard", choices=("standard", "block"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.ckpt is None) == (self.draft == "model"):
+            if self.draft == "model":
+                raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
+            raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave it out")
+        if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
+            what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
+            raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
+
+    @property
+    def rule(self) -> str:
+        return self.verify
+
+    def with_models(self, load: Callable[[str], Any]) -> Speculative:
+        return dataclasses.replace(self, ckpt=load(self.ckpt)) if isinstance(self.ckpt, str) else self
+
+    def drafter(self, progress: Progress) -> Drafter:
+        self.check_slots(progress.layout, self.draft == "table", self.branches > 1, self.verify == "block")
+        tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
+        if self.draft == "model":
+            return ModelDrafts(progress, tree, self.ckpt, self.filter)
+        return TokenTable(progress, tree) if self.draft == "table" else Neighbours(progress, tree, self.draft)
