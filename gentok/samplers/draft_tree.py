@@ -61,13 +61,15 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.parent)
 
-    def deepest(self, device: torch.device) -> Tensor:
-        """int64 [contexts, W]: [c, j] is the context that predicts position j if context c is the last one of the path that stands and
-        position j lies behind what c predicts: c's first child, its first child, and so on."""
-        out = torch.full((self.contexts, self.window), 0)
+    def behind(self, device: torch.device) -> Tensor:
+        """int64 [contexts, W, K]: [c, j] are the contexts that predict position j if c is the last one of the path that stands and position
+        j lies behind what c predicts: of each of c's children, its first child, and so on."""
+        out = torch.zeros(self.contexts, self.window, max(self.branches, 1), dtype=torch.int64)
         for context in range(self.contexts):
-            node = context
-            for j in range(self.position[context] + 1, self.window):
-                out[context, j] = node
-                node = int(self.children[node, 0])
+            out[context, self.position[context] + 1 :] = context
+            for k, child in enumerate(self.children[context].tolist()):
+                node = child if child >= 0 else int(self.children[context, 0])
+                for j in range(self.position[context] + 2, self.window):
+                    out[context, j, k] = node
+                    node = int(self.children[node, 0])
         return out.to(device)

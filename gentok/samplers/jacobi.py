@@ -21,7 +21,7 @@ or branches, which only say how many calls it takes.
 
 `branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same q_i, all with the drafts
 of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place of its rule, which is not exact). It is for orders of
-one slot.
+one slot. Where all siblings fall, the q_i behind them are the mean of what was predicted behind each.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Own(Drafter):
         self.known = torch.zeros_like(progress.first)
         self.place = torch.arange(window, device=device)
         self.nodes = torch.tensor([max(j, 0) for j in tree.position], device=device)
-        self.deepest = tree.deepest(device)
+        self.behind = tree.behind(device)
 
     def propose(self, rows: Tensor) -> Draft:
         first = self.progress.first[rows]
@@ -174,7 +174,8 @@ class Own(Drafter):
             1, steps[..., None].expand(-1, -1, progress.ids.shape[2])
         )
         free = (stands == UNKNOWN) & (self.place >= verdict.count[:, None])[..., None]  # [b, W, G]
-        p = p.gather(1, self.deepest[verdict.stop][..., None, None].expand(-1, -1, *p.shape[2:]))
+        of = self.behind[verdict.stop]  # [b, W, K]
+        p = torch.stack([p[torch.arange(len(rows), device=rows.device)[:, None], of[..., k]] for k in range(of.shape[2])]).mean(0)
         x, q = self.ids[rows[:, None], steps], self.q[rows]
         rng, choose = progress.request.rng.rows(rows), progress.request.choose
         if tail == "fresh":
