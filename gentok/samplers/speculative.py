@@ -33,8 +33,8 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     """Drafts of something smaller, verified by the model.
 
     Args:
-        draft: model, table, above or left.
-        ckpt: with draft=model, the drafts' generator: a bundle folder or a training checkpoint; from Python also the generator itself.
+        draft: model, table, above or left; None: model where there is a ckpt, else table, or left in orders of several slots.
+        ckpt: of draft=model, the drafts' generator: a bundle folder or a training checkpoint; from Python also the generator itself.
         window: steps that a call scores, W >= 1.
         branches: siblings in the first steps of a window, of model and table; 1: a chain.
         depth: how many steps have siblings.
@@ -44,7 +44,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         ValueError: an unknown word, or settings that do not go together.
     """
 
-    draft: str = setting("model", choices=("model", "table", "above", "left"))
+    draft: str | None = setting(None, choices=(None, "model", "table", "above", "left"))
     ckpt: Any = None
     window: PositiveInt = 8
     branches: PositiveInt = 1
@@ -53,10 +53,10 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.ckpt is None) == (self.draft == "model"):
-            if self.draft == "model":
-                raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
-            raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave it out")
+        if self.draft == "model" and self.ckpt is None:
+            raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
+        if self.draft not in ("model", None) and self.ckpt is not None:
+            raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
         if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
             what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
@@ -69,8 +69,9 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         return dataclasses.replace(self, ckpt=load(self.ckpt)) if isinstance(self.ckpt, str) else self
 
     def drafter(self, progress: Progress) -> Drafter:
-        self.check_slots(progress.layout, self.draft == "table", self.branches > 1, self.verify == "block")
+        draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
+        self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
-        if self.draft == "model":
+        if draft == "model":
             return ModelDrafts(progress, tree, self.ckpt, self.filter)
-        return TokenTable(progress, tree) if self.draft == "table" else Neighbours(progress, tree, self.draft)
+        return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)

@@ -135,6 +135,13 @@ def _standard(tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, there: Te
 def _walk(tree: DraftTree, stands: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """From the root to the first child that stands, and so on: (path [b, W], the last context that it reaches [b], its length [b])."""
     batch, rows = len(stands), torch.arange(len(stands), device=stands.device)
+    if tree.chain:
+        node = torch.arange(1, tree.window + 1, device=stands.device)
+        open_ = torch.cat((torch.ones_like(closed[:, :1]), ~closed[:, 1:-1]), 1)  # a draft stands if it fits, and the one before is no end
+        there = (stands[:, 1:] & open_).to(torch.int64).cumprod(1)
+        depth = there.sum(1)
+        ended = closed[rows, depth] & (depth > 0)
+        return torch.where(there > 0, node, -1), (depth - ended.to(torch.int64)).clamp(max=tree.contexts - 1), depth
     children, path = tree.children.to(stands.device), torch.full((batch, tree.window), -1, device=stands.device)
     node = torch.zeros(batch, dtype=torch.int64, device=stands.device)
     going, stop, depth = torch.ones_like(node, dtype=torch.bool), node, node

@@ -135,8 +135,8 @@ def test_mutants_of_the_drafts_are_told_and_bad_drafts_are_no_bias(own, biased, 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
-        ({}, "draft=model needs the drafts' generator: set sampler.ckpt"),
-        ({"draft": "table", "ckpt": "a"}, "ckpt is for draft=model; draft=table has no generator"),
+        ({"draft": "model"}, "draft=model needs the drafts' generator: set sampler.ckpt"),
+        ({"draft": "table", "ckpt": "a"}, "ckpt is for draft=model; draft=table has no generator: leave one"),
         ({"draft": "above", "branches": 2}, "drafts from above are for a chain: set branches=1; got branches=2"),
         ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block is for a chain"),
     ],
