@@ -117,7 +117,7 @@ class CoarseToFine(Generator, Refines, id="generator/coarse_to_fine"):
         self.refiner = Refiner(spec, sizes, self.condition_spec, replace(settings, **own), zero_init_head)
         self.register_buffer("cluster_of", torch.full((spec.levels, spec.vocab), ABSENT))
         self._clustering: tuple[str, int] | None = (clustering, clustering_seed)
-        self._tables = [codebook.table(k).detach() for k in range(spec.levels)] if clustering != "random" else []
+        self._tables = [codebook.table(k).detach().clone() for k in range(spec.levels)] if clustering != "random" else []
 
     # ----------------------------------------------------------------------------------------------- clusters
 
