@@ -142,7 +142,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
         (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
         (["generator=coarse_to_fine", "sampler=autoregressive"], ["autoregressive", "Causal", "fit it: coarse_to_fine"]),
-        (["generator=coarse_to_fine", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit"], ["sampler.coarse=maskgit", "autoregressive"]),
+        (["generator=coarse_to_fine", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit"], ["coarse=maskgit", "autoregressive"]),
     ],
 )
 def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, expected):

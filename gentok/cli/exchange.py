@@ -47,10 +47,11 @@ def exchange(
         changed, chosen["sampler"] = [*changed, "sampler"], "auto"  # the experiment's was for its generator
     values = [word for word in words if re.split(r"[.@=]", word.lstrip("+~"))[0] in changed and re.search(r"[.@]", word.partition("=")[0])]
     parts = [f"task={choices['task']}", *(f"{part}={choice}" for part, choice in chosen.items())]
-    keys = _keys(compose(parts)[0]) if values else []
+    inside = [word for word in values if "@" in word.partition("=")[0]]  # choices of what is inside a part
+    keys = _keys(compose([*parts, *inside])[0]) if values else []
     for word in values:
         key = word.partition("=")[0]
-        if not key.startswith("+") and "@" not in key and key.lstrip("~") not in keys:  # with @: a choice of what is inside a part
+        if not key.startswith("+") and word not in inside and key.lstrip("~") not in keys:
             raise ConfigError(f"there is no key {key!r}{near_key(key, keys)}")
     preset = compose([*parts, *values])[0]
     lines = []

@@ -95,8 +95,8 @@ class CoarseToFineSampler(Sampler, id="sampler/coarse_to_fine"):
         """Whether known ids may have other labels than their own. Raises ValueError then, unless forced."""
         if not model.members and not self.forced:
             raise ValueError(
-                f"a known id may have any label in this {type(model).__name__}, whose members are not restricted to their clusters: train it "
-                "with generator.members=true, or set sampler.forced=true to take each known id's own label"
+                f"a known id may have any label in this {type(model).__name__}, whose ids are not restricted to the clusters of their "
+                "labels: train it with generator.members=true, or set sampler.forced=true to take each known id's own label"
             )
         return not model.members
 

@@ -37,8 +37,8 @@ class TabularRefines(Refines):
 
     def logits(self, labels, condition):
         assert not bool(labels.masked.any()), "the refiner is given all labels"
-        state = _mix(torch.full((labels.batch,), self.seed + 9), torch.cat((condition.parts["class"].ids[:, None], labels.codes.flatten(1)), 1))
-        out = RowRNG(state).normal(*labels.codes.shape[1:], self.spec.vocab) * self.scale
+        seen = torch.cat((condition.parts["class"].ids[:, None], labels.codes.flatten(1)), 1)
+        out = RowRNG(_mix(torch.full((labels.batch,), self.seed + 9), seen)).normal(*labels.codes.shape[1:], self.spec.vocab) * self.scale
         for k, own in enumerate(self.clusters):
             out[:, k, :, len(own) :] = -torch.inf
             if self.members:
@@ -58,8 +58,8 @@ def logits_of(model, labels, class_id):
 def refined_distribution(model, case, sampler, guidance=(1.0, "constant"), posterior=False, labels_of=causal_distribution):
     """The sum over labels of p(labels) product of p(id | labels) over the masked cells of a case.
 
-    sampler: its `coarse` has the filters of the labels, itself those of the ids. posterior: given the known ids, and not their labels alone.
-    labels_of: the distribution of a case of labels.
+    sampler: its `coarse` has the filters of the labels, itself those of the ids. posterior: given the known ids, and not their labels
+    alone. labels_of: the distribution of a case of labels.
     """
     spec = model.spec
     given = Case(case.class_id, model.labels(case.codes[None])[0], case.length)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from enumeration import changed, enumerated, gap, same, some_impossible, variation
-from kit import CLASSES, SPECS, Case, Distribution, TabularCausal, agreement, alone, cases_of, checkered, completions, rejects, sample
+from kit import CLASSES, SPECS, Case, Distribution, agreement, alone, cases_of, checkered, completions, rejects, sample
 from refines_kit import CLUSTERS, TabularRefines, refined_distribution
 from test_exact_endings import Ending
 from test_exact_endings import distribution_of as ending_distribution
@@ -43,19 +43,13 @@ def sampler_of(setting):
     return CoarseToFineSampler(coarse=AutoregressiveSampler(**labels), **ids), guidance
 
 
-def small_cases(model):
-    """Of cases_of, also in shorter items and with known cells, those with few enough paths to be followed."""
-    coarse = TabularCausal(model.spec, model.coarse.layout.name)
-    return [case for case in cases_of(coarse) if case.length > 0]
-
-
 @checkered(order=["/".join(order) for order in ORDERS], setting=SETTINGS)
 def test_it_makes_the_enumerated_distribution(order, setting):
     name, layout = order.split("/")
     sampler, guidance = sampler_of(setting)
     for members in (True, False):
         model = TabularRefines(name, layout, members)
-        for case in small_cases(model):
+        for case in cases_of(model):
             if members or not (case.codes >= 0).any():
                 right = refined_distribution(model, case, sampler, guidance)
                 found = enumerated(sampler, guided(model, *guidance), case)
@@ -68,7 +62,7 @@ def test_any_exact_sampler_of_causal_models_draws_the_labels(cls):
     sampler = CoarseToFineSampler(coarse=cls())
     assert fitting(model) == [CoarseToFineSampler]
     if cls.exact:
-        cases = small_cases(model)
+        cases = cases_of(model)
         distributions = [refined_distribution(model, case, sampler) for case in cases]
         assert agreement(sample(sampler, model, cases, 3000), distributions) > 1e-3
 
@@ -114,8 +108,8 @@ def test_log_weights_turn_what_is_given_known_labels_into_what_is_given_known_id
 
 def network(name, dtype=torch.float64, **settings):
     spec = SPECS[name]
-    own = {"width": 16, "depth": 2, "heads": 2, "refiner_width": 16, "refiner_depth": 2, "refiner_heads": 2, "clustering": "random", **settings}
-    model = CoarseToFine(spec, CLASSES, clusters=2, **own).to(dtype).eval()
+    own = {"width": 16, "depth": 2, "heads": 2, "refiner_width": 16, "refiner_depth": 2, "refiner_heads": 2, **settings}
+    model = CoarseToFine(spec, CLASSES, clusters=2, clustering="random", **own).to(dtype).eval()
     rng = RowRNG([len(name)])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -139,9 +133,10 @@ def test_a_network_draws_what_its_likelihood_says(name, settings):
     assert agreement(sample(CoarseToFineSampler(), model, cases, 3000), [network_distribution(model, case) for case in cases]) > 1e-3
 
 
-@pytest.mark.parametrize("model", [TabularRefines("k2", "delayed"), network("k2"), network("k1", ends=True)], ids=["table", "network", "ends"])
-def test_a_row_of_a_batch_equals_that_row_alone(model):
-    cases = cases_of(TabularCausal(model.spec, model.coarse.layout.name))
+@pytest.mark.parametrize("kind", ["table", "network", "ends"])
+def test_a_row_of_a_batch_equals_that_row_alone(kind):
+    model = {"table": lambda: TabularRefines("k2", "delayed"), "network": lambda: network("k2"), "ends": lambda: network("k1", ends=True)}[kind]()
+    cases = cases_of(model)
     together, by_itself = alone(CoarseToFineSampler(temperature=0.9), guided(model, 2.0, "linear"), cases, n=8)
     assert (together == by_itself).all()
 
