@@ -167,7 +167,7 @@ class CoarseToFine(Generator, Refines, id="generator/coarse_to_fine"):
         logits = self.refiner(labels, condition, rng)
         if not self.members:
             return logits
-        return [part.masked_fill(self._outside(labels[:, k], k), float("-inf")) for k, part in enumerate(logits)]
+        return [part.masked_fill_(self._outside(labels[:, k], k), float("-inf")) for k, part in enumerate(logits)]
 
     def logits(self, labels: Tokens, condition: Condition) -> Tensor:
         """As Refines.logits."""

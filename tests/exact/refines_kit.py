@@ -11,6 +11,7 @@ from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, To
 
 CLUSTERS = {
     "k1": (TokenSpec((3,), Line(3)), [[0, 1, 0]]),
+    "four cells": (TokenSpec((3,), Line(4)), [[0, 1, 0]]),
     "k2": (TokenSpec((3, 2), Line(2)), [[0, 1, 1], [0, 1]]),
     "narrow": (TokenSpec((2, 3), Line(2)), [[0, 0], [0, 1, 0]]),
     "strided": (TokenSpec((3, 2), Line(3), strides=(2, 1)), [[0, 1, 0], [0, 0]]),

@@ -135,7 +135,7 @@ def test_a_network_draws_what_its_likelihood_says(name, settings):
 
 @pytest.mark.parametrize("kind", ["table", "network", "ends"])
 def test_a_row_of_a_batch_equals_that_row_alone(kind):
-    model = {"table": lambda: TabularRefines("k2", "delayed"), "network": lambda: network("k2"), "ends": lambda: network("k1", ends=True)}[kind]()
+    model = TabularRefines("k2", "delayed") if kind == "table" else network("k1" if kind == "ends" else "k2", ends=kind == "ends")
     cases = cases_of(model)
     together, by_itself = alone(CoarseToFineSampler(temperature=0.9), guided(model, 2.0, "linear"), cases, n=8)
     assert (together == by_itself).all()

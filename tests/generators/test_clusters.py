@@ -25,7 +25,9 @@ def spread(rows, labels, count):
 
 @pytest.mark.parametrize("method", CLUSTERINGS)
 @pytest.mark.parametrize(
-    "rows", [table(), table(61), table(7, 1), torch.zeros(9, 2), table(4, 2).repeat(5, 1)], ids=["even", "odd", "scalars", "all alike", "four"]
+    "rows",
+    [table(), table(61), table(7, 1), torch.zeros(9, 2), table(4, 2).repeat(5, 1)],
+    ids=["even", "odd", "scalars", "all alike", "four"],
 )
 def test_labels_partition_the_ids_and_are_numbered_by_the_first(method, rows):
     for count in {1, 2, min(5, len(rows)), len(rows) - 1, len(rows)}:
