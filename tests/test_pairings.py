@@ -23,7 +23,7 @@ CODEBOOKS = {
     "vq": {"vocab_size": 64, "dim": 8, "width": 16},
     "residual": {"levels": 2, "level_dropout": 0.0, "width": 16},
     "fsq": {"values": [5, 5, 5], "width": 16},
-    "lookup_free": {"bits": 7, "width": 16},
+    "lfq": {"bits": 7, "width": 16},
     "library": {"width": 16},
     "bae": {"bits": 8, "levels": 2, "width": 16},
     "dual": {"vocab_size": 64, "semantic": 8, "pixel": 8},
