@@ -155,9 +155,9 @@ class CoarseToFine(Generator, Refines, id="generator/coarse_to_fine"):
         super()._load_from_state_dict(state, prefix, *rest)
 
     def _outside(self, labels: Tensor, level: int) -> Tensor:
-        """bool [B, N, V_k]: ids that are not in the cluster of labels int64 [B, N]. None is where no label is."""
-        own = self.cluster_of[level, : self.spec.vocab_sizes[level]]
-        return (labels[..., None] != own) & (labels >= 0)[..., None]
+        """bool [B, N, V_k]: ids that are not in the cluster of labels int64 [B, N]; where no label is, those of label 0."""
+        own = self.cluster_of[level, : self.spec.vocab_sizes[level]].int()  # half of the memory to read, of the largest tensor
+        return labels.clamp(min=0).int()[..., None] != own
 
     # ------------------------------------------------------------------------------------------------ network
 
