@@ -20,7 +20,7 @@ from gentok.data.spectrograms import spectrograms
 from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.prompt import read_known
-from gentok.samplers.base import sampler_name
+from gentok.samplers.base import described
 from gentok.sampling import Samples, pick_sampler, sample
 from gentok.types import ConditionSpec, TokenSpec
 
@@ -139,7 +139,7 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         "files": files,
         "condition": config["condition"],
         "seed": config["seed"],
-        "sampler": {"name": sampler_name(type(sampler)), "exact": sampler.exact, **vars(sampler)},
+        "sampler": described(sampler),
         "guidance": config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0),
         "guidance_schedule": config["guidance_schedule"],
         "calls_per_sample": samples.calls.double().mean().item(),

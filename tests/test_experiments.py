@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(
     str(path.relative_to(ROOT / "conf" / "experiment").with_suffix("")) for path in (ROOT / "conf" / "experiment").glob("*/*.yaml")
 )
-QUICK = ("cifar10/tokenflow_ms", "spoken_digits/semantic", "cifar10/resgen_rq", "mnist5k/self_speculative")
+QUICK = ("cifar10/tokenflow_ms", "spoken_digits/semantic", "cifar10/resgen_rq", "mnist5k/self_speculative", "cifar10/ctf")
 WHERE = {
     "cifar10": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
     "fsdd": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
@@ -21,6 +21,9 @@ WHERE = {
 
 def words(name: str) -> list[str]:
     out = [f"experiment={name}", *WHERE.get(name.partition("/")[0], [])]
+    if name == "imagenet256/ctf_l":  # the sizes of the tokenizer that it models, without a bundle
+        sizes = ["codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256"]
+        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=vq", *sizes]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():
         data = name.partition("/")[0]
         zoo = f"{data}_{'codec' if data == 'spoken_digits' else 'rq' if name.endswith('_rq') else 'vq'}"

@@ -23,7 +23,7 @@ CODEBOOKS = {
     "vq": {"vocab_size": 64, "dim": 8, "width": 16},
     "residual": {"levels": 2, "level_dropout": 0.0, "width": 16},
     "fsq": {"values": [5, 5, 5], "width": 16},
-    "lookup_free": {"bits": 7, "width": 16},
+    "lfq": {"bits": 7, "width": 16},
     "library": {"width": 16},
     "bae": {"bits": 8, "levels": 2, "width": 16},
     "dual": {"vocab_size": 64, "semantic": 8, "pixel": 8},
@@ -36,6 +36,9 @@ GENERATORS = {
     "any_order": {"width": 64, "depth": 2, "heads": 2},
     "self_speculative": {"width": 64, "depth": 2, "heads": 2},
     "resgen": {"width": 64, "depth": 2, "heads": 2, "components": 64, "rank": 8},
+    "coarse_to_fine": {
+        "width": 64, "depth": 2, "heads": 2, "refiner_width": 64, "refiner_depth": 2, "refiner_heads": 2, "clusters": 8,
+    },
 }
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
@@ -86,7 +89,7 @@ def tokenizers():
 
 QUICK = {
     "autoregressive": ("fsq",), "depth": ("residual",), "masked": ("pyramid",), "any_order": ("vq",), "self_speculative": ("vq",),
-    "resgen": ("vq", "residual"),
+    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
@@ -138,6 +141,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
         (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
         (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
+        (["generator=coarse_to_fine", "sampler=autoregressive"], ["autoregressive", "Causal", "fit it: coarse_to_fine"]),
+        (["generator=coarse_to_fine", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit"], ["coarse=maskgit", "autoregressive"]),
     ],
 )
 def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, expected):

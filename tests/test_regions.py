@@ -13,8 +13,10 @@ import torch
 from gentok.bundle import build_generator, load, save
 from gentok.cli import compose
 from gentok.evaluate import evaluate
+from gentok.evaluation.likelihood import nll_in_words
 from gentok.generators.any_order import AnyOrderTransformer
 from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.coarse_to_fine import CoarseToFine
 from gentok.generators.depth import DepthTransformer
 from gentok.generators.masked import MaskedTransformer
 from gentok.region_likelihood import region_cells, region_nll
@@ -54,6 +56,20 @@ def test_a_mask_file_names_cells(tmp_path, shape):
     np.save(tmp_path / "mask.npy", mask)
     cells = region_cells(str(tmp_path / "mask.npy"), SPEC)
     assert cells.tolist() == [[False, True, False, shape == (2, 2) and True]] * 2
+
+
+@pytest.mark.parametrize("members", [True, False])
+def test_a_coarse_to_fine_model_gives_the_density_of_whole_items_and_of_no_region(members):
+    own = {"clusters": [2, 1], "clustering": "random", "refiner_width": 16, "refiner_depth": 1, "refiner_heads": 2}
+    model, (tokens, condition, rng) = random_model(CoarseToFine, members=members, **own), items(4)
+    tokens.codes[0, 1, 2] = -1
+    nats, count, exact = region_nll(model, tokens, condition, region_cells(None, SPEC), rng)
+    assert torch.allclose(nats, model.nll_bound(tokens, condition)) and exact == members and count.tolist() == [7, 8, 8, 8]
+    assert nll_in_words(model) == nll_in_words(model, exact) == ("exact" if members else "an upper bound, by the ids' own labels alone")
+    for region in (region_cells("left-half", SPEC), None):
+        with pytest.raises(ValueError, match="CoarseToFine has a density of whole items.*any_order") as error:
+            region_nll(model, tokens, condition, region, rng)
+        assert "\n" not in str(error.value)
 
 
 def test_an_any_order_model_gives_the_exact_density_of_any_region():
@@ -241,7 +257,7 @@ def test_a_region_that_is_none_is_refused_in_one_line(tmp_path, region, message,
 def test_a_region_needs_a_raster_and_a_model_that_has_a_density():
     with pytest.raises(ValueError, match="raster"):
         region_cells("left-half", TokenSpec((3,), Line(4)))
-    with pytest.raises(ValueError, match="AnyOrder, Causal or Masked"):
+    with pytest.raises(ValueError, match="AnyOrder, Causal, Masked or Refines"):
         region_nll(object(), *items(2)[:2], None, RowRNG([0, 1]))
 
 

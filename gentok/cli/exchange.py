@@ -6,6 +6,7 @@ and takes none of these keys; what a person sets on the command line holds for t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -44,12 +45,13 @@ def exchange(
     chosen = {part: choices[part] for part in PARTS if choices.get(part)}
     if "generator" in changed and "sampler" not in given and own.get("sampler") != "auto":
         changed, chosen["sampler"] = [*changed, "sampler"], "auto"  # the experiment's was for its generator
-    values = [word for word in words if word.lstrip("+~").partition("=")[0].split(".")[0] in changed and "." in word.partition("=")[0]]
+    values = [word for word in words if re.split(r"[.@=]", word.lstrip("+~"))[0] in changed and re.search(r"[.@]", word.partition("=")[0])]
     parts = [f"task={choices['task']}", *(f"{part}={choice}" for part, choice in chosen.items())]
-    keys = _keys(compose(parts)[0]) if values else []
+    inside = [word for word in values if "@" in word.partition("=")[0]]  # choices of what is inside a part
+    keys = _keys(compose([*parts, *inside])[0]) if values else []
     for word in values:
         key = word.partition("=")[0]
-        if not key.startswith("+") and key.lstrip("~") not in keys:
+        if not key.startswith("+") and word not in inside and key.lstrip("~") not in keys:
             raise ConfigError(f"there is no key {key!r}{near_key(key, keys)}")
     preset = compose([*parts, *values])[0]
     lines = []

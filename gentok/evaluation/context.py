@@ -7,7 +7,7 @@ import math
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from gentok.metrics.distance import image_features
 from gentok.metrics.eval_classifier import find_eval_classifier
 from gentok.metrics.generation import accuracy
 from gentok.rng import RowRNG
+from gentok.samplers.base import described
 from gentok.sampling import Samples, pick_sampler, sample
 from gentok.types import Batch, ConditionSpec
 
@@ -107,7 +108,7 @@ class Context:
     def sampling_protocol(self, samples: Samples) -> dict[str, Any]:
         """How samples were drawn."""
         return {
-            "sampler": {"name": type(self.sampler).__name__, "exact": self.sampler.exact, **asdict(self.sampler)},
+            "sampler": {**described(self.sampler), "name": type(self.sampler).__name__},
             "guidance_schedule": self.config["guidance_schedule"],
             "batch_size": self.config["batch_size"],
             "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},

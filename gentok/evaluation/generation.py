@@ -11,8 +11,7 @@ from torch import Tensor
 
 from gentok.data.image_files import save_grid
 from gentok.evaluation.context import Context, check_images, choice, in_words, left_out, scale_of
-from gentok.evaluation.likelihood import NLL_SAMPLES, likelihood
-from gentok.generators.base import AnyOrder, Causal
+from gentok.evaluation.likelihood import likelihood, nll_in_words
 from gentok.metrics.distance import LEAST, SIZE, distances, enough, halves
 from gentok.metrics.generation import alike, check_variety, copying, variety
 
@@ -41,7 +40,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     protocol: dict[str, Any] = {
         "what": in_words("generation", n=n, accuracy=asked, space=SPACE[bool(names)]),
         **context.sampling_protocol(samples),
-        "nll": "exact" if isinstance(bundle.generator, (AnyOrder, Causal)) else f"an upper bound, {NLL_SAMPLES} masks per item",
+        "nll": nll_in_words(bundle.generator),
     }
     if names:
         labels = torch.arange(n) % len(names)

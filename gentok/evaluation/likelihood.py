@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from gentok.evaluation.context import Context, in_words
+from gentok.generators.base import AnyOrder, Causal, Refines
 from gentok.region_likelihood import SCATTERED, region_cells, region_nll
 from gentok.rng import RowRNG
 from gentok.types import Condition, Frames, Tokens
 
-__all__ = ["NLL_SAMPLES", "likelihood", "measure"]
+__all__ = ["NLL_SAMPLES", "likelihood", "measure", "nll_in_words"]
 
 NLL_SAMPLES = 4
 """Masks per item where the likelihood is a bound; a causal model's is exact and takes none."""
@@ -55,6 +56,16 @@ def likelihood(context: Context) -> dict[str, float]:
     return out
 
 
+def nll_in_words(generator: Any, exact: bool | None = None) -> str:
+    """What the nll of a generator is. exact: whether it is exact; None: as that of whole items is."""
+    refines = isinstance(generator, Refines)
+    if exact is None:
+        exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal))
+    if exact:
+        return "exact"
+    return "an upper bound, by the ids' own labels alone" if refines else f"an upper bound, {NLL_SAMPLES} masks per item"
+
+
 def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Measures the nll of a region of held-out items' tokens, or of all of them.
 
@@ -79,5 +90,5 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     return metrics, {
         "what": in_words("nll", cells=what + ("" if region is None else " given the others")),
         "region": region,
-        "nll": "exact" if exact else f"an upper bound, {NLL_SAMPLES} masks per item",
+        "nll": nll_in_words(generator, exact),
     }

@@ -17,7 +17,7 @@ from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import FLOOR_DB, mel_levels, spectrograms
 from gentok.evaluation.context import Context, choice, in_words, left_out
 from gentok.evaluation.likelihood import measure as nll_measure
-from gentok.generators.base import AnyOrder, Causal, Masked
+from gentok.generators.base import AnyOrder, Causal, Masked, Refines
 from gentok.metrics.audio import mel_frechet
 from gentok.metrics.spoken_digits import Transcripts, recognition, transcribed
 from gentok.types import Batch, Condition
@@ -39,7 +39,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     generator, n, data, rate = context.bundle.generator, context.config["n"], context.data, context.bundle.spec.sample_rate
     held_out = _read(data.held_out, context.rows("held_out"))
     asked = held_out.condition.rows(torch.arange(n) % len(held_out.media))  # held-out items in turn
-    ends = isinstance(generator, Causal) and generator.ends
+    ends = isinstance(generator, (Causal, Refines)) and generator.ends
     samples = context.sample(n, asked, context.guidance, None if ends else [length / rate for length in held_out.lengths.tolist()])
     made = _as_batch(samples.media.clamp(-1, 1), samples.lengths, asked)
     train = _read(data.train.whole(), context.rows("train"))
@@ -57,7 +57,7 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     metrics["training_mel_frechet"] = mel_frechet(train.media[few], held_out.media, rate, train.lengths[few], held_out.lengths)
     copied, nearest = _nearest(made, held_out, train, rate)
     metrics |= copied
-    if isinstance(generator, (AnyOrder, Causal, Masked)):
+    if isinstance(generator, (AnyOrder, Causal, Masked, Refines)):
         metrics |= {name: value for name, value in nll_measure(context, out)[0].items() if name.startswith("bits")}
     metrics["calls_per_sample"] = samples.calls.double().mean().item()
     metrics["calls_per_second_of_sound"] = float(samples.calls.sum()) / max(seconds, 1e-9)

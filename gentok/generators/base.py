@@ -17,7 +17,7 @@ from gentok.flow.mixture import Mixture
 from gentok.layouts import Layout
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
 
-__all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "SelfSpeculative", "capabilities"]
+__all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "Refines", "SelfSpeculative", "capabilities"]
 
 
 class Capability(ABC):
@@ -227,6 +227,48 @@ class SelfSpeculative(Capability):
 
         Returns:
             float [B, K, N, V]; at rank 1 the same as the draft, unspecified at rank 0.
+        """
+
+
+class Refines(Capability):
+    """A model of coarse labels of the codes, and of the codes given all labels, which are then independent of one
+    another: p(codes) = sum over labels of p(labels) product over cells of p(code | labels).
+
+    Attributes:
+        coarse: the model of the labels, which are Tokens of its own spec on the same cells.
+        members: whether a code is always one of its label's cluster. Then the codes determine the labels, and the sum
+            has a single term.
+    """
+
+    coarse: Causal
+    members: bool
+
+    @property
+    def ends(self) -> bool:
+        """Whether items end by themselves: where their labels do."""
+        return self.coarse.ends
+
+    @abstractmethod
+    def labels(self, codes: Tensor) -> Tensor:
+        """The label of every code.
+
+        Args:
+            codes: int64 [B, K, N].
+
+        Returns:
+            int64 [B, K, N]; what is below 0 stays.
+        """
+
+    @abstractmethod
+    def logits(self, labels: Tokens, condition: Condition) -> Tensor:
+        """The distribution of every code given all labels.
+
+        Args:
+            labels: codes int64 [B, K, N] of the spec of `coarse`, none UNKNOWN.
+            condition: B rows.
+
+        Returns:
+            float [B, K, N, V]; unspecified where a label is ABSENT.
         """
 
 

@@ -32,7 +32,7 @@ from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial
 from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
 
-__all__ = ["Sampler", "check_known", "every_sampler", "fitting", "sampler_name", "setting"]
+__all__ = ["Sampler", "check_known", "described", "every_sampler", "fitting", "sampler_name", "setting"]
 
 
 def setting(default: Any, *, choices: Iterable[Any] = (), parse: Callable[[Any], Any] | None = None) -> Any:
@@ -174,6 +174,13 @@ class Sampler(Component, ABC):
 def sampler_name(cls: type[Sampler]) -> str:
     """The name of the sampler's file, which is also its name in conf/sampler."""
     return cls.__module__.rpartition(".")[2]
+
+
+def described(sampler: Sampler) -> dict[str, Any]:
+    """What reports say of a sampler: its name, whether it is exact, and its settings, those of a sampler inside likewise."""
+    values = {f.name: getattr(sampler, f.name) for f in fields(sampler)}
+    settings = {name: described(value) if isinstance(value, Sampler) else value for name, value in values.items()}
+    return {"name": sampler_name(type(sampler)), "exact": sampler.exact, **settings}
 
 
 def every_sampler() -> list[type[Sampler]]:

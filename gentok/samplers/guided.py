@@ -7,8 +7,9 @@ every sampler works with guidance without knowing of it, filters act after it, a
 distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
-share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. Of
-a mixture the components' weights are guided, and the components are those of the row's own condition.
+share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. A
+refiner's pass comes last, at the full scale. Of a mixture the components' weights are guided, and the components
+are those of the row's own condition.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, SelfSpeculative, capabilities
+from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, Refines, SelfSpeculative, capabilities
 from gentok.types import Condition, Tokens
 
-__all__ = ["GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedSelfSpeculative", "guided"]
+__all__ = [
+    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedRefines", "GuidedSelfSpeculative", "guided",
+]  # fmt: skip
 
 
 class _Guided:
@@ -163,6 +166,21 @@ class GuidedSelfSpeculative(GuidedMasked, SelfSpeculative):
         return self._combine(out, _share_before(tokens, rank))
 
 
+class GuidedRefines(_Guided, Refines):
+    """A Refines generator with guidance of both stages; the refiner's at the full scale."""
+
+    def __init__(self, model: Refines, scale: float, schedule: str = "constant"):
+        super().__init__(model, scale, schedule)
+        self.coarse, self.members = GuidedCausal(model.coarse, scale, schedule), model.members
+
+    def labels(self, codes: Tensor) -> Tensor:
+        return self.model.labels(codes)
+
+    def logits(self, labels: Tokens, condition: Condition) -> Tensor:
+        out = self.model.logits(_tokens_twice(labels), _both(condition))
+        return self._combine(out, torch.ones(labels.batch, dtype=torch.float64, device=out.device))
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """A model with guidance, as a generator of the same capability.
 
@@ -180,13 +198,13 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
         return model
     wrappers = {
         Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
-        CumulativeMasked: GuidedCumulativeMasked,
+        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines,
     }  # fmt: skip
     for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        f"guidance is defined for Causal, Masked, CumulativeMasked and AnyOrder generators; {type(model).__name__} has {able}: "
+        f"guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder and Refines generators; {type(model).__name__} has {able}: "
         "leave guidance at 1"
     )

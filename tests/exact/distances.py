@@ -18,6 +18,7 @@ from typing import Any
 import kit
 import torch
 from any_order_kit import TabularAnyOrder, ordered_distribution
+from refines_kit import TabularRefines, refined_distribution
 from self_speculative_kit import Tabular, window_distribution
 
 from gentok.generators.base import Causal
@@ -26,6 +27,7 @@ from gentok.samplers.ancestral import Ancestral
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
 from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.confidence_threshold import ConfidenceThreshold
 from gentok.samplers.corrector import Corrector
 from gentok.samplers.entropy_bounded import EntropyBounded
@@ -43,6 +45,8 @@ ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
 WINDOWS = Tabular(kit.SPECS["k1"], scale=2.0)
 """Drafts and verifies, whose distribution is that of its windows."""
 
+LABELS = TabularRefines("four cells", scale=2.0)
+"""Two labels of three ids, which are independent given all labels."""
 LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
 """Two levels of three cells."""
 
@@ -101,9 +105,10 @@ class Counted:
 
 def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list[Row]:
     """The distances of all samplers on the rig (or of those named), for an item of which nothing is known."""
-    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS)}
+    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS, LABELS)}
     runs = [
         ("autoregressive", AutoregressiveSampler(), InOrder(RIG)),
+        ("coarse_to_fine, two labels of three ids", CoarseToFineSampler(), LABELS),
         ("any_order", AnyOrderSampler(), ANY),
         ("any_subset, four cells drafted", AnySubset(k=4), ANY),
         ("self_speculative, windows of two cells", SelfSpeculativeSampler(window=2), WINDOWS),
@@ -145,6 +150,8 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
             own = ordered_distribution(model, case, sampler)
         elif model is WINDOWS:
             own = window_distribution(model, case, sampler)
+        elif model is LABELS:
+            own = refined_distribution(model, case, sampler)
         else:
             own = kit.masked_distribution(RIG if model not in cases else model, case)
         samples = kit.sample(counted, model, [case], n, seed)

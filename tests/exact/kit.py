@@ -36,7 +36,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gentok.generators.base import Causal, Masked
+from gentok.generators.base import Causal, Masked, Refines
 from gentok.layouts import Layout
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
@@ -178,7 +178,7 @@ class Case:
     length: int
 
 
-def cases_of(model: Causal | Masked) -> list[Case]:
+def cases_of(model: Causal | Masked | Refines) -> list[Case]:
     """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells
     where the model has a layout."""
     spec, n = model.spec, model.spec.positions
@@ -186,8 +186,9 @@ def cases_of(model: Causal | Masked) -> list[Case]:
     for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
         codes = Tokens.unknown(spec, 1, torch.tensor([length])).codes[0]
         cells = spec.exists().nonzero()
-        if isinstance(model, Causal):
-            step, slot = model.layout.step[tuple(cells.T)], model.layout.slot[tuple(cells.T)]
+        ordered = model.coarse if isinstance(model, Refines) else model
+        if isinstance(ordered, Causal):
+            step, slot = ordered.layout.step[tuple(cells.T)], ordered.layout.slot[tuple(cells.T)]
             cells = cells[(step * 100 + slot).argsort()]
         else:
             cells = cells.flip(0)  # the last cells: no prefix of any raster

@@ -42,6 +42,24 @@ def test_the_default_is_small(name):
     assert 4e6 < parameters(name, TokenSpec((512,), Raster(8, 8))) < 6e6
 
 
+def test_ctf_l_has_its_published_sizes():
+    config = yaml.safe_load((CONF / "ctf_l.yaml").read_text())
+    with torch.device("meta"):
+        model = build(config, spec=TokenSpec((16384,), Raster(16, 16)), condition_spec=IMAGENET, codebook=VQ(16384, 8))
+    for part, millions in ((model.coarse, 310), (model.refiner, 343)):
+        assert abs(sum(p.numel() for p in part.parameters()) / 1e6 / millions - 1) < 0.01
+
+
+def test_coarse_to_fine_is_of_the_size_of_autoregression_in_its_experiment():
+    sizes = {}
+    for name in ("ar", "ctf"):
+        config = compose("config", [f"experiment=cifar10/{name}"])["generator"]
+        with torch.device("meta"):
+            model = build(config, spec=TokenSpec((4096,), Raster(8, 8)), condition_spec=TEN, codebook=VQ(4096, 16))
+        sizes[name] = sum(p.numel() for p in model.parameters())
+    assert abs(sizes["ctf"] / sizes["ar"] - 1) < 0.01, sizes
+
+
 def test_the_default_of_resgen_is_as_small_for_eight_levels():
     with torch.device("meta"):
         codebook = ResidualCodebook(VQ(512, 16, normalize=False), 8)

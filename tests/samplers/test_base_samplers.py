@@ -10,11 +10,13 @@ import yaml
 from kit import SPECS, TabularCausal, TabularMasked, batch_of, cases_of
 from scipy import stats
 
+from gentok.build import build
 from gentok.cli import compose
 from gentok.generators.base import Causal
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
-from gentok.samplers.base import Sampler, check_known, every_sampler, fitting, sampler_name
+from gentok.samplers.base import Sampler, check_known, described, every_sampler, fitting, sampler_name
+from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
@@ -79,9 +81,9 @@ def test_samplers_are_found_by_their_files_and_each_has_a_yaml_with_every_settin
     assert {path.stem for path in CONF.glob("*.yaml")} >= set(found)
     for name, cls in found.items():
         values = compose("sample", ["ckpt=none", f"sampler={name}"])["sampler"]
-        assert values.pop("_target_") == f"{cls.__module__}.{cls.__name__}"
-        assert set(values) == {f.name for f in dataclasses.fields(cls)}
-        assert cls(**values) == cls(), "a sampler built from Python must do what it does from the command line"
+        assert set(values) - {"_target_"} == {f.name for f in dataclasses.fields(cls)}
+        made = build(values)
+        assert type(made) is cls and made == cls(), "a sampler built from Python must do what it does from the command line"
 
 
 def test_the_filter_keys_stand_in_one_file_and_have_the_defaults_of_every_sampler():
@@ -90,7 +92,24 @@ def test_the_filter_keys_stand_in_one_file_and_have_the_defaults_of_every_sample
     assert shared == {f.name: f.default for f in dataclasses.fields(Sampler)}
     for path in CONF.glob("*.yaml"):
         own = yaml.safe_load(path.read_text())
-        assert path.stem == "auto" or (own["defaults"] == ["auto", "_self_"] and not set(own) & set(shared)), path.stem
+        defaults = [entry for entry in own.get("defaults", []) if not isinstance(entry, dict)]  # others: samplers inside
+        assert path.stem == "auto" or (defaults == ["auto", "_self_"] and not set(own) & set(shared)), path.stem
+
+
+def test_a_sampler_inside_another_is_a_choice_and_has_the_filters_of_the_other_unless_they_are_set():
+    def made(*words):
+        return build(compose("sample", ["ckpt=none", "sampler=coarse_to_fine", *words])["sampler"])
+
+    assert made("sampler.temperature=1.1").coarse == AutoregressiveSampler(temperature=1.1)
+    both = made("sampler.coarse.temperature=0.9", "sampler.temperature=1.1", "sampler.top_k=4")
+    assert both == CoarseToFineSampler(temperature=1.1, top_k=4, coarse=AutoregressiveSampler(temperature=0.9, top_k=4))
+    with pytest.raises(ValueError, match="sampler.coarse=maskgit is of Masked generators"):
+        made("sampler@sampler.coarse=maskgit")
+    words = ["experiment=imagenet256/ctf_l", "sampler=coarse_to_fine", "sampler@sampler.coarse=autoregressive", "sampler.coarse.top_k=7"]
+    assert build(compose("config", words)["sampler"]).coarse.top_k == 7
+    words = ["experiment=cifar10/ctf", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit", "sampler.coarse.steps=7"]
+    assert compose("config", words)["sampler"]["coarse"]["steps"] == 7
+    assert described(both)["coarse"] == {**described(AutoregressiveSampler(temperature=0.9, top_k=4)), "name": "autoregressive"}
 
 
 def test_fitting_goes_by_capability_also_through_guidance():

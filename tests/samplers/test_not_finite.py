@@ -7,16 +7,18 @@ import pytest
 import torch
 from any_order_kit import TabularAnyOrder
 from kit import SPECS, TabularCausal, TabularMasked, cases_of
+from refines_kit import TabularRefines
 from self_speculative_kit import Tabular
 from test_exact_resgen import Scalars
 from test_masked_samplers import VARIANTS
 
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, SelfSpeculative
+from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, Refines, SelfSpeculative
 from gentok.rng import RowRNG
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import every_sampler, sampler_name
+from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.draws import check_finite, checked, exponential_race
 from gentok.samplers.guided import guided
 from gentok.samplers.resgen import ResGenSampler
@@ -24,7 +26,10 @@ from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.unmasking import UnmaskingSampler
 from gentok.types import UNKNOWN, Class, Condition, Tokens
 
-SAMPLERS = [*VARIANTS, AutoregressiveSampler(), AnyOrderSampler(), AnySubset(), SelfSpeculativeSampler(window=2), ResGenSampler(steps=3)]
+SAMPLERS = [
+    *VARIANTS, AutoregressiveSampler(), AnyOrderSampler(), AnySubset(), SelfSpeculativeSampler(window=2), ResGenSampler(steps=3),
+    CoarseToFineSampler(),
+]  # fmt: skip
 ALL = [pytest.param(s, id=f"{sampler_name(type(s))}-{i}") for i, s in enumerate(SAMPLERS)]
 TABLES = {
     Causal: lambda: TabularCausal(SPECS["k1"]),
@@ -32,6 +37,7 @@ TABLES = {
     AnyOrder: lambda: TabularAnyOrder(SPECS["k1"]),
     SelfSpeculative: lambda: Tabular(SPECS["k1"]),
     CumulativeMasked: lambda: Scalars(3),
+    Refines: lambda: TabularRefines("k1"),
 }
 BAD = 2
 """The class whose distributions are spoilt."""
