@@ -20,7 +20,9 @@ A row's calls are those of its labels and one; a row of which everything is know
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +63,9 @@ class CoarseToFineSampler(Sampler, id="sampler/coarse_to_fine"):
         elif not issubclass(Causal, self.coarse.requires):
             name, needs = sampler_name(type(self.coarse)), self.coarse.requires.__name__
             raise ValueError(f"sampler.coarse={name} is of {needs} generators, labels are drawn from a Causal one: choose autoregressive")
+
+    def with_models(self, load: Callable[[str], Any]) -> CoarseToFineSampler:
+        return replace(self, coarse=self.coarse.with_models(load))
 
     def run(self, request: SampleRequest) -> SampleOutput:
         model, tokens = request.model, request.tokens
