@@ -19,14 +19,14 @@ IMAGENET = ConditionSpec((("class", ClassSpec(tuple(str(i) for i in range(1000))
 
 
 def parameters(name, spec, **given):
-    settings = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+    settings = compose("config", ["task=generator", f"generator={name}"])["generator"]
     module, _, cls = settings.pop("_target_").rpartition(".")
     with torch.device("meta"):
         model = getattr(importlib.import_module(module), cls)(spec, IMAGENET, **given, **settings)
     return sum(p.numel() for p in model.parameters())
 
 
-@pytest.mark.parametrize("name,millions", [("llamagen_b", 111), ("llamagen_l", 343)])
+@pytest.mark.parametrize("name,millions", [("llamagen_b", 111), ("llamagen_l", 343), ("llamagen_xl", 775), ("llamagen_xxl", 1400)])
 def test_llamagen_has_its_published_size(name, millions):
     assert abs(parameters(name, TokenSpec((16384,), Raster(16, 16))) / 1e6 / millions - 1) < 0.03
 
