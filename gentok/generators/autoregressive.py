@@ -30,6 +30,7 @@ from gentok.grammar import Follower, Grammar
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
+from gentok.nn.linear import activations, product
 from gentok.nn.token_transformer import (
     TransformerOptions,
     TransformerSettings,
@@ -177,9 +178,10 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
 
     def _logits(self, hidden: Tensor, level: Tensor) -> Tensor:
         """hidden [B, S, D], the slots' level int64 [S, G] or [B, S, G], -1 where empty -> [B, S, G, ids]."""
+        hidden = activations(hidden)
         batch, length, _ = hidden.shape
         if self.spec.levels == 1 and self.layout.slots == 1:
-            return F.linear(hidden, self._weights(0)).unsqueeze(2)
+            return product(hidden, self._weights(0)).unsqueeze(2)
         level = level.expand(batch, length, -1)
         out = None
         for g, levels in enumerate(self._slot_levels):
@@ -187,7 +189,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 rows = level[:, :, g] == k
                 if not rows.any():
                     continue
-                part = self._pad(F.linear(hidden[rows], self._weights(k)), k)
+                part = self._pad(product(hidden[rows], self._weights(k)), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
                 out[:, :, g].masked_scatter_(rows[..., None], part)
@@ -214,7 +216,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         hidden, out = self._hidden(codes, condition, rng), []
         for k, level in enumerate(self._levels):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(F.linear(hidden[:, level.steps], self._weights(k))), None
+            logits, allowed = full_precision(product(hidden[:, level.steps], self._weights(k))), None
             if self.grammar is not None:
                 allowed = self.grammar.allowed(self.grammar.states(codes[:, 0]))
                 logits = logits.masked_fill(~allowed, float("-inf"))

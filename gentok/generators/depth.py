@@ -28,6 +28,7 @@ from gentok.generators.causal import CausalTransformer
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
+from gentok.nn.linear import Linear, activations
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, full_precision, initialise_parts, token_nll
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
@@ -95,7 +96,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         self.token_table = nn.Embedding(codes + spec.levels + 1, width)  # codes, a filler per level, begin
         self.level_table = nn.Embedding(codes + spec.levels, level_width)
         self.into_levels = nn.Linear(width, spec.levels * level_width)  # A_k
-        self.heads = nn.ModuleList(nn.Linear(level_width, size + (ends and k == 0), bias=False) for k, size in enumerate(spec.vocab_sizes))
+        self.heads = nn.ModuleList(Linear(level_width, size + (ends and k == 0)) for k, size in enumerate(spec.vocab_sizes))
         with torch.device("cpu"):
             names = self._compile(settings.rope)
         self.position_table = nn.Embedding(names, width) if names else None
@@ -158,7 +159,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
 
     def _logits(self, states: Tensor, level: int) -> Tensor:
         """states float [..., D'] of cells of one level -> [..., ids]."""
-        return self._pad(self.heads[level](states), level)
+        return self._pad(self.heads[level](activations(states)), level)
 
     def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
         """Teacher-forced logits, without a cache.
