@@ -84,6 +84,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     """
 
     follows_grammar = True
+    moves_rows = True
 
     def __init__(
         self,
@@ -248,7 +249,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 steps = torch.arange(steps.start, steps.stop, device=ids.device).clamp(max=last)
         else:
             depth = torch.arange(ids.shape[1], device=ids.device) if window.depth is None else window.depth
-            steps = (at[:, None] + depth).clamp(max=last)
+            steps = (at.to(ids.device)[:, None] + depth).clamp(max=last)
         hidden = self.trunk.extend(self._embed(ids, steps), self._rotation(ids.device, steps), cache, window)
         out = self._logits(hidden, self._tables.on(ids.device).level[steps])
         if cache.follower is None:
@@ -262,3 +263,11 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             cache.commit(at, path)
             if cache.follower is not None:
                 cache.follower.commit(at, path)
+
+    def take(self, cache: KVCache, rows: Tensor) -> KVCache:
+        """As Causal.take."""
+        return cache.take(rows)
+
+    def put(self, cache: KVCache, rows: Tensor, other: KVCache) -> None:
+        """As Causal.put."""
+        cache.put(rows, other)

@@ -56,6 +56,10 @@ class _Cache:
     hidden: Tensor | None = None
     tree: Tensor | None = None
 
+    @property
+    def batch(self) -> int:
+        return len(self.codes)
+
 
 class DepthTransformer(CausalTransformer, id="generator/depth"):
     """A temporal transformer over positions and a depth transformer over the levels of each.
@@ -75,6 +79,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
     """
 
     TRUNK = "temporal"
+    moves_rows = True
 
     def __init__(
         self,
@@ -196,7 +201,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
 
     def logits(self, ids: Tensor, cache: _Cache, at: Tensor, parents: Tensor | None = None) -> Tensor:
         """As Causal.logits; what is predicted at fed steps beyond the layout's end is unspecified."""
-        cache.tree = None if parents is None else ids
+        cache.tree, at = None if parents is None else ids, at.to(ids.device)
         if parents is not None:
             return self._tree(ids, cache, at, parents)
         tables, last = self._tables.on(ids.device), self.layout.steps - 1
@@ -272,3 +277,15 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         room = int((self.layout.steps - at).max())
         if kept[:, :room].numel():
             self.logits(kept[:, :room, None], cache, at)
+
+    def take(self, cache: _Cache, rows: Tensor) -> _Cache:
+        """As Causal.take."""
+        hidden = None if cache.hidden is None else cache.hidden[rows]
+        return _Cache(cache.codes[rows], cache.temporal.take(rows), cache.condition.rows(rows), hidden)
+
+    def put(self, cache: _Cache, rows: Tensor, other: _Cache) -> None:
+        """As Causal.put."""
+        cache.temporal.put(rows, other.temporal)
+        cache.codes[rows], cache.hidden[rows], cache.tree = other.codes, other.hidden, None
+        order = torch.arange(cache.batch, device=rows.device).scatter(0, rows, cache.batch + torch.arange(len(rows), device=rows.device))
+        cache.condition = Condition.concat([cache.condition, other.condition]).rows(order)

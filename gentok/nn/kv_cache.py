@@ -31,6 +31,10 @@ def ancestors(parents: Tensor) -> Tensor:
     return reach > 0
 
 
+def _rows(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
+
+
 @dataclass
 class Window:
     """Where a call's steps lie and what they see; built once, used by every layer.
@@ -123,6 +127,33 @@ class KVCache:
             keys[window.rows, :, window.slots] = key.transpose(1, 2)
             values[window.rows, :, window.slots] = value.transpose(1, 2)
         return keys.narrow(2, 0, window.length), values.narrow(2, 0, window.length)
+
+    def take(self, rows: Tensor) -> KVCache:
+        """rows int64 [b] -> a cache of these rows, with memory of its own."""
+        out = KVCache(len(self.keys), len(rows), self.capacity, self.prefix, _rows(self.prefix_mask, rows), self.device)
+        out.keys, out.values = [_rows(k, rows) for k in self.keys], [_rows(v, rows) for v in self.values]
+        out.context = None if self.context is None else [(k[rows], v[rows]) for k, v in self.context]
+        out.context_mask = _rows(self.context_mask, rows)
+        out.modulation = None if self.modulation is None else [m[:, rows] for m in self.modulation]
+        out.follower = None if self.follower is None else self.follower.take(rows)
+        return out
+
+    def put(self, rows: Tensor, other: KVCache) -> None:
+        """The rows int64 [b] become those of `other`. Raises ValueError where it has another layout."""
+        if (other.batch, other.capacity, other.prefix) != (len(rows), self.capacity, self.prefix):
+            raise ValueError(
+                f"a cache of {other.batch} rows, {other.capacity} steps and {other.prefix} slots before them cannot be put into {len(rows)} "
+                f"rows of one of {self.capacity} steps and {self.prefix} slots"
+            )
+        pairs = [*zip(self.keys, other.keys), *zip(self.values, other.values)]
+        pairs += [(self.prefix_mask, other.prefix_mask), (self.context_mask, other.context_mask)]
+        pairs += [pair for ours, theirs in zip(self.context or (), other.context or ()) for pair in zip(ours, theirs)]
+        pairs += [(ours.transpose(0, 1), theirs.transpose(0, 1)) for ours, theirs in zip(self.modulation or (), other.modulation or ())]
+        for ours, theirs in pairs:
+            if ours is not None:
+                ours[rows] = theirs
+        if self.follower is not None:
+            self.follower.put(rows, other.follower)
 
     def commit(self, at: Tensor, path: Tensor) -> None:
         """path int64 [B, P], -1 beyond each row's end: step path[b, j] of the last call becomes fed step at[b] + j."""
