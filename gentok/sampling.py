@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gentok.build import build, resolve
-from gentok.errors import ConfigError, nearest_name
+from gentok.errors import ConfigError, check_choice, nearest_name
 from gentok.generators.base import capabilities
+from gentok.nn.linear import quantize
 from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
@@ -25,7 +26,7 @@ from gentok.types import Condition, ConditionSpec, Tokens
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "configured_sampler", "pick_sampler", "sample", "sample_tokens"]
+__all__ = ["Samples", "configured_sampler", "lower_precision", "pick_sampler", "sample", "sample_tokens"]
 
 
 _TURNS = 16
@@ -131,6 +132,26 @@ def sample_tokens(
     """
     with torch.no_grad():
         return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
+
+
+# ----------------------------------------------------------------------------------------------------------------- precision
+
+
+def lower_precision(generator: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """Changes the weights that a generator samples with, in place, and returns it.
+
+    Args:
+        generator: for inference.
+        dtype: float32; bfloat16: all weights; int8: the matrices of its transformers, and its head where it is causal, by integers with
+            a scale per output (gentok/nn/linear.py).
+
+    Raises:
+        ValueError: another dtype.
+    """
+    check_choice("dtype", dtype, ("float32", "bfloat16", "int8"))
+    if dtype == "int8":
+        return quantize(generator)
+    return generator.to(torch.bfloat16) if dtype == "bfloat16" else generator
 
 
 # ------------------------------------------------------------------------------------------------------------------ sampling

@@ -30,7 +30,7 @@ from gentok.grammar import Follower, Grammar
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
-from gentok.nn.linear import activations, product
+from gentok.nn.linear import Int8Linear, Linear, activations, product
 from gentok.nn.token_transformer import (
     TransformerOptions,
     TransformerSettings,
@@ -110,7 +110,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         with torch.device("cpu"):
             names = self._compile(settings.rope, codes)
         self.target_table = nn.Embedding(names, width) if names else None
-        self.head = None if tie_embeddings else nn.Linear(width, codes, bias=False)
+        self.head = None if tie_embeddings else Linear(width, codes)
         initialise_parts(self.token_table, self.target_table, self.head)
         if zero_init_head and self.head is not None:
             nn.init.zeros_(self.head.weight)
@@ -177,12 +177,19 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         rows = (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
         return rows if level or self.end is None else torch.cat((rows, self.end.to(rows)))
 
+    def _scores(self, hidden: Tensor, level: int) -> Tensor:
+        """hidden float [..., D] -> [..., V_k], or V_0 + 1."""
+        if not isinstance(self.head, Int8Linear):
+            return product(hidden, self._weights(level))
+        out = self.head(hidden, self._levels[level].vocab)
+        return out if level or self.end is None else torch.cat((out, F.linear(hidden, self.end.to(hidden))), -1)
+
     def _logits(self, hidden: Tensor, level: Tensor) -> Tensor:
         """hidden [B, S, D], the slots' level int64 [S, G] or [B, S, G], -1 where empty -> [B, S, G, ids]."""
         hidden = activations(hidden)
         batch, length, _ = hidden.shape
         if self.spec.levels == 1 and self.layout.slots == 1:
-            return product(hidden, self._weights(0)).unsqueeze(2)
+            return self._scores(hidden, 0).unsqueeze(2)
         level = level.expand(batch, length, -1)
         out = None
         for g, levels in enumerate(self._slot_levels):
@@ -190,7 +197,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 rows = level[:, :, g] == k
                 if not rows.any():
                     continue
-                part = self._pad(product(hidden[rows], self._weights(k)), k)
+                part = self._pad(self._scores(hidden[rows], k), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
                 out[:, :, g].masked_scatter_(rows[..., None], part)
@@ -217,7 +224,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         hidden, out = self._hidden(codes, condition, rng), []
         for k, level in enumerate(self._levels):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(product(hidden[:, level.steps], self._weights(k))), None
+            logits, allowed = full_precision(self._scores(hidden[:, level.steps], k)), None
             if self.grammar is not None:
                 allowed = self.grammar.allowed(self.grammar.states(codes[:, 0]))
                 logits = logits.masked_fill(~allowed, float("-inf"))
