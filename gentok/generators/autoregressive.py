@@ -149,8 +149,9 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
 
     # ------------------------------------------------------------------------------------------------ network
 
-    def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None) -> Tensor:
-        """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent."""
+    def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None, names: Tensor | None = None) -> Tensor:
+        """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent; names float [steps, D]: what
+        the steps' names add, where it is known."""
         tables = self._tables.on(ids.device)
         rows = torch.where(ids >= 0, ids + tables.offset[steps], tables.absent[steps])
         if hide is not None:
@@ -159,7 +160,9 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             x = self.token_table(rows[..., 0])
         else:
             x = F.embedding_bag(rows.flatten(0, 1), self.token_table.weight, mode="sum").view(*rows.shape[:2], -1)
-        if self.target_table is not None:
+        if names is not None:
+            x = x + names[steps]
+        elif self.target_table is not None:
             x = x + self.target_table(tables.named[steps]).sum(-2)
         return x
 
@@ -240,6 +243,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         """As Causal.init_cache."""
         cache = self._start_cache(condition, batch, capacity)
+        if self.target_table is not None and not torch.is_grad_enabled():
+            cache.names = self.target_table(self._tables.on(self.token_table.weight.device).named).sum(-2)
         if self.grammar is not None:
             cache.follower = Follower(self.grammar, batch, capacity, self.token_table.weight.device)
         return cache
@@ -257,7 +262,11 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         else:
             depth = torch.arange(ids.shape[1], device=ids.device) if window.depth is None else window.depth
             steps = (at.to(ids.device)[:, None] + depth).clamp(max=last)
-        hidden = self.trunk.extend(self._embed(ids, steps), self._rotation(ids.device, steps), cache, window)
+        if cache.rotation is None or torch.is_grad_enabled():
+            x, rope = self._embed(ids, steps), self._rotation(ids.device, steps)
+        else:
+            x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
+        hidden = self.trunk.extend(x, rope, cache, window)
         out = self._logits(hidden, self._tables.on(ids.device).level[steps])
         if cache.follower is None:
             return out

@@ -7,6 +7,7 @@ call overwrites), and keeping a path through a tree is one gather per layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,9 @@ class KVCache:
         self.context: list[tuple[Tensor, Tensor]] | None = None
         self.context_mask: Tensor | None = None
         self.modulation: list[Tensor] | None = None
+        self.blocks: Sequence[Any] | None = None  # the transformer's blocks as functions (nn/decoding.py), () where it has none
+        self.rotation: tuple[Tensor, Tensor] | None = None  # of all fed steps, as wide as a head
+        self.names: Tensor | None = None  # float [S, D], what the fed steps' names add to their embedding
         self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
 
     def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
@@ -135,6 +139,7 @@ class KVCache:
         out.context = None if self.context is None else [(k[rows], v[rows]) for k, v in self.context]
         out.context_mask = _rows(self.context_mask, rows)
         out.modulation = None if self.modulation is None else [m[:, rows] for m in self.modulation]
+        out.blocks, out.rotation, out.names = self.blocks, self.rotation, self.names
         out.follower = None if self.follower is None else self.follower.take(rows)
         return out
 
@@ -142,8 +147,8 @@ class KVCache:
         """The rows int64 [b] become those of `other`. Raises ValueError where it has another layout."""
         if (other.batch, other.capacity, other.prefix) != (len(rows), self.capacity, self.prefix):
             raise ValueError(
-                f"a cache of {other.batch} rows, {other.capacity} steps and {other.prefix} slots before them cannot be put into {len(rows)} "
-                f"rows of one of {self.capacity} steps and {self.prefix} slots"
+                f"a cache of {other.batch} rows, {other.capacity} steps and {other.prefix} slots before them does not fit {len(rows)} rows "
+                f"of one of {self.capacity} steps and {self.prefix} slots"
             )
         pairs = [*zip(self.keys, other.keys), *zip(self.values, other.values)]
         pairs += [(self.prefix_mask, other.prefix_mask), (self.context_mask, other.context_mask)]

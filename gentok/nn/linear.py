@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["Int8Linear", "Linear", "activations", "product", "quantize"]
+__all__ = ["Int8Linear", "Linear", "activations", "product", "quantize", "widens"]
 
 _NARROW = 3
 """Up to so many rows the vector kernel reads the weights once per row and is still the quicker one."""
@@ -31,7 +31,8 @@ def _has_bfloat16() -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def _widens(x: Tensor) -> bool:
+def widens(x: Tensor) -> bool:
+    """Whether a tensor is of a type that this processor had better multiply in float32, and nothing is trained."""
     if x.dtype != torch.bfloat16 or not x.is_cpu or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return not _has_bfloat16()
@@ -39,7 +40,7 @@ def _widens(x: Tensor) -> bool:
 
 def activations(x: Tensor) -> Tensor:
     """x in the type that activations have where nothing is trained: float32 where x is bfloat16 and the processor cannot multiply that."""
-    return x.float() if _widens(x) else x
+    return x.float() if widens(x) else x
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
@@ -47,7 +48,7 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
     x may be float32 where the weight is bfloat16, as `activations` gives it.
     """
-    if not _widens(weight):
+    if not widens(weight):
         return F.linear(x, weight)
     if x.numel() // x.shape[-1] <= _NARROW:
         return F.linear(x.to(weight.dtype), weight).to(x.dtype)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.attention import CrossAttention, SelfAttention
+from gentok.nn.decoding import plain_blocks
 from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.linear import Linear, activations
 from gentok.nn.norm import RMSNorm
@@ -250,8 +251,15 @@ class Transformer(nn.Module):
         """The steps of `window`: x float [B, S, D] with their rotation -> [B, S, D], normalised; their keys go into the cache."""
         given, x = x, activations(x)
         rope = self._typed(rope, x)
-        if rope is not None and not torch.is_grad_enabled():
+        if rope is not None and not torch.is_grad_enabled() and rope[0].shape[-1] < self.head_width:
             rope = widened(rope)
+        if isinstance(cache, KVCache):
+            if cache.blocks is None:
+                cache.blocks = plain_blocks(self.blocks, x) or ()
+            for layer, plain in enumerate(cache.blocks):
+                x = plain(x, rope, cache, layer, window)
+            if cache.blocks:
+                return self._normalised(x, given)
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,

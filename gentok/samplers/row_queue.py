@@ -35,8 +35,9 @@ class Draws:
 
     def __init__(self, masked: Tensor):
         masked = masked.cpu()
-        self._draws, self._whole = masked.any(2), masked.all(2)
-        self._steps: list[list[int]] = [row.nonzero()[:, 0].tolist() for row in self._draws]
+        self._whole = masked.all(2)
+        self._everywhere: list[bool] = self._whole.all(0).tolist()
+        self._steps: list[list[int]] = [row.nonzero()[:, 0].tolist() for row in masked.any(2)]
         self.done, self.calls = [0] * len(masked), [0] * len(masked)
 
     @property
@@ -61,7 +62,7 @@ class Draws:
 
     def whole(self, rows: list[int], step: int) -> bool:
         """Whether all slots of a step are drawn, in all of these rows."""
-        return bool(self._whole[rows, step].all())
+        return self._everywhere[step] or bool(self._whole[rows, step].all())
 
     def drawn(self, row: int, step: int) -> None:
         """A row has drawn a step."""
@@ -73,6 +74,7 @@ class Draws:
         masked, done = masked.cpu(), self.done[row]
         self._steps[row] = self._steps[row][: self.calls[row]] + [s for s in masked.any(1).nonzero()[:, 0].tolist() if s >= done]
         self._whole[row] = masked.all(1)
+        self._everywhere = self._whole.all(0).tolist()
 
 
 @dataclass
@@ -104,7 +106,9 @@ class RowQueue:
         network_calls: where calls are counted.
     """
 
-    def __init__(self, model: Causal, condition: Condition, draws: Draws, at_once: int | None, whole_layout: bool, network_calls: NetworkCalls):
+    def __init__(
+        self, model: Causal, condition: Condition, draws: Draws, at_once: int | None, whole_layout: bool, network_calls: NetworkCalls
+    ):
         self.model, self.condition, self.draws, self.network_calls = model, condition, draws, network_calls
         n = len(draws.done)
         self.moves = model.moves_rows
@@ -145,7 +149,7 @@ class RowQueue:
         rows = self.rows
         first, last = zip(*map(self.draws.next, rows))
         width = max(b - a for a, b in zip(first, last)) + 1
-        first = [min(a, self.capacity - width) for a in first]  # near the end a row with less to feed than others feeds some steps once more
+        first = [min(a, self.capacity - width) for a in first]  # near the end a row with less to feed than others feeds steps once more
         at, same = torch.tensor(first), min(first) == max(first)
         index = slice(None) if rows == list(range(len(fed))) else self._tensor(rows, fed)
         if same:
