@@ -23,9 +23,11 @@ def model_of(side: int, vocab: int, **sizes: int) -> Any:
     from gentok.types import Raster, TokenSpec
 
     model = Autoregressive(TokenSpec((vocab,), Raster(side, side)), layout="raster", rope="line", qk_norm=False, **sizes).eval()
+    for part in model.modules():  # large enough that every id depends on all before it: the comparison of ids must notice any difference
+        if isinstance(part, torch.nn.Linear):
+            torch.nn.init.normal_(part.weight, std=part.in_features**-0.5)
+    torch.nn.init.normal_(model.token_table.weight)
     torch.nn.init.zeros_(model.target_table.weight)
-    for parameter in (model.token_table.weight, model.head.weight):
-        torch.nn.init.normal_(parameter, std=0.1)  # so that ids differ from step to step
     return model.requires_grad_(False)
 
 
@@ -207,7 +209,7 @@ def _repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
 
 def decode(
     rounds: int, side: int = 16, vocab: int = 16_384, batches: tuple[int, ...] = (1, 16), alone: tuple[int, ...] = (4, 64),
-    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8"), work: int = 48, **sizes: int,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8"), work: int = 48, compiled: bool = True, **sizes: int,
 ) -> Measured:  # fmt: skip
     """Steps of LlamaGen-B (110 M parameters, 16,384 ids, 256 tokens), untrained and unconditional, by gentok, by transformers' `generate`
     with the same weights, and the bare operations of such a step.
@@ -223,6 +225,7 @@ def decode(
         alone: sizes at which gentok runs against the bare operations alone.
         dtypes: of the weights; the peer has no int8.
         work: tokens that one measurement draws at a batch of one; a quarter of them at larger ones.
+        compiled: whether the peer is also compiled, which takes minutes.
         sizes: width, depth, heads and hidden; none: LlamaGen-B's.
 
     Raises:
@@ -250,8 +253,8 @@ def decode(
             failed = None
             if theirs is not None and batch in batches:
                 contenders["generate"] = _seconds(functools.partial(generate, plain, theirs, batch, tokens), tokens)
-                failed = _compile_error(plain, theirs, batch)
-                if failed is None:
+                failed = _compile_error(plain, theirs, batch) if compiled else None
+                if compiled and failed is None:
                     contenders["generate_compiled"] = _seconds(
                         functools.partial(generate, plain, theirs, batch, tokens, compiled=True), tokens
                     )
