@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.bundle import pretrained
+from gentok.errors import check_choice
 
 __all__ = ["adopt", "main"]
 
@@ -31,6 +32,7 @@ def adopt(config: Mapping[str, Any]) -> Path:
         OSError: files are missing, or the folder cannot be written.
         ImportError: the package of the released model is not installed.
     """
+    check_choice("dtype", config["dtype"], ("float32", "bfloat16"))
     bundle = pretrained(config["tokenizer"], config["media_shape"], config["trust"])
     bundle.meta = {"from": str(config["tokenizer"].get("path"))}
     path = bundle.save(config["out"], config["dtype"])

@@ -1,6 +1,6 @@
 """How fast gentok is on this machine's CPU: every figure is a ratio against a peer that does the same work.
 
-    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,first_hitting,codec] [rounds=5]
+    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,first_hitting,codec] [rounds=5]
                                [threads=N] [out=outputs/benchmark]
 
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gentok.benchmarks.codebooks import codebook
 from gentok.benchmarks.codecs import codec
+from gentok.benchmarks.decoding import decode
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.sampling import sample
 from gentok.benchmarks.training import shards, tokenizers, train
@@ -29,7 +30,7 @@ from gentok.metrics.speed import Figures, Measured, machine, table
 __all__ = ["ITEMS", "benchmark", "main"]
 
 ITEMS: dict[str, Callable[[int], Measured]] = {
-    "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample,
+    "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample, "decode": decode,
     "first_hitting": first_hitting, "codec": codec,
 }  # fmt: skip
 

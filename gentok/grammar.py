@@ -105,7 +105,7 @@ class Follower:
         Returns:
             int64 [B, S]: the state after each.
         """
-        rows = torch.arange(len(ids), device=ids.device)
+        rows, at = torch.arange(len(ids), device=ids.device), at.to(ids.device)
         first, after = self._before[rows, at], []
         for s in range(ids.shape[1]):
             if parents is None:
@@ -117,6 +117,16 @@ class Follower:
                 self._before[rows, at + s + 1] = after[-1]
         self._last = torch.stack(after, 1)
         return self._last
+
+    def take(self, rows: Tensor) -> Follower:
+        """rows int64 [b] -> a follower of these rows."""
+        out = Follower(self.grammar, len(rows), self._before.shape[1] - 1, self._before.device)
+        out._before = self._before[rows]
+        return out
+
+    def put(self, rows: Tensor, other: Follower) -> None:
+        """The rows int64 [b] become those of `other`."""
+        self._before[rows] = other._before
 
     def commit(self, at: Tensor, path: Tensor) -> None:
         """Keeps steps of the last `read`, path int64 [B, P], -1 behind a row's end: they stand at at[b],

@@ -21,7 +21,7 @@ from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.prompt import read_known
 from gentok.samplers.base import described
-from gentok.sampling import Samples, pick_sampler, sample
+from gentok.sampling import Samples, lower_precision, pick_sampler, sample
 from gentok.types import ConditionSpec, TokenSpec
 
 __all__ = ["sample_to_folder"]
@@ -114,6 +114,8 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
 
     device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
+    if bundle.generator is not None:
+        lower_precision(bundle.generator, config["dtype"])
     known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
     with progress("sampling", config["n"], lazy=True) as advance:
         samples = sample(
@@ -142,6 +144,7 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         "sampler": described(sampler),
         "guidance": config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0),
         "guidance_schedule": config["guidance_schedule"],
+        "dtype": config["dtype"],
         "calls_per_sample": samples.calls.double().mean().item(),
         "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
         "seconds": round(samples.seconds, 3),

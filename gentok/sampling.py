@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from gentok.build import build, resolve
-from gentok.errors import ConfigError, nearest_name
+from gentok.errors import ConfigError, check_choice, nearest_name
 from gentok.generators.base import capabilities
+from gentok.nn.linear import quantize
 from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
@@ -25,7 +26,11 @@ from gentok.types import Condition, ConditionSpec, Tokens
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "configured_sampler", "pick_sampler", "sample", "sample_tokens"]
+__all__ = ["Samples", "configured_sampler", "lower_precision", "pick_sampler", "sample", "sample_tokens"]
+
+
+_TURNS = 16
+"""So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
 
 
 @dataclass
@@ -72,7 +77,7 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
     """
     if isinstance(config, Sampler):
         config.check_model(generator)
-        return config
+        return config.with_models(_generator)
     config = dict(config or {})
     if config.get("_target_") is None:
         able = fitting(generator)
@@ -139,6 +144,26 @@ def sample_tokens(
         return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
 
 
+# ----------------------------------------------------------------------------------------------------------------- precision
+
+
+def lower_precision(generator: torch.nn.Module, dtype: str) -> torch.nn.Module:
+    """Changes the weights that a generator samples with, in place, and returns it.
+
+    Args:
+        generator: for inference.
+        dtype: float32; bfloat16: all weights; int8: the matrices of its transformers, and its head where it is causal, by integers with
+            a scale per output (gentok/nn/linear.py).
+
+    Raises:
+        ValueError: another dtype.
+    """
+    check_choice("dtype", dtype, ("float32", "bfloat16", "int8"))
+    if dtype == "int8":
+        return quantize(generator)
+    return generator.to(torch.bfloat16) if dtype == "bfloat16" else generator
+
+
 # ------------------------------------------------------------------------------------------------------------------ sampling
 
 
@@ -198,28 +223,34 @@ def sample(
     prompt = known_tokens(tokenizer, conditions.to(device), None if known is None else known.to(device), keep, frames)
     advance = advance or (lambda items: None)
     advance(0)
-    outputs, media, seconds = [], [], 0.0
-    for first in range(0, n, batch_size):
-        rows = torch.arange(first, min(first + batch_size, n))
+    outputs, parts, media, seconds = [], [], [], 0.0
+    unequal = getattr(bundle.generator, "ends", False) or (frames is not None and len(frames.unique()) > 1)
+    joins = unequal and sampler.joins and getattr(bundle.generator, "moves_rows", False)
+    together = batch_size * _TURNS if joins else batch_size
+    for first in range(0, n, together):
+        rows = torch.arange(first, min(first + together, n))
         began = time.perf_counter()
         output = sample_tokens(
             bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
             known=None if prompt is None else Tokens(prompt.codes[rows % len(prompt.codes)].clone(), bundle.spec),
+            **({"at_once": batch_size} if joins else {}),
         )  # fmt: skip
         seconds += time.perf_counter() - began
-        with torch.no_grad():
-            media.append(tokenizer.decode(output.tokens).float().cpu())
         outputs.append(output)
-        advance(len(rows))
-    return _gathered(bundle, outputs, media, seconds)
+        for part in map(output.tokens.rows, torch.arange(len(rows), device=device).split(batch_size)):
+            with torch.no_grad():
+                media.append(tokenizer.decode(part).float().cpu())
+            parts.append(part)
+            advance(part.batch)
+    return _gathered(bundle, outputs, parts, media, seconds)
 
 
-def _gathered(bundle: Bundle, outputs: list[SampleOutput], media: list[Tensor], seconds: float) -> Samples:
-    """The batches as one. Streams of text and speech may differ in length from batch to batch."""
+def _gathered(bundle: Bundle, outputs: list[SampleOutput], parts: list[Tokens], media: list[Tensor], seconds: float) -> Samples:
+    """The batches as one; parts: the tokens of each of `media`. Streams of text and speech may differ in length from batch to batch."""
     tokenizer, codes = bundle.tokenizer, torch.cat([o.tokens.codes for o in outputs]).cpu()
     lengths = [o.tokens.lengths for o in outputs if o.tokens.lengths is not None]  # asked for, or where a model ended items
-    counted = [tokenizer.samples_of(o.tokens, m) for o, m in zip(outputs, media)]
+    counted = [tokenizer.samples_of(part, m) for part, m in zip(parts, media)]
     samples = [n.cpu() for n in counted if n is not None]
     network_calls = NetworkCalls()
     for output in outputs:
@@ -233,5 +264,5 @@ def _gathered(bundle: Bundle, outputs: list[SampleOutput], media: list[Tensor], 
         seconds=seconds,
         stats={name: value for o in outputs for name, value in o.stats.items()},
         lengths=torch.cat(samples) if samples else None,
-        texts=[text for o in outputs for text in tokenizer.text(o.tokens) or []] or None,
+        texts=[text for part in parts for text in tokenizer.text(part) or []] or None,
     )

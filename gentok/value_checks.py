@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
     "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
-    "media_shape": Sequence[PositiveInt], "dtype": Dtype,
+    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",

@@ -11,6 +11,7 @@ from gentok import benchmark
 from gentok.benchmark import ITEMS
 from gentok.benchmarks.codebooks import codebook
 from gentok.benchmarks.codecs import codec
+from gentok.benchmarks.decoding import agrees, bare, decode, llama_of, model_of
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.models import load_or_build
 from gentok.benchmarks.sampling import sample, without_cache
@@ -129,6 +130,48 @@ def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_
     check(figures, ["sample/autoregressive/batch2/no_cache", "sample/maskgit12/batch2/autoregressive"])
     one = figures["sample/autoregressive/batch2/no_cache"]
     assert math.isclose(one["tokens_per_second"] * one["seconds"], 2 * 64)
+
+
+DECODED = {"side": 3, "vocab": 24, "width": 32, "depth": 2, "heads": 2, "hidden": 64}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_decoding_is_measured_against_a_peer_that_draws_the_same_ids():
+    pytest.importorskip("transformers")
+    given = {"batches": (1, 2), "alone": (3,), "dtypes": ("float32", "bfloat16", "int8"), "work": 8, "compiled": False}
+    figures = dict(decode(1, **given, **DECODED))
+    names = [f"decode/{dtype}/batch{batch}" for dtype in given["dtypes"] for batch in (1, 2, 3)]
+    peers = [f"{name}/generate" for name in names if "int8" not in name and "batch3" not in name]
+    memory = {name: {key: figures[name].pop(key) for key in ("cache_bytes", "weight_bytes")} for name in figures}
+    check(figures, [*(f"{name}/bare" for name in names), *peers])
+    one = figures["decode/float32/batch2/generate"]
+    assert math.isclose(one["tokens_per_second"] * one["seconds"], 2)
+    assert memory["decode/float32/batch2/bare"]["cache_bytes"] == 2 * (2 * 2 * 9 * 32 * 4)  # rows, keys and values of 2 blocks, steps, width
+    weights = [memory[f"decode/{dtype}/batch1/bare"]["weight_bytes"] for dtype in given["dtypes"]]
+    assert weights[1] * 2 == weights[0] and weights[2] < weights[0]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_peer_of_other_weights_is_noticed():
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model = model_of(DECODED["side"], DECODED["vocab"], **{k: DECODED[k] for k in ("width", "depth", "heads", "hidden")})
+        peer = llama_of(model)
+        assert agrees(model, peer)
+        key = peer.model.layers[1].self_attn.k_proj.weight
+        key.copy_(model.transformer.blocks[1].attention.qkv.weight.chunk(3)[1] * 8)  # not turned back by a position
+        model.transformer.blocks[1].attention.qkv.weight.chunk(3)[1].mul_(8)
+        assert not agrees(model, peer)
+
+
+def test_bare_operations_of_a_step_are_its_products_its_attention_and_its_draw(monkeypatch):
+    model, seen = model_of(3, 24, width=32, depth=2, heads=2, hidden=64), []
+    plain = torch.nn.functional.linear
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, weight, bias=None: seen.append(weight.numel()) or plain(x, weight, bias))
+    bare(model, 2, 4)()
+    matrices = sum(p.numel() for name, p in model.named_parameters() if p.dim() == 2 and "table" not in name)
+    assert sum(seen) == matrices
 
 
 def test_first_hitting_is_measured_against_every_way_to_call_the_network():

@@ -30,6 +30,7 @@ from gentok.grammar import Follower, Grammar
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
+from gentok.nn.linear import Int8Linear, Linear, activations, product
 from gentok.nn.token_transformer import (
     TransformerOptions,
     TransformerSettings,
@@ -83,6 +84,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     """
 
     follows_grammar = True
+    moves_rows = True
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         with torch.device("cpu"):
             names = self._compile(settings.rope, codes)
         self.target_table = nn.Embedding(names, width) if names else None
-        self.head = None if tie_embeddings else nn.Linear(width, codes, bias=False)
+        self.head = None if tie_embeddings else Linear(width, codes)
         initialise_parts(self.token_table, self.target_table, self.head)
         if zero_init_head and self.head is not None:
             nn.init.zeros_(self.head.weight)
@@ -147,8 +149,9 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
 
     # ------------------------------------------------------------------------------------------------ network
 
-    def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None) -> Tensor:
-        """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent."""
+    def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None, names: Tensor | None = None) -> Tensor:
+        """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent; names float [steps, D]: what
+        the steps' names add, where it is known."""
         tables = self._tables.on(ids.device)
         rows = torch.where(ids >= 0, ids + tables.offset[steps], tables.absent[steps])
         if hide is not None:
@@ -157,7 +160,9 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             x = self.token_table(rows[..., 0])
         else:
             x = F.embedding_bag(rows.flatten(0, 1), self.token_table.weight, mode="sum").view(*rows.shape[:2], -1)
-        if self.target_table is not None:
+        if names is not None:
+            x = x + names[steps]
+        elif self.target_table is not None:
             x = x + self.target_table(tables.named[steps]).sum(-2)
         return x
 
@@ -175,11 +180,19 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         rows = (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
         return rows if level or self.end is None else torch.cat((rows, self.end.to(rows)))
 
+    def _scores(self, hidden: Tensor, level: int) -> Tensor:
+        """hidden float [..., D] -> [..., V_k], or V_0 + 1."""
+        if not isinstance(self.head, Int8Linear):
+            return product(hidden, self._weights(level))
+        out = self.head(hidden, self._levels[level].vocab)
+        return out if level or self.end is None else torch.cat((out, F.linear(hidden, self.end.to(hidden))), -1)
+
     def _logits(self, hidden: Tensor, level: Tensor) -> Tensor:
         """hidden [B, S, D], the slots' level int64 [S, G] or [B, S, G], -1 where empty -> [B, S, G, ids]."""
+        hidden = activations(hidden)
         batch, length, _ = hidden.shape
         if self.spec.levels == 1 and self.layout.slots == 1:
-            return F.linear(hidden, self._weights(0)).unsqueeze(2)
+            return self._scores(hidden, 0).unsqueeze(2)
         level = level.expand(batch, length, -1)
         out = None
         for g, levels in enumerate(self._slot_levels):
@@ -187,7 +200,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 rows = level[:, :, g] == k
                 if not rows.any():
                     continue
-                part = self._pad(F.linear(hidden[rows], self._weights(k)), k)
+                part = self._pad(self._scores(hidden[rows], k), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
                 out[:, :, g].masked_scatter_(rows[..., None], part)
@@ -214,7 +227,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         hidden, out = self._hidden(codes, condition, rng), []
         for k, level in enumerate(self._levels):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(F.linear(hidden[:, level.steps], self._weights(k))), None
+            logits, allowed = full_precision(self._scores(hidden[:, level.steps], k)), None
             if self.grammar is not None:
                 allowed = self.grammar.allowed(self.grammar.states(codes[:, 0]))
                 logits = logits.masked_fill(~allowed, float("-inf"))
@@ -230,6 +243,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         """As Causal.init_cache."""
         cache = self._start_cache(condition, batch, capacity)
+        if self.target_table is not None and not torch.is_grad_enabled():
+            cache.names = self.target_table(self._tables.on(self.token_table.weight.device).named).sum(-2)
         if self.grammar is not None:
             cache.follower = Follower(self.grammar, batch, capacity, self.token_table.weight.device)
         return cache
@@ -246,8 +261,12 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 steps = torch.arange(steps.start, steps.stop, device=ids.device).clamp(max=last)
         else:
             depth = torch.arange(ids.shape[1], device=ids.device) if window.depth is None else window.depth
-            steps = (at[:, None] + depth).clamp(max=last)
-        hidden = self.trunk.extend(self._embed(ids, steps), self._rotation(ids.device, steps), cache, window)
+            steps = (at.to(ids.device)[:, None] + depth).clamp(max=last)
+        if cache.rotation is None or torch.is_grad_enabled():
+            x, rope = self._embed(ids, steps), self._rotation(ids.device, steps)
+        else:
+            x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
+        hidden = self.trunk.extend(x, rope, cache, window)
         out = self._logits(hidden, self._tables.on(ids.device).level[steps])
         if cache.follower is None:
             return out
@@ -260,3 +279,11 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             cache.commit(at, path)
             if cache.follower is not None:
                 cache.follower.commit(at, path)
+
+    def take(self, cache: KVCache, rows: Tensor) -> KVCache:
+        """As Causal.take."""
+        return cache.take(rows)
+
+    def put(self, cache: KVCache, rows: Tensor, other: KVCache) -> None:
+        """As Causal.put."""
+        cache.put(rows, other)

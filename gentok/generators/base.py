@@ -46,6 +46,7 @@ class Causal(Capability):
         exact_slots: whether the slots of a step are independent, given the steps before, in this model's own
             distribution: then drawing them together is exact.
         begin: int64 [G], the ids of fed step 0 (special ids of the model, never seen inside Tokens).
+        moves_rows: whether `take` and `put` work, so that rows may join and leave a batch.
         ends: whether items end by themselves. Logits then have one id more, spec.vocab, which is possible at
             level 0 alone: the item ends before that cell's position. It is never fed: what lies beyond an
             item's end is ABSENT.
@@ -55,6 +56,7 @@ class Causal(Capability):
     exact_slots: bool
     begin: Tensor
     ends: bool = False
+    moves_rows: bool = False
 
     def feed(self, codes: Tensor) -> Tensor:
         """What is fed to predict all of codes int64 [B, K, N]: int64 [B, S, G], `begin` and all steps but the
@@ -84,7 +86,8 @@ class Causal(Capability):
             ids: int64 [B, S, G], of the fed steps at[b] .. at[b] + S - 1 of each row.
             cache: from `init_cache`.
             at: int64 [B]; rows may stand at different steps. What a row fed before `at` must be committed,
-                what lies at or behind `at` is overwritten.
+                what lies at or behind `at` is overwritten. It may lie on the CPU, where reading it does not
+                wait for the device.
             parents: int64 [B, S] makes S a tree: parents[b, s] < s is the index within this call of the step
                 before s, -1 for the last committed one; fed step numbers then follow depth. None: the steps
                 follow one another.
@@ -104,6 +107,25 @@ class Causal(Capability):
                 they become the fed steps at[b], at[b] + 1, ... None: the steps lie in order, and the next
                 call's `at` decides how many of them count.
         """
+
+    def take(self, cache: Any, rows: Tensor) -> Any:
+        """A cache of some rows, of their own memory; a row that is named several times is there as often.
+
+        Args:
+            cache: from `init_cache`.
+            rows: int64 [b].
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot move the rows of its cache (moves_rows)")
+
+    def put(self, cache: Any, rows: Tensor, other: Any) -> None:
+        """Rows of a cache become those of another one.
+
+        Args:
+            cache: from `init_cache`; it is changed.
+            rows: int64 [b].
+            other: of b rows, of the same capacity and of conditions as long.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot move the rows of its cache (moves_rows)")
 
 
 class Masked(Capability):

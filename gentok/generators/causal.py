@@ -19,7 +19,8 @@ from gentok.generators.base import Causal
 from gentok.interfaces import Generator
 from gentok.layouts import Layout
 from gentok.nn.kv_cache import KVCache
-from gentok.nn.rope import Rotation
+from gentok.nn.linear import activations
+from gentok.nn.rope import Rotation, widened
 from gentok.nn.token_transformer import TransformerSettings, attend
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
@@ -89,12 +90,22 @@ class CausalTransformer(Generator, Causal):
         """A cache of the trunk that holds the condition."""
         given = self.conditioner(condition, batch)
         if given.prefix is None:
-            return self.trunk.init_cache(batch, capacity, **given.beside())
+            cache = self.trunk.init_cache(batch, capacity, **given.beside())
+            self._keep_tables(cache)
+            return cache
         prefix, tables = given.prefix.shape[1], self._tables.on(given.prefix.device)
         cache = self.trunk.init_cache(batch, capacity, prefix, given.mask)
         window = cache.window(torch.full((batch,), -prefix, device=given.prefix.device), prefix)
         self.trunk.extend(given.prefix, (tables.cos[given.place], tables.sin[given.place]), cache, window)
+        self._keep_tables(cache)
         return cache
+
+    def _keep_tables(self, cache: KVCache) -> None:
+        """What every call would compute anew."""
+        if not torch.is_grad_enabled():
+            cos, sin = self._rotation(self.trunk.norm.weight.device, slice(None))
+            dtype = activations(self.trunk.norm.weight).dtype
+            cache.rotation = widened((cos.to(dtype), sin.to(dtype)))
 
     def _pad(self, logits: Tensor, level: int) -> Tensor:
         """[..., V_k], or V_0 + 1 with an end, -> [..., ids]: ids that the level does not have are impossible,

@@ -28,6 +28,7 @@ from gentok.generators.causal import CausalTransformer
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
+from gentok.nn.linear import Linear, activations
 from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, full_precision, initialise_parts, token_nll
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
@@ -55,6 +56,10 @@ class _Cache:
     hidden: Tensor | None = None
     tree: Tensor | None = None
 
+    @property
+    def batch(self) -> int:
+        return len(self.codes)
+
 
 class DepthTransformer(CausalTransformer, id="generator/depth"):
     """A temporal transformer over positions and a depth transformer over the levels of each.
@@ -74,6 +79,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
     """
 
     TRUNK = "temporal"
+    moves_rows = True
 
     def __init__(
         self,
@@ -95,7 +101,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         self.token_table = nn.Embedding(codes + spec.levels + 1, width)  # codes, a filler per level, begin
         self.level_table = nn.Embedding(codes + spec.levels, level_width)
         self.into_levels = nn.Linear(width, spec.levels * level_width)  # A_k
-        self.heads = nn.ModuleList(nn.Linear(level_width, size + (ends and k == 0), bias=False) for k, size in enumerate(spec.vocab_sizes))
+        self.heads = nn.ModuleList(Linear(level_width, size + (ends and k == 0)) for k, size in enumerate(spec.vocab_sizes))
         with torch.device("cpu"):
             names = self._compile(settings.rope)
         self.position_table = nn.Embedding(names, width) if names else None
@@ -158,7 +164,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
 
     def _logits(self, states: Tensor, level: int) -> Tensor:
         """states float [..., D'] of cells of one level -> [..., ids]."""
-        return self._pad(self.heads[level](states), level)
+        return self._pad(self.heads[level](activations(states)), level)
 
     def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
         """Teacher-forced logits, without a cache.
@@ -195,7 +201,7 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
 
     def logits(self, ids: Tensor, cache: _Cache, at: Tensor, parents: Tensor | None = None) -> Tensor:
         """As Causal.logits; what is predicted at fed steps beyond the layout's end is unspecified."""
-        cache.tree = None if parents is None else ids
+        cache.tree, at = None if parents is None else ids, at.to(ids.device)
         if parents is not None:
             return self._tree(ids, cache, at, parents)
         tables, last = self._tables.on(ids.device), self.layout.steps - 1
@@ -271,3 +277,15 @@ class DepthTransformer(CausalTransformer, id="generator/depth"):
         room = int((self.layout.steps - at).max())
         if kept[:, :room].numel():
             self.logits(kept[:, :room, None], cache, at)
+
+    def take(self, cache: _Cache, rows: Tensor) -> _Cache:
+        """As Causal.take."""
+        hidden = None if cache.hidden is None else cache.hidden[rows]
+        return _Cache(cache.codes[rows], cache.temporal.take(rows), cache.condition.rows(rows), hidden)
+
+    def put(self, cache: _Cache, rows: Tensor, other: _Cache) -> None:
+        """As Causal.put."""
+        cache.temporal.put(rows, other.temporal)
+        cache.codes[rows], cache.hidden[rows], cache.tree = other.codes, other.hidden, None
+        order = torch.arange(cache.batch, device=rows.device).scatter(0, rows, cache.batch + torch.arange(len(rows), device=rows.device))
+        cache.condition = Condition.concat([cache.condition, other.condition]).rows(order)

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.kv_cache import KVCache, Window
-from gentok.nn.norm import rms_norm
+from gentok.nn.linear import Linear
+from gentok.nn.norm import constant, rms_norm
 from gentok.nn.rope import Rotation, rotate
 
 __all__ = ["SelfAttention", "CrossAttention", "attend"]
@@ -28,6 +29,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     batch, heads, steps, width = q.shape
     flat = (batch * heads, -1, width)
     q, k, v = q.reshape(flat), k.reshape(flat), v.reshape(flat)
+    if steps == 1 and mask is None and not torch.is_grad_enabled():
+        return torch.bmm(torch.bmm(q * constant(width**-0.5, q.dtype), k.transpose(1, 2)).softmax(-1), v).view(batch, heads, 1, width)
     if causal:
         bias = q.new_full((steps, k.shape[1]), float("-inf")).triu_(1)
         scores = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=width**-0.5)
@@ -55,8 +58,8 @@ class SelfAttention(nn.Module):
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads; got width {width}, heads {heads}")
         self.heads, self.head_width = heads, width // heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
         # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'.
         self.qk_scale = nn.Parameter(torch.ones(2 * self.head_width)) if qk_norm else None
 
@@ -105,9 +108,9 @@ class CrossAttention(nn.Module):
     def __init__(self, width: int, heads: int, qk_norm: bool = True):
         super().__init__()
         self.heads, self.head_width = heads, width // heads
-        self.query = nn.Linear(width, width, bias=False)
-        self.key_value = nn.Linear(width, 2 * width, bias=False)
-        self.out = nn.Linear(width, width, bias=False)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+        self.out = Linear(width, width)
         self.q_scale = nn.Parameter(torch.ones(self.head_width)) if qk_norm else None
         self.k_scale = nn.Parameter(torch.ones(self.head_width)) if qk_norm else None
 

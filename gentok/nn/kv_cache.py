@@ -7,6 +7,7 @@ call overwrites), and keeping a path through a tree is one gather per layer.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,13 +32,17 @@ def ancestors(parents: Tensor) -> Tensor:
     return reach > 0
 
 
+def _rows(tensor: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if tensor is None else tensor[rows]
+
+
 @dataclass
 class Window:
     """Where a call's steps lie and what they see; built once, used by every layer.
 
     length: slots 0 .. length - 1 are attended. start: the first slot, where it is the same in every row, else None and `slots` int64
     [B, S] says where. depth int64 [B, S] or None: fed step of each step less `at`; None means 0, 1, ... mask bool [B or 1, 1, S, length] or
-    None; causal: the plain triangle suffices (and mask is None).
+    None; causal: the plain triangle suffices (and mask is None). rows int64 [B, 1], beside `slots`.
     """
 
     length: int
@@ -46,28 +51,39 @@ class Window:
     depth: Tensor | None
     mask: Tensor | None
     causal: bool
+    rows: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.slots is not None:
+            self.rows = torch.arange(len(self.slots), device=self.slots.device)[:, None]
 
 
 class KVCache:
     """keys and values [B, H, prefix + capacity, d] per layer, allocated when a layer first writes, in the type that it writes.
 
+    device: where it lies; `at` may lie on the CPU nevertheless. None: where `at` is.
     prefix: slots before step 0; prefix_mask bool [B, prefix], True where there is something, or None where all are filled.
     context: per layer (keys, values) [B, H, L, d] for cross-attention, with context_mask bool [B, 1, 1, L]; modulation: per layer what
     adaLN needs.
     """
 
-    def __init__(self, depth: int, batch: int, capacity: int, prefix: int = 0, prefix_mask: Tensor | None = None):
-        self.batch, self.capacity, self.prefix, self.prefix_mask = batch, capacity, prefix, prefix_mask
+    def __init__(
+        self, depth: int, batch: int, capacity: int, prefix: int = 0, prefix_mask: Tensor | None = None, device: torch.device | None = None
+    ):
+        self.device, self.batch, self.capacity, self.prefix, self.prefix_mask = device, batch, capacity, prefix, prefix_mask
         self.keys: list[Tensor | None] = [None] * depth
         self.values: list[Tensor | None] = [None] * depth
         self.context: list[tuple[Tensor, Tensor]] | None = None
         self.context_mask: Tensor | None = None
         self.modulation: list[Tensor] | None = None
+        self.blocks: Sequence[Any] | None = None  # the transformer's blocks as functions (nn/decoding.py), () where it has none
+        self.rotation: tuple[Tensor, Tensor] | None = None  # of all fed steps, as wide as a head
+        self.names: Tensor | None = None  # float [S, D], what the fed steps' names add to their embedding
         self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
 
     def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
         """at int64 [B] (-prefix for the prefix itself), parents int64 [B, S] or None. Raises ValueError beyond the capacity."""
-        where = at.tolist()
+        where = at.tolist()  # of an `at` on the CPU: the device's queue goes on
         if len(where) != self.batch:
             raise ValueError(f"this cache holds {self.batch} rows; `at` has {len(where)}")
         if max(where) + steps > self.capacity:
@@ -76,7 +92,9 @@ class KVCache:
         length = self.prefix + max(where) + steps
         uniform = min(where) == max(where)
         start = self.prefix + where[0] if uniform else None
-        device = at.device
+        device = at.device if self.device is None else self.device
+        if not uniform or parents is not None or self.prefix_mask is not None:
+            at = at.to(device, non_blocking=True)
         slots = None if uniform else (self.prefix + at)[:, None] + torch.arange(steps, device=device)
         if uniform and parents is None and self.prefix_mask is None:
             if steps == 1 or start == 0:
@@ -107,18 +125,44 @@ class KVCache:
             self.keys[layer], self.values[layer] = key.new_zeros(shape), value.new_zeros(shape)
         keys, values = self.keys[layer], self.values[layer]
         if window.start is not None:
-            stop = window.start + key.shape[2]
-            keys[:, :, window.start : stop] = key
-            values[:, :, window.start : stop] = value
+            keys.narrow(2, window.start, key.shape[2]).copy_(key)
+            values.narrow(2, window.start, key.shape[2]).copy_(value)
         else:
-            rows = torch.arange(self.batch, device=key.device)[:, None]
-            keys[rows, :, window.slots] = key.transpose(1, 2)
-            values[rows, :, window.slots] = value.transpose(1, 2)
-        return keys[:, :, : window.length], values[:, :, : window.length]
+            keys[window.rows, :, window.slots] = key.transpose(1, 2)
+            values[window.rows, :, window.slots] = value.transpose(1, 2)
+        return keys.narrow(2, 0, window.length), values.narrow(2, 0, window.length)
+
+    def take(self, rows: Tensor) -> KVCache:
+        """rows int64 [b] -> a cache of these rows, with memory of its own."""
+        out = KVCache(len(self.keys), len(rows), self.capacity, self.prefix, _rows(self.prefix_mask, rows), self.device)
+        out.keys, out.values = [_rows(k, rows) for k in self.keys], [_rows(v, rows) for v in self.values]
+        out.context = None if self.context is None else [(k[rows], v[rows]) for k, v in self.context]
+        out.context_mask = _rows(self.context_mask, rows)
+        out.modulation = None if self.modulation is None else [m[:, rows] for m in self.modulation]
+        out.blocks, out.rotation, out.names = self.blocks, self.rotation, self.names
+        out.follower = None if self.follower is None else self.follower.take(rows)
+        return out
+
+    def put(self, rows: Tensor, other: KVCache) -> None:
+        """The rows int64 [b] become those of `other`. Raises ValueError where it has another layout."""
+        if (other.batch, other.capacity, other.prefix) != (len(rows), self.capacity, self.prefix):
+            raise ValueError(
+                f"a cache of {other.batch} rows, {other.capacity} steps and {other.prefix} slots before them does not fit {len(rows)} rows "
+                f"of one of {self.capacity} steps and {self.prefix} slots"
+            )
+        pairs = [*zip(self.keys, other.keys), *zip(self.values, other.values)]
+        pairs += [(self.prefix_mask, other.prefix_mask), (self.context_mask, other.context_mask)]
+        pairs += [pair for ours, theirs in zip(self.context or (), other.context or ()) for pair in zip(ours, theirs)]
+        pairs += [(ours.transpose(0, 1), theirs.transpose(0, 1)) for ours, theirs in zip(self.modulation or (), other.modulation or ())]
+        for ours, theirs in pairs:
+            if ours is not None:
+                ours[rows] = theirs
+        if self.follower is not None:
+            self.follower.put(rows, other.follower)
 
     def commit(self, at: Tensor, path: Tensor) -> None:
         """path int64 [B, P], -1 beyond each row's end: step path[b, j] of the last call becomes fed step at[b] + j."""
-        order = torch.arange(path.shape[1], device=path.device)
+        at, order = at.to(path.device), torch.arange(path.shape[1], device=path.device)
         target = (self.prefix + at)[:, None] + order
         source = torch.where(path >= 0, (self.prefix + at)[:, None] + path, target)
         rows, moved = torch.nonzero(source != target, as_tuple=True)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["Rotation", "rotation", "rotate"]
+__all__ = ["Rotation", "rotation", "rotate", "widened"]
 
 Rotation = tuple[Tensor, Tensor]
-"""(cos, sin), each float [T, 2, 1, d/2] or [B, T, 2, 1, d/2]: index 0 rotates queries, 1 keys; the 1 stands for the heads."""
+"""(cos, sin), each float [T, 2, 1, d/2] or [B, T, 2, 1, d/2]: index 0 rotates queries, 1 keys; the 1 stands for the heads. Or `widened`."""
 
 
 def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta: float = 10000.0) -> Rotation:
@@ -37,5 +37,13 @@ def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta
 def rotate(x: Tensor, rope: Rotation) -> Tensor:
     """x float [..., T, 2, H, d], queries and keys side by side -> the same, rotated, in x's type."""
     cos, sin = rope
+    if cos.shape[-1] == x.shape[-1]:
+        return (x * cos).add_(x.roll(x.shape[-1] // 2, -1).mul_(sin))
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+
+
+def widened(rope: Rotation) -> Rotation:
+    """The same rotation with tables as wide as a head, (cos, cos) and (-sin, sin): fewer operations, the same bits, no gradient."""
+    cos, sin = rope
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)

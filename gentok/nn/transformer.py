@@ -19,9 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.attention import CrossAttention, SelfAttention
+from gentok.nn.decoding import plain_blocks
 from gentok.nn.kv_cache import KVCache, Window
+from gentok.nn.linear import Linear, activations
 from gentok.nn.norm import RMSNorm
-from gentok.nn.rope import Rotation
+from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
 __all__ = ["Transformer", "TransformerBlock", "FeedForward", "dropout", "initialise"]
@@ -53,8 +55,8 @@ class FeedForward(nn.Module):
         if activation not in ("swiglu", "gelu"):
             raise ValueError(f"activation must be swiglu or gelu; got {activation!r}")
         self.gated = activation == "swiglu"
-        self.up = nn.Linear(width, hidden * (2 if self.gated else 1), bias=False)
-        self.out = nn.Linear(hidden, width, bias=False)
+        self.up = Linear(width, hidden * (2 if self.gated else 1))
+        self.out = Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)
@@ -95,7 +97,7 @@ class TransformerBlock(nn.Module):
 
     def modulate(self, vector: Tensor) -> Tensor:
         """vector [B, D] -> shift, scale and gate of both branches, [6, B, S, D] for S kinds of tokens."""
-        return self.modulation(F.silu(vector)).unflatten(1, (6, self.kinds, -1)).transpose(0, 1)
+        return activations(self.modulation(F.silu(vector))).unflatten(1, (6, self.kinds, -1)).transpose(0, 1)
 
     def forward(
         self,
@@ -206,6 +208,7 @@ class Transformer(nn.Module):
         Returns:
             float [B, T, D], normalised.
         """
+        given, x, context = x, activations(x), None if context is None else activations(context)
         rope = self._typed(rope, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]
         for number, block in enumerate(self.blocks):
@@ -221,8 +224,8 @@ class Transformer(nn.Module):
                 kinds=kinds,
             )
             if tap is not None and tap[0] == number:
-                tap[1].append(x)
-        return self.norm(x)
+                tap[1].append(x.to(given.dtype))
+        return self._normalised(x, given)
 
     def init_cache(
         self,
@@ -235,8 +238,9 @@ class Transformer(nn.Module):
         vector: Tensor | None = None,
     ) -> KVCache:
         """A cache for `batch` rows, `prefix` slots and `capacity` steps, with all that depends on the context and the vector computed."""
-        cache = KVCache(self.depth, batch, capacity, prefix, prefix_mask)
+        cache = KVCache(self.depth, batch, capacity, prefix, prefix_mask, self.norm.weight.device)
         if context is not None:
+            context = activations(context)
             cache.context = [block.cross.project(context) for block in self.blocks]
             cache.context_mask = None if context_mask is None else context_mask[:, None, None]
         if vector is not None:
@@ -245,7 +249,17 @@ class Transformer(nn.Module):
 
     def extend(self, x: Tensor, rope: Rotation | None, cache: KVCache, window: Window) -> Tensor:
         """The steps of `window`: x float [B, S, D] with their rotation -> [B, S, D], normalised; their keys go into the cache."""
+        given, x = x, activations(x)
         rope = self._typed(rope, x)
+        if rope is not None and not torch.is_grad_enabled() and rope[0].shape[-1] < self.head_width:
+            rope = widened(rope)
+        if isinstance(cache, KVCache):
+            if cache.blocks is None:
+                cache.blocks = plain_blocks(self.blocks, x) or ()
+            for layer, plain in enumerate(cache.blocks):
+                x = plain(x, rope, cache, layer, window)
+            if cache.blocks:
+                return self._normalised(x, given)
         for layer, block in enumerate(self.blocks):
             x = block(
                 x,
@@ -257,7 +271,11 @@ class Transformer(nn.Module):
                 layer=layer,
                 window=window,
             )
-        return self.norm(x)
+        return self._normalised(x, given)
+
+    def _normalised(self, x: Tensor, given: Tensor) -> Tensor:
+        """The last norm, in the type of what was given, unless autocast chooses it."""
+        return self.norm(x) if x.dtype == given.dtype else self.norm(x).to(given.dtype)
 
     @staticmethod
     def _typed(rope: Rotation | None, x: Tensor) -> Rotation | None:

@@ -5,11 +5,11 @@ Exact: the ids are drawn from prod_s p(step s | the steps before), filtered and 
 layout and number of levels, with known cells, and with items of different lengths in one batch. Drawing the
 slots of a step together is exact only where the model says so (`exact_slots`).
 
-In call r every row draws its own r-th unknown step. What lies between a row's draws (its known prefix, cells
-beyond its length, levels that it does not have) is fed in that same call, so that rows with prefixes of any
-length start together, and a batch needs as many calls as its row with the most draws. A row's ids depend on
-its own random numbers alone: its r-th call consumes the next numbers of its own stream, whatever the other
-rows do.
+In its call r every row draws its own r-th unknown step. What lies between a row's draws (its known prefix,
+cells beyond its length, levels that it does not have) is fed in that same call, so that rows with prefixes of
+any length start together. Rows that are done leave, and with `at_once` others join in their place
+(samplers/row_queue.py). A row's ids depend on its own random numbers alone: its r-th call consumes the next
+numbers of its own stream, whatever the other rows do.
 
 Where the model ends items by itself, a row that draws the end loses the cells from that position on, and the
 rest is planned anew. `lengths` is then the maximum, and the output's lengths are those that were drawn. A row
@@ -18,7 +18,9 @@ does not end before a cell that is known.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from gentok.layouts import Layout
 from gentok.samplers.base import Sampler, check_known
 from gentok.samplers.draws import Choice
 from gentok.samplers.request import SampleOutput, SampleRequest
+from gentok.samplers.row_queue import Draws, RowQueue
 from gentok.types import ABSENT, UNKNOWN, RowRNG, Tokens
 
 __all__ = ["AutoregressiveSampler", "Ending", "check_slots"]
@@ -46,6 +49,7 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
 
     requires = Causal
     exact = True
+    joins = True
 
     forced: bool = False
 
@@ -57,50 +61,59 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
 
         fed = torch.cat([model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
-        rows = torch.arange(len(ids), device=ids.device)
-        done, calls, lengths = torch.zeros_like(rows), torch.zeros_like(rows), tokens.lengths
         ending = Ending(tokens, layout) if model.ends else None
-        plan = _Plan(masked, done)
-        cache = model.init_cache(request.condition, len(ids), layout.steps if model.ends else plan.capacity) if plan.rounds else None
-        steps, r = plan.rounds, 0
-        while r < plan.rounds:
-            at, last, width = plan.at[:, r], plan.last[:, r], plan.width[r]
-            window = (at[:, None] + torch.arange(width, device=ids.device)).clamp(max=layout.steps - 1)
-            logits = model.logits(fed[rows[:, None], window], cache, at)[rows, last - at]  # [B, G, V]
-            model.commit(cache, at)
-            request.network_calls.add(model, len(ids) * width)
-
-            busy = plan.counts > r
-            here = masked[rows, last] & busy[:, None]  # [B, G]
+        draws = Draws(masked)
+        queue = RowQueue(model, request.condition, draws, request.at_once, model.ends, request.network_calls)
+        steps, turns = max([*draws.counts, math.ceil(sum(draws.counts) / max(queue.size, 1))], default=0), 0
+        while queue:
+            turn = queue.turn(fed)
+            active = None if turn.rows == list(range(len(ids))) else torch.tensor(turn.rows).to(ids.device)
+            rows: Any = slice(None) if active is None else active
+            last: Any = turn.step
+            if last is None:
+                rows, last = torch.tensor(turn.rows).to(ids.device), torch.tensor(turn.steps).to(ids.device)
+            whole = turn.step is not None and draws.whole(turn.rows, turn.step)
+            here = None if whole else masked[rows, last]  # [b, G]
+            logits = turn.logits if ending is None else ending.allow(turn.logits, rows, last)
+            drawn = self._draw(logits, here, active, request.rng, request.choose)
+            ids[rows, last] = drawn = drawn if here is None else torch.where(here, drawn, ids[rows, last])
+            if turn.step is None:
+                after = (last + 1).clamp(max=layout.steps - 1)
+                fed[rows, after] = torch.where((last + 1 < layout.steps)[:, None], drawn, fed[rows, after])
+            elif last + 1 < layout.steps:
+                fed[rows, last + 1] = drawn
+            for row, step in zip(turn.rows, turn.steps):
+                draws.drawn(row, step)
             if ending is not None:
-                logits = ending.allow(logits, last)
-            drawn = self._draw(logits, here, plan.active[r], request.rng, request.choose)
-            ids[rows, last] = torch.where(here, drawn, ids[rows, last])
-            after = (last + 1).clamp(max=layout.steps - 1)
-            fed[rows, after] = torch.where(here & (last + 1 < layout.steps)[:, None], drawn, fed[rows, after])
-            done, calls, r = torch.where(busy, last + 1, done), calls + busy, r + 1
-            if ending is not None:
-                stopped, beyond = ending.find(here, drawn, last)
-                if bool(stopped.any()):
-                    ids, fed[:, 1:] = ids.masked_fill(beyond, ABSENT), fed[:, 1:].masked_fill(beyond[:, :-1], ABSENT)
-                    number = torch.arange(layout.steps, device=ids.device)
-                    masked = masked & ~beyond & (number >= done[:, None])[..., None]
-                    plan, r = _Plan(masked, done), 0
+                for i, beyond in ending.find(here, drawn, rows, last).items():
+                    row = turn.rows[i]
+                    ids[row], fed[row, 1:] = ids[row].masked_fill(beyond, ABSENT), fed[row, 1:].masked_fill(beyond[:-1], ABSENT)
+                    masked[row] &= ~beyond
+                    draws.forget(row, masked[row])
+            turns += 1
             if request.on_step is not None:
-                request.report(layout.unflatten(ids), int(calls.max()), steps)
+                request.report(layout.unflatten(ids), min(turns, steps), steps)
 
-        output = Tokens(layout.unflatten(ids), tokens.spec, lengths if ending is None else ending.lengths)
+        output = Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths if ending is None else ending.lengths)
+        calls = torch.tensor(draws.calls, dtype=torch.int64, device=ids.device)
         return request.output(output, calls, **({"forced": True} if forced else {}))
 
-    def _draw(self, logits: Tensor, here: Tensor, active: Tensor | None, rng: RowRNG, choose: Choice) -> Tensor:
-        """ids int64 [B, G] where `here`; rows that are not active draw no random numbers. active: None for
-        all rows."""
-        logits = logits.masked_fill(~here[..., None], 0.0)  # a slot without a masked cell may hold anything, -inf everywhere too
-        if active is None:
-            return choose(self.filter(logits), rng)
-        ids = torch.full_like(here, ABSENT, dtype=torch.int64)
-        ids[active] = choose(self.filter(logits[active]), rng.rows(active))
-        return ids
+    def _draw(self, logits: Tensor, here: Tensor | None, active: Tensor | None, rng: RowRNG, choose: Choice) -> Tensor:
+        """Draws a step of some rows; the others draw no random numbers.
+
+        Args:
+            logits: float [b, G, V].
+            here: bool [b, G], the cells that are to be drawn; None: all. Elsewhere the result is not used.
+            active: int64 [b], the rows; None: all.
+            rng: of all rows.
+            choose: draws.
+
+        Returns:
+            int64 [b, G].
+        """
+        if here is not None:
+            logits = logits.masked_fill(~here[..., None], 0.0)  # a slot without a masked cell may hold anything, -inf everywhere too
+        return choose(self.filter(logits), rng if active is None else rng.rows(active))
 
 
 def check_slots(model: Causal, ids: Tensor, forced: bool = False) -> bool:
@@ -132,54 +145,20 @@ class Ending:
         self.guarded = bool((tokens.masked[:, 0] & (place <= self.known[:, None])).any())
         self.lengths = torch.full_like(self.known, len(place)) if tokens.lengths is None else tokens.lengths.clone()
 
-    def allow(self, logits: Tensor, last: Tensor) -> Tensor:
-        """Logits [B, G, V + 1] of steps int64 [B], without an end where a known cell lies behind it."""
+    def allow(self, logits: Tensor, rows: Any, last: Any) -> Tensor:
+        """Logits [b, G, V + 1] of some rows' steps, without an end where a known cell lies behind it."""
         if not self.guarded:
             return logits
-        forbidden = self.position[last] < self.known[:, None]
+        forbidden = self.position[last] < self.known[rows][:, None]
         return torch.cat((logits[..., :-1], logits[..., -1:].masked_fill(forbidden[..., None], float("-inf"))), -1)
 
-    def find(self, here: Tensor, drawn: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """(rows that drew an end at step last[b], bool [B]; the cells that they have no more, bool [B, S,
-        G])."""
-        ended = here & (self.level[last] == 0) & (drawn == self.end)
+    def find(self, here: Tensor | None, drawn: Tensor, rows: Any, last: Any) -> dict[int, Tensor]:
+        """The rows, as numbers among these, that drew an end in their step -> bool [S, G], the cells that they have no more."""
+        ended = (self.level[last] == 0) & (drawn == self.end)
+        ended = ended if here is None else ended & here
         stopped = ended.any(1)
+        if not bool(stopped.any()):
+            return {}
         position = torch.where(ended, self.position[last], -1).amax(1)
-        self.lengths = torch.where(stopped, position, self.lengths)
-        return stopped, stopped[:, None, None] & (self.position >= position[:, None, None])
-
-
-class _Plan:
-    """Which steps each row feeds and draws in each call, worked out before the first one.
-
-    Args:
-        masked: bool [B, S, G], the cells that are to be drawn.
-        done: int64 [B], the steps that each row has fed.
-
-    Attributes:
-        rounds: R, the number of calls.
-        counts: int64 [B], calls that a row needs.
-        at: int64 [B, R], the first step that a row feeds in a call (once a row is done: any, its outputs are
-            not used).
-        last: int64 [B, R], the step that it draws there.
-        width: R numbers, the steps fed in a call.
-        active: R tensors of row indices, None where all rows draw.
-        capacity: fed steps that the cache must hold, never more than the layout's.
-    """
-
-    def __init__(self, masked: Tensor, done: Tensor):
-        draws = masked.any(2)
-        batch, steps = draws.shape
-        self.counts = draws.sum(1)
-        self.rounds = int(self.counts.max()) if batch else 0
-        number = torch.arange(steps, device=masked.device).expand(batch, steps)
-        last = torch.where(draws, number, torch.full_like(number, steps)).sort(1).values[:, : self.rounds]
-        at = torch.cat([done[:, None], last[:, :-1] + 1], 1)[:, : self.rounds]
-        busy = torch.arange(self.rounds, device=masked.device) < self.counts[:, None]
-        at, self.last = at * busy, last * busy
-        width = (self.last - at + 1).amax(0) if self.rounds else self.counts[:0]
-        self.at = torch.minimum(at, steps - width)  # a row with less to feed than others near the end feeds some steps once more
-        self.width = width.tolist()
-        self.capacity = int((self.at + width).max()) if self.rounds else 0
-        everyone = busy.all(0).tolist()
-        self.active = [None if everyone[r] else busy[:, r].nonzero()[:, 0] for r in range(self.rounds)]
+        self.lengths[rows] = torch.where(stopped, position, self.lengths[rows])
+        return {i: self.position >= position[i] for i in stopped.nonzero()[:, 0].tolist()}

@@ -70,12 +70,14 @@ class Sampler(Component, ABC):
         exact: whether it draws from the model's own (filtered, guided) distribution.
         any_known: whether it can keep any set of known cells.
         takes_draft: whether it can start from a draft.
+        joins: whether rows can wait until others are done (`at_once`).
     """
 
     requires: ClassVar[type[Capability]]
     exact: ClassVar[bool]
     any_known: ClassVar[bool] = False
     takes_draft: ClassVar[bool] = False
+    joins: ClassVar[bool] = False
     steps: ClassVar[int] = 1
     """Network passes over an item, for estimates of cost; a sampler that works in steps has a field of this name."""
 
@@ -107,6 +109,7 @@ class Sampler(Component, ABC):
         draft: Tokens | None = None,
         choose: Choice | None = None,
         on_step: OnStep | None = None,
+        at_once: int | None = None,
     ) -> SampleOutput:
         """Draws B items.
 
@@ -121,6 +124,8 @@ class Sampler(Component, ABC):
                 cells are drawn first.
             choose: how ids are drawn from filtered logits; None: `draw`.
             on_step: called as on_step(tokens so far, step, steps), for progress and images.
+            at_once: how many rows are computed together at most, of samplers whose rows can wait (`joins`) and
+                of models that can move rows; None: all.
 
         Returns:
             SampleOutput: the items, and what they cost.
@@ -130,6 +135,10 @@ class Sampler(Component, ABC):
                 not finite.
         """
         self.check_model(model)
+        if at_once is not None and not self.joins:
+            raise ValueError(f"rows of the sampler {sampler_name(type(self))} cannot wait for others; leave at_once out")
+        if at_once is not None and at_once < 1:
+            raise ValueError(f"at_once={at_once}: at least one row must be computed at once")
         if draft is not None and not self.takes_draft:
             raise ValueError(f"the sampler {sampler_name(type(self))} does not start from a draft; leave draft out, or mark cells as known")
         if lengths is None and known is None and draft is not None:
@@ -137,7 +146,7 @@ class Sampler(Component, ABC):
         tokens = initial_tokens(model.spec, rng, known, lengths)
         if draft is not None:
             draft = initial_tokens(model.spec, rng, draft, tokens.lengths)
-        return self.run(SampleRequest(model, condition, rng, tokens, draft, checked(choose or draw), on_step))
+        return self.run(SampleRequest(model, condition, rng, tokens, draft, checked(choose or draw), on_step, at_once=at_once))
 
     @abstractmethod
     def run(self, request: SampleRequest) -> SampleOutput:

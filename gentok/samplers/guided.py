@@ -89,6 +89,7 @@ class GuidedCausal(_Guided, Causal):
     def __init__(self, model: Causal, scale: float, schedule: str = "constant"):
         super().__init__(model, scale, schedule)
         self.layout, self.exact_slots, self.begin, self.ends = model.layout, model.exact_slots, model.begin, model.ends
+        self.moves_rows = model.moves_rows
 
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
         return self.model.init_cache(_both(condition), 2 * batch, capacity)
@@ -100,9 +101,15 @@ class GuidedCausal(_Guided, Causal):
     def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
         self.model.commit(cache, _twice(at), _twice(path))
 
+    def take(self, cache: Any, rows: Tensor) -> Any:
+        return self.model.take(cache, torch.cat((rows, rows + cache.batch // 2)))
+
+    def put(self, cache: Any, rows: Tensor, other: Any) -> None:
+        self.model.put(cache, torch.cat((rows, rows + cache.batch // 2)), other)
+
     def progress(self, ids: Tensor, at: Tensor, parents: Tensor | None = None) -> Tensor:
         """float64 [B, S]: the step that each fed step predicts over the last step of the layout."""
-        batch, width = ids.shape[:2]
+        (batch, width), at = ids.shape[:2], at.to(ids.device)
         depth = torch.arange(width, device=ids.device).expand(batch, width)
         if parents is not None:
             depth = torch.zeros_like(parents)

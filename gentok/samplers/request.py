@@ -70,6 +70,7 @@ class SampleRequest:
         choose: how ids are drawn from filtered logits.
         on_step: called after every step, see `report`.
         network_calls: those that were made so far, shared by all requests made of this one.
+        at_once: rows that are computed together at most; None: all.
     """
 
     model: Any
@@ -80,6 +81,7 @@ class SampleRequest:
     choose: Choice = draw
     on_step: OnStep | None = None
     network_calls: NetworkCalls = field(default_factory=NetworkCalls)
+    at_once: int | None = None
 
     def with_codes(self, codes: Tensor) -> Tokens:
         """Codes of all rows, int64 [B, K, N] or [B, K N], as Tokens with the items' lengths."""

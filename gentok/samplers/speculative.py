@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gentok.samplers.base import setting
 from gentok.samplers.draft_tree import DraftTree
@@ -50,6 +50,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     branches: PositiveInt = 1
     depth: PositiveInt = 1
     verify: str = setting("standard", choices=("standard", "block"))
+    _generator: ClassVar[Any] = None  # of ckpt, once it is loaded
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,12 +67,22 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         return self.verify
 
     def with_models(self, load: Callable[[str], Any]) -> Speculative:
-        return dataclasses.replace(self, ckpt=load(self.ckpt)) if isinstance(self.ckpt, str) else self
+        if not isinstance(self.ckpt, str):
+            return self
+        loaded = dataclasses.replace(self)
+        object.__setattr__(loaded, "_generator", load(self.ckpt))
+        return loaded
 
     def drafter(self, progress: Progress) -> Drafter:
         draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
         if draft == "model":
-            return ModelDrafts(progress, tree, self.ckpt, self.filter)
+            return ModelDrafts(progress, tree, self._loaded(), self.filter)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
+
+    def _loaded(self) -> Any:
+        """The drafts' generator. Raises ValueError where there is only its path."""
+        if self._generator is None and isinstance(self.ckpt, str):
+            raise ValueError(f"the generator of {self.ckpt} is not loaded: give the sampler to gentok, which loads it, or a generator as ckpt")
+        return self.ckpt if self._generator is None else self._generator

@@ -157,7 +157,7 @@ class _Decoding:
         after = self.place[:contexts] + 1
         if self.ending is not None:
             step = (first[rows, None] + after).clamp(max=self.layout.steps - 1)
-            logits = self.ending.allow(logits.flatten(0, 1), step.flatten()).view_as(logits)
+            logits = self.ending.allow(logits.flatten(0, 1), rows.repeat_interleave(contexts), step.flatten()).view_as(logits)
         return self.sampler.filter(logits.masked_fill(~here[:, after][..., None], 0.0)).softmax(-1)
 
     def _check(self, rows: Tensor, possible: Tensor, verdict: Verdict) -> None:
@@ -175,11 +175,8 @@ class _Decoding:
             at = steps[:, j]
             self.ids[rows, at] = torch.where(new[:, j], verdict.ids[:, j], self.ids[rows, at])
             if self.ending is not None:
-                here_, drawn, last = torch.zeros_like(self.ids[:, 0], dtype=torch.bool), self.ids[:, 0].clone(), torch.zeros_like(self.calls)
-                here_[rows], drawn[rows], last[rows] = new[:, j], verdict.ids[:, j], at
-                stopped, beyond = self.ending.find(here_, drawn, last)
-                if bool(stopped.any()):
-                    self.ids.masked_fill_(beyond, ABSENT)
+                for i, beyond in self.ending.find(new[:, j], verdict.ids[:, j], rows, at).items():
+                    self.ids[rows[i]] = self.ids[rows[i]].masked_fill(beyond, ABSENT)
 
     def _commit(self, rows: Tensor, first: Tensor, verdict: Verdict) -> None:
         """Keeps what was fed of the nodes that stand."""

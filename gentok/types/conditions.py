@@ -113,6 +113,12 @@ class Condition:
     def to(self, device: Any) -> Condition:
         return self._map(lambda part: part.to(device))
 
+    def keys(self, batch: int) -> list[bytes]:
+        """For each of the B rows bytes that are equal where all parts of two rows are."""
+        columns = [value.detach().cpu().contiguous() for part in self.parts.values() for value in vars(part).values()]
+        rows = [column.flatten(1).view(torch.uint8) if column.dim() > 1 else column[:, None].view(torch.uint8) for column in columns]
+        return [bytes(row) for row in torch.cat(rows, 1).tolist()] if rows else [b""] * batch
+
     @staticmethod
     def concat(conditions: Sequence[Condition]) -> Condition:
         """Rows of several conditions with the same parts, one after the other."""
