@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import FeatureNetwork
 from gentok.nn import features
-from gentok.nn.autoencoder import ConvEncoder, stride_of
+from gentok.nn.autoencoder import ConvEncoder, ConvSettings
 from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
 from gentok.settings import Count, PositiveInt, PositiveInts
@@ -161,10 +161,9 @@ class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
         patch: PositiveInt = 2,
     ):
         super().__init__(frozen=False)
-        self.stride = stride_of(multipliers, patch)
-        self.width = width * multipliers[-1]
-        common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": False, "patch": patch}
-        self.network = ConvEncoder(channels, self.width, width=width, **common)
+        settings = ConvSettings(width, multipliers, blocks, patch=patch)
+        self.stride, self.width = settings.stride, width * multipliers[-1]
+        self.network = ConvEncoder(channels, self.width, settings)
 
     def map(self, media: Tensor) -> Tensor:
         return self.network(media)
