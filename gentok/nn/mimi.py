@@ -106,7 +106,7 @@ class _Mimi(ChainLayer):
     ):
         super().__init__()
         build = {
-            "seanet": lambda: self.seanet_class(channels, width, filters, ratios, **SEANET),
+            "seanet": lambda: self.seanet_class(channels=channels, width=width, filters=filters, ratios=ratios, **SEANET),
             "transformer": lambda: WindowTransformer(width, depth, heads, hidden, window),
             "down": lambda: Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False),
             "up": lambda: Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False),
