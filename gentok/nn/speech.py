@@ -13,7 +13,8 @@ learnt, attention is rotary; CTC stands for the rest of Whisper, whose decoder p
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,7 @@ from gentok.nn.rope import rotation
 from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
 from gentok.precision import no_autocast
-from gentok.settings import Count, PositiveInt
+from gentok.settings import CheckedDataclass, Count, PositiveInt
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 
@@ -130,14 +131,37 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         return self.out(F.avg_pool1d(x, self.pool).transpose(1, 2)).transpose(1, 2)
 
 
+@dataclass(frozen=True)
+class FrameSettings(CheckedDataclass):
+    """Of networks that make several frames of every vector.
+
+    Attributes:
+        inner: width of the transformer.
+        depth: blocks of the transformer.
+        heads: of the transformer.
+        upsample: frames per vector.
+        block: vectors that see each other in both directions; None: all.
+    """
+
+    inner: PositiveInt = 192
+    depth: Count = 2
+    heads: PositiveInt = 4
+    upsample: PositiveInt = 4
+    block: PositiveInt | None = 12
+
+
+FrameOptions = Annotated[Any, FrameSettings]
+"""Of a constructor's `**options`: they are the fields of FrameSettings (gentok/build.py reads this)."""
+
+
 class _VectorsToFrames(nn.Module):
     """Several frames from every vector: a matrix for each, a transformer over all, a last layer."""
 
-    def _build(self, width: int, out: int, inner: int, depth: int, heads: int, upsample: int, block: int | None) -> None:
-        self.upsample = upsample
-        self.stem = nn.Linear(width, inner * upsample)
-        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
-        self.head = nn.Linear(inner, out)
+    def _build(self, width: int, out: int, settings: FrameSettings) -> None:
+        self.upsample = settings.upsample
+        self.stem = nn.Linear(width, settings.inner * self.upsample)
+        self.body = _Body(settings.inner, settings.depth, settings.heads, self.upsample * (settings.block or 1 << 30))
+        self.head = nn.Linear(settings.inner, out)
         initialise(self.stem)
         initialise(self.head)
 
@@ -154,18 +178,12 @@ class Recogniser(_VectorsToFrames):
     Args:
         width: channels of a vector.
         symbols: of the text.
-        inner: width of the transformer.
-        depth: blocks of the transformer.
-        heads: of the transformer.
-        upsample: frames per vector.
-        block: vectors that see each other in both directions; None: all.
+        options: as in FrameSettings.
     """
 
-    def __init__(
-        self, width: int, symbols: int, inner: int = 192, depth: int = 2, heads: int = 4, upsample: int = 4, block: int | None = 12
-    ):
+    def __init__(self, width: int, symbols: int, **options: FrameOptions):
         super().__init__()
-        self._build(width, symbols + 1, inner, depth, heads, upsample, block)
+        self._build(width, symbols + 1, FrameSettings(**options))
 
     def forward(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
         """ends int64 [B]: vectors of each row; None: all."""
@@ -178,29 +196,17 @@ class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
     Args:
         vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
         width: channels of a vector.
-        inner: width of the transformer.
-        depth: blocks of the transformer.
-        heads: of the transformer.
         upsample: mel frames per vector.
-        block: vectors that see each other in both directions; None: all.
+        options: as in FrameSettings.
     """
 
     channels = 1
 
-    def __init__(
-        self,
-        vocoder: Layer,
-        width: PositiveInt = 64,
-        inner: PositiveInt = 192,
-        depth: Count = 2,
-        heads: PositiveInt = 4,
-        upsample: PositiveInt = 8,
-        block: PositiveInt | None = 12,
-    ):
+    def __init__(self, vocoder: Layer, width: PositiveInt = 64, upsample: PositiveInt = 8, **options: FrameOptions):
         super().__init__()
         self.vocoder: Any = vocoder
         self.width, self.hop = width, vocoder.hop * upsample
-        self._build(width, vocoder.width, inner, depth, heads, upsample, block)
+        self._build(width, vocoder.width, FrameSettings(upsample=upsample, **options))
 
     @property
     def last_layer(self) -> Tensor:
