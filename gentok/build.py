@@ -136,7 +136,7 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
             continue
         for other in filter(inspect.isclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
             parameters.pop(name, None)
-            further, annotations = _parameters(other)
+            further, annotations = _parameters(other)  # type: ignore[arg-type]
             parameters, hints = {**further, **parameters}, {**annotations, **hints}
     return parameters, hints
 

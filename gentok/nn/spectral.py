@@ -13,6 +13,7 @@ have area 1 in Hz, those of norm None height 1. Everything is float32 (float64 f
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -117,7 +118,13 @@ def frame_mask(lengths: Tensor, frames: int, hop: int) -> Tensor:
 class Mel(nn.Module):
     """wave float [..., T] -> mel spectrogram float [..., mels, frames] of |STFT|^power; its constants are in no state dict.
 
-    window: length of the Hann window, n_fft by default. pad: see `stft`; the rest: see `mel_filters`.
+    Args:
+        sample_rate: Hz.
+        n_fft, hop, normalized, pad: as of `stft`.
+        mels: bands.
+        window: samples of the Hann window; None: n_fft.
+        power: of the magnitudes.
+        filters: further arguments of `mel_filters`.
     """
 
     def __init__(
@@ -127,20 +134,15 @@ class Mel(nn.Module):
         hop: int | None = None,
         mels: int = 80,
         window: int | None = None,
-        f_min: float = 0.0,
-        f_max: float | None = None,
         power: float = 1.0,
-        scale: str = "htk",
-        norm: str | None = None,
         normalized: bool = False,
         pad: int | None = None,
-        empty: bool = False,
+        **filters: Any,
     ):
         super().__init__()
         self.n_fft, self.hop, self.power, self.normalized = n_fft, n_fft // 4 if hop is None else hop, power, normalized
         self.pad = n_fft // 2 if pad is None else pad
-        filters = mel_filters(n_fft // 2 + 1, mels, sample_rate, f_min, f_max, scale, norm, empty)
-        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("filters", mel_filters(n_fft // 2 + 1, mels, sample_rate, **filters), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft if window is None else window), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:

@@ -61,12 +61,34 @@ class LogMel(nn.Module):
             return 1 + (tables.filters @ magnitude).clamp(min=1e-5).log10()
 
 
-class _Body(nn.Module):
-    """A block-causal transformer over time, float [B, D, T] -> [B, D, T]. block: positions of a block."""
+@dataclass(frozen=True)
+class BodySettings(CheckedDataclass):
+    """Of the transformer between vectors and frames.
 
-    def __init__(self, width: int, depth: int, heads: int, block: int):
+    Attributes:
+        inner: its width.
+        depth: its blocks.
+        heads: of its attention.
+        block: vectors that see each other in both directions; None: all.
+    """
+
+    inner: PositiveInt = 192
+    depth: Count = 2
+    heads: PositiveInt = 4
+    block: PositiveInt | None = 12
+
+
+BodyOptions = Annotated[Any, BodySettings]
+"""Of a constructor's `**options`: they are the fields of BodySettings (gentok/build.py reads this)."""
+
+
+class _Body(nn.Module):
+    """A block-causal transformer over time, float [B, D, T] -> [B, D, T]. each: positions of a vector."""
+
+    def __init__(self, settings: BodySettings, each: int):
         super().__init__()
-        self.layers, self.block = Transformer(width, depth, heads, causal=False), block
+        self.layers = Transformer(settings.inner, settings.depth, settings.heads, causal=False)
+        self.block = each * (settings.block or 1 << 30)
 
     def forward(self, x: Tensor, ends: Tensor | None) -> Tensor:
         """ends int64 [B]: positions of each row, None: all."""
@@ -85,14 +107,12 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
     Args:
         sample_rate: Hz.
         width: channels of a vector.
-        inner: width of the transformer.
         depth: blocks of the transformer.
-        heads: of the transformer.
         pool: frames per vector.
-        block: vectors that see each other in both directions; None: all.
         mels: bands of the spectrogram.
         mel_hop: samples per frame of the spectrogram.
         n_fft: samples of its windows.
+        transformer: as in BodySettings.
 
     Raises:
         ValueError: pool or block below 1.
@@ -104,22 +124,21 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         self,
         sample_rate: PositiveInt = 16000,
         width: PositiveInt = 64,
-        inner: PositiveInt = 192,
         depth: Count = 4,
-        heads: PositiveInt = 4,
         pool: PositiveInt = 4,
-        block: PositiveInt | None = 12,
         mels: PositiveInt = 80,
         mel_hop: PositiveInt = 160,
         n_fft: PositiveInt = 640,
+        **transformer: BodyOptions,
     ):
         super().__init__()
+        settings = BodySettings(depth=depth, **transformer)
         self.mel = LogMel(sample_rate, mels, mel_hop, n_fft)
-        self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, block
-        self.first = Conv(mels, inner, 3, causal=True, padding="zero")
-        self.second = Conv(inner, inner, 3, stride=2, causal=True, padding="zero")
-        self.body = _Body(inner, depth, heads, pool * (block or 1 << 30))
-        self.out = nn.Linear(inner, width)
+        self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, settings.block
+        self.first = Conv(mels, settings.inner, 3, causal=True, padding="zero")
+        self.second = Conv(settings.inner, settings.inner, 3, stride=2, causal=True, padding="zero")
+        self.body = _Body(settings, pool)
+        self.out = nn.Linear(settings.inner, width)
         initialise(self.out)
 
     def forward(self, media: Tensor, ends: Tensor | None = None) -> Tensor:
@@ -131,36 +150,13 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         return self.out(F.avg_pool1d(x, self.pool).transpose(1, 2)).transpose(1, 2)
 
 
-@dataclass(frozen=True)
-class FrameSettings(CheckedDataclass):
-    """Of networks that make several frames of every vector.
-
-    Attributes:
-        inner: width of the transformer.
-        depth: blocks of the transformer.
-        heads: of the transformer.
-        upsample: frames per vector.
-        block: vectors that see each other in both directions; None: all.
-    """
-
-    inner: PositiveInt = 192
-    depth: Count = 2
-    heads: PositiveInt = 4
-    upsample: PositiveInt = 4
-    block: PositiveInt | None = 12
-
-
-FrameOptions = Annotated[Any, FrameSettings]
-"""Of a constructor's `**options`: they are the fields of FrameSettings (gentok/build.py reads this)."""
-
-
 class _VectorsToFrames(nn.Module):
     """Several frames from every vector: a matrix for each, a transformer over all, a last layer."""
 
-    def _build(self, width: int, out: int, settings: FrameSettings) -> None:
-        self.upsample = settings.upsample
-        self.stem = nn.Linear(width, settings.inner * self.upsample)
-        self.body = _Body(settings.inner, settings.depth, settings.heads, self.upsample * (settings.block or 1 << 30))
+    def _build(self, width: int, out: int, upsample: int, settings: BodySettings) -> None:
+        self.upsample = upsample
+        self.stem = nn.Linear(width, settings.inner * upsample)
+        self.body = _Body(settings, upsample)
         self.head = nn.Linear(settings.inner, out)
         initialise(self.stem)
         initialise(self.head)
@@ -178,12 +174,13 @@ class Recogniser(_VectorsToFrames):
     Args:
         width: channels of a vector.
         symbols: of the text.
-        options: as in FrameSettings.
+        upsample: frames per vector.
+        transformer: as in BodySettings.
     """
 
-    def __init__(self, width: int, symbols: int, **options: FrameOptions):
+    def __init__(self, width: int, symbols: int, upsample: int = 4, **transformer: BodyOptions):
         super().__init__()
-        self._build(width, symbols + 1, FrameSettings(**options))
+        self._build(width, symbols + 1, upsample, BodySettings(**transformer))
 
     def forward(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
         """ends int64 [B]: vectors of each row; None: all."""
@@ -197,16 +194,16 @@ class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
         vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
         width: channels of a vector.
         upsample: mel frames per vector.
-        options: as in FrameSettings.
+        transformer: as in BodySettings.
     """
 
     channels = 1
 
-    def __init__(self, vocoder: Layer, width: PositiveInt = 64, upsample: PositiveInt = 8, **options: FrameOptions):
+    def __init__(self, vocoder: Layer, width: PositiveInt = 64, upsample: PositiveInt = 8, **transformer: BodyOptions):
         super().__init__()
         self.vocoder: Any = vocoder
         self.width, self.hop = width, vocoder.hop * upsample
-        self._build(width, vocoder.width, FrameSettings(upsample=upsample, **options))
+        self._build(width, vocoder.width, upsample, BodySettings(**transformer))
 
     @property
     def last_layer(self) -> Tensor:
