@@ -7,7 +7,7 @@ from typing import Any
 
 from gentok.build import resolve
 from gentok.bundle import Bundle
-from gentok.errors import ConfigError
+from gentok.errors import ConfigError, counted
 from gentok.interfaces import MediaData, Tokenizer
 
 __all__ = ["bind_to_data", "check_media", "fit_to_items"]
@@ -45,10 +45,11 @@ def fit_to_items(bundle: Bundle, data: MediaData) -> None:
         raise ConfigError(f"this is a tokenizer of {_KINDS[spec.modality]}, the data are {_KINDS[found]}: choose other data")
     if rate is None:
         return
-    if (spec.sample_rate, spec.media_shape[0]) != (rate, data.media_shape[0]):
+    channels = spec.media_shape[0]
+    if (spec.sample_rate, channels) != (rate, data.media_shape[0]):
         raise ConfigError(
-            f"this tokenizer takes sound of {spec.media_shape[0]} channel(s) at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
-            f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={spec.media_shape[0]}"
+            f"this tokenizer takes sound of {counted(channels, 'channel')} at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
+            f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={channels}"
         )
     bundle.tokenizer.spec = bundle.tokenizer.fit_to_items(data.longest_item, data.condition_spec)
-    bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
+    bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [channels, data.longest_item]}

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.interfaces import Layer, LocalPath, Loss
 from gentok.settings import CheckedDataclass, Count, PositiveInt
 from gentok.tokenizers.codec import Codec
@@ -61,7 +62,7 @@ class PaddedDecoder(Half):
 def first_levels(layers: Sequence[nn.Module], levels: int | None, kind: type[Level]) -> list[Level]:
     """The first `levels` of a quantizer's layers (None: all), each a Level. Raises ValueError where it has fewer."""
     if levels is not None and not 1 <= levels <= len(layers):
-        raise ValueError(f"this model has {len(layers)} level(s); got tokenizer.levels={levels}")
+        raise ValueError(f"this model has {counted(len(layers), 'level')}; got tokenizer.levels={levels}")
     return [kind(layer) for layer in layers[: levels or len(layers)]]
 
 

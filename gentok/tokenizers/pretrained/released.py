@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.interfaces import LocalPath
 from gentok.tokenizers.codec import Codec
 
@@ -62,7 +63,8 @@ def put(codec: nn.Module, state: Mapping[str, Tensor], path: str | Path, model: 
     own = codec.state_dict()
     for how, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
         if keys:
-            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {len(keys)} tensor(s), such as {min(keys)}")
+            found = f"{counted(len(keys), 'tensor')}, such as {min(keys)}"
+            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {found}")
     for key, value in state.items():
         if own[key].shape != value.shape:
             raise ValueError(
