@@ -71,7 +71,7 @@ def _folded(device: str) -> nn.Module:
         *((b, *names) for b in network._blocks for names in in_block),
     ]
     for owner, conv, norm in layers:
-        if hasattr(owner, conv):
+        if hasattr(owner, conv):  # the first block does not expand
             for name, layer in zip((conv, norm), _fold(getattr(owner, conv), getattr(owner, norm))):
                 setattr(owner, name, layer)
     for module in network.modules():

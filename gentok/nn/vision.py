@@ -44,7 +44,7 @@ def _frozen(path: str, device: str) -> nn.Module:
         raise FileNotFoundError(f"there is no folder {path} of a vision model: save one there (config.json and model.safetensors)")
     with torch.device("cpu"):
         model = _library().AutoModel.from_pretrained(path, local_files_only=True)
-    return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)
+    return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)  # of a model of images and texts its half
 
 
 class VisionMap(SemanticNetwork, id="features/vision_map"):
@@ -83,7 +83,7 @@ class VisionMap(SemanticNetwork, id="features/vision_map"):
             kind = options.pop("model_type")
             library = _library()
             model = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **options))
-            self.network = getattr(model, "vision_model", model)
+            self.network = getattr(model, "vision_model", model)  # as in _frozen
             for name, parameter in self.network.named_parameters():
                 if any(word in name for word in UNUSED):
                     parameter.requires_grad_(False)

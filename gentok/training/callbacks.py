@@ -42,7 +42,7 @@ class ImageLogger(L.Callback):
             return
         picture = grid(module.pictures, self.columns)
         save_image(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
-        for logger in trainer.loggers:
+        for logger in trainer.loggers:  # of tensorboard the writer has the method, of others the logger, if it takes images at all
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)
             elif hasattr(logger, "log_image"):
@@ -65,7 +65,7 @@ class SoundLogger(L.Callback):
         for name, wave in module.sounds:
             path = self.folder / f"{self.name}_{trainer.global_step:07d}" / f"{name}.wav"
             save_sound(wave, path, rate)
-            for logger in trainer.loggers:
+            for logger in trainer.loggers:  # as above
                 if hasattr(logger.experiment, "add_audio"):
                     mono = wave.mean(0, keepdim=True).clamp(-1, 1)
                     logger.experiment.add_audio(f"{self.name}/{name}", mono, trainer.global_step, sample_rate=rate)

@@ -53,7 +53,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self._rows.append({**{k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}, "step": step or 0})
+        plain = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}  # tensors and floats
+        self._rows.append({**plain, "step": step or 0})
         self.save()  # a kill loses no row
 
     def _begin(self) -> list[str]:
