@@ -1,4 +1,4 @@
-"""Lightning's Trainer as conf/trainer and conf/callbacks describe it."""
+"""Lightning's Trainer as conf/trainer and `callbacks` describe it."""
 
 from __future__ import annotations
 
