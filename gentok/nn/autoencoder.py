@@ -61,7 +61,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """x [B, D_in, H, W] -> [B, D_out, H, W]: two pre-activated 3x3 convolutions beside a skip (1x1 where the widths differ)."""
+    """x [B, width_in, H, W] -> [B, width_out, H, W]: two pre-activated 3x3 convolutions beside a skip.
+
+    Args:
+        width_in: channels.
+        width_out: channels; where they differ, the skip is a 1x1 convolution.
+    """
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
@@ -76,7 +81,11 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """x [B, D, H, W] -> the same: every position attends to every other with one head of width D, beside a skip."""
+    """x [B, width, H, W] -> the same: every position attends to every other with one head, beside a skip.
+
+    Args:
+        width: channels, all of the one head.
+    """
 
     def __init__(self, width: int):
         super().__init__()

@@ -34,7 +34,18 @@ __all__ = ["DACDecoder", "DACEncoder", "HalvingDecoder", "ResidualUnit", "down_s
 
 def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1,
                 bias: bool = True) -> nn.Conv1d:  # fmt: skip
-    """A weight-normalised convolution, its bias 0 at the start. padding: zeros on either side, None as many as keep the length."""
+    """A weight-normalised convolution, its bias 0 at the start.
+
+    Args:
+        c_in: channels.
+        c_out: channels.
+        kernel: samples of a window, before dilation.
+        stride: input samples per output.
+        dilation: input samples between two values of a window.
+        padding: zeros on either side; None: as many as keep the length.
+        groups: of channels that do not see each other.
+        bias: whether there is one.
+    """
     padding = (kernel - 1) * dilation // 2 if padding is None else padding
     conv = nn.Conv1d(c_in, c_out, kernel, stride, padding, dilation, groups, bias)
     if bias:
@@ -43,13 +54,25 @@ def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation
 
 
 def up_conv(c_in: int, c_out: int, stride: int, fill_odd: bool = False) -> nn.ConvTranspose1d:
-    """A weight-normalised transposed convolution of kernel 2 * stride: N frames to N * stride, or one less where the stride is odd and
-    not `fill_odd`."""
+    """A weight-normalised transposed convolution of kernel 2 * stride: N frames to N * stride.
+
+    Args:
+        c_in: channels.
+        c_out: channels.
+        stride: outputs per input.
+        fill_odd: where false, an odd stride makes one sample less.
+    """
     return weight_norm(nn.ConvTranspose1d(c_in, c_out, 2 * stride, stride, math.ceil(stride / 2), stride % 2 if fill_odd else 0))
 
 
 class ResidualUnit(nn.Module):
-    """float [B, C, T] -> the same shape. depthwise: the dilated convolution sees one channel at a time (SNAC)."""
+    """float [B, channels, T] -> the same shape.
+
+    Args:
+        channels: of the sound's features.
+        dilation: of the first convolution.
+        depthwise: whether that convolution sees one channel at a time (SNAC).
+    """
 
     def __init__(self, channels: int, dilation: int, depthwise: bool = False):
         super().__init__()
@@ -69,7 +92,13 @@ def units(channels: int, depthwise: bool = False) -> list[nn.Module]:
 
 
 def down_stage(c_in: int, stride: int, depthwise: bool = False) -> nn.Sequential:
-    """float [B, C, T] -> [B, 2 C, T / stride], for lengths that the stride divides."""
+    """The units of a ratio and its convolution: float [B, c_in, T] -> [B, 2 c_in, T / stride].
+
+    Args:
+        c_in: channels.
+        stride: the ratio, which must divide T.
+        depthwise: as of ResidualUnit.
+    """
     down = normed_conv(c_in, 2 * c_in, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
     return nn.Sequential(*units(c_in, depthwise), Snake(c_in), down)
 

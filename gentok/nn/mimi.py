@@ -32,7 +32,14 @@ STRIDE = 2
 
 
 class WindowBlock(nn.Module):
-    """float [B, N, width] -> the same shape."""
+    """float [B, N, width] -> the same shape.
+
+    Args:
+        width: channels.
+        heads: of attention.
+        hidden: width of the MLP.
+        scale: of both branches at the start.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, scale: float):
         super().__init__()

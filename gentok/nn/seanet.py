@@ -42,7 +42,13 @@ class UnitState:
 
 
 class Unit(StreamingModule):
-    """Residual unit, float [B, width, T] -> the same shape."""
+    """Residual unit, float [B, width, T] -> the same shape.
+
+    Args:
+        width: channels.
+        dilation: of the first convolution.
+        s: of the network.
+    """
 
     def __init__(self, width: int, dilation: int, s: SEANetSettings):
         super().__init__()

@@ -26,7 +26,11 @@ __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
 
 class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
-    """A DACEncoder of depthwise units, without the last snake, whose arguments it has."""
+    """A DACEncoder of depthwise units, without the last snake.
+
+    Args:
+        filters, sizes: as of DACEncoder.
+    """
 
     depthwise = True
 
@@ -39,7 +43,11 @@ class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
 
 
 class NoiseBlock(nn.Module):
-    """float [B, C, T] -> the same shape: x + n * conv1(x), n drawn from `rng`, 0 without."""
+    """float [B, channels, T] -> the same shape: x + n * conv1(x), n drawn from `rng`, 0 without.
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int):
         super().__init__()

@@ -32,11 +32,21 @@ def stft(
     normalized: bool = False,
     pad: int | None = None,
 ) -> Tensor:
-    """wave float [..., T] -> complex [..., n_fft / 2 + 1, frames]; frames = (T + 2 pad - n_fft) // hop + 1.
+    """The short-time Fourier transform.
 
-    hop: n_fft // 4 by default. window: float [w <= n_fft], zero-padded on both sides; a periodic Hann window of n_fft by default.
-    normalized: divide by the root of the window's energy. pad: samples reflected at each end, n_fft // 2 by default, 0 for none.
-    Raises ValueError on a wave too short for one frame or for its reflection.
+    Args:
+        wave: float [..., T].
+        n_fft: samples of a frame.
+        hop: samples from one frame to the next; None: n_fft // 4.
+        window: float [w <= n_fft], zero-padded on both sides; None: a periodic Hann window of n_fft.
+        normalized: whether to divide by the root of the window's energy.
+        pad: samples reflected at each end, 0 for none; None: n_fft // 2.
+
+    Returns:
+        complex [..., n_fft / 2 + 1, frames], frames = (T + 2 pad - n_fft) // hop + 1.
+
+    Raises:
+        ValueError: the wave is too short for one frame or for its reflection, or the window longer than a frame.
     """
     hop, pad = n_fft // 4 if hop is None else hop, n_fft // 2 if pad is None else pad
     shape, length = wave.shape[:-1], wave.shape[-1]
@@ -88,10 +98,24 @@ def mel_filters(
     norm: str | None = None,
     empty: bool = False,
 ) -> Tensor:
-    """float32 [mels, bins]: triangles over `bins` frequencies from 0 to sample_rate / 2; f_max is sample_rate / 2 by default.
+    """Triangles over frequencies from 0 to half the sample rate.
 
-    empty: whether triangles too narrow to touch any bin are taken as they are, rows of zeros, as the losses of codecs do at their short
-    windows. Raises ValueError on them where not, and on an unknown scale or norm.
+    Args:
+        bins: frequencies.
+        mels: triangles.
+        sample_rate: Hz.
+        f_min: Hz where the first begins.
+        f_max: Hz where the last ends; None: half the sample rate.
+        scale: htk or slaney.
+        norm: slaney, or None.
+        empty: whether triangles too narrow to touch any bin are taken as they are, rows of zeros, as the losses of codecs do at their
+            short windows.
+
+    Returns:
+        float32 [mels, bins].
+
+    Raises:
+        ValueError: such triangles, where not `empty`; an unknown scale or norm; frequencies that do not grow.
     """
     f_max = sample_rate / 2 if f_max is None else f_max
     if scale not in ("htk", "slaney") or norm not in (None, "slaney"):
@@ -111,7 +135,16 @@ def mel_filters(
 
 
 def frame_mask(lengths: Tensor, frames: int, hop: int) -> Tensor:
-    """lengths int64 [B], in samples -> bool [B, frames]: frames that begin a hop within the length, ceil(length / hop) of them."""
+    """Frames that begin a hop within the length, ceil(length / hop) of them.
+
+    Args:
+        lengths: int64 [B], in samples.
+        frames: how many columns.
+        hop: samples per frame.
+
+    Returns:
+        bool [B, frames].
+    """
     return torch.arange(frames, device=lengths.device) * hop < lengths[:, None]
 
 

@@ -33,7 +33,16 @@ __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_caus
 
 
 def block_causal(positions: int, block: int, device: torch.device | str | None = None) -> Tensor:
-    """bool [T, T], True where row i sees column j: j lies in i's block of `block` positions or in an earlier one."""
+    """Which positions see which: their own block and all earlier ones.
+
+    Args:
+        positions: T.
+        block: positions of a block.
+        device: of the result.
+
+    Returns:
+        bool [T, T], True where row i sees column j.
+    """
     number = torch.arange(positions, device=device) // block
     return number[:, None] >= number
 
@@ -42,6 +51,15 @@ class LogMel(nn.Module):
     """Mono sound float [B, 1, T] -> float [B, mels, ceil(T / hop)]: 1 + log10 of the magnitudes, clamped at 1e-5.
 
     Frame n stands on the samples n hop to (n + 1) hop; its window reaches n_fft - hop beyond, half on each side. Silence all around.
+
+    Args:
+        sample_rate: Hz.
+        mels: bands.
+        hop: samples per frame.
+        n_fft: samples of a window.
+
+    Raises:
+        ValueError: a window shorter than the hop, or an odd difference.
     """
 
     def __init__(self, sample_rate: int, mels: int = 80, hop: int = 160, n_fft: int = 640):

@@ -48,10 +48,16 @@ def _frozen(path: str, device: str) -> nn.Module:
 
 
 class VisionMap(SemanticNetwork, id="features/vision_map"):
-    """architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
+    """The map of a vision transformer of transformers, of the image at its size.
 
-    path: folder of the weights, of a frozen network. size: pixels per side of what it sees. layer: index of the hidden state, negative from
-    the end. mean, std: per channel. trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of this architecture.
+    Args:
+        architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
+        path: folder of the weights, of a frozen network.
+        size: pixels per side of what it sees.
+        layer: index of the hidden state, negative from the end.
+        mean: per channel, subtracted.
+        std: per channel, divided by.
+        trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of this architecture.
     """
 
     def __init__(

@@ -28,7 +28,13 @@ class Budget(L.Callback):
 
 
 class ImageLogger(L.Callback):
-    """Writes what the task drew while validating, as run/pictures/NAME_STEP.png and into tensorboard."""
+    """Writes what the task drew while validating, as FOLDER/NAME_STEP.png and into the run's loggers.
+
+    Args:
+        folder: of the pictures.
+        name: what they are called.
+        columns: pictures of a row.
+    """
 
     def __init__(self, folder: Path, name: str, columns: int):
         self.folder, self.name, self.columns = Path(folder), name, columns
@@ -51,7 +57,12 @@ class ImageLogger(L.Callback):
 
 
 class SoundLogger(L.Callback):
-    """Writes what the task made to be heard while validating, as run/sounds/NAME_STEP/*.wav and into tensorboard."""
+    """Writes what the task made to be heard while validating, as FOLDER/NAME_STEP/*.wav and into the run's loggers.
+
+    Args:
+        folder: of the sounds.
+        name: what they are called.
+    """
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = Path(folder), name

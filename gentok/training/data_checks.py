@@ -16,8 +16,18 @@ _KINDS = {"audio": "sounds", "image": "pictures"}
 
 
 def check_media(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[str] = ()) -> None:
-    """Raises ConfigError where a configured tokenizer is of pictures and the data are sounds or the other way round, or where their rates
-    differ. Of one that takes what the tokenizer inside it takes (prefix) that one counts: `fit_to_items` looks at it."""
+    """Checks a configured tokenizer against the data, before anything is built.
+
+    Of one that takes what the tokenizer inside it takes (prefix) that one counts: `fit_to_items` looks at it.
+
+    Args:
+        tokenizer: its configuration.
+        data: the data component.
+        trust: packages whose components may be built.
+
+    Raises:
+        ConfigError: it is of pictures and the data are sounds or the other way round, or their rates differ.
+    """
     component = resolve(tokenizer["_target_"], trust)
     wanted, rate = tokenizer.get("sample_rate"), data.sample_rate
     found = "image" if rate is None else "audio"
@@ -31,7 +41,16 @@ def check_media(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[s
 
 
 def bind_to_data(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[str] = ()) -> dict[str, Any]:
-    """A tokenizer's configuration with what it leaves to the data. Raises ConfigError where the data do not fit it."""
+    """A tokenizer's configuration with what it leaves to the data.
+
+    Args:
+        tokenizer: the configuration.
+        data: the data component.
+        trust: packages whose components may be built.
+
+    Raises:
+        ConfigError: the data do not fit it.
+    """
     component = resolve(tokenizer["_target_"], trust)
     return component.bind_to_data(tokenizer, data.condition_spec) if issubclass(component, Tokenizer) else dict(tokenizer)
 

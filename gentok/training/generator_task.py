@@ -21,7 +21,13 @@ __all__ = ["GeneratorTask"]
 
 
 class GeneratorTask(GentokModule):
-    """Trains config["generator"] on the tokens of `tokenizer` (a loaded bundle), conditioned as `condition_spec` says."""
+    """Trains config["generator"].
+
+    Args:
+        config: the resolved configuration of the run.
+        tokenizer: the loaded bundle whose tokens are modelled.
+        condition_spec: what the generator is conditioned on.
+    """
 
     part = "generator"
 

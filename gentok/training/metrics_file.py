@@ -22,7 +22,12 @@ __all__ = ["MetricsFile"]
 
 
 class MetricsFile(Logger):
-    """folder: the run's. start: the first step that will be logged; 0 for a new run."""
+    """A logger that writes metrics.csv.
+
+    Args:
+        folder: the run's.
+        start: the first step that will be logged; 0 for a new run.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], start: int = 0):
         super().__init__()

@@ -47,8 +47,11 @@ class Unregistered:
 
 
 class GentokModule(L.LightningModule):
-    """config: the resolved configuration of the run, a plain dict. Subclasses build in `configure_model`, idempotently, and pass the
-    model that is trained through `prepared`."""
+    """Base of the tasks. Subclasses build in `configure_model`, idempotently, and pass the model that is trained through `prepared`.
+
+    Args:
+        config: the resolved configuration of the run, a plain dict.
+    """
 
     part: str
     """The attribute that holds the model that is trained, and its part of a bundle: "tokenizer" or "generator"."""

@@ -81,8 +81,10 @@ ADVICE = {"revive_below": 0.05, "kmeans_start": 10}
 class Collapse:
     """Warns, once per level, where a level of the codebook has used too few of its rows for long.
 
-    below: the share of rows that counts as collapsed, of those that even use of all rows would have hit in as many codes. steps: how long.
-    settings: the codebook's, of which the warning advises those that it has.
+    Args:
+        below: the share of rows that counts as collapsed, of those that even use of all rows would have hit in as many codes.
+        steps: how long.
+        settings: the codebook's, of which the warning advises those that it has.
     """
 
     def __init__(self, below: float = 0.05, steps: int = 500, settings: Iterable[str] = ()):

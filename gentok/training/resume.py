@@ -40,7 +40,15 @@ _LOCATIONS = ("tokenizer.ckpt", "data.path")  # may have moved; what lies there 
 
 
 def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
-    """The checkpoint that `resume` means, None for a fresh start.
+    """The checkpoint that `resume` means.
+
+    Args:
+        resume: auto, a checkpoint's (or run's) path, or None.
+        run: the run's folder.
+        overwrite: whether what the folder holds may be replaced.
+
+    Returns:
+        Its path; None for a fresh start.
 
     Raises:
         FileNotFoundError: there is none where `resume` says.
