@@ -26,7 +26,7 @@ class DiffusersKL(Pretrained, GaussianLatents, id="tokenizer/diffusers_kl"):
     stages = "block_out_channels"
     quantized = False
 
-    def __init__(self, weight: NonNegativeFloat = 1e-6, **model: Annotated[Any, Pretrained]):
+    def __init__(self, *, weight: NonNegativeFloat = 1e-6, **model: Annotated[Any, Pretrained]):
         """
         Args:
             weight: of the KL term in fine-tuning, per value of the media.

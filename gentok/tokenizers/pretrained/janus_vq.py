@@ -24,7 +24,7 @@ class JanusVQ(Pretrained, id="tokenizer/janus_vq"):
     model_name = "JanusVQVAE"
     normalize = True
 
-    def __init__(self, cosine: bool = False, **model: Annotated[Any, Pretrained]):
+    def __init__(self, *, cosine: bool = False, **model: Annotated[Any, Pretrained]):
         """
         Args:
             cosine: codes by angle, as LlamaGen.

@@ -59,6 +59,7 @@ class Mimi(ReleasedCodec, id="tokenizer/mimi"):
 
     def __init__(
         self,
+        *,
         teacher: FeatureNetwork | None = None,
         teacher_width: PositiveInt | None = None,
         distill: NonNegativeFloat = 1.0,

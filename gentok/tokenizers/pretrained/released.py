@@ -94,7 +94,7 @@ class ReleasedCodec(Codec):
     known: ClassVar[re.Pattern[str]]
     released_by: ClassVar[str]
 
-    def __init__(self, weights: LocalPath | None = None, **codec: Annotated[Any, Codec]):
+    def __init__(self, *, weights: LocalPath | None = None, **codec: Annotated[Any, Codec]):
         """
         Args:
             weights: a file with released weights, or the folder that holds it; None: random ones.
