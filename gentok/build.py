@@ -125,7 +125,8 @@ def component_name(config: Any) -> str:
 def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str, Any]]:
     """(the parameters, the annotation of each) of a component's constructor.
 
-    `**options: Annotated[Any, Settings, ...]`, Settings being dataclasses, stands for their fields.
+    `**options: Annotated[Any, Other, ...]` stands for what the constructors of these classes take: the fields of settings, which are
+    dataclasses, or the arguments of the base class. A parameter that the constructor names itself counts before one of theirs.
     """
     parameters = dict(inspect.signature(component).parameters)
     source = component if dataclasses.is_dataclass(component) and "__init__" in vars(component) else component.__init__  # type: ignore[misc]
@@ -133,10 +134,10 @@ def _parameters(component: type) -> tuple[dict[str, inspect.Parameter], dict[str
     for name, parameter in list(parameters.items()):
         if parameter.kind is not parameter.VAR_KEYWORD:
             continue
-        for settings in filter(dataclasses.is_dataclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
+        for other in filter(inspect.isclass, getattr(hints.get(name), "__metadata__", ())):  # of an Annotated
             parameters.pop(name, None)
-            parameters |= inspect.signature(settings).parameters  # type: ignore[arg-type]
-            hints |= type_hints(settings)  # type: ignore[arg-type]
+            further, annotations = _parameters(other)  # type: ignore[arg-type]
+            parameters, hints = {**further, **parameters}, {**annotations, **hints}
     return parameters, hints
 
 

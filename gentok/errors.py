@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["ConfigError", "FormatError", "check_choice", "nearest_name"]
+__all__ = ["ConfigError", "FormatError", "check_choice", "counted", "nearest_name"]
 
 
 _LISTED, _LONG = 40, 1200
@@ -37,6 +37,11 @@ def nearest_name(name: str, names: Iterable[str]) -> str:
         return f"; did you mean {close[0]!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"; there are: {', '.join(sorted(names)[:_LISTED])}{more}" if names else ""
+
+
+def counted(number: int, noun: str) -> str:
+    """'1 level', '2 levels'. noun: in the singular, one whose plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def check_choice(kind: str, value: Any, options: Iterable[Any]) -> None:

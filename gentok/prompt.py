@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gentok.data.image_files import read_image
 from gentok.data.sound_files import FullScale, read_sound
+from gentok.errors import counted
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
 
@@ -125,7 +126,7 @@ def _kept_frames(samples: int, keep: Any, spec: TokenSpec, most: int, cut: bool)
         raise ValueError(f"keep={keep}: `known` is {available:.2f} s long")
     count = int(seconds * rate + 1e-6) // spec.frame_multiple * spec.frame_multiple
     if not 1 <= count <= most:
-        raise ValueError(f"keep={keep}: that is {count} frames of {1 / rate:g} s, this model takes 1 to {most}: set keep=SECONDS")
+        raise ValueError(f"keep={keep}: that is {counted(count, 'frame')} of {1 / rate:g} s, 1 to {most} are possible: set keep=SECONDS")
     return count
 
 

@@ -18,7 +18,7 @@ from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.devices import chosen_device
-from gentok.errors import ConfigError
+from gentok.errors import ConfigError, counted
 from gentok.prompt import read_known
 from gentok.samplers.base import described
 from gentok.sampling import Samples, lower_precision, pick_sampler, sample
@@ -162,7 +162,7 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
     with _writing(out):
         (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
     print(
-        f"{out / 'grid.png'}: {config['n']} samples, {report['calls_per_sample']:.1f} calls each, "
+        f"{out / 'grid.png'}: {counted(config['n'], 'sample')}, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"
     )
 

@@ -56,6 +56,48 @@ def test_nested_components_are_checked_first(tmp_path, monkeypatch):
     assert (outer.inner.size, outer.parts[0].size, outer.spec) == (2, 2, "given")
 
 
+OPTIONS = """from typing import Annotated, Any
+from gentok.interfaces import LocalPath
+from gentok.interfaces.component import Component
+from gentok.settings import PositiveInt
+class Base(Component, id="mine/base"):
+    def __init__(self, width: PositiveInt, depth: PositiveInt = 6, path: LocalPath | None = None):
+        self.width, self.depth = width, depth
+class Wider(Base, id="mine/wider"):
+    def __init__(self, depth: PositiveInt = 5, **base: Annotated[Any, Base]):
+        super().__init__(depth=depth, **base)
+class Widest(Wider, id="mine/widest"):
+    def __init__(self, **wider: Annotated[Any, Wider]):
+        super().__init__(**wider)
+class Easy(Base, id="mine/easy"):
+    def __init__(self, width: PositiveInt = 3, **base: Annotated[Any, Base]):
+        super().__init__(width, **base)
+class Open(Base, id="mine/open"):
+    def __init__(self, **base: Any):
+        super().__init__(8)
+"""
+
+
+@pytest.mark.parametrize("name", ["Wider", "Widest"])
+def test_options_stand_for_the_arguments_of_another_class(tmp_path, monkeypatch, name):
+    (tmp_path / "optional.py").write_text(OPTIONS)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "optional", raising=False)
+    target, trust = {"_target_": f"optional.{name}", "width": 4}, ["optional"]
+    made = build(target, trust=trust)
+    assert (made.width, made.depth) == (4, 5) and build({**target, "depth": 2}, trust=trust).depth == 2
+    refused = {"did you mean 'width'": {"widht": 4}, "depth=0: expected": {"depth": 0}, "width=0: expected": {"width": 0}}
+    for words, keys in refused.items():
+        with pytest.raises(ConfigError, match=words):
+            check({**target, **keys}, trust=trust)
+    with pytest.raises(ConfigError, match="needs the key 'width'"):
+        check({"_target_": target["_target_"]}, trust=trust)
+    with pytest.raises(ConfigError, match="names a place"):
+        check({**target, "path": "/etc"}, trust=trust, stored=True)
+    assert build({"_target_": "optional.Easy"}, trust=trust).width == 3  # its own default counts
+    check({"_target_": "optional.Open", "widht": 4}, trust=trust)  # what the annotation closes
+
+
 def test_a_missing_value_counts_as_missing():
     with pytest.raises(ConfigError, match="needs the key 'path'"):
         check({"_target_": "gentok.data.folder.ImageFolder", "path": "???"})

@@ -56,7 +56,7 @@ def pretrained(config: Mapping[str, Any], media_shape: Iterable[int], trust: Ite
 
     Raises ConfigError where `config` is of a tokenizer that has to be trained first.
     """
-    rewrites = not getattr(resolve(config["_target_"], trust), "needs_training", True)
+    rewrites = not getattr(resolve(config["_target_"], trust), "needs_training", True)  # a class of your own may be no Tokenizer
     config, inner = nest_inner(config, trust) if rewrites else (dict(config), None)
     tokenizer = build_tokenizer({**config, "media_shape": config.get("media_shape") or list(media_shape)}, trust)
     if inner is not None:

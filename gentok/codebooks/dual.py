@@ -22,14 +22,13 @@ revive_below = 0.
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gentok.codebooks.vq import VQ
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, NonNegativeOrInf, PositiveInt, VocabSize
+from gentok.codebooks.vq import VQ, Update, VQOptions
+from gentok.settings import NonNegativeOrInf, PositiveInt, VocabSize
 
 __all__ = ["DualCodebook"]
 
@@ -48,26 +47,24 @@ class DualCodebook(VQ, id="codebook/dual"):
         semantic: PositiveInt = 32,
         pixel: PositiveInt = 8,
         w: NonNegativeOrInf = 1.0,
-        update: Literal["gradient", "ema"] = "gradient",
-        commitment: NonNegativeFloat = 0.25,
-        decay: FractionBelow1 = 0.95,
-        kmeans_start: NonNegativeInt = 10,
-        revive_below: FractionBelow1 = 0.1,
+        update: Update = "gradient",
+        **learning: VQOptions,
     ):
-        """Makes a table as VQ does, whose settings `update` and those behind it are.
+        """Makes a table as VQ does.
 
         Args:
             vocab_size: V.
             semantic: channels of the semantic half.
             pixel: channels of the pixel half.
             w: weight of the pixel distance, 0 to inf.
+            update, learning: as of VQ.
 
         Raises:
             ValueError: a half has no channels, or w is below 0.
         """
         w = float(w)
         self.w, self._split = w, (semantic, pixel)
-        super().__init__(vocab_size, semantic + pixel, None, True, update, commitment, decay, kmeans_start, revive_below)
+        super().__init__(vocab_size, semantic + pixel, update=update, **learning)
         self.parts = {"semantic": slice(0, semantic), "pixel": slice(semantic, semantic + pixel)}
 
     def _scaled(self, x: Tensor) -> Tensor:

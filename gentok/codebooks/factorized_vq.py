@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from gentok.codebooks.vq import VQ
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt, VocabSize
+from gentok.codebooks.vq import VQ, VQOptions
+from gentok.settings import PositiveInt, VocabSize
 
 __all__ = ["FactorizedVQ"]
 
@@ -34,19 +34,10 @@ class FactorizedVQ(VQ, id="codebook/factorized_vq"):
     """A table of vocab_size rows of dim channels, between projections width -> dim -> width, learnt by
     gradient."""
 
-    def __init__(
-        self,
-        vocab_size: VocabSize,
-        dim: PositiveInt = 8,
-        width: PositiveInt | None = None,
-        commitment: NonNegativeFloat = 0.25,
-        decay: FractionBelow1 = 0.95,
-        kmeans_start: NonNegativeInt = 10,
-        revive_below: FractionBelow1 = 0.1,
-    ):
+    def __init__(self, vocab_size: VocabSize, dim: PositiveInt = 8, width: PositiveInt | None = None, **learning: VQOptions):
         """Makes a table and weight-normalised projections. The settings are VQ's; without a width there are
         no projections."""
-        super().__init__(vocab_size, dim, width, False, "gradient", commitment, decay, kmeans_start, revive_below)
+        super().__init__(vocab_size, dim, width, normalize=False, **learning)
         for linear in self._projections():
             weight_norm(linear)
 

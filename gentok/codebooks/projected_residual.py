@@ -22,9 +22,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gentok.codebooks.residual import ResidualCodebook
+from gentok.codebooks.residual import DropoutOptions, ResidualCodebook
 from gentok.interfaces import Codebook
-from gentok.settings import Count, Fraction
+from gentok.settings import Count
 
 __all__ = ["ProjectedResidual"]
 
@@ -34,7 +34,7 @@ class ProjectedResidual(ResidualCodebook, id="codebook/projected_residual"):
 
     own_projections = True
 
-    def __init__(self, codebook: Codebook, levels: Count, level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
+    def __init__(self, codebook: Codebook, levels: Count, **dropout: DropoutOptions):
         """Copies the codebook, whose width is the networks' (D in and out). Dropout as in ResidualCodebook.
 
         Raises:
@@ -45,7 +45,7 @@ class ProjectedResidual(ResidualCodebook, id="codebook/projected_residual"):
                 f"{type(self).__name__} takes a codebook with projections of its own: give it a width that is not its dim "
                 f"(it has dim={codebook.dim} and no projections), or use ResidualCodebook"
             )
-        super().__init__(codebook, levels, None, level_dropout, batch_dropout)
+        super().__init__(codebook, levels, **dropout)
 
     def _count(self, residual: Tensor, rows: Tensor | None) -> Tensor | float:
         return 1.0 if rows is None else rows.float().mean()

@@ -20,6 +20,8 @@ level is present.
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +31,27 @@ from gentok.codebooks.search import draw_for_all
 from gentok.distributed import all_sum, world_size
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
-from gentok.settings import Count, Fraction, PositiveInt
+from gentok.settings import CheckedDataclass, Count, Fraction, PositiveInt
 from gentok.types import Quantized
 
-__all__ = ["ResidualCodebook"]
+__all__ = ["DropoutOptions", "ResidualCodebook"]
+
+
+@dataclass(frozen=True)
+class LevelDropout(CheckedDataclass):
+    """Dropout of levels, in training where `forward` is given rng and no n_levels.
+
+    Attributes:
+        level_dropout: probability that a row keeps only its first levels.
+        batch_dropout: the same, for the whole batch.
+    """
+
+    level_dropout: Fraction = 0.0
+    batch_dropout: Fraction = 0.0
+
+
+DropoutOptions = Annotated[Any, LevelDropout]
+"""Of a constructor's `**options`: they are the fields of LevelDropout (gentok/build.py reads this)."""
 
 
 class ResidualCodebook(BaseCodebook, id="codebook/residual"):
@@ -49,10 +68,9 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         codebook: Codebook,
         levels: Count,
         width: PositiveInt | None = None,
-        level_dropout: Fraction = 0.0,
-        batch_dropout: Fraction = 0.0,
         shared: bool = False,
         in_bias: bool = True,
+        **dropout: DropoutOptions,
     ):
         """Copies the codebook.
 
@@ -60,11 +78,9 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
             codebook: of one level, without projections of its own.
             levels: K.
             width: channels in and out where they differ from the codebook's (linear projections).
-            level_dropout: probability that a row keeps only its first levels, in training where `forward` is
-                given rng and no n_levels.
-            batch_dropout: the same, for the whole batch.
             shared: whether all levels have one table.
             in_bias: whether the projection before has a bias.
+            dropout: as in LevelDropout.
 
         Raises:
             ValueError: the codebook has several levels, or projections.
@@ -74,7 +90,8 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
         if not self.own_projections:
             self.refuse_projections(codebook)
         super().__init__(codebook.width, width, codebook.vocab_sizes * levels, out_bias=False, in_bias=in_bias)
-        self.shared, self.level_dropout, self.batch_dropout = shared, level_dropout, batch_dropout
+        settings = LevelDropout(**dropout)
+        self.shared, self.level_dropout, self.batch_dropout = shared, settings.level_dropout, settings.batch_dropout
         self.books = nn.ModuleList([copy.deepcopy(codebook) for _ in range(1 if shared else levels)])
         self.reset_parameters()
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from gentok.codebooks.base import BaseCodebook
+from gentok.errors import counted
 from gentok.interfaces import Codebook
 from gentok.rng import RowRNG
 from gentok.types import Quantized
@@ -43,7 +44,7 @@ class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
             if book.levels != 1 or book.in_width != book.width or not book.invertible:
                 raise ValueError(
                     f"SeparateCodebooks takes codebooks of one level whose codes `nearest` can find; its {name} codebook, a "
-                    f"{type(book).__name__}, has {book.levels} level(s) of width {book.in_width} to {book.width}"
+                    f"{type(book).__name__}, has {counted(book.levels, 'level')} of width {book.in_width} to {book.width}"
                 )
         super().__init__(semantic.width + pixel.width, None, (*semantic.vocab_sizes, *pixel.vocab_sizes))
         self.semantic, self.pixel = semantic, pixel

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gentok.codebooks.projected_residual import ProjectedResidual
+from gentok.codebooks.residual import DropoutOptions
 from gentok.interfaces import Codebook
-from gentok.settings import Fraction, PositiveInts
+from gentok.settings import PositiveInts
 from gentok.types import ABSENT, Grid
 
 __all__ = ["StridedResidual"]
@@ -33,21 +34,20 @@ __all__ = ["StridedResidual"]
 class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
     """K = len(strides) copies of a codebook of one level with projections, each with fresh parameters."""
 
-    def __init__(self, codebook: Codebook, strides: PositiveInts, level_dropout: Fraction = 0.0, batch_dropout: Fraction = 0.0):
+    def __init__(self, codebook: Codebook, strides: PositiveInts, **dropout: DropoutOptions):
         """Copies the codebook, whose width is the networks' (D in and out). Dropout as in ResidualCodebook.
 
         Args:
             codebook: of one level.
             strides: frames per code of each level, coarse to fine.
-            level_dropout: see ResidualCodebook.
-            batch_dropout: see ResidualCodebook.
+            dropout: as in gentok.codebooks.residual.LevelDropout.
 
         Raises:
             ValueError: a stride is below 1, or the codebook has several levels or no projections.
         """
         if not strides or min(strides) < 1:
             raise ValueError(f"StridedResidual needs the frames per code of each level, 1 or more; got {tuple(strides)}")
-        super().__init__(codebook, len(strides), level_dropout, batch_dropout)
+        super().__init__(codebook, len(strides), **dropout)
         self.strides = tuple(int(s) for s in strides)
         self.multiple = math.lcm(*self.strides)
 

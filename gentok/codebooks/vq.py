@@ -27,7 +27,8 @@ sees the new rows.
 from __future__ import annotations
 
 import logging
-from typing import Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,13 +38,39 @@ from gentok.codebooks.base import TableCodebook
 from gentok.codebooks.search import draw_vectors, nearest_rows, position_weights
 from gentok.distributed import all_sum, rank
 from gentok.rng import RowRNG
-from gentok.settings import FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt, VocabSize
+from gentok.settings import CheckedDataclass, FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveInt, VocabSize
 
-__all__ = ["VQ"]
+__all__ = ["VQ", "Update", "VQOptions"]
 
 _log = logging.getLogger("gentok.codebooks")
 TINY = 1e-20
 """Usage below which S / N is no longer taken: the row stays."""
+
+
+Update = Literal["gradient", "ema"]
+"""How rows are learnt: by the loss, or as moving averages of what chose them."""
+
+
+@dataclass(frozen=True)
+class VQSettings(CheckedDataclass):
+    """How a table is learnt.
+
+    Attributes:
+        commitment: weight of the pull of the encoder to its row.
+        decay: of the moving averages, in [0, 1).
+        kmeans_start: k-means iterations on the first training batch; 0: a random start.
+        revive_below: share of uniform usage, in [0, 1), below which a row is revived where `forward` is given
+            rng; 0: never.
+    """
+
+    commitment: NonNegativeFloat = 0.25
+    decay: FractionBelow1 = 0.95
+    kmeans_start: NonNegativeInt = 10
+    revive_below: FractionBelow1 = 0.1
+
+
+VQOptions = Annotated[Any, VQSettings]
+"""Of a constructor's `**options`: they are the fields of VQSettings (gentok/build.py reads this)."""
 
 
 class VQ(TableCodebook, id="codebook/vq"):
@@ -58,11 +85,8 @@ class VQ(TableCodebook, id="codebook/vq"):
         dim: PositiveInt,
         width: PositiveInt | None = None,
         normalize: bool = True,
-        update: Literal["gradient", "ema"] = "gradient",
-        commitment: NonNegativeFloat = 0.25,
-        decay: FractionBelow1 = 0.95,
-        kmeans_start: NonNegativeInt = 10,
-        revive_below: FractionBelow1 = 0.1,
+        update: Update = "gradient",
+        **learning: VQOptions,
     ):
         """Makes a random table, which `kmeans_start` replaces in the first training step.
 
@@ -72,18 +96,15 @@ class VQ(TableCodebook, id="codebook/vq"):
             width: channels in and out where they differ from dim (linear projections).
             normalize: whether both sides are l2-normalised.
             update: "gradient" or "ema".
-            commitment: weight of the pull of the encoder to its row.
-            decay: of the moving averages, in [0, 1).
-            kmeans_start: k-means iterations on the first training batch; 0: a random start.
-            revive_below: share of uniform usage, in [0, 1), below which a row is revived where `forward` is
-                given rng; 0: never.
+            learning: as in VQSettings.
 
         Raises:
             ValueError: a setting is out of its range.
         """
         super().__init__(dim, width, (vocab_size,))
-        self.normalize, self.update, self.commitment, self.decay = normalize, update, commitment, decay
-        self.kmeans_start, self.revive_below = kmeans_start, revive_below
+        settings = VQSettings(**learning)
+        self.normalize, self.update, self.commitment, self.decay = normalize, update, settings.commitment, settings.decay
+        self.kmeans_start, self.revive_below = settings.kmeans_start, settings.revive_below
         if update == "ema":
             self.register_buffer("weight", torch.empty(vocab_size, dim))
             self.register_buffer("sums", torch.empty(vocab_size, dim))

@@ -20,6 +20,7 @@ from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import Unused, encodable, first_few, printable
 from gentok.data.source_options import CaptionOptions, Found
 from gentok.data.tar_index import index_shard, is_url, open_shard
+from gentok.errors import counted
 from gentok.interfaces import LocalPath
 
 __all__ = ["ShardOptions", "ShardSource", "Shards", "expand_braces"]
@@ -188,7 +189,7 @@ def _list(
         if index["damage"]:  # how many items are gone nobody knows; shards of a set are about equally long
             gone = max(0, usual - len(index["items"]) - len(index["broken"]))
             if gone or "it is cut short" not in index["broken"].values():
-                broken[url] = f"{index['damage']}; {len(index['items'])} items of it can be read"
+                broken[url] = f"{index['damage']}; {counted(len(index['items']), 'item')} of it can be read"
                 broken_count += max(1, gone)
     if not items:
         kinds = ", ".join(f"KEY{suffix}" for suffix in media_type.suffixes[:2])

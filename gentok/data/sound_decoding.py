@@ -37,7 +37,7 @@ _SEEKING = {"AIFF", "AU", "CAF", "FLAC", "MP3", "NIST", "OGG", "RF64", "W64", "W
 _FRAMES_PER_BYTE = 64
 """More than this only silence has; such a length is checked by decoding."""
 _screen = threading.Lock()
-if hasattr(os, "register_at_fork"):
+if hasattr(os, "register_at_fork"):  # not everywhere
     os.register_at_fork(after_in_child=_screen._at_fork_reinit)
 
 

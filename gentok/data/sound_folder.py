@@ -16,15 +16,7 @@ __all__ = ["SoundFolder"]
 
 
 class SoundFolder(SoundData, id="data/sound_folder"):
-    """The sound files of a folder and of its sub-folders.
-
-    Args:
-        path: the folder.
-        options: the fields of FolderOptions and SoundOptions.
-
-    Raises:
-        FileNotFoundError, ValueError: a one-line error that says what to change.
-    """
+    """The sound files of a folder and of its sub-folders; arguments as of gentok.data.folder.Folder, with SoundOptions."""
 
     kind = "sound_folder"
 

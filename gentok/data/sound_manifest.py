@@ -24,15 +24,7 @@ class SoundManifestOptions(ManifestOptions):
 
 
 class SoundManifest(SoundData, id="data/sound_manifest"):
-    """The sounds that a table lists.
-
-    Args:
-        path: the table.
-        options: the fields of SoundManifestOptions and SoundOptions.
-
-    Raises:
-        FileNotFoundError, ValueError: a one-line error that says what to change.
-    """
+    """The sounds that a table lists; arguments as of gentok.data.manifest.Manifest, with SoundOptions."""
 
     kind = "sound_manifest"
 

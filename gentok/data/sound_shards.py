@@ -17,15 +17,7 @@ __all__ = ["SoundShards"]
 
 
 class SoundShards(SoundData, id="data/sound_shards"):
-    """The sounds of tar files.
-
-    Args:
-        shards: those of gentok.data.shards.Shards.
-        options: the fields of ShardOptions and SoundOptions.
-
-    Raises:
-        FileNotFoundError, OSError, ValueError: a one-line error that says what to change.
-    """
+    """The sounds of tar files; arguments as of gentok.data.shards.Shards, with SoundOptions."""
 
     kind = "sound_shards"
 

@@ -30,7 +30,7 @@ from gentok.data.progress import progress
 from gentok.data.sound_files import resample
 from gentok.devices import chosen_device
 from gentok.entropy import AdaptiveCoder
-from gentok.errors import ConfigError
+from gentok.errors import ConfigError, counted
 from gentok.evaluation.context import choice, class_names
 from gentok.evaluation.rate_plot import draw_rates
 from gentok.interfaces import MediaData, Tokenizer
@@ -136,8 +136,9 @@ class _Suite:
         tokenizer, spec = bundle.tokenizer.eval(), bundle.spec
         if spec.modality != "audio" or not spec.levels:
             raise ValueError("this is no tokenizer of sound with codes")
-        if spec.media_shape[0] != self.data.media_shape[0]:
-            raise ValueError(f"it takes {spec.media_shape[0]} channel(s), the data have {self.data.media_shape[0]}: set data.channels")
+        takes, has = spec.media_shape[0], self.data.media_shape[0]
+        if takes != has:
+            raise ValueError(f"it takes {counted(takes, 'channel')}, the data have {has}: set data.channels")
         began, tokens = time.perf_counter(), []
         with progress(f"encoding {Path(name).name}", len(self.items), "batches", self.config["progress"]) as advance:
             for batch in self.items:

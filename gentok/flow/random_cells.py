@@ -46,15 +46,7 @@ def random_subset(cells: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
 def random_deepest(cells: Tensor, count: Tensor, rng: RowRNG) -> Tensor:
     """A random subset of each row's cells, which at every position are the deepest levels.
 
-    How many of each position is multivariate hypergeometric, as by `random_subset`.
-
-    Args:
-        cells: bool [B, K, N].
-        count: int64 [B], how many of them.
-        rng: B rows of random numbers.
-
-    Returns:
-        bool [B, K, N].
+    How many of each position is multivariate hypergeometric, as by `random_subset`, whose arguments and result it has.
     """
     each = random_subset(cells, count, rng).sum(1, keepdim=True)
     from_below = cells.flip(1).cumsum(1).flip(1)  # 1 at a position's deepest cell

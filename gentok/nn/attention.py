@@ -23,7 +23,18 @@ _EXPLICIT_SCORES = 256 * 256
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
-    """q [B, H, S, d], k and v [B, H, T, d], mask bool broadcastable to [B, H, S, T] (True: seen) -> [B, H, S, d]."""
+    """Scaled dot product attention of several heads.
+
+    Args:
+        q: float [B, H, S, d].
+        k: float [B, H, T, d].
+        v: float [B, H, T, d].
+        mask: bool, broadcastable to [B, H, S, T], True where seen; None: everything.
+        causal: whether row i sees the columns up to i alone.
+
+    Returns:
+        float [B, H, S, d].
+    """
     if not q.is_cpu or q.shape[2] * k.shape[2] > _EXPLICIT_SCORES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     batch, heads, steps, width = q.shape
@@ -103,7 +114,13 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Queries from a sequence, keys and values from a context, which are computed once by `project`."""
+    """Queries from a sequence, keys and values from a context, which are computed once by `project`.
+
+    Args:
+        width: D, of both.
+        heads: of D / heads channels each.
+        qk_norm: whether queries and keys are RMS-normalised.
+    """
 
     def __init__(self, width: int, heads: int, qk_norm: bool = True):
         super().__init__()

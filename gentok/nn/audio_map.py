@@ -36,8 +36,14 @@ def _network(path: str, device: str) -> nn.Module:
 class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):
     """Sound float [B, 1, T] in [-1, 1] at `sample_rate` -> float32 [B, width, frames], frames at `rate_hz` (50 of WavLM), no gradient.
 
-    path: the model's folder. layer: index of the hidden state, -1 the last. model_rate: Hz of the network's input. normalize: see above.
-    lengths int64 [B] in samples: what lies behind a row's end is silence and is not normalised; frames there mean nothing.
+    `lengths` of a call are int64 [B], in samples: what lies behind a row's end is silence and not normalised; frames there mean nothing.
+
+    Args:
+        path: the model's folder.
+        sample_rate: Hz of the sound.
+        layer: index of the hidden state, -1 the last.
+        model_rate: Hz of the network's input.
+        normalize: see above.
     """
 
     def __init__(self, path: LocalPath, sample_rate: PositiveInt, layer: int = -1, model_rate: PositiveInt = 16000, normalize: bool = True):

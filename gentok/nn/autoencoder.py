@@ -12,18 +12,48 @@ attention the parameters are those of the published VQ-16 networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["ConvEncoder", "ConvDecoder", "ResidualBlock", "SpatialAttention", "stride_of"]
+from gentok.settings import CheckedDataclass, Count, PositiveInt, PositiveInts
+
+__all__ = ["VQ16", "ConvDecoder", "ConvEncoder", "ConvOptions", "ConvSettings", "ResidualBlock", "SpatialAttention"]
 
 
-def stride_of(multipliers: Sequence[int], patch: int = 1) -> int:
-    """Pixels per token side of an autoencoder with these multipliers."""
-    return patch * 2 ** (len(multipliers) - 1)
+@dataclass(frozen=True)
+class ConvSettings(CheckedDataclass):
+    """What a convolutional encoder and its decoder can be told.
+
+    Attributes:
+        width: channels at the first resolution.
+        multipliers: of the width, one for each resolution.
+        blocks: residual blocks of a resolution; the decoder has one more.
+        attention: whether it follows every block of the lowest resolution.
+        patch: side in pixels of the squares that are folded into channels first.
+        decoder_width: the decoder's width where it differs.
+    """
+
+    width: PositiveInt = 32
+    multipliers: PositiveInts = (1, 2)
+    blocks: Count = 1
+    attention: bool = False
+    patch: PositiveInt = 2
+    decoder_width: PositiveInt | None = None
+
+    @property
+    def stride(self) -> int:
+        """Pixels per side of a cell of the feature map."""
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+
+ConvOptions = Annotated[Any, ConvSettings]
+"""Of a constructor's `**options`: they are the fields of ConvSettings (gentok/build.py reads this)."""
+VQ16 = ConvSettings(128, (1, 1, 2, 2, 4), blocks=2, attention=True, patch=1)
+"""The published networks of 16 pixels per code."""
 
 
 def _norm(channels: int) -> nn.GroupNorm:
@@ -31,7 +61,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class ResidualBlock(nn.Module):
-    """x [B, D_in, H, W] -> [B, D_out, H, W]: two pre-activated 3x3 convolutions beside a skip (1x1 where the widths differ)."""
+    """x [B, width_in, H, W] -> [B, width_out, H, W]: two pre-activated 3x3 convolutions beside a skip.
+
+    Args:
+        width_in: channels.
+        width_out: channels; where they differ, the skip is a 1x1 convolution.
+    """
 
     def __init__(self, width_in: int, width_out: int):
         super().__init__()
@@ -46,7 +81,11 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """x [B, D, H, W] -> the same: every position attends to every other with one head of width D, beside a skip."""
+    """x [B, width, H, W] -> the same: every position attends to every other with one head, beside a skip.
+
+    Args:
+        width: channels, all of the one head.
+    """
 
     def __init__(self, width: int):
         super().__init__()
@@ -103,30 +142,24 @@ class _Convolutional(nn.Module):
 
 
 class ConvEncoder(_Convolutional):
-    """media [B, C, H, W] -> features [B, D, H / stride, W / stride], where stride = patch * 2^(len(multipliers) - 1).
+    """media [B, C, H, W] -> features [B, D, H / stride, W / stride].
 
-    channels: C. out_width: D. width: channels at the first resolution, times a multiplier at each. blocks: residual blocks per resolution.
-    attention: after every block of the lowest resolution. patch: pixels folded into channels first.
+    Args:
+        channels: C.
+        out_width: D.
+        settings: of the network.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        out_width: int,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
-        attention: bool = True,
-        patch: int = 1,
-    ):
+    def __init__(self, channels: int, out_width: int, settings: ConvSettings = VQ16):
         super().__init__()
-        self.fold = nn.PixelUnshuffle(patch)
-        self.stem = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        width, multipliers, attention = settings.width, settings.multipliers, settings.attention
+        self.fold = nn.PixelUnshuffle(settings.patch)
+        self.stem = nn.Conv2d(channels * settings.patch**2, width, 3, padding=1)
         layers: list[nn.Module] = []
         now = width
         for i, multiplier in enumerate(multipliers):
             last = i == len(multipliers) - 1
-            layers += _stage(now, width * multiplier, blocks, attention and last)
+            layers += _stage(now, width * multiplier, settings.blocks, attention and last)
             now = width * multiplier
             layers += [] if last else [Downsample(now)]
         self.body = nn.Sequential(*layers, *_middle(now, attention))
@@ -137,29 +170,27 @@ class ConvEncoder(_Convolutional):
 
 
 class ConvDecoder(_Convolutional):
-    """features [B, D, h, w] -> media [B, C, h * stride, w * stride], unbounded. Arguments as the Encoder's; one more block each."""
+    """features [B, D, h, w] -> media [B, C, h * stride, w * stride], unbounded.
 
-    def __init__(
-        self,
-        channels: int,
-        in_width: int,
-        width: int = 128,
-        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
-        blocks: int = 2,
-        attention: bool = True,
-        patch: int = 1,
-    ):
+    Args:
+        channels: C.
+        in_width: D.
+        settings: of the network.
+    """
+
+    def __init__(self, channels: int, in_width: int, settings: ConvSettings = VQ16):
         super().__init__()
+        width, multipliers, attention = settings.decoder_width or settings.width, settings.multipliers, settings.attention
         now = width * multipliers[-1]
         self.stem = nn.Conv2d(in_width, now, 3, padding=1)
         layers = _middle(now, attention)
         for i, multiplier in reversed(list(enumerate(multipliers))):
-            layers += _stage(now, width * multiplier, blocks + 1, attention and i == len(multipliers) - 1)
+            layers += _stage(now, width * multiplier, settings.blocks + 1, attention and i == len(multipliers) - 1)
             now = width * multiplier
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)
-        self.norm, self.head = _norm(now), nn.Conv2d(now, channels * patch**2, 3, padding=1)
-        self.unfold = nn.PixelShuffle(patch)
+        self.norm, self.head = _norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
+        self.unfold = nn.PixelShuffle(settings.patch)
 
     def forward(self, features: Tensor) -> Tensor:
         return self.unfold(self._run(features))

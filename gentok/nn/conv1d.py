@@ -34,7 +34,17 @@ PADDINGS = ("zero", "replicate", "reflect")
 
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """x float [B, C, T] -> [B, C, left + T + right], by the rules above."""
+    """Continues a sequence on both sides, by the rules above.
+
+    Args:
+        x: float [B, C, T].
+        left: values before it.
+        right: values behind it.
+        mode: zero, replicate or reflect.
+
+    Returns:
+        float [B, C, left + T + right].
+    """
     if not left and not right:
         return x
     if mode == "zero":

@@ -18,7 +18,7 @@ samples at ratios 8, 5, 4, 2); here they are zeros, so that N frames always give
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Annotated, Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,12 +29,23 @@ from gentok.nn.conv1d import weight_of
 from gentok.nn.snake import Snake
 from gentok.settings import PositiveInt, PositiveInts
 
-__all__ = ["DACDecoder", "DACEncoder", "ResidualUnit", "check_halved", "down_stage", "normed_conv", "units", "up_conv"]
+__all__ = ["DACDecoder", "DACEncoder", "HalvingDecoder", "ResidualUnit", "down_stage", "normed_conv", "units", "up_conv"]
 
 
 def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation: int = 1, padding: int | None = None, groups: int = 1,
                 bias: bool = True) -> nn.Conv1d:  # fmt: skip
-    """A weight-normalised convolution, its bias 0 at the start. padding: zeros on either side, None as many as keep the length."""
+    """A weight-normalised convolution, its bias 0 at the start.
+
+    Args:
+        c_in: channels.
+        c_out: channels.
+        kernel: samples of a window, before dilation.
+        stride: input samples per output.
+        dilation: input samples between two values of a window.
+        padding: zeros on either side; None: as many as keep the length.
+        groups: of channels that do not see each other.
+        bias: whether there is one.
+    """
     padding = (kernel - 1) * dilation // 2 if padding is None else padding
     conv = nn.Conv1d(c_in, c_out, kernel, stride, padding, dilation, groups, bias)
     if bias:
@@ -43,13 +54,25 @@ def normed_conv(c_in: int, c_out: int, kernel: int, *, stride: int = 1, dilation
 
 
 def up_conv(c_in: int, c_out: int, stride: int, fill_odd: bool = False) -> nn.ConvTranspose1d:
-    """A weight-normalised transposed convolution of kernel 2 * stride: N frames to N * stride, or one less where the stride is odd and
-    not `fill_odd`."""
+    """A weight-normalised transposed convolution of kernel 2 * stride: N frames to N * stride.
+
+    Args:
+        c_in: channels.
+        c_out: channels.
+        stride: outputs per input.
+        fill_odd: where false, an odd stride makes one sample less.
+    """
     return weight_norm(nn.ConvTranspose1d(c_in, c_out, 2 * stride, stride, math.ceil(stride / 2), stride % 2 if fill_odd else 0))
 
 
 class ResidualUnit(nn.Module):
-    """float [B, C, T] -> the same shape. depthwise: the dilated convolution sees one channel at a time (SNAC)."""
+    """float [B, channels, T] -> the same shape.
+
+    Args:
+        channels: of the sound's features.
+        dilation: of the first convolution.
+        depthwise: whether that convolution sees one channel at a time (SNAC).
+    """
 
     def __init__(self, channels: int, dilation: int, depthwise: bool = False):
         super().__init__()
@@ -69,23 +92,27 @@ def units(channels: int, depthwise: bool = False) -> list[nn.Module]:
 
 
 def down_stage(c_in: int, stride: int, depthwise: bool = False) -> nn.Sequential:
-    """float [B, C, T] -> [B, 2 C, T / stride], for lengths that the stride divides."""
+    """The units of a ratio and its convolution: float [B, c_in, T] -> [B, 2 c_in, T / stride].
+
+    Args:
+        c_in: channels.
+        stride: the ratio, which must divide T.
+        depthwise: as of ResidualUnit.
+    """
     down = normed_conv(c_in, 2 * c_in, 2 * stride, stride=stride, padding=math.ceil(stride / 2))
     return nn.Sequential(*units(c_in, depthwise), Snake(c_in), down)
-
-
-def check_halved(filters: int, ratios: Sequence[int]) -> None:
-    """Raises ValueError where `filters` cannot be halved once per ratio."""
-    if filters % 2 ** len(ratios):
-        raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
 
 
 class DACEncoder(nn.Module, Layer, id="layer/dac_encoder"):
     """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)]; hop is the product of the ratios.
 
-    filters: channels of the first convolution. ratios: in the decoder's order. width: channels of a frame; null: filters * 2^(number of
-    ratios), as published. The sound is continued with zeros to a whole number of frames.
-    A subclass may say what its units and last layers are.
+    The sound is continued with zeros to a whole number of frames. A subclass may say what its units and last layers are.
+
+    Args:
+        channels: of the sound.
+        filters: channels of the first convolution.
+        ratios: strides in the decoder's order.
+        width: channels of a frame; None: filters * 2^(number of ratios), as published.
     """
 
     causal = False
@@ -113,37 +140,55 @@ class DACEncoder(nn.Module, Layer, id="layer/dac_encoder"):
         return self.layers(F.pad(x, (0, -x.shape[2] % self.hop)))
 
 
-class DACDecoder(nn.Module, Layer, id="layer/dac_decoder"):
-    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
+class HalvingDecoder(nn.Module, Layer):
+    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1). A subclass builds `layers`.
 
-    filters: channels behind the first convolution, which every ratio halves. ratios: in the order of their use. fill_odd: see above.
-    Raises ValueError where filters cannot be halved so often.
+    Args:
+        width: channels of a frame.
+        channels: of the sound.
+        filters: channels behind the first convolutions, which every ratio halves.
+        ratios: strides in the order of their use; hop is their product.
+
+    Raises:
+        ValueError: filters cannot be halved so often.
     """
 
     causal = False
+    layers: nn.Sequential | nn.ModuleList
 
-    def __init__(
-        self,
-        width: PositiveInt = 1024,
-        channels: PositiveInt = 1,
-        filters: PositiveInt = 1536,
-        ratios: PositiveInts = (8, 8, 4, 2),
-        fill_odd: bool = False,
-    ):
+    def __init__(self, width: PositiveInt, filters: PositiveInt, channels: PositiveInt = 1, ratios: PositiveInts = (8, 8, 4, 2)):
         super().__init__()
-        check_halved(filters, ratios)
+        if filters % 2 ** len(ratios):
+            raise ValueError(f"a decoder halves its filters at every ratio: {filters} is no multiple of {2 ** len(ratios)}")
         self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width
-        stages = []
-        for i, ratio in enumerate(ratios):
-            c_in, c_out = filters // 2**i, filters // 2 ** (i + 1)
-            stages.append(nn.Sequential(Snake(c_in), up_conv(c_in, c_out, int(ratio), fill_odd), *units(c_out)))
-        last = filters // 2 ** len(ratios)
-        self.layers = nn.Sequential(normed_conv(width, filters, 7), *stages, Snake(last), normed_conv(last, channels, 7), nn.Tanh())
+        self.stages = [(filters // 2**i, filters // 2 ** (i + 1), int(ratio)) for i, ratio in enumerate(ratios)]
+        """Channels before and behind a ratio, and the ratio."""
+
+    def ends(self) -> list[nn.Module]:
+        """What leads from the last ratio's channels to the sound."""
+        last = self.stages[-1][1]
+        return [Snake(last), normed_conv(last, self.channels, 7), nn.Tanh()]
 
     @property
     def last_layer(self) -> Tensor:
         """The last convolution's direction, where gradients of losses are compared (adaptive weights)."""
         return weight_of(self.layers[-2])
+
+
+class DACDecoder(HalvingDecoder, id="layer/dac_decoder"):
+    """A HalvingDecoder.
+
+    Args:
+        width, filters, sound: as of HalvingDecoder.
+        fill_odd: see above.
+    """
+
+    def __init__(
+        self, width: PositiveInt = 1024, filters: PositiveInt = 1536, fill_odd: bool = False, **sound: Annotated[Any, HalvingDecoder]
+    ):
+        super().__init__(width, filters, **sound)
+        stages = [nn.Sequential(Snake(c_in), up_conv(c_in, c_out, ratio, fill_odd), *units(c_out)) for c_in, c_out, ratio in self.stages]
+        self.layers = nn.Sequential(normed_conv(width, filters, 7), *stages, *self.ends())
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.layers(z)

@@ -22,8 +22,15 @@ __all__ = ["PatchGAN"]
 class PatchGAN(nn.Module, Discriminator, id="discriminator/patchgan"):
     """media float [B, C, H, W] in [-1, 1] -> (logits float [B, 1, h, w], features of every layer but the last, each [B, D, h', w']).
 
-    channels: C. width: channels of the first layer, doubled per layer up to 8 times. layers: convolutions with stride 2, at least 1;
-    h = H / 2^layers - 2, so heights and widths must be at least 3 * 2^layers. Raises ValueError on smaller media or other channels.
+    h = H / 2^layers - 2, so heights and widths must be at least 3 * 2^layers.
+
+    Args:
+        channels: C.
+        width: channels of the first layer, doubled per layer up to 8 times.
+        layers: convolutions with stride 2.
+
+    Raises:
+        ValueError: smaller media, or other channels.
     """
 
     def __init__(self, channels: PositiveInt = 3, width: PositiveInt = 64, layers: Count = 3):

@@ -42,9 +42,16 @@ def image_keys(media: Tensor) -> Tensor:
 
 
 class MapMemory:
-    """keys int64 [n] of images, maps float16 numpy [n, D, h, w] of them, usually mapped from a file.
+    """Maps of images, found by what the images are.
 
-    Called with media float [B, C, H, W] and a function that makes maps, returns float32 [B, D, h, w]. `served` counts what was found.
+    Called with media float [B, C, H, W] and a function that makes maps, it returns float32 [B, D, h, w].
+
+    Args:
+        keys: int64 [n], of the images.
+        maps: float16 numpy [n, D, h, w], usually mapped from a file.
+
+    Attributes:
+        served: how many were found.
     """
 
     def __init__(self, keys: Tensor, maps: Any):

@@ -71,7 +71,7 @@ def _folded(device: str) -> nn.Module:
         *((b, *names) for b in network._blocks for names in in_block),
     ]
     for owner, conv, norm in layers:
-        if hasattr(owner, conv):
+        if hasattr(owner, conv):  # the first block does not expand
             for name, layer in zip((conv, norm), _fold(getattr(owner, conv), getattr(owner, norm))):
                 setattr(owner, name, layer)
     for module in network.modules():
@@ -88,9 +88,17 @@ def _normalised(media: Tensor) -> Tensor:
 
 
 def stages(media: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """media float [B, 1 or 3, H, W] in [-1, 1] -> {name: float32 [B, WIDTHS[name], H / STAGES[name], W / STAGES[name]]}.
+    """Maps of several stages. Gradients reach the media and never the network; blocks behind the last name are not computed.
 
-    Gradients reach the media and never the network; blocks behind the last name are not computed. Raises ValueError on an unknown name.
+    Args:
+        media: float [B, 1 or 3, H, W] in [-1, 1].
+        names: of the stages.
+
+    Returns:
+        {name: float32 [B, WIDTHS[name], H / STAGES[name], W / STAGES[name]]}.
+
+    Raises:
+        ValueError: an unknown name.
     """
     unknown = [name for name in names if name not in STAGES]
     if unknown:
@@ -127,14 +135,31 @@ def _parts(media: Tensor, chunk: int | None) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def pooled(media: Tensor, size: int = 128, chunk: int | None = None) -> Tensor:
-    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 1280]: the last map's mean, after a bicubic resize to size x size."""
+    """The mean of the last map.
+
+    Args:
+        media: float [B, 1 or 3, H, W] in [-1, 1].
+        size: side to which images are resized first, bicubic.
+        chunk: images at a time; None: what suits the device.
+
+    Returns:
+        float32 [B, 1280].
+    """
     return torch.cat([stages(resized(part, size), ["head"])["head"].mean((2, 3)) for part in _parts(media, chunk)])
 
 
 @torch.no_grad()
 def map16(media: Tensor, size: int | tuple[int, int] = 128, chunk: int | None = None) -> Tensor:
-    """media float [B, 1 or 3, H, W] in [-1, 1] -> float32 [B, 112, size / 16, size / 16], after a bicubic resize to size x size (or height,
-    width)."""
+    """The map at stride 16.
+
+    Args:
+        media: float [B, 1 or 3, H, W] in [-1, 1].
+        size: side, or height and width, to which images are resized first, bicubic.
+        chunk: images at a time; None: what suits the device.
+
+    Returns:
+        float32 [B, 112, height / 16, width / 16].
+    """
     return torch.cat([stages(resized(part, size), ["stage5"])["stage5"] for part in _parts(media, chunk)])
 
 
@@ -155,7 +180,15 @@ class _Trunk(nn.Module):
 
 
 def trunk(stage: str = "stage5", pretrained: bool = True) -> nn.Module:
-    """The network up to `stage` (stage1 to stage7): the frozen one itself, on the CPU, or a new one with fresh weights that is trained."""
+    """The network up to a stage.
+
+    Args:
+        stage: stage1 to stage7.
+        pretrained: whether it is the frozen one itself, on the CPU; else a new one with fresh weights, which is trained.
+
+    Returns:
+        media float [B, 1 or 3, H, W] in [-1, 1] -> that stage's map.
+    """
     if pretrained:
         return _Trunk(_network("cpu"), stage)
     from efficientnet_lite_pytorch import EfficientNet

@@ -64,7 +64,13 @@ def inverse_stft(spectrum: Tensor, n_fft: int, hop: int) -> Tensor:
 
 
 class ConvNeXtBlock(nn.Module):
-    """float [B, filters, N] -> the same shape."""
+    """float [B, filters, N] -> the same shape.
+
+    Args:
+        filters: channels.
+        hidden: channels inside.
+        gamma: scale of the branch at the start.
+    """
 
     def __init__(self, filters: int, hidden: int, gamma: float):
         super().__init__()

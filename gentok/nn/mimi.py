@@ -32,7 +32,14 @@ STRIDE = 2
 
 
 class WindowBlock(nn.Module):
-    """float [B, N, width] -> the same shape."""
+    """float [B, N, width] -> the same shape.
+
+    Args:
+        width: channels.
+        heads: of attention.
+        hidden: width of the MLP.
+        scale: of both branches at the start.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int, scale: float):
         super().__init__()
@@ -106,7 +113,7 @@ class _Mimi(ChainLayer):
     ):
         super().__init__()
         build = {
-            "seanet": lambda: self.seanet_class(channels, width, filters, ratios, **SEANET),
+            "seanet": lambda: self.seanet_class(channels=channels, width=width, filters=filters, ratios=ratios, **SEANET),
             "transformer": lambda: WindowTransformer(width, depth, heads, hidden, window),
             "down": lambda: Conv(width, width, 2 * STRIDE, STRIDE, padding="replicate", normed=False, bias=False),
             "up": lambda: Transposed(width, width, 2 * STRIDE, STRIDE, normed=False, groups=width, bias=False),

@@ -63,7 +63,16 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:
-    """x float [..., D], weight broadcastable to it or None -> [..., D], of the autocast type where autocast is on, else of x's."""
+    """Divides by the root of the mean square.
+
+    Args:
+        x: float [..., D].
+        weight: broadcastable to x; None: 1.
+        eps: added to the mean square.
+
+    Returns:
+        [..., D], of the autocast type where autocast is on, else of x's.
+    """
     device = x.device.type
     if device not in ("cpu", "cuda", "meta"):
         y = F.rms_norm(x, x.shape[-1:], eps=eps)
@@ -82,7 +91,13 @@ def rms_norm(x: Tensor, weight: Tensor | None, eps: float = 1e-6) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Over the last dimension. affine False: without a weight, where adaLN gives one."""
+    """Normalises the last dimension, [..., width] -> the same shape.
+
+    Args:
+        width: D.
+        affine: whether there is a weight; adaLN gives one itself.
+        eps: added to the mean square.
+    """
 
     def __init__(self, width: int, affine: bool = True, eps: float = 1e-6):
         super().__init__()

@@ -20,15 +20,37 @@ def patchify(x: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, patch: int, grid: tuple[int, int]) -> Tensor:
-    """[B, h w, C p p] -> [B, C, h p, w p]."""
+    """The inverse of `patchify`.
+
+    Args:
+        x: [B, h w, C p p].
+        patch: p, side of a patch.
+        grid: (h, w), in patches.
+
+    Returns:
+        [B, C, h p, w p].
+    """
     return F.pixel_shuffle(x.transpose(1, 2).unflatten(2, grid), patch)
 
 
 def positions_2d(
     grid: tuple[int, int], home: tuple[int, int], width: int, theta: float = 10000.0, device: torch.device | None = None
 ) -> Tensor:
-    """float32 [h w, width] for a grid of h x w in the coordinates of the `home` grid: width / 2 channels of the row, as many of the column.
-    Raises ValueError unless 4 divides the width."""
+    """Sines and cosines of the places of a grid's cells, in the coordinates of another grid.
+
+    Args:
+        grid: (h, w).
+        home: the grid whose coordinates they have.
+        width: channels, half of them of the row and half of the column.
+        theta: base of the wave lengths.
+        device: of the result.
+
+    Returns:
+        float32 [h w, width].
+
+    Raises:
+        ValueError: 4 does not divide the width.
+    """
     if width % 4:
         raise ValueError(f"two-dimensional positions need a width that 4 divides; got {width}")
     rates = theta ** (-torch.arange(width // 4, dtype=torch.float64, device=device) / (width // 4))

@@ -29,7 +29,12 @@ class LSTMState:
 
 
 class LSTM(StreamingModule):
-    """float [B, width, N] -> the same shape; causal."""
+    """float [B, width, N] -> the same shape; causal.
+
+    Args:
+        width: channels.
+        layers: one above the other, beside a skip.
+    """
 
     def __init__(self, width: int, layers: int = 2):
         super().__init__()
@@ -83,8 +88,18 @@ class Seen:
 
 
 def window_mask(window: int, first: int, past: int, frames: int, device: torch.device) -> Tensor:
-    """bool [1, 1, frames, past + frames] of frames first, first + 1, ...: each sees itself and the window - 1 before it, of which `past`
-    stand before the first."""
+    """Which frames see which: each itself and the window - 1 before it.
+
+    Args:
+        window: frames that a frame sees.
+        first: number of the first frame.
+        past: frames before the first that are still there.
+        frames: how many.
+        device: of the result.
+
+    Returns:
+        bool [1, 1, frames, past + frames], True where seen.
+    """
     query = torch.arange(first, first + frames, device=device)[:, None]
     key = torch.arange(first - past, first + frames, device=device)
     return ((key <= query) & (key > query - window))[None, None]

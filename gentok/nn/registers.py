@@ -44,8 +44,17 @@ def causal_last(patches: int, registers: int) -> Tensor:
 
 
 def draw_keep(mode: str, registers: int, rng: RowRNG) -> Tensor:
-    """How many registers each row keeps, int64 [B] in 1..N: "uniform"; "powers": uniform over the powers of two up to N, and N itself;
-    "rounded": uniform, then up to the next power of two (or N)."""
+    """How many registers each row keeps.
+
+    Args:
+        mode: "uniform"; "powers": uniform over the powers of two up to N, and N itself; "rounded": uniform, then up to the next
+            power of two (or N).
+        registers: N.
+        rng: B rows of random numbers.
+
+    Returns:
+        int64 [B], in 1..N.
+    """
     u = rng.uniform()
     if mode == "uniform":
         return (u * registers).long() + 1
@@ -58,8 +67,13 @@ def draw_keep(mode: str, registers: int, rng: RowRNG) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t float [B] in [0, 1] -> float [B, D]: sines and cosines of 1000 t, wave lengths up to 2 pi period, and two linear layers.
-    period: 256 in FlexTok's release, 10,000 in DiT."""
+    """t float [B] in [0, 1] -> float [B, width]: sines and cosines of 1000 t, and two linear layers.
+
+    Args:
+        width: D.
+        waves: how many wave lengths.
+        period: the longest of them is 2 pi period; 256 in FlexTok's release, 10,000 in DiT.
+    """
 
     def __init__(self, width: int, waves: int = 128, period: float = 256.0):
         super().__init__()
@@ -74,7 +88,17 @@ class TimeEmbedding(nn.Module):
 
 
 class RegisterEncoder(nn.Module):
-    """patches float [B, P, D_in] on a grid of h x w -> registers float [B, N, D_out]. home: the grid that positions are measured in."""
+    """patches float [B, P, in_width] on a grid of h x w -> registers float [B, N, out_width].
+
+    Args:
+        in_width: channels of a patch.
+        out_width: channels of a register's vector.
+        home: the grid that positions are measured in.
+        registers: N.
+        width: of the transformer.
+        depth: its blocks.
+        head_width: channels of an attention head.
+    """
 
     def __init__(self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int):
         super().__init__()
@@ -102,7 +126,19 @@ class RegisterEncoder(nn.Module):
 
 
 class RegisterDecoder(nn.Module):
-    """register vectors float [B, N, D_in], and of a flow the noised patches and their time -> patches float [B, P, D_out]."""
+    """Register vectors float [B, N, in_width], and of a flow noised patches and their time -> patches float [B, P, out_width].
+
+    Args:
+        in_width: channels of a register's vector.
+        out_width: channels of a patch.
+        home: the grid that positions are measured in.
+        registers: N.
+        width: of the transformer.
+        depth: its blocks.
+        head_width: channels of an attention head.
+        flow: whether it is a flow's; else it predicts the patches themselves.
+        time_period: as of TimeEmbedding.
+    """
 
     def __init__(
         self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int, flow: bool,
@@ -129,7 +165,16 @@ class RegisterDecoder(nn.Module):
             nn.init.zeros_(part.weight)
 
     def registers(self, vectors: Tensor, kept: Tensor, null: Tensor | None = None) -> Tensor:
-        """vectors float [B, N, D_in], kept bool [B, N], null bool [B] or None for no row -> the tokens that `forward` takes, [B, N, D]."""
+        """The tokens that `forward` takes.
+
+        Args:
+            vectors: float [B, N, in_width].
+            kept: bool [B, N], False where a learned vector stands for a dropped register.
+            null: bool [B], True in the rows without registers; None: in none.
+
+        Returns:
+            float [B, N, width].
+        """
         x = self.inward(vectors.to(self.inward.weight.dtype))
         x = x + self.places.to(x.dtype)
         x = torch.where(kept[..., None], x, self.dropped.to(x.dtype))
@@ -143,8 +188,18 @@ class RegisterDecoder(nn.Module):
         t: Tensor | None = None,
         tap: tuple[int, list[Tensor]] | None = None,
     ) -> Tensor:
-        """registers as `registers` makes them. noised float [B, P, D_out] and t float [B]: of a flow. tap: as in Transformer; what is
-        appended is of the patches alone."""
+        """Predicts patches.
+
+        Args:
+            registers: float [B, N, width], of `registers`.
+            grid: (h, w), of the patches.
+            noised: float [B, P, out_width], of a flow.
+            t: float [B], of a flow.
+            tap: as in Transformer; what is appended is of the patches alone.
+
+        Returns:
+            float [B, P, out_width].
+        """
         place = positions_2d(grid, self.home, self.places.shape[1], device=registers.device).to(registers.dtype)
         if self.flow:
             x, vector = self.stem(noised) + place, self.time(t)

@@ -20,9 +20,19 @@ Rotation = tuple[Tensor, Tensor]
 
 
 def rotation(query: Tensor, key: Tensor | None = None, *, head_width: int, theta: float = 10000.0) -> Rotation:
-    """Coordinates int or float [..., T, A] of queries and of keys (None: the same) -> a Rotation, float32 (computed in float64).
+    """The rotation of queries and keys at coordinates.
 
-    Raises ValueError unless the head's width splits evenly: head_width % (2 A) == 0.
+    Args:
+        query: int or float [..., T, A], coordinates of queries.
+        key: those of keys; None: the same.
+        head_width: channels of an attention head.
+        theta: base of the wave lengths.
+
+    Returns:
+        A Rotation, float32 (computed in float64).
+
+    Raises:
+        ValueError: the head's width does not split evenly: head_width % (2 A) != 0.
     """
     axes = query.shape[-1]
     if head_width % (2 * axes):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from gentok.nn.conv1d import Conv, Transposed, weight_of
 from gentok.nn.recurrence import LSTM, WindowedAttention
 from gentok.nn.snake import Snake
 from gentok.nn.streaming import Chain, ChainLayer, StreamingModule
-from gentok.settings import Count, NonNegativeInt, PositiveInt, PositiveInts
+from gentok.settings import CheckedDataclass, Count, NonNegativeInt, PositiveInt, PositiveInts
 
 __all__ = ["SEANetEncoder", "SEANetDecoder", "Unit"]
 
@@ -42,15 +42,21 @@ class UnitState:
 
 
 class Unit(StreamingModule):
-    """Residual unit, float [B, width, T] -> the same shape."""
+    """Residual unit, float [B, width, T] -> the same shape.
 
-    def __init__(self, width: int, kernel: int, dilation: int, compress: int, shortcut: str, activation: str, common: dict[str, Any]):
+    Args:
+        width: channels.
+        dilation: of the first convolution.
+        s: of the network.
+    """
+
+    def __init__(self, width: int, dilation: int, s: SEANetSettings):
         super().__init__()
-        act, hidden = ACTIVATIONS[activation], width // compress
+        hidden = width // s.compress
         self.block = Chain(
-            act(width), Conv(width, hidden, kernel, dilation=dilation, **common), act(hidden), Conv(hidden, width, 1, **common)
+            s.act(width), s.conv(width, hidden, s.unit_kernel, dilation=dilation), s.act(hidden), s.conv(hidden, width, 1)
         )
-        self.shortcut = Conv(width, width, 1, **common) if shortcut == "conv" else nn.Identity()
+        self.shortcut = s.conv(width, width, 1) if s.shortcut == "conv" else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.block(x)
@@ -66,8 +72,11 @@ class Unit(StreamingModule):
         return short[..., : y.shape[2]] + y
 
 
-class _SEANet(ChainLayer):
-    """Args:
+@dataclass(frozen=True)
+class SEANetSettings(CheckedDataclass):
+    """What both networks can be told.
+
+    Attributes:
         channels: C, of the sound.
         width: D, of the latent.
         filters: F, channels of the first convolution.
@@ -92,53 +101,59 @@ class _SEANet(ChainLayer):
         ValueError: a word that is not in these lists, or no ratios.
     """
 
-    def __init__(
-        self,
-        channels: PositiveInt = 1,
-        width: PositiveInt = 128,
-        filters: PositiveInt = 32,
-        ratios: PositiveInts = (8, 5, 4, 2),
-        units: Count = 1,
-        kernel: PositiveInt = 7,
-        last_kernel: PositiveInt = 7,
-        unit_kernel: PositiveInt = 3,
-        dilation_base: PositiveInt = 2,
-        compress: PositiveInt = 2,
-        causal: bool = True,
-        padding: str = "zero",
-        shortcut: str = "conv",
-        activation: str = "elu",
-        memory: str | None = "lstm",
-        memory_layers: NonNegativeInt = 2,
-        heads: PositiveInt = 8,
-        window: PositiveInt = 250,
-        weight_norm: bool = True,
-    ):
-        super().__init__()
-        for name, value, known in (
-            ("shortcut", shortcut, ("conv", "identity")),
-            ("activation", activation, tuple(ACTIVATIONS)),
-            ("memory", memory, (*MEMORIES, None)),
-        ):
+    channels: PositiveInt = 1
+    width: PositiveInt = 128
+    filters: PositiveInt = 32
+    ratios: PositiveInts = (8, 5, 4, 2)
+    units: Count = 1
+    kernel: PositiveInt = 7
+    last_kernel: PositiveInt = 7
+    unit_kernel: PositiveInt = 3
+    dilation_base: PositiveInt = 2
+    compress: PositiveInt = 2
+    causal: bool = True
+    padding: str = "zero"
+    shortcut: str = "conv"
+    activation: str = "elu"
+    memory: str | None = "lstm"
+    memory_layers: NonNegativeInt = 2
+    heads: PositiveInt = 8
+    window: PositiveInt = 250
+    weight_norm: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (("shortcut", ("conv", "identity")), ("activation", tuple(ACTIVATIONS)), ("memory", (*MEMORIES, None))):
+            value = getattr(self, name)  # a field
             if value not in known:
                 raise ValueError(f"seanet's {name} is {' or '.join('null' if k is None else k for k in known)}; got {value!r}")
-        if not ratios or min(ratios) < 1:
-            raise ValueError(f"seanet needs ratios of at least 1, in the decoder's order; got {tuple(ratios)}")
-        self.channels, self.width, self.causal, self.hop = channels, width, causal, math.prod(int(r) for r in ratios)
-        common = {"causal": causal, "padding": padding, "normed": weight_norm}
-        act = ACTIVATIONS[activation]
 
-        def remember(n: int) -> list[nn.Module]:
-            if memory == "lstm":
-                return [LSTM(n, memory_layers)]
-            return [WindowedAttention(n, memory_layers, heads, window, causal)] if memory == "attention" else []
+    def conv(self, c_in: int, c_out: int, kernel: int, stride: int = 1, dilation: int = 1) -> Conv:
+        return Conv(c_in, c_out, kernel, stride, dilation, causal=self.causal, padding=self.padding, normed=self.weight_norm)
 
-        def residual(n: int) -> list[nn.Module]:
-            return [Unit(n, unit_kernel, dilation_base**j, compress, shortcut, activation, common) for j in range(units)]
+    def act(self, channels: int) -> nn.Module:
+        return ACTIVATIONS[self.activation](channels)
 
-        self.layers = Chain(*self._layers(filters, [int(r) for r in ratios], kernel, last_kernel, act, common, remember, residual))
+    def remember(self, channels: int) -> list[nn.Module]:
+        """The memory."""
+        if self.memory == "lstm":
+            return [LSTM(channels, self.memory_layers)]
+        attends = self.memory == "attention"
+        return [WindowedAttention(channels, self.memory_layers, self.heads, self.window, self.causal)] if attends else []
 
-    def _layers(self, *args: Any) -> list[nn.Module]:
+    def residual(self, channels: int) -> list[nn.Module]:
+        """The units of a ratio."""
+        return [Unit(channels, self.dilation_base**j, self) for j in range(self.units)]
+
+
+class _SEANet(ChainLayer):
+    def __init__(self, **settings: Annotated[Any, SEANetSettings]):
+        super().__init__()
+        s = SEANetSettings(**settings)
+        self.channels, self.width, self.causal, self.hop = s.channels, s.width, s.causal, math.prod(int(r) for r in s.ratios)
+        self.layers = Chain(*self._layers(s))
+
+    def _layers(self, s: SEANetSettings) -> list[nn.Module]:
         raise NotImplementedError
 
     @property
@@ -147,27 +162,35 @@ class _SEANet(ChainLayer):
 
 
 class SEANetEncoder(_SEANet, id="layer/seanet_encoder"):
-    __doc__ = f"Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].\n\n    {_SEANet.__doc__}"
+    """Sound float [B, channels, T], T >= 1 -> float [B, width, ceil(T / hop)].
 
-    def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
-        n = filters
-        layers = [Conv(self.channels, n, kernel, **common)]
-        for ratio in reversed(ratios):
-            layers += [*residual(n), act(n), Conv(n, 2 * n, 2 * ratio, ratio, **common)]
+    Args:
+        settings: as in SEANetSettings.
+    """
+
+    def _layers(self, s: SEANetSettings) -> list[nn.Module]:
+        n = s.filters
+        layers = [s.conv(s.channels, n, s.kernel)]
+        for ratio in reversed([int(r) for r in s.ratios]):
+            layers += [*s.residual(n), s.act(n), s.conv(n, 2 * n, 2 * ratio, ratio)]
             n *= 2
-        return [*layers, *remember(n), act(n), Conv(n, self.width, last_kernel, **common)]
+        return [*layers, *s.remember(n), s.act(n), s.conv(n, s.width, s.last_kernel)]
 
 
 class SEANetDecoder(_SEANet, id="layer/seanet_decoder"):
-    __doc__ = f"float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].\n\n    {_SEANet.__doc__}"
+    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop].
 
-    def _layers(self, filters, ratios, kernel, last_kernel, act, common, remember, residual):
-        n = filters * 2 ** len(ratios)
-        layers = [Conv(self.width, n, kernel, **common), *remember(n)]
-        for ratio in ratios:
-            layers += [act(n), Transposed(n, n // 2, 2 * ratio, ratio, common["causal"], common["normed"]), *residual(n // 2)]
+    Args:
+        settings: as in SEANetSettings.
+    """
+
+    def _layers(self, s: SEANetSettings) -> list[nn.Module]:
+        n = s.filters * 2 ** len(s.ratios)
+        layers = [s.conv(s.width, n, s.kernel), *s.remember(n)]
+        for ratio in map(int, s.ratios):
+            layers += [s.act(n), Transposed(n, n // 2, 2 * ratio, ratio, s.causal, s.weight_norm), *s.residual(n // 2)]
             n //= 2
-        return [*layers, act(n), Conv(n, self.channels, last_kernel, **common)]
+        return [*layers, s.act(n), s.conv(n, s.channels, s.last_kernel)]
 
     @property
     def last_layer(self) -> Tensor:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces import FeatureNetwork
 from gentok.nn import features
-from gentok.nn.autoencoder import ConvEncoder, stride_of
+from gentok.nn.autoencoder import ConvEncoder, ConvSettings
 from gentok.nn.feature_cache import MapMemory, Shared
 from gentok.precision import no_autocast
 from gentok.settings import Count, PositiveInt, PositiveInts
@@ -31,7 +31,15 @@ __all__ = ["SemanticNetwork", "EfficientNetMap", "ConvolutionalMap", "to_grid"]
 
 
 def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
-    """x float [B, D, H, W] -> [B, D, h, w]: the mean of the cells that fall into one (area), or bilinear where there are too few."""
+    """Resizes a map: the mean of the cells that fall into one (area), or bilinear where there are too few.
+
+    Args:
+        x: float [B, D, H, W].
+        grid: (h, w).
+
+    Returns:
+        float [B, D, h, w].
+    """
     if tuple(x.shape[2:]) == tuple(grid):
         return x
     if x.shape[2] >= grid[0] and x.shape[3] >= grid[1]:
@@ -40,7 +48,19 @@ def to_grid(x: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 class SemanticNetwork(nn.Module, FeatureNetwork):
-    """width: channels of the map. frozen: see above. start: "teacher" or "fresh", of a network that is trained."""
+    """Base of these networks. A subclass gives `map` and `weights`.
+
+    Args:
+        frozen: see above.
+        start: of one that is trained: "teacher" or "fresh".
+
+    Attributes:
+        width: channels of the map.
+        memory: maps that are kept, of a frozen network.
+
+    Raises:
+        ValueError: another start.
+    """
 
     width: int
 
@@ -120,8 +140,13 @@ def identity_of(weights: dict[str, Tensor]) -> Tensor:
 class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
     """The stride-16 map of EfficientNet-lite0 (gentok.nn.features), 112 channels, of the image enlarged `zoom` times (bicubic).
 
-    A 32 px image at zoom 4 has a map of 8 x 8. trained: the 11 blocks up to there are parameters of this module; their batch norms keep
-    the statistics that they start with, so that a row's map does not depend on its batch.
+    A 32 px image at zoom 4 has a map of 8 x 8.
+
+    Args:
+        zoom: by what height and width are multiplied.
+        trained: whether the 11 blocks up to there are parameters of this module; their batch norms keep the statistics that they start
+            with, so that a row's map does not depend on its batch.
+        start: as of SemanticNetwork.
     """
 
     width = features.WIDTHS["stage5"]
@@ -150,7 +175,12 @@ class EfficientNetMap(SemanticNetwork, id="features/efficientnet_map"):
 
 
 class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
-    """A trained convolutional network of the image at its own size, from a fresh start (gentok.nn.autoencoder.ConvEncoder)."""
+    """A trained convolutional network of the image at its own size, from a fresh start.
+
+    Args:
+        channels: of the image.
+        width, multipliers, blocks, patch: as in gentok.nn.autoencoder.ConvSettings.
+    """
 
     def __init__(
         self,
@@ -161,10 +191,9 @@ class ConvolutionalMap(SemanticNetwork, id="features/convolutional_map"):
         patch: PositiveInt = 2,
     ):
         super().__init__(frozen=False)
-        self.stride = stride_of(multipliers, patch)
-        self.width = width * multipliers[-1]
-        common = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": False, "patch": patch}
-        self.network = ConvEncoder(channels, self.width, width=width, **common)
+        settings = ConvSettings(width, multipliers, blocks, patch=patch)
+        self.stride, self.width = settings.stride, width * multipliers[-1]
+        self.network = ConvEncoder(channels, self.width, settings)
 
     def map(self, media: Tensor) -> Tensor:
         return self.network(media)

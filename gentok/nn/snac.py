@@ -13,33 +13,29 @@ of 32 and 44.1 kHz is not here. Where the encoder is given another width than it
 
 from __future__ import annotations
 
-import math
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
-from gentok.interfaces import Layer
-from gentok.nn.conv1d import weight_of
-from gentok.nn.dac import DACEncoder, check_halved, normed_conv, units, up_conv
+from gentok.nn.dac import DACEncoder, HalvingDecoder, normed_conv, units, up_conv
 from gentok.nn.snake import Snake
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt, PositiveInts
+from gentok.settings import PositiveInt
 
 __all__ = ["NoiseBlock", "SNACDecoder", "SNACEncoder"]
 
 
 class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
-    """As DACEncoder, of depthwise units, without the last snake."""
+    """A DACEncoder of depthwise units, without the last snake.
+
+    Args:
+        filters, sizes: as of DACEncoder.
+    """
 
     depthwise = True
 
-    def __init__(
-        self,
-        channels: PositiveInt = 1,
-        filters: PositiveInt = 48,
-        ratios: PositiveInts = (8, 8, 4, 2),
-        width: PositiveInt | None = None,
-    ):
-        super().__init__(channels, filters, ratios, width)
+    def __init__(self, filters: PositiveInt = 48, **sizes: Annotated[Any, DACEncoder]):
+        super().__init__(filters=filters, **sizes)
 
     @staticmethod
     def ends(last: int, width: int) -> list[nn.Module]:
@@ -47,7 +43,11 @@ class SNACEncoder(DACEncoder, id="layer/snac_encoder"):
 
 
 class NoiseBlock(nn.Module):
-    """float [B, C, T] -> the same shape: x + n * conv1(x), n drawn from `rng`, 0 without."""
+    """float [B, channels, T] -> the same shape: x + n * conv1(x), n drawn from `rng`, 0 without.
+
+    Args:
+        channels: C.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -59,39 +59,23 @@ class NoiseBlock(nn.Module):
         return x + rng.normal(1, x.shape[2]).to(x.device, x.dtype) * self.scale(x)
 
 
-class SNACDecoder(nn.Module, Layer, id="layer/snac_decoder"):
-    """float [B, width, N], N >= 1 -> sound float [B, channels, N * hop] in (-1, 1).
+class SNACDecoder(HalvingDecoder, id="layer/snac_decoder"):
+    """A HalvingDecoder of depthwise units.
 
-    filters: channels behind the first convolutions, which every ratio halves. ratios: in the order of their use. noise: with noise blocks.
-    Raises ValueError where filters cannot be halved so often.
+    Args:
+        width, filters, sound: as of HalvingDecoder.
+        noise: whether there are noise blocks.
     """
 
-    causal = False
     takes_rng = True
 
-    def __init__(
-        self,
-        width: PositiveInt = 768,
-        channels: PositiveInt = 1,
-        filters: PositiveInt = 1024,
-        ratios: PositiveInts = (8, 8, 4, 2),
-        noise: bool = True,
-    ):
-        super().__init__()
-        check_halved(filters, ratios)
-        self.channels, self.hop, self.width = channels, math.prod(int(r) for r in ratios), width
-        layers = [normed_conv(width, width, 7, groups=width), normed_conv(width, filters, 1)]
-        for i, ratio in enumerate(ratios):
-            c_in, c_out = filters // 2**i, filters // 2 ** (i + 1)
-            layers += [Snake(c_in), up_conv(c_in, c_out, int(ratio), fill_odd=True), *([NoiseBlock(c_out)] if noise else [])]
+    def __init__(self, width: PositiveInt = 768, filters: PositiveInt = 1024, noise: bool = True, **sound: Annotated[Any, HalvingDecoder]):
+        super().__init__(width, filters, **sound)
+        layers: list[nn.Module] = [normed_conv(width, width, 7, groups=width), normed_conv(width, filters, 1)]
+        for c_in, c_out, ratio in self.stages:
+            layers += [Snake(c_in), up_conv(c_in, c_out, ratio, fill_odd=True), *([NoiseBlock(c_out)] if noise else [])]
             layers += units(c_out, depthwise=True)
-        last = filters // 2 ** len(ratios)
-        self.layers = nn.ModuleList([*layers, Snake(last), normed_conv(last, channels, 7), nn.Tanh()])
-
-    @property
-    def last_layer(self) -> Tensor:
-        """The last convolution's direction, where gradients of losses are compared (adaptive weights)."""
-        return weight_of(self.layers[-2])
+        self.layers = nn.ModuleList([*layers, *self.ends()])
 
     def forward(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
         for i, layer in enumerate(self.layers):

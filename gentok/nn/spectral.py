@@ -13,6 +13,7 @@ have area 1 in Hz, those of norm None height 1. Everything is float32 (float64 f
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +32,21 @@ def stft(
     normalized: bool = False,
     pad: int | None = None,
 ) -> Tensor:
-    """wave float [..., T] -> complex [..., n_fft / 2 + 1, frames]; frames = (T + 2 pad - n_fft) // hop + 1.
+    """The short-time Fourier transform.
 
-    hop: n_fft // 4 by default. window: float [w <= n_fft], zero-padded on both sides; a periodic Hann window of n_fft by default.
-    normalized: divide by the root of the window's energy. pad: samples reflected at each end, n_fft // 2 by default, 0 for none.
-    Raises ValueError on a wave too short for one frame or for its reflection.
+    Args:
+        wave: float [..., T].
+        n_fft: samples of a frame.
+        hop: samples from one frame to the next; None: n_fft // 4.
+        window: float [w <= n_fft], zero-padded on both sides; None: a periodic Hann window of n_fft.
+        normalized: whether to divide by the root of the window's energy.
+        pad: samples reflected at each end, 0 for none; None: n_fft // 2.
+
+    Returns:
+        complex [..., n_fft / 2 + 1, frames], frames = (T + 2 pad - n_fft) // hop + 1.
+
+    Raises:
+        ValueError: the wave is too short for one frame or for its reflection, or the window longer than a frame.
     """
     hop, pad = n_fft // 4 if hop is None else hop, n_fft // 2 if pad is None else pad
     shape, length = wave.shape[:-1], wave.shape[-1]
@@ -87,10 +98,24 @@ def mel_filters(
     norm: str | None = None,
     empty: bool = False,
 ) -> Tensor:
-    """float32 [mels, bins]: triangles over `bins` frequencies from 0 to sample_rate / 2; f_max is sample_rate / 2 by default.
+    """Triangles over frequencies from 0 to half the sample rate.
 
-    empty: whether triangles too narrow to touch any bin are taken as they are, rows of zeros, as the losses of codecs do at their short
-    windows. Raises ValueError on them where not, and on an unknown scale or norm.
+    Args:
+        bins: frequencies.
+        mels: triangles.
+        sample_rate: Hz.
+        f_min: Hz where the first begins.
+        f_max: Hz where the last ends; None: half the sample rate.
+        scale: htk or slaney.
+        norm: slaney, or None.
+        empty: whether triangles too narrow to touch any bin are taken as they are, rows of zeros, as the losses of codecs do at their
+            short windows.
+
+    Returns:
+        float32 [mels, bins].
+
+    Raises:
+        ValueError: such triangles, where not `empty`; an unknown scale or norm; frequencies that do not grow.
     """
     f_max = sample_rate / 2 if f_max is None else f_max
     if scale not in ("htk", "slaney") or norm not in (None, "slaney"):
@@ -110,14 +135,29 @@ def mel_filters(
 
 
 def frame_mask(lengths: Tensor, frames: int, hop: int) -> Tensor:
-    """lengths int64 [B], in samples -> bool [B, frames]: frames that begin a hop within the length, ceil(length / hop) of them."""
+    """Frames that begin a hop within the length, ceil(length / hop) of them.
+
+    Args:
+        lengths: int64 [B], in samples.
+        frames: how many columns.
+        hop: samples per frame.
+
+    Returns:
+        bool [B, frames].
+    """
     return torch.arange(frames, device=lengths.device) * hop < lengths[:, None]
 
 
 class Mel(nn.Module):
     """wave float [..., T] -> mel spectrogram float [..., mels, frames] of |STFT|^power; its constants are in no state dict.
 
-    window: length of the Hann window, n_fft by default. pad: see `stft`; the rest: see `mel_filters`.
+    Args:
+        sample_rate: Hz.
+        n_fft, hop, normalized, pad: as of `stft`.
+        mels: bands.
+        window: samples of the Hann window; None: n_fft.
+        power: of the magnitudes.
+        filters: further arguments of `mel_filters`.
     """
 
     def __init__(
@@ -127,20 +167,15 @@ class Mel(nn.Module):
         hop: int | None = None,
         mels: int = 80,
         window: int | None = None,
-        f_min: float = 0.0,
-        f_max: float | None = None,
         power: float = 1.0,
-        scale: str = "htk",
-        norm: str | None = None,
         normalized: bool = False,
         pad: int | None = None,
-        empty: bool = False,
+        **filters: Any,
     ):
         super().__init__()
         self.n_fft, self.hop, self.power, self.normalized = n_fft, n_fft // 4 if hop is None else hop, power, normalized
         self.pad = n_fft // 2 if pad is None else pad
-        filters = mel_filters(n_fft // 2 + 1, mels, sample_rate, f_min, f_max, scale, norm, empty)
-        self.register_buffer("filters", filters, persistent=False)
+        self.register_buffer("filters", mel_filters(n_fft // 2 + 1, mels, sample_rate, **filters), persistent=False)
         self.register_buffer("window", torch.hann_window(n_fft if window is None else window), persistent=False)
 
     def forward(self, wave: Tensor) -> Tensor:

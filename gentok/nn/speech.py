@@ -13,7 +13,8 @@ learnt, attention is rotary; CTC stands for the rest of Whisper, whose decoder p
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -26,13 +27,22 @@ from gentok.nn.rope import rotation
 from gentok.nn.spectral import mel_filters, stft
 from gentok.nn.transformer import Transformer, initialise
 from gentok.precision import no_autocast
-from gentok.settings import Count, PositiveInt
+from gentok.settings import CheckedDataclass, Count, PositiveInt
 
 __all__ = ["LogMel", "Recogniser", "SpeechDecoder", "SpeechEncoder", "block_causal"]
 
 
 def block_causal(positions: int, block: int, device: torch.device | str | None = None) -> Tensor:
-    """bool [T, T], True where row i sees column j: j lies in i's block of `block` positions or in an earlier one."""
+    """Which positions see which: their own block and all earlier ones.
+
+    Args:
+        positions: T.
+        block: positions of a block.
+        device: of the result.
+
+    Returns:
+        bool [T, T], True where row i sees column j.
+    """
     number = torch.arange(positions, device=device) // block
     return number[:, None] >= number
 
@@ -41,6 +51,15 @@ class LogMel(nn.Module):
     """Mono sound float [B, 1, T] -> float [B, mels, ceil(T / hop)]: 1 + log10 of the magnitudes, clamped at 1e-5.
 
     Frame n stands on the samples n hop to (n + 1) hop; its window reaches n_fft - hop beyond, half on each side. Silence all around.
+
+    Args:
+        sample_rate: Hz.
+        mels: bands.
+        hop: samples per frame.
+        n_fft: samples of a window.
+
+    Raises:
+        ValueError: a window shorter than the hop, or an odd difference.
     """
 
     def __init__(self, sample_rate: int, mels: int = 80, hop: int = 160, n_fft: int = 640):
@@ -60,12 +79,34 @@ class LogMel(nn.Module):
             return 1 + (tables.filters @ magnitude).clamp(min=1e-5).log10()
 
 
-class _Body(nn.Module):
-    """A block-causal transformer over time, float [B, D, T] -> [B, D, T]. block: positions of a block."""
+@dataclass(frozen=True)
+class BodySettings(CheckedDataclass):
+    """Of the transformer between vectors and frames.
 
-    def __init__(self, width: int, depth: int, heads: int, block: int):
+    Attributes:
+        inner: its width.
+        depth: its blocks.
+        heads: of its attention.
+        block: vectors that see each other in both directions; None: all.
+    """
+
+    inner: PositiveInt = 192
+    depth: Count = 2
+    heads: PositiveInt = 4
+    block: PositiveInt | None = 12
+
+
+BodyOptions = Annotated[Any, BodySettings]
+"""Of a constructor's `**options`: they are the fields of BodySettings (gentok/build.py reads this)."""
+
+
+class _Body(nn.Module):
+    """A block-causal transformer over time, float [B, D, T] -> [B, D, T]. each: positions of a vector."""
+
+    def __init__(self, settings: BodySettings, each: int):
         super().__init__()
-        self.layers, self.block = Transformer(width, depth, heads, causal=False), block
+        self.layers = Transformer(settings.inner, settings.depth, settings.heads, causal=False)
+        self.block = each * (settings.block or 1 << 30)
 
     def forward(self, x: Tensor, ends: Tensor | None) -> Tensor:
         """ends int64 [B]: positions of each row, None: all."""
@@ -84,14 +125,12 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
     Args:
         sample_rate: Hz.
         width: channels of a vector.
-        inner: width of the transformer.
         depth: blocks of the transformer.
-        heads: of the transformer.
         pool: frames per vector.
-        block: vectors that see each other in both directions; None: all.
         mels: bands of the spectrogram.
         mel_hop: samples per frame of the spectrogram.
         n_fft: samples of its windows.
+        transformer: as in BodySettings.
 
     Raises:
         ValueError: pool or block below 1.
@@ -103,22 +142,21 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
         self,
         sample_rate: PositiveInt = 16000,
         width: PositiveInt = 64,
-        inner: PositiveInt = 192,
         depth: Count = 4,
-        heads: PositiveInt = 4,
         pool: PositiveInt = 4,
-        block: PositiveInt | None = 12,
         mels: PositiveInt = 80,
         mel_hop: PositiveInt = 160,
         n_fft: PositiveInt = 640,
+        **transformer: BodyOptions,
     ):
         super().__init__()
+        settings = BodySettings(depth=depth, **transformer)
         self.mel = LogMel(sample_rate, mels, mel_hop, n_fft)
-        self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, block
-        self.first = Conv(mels, inner, 3, causal=True, padding="zero")
-        self.second = Conv(inner, inner, 3, stride=2, causal=True, padding="zero")
-        self.body = _Body(inner, depth, heads, pool * (block or 1 << 30))
-        self.out = nn.Linear(inner, width)
+        self.width, self.pool, self.hop, self.block = width, pool, mel_hop * 2 * pool, settings.block
+        self.first = Conv(mels, settings.inner, 3, causal=True, padding="zero")
+        self.second = Conv(settings.inner, settings.inner, 3, stride=2, causal=True, padding="zero")
+        self.body = _Body(settings, pool)
+        self.out = nn.Linear(settings.inner, width)
         initialise(self.out)
 
     def forward(self, media: Tensor, ends: Tensor | None = None) -> Tensor:
@@ -133,11 +171,11 @@ class SpeechEncoder(nn.Module, Layer, id="layer/speech_encoder"):
 class _VectorsToFrames(nn.Module):
     """Several frames from every vector: a matrix for each, a transformer over all, a last layer."""
 
-    def _build(self, width: int, out: int, inner: int, depth: int, heads: int, upsample: int, block: int | None) -> None:
+    def _build(self, width: int, out: int, upsample: int, settings: BodySettings) -> None:
         self.upsample = upsample
-        self.stem = nn.Linear(width, inner * upsample)
-        self.body = _Body(inner, depth, heads, upsample * (block or 1 << 30))
-        self.head = nn.Linear(inner, out)
+        self.stem = nn.Linear(width, settings.inner * upsample)
+        self.body = _Body(settings, upsample)
+        self.head = nn.Linear(settings.inner, out)
         initialise(self.stem)
         initialise(self.head)
 
@@ -154,18 +192,13 @@ class Recogniser(_VectorsToFrames):
     Args:
         width: channels of a vector.
         symbols: of the text.
-        inner: width of the transformer.
-        depth: blocks of the transformer.
-        heads: of the transformer.
         upsample: frames per vector.
-        block: vectors that see each other in both directions; None: all.
+        transformer: as in BodySettings.
     """
 
-    def __init__(
-        self, width: int, symbols: int, inner: int = 192, depth: int = 2, heads: int = 4, upsample: int = 4, block: int | None = 12
-    ):
+    def __init__(self, width: int, symbols: int, upsample: int = 4, **transformer: BodyOptions):
         super().__init__()
-        self._build(width, symbols + 1, inner, depth, heads, upsample, block)
+        self._build(width, symbols + 1, upsample, BodySettings(**transformer))
 
     def forward(self, vectors: Tensor, ends: Tensor | None = None) -> Tensor:
         """ends int64 [B]: vectors of each row; None: all."""
@@ -178,29 +211,17 @@ class SpeechDecoder(_VectorsToFrames, Layer, id="layer/speech_decoder"):
     Args:
         vocoder: float [B, mels, frames] -> [B, 1, frames * vocoder.hop]; hop = vocoder.hop * upsample.
         width: channels of a vector.
-        inner: width of the transformer.
-        depth: blocks of the transformer.
-        heads: of the transformer.
         upsample: mel frames per vector.
-        block: vectors that see each other in both directions; None: all.
+        transformer: as in BodySettings.
     """
 
     channels = 1
 
-    def __init__(
-        self,
-        vocoder: Layer,
-        width: PositiveInt = 64,
-        inner: PositiveInt = 192,
-        depth: Count = 2,
-        heads: PositiveInt = 4,
-        upsample: PositiveInt = 8,
-        block: PositiveInt | None = 12,
-    ):
+    def __init__(self, vocoder: Layer, width: PositiveInt = 64, upsample: PositiveInt = 8, **transformer: BodyOptions):
         super().__init__()
         self.vocoder: Any = vocoder
         self.width, self.hop = width, vocoder.hop * upsample
-        self._build(width, vocoder.width, inner, depth, heads, upsample, block)
+        self._build(width, vocoder.width, upsample, BodySettings(**transformer))
 
     @property
     def last_layer(self) -> Tensor:

@@ -44,14 +44,20 @@ def _frozen(path: str, device: str) -> nn.Module:
         raise FileNotFoundError(f"there is no folder {path} of a vision model: save one there (config.json and model.safetensors)")
     with torch.device("cpu"):
         model = _library().AutoModel.from_pretrained(path, local_files_only=True)
-    return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)
+    return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)  # of a model of images and texts its half
 
 
 class VisionMap(SemanticNetwork, id="features/vision_map"):
-    """architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
+    """The map of a vision transformer of transformers, of the image at its size.
 
-    path: folder of the weights, of a frozen network. size: pixels per side of what it sees. layer: index of the hidden state, negative from
-    the end. mean, std: per channel. trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of this architecture.
+    Args:
+        architecture: the vision model's configuration, with its `model_type` (clip_vision_model, siglip_vision_model, dinov2, ...).
+        path: folder of the weights, of a frozen network.
+        size: pixels per side of what it sees.
+        layer: index of the hidden state, negative from the end.
+        mean: per channel, subtracted.
+        std: per channel, divided by.
+        trained, start: see gentok.nn.semantic; the teacher is then a frozen VisionMap of this architecture.
     """
 
     def __init__(
@@ -83,7 +89,7 @@ class VisionMap(SemanticNetwork, id="features/vision_map"):
             kind = options.pop("model_type")
             library = _library()
             model = library.AutoModel.from_config(library.AutoConfig.for_model(kind, **options))
-            self.network = getattr(model, "vision_model", model)
+            self.network = getattr(model, "vision_model", model)  # as in _frozen
             for name, parameter in self.network.named_parameters():
                 if any(word in name for word in UNUSED):
                     parameter.requires_grad_(False)

@@ -74,14 +74,33 @@ def levelled(media: Tensor, peak: float | None) -> Tensor:
 
 
 def complex_spectrogram(wave: Tensor, window: int, hop: int, normalized: bool = False) -> Tensor:
-    """float [B, C, T] -> [B, 2 C, frames, window / 2 + 1], real parts before imaginary ones; computed in float32, also under autocast."""
+    """Real and imaginary parts of a short-time Fourier transform as channels.
+
+    Args:
+        wave: float [B, C, T].
+        window: samples of a frame.
+        hop: samples from one frame to the next.
+        normalized: as of gentok.nn.spectral.stft.
+
+    Returns:
+        float [B, 2 C, frames, window / 2 + 1], real parts before imaginary ones; computed in float32, also under autocast.
+    """
     with torch.autocast(wave.device.type, enabled=False):
         spectrum = stft(wave, window, hop, normalized=normalized, pad=0)
         return torch.cat([spectrum.real, spectrum.imag], 1).transpose(-1, -2)
 
 
 def features_of(x: Tensor, layers: Iterable[nn.Module], slope: float) -> list[Tensor]:
-    """The outputs of layers in a row, each followed by LeakyReLU(slope)."""
+    """The outputs of layers in a row.
+
+    Args:
+        x: what the first layer takes.
+        layers: in the order of their use.
+        slope: of the LeakyReLU that follows each.
+
+    Returns:
+        An output per layer.
+    """
     features = []
     for layer in layers:
         x = F.leaky_relu(layer(x), slope)

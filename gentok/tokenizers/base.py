@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.interfaces import Codebook, Loss, Tokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
@@ -149,7 +150,7 @@ class ImageTokenizer(Tokenizer):
         if media.dim() != 4 or not media.is_floating_point():
             raise ValueError(f"this tokenizer takes float images [B, {channels}, H, W] in [-1, 1]; got {media.dtype} {tuple(media.shape)}")
         if media.shape[1] != channels:
-            raise ValueError(f"this tokenizer takes images of {channels} channel(s), got {media.shape[1]}: convert them")
+            raise ValueError(f"this tokenizer takes images of {counted(channels, 'channel')}, got {media.shape[1]}: convert them")
         h, w = media.shape[2:]
         if h % self.stride or w % self.stride or not h or not w:
             raise ValueError(

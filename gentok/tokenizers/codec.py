@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.interfaces import Codebook, Layer, Loss, StreamingTokenizer
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
@@ -75,7 +76,7 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
             )
         if encoder.hop != decoder.hop or encoder.channels != decoder.channels:
             raise ValueError(
-                f"the encoder takes {encoder.channels} channel(s) at {encoder.hop} samples per frame, the decoder makes "
+                f"the encoder takes {counted(encoder.channels, 'channel')} at {encoder.hop} samples per frame, the decoder makes "
                 f"{decoder.channels} at {decoder.hop}: give both the same channels and ratios"
             )
         if codebook.strides is None and not isinstance(codebook.grid(1, 1), Raster):
@@ -83,8 +84,8 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         shape = tuple(int(n) for n in media_shape) if media_shape else (encoder.channels,)
         if len(shape) > 2 or shape[0] != encoder.channels:
             raise ValueError(
-                f"this codec takes sound of {encoder.channels} channel(s), media_shape = ({encoder.channels},) or ({encoder.channels}, "
-                f"samples); the data has {shape}: convert it, or set the channels of encoder and decoder"
+                f"this codec takes sound of {counted(encoder.channels, 'channel')}, media_shape = ({encoder.channels},) or "
+                f"({encoder.channels}, samples); the data has {shape}: convert it, or set the channels of encoder and decoder"
             )
         self.encoder, self.codebook, self.decoder = encoder, codebook, decoder
         self.hop, self.losses = int(encoder.hop), losses
@@ -204,7 +205,7 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         if keep is not None:
             if not self.spec.nested_levels or not 1 <= keep <= self.spec.levels:
                 kind = f"1 to {self.spec.levels}" if self.spec.nested_levels else "all: they are not nested"
-                raise ValueError(f"of {self.spec.levels} level(s) this codec decodes {kind}; got keep={keep}")
+                raise ValueError(f"of {counted(self.spec.levels, 'level')} this codec decodes {kind}; got keep={keep}")
             tokens = tokens.truncate(levels=keep)
         frames = tokens.codes.shape[2]
         if not frames:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
 from gentok.types import Frames, Latents, Raster, Tokens, TokenSpec
@@ -60,7 +61,7 @@ def latent_tokenizer(latents: Any, media_shape: Sequence[int]) -> Tokenizer:
     inner = _inner("latents", latents, ("width", "stride"), described, lambda spec: not spec.vocab_sizes and isinstance(spec.grid, Raster),
                    "a tokenizer that encodes to Latents on a raster")  # fmt: skip
     if inner.spec.media_shape[0] != channels:
-        raise ValueError(f"the tokenizer inside takes media of {inner.spec.media_shape[0]} channel(s), the data have {channels}")
+        raise ValueError(f"the tokenizer inside takes media of {counted(inner.spec.media_shape[0], 'channel')}, the data have {channels}")
     return inner
 
 

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from gentok.distributed import all_sum
 from gentok.interfaces import Loss
-from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, ConvOptions, ConvSettings
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
-from gentok.settings import Count, FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveInts
+from gentok.settings import FractionBelow1, NonNegativeFloat, PositiveFloat, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, Latents, Raster, TokenizerOutput
 
@@ -112,16 +112,11 @@ class KL(GaussianLatents, id="tokenizer/kl"):
         weight: NonNegativeFloat = 1e-6,
         scaling: PositiveFloat | None = None,
         decay: FractionBelow1 = 0.99,
-        width: PositiveInt = 32,
-        multipliers: PositiveInts = (1, 2),
-        blocks: Count = 1,
-        attention: bool = False,
-        patch: PositiveInt = 2,
-        decoder_width: PositiveInt | None = None,
+        **networks: ConvOptions,
     ):
         """
         Args:
-            media_shape, losses, width, multipliers, blocks, attention, patch, decoder_width: as of gentok.tokenizers.vqgan.VQGAN.
+            media_shape, losses, networks: as of gentok.tokenizers.vqgan.VQGAN.
             latent: D.
             weight: of the KL term.
             scaling: null: latents are (z - shift) / scale with measured shift and scale; a number (0.18215, 0.2325, ...): z * scaling.
@@ -130,11 +125,11 @@ class KL(GaussianLatents, id="tokenizer/kl"):
         Raises:
             ValueError: a setting is out of its range, or the stride does not divide the height and the width.
         """
-        super().__init__(media_shape, stride_of(multipliers, patch), None, losses, latent)
-        networks = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
+        settings = ConvSettings(**networks)
+        super().__init__(media_shape, settings.stride, None, losses, latent)
         channels = self.spec.media_shape[0]
-        self.encoder = ConvEncoder(channels, 2 * latent, width=width, **networks)
-        self.decoder = ConvDecoder(channels, latent, width=decoder_width or width, **networks)
+        self.encoder = ConvEncoder(channels, 2 * latent, settings)
+        self.decoder = ConvDecoder(channels, latent, settings)
         self.codebook = None
         self.weight, self.scaling, self.decay = weight, scaling, decay
         # running sums of a geometric weight: its total, and the averages of z and z^2 that it weighs

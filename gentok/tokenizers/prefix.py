@@ -19,6 +19,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.interfaces import Codebook, Tokenizer
 from gentok.rng import RowRNG
 from gentok.settings import PositiveInt
@@ -52,12 +53,13 @@ class Prefix(Tokenizer, id="tokenizer/prefix"):
         line = isinstance(spec.grid, Line) and spec.grid.nested
         most = spec.levels if spec.nested_levels else spec.prefixes if line else 0
         if not most:
-            kind = f"{spec.levels} level(s) on a {type(spec.grid).__name__.lower()}"
+            kind = f"{counted(spec.levels, 'level')} on a {type(spec.grid).__name__.lower()}"
             raise ValueError(f"this code ({kind}) has no prefix that is a code: take one of nested levels (residual) or of a nested line")
         if not isinstance(keep, int) or not 1 <= keep <= most:
             raise ValueError(f"tokenizer.keep={keep}: this tokenizer has {'levels' if spec.nested_levels else 'tokens'} 1 to {most}")
-        if media_shape and media_shape[0] != spec.media_shape[0]:
-            raise ValueError(f"the tokenizer inside takes media of {spec.media_shape[0]} channel(s), the data have {media_shape[0]}")
+        channels = spec.media_shape[0]
+        if media_shape and media_shape[0] != channels:
+            raise ValueError(f"the tokenizer inside takes media of {counted(channels, 'channel')}, the data have {media_shape[0]}")
         self.whole, self.keep = frozen(whole), keep
         self.generative = whole.generative
         cut: dict[str, Any] = {"encode_fingerprint": "", "decode_fingerprint": ""}

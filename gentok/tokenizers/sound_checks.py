@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.types import ABSENT, Tokens
 
 __all__ = ["check_known", "check_sound", "frames_of", "groups_of", "within"]
@@ -54,7 +55,7 @@ def check_sound(
     if media.dim() != 3 or not media.is_floating_point():
         raise ValueError(f"this tokenizer takes float sound [B, {channels}, samples] in [-1, 1]; got {media.dtype} {tuple(media.shape)}")
     if media.shape[1] != channels:
-        raise ValueError(f"this tokenizer takes sound of {channels} channel(s), got {media.shape[1]}: mix or convert it")
+        raise ValueError(f"this tokenizer takes sound of {counted(channels, 'channel')}, got {media.shape[1]}: mix or convert it")
     if sample_rate is not None and sample_rate != rate:
         raise ValueError(f"this tokenizer takes sound of {rate} samples per second, got {sample_rate}: resample it")
     if finite and not media.is_meta and not bool(media.isfinite().all()):

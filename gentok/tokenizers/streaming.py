@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.interfaces import TokenizerStream
 from gentok.precision import at_least_float32
 from gentok.tokenizers.sound_checks import check_known, check_sound
@@ -91,4 +92,4 @@ class CodecStream(TokenizerStream):
         if self.ended:
             raise ValueError("this stream was flushed: begin another one with stream()")
         if batch != self.batch:
-            raise ValueError(f"this stream has {self.batch} row(s); the chunk has {batch}")
+            raise ValueError(f"this stream has {counted(self.batch, 'row')}; the chunk has {batch}")

@@ -28,13 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.interfaces import Codebook, FeatureNetwork, Loss
-from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, ConvOptions, ConvSettings
 from gentok.nn.feature_cache import Shared
 from gentok.nn.rope import rotation
 from gentok.nn.semantic import SemanticNetwork
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
-from gentok.settings import Count, NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveInts
+from gentok.settings import NonNegativeFloat, NonNegativeInt, PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 from gentok.types import Batch, TokenizerOutput, Tokens
 
@@ -96,12 +96,7 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
         semantic_depth: NonNegativeInt = 2,
         semantic_heads: PositiveInt = 4,
         pixel_width: PositiveInt | None = None,
-        width: PositiveInt = 32,
-        multipliers: PositiveInts = (1, 2),
-        blocks: Count = 1,
-        attention: bool = False,
-        patch: PositiveInt = 2,
-        decoder_width: PositiveInt | None = None,
+        **networks: ConvOptions,
     ):
         """
         Args:
@@ -117,7 +112,7 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
             hidden: width of the semantic projection; null: that of the semantic network.
             semantic_width, semantic_depth, semantic_heads: of the semantic decoder.
             pixel_width: channels between the pixel networks and their half of the codebook, by 1x1 convolutions, as published; null: none.
-            width, multipliers, blocks, attention, patch, decoder_width: of the pixel networks, see gentok.nn.autoencoder.
+            networks: those of the pixels, as in gentok.nn.autoencoder.ConvSettings.
 
         Raises:
             ValueError: the codebook lacks a part, the teacher is trained or of another width, or the stride does not divide the sizes.
@@ -130,20 +125,20 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
             )
         if teacher is not None and not teacher.frozen:
             raise ValueError("a teacher is frozen: build it without trained=true")
-        super().__init__(media_shape, stride_of(multipliers, patch), codebook, losses)
+        settings = ConvSettings(**networks)
+        super().__init__(media_shape, settings.stride, codebook, losses)
         channels = self.spec.media_shape[0]
         sizes = {name: part.stop - part.start for name, part in codebook.parts.items()}
-        networks = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
         self.semantic = semantic
         self.norm = nn.LayerNorm(semantic.width)
         self.projection = _between(semantic.width, hidden or semantic.width, sizes["semantic"])
-        self.encoder = ConvEncoder(channels, pixel_width or sizes["pixel"], width=width, **networks)
+        self.encoder = ConvEncoder(channels, pixel_width or sizes["pixel"], settings)
         self.pre = nn.Conv2d(pixel_width, sizes["pixel"], 1) if pixel_width else nn.Identity()
         self.codebook = codebook
         self.decode_from = slice(0, codebook.width) if decode_from == "both" else codebook.parts["pixel"]
         visible = self.decode_from.stop - self.decode_from.start
         self.post = nn.Conv2d(visible, pixel_width, 1) if pixel_width else nn.Identity()
-        self.decoder = ConvDecoder(channels, pixel_width or visible, width=decoder_width or width, **networks)
+        self.decoder = ConvDecoder(channels, pixel_width or visible, settings)
         target = target or semantic.width
         if teacher is not None and teacher.width != target:
             raise ValueError(f"the teacher's map has {teacher.width} channels and {target} are rebuilt: set target={teacher.width}")

@@ -14,8 +14,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from gentok.interfaces import Codebook, Loss
-from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, stride_of
-from gentok.settings import Count, PositiveInt, PositiveInts
+from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, ConvOptions, ConvSettings
+from gentok.settings import PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
 
 __all__ = ["VQGAN"]
@@ -24,35 +24,23 @@ __all__ = ["VQGAN"]
 class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
     """Images float [B, C, H, W] in [-1, 1] <-> Tokens of H / stride x W / stride cells, stride = patch * 2^(len(multipliers) - 1)."""
 
-    def __init__(
-        self,
-        codebook: Codebook,
-        media_shape: PositiveInts,
-        losses: Loss | None = None,
-        width: PositiveInt = 32,
-        multipliers: PositiveInts = (1, 2),
-        blocks: Count = 1,
-        attention: bool = False,
-        patch: PositiveInt = 2,
-        decoder_width: PositiveInt | None = None,
-    ):
+    def __init__(self, codebook: Codebook, media_shape: PositiveInts, losses: Loss | None = None, **networks: ConvOptions):
         """
         Args:
             codebook: any codebook.
             media_shape: (C, H, W) of the data.
             losses: (reconstruction, media) -> {name: weighted scalar}; None where it is never trained.
-            width, multipliers, blocks, attention, patch: of the networks, see gentok.nn.autoencoder.
-            decoder_width: the decoder's width where it differs.
+            networks: as in gentok.nn.autoencoder.ConvSettings.
 
         Raises:
             ValueError: the stride does not divide the height and the width.
         """
-        super().__init__(media_shape, stride_of(multipliers, patch), codebook, losses)
-        networks = {"multipliers": tuple(multipliers), "blocks": blocks, "attention": attention, "patch": patch}
+        settings = ConvSettings(**networks)
+        super().__init__(media_shape, settings.stride, codebook, losses)
         channels = self.spec.media_shape[0]
-        self.encoder = ConvEncoder(channels, codebook.in_width, width=width, **networks)
+        self.encoder = ConvEncoder(channels, codebook.in_width, settings)
         self.codebook = codebook
-        self.decoder = ConvDecoder(channels, codebook.width, width=decoder_width or width, **networks)
+        self.decoder = ConvDecoder(channels, codebook.width, settings)
 
     @property
     def last_layer(self) -> Tensor | None:

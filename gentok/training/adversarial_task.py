@@ -59,7 +59,7 @@ class AdversarialTokenizerTask(TokenizerTask):
     automatic_optimization = False
 
     def configure_model(self) -> None:
-        if hasattr(self, "discriminators"):
+        if hasattr(self, "discriminators"):  # Lightning calls this before every stage
             return
         super().configure_model()  # first: its initialisation draws what it draws without discriminators
         channels = self.config["tokenizer"]["media_shape"][0]

@@ -28,7 +28,13 @@ class Budget(L.Callback):
 
 
 class ImageLogger(L.Callback):
-    """Writes what the task drew while validating, as run/pictures/NAME_STEP.png and into tensorboard."""
+    """Writes what the task drew while validating, as FOLDER/NAME_STEP.png and into the run's loggers.
+
+    Args:
+        folder: of the pictures.
+        name: what they are called.
+        columns: pictures of a row.
+    """
 
     def __init__(self, folder: Path, name: str, columns: int):
         self.folder, self.name, self.columns = Path(folder), name, columns
@@ -42,7 +48,7 @@ class ImageLogger(L.Callback):
             return
         picture = grid(module.pictures, self.columns)
         save_image(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
-        for logger in trainer.loggers:
+        for logger in trainer.loggers:  # of tensorboard the writer has the method, of others the logger, if it takes images at all
             if hasattr(logger.experiment, "add_image"):
                 logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)
             elif hasattr(logger, "log_image"):
@@ -51,7 +57,12 @@ class ImageLogger(L.Callback):
 
 
 class SoundLogger(L.Callback):
-    """Writes what the task made to be heard while validating, as run/sounds/NAME_STEP/*.wav and into tensorboard."""
+    """Writes what the task made to be heard while validating, as FOLDER/NAME_STEP/*.wav and into the run's loggers.
+
+    Args:
+        folder: of the sounds.
+        name: what they are called.
+    """
 
     def __init__(self, folder: Path, name: str):
         self.folder, self.name = Path(folder), name
@@ -65,7 +76,7 @@ class SoundLogger(L.Callback):
         for name, wave in module.sounds:
             path = self.folder / f"{self.name}_{trainer.global_step:07d}" / f"{name}.wav"
             save_sound(wave, path, rate)
-            for logger in trainer.loggers:
+            for logger in trainer.loggers:  # as above
                 if hasattr(logger.experiment, "add_audio"):
                     mono = wave.mean(0, keepdim=True).clamp(-1, 1)
                     logger.experiment.add_audio(f"{self.name}/{name}", mono, trainer.global_step, sample_rate=rate)

@@ -27,7 +27,12 @@ _SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a scheduler's, a person's, and th
 
 
 class Stopped(Exception):
-    """The run was told to stop, and has saved a checkpoint."""
+    """The run was told to stop, and has saved a checkpoint.
+
+    Args:
+        signal_name: of the signal, such as SIGTERM.
+        step: that was the last.
+    """
 
     def __init__(self, signal_name: str, step: int):
         super().__init__(f"stopped by {signal_name} at step {step}")
@@ -53,8 +58,15 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class Saver(Checkpoint):
-    """Saves FOLDER/last.ckpt every `every` steps and at the end. From SIGTERM, SIGINT or SIGUSR1 on any process it finishes the step,
-    saves and raises Stopped on all of them; a second SIGINT interrupts at once."""
+    """Saves FOLDER/last.ckpt at intervals and at the end.
+
+    From SIGTERM, SIGINT or SIGUSR1 on any process it finishes the step, saves and raises Stopped on all of them; a second SIGINT
+    interrupts at once.
+
+    Args:
+        folder: of the checkpoints.
+        every: steps between two.
+    """
 
     def __init__(self, folder: Path, every: int):
         if every < 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 from gentok.build import resolve
 from gentok.bundle import Bundle
-from gentok.errors import ConfigError
+from gentok.errors import ConfigError, counted
 from gentok.interfaces import MediaData, Tokenizer
 
 __all__ = ["bind_to_data", "check_media", "fit_to_items"]
@@ -16,8 +16,18 @@ _KINDS = {"audio": "sounds", "image": "pictures"}
 
 
 def check_media(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[str] = ()) -> None:
-    """Raises ConfigError where a configured tokenizer is of pictures and the data are sounds or the other way round, or where their rates
-    differ. Of one that takes what the tokenizer inside it takes (prefix) that one counts: `fit_to_items` looks at it."""
+    """Checks a configured tokenizer against the data, before anything is built.
+
+    Of one that takes what the tokenizer inside it takes (prefix) that one counts: `fit_to_items` looks at it.
+
+    Args:
+        tokenizer: its configuration.
+        data: the data component.
+        trust: packages whose components may be built.
+
+    Raises:
+        ConfigError: it is of pictures and the data are sounds or the other way round, or their rates differ.
+    """
     component = resolve(tokenizer["_target_"], trust)
     wanted, rate = tokenizer.get("sample_rate"), data.sample_rate
     found = "image" if rate is None else "audio"
@@ -31,7 +41,16 @@ def check_media(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[s
 
 
 def bind_to_data(tokenizer: Mapping[str, Any], data: MediaData, trust: Iterable[str] = ()) -> dict[str, Any]:
-    """A tokenizer's configuration with what it leaves to the data. Raises ConfigError where the data do not fit it."""
+    """A tokenizer's configuration with what it leaves to the data.
+
+    Args:
+        tokenizer: the configuration.
+        data: the data component.
+        trust: packages whose components may be built.
+
+    Raises:
+        ConfigError: the data do not fit it.
+    """
     component = resolve(tokenizer["_target_"], trust)
     return component.bind_to_data(tokenizer, data.condition_spec) if issubclass(component, Tokenizer) else dict(tokenizer)
 
@@ -45,10 +64,11 @@ def fit_to_items(bundle: Bundle, data: MediaData) -> None:
         raise ConfigError(f"this is a tokenizer of {_KINDS[spec.modality]}, the data are {_KINDS[found]}: choose other data")
     if rate is None:
         return
-    if (spec.sample_rate, spec.media_shape[0]) != (rate, data.media_shape[0]):
+    channels = spec.media_shape[0]
+    if (spec.sample_rate, channels) != (rate, data.media_shape[0]):
         raise ConfigError(
-            f"this tokenizer takes sound of {spec.media_shape[0]} channel(s) at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
-            f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={spec.media_shape[0]}"
+            f"this tokenizer takes sound of {counted(channels, 'channel')} at {spec.sample_rate} Hz, the data have {data.media_shape[0]} "
+            f"at {rate} Hz: set data.sample_rate={spec.sample_rate} and data.channels={channels}"
         )
     bundle.tokenizer.spec = bundle.tokenizer.fit_to_items(data.longest_item, data.condition_spec)
-    bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [spec.media_shape[0], data.longest_item]}
+    bundle.tokenizer_config = {**bundle.tokenizer_config, "media_shape": [channels, data.longest_item]}

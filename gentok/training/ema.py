@@ -15,7 +15,11 @@ __all__ = ["EMA"]
 
 
 class EMA(WeightAveraging):
-    """decay: in [0, 1), of one optimizer step."""
+    """Averages of the weights, which are what is validated, saved and sampled.
+
+    Args:
+        decay: in [0, 1), of one optimizer step.
+    """
 
     def __init__(self, decay: float = 0.999):
         if not 0 <= decay < 1:

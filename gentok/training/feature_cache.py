@@ -54,7 +54,13 @@ class _Blocks:
 
 
 def map_bytes(items: int, width: int, grid: tuple[int, int]) -> int:
-    """Bytes on disk of the maps of `items` pictures."""
+    """Bytes on disk of maps.
+
+    Args:
+        items: pictures.
+        width: channels of a map.
+        grid: (h, w) of a map.
+    """
     return 2 * items * width * math.prod(grid)
 
 
@@ -79,8 +85,19 @@ def remember(
     folder: str | Path,
     device: torch.device | str = "cpu",
 ) -> MapMemory:
-    """Gives `network`, which is frozen, the maps of all pictures of `sets` on the grid (h, w), made where they are not there yet.
-    settings: the network's configuration. To be called by every process. Raises OSError where `folder` cannot be written."""
+    """Gives a frozen network the maps of all pictures, made where they are not there yet. To be called by every process.
+
+    Args:
+        network: which is frozen.
+        settings: its configuration.
+        sets: data sets of the pictures.
+        grid: (h, w) of the maps.
+        folder: where they are kept.
+        device: on which they are made.
+
+    Raises:
+        OSError: `folder` cannot be written.
+    """
     network.memory.value = None  # what is written are the network's own words
     network.name_weights()  # a teacher beside the network that is quantized has not been asked for its name yet
     blocks = []

@@ -20,6 +20,16 @@ __all__ = ["command_line", "last_validation", "skipped_items", "write_results"]
 
 
 def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
+    """Validates once more, with what is going to be saved.
+
+    Args:
+        trainer: Lightning's.
+        task: what was trained.
+        loader: of the held-out items.
+
+    Returns:
+        {name: value} of the finite figures.
+    """
     results = trainer.validate(task, loader, verbose=False)
     return {key: value for key, value in results[0].items() if math.isfinite(value)} if results else {}
 
@@ -44,6 +54,15 @@ def skipped_items(data: MediaData, device: torch.device) -> dict[str, Any]:
 
 
 def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics: dict[str, float], skipped: dict[str, Any]) -> None:
+    """Writes the bundle and metrics.json.
+
+    Args:
+        config: of the run.
+        run: its folder.
+        task: what was trained.
+        metrics: of the last validation.
+        skipped: of `skipped_items`.
+    """
     document = task.document()
     meta = {
         **document["meta"],

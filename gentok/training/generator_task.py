@@ -15,13 +15,19 @@ from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Unregistered
-from gentok.types import Batch, Condition, ConditionSpec, LossOutput, Tokens
+from gentok.types import Batch, Condition, ConditionSpec, Frames, LossOutput, Tokens
 
 __all__ = ["GeneratorTask"]
 
 
 class GeneratorTask(GentokModule):
-    """Trains config["generator"] on the tokens of `tokenizer` (a loaded bundle), conditioned as `condition_spec` says."""
+    """Trains config["generator"].
+
+    Args:
+        config: the resolved configuration of the run.
+        tokenizer: the loaded bundle whose tokens are modelled.
+        condition_spec: what the generator is conditioned on.
+    """
 
     part = "generator"
 
@@ -40,7 +46,7 @@ class GeneratorTask(GentokModule):
         return self.config["task"]["guidance"] if self.condition_spec.parts else 1.0
 
     def configure_model(self) -> None:
-        if hasattr(self, "generator"):
+        if hasattr(self, "generator"):  # Lightning calls this before every stage
             return
         tokenizer = self.frozen.module.tokenizer
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
@@ -72,8 +78,8 @@ class GeneratorTask(GentokModule):
         if tokens.lengths is None:
             return {"tokens": tokens.codes.numel()}
         out = {"tokens": tokens.present.sum()}
-        rate = getattr(tokens.spec.grid, "rate_hz", None)
-        return out if rate is None else {**out, "seconds_of_sound": tokens.lengths.sum() / rate}
+        grid = tokens.spec.grid
+        return {**out, "seconds_of_sound": tokens.lengths.sum() / grid.rate_hz} if isinstance(grid, Frames) else out
 
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokens(batch, augmented=False)

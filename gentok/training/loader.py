@@ -21,7 +21,13 @@ __all__ = ["DrawSampler", "TimedLoader", "training_loader", "held_out_loader"]
 class DrawSampler(Sampler[list[int]]):
     """Yields this process's share of each global batch, without end.
 
-    batch_size: over all processes, divisible by `world`. start: global batches already consumed.
+    Args:
+        length: items of the set.
+        batch_size: over all processes, divisible by `world`.
+        seed: of the order.
+        rank: number of this process.
+        world: processes.
+        start: global batches already consumed.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int, *, rank: int = 0, world: int = 1, start: int = 0):
@@ -72,7 +78,13 @@ class TimedLoader(DataLoader):
 
 
 def training_loader(data: Any, batch_size: int, seed: int, workers: int = 0, rank: int = 0, world: int = 1, start: int = 0) -> DataLoader:
-    """An endless loader of Batches, from global batch `start` on."""
+    """An endless loader of Batches.
+
+    Args:
+        data: the training set.
+        batch_size, seed, rank, world, start: as of DrawSampler.
+        workers: processes that read.
+    """
     if workers < 0:
         raise ValueError(f"trainer.workers={workers}: 0 (load in the training process) or more")
     sampler = DrawSampler(len(data), batch_size, seed, rank=rank, world=world, start=start)
@@ -80,7 +92,15 @@ def training_loader(data: Any, batch_size: int, seed: int, workers: int = 0, ran
 
 
 def held_out_loader(data: Any, batch_size: int, workers: int = 0, rank: int = 0, world: int = 1) -> DataLoader:
-    """Every item once, in order; process r of w takes the batches r, r + w, ... With fewer items than processes each takes all."""
+    """Every item once, in order; process r of w takes the batches r, r + w, ... With fewer items than processes each takes all.
+
+    Args:
+        data: the held-out set.
+        batch_size: over all processes.
+        workers: processes that read.
+        rank: number of this process.
+        world: processes.
+    """
     size = max(1, min(batch_size, len(data) // world))
     batches = [list(range(i, min(i + size, len(data)))) for i in range(0, len(data), size)]
     own = batches[rank::world] if len(data) >= world else batches

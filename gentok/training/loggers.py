@@ -19,7 +19,13 @@ def check_loggers(settings: Mapping[str, Any]) -> None:
 
 
 def loggers(settings: Mapping[str, Any], run: Path, start: int = 0) -> list[Any]:
-    """Loggers as config["logger"] chooses them, writing into `run`. start: the step that a resumed run goes on from."""
+    """The loggers that are chosen, writing into the run's folder.
+
+    Args:
+        settings: config["logger"].
+        run: the folder.
+        start: the step that a resumed run goes on from.
+    """
     from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
     from gentok.training.metrics_file import MetricsFile

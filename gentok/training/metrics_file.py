@@ -22,7 +22,12 @@ __all__ = ["MetricsFile"]
 
 
 class MetricsFile(Logger):
-    """folder: the run's. start: the first step that will be logged; 0 for a new run."""
+    """A logger that writes metrics.csv.
+
+    Args:
+        folder: the run's.
+        start: the first step that will be logged; 0 for a new run.
+    """
 
     def __init__(self, folder: str | os.PathLike[str], start: int = 0):
         super().__init__()
@@ -53,7 +58,8 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        self._rows.append({**{k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}, "step": step or 0})
+        plain = {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()}  # tensors and floats
+        self._rows.append({**plain, "step": step or 0})
         self.save()  # a kill loses no row
 
     def _begin(self) -> list[str]:

@@ -47,8 +47,11 @@ class Unregistered:
 
 
 class GentokModule(L.LightningModule):
-    """config: the resolved configuration of the run, a plain dict. Subclasses build in `configure_model`, idempotently, and pass the
-    model that is trained through `prepared`."""
+    """Base of the tasks. Subclasses build in `configure_model`, idempotently, and pass the model that is trained through `prepared`.
+
+    Args:
+        config: the resolved configuration of the run, a plain dict.
+    """
 
     part: str
     """The attribute that holds the model that is trained, and its part of a bundle: "tokenizer" or "generator"."""
@@ -103,7 +106,7 @@ class GentokModule(L.LightningModule):
 
     def train(self, mode: bool = True) -> GentokModule:
         super().train(mode)
-        model = getattr(self, self.part, None)
+        model = getattr(self, self.part, None)  # configure_model makes it
         if model is not None:
             for name in self.config["freeze"]:
                 model.get_submodule(name).eval()
@@ -220,7 +223,7 @@ class GentokModule(L.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, sync_dist=True)
         for i, (unit, count) in enumerate(self._seen.items()):
             self.log(f"{unit}_per_second", float(count) * world_size() / passed, prog_bar=i == 0)
-        waited = getattr(self.trainer.train_dataloader, "waited", None)
+        waited = getattr(self.trainer.train_dataloader, "waited", None)  # of gentok's own loader
         if waited is not None:
             self.log("data_wait", (waited - self._waited) / passed)
         for name, value in terms.items():
@@ -244,7 +247,7 @@ class GentokModule(L.LightningModule):
             dist.all_gather_object(everyone, found)
             found = next((f for f in everyone if not f.startswith("the gradient")), found)
         saver = self.trainer.checkpoint_callback
-        kept = f"; {saver.last_good()}" if hasattr(saver, "last_good") else ""
+        kept = f"; {saver.last_good()}" if hasattr(saver, "last_good") else ""  # gentok's own callback, if there is one
         raise ValueError(
             f"training broke at step {self.global_step}: the first that is not finite any more is {found}; lower optimizer.lr or "
             f"trainer.clip, or set trainer.precision=32-true{kept}"

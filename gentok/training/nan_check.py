@@ -6,6 +6,7 @@ name the first one whose output is not finite although its inputs are.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -29,9 +30,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item)
-    elif hasattr(value, "__dataclass_fields__"):
-        for name in value.__dataclass_fields__:
-            yield from _tensors(getattr(value, name))
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
 
 
 def finite(value: Any) -> bool:
@@ -80,8 +81,10 @@ ADVICE = {"revive_below": 0.05, "kmeans_start": 10}
 class Collapse:
     """Warns, once per level, where a level of the codebook has used too few of its rows for long.
 
-    below: the share of rows that counts as collapsed, of those that even use of all rows would have hit in as many codes. steps: how long.
-    settings: the codebook's, of which the warning advises those that it has.
+    Args:
+        below: the share of rows that counts as collapsed, of those that even use of all rows would have hit in as many codes.
+        steps: how long.
+        settings: the codebook's, of which the warning advises those that it has.
     """
 
     def __init__(self, below: float = 0.05, steps: int = 500, settings: Iterable[str] = ()):

@@ -14,10 +14,15 @@ __all__ = ["Profile"]
 
 
 class Profile(L.Callback):
-    """Measures `steps` batches after `skip` of warm-up and writes, on the first process,
+    """Measures steps of training and writes, on the first process,
 
     RUN/profile.txt              the 40 most expensive operations, by their own time
     RUN/profile_trace.json.gz    every call, for a trace viewer
+
+    Args:
+        run: the folder.
+        steps: batches to measure.
+        skip: batches of warm-up before them.
     """
 
     def __init__(self, run: Path, steps: int, skip: int = 8):

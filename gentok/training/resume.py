@@ -40,7 +40,15 @@ _LOCATIONS = ("tokenizer.ckpt", "data.path")  # may have moved; what lies there 
 
 
 def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
-    """The checkpoint that `resume` means, None for a fresh start.
+    """The checkpoint that `resume` means.
+
+    Args:
+        resume: auto, a checkpoint's (or run's) path, or None.
+        run: the run's folder.
+        overwrite: whether what the folder holds may be replaced.
+
+    Returns:
+        Its path; None for a fresh start.
 
     Raises:
         FileNotFoundError: there is none where `resume` says.
@@ -112,12 +120,12 @@ def data_identity(data: Any) -> dict[str, Any]:
 
 def _names(split: Any) -> str:
     """A hash of the names and sizes of files, without the place where they lie: that of a copy is the same. "" where there are no files."""
-    names, source = getattr(split, "names", None), getattr(split, "source", None)
+    names, source = getattr(split, "names", None), getattr(split, "source", None)  # sets of files have them
     if names is None or source is None:
         return ""
     root = str(split.description.get("path", ""))
     sizes = [os.path.getsize(path) for path in getattr(source, "paths", [])]
-    labels = getattr(split, "labels", None)
+    labels = getattr(split, "labels", None)  # likewise
     return fingerprint([name.removeprefix(root) for name in names], sizes, *([] if labels is None else [labels]))
 
 

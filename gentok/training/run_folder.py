@@ -119,7 +119,13 @@ def _remove_if_empty(run: Path) -> None:
 
 
 class Begin(Callback):
-    """When training begins: deletes what an earlier run left in the folder, if this is a fresh start, and writes config.yaml."""
+    """When training begins: deletes what an earlier run left in the folder, if this is a fresh start, and writes config.yaml.
+
+    Args:
+        run: the folder.
+        config: the resolved configuration.
+        ckpt: what is resumed; None: a fresh start.
+    """
 
     def __init__(self, run: Path, config: Mapping[str, Any], ckpt: Path | None):
         self.run, self.config = run.resolve(), config

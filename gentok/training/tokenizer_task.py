@@ -33,7 +33,7 @@ class TokenizerTask(GentokModule):
     part = "tokenizer"
 
     def configure_model(self) -> None:
-        if hasattr(self, "tokenizer"):
+        if hasattr(self, "tokenizer"):  # Lightning calls this before every stage
             return
         tokenizer = build_tokenizer(self.config["tokenizer"], self.config["trust"], training=True)
         if self.config.get("inner_from"):  # before `init_from`, which brings its own

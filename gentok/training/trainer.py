@@ -1,4 +1,4 @@
-"""Lightning's Trainer as conf/trainer and conf/callbacks describe it."""
+"""Lightning's Trainer as conf/trainer and `callbacks` describe it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def precision(choice: str, accelerator: str) -> str:
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     cpu = torch.cpu
-    fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))  # private names
     return "bf16-mixed" if fast else "32-true"
 
 

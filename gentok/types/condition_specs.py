@@ -149,7 +149,7 @@ class ConditionSpec:
             if not isinstance(kind, str) or kind not in _CONDITIONS:
                 raise FormatError(f"the condition {name!r} is of kind {str(kind)[:60]!r}; this gentok knows {', '.join(_CONDITIONS)}")
             spec = _CONDITIONS[kind](**strict(_CONDITIONS[kind], part, f"the condition {name!r}"))
-            if getattr(spec, "max_length", 1) * getattr(spec, "width", 1) > CELLS:
+            if getattr(spec, "max_length", 1) * getattr(spec, "width", 1) > CELLS:  # classes have neither
                 raise FormatError(f"the condition {name!r} is too large to be one: {part}")
             parts.append((name, spec))
         return cls(tuple(parts))

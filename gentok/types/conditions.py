@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,50 +17,44 @@ NULL_CLASS = -1
 """The class id of "no class": what classifier-free guidance contrasts with."""
 
 
+_Own = TypeVar("_Own", bound="_Numbers")
+
+
 @dataclass
-class Class:
+class _Numbers:
+    """Numbers int64 [B, ...] of rows; NONE where a row has none."""
+
+    NONE: ClassVar[int]
+
+    ids: Tensor
+
+    def null(self: _Own) -> _Own:
+        return type(self)(torch.full_like(self.ids, self.NONE))
+
+    def drop(self: _Own, rows: Tensor) -> _Own:
+        return type(self)(self.ids.masked_fill(rows.view(-1, *[1] * (self.ids.dim() - 1)), self.NONE))
+
+    def select(self: _Own, index: Any) -> _Own:
+        return type(self)(self.ids[index])
+
+    def to(self: _Own, device: Any) -> _Own:
+        return type(self)(self.ids.to(device))
+
+    @classmethod
+    def concat(cls: type[_Own], items: Sequence[_Own]) -> _Own:
+        return cls(torch.cat([i.ids for i in items]))
+
+
+class Class(_Numbers):
     """Class ids int64 [B]; NULL_CLASS means no class."""
 
-    ids: Tensor
-
-    def null(self) -> Class:
-        return Class(torch.full_like(self.ids, NULL_CLASS))
-
-    def drop(self, rows: Tensor) -> Class:
-        return Class(self.ids.masked_fill(rows, NULL_CLASS))
-
-    def select(self, index: Any) -> Class:
-        return Class(self.ids[index])
-
-    def to(self, device: Any) -> Class:
-        return Class(self.ids.to(device))
-
-    @staticmethod
-    def concat(items: Sequence[Class]) -> Class:
-        return Class(torch.cat([i.ids for i in items]))
+    NONE = NULL_CLASS
 
 
-@dataclass
-class Ids:
+class Ids(_Numbers):
     """Symbol ids int64 [B, L] (characters, phonemes), ABSENT beyond each row's end; an empty row is the null condition."""
 
-    ids: Tensor
-
-    def null(self) -> Ids:
-        return Ids(torch.full_like(self.ids, ABSENT))
-
-    def drop(self, rows: Tensor) -> Ids:
-        return Ids(self.ids.masked_fill(rows[:, None], ABSENT))
-
-    def select(self, index: Any) -> Ids:
-        return Ids(self.ids[index])
-
-    def to(self, device: Any) -> Ids:
-        return Ids(self.ids.to(device))
-
-    @staticmethod
-    def concat(items: Sequence[Ids]) -> Ids:
-        return Ids(torch.cat([i.ids for i in items]))
+    NONE = ABSENT
 
 
 @dataclass

@@ -30,7 +30,7 @@ class Batch:
 
     def to(self, device: Any) -> Batch:
         def move(value: Any) -> Any:
-            return value.to(device) if hasattr(value, "to") else value
+            return value.to(device) if hasattr(value, "to") else value  # targets may be anything
 
         return Batch(*(move(getattr(self, f.name)) for f in dataclasses.fields(self)))
 

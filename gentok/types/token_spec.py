@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gentok.errors import FormatError
+from gentok.errors import FormatError, counted
 from gentok.types.formats import CELLS, Size, strict
 from gentok.types.grids import GRIDS, Frames, Grid, Line, Pyramid
 
@@ -62,7 +62,7 @@ class TokenSpec:
         ends = [0, *(stop for _, _, stop in self.parts)]
         if self.levels != 1 or [start for _, start, _ in self.parts] != ends[:-1] or ends[-1] != self.vocab or ends != sorted(set(ends)):
             raise ValueError(
-                f"a grammar is one of ids of one level, of which parts are consecutive ranges; {self.levels} level(s) of "
+                f"a grammar is one of ids of one level, of which parts are consecutive ranges; {counted(self.levels, 'level')} of "
                 f"{self.vocab_sizes} ids, parts = {self.parts}"
             )
         if any(len(row) != len(self.parts) or not all(-1 <= state < len(self.grammar) for state in row) for row in self.grammar):
@@ -135,8 +135,8 @@ class TokenSpec:
         """One phrase for messages: '64 positions x 1 level of 512 (raster 8x8), fingerprint 12ab...'."""
         kind = type(self.grid).__name__.lower()
         positions = "any number of" if self.grid.positions is None else self.grid.positions
-        count = "1 level" if self.levels == 1 else f"{self.levels} levels"
-        sizes = f"{count} of {', '.join(map(str, sorted(set(self.vocab_sizes))))}" if self.levels else f"width {self.width}"
+        ids = ", ".join(map(str, sorted(set(self.vocab_sizes))))
+        sizes = f"{counted(self.levels, 'level')} of {ids}" if self.levels else f"width {self.width}"
         return f"{positions} positions x {sizes} ({kind}), fingerprint {self.encode_fingerprint or 'none'}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.errors import counted
 from gentok.types.grids import Pyramid
 from gentok.types.token_spec import TokenSpec
 
@@ -31,7 +32,7 @@ class Tokens:
         if self.codes.dtype != torch.int64 or self.codes.dim() != 3:
             raise ValueError(f"codes must be int64 [B, K, N]; got {self.codes.dtype} {tuple(self.codes.shape)}")
         if self.codes.shape[1] != self.spec.levels:
-            raise ValueError(f"codes have {self.codes.shape[1]} levels, their spec {self.spec.levels}")
+            raise ValueError(f"codes have {counted(self.codes.shape[1], 'level')}, their spec {self.spec.levels}")
 
     @property
     def batch(self) -> int:

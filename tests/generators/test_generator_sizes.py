@@ -68,8 +68,9 @@ def test_the_default_of_resgen_is_as_small_for_eight_levels():
 
 def test_the_generators_of_residual_tokens_are_of_one_size():
     spec, sizes = TokenSpec((512,) * 8, Raster(8, 8)), {}
-    for name in ("resgen_rq", "masked_rq", "ar_flat_rq", "ar_delay_rq", "ar_parallel_rq"):
-        config = compose("config", [f"experiment=cifar10/{name}"])["generator"]
+    layouts = [f"ar_flat_rq generator.layout={layout}" for layout in ("position_major", "delayed", "parallel")]
+    for name in ("resgen_rq", "masked_rq", *layouts):
+        config = compose("config", f"experiment=cifar10/{name}".split())["generator"]
         with torch.device("meta"):
             codebook = ResidualCodebook(VQ(512, 16, normalize=False), 8)
             model = build(config, spec=spec, condition_spec=TEN, codebook=codebook)

@@ -3,18 +3,19 @@
 import pytest
 import torch
 
-from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, SpatialAttention, stride_of
+from gentok.nn.autoencoder import VQ16, ConvDecoder, ConvEncoder, ConvSettings, SpatialAttention
 
 SMALL = {"width": 8, "multipliers": (1, 2), "blocks": 1}
+SETTINGS = ConvSettings(**SMALL, attention=True, patch=1)
 
 
 @pytest.mark.parametrize("patch", [1, 2])
 @pytest.mark.parametrize("attention", [False, True])
 @pytest.mark.parametrize("size", [(16, 16), (8, 24)])
 def test_any_size_that_the_stride_divides(patch, attention, size):
-    options = {**SMALL, "patch": patch, "attention": attention}
-    encoder, decoder = ConvEncoder(3, 5, **options), ConvDecoder(3, 5, **options)
-    media, stride = torch.randn(2, 3, *size), stride_of(SMALL["multipliers"], patch)
+    settings = ConvSettings(**SMALL, patch=patch, attention=attention)
+    encoder, decoder = ConvEncoder(3, 5, settings), ConvDecoder(3, 5, settings)
+    media, stride = torch.randn(2, 3, *size), settings.stride
     z = encoder(media)
     assert stride == 2 * patch and z.shape == (2, 5, size[0] // stride, size[1] // stride)
     assert decoder(z).shape == media.shape
@@ -23,13 +24,13 @@ def test_any_size_that_the_stride_divides(patch, attention, size):
 def test_published_size_of_vq16():
     """taming-transformers and LlamaGen, 256 channels of features: encoder 29.3 M, decoder 42.4 M."""
     with torch.device("meta"):
-        encoder, decoder = ConvEncoder(3, 256), ConvDecoder(3, 256)
+        encoder, decoder = ConvEncoder(3, 256, VQ16), ConvDecoder(3, 256, VQ16)
     assert sum(p.numel() for p in encoder.parameters()) == pytest.approx(29.3e6, rel=2e-3)
     assert sum(p.numel() for p in decoder.parameters()) == pytest.approx(42.45e6, rel=2e-3)
 
 
 def test_a_row_of_a_batch_equals_the_row_alone():
-    encoder = ConvEncoder(1, 4, attention=True, **SMALL).double()
+    encoder = ConvEncoder(1, 4, SETTINGS).double()
     media = torch.randn(3, 1, 8, 8, dtype=torch.float64)
     torch.testing.assert_close(encoder(media)[1:2], encoder(media[1:2]), atol=1e-12, rtol=0)
 
@@ -50,7 +51,7 @@ def test_attention_is_softmax_of_scaled_products():
 
 
 def test_every_parameter_learns():
-    encoder, decoder = ConvEncoder(1, 4, attention=True, **SMALL), ConvDecoder(1, 4, attention=True, **SMALL)
+    encoder, decoder = ConvEncoder(1, 4, SETTINGS), ConvDecoder(1, 4, SETTINGS)
     (decoder(encoder(torch.randn(2, 1, 8, 8))) ** 2).sum().backward()
     silent = [n for m in (encoder, decoder) for n, p in m.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not silent

@@ -16,7 +16,7 @@ RATIOS = [(4, 2), (5, 2), (3, 3)]
 @pytest.mark.parametrize("fill_odd", [False, True])
 def test_every_length_has_its_frames_and_every_frame_its_samples(ratios, fill_odd):
     encoder = DACEncoder(1, 4, ratios)
-    decoder = DACDecoder(encoder.width, 1, 8, ratios, fill_odd)
+    decoder = DACDecoder(encoder.width, 8, fill_odd, ratios=ratios)
     hop = math.prod(ratios)
     assert encoder.hop == decoder.hop == hop and encoder.width == decoder.width == 16 and not encoder.causal and not decoder.causal
     for length in (1, hop - 1, hop, hop + 1, 5 * hop + 2):
@@ -57,7 +57,7 @@ def test_biases_start_at_zero_and_weight_norm_parts_length_from_direction():
 
 def test_every_parameter_learns():
     encoder = DACEncoder(1, 4, (4, 2))
-    decoder = DACDecoder(encoder.width, 1, 8, (4, 2))
+    decoder = DACDecoder(encoder.width, 8, ratios=(4, 2))
     decoder(encoder(torch.randn(2, 1, 64))).square().sum().backward()
     for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -66,4 +66,4 @@ def test_every_parameter_learns():
 
 def test_sizes_that_do_not_fit_are_refused_in_a_line():
     with pytest.raises(ValueError, match="no multiple of 4"):
-        DACDecoder(16, 1, 6, (2, 2))
+        DACDecoder(16, 6, ratios=(2, 2))

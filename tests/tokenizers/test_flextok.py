@@ -299,9 +299,9 @@ def test_sizes_and_settings_that_do_not_fit_are_refused_in_one_line():
 @pytest.mark.parametrize("name, encoder, decoder", [("d12_d12", 12, 12), ("d18_d18", 18, 18), ("d18_d28", 18, 28)])
 def test_published_sizes(name, encoder, decoder):
     """Blocks of width D = 64 depth: 4 D^2 of attention and 8 D^2 of SwiGLU; adaLN adds 6 D^2 for each of two kinds of tokens."""
-    codebook = {**FSQ, "values": [8, 8, 8, 5, 5, 5]}
+    config = compose("config", [f"experiment=imagenet256/flextok_{name}"])["tokenizer"]
     with torch.device("meta"):
-        model = make(f"flextok_{name}", codebook, shape=(3, 256, 256))
+        model = build(config, media_shape=(3, 256, 256))
     count = {part: sum(p.numel() for p in getattr(model, part).parameters()) for part in ("encoder", "decoder")}
     assert count["encoder"] == pytest.approx(encoder * 12 * (64 * encoder) ** 2, rel=0.03)
     assert count["decoder"] == pytest.approx(decoder * 24 * (64 * decoder) ** 2, rel=0.03)

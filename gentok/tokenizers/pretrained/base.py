@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.codebooks.base import fill, float32, nearest_rows, share_used, straight_through
+from gentok.errors import counted
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.precision import at_least_float32
 from gentok.rng import RowRNG
@@ -102,8 +103,8 @@ def load_model(
             "the path of a folder written by save_pretrained works without"
         ) from error
     if notes.get("missing_keys"):
-        missing = sorted(notes["missing_keys"])
-        raise ValueError(f"{path} is no {name}: it lacks {len(missing)} weights, such as {missing[0]}; is tokenizer.subfolder right?")
+        missing = f"{counted(len(notes['missing_keys']), 'weight')}, such as {min(notes['missing_keys'])}"
+        raise ValueError(f"{path} is no {name}: it lacks {missing}; is tokenizer.subfolder right?")
     return model.float()
 
 
@@ -222,7 +223,7 @@ class Pretrained(Portable, ImageTokenizer):
         settings = model.config
         if len(media_shape) != 3 or media_shape[0] != settings.in_channels:
             raise ValueError(
-                f"{self.model_name} takes {settings.in_channels} channel(s), the data are {tuple(media_shape)}: set data.channels"
+                f"{self.model_name} takes {counted(settings.in_channels, 'channel')}, the data are {tuple(media_shape)}: set data.channels"
             )
         codebook = Table(model.quantize.embedding, self.normalize) if self.quantized else None
         stride = 2 ** (len(getattr(settings, self.stages)) - 1)  # of the library's object

@@ -7,18 +7,20 @@ chunk by chunk. A wrapper is built from `path` or `config`, as the image ones (g
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.interfaces import Layer, LocalPath, Loss
-from gentok.settings import Count, PositiveInt
+from gentok.settings import CheckedDataclass, Count, PositiveInt
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
 from gentok.tokenizers.pretrained.levels import Level, Levels
 
-__all__ = ["Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
+__all__ = ["CodecOptions", "CodecSettings", "Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
 
 
 class Half(nn.Module, Layer):
@@ -60,28 +62,41 @@ class PaddedDecoder(Half):
 def first_levels(layers: Sequence[nn.Module], levels: int | None, kind: type[Level]) -> list[Level]:
     """The first `levels` of a quantizer's layers (None: all), each a Level. Raises ValueError where it has fewer."""
     if levels is not None and not 1 <= levels <= len(layers):
-        raise ValueError(f"this model has {len(layers)} level(s); got tokenizer.levels={levels}")
+        raise ValueError(f"this model has {counted(len(layers), 'level')}; got tokenizer.levels={levels}")
     return [kind(layer) for layer in layers[: levels or len(layers)]]
+
+
+@dataclass(frozen=True)
+class CodecSettings(CheckedDataclass):
+    """What every model can be told, wherever it is loaded from.
+
+    Attributes:
+        levels: the first of the model's levels to use; null: all.
+        losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
+        media_shape: of the data, as of Codec.
+    """
+
+    levels: Count | None = None
+    losses: Loss | None = None
+    media_shape: Sequence[PositiveInt] | None = None
+
+
+CodecOptions = Annotated[Any, CodecSettings]
+"""Of a constructor's `**options`: they are the fields of CodecSettings (gentok/build.py reads this)."""
 
 
 class PretrainedCodec(Portable, Codec):
     """A model of another library as the parts of a Codec."""
 
-    def __init__(
-        self,
-        parts: tuple[Half, Levels, Half],
-        config: Mapping[str, Any],
-        sample_rate: PositiveInt,
-        losses: Loss | None,
-        media_shape: Sequence[PositiveInt] | None,
-    ):
+    def __init__(self, parts: tuple[Half, Levels, Half], config: Mapping[str, Any], sample_rate: PositiveInt, settings: CodecSettings):
         """
         Args:
             parts: encoder, codebook and decoder.
             config: what the model is rebuilt from.
-            sample_rate, losses, media_shape: as of Codec.
+            sample_rate: as of Codec.
+            settings: likewise; the codebook has their levels already.
         """
-        super().__init__(*parts, sample_rate=sample_rate, losses=losses, media_shape=media_shape)
+        super().__init__(*parts, sample_rate=sample_rate, losses=settings.losses, media_shape=settings.media_shape)
         self.model_config = dict(config)
 
 
@@ -99,25 +114,21 @@ class TransformersCodec(PretrainedCodec):
         path: LocalPath | None = None,
         subfolder: str | None = None,
         config: Mapping[str, Any] | None = None,
-        levels: Count | None = None,
-        losses: Loss | None = None,
-        media_shape: Sequence[PositiveInt] | None = None,
+        **options: CodecOptions,
     ):
         """
         Args:
             path: a folder written by the model's save_pretrained, or a hub name.
             subfolder: of path, where the model lies in it.
             config: instead of path: the model's configuration, for random weights.
-            levels: the first of the model's levels to use; null: all.
-            losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
-            media_shape: of the data, as of Codec.
+            options: as in CodecSettings.
 
         Raises:
             ValueError: not exactly one of path and config is given, or the model has no such levels or sends more than codes.
             FileNotFoundError: nothing loads from path.
         """
-        model = load_model("transformers", self.model_name, path, config, subfolder)
-        super().__init__(self.parts_of(model, levels), self.config_of(model), model.config.sampling_rate, losses, media_shape)
+        model, settings = load_model("transformers", self.model_name, path, config, subfolder), CodecSettings(**options)
+        super().__init__(self.parts_of(model, settings.levels), self.config_of(model), model.config.sampling_rate, settings)
 
     @staticmethod
     def parts_of(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:

@@ -7,13 +7,11 @@ with the factors of the model's configuration, as diffusers' pipelines apply the
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from gentok.interfaces import LocalPath, Loss
-from gentok.settings import NonNegativeFloat, PositiveInts
+from gentok.settings import NonNegativeFloat
 from gentok.tokenizers.kl import GaussianLatents
 from gentok.tokenizers.pretrained.base import Pretrained
 
@@ -28,21 +26,13 @@ class DiffusersKL(Pretrained, GaussianLatents, id="tokenizer/diffusers_kl"):
     stages = "block_out_channels"
     quantized = False
 
-    def __init__(
-        self,
-        media_shape: PositiveInts,
-        path: LocalPath | None = None,
-        subfolder: str | None = None,
-        config: Mapping[str, Any] | None = None,
-        weight: NonNegativeFloat = 1e-6,
-        losses: Loss | None = None,
-    ):
+    def __init__(self, *, weight: NonNegativeFloat = 1e-6, **model: Annotated[Any, Pretrained]):
         """
         Args:
             weight: of the KL term in fine-tuning, per value of the media.
-            media_shape, path, subfolder, config, losses: as of Pretrained.
+            model: as of Pretrained.
         """
-        super().__init__(media_shape, path, subfolder, config, losses)
+        super().__init__(**model)
         self.weight = weight
         self.factor, self.shift = self.model.config.scaling_factor or 1.0, self.model.config.shift_factor or 0.0
 

@@ -7,7 +7,7 @@ and sends the scale of each beside the codes: it is no map of codes to sound, an
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, remove_weight_norm
 
-from gentok.interfaces import LocalPath, Loss
+from gentok.interfaces import LocalPath
 from gentok.nn.conv1d import weight_of
-from gentok.settings import Count, PositiveInt
 from gentok.tokenizers.pretrained.base import first_line, import_library, one_of
-from gentok.tokenizers.pretrained.codec_base import Half, PretrainedCodec, first_levels
+from gentok.tokenizers.pretrained.codec_base import CodecOptions, CodecSettings, Half, PretrainedCodec, first_levels
 from gentok.tokenizers.pretrained.levels import Branch, Level, Levels
 from gentok.tokenizers.pretrained.transformers_encodec import SIDE_VALUES
 
@@ -83,29 +82,20 @@ def _parametrized(model: nn.Module) -> nn.Module:
 class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
     """The model of 24 kHz of the package encodec. 2 levels are 1.5 kbit/s, 8 are 6, 32 are 24."""
 
-    def __init__(
-        self,
-        path: LocalPath | None = None,
-        config: Mapping[str, Any] | None = None,
-        levels: Count | None = None,
-        losses: Loss | None = None,
-        media_shape: Sequence[PositiveInt] | None = None,
-    ):
+    def __init__(self, path: LocalPath | None = None, config: Mapping[str, Any] | None = None, **options: CodecOptions):
         """
         Args:
             path: "encodec_24khz" (downloaded by torch.hub), a folder with the file that is downloaded, or that file.
             config: instead of path, for random weights: {sample_rate, dimension, n_filters, ratios, lstm, n_q, bins}, each as published
                 where it is left out.
-            levels: the first of the model's levels to use; null: all.
-            losses: (reconstruction, media) -> {name: weighted scalar}, for fine-tuning.
-            media_shape: of the data, as of Codec.
+            options: as in CodecSettings.
 
         Raises:
             ValueError: not exactly one of path and config is given, or it is the model of 48 kHz.
             FileNotFoundError: nothing loads from path.
         """
         one_of("encodec", path, config, "encodec_24khz, or where its weights lie")
-        config = {**PUBLISHED, **(config or {})}
+        config, settings = {**PUBLISHED, **(config or {})}, CodecSettings(**options)
         weights = None if path is None else _weights(path)
         model = _model(config)
         if weights is not None:
@@ -114,10 +104,10 @@ class EncodecPackage(PretrainedCodec, id="tokenizer/encodec_package"):
             except (RuntimeError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path} does not hold the weights of encodec's model of 24 kHz: {str(error).splitlines()[0]}") from error
         model = _parametrized(model)
-        codebook = Levels([Branch(first_levels(model.quantizer.vq.layers, levels, PackageLevel))], config["dimension"])
+        codebook = Levels([Branch(first_levels(model.quantizer.vq.layers, settings.levels, PackageLevel))], config["dimension"])
         shape = (1, config["dimension"], int(model.encoder.hop_length))
         parts = Half(model.encoder, *shape), codebook, Half(model.decoder, *shape)
-        super().__init__(parts, config, config["sample_rate"], losses, media_shape)
+        super().__init__(parts, config, config["sample_rate"], settings)
 
     @property
     def last_layer(self) -> Tensor:

@@ -9,13 +9,10 @@ decodes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
-from gentok.interfaces import LocalPath, Loss
-from gentok.settings import PositiveInts
 from gentok.tokenizers.pretrained.base import Pretrained
 
 __all__ = ["JanusVQ"]
@@ -27,21 +24,13 @@ class JanusVQ(Pretrained, id="tokenizer/janus_vq"):
     model_name = "JanusVQVAE"
     normalize = True
 
-    def __init__(
-        self,
-        media_shape: PositiveInts,
-        path: LocalPath | None = None,
-        subfolder: str | None = None,
-        config: Mapping[str, Any] | None = None,
-        cosine: bool = False,
-        losses: Loss | None = None,
-    ):
+    def __init__(self, *, cosine: bool = False, **model: Annotated[Any, Pretrained]):
         """
         Args:
             cosine: codes by angle, as LlamaGen.
-            media_shape, path, subfolder, config, losses: as of Pretrained.
+            model: as of Pretrained.
         """
-        super().__init__(media_shape, path, subfolder, config, losses)
+        super().__init__(**model)
         self.codebook.normalize_input = cosine
 
     def features(self, media: Tensor) -> Tensor:

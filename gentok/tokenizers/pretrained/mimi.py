@@ -10,12 +10,13 @@ names and are not read. Of the quantizer, rows are sums / usage; both are taken,
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from gentok.interfaces import Codebook, FeatureNetwork, Layer, LocalPath, Loss
+from gentok.interfaces import FeatureNetwork
 from gentok.settings import NonNegativeFloat, PositiveInt
 from gentok.tokenizers.distillation import Distillation
 from gentok.tokenizers.pretrained.released import ReleasedCodec
@@ -58,28 +59,23 @@ class Mimi(ReleasedCodec, id="tokenizer/mimi"):
 
     def __init__(
         self,
-        encoder: Layer,
-        codebook: Codebook,
-        decoder: Layer,
-        sample_rate: PositiveInt,
-        losses: Loss | None = None,
-        media_shape: Sequence[PositiveInt] | None = None,
-        weights: LocalPath | None = None,
+        *,
         teacher: FeatureNetwork | None = None,
         teacher_width: PositiveInt | None = None,
         distill: NonNegativeFloat = 1.0,
+        **codec: Annotated[Any, ReleasedCodec],
     ):
         """
         Args:
-            encoder, codebook, decoder, sample_rate, losses, media_shape, weights: as of ReleasedCodec.
             teacher: a frozen speech network, in training alone.
             teacher_width: its channels; null: no distillation.
             distill: weight of the distillation.
+            codec: as of ReleasedCodec.
 
         Raises:
             ValueError: there is a teacher but no width, or the codebook has no semantic branch to distil.
         """
-        super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape, weights)
+        super().__init__(**codec)
         if teacher is not None and teacher_width is None:
             raise ValueError(f"a teacher needs the number of its channels, for its head: set teacher_width={teacher.width}")
         self.distillation = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from gentok.interfaces import Codebook, Layer, LocalPath, Loss
-from gentok.settings import PositiveInt
+from gentok.errors import counted
+from gentok.interfaces import LocalPath
 from gentok.tokenizers.codec import Codec
 
 __all__ = ["NORMED", "ReleasedCodec", "factorized", "put", "read_state"]
@@ -63,7 +63,8 @@ def put(codec: nn.Module, state: Mapping[str, Tensor], path: str | Path, model: 
     own = codec.state_dict()
     for how, keys in (("lacks", own.keys() - state.keys()), ("has, beyond this codec,", state.keys() - own.keys())):
         if keys:
-            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {len(keys)} tensor(s), such as {min(keys)}")
+            found = f"{counted(len(keys), 'tensor')}, such as {min(keys)}"
+            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {found}")
     for key, value in state.items():
         if own[key].shape != value.shape:
             raise ValueError(
@@ -93,26 +94,17 @@ class ReleasedCodec(Codec):
     known: ClassVar[re.Pattern[str]]
     released_by: ClassVar[str]
 
-    def __init__(
-        self,
-        encoder: Layer,
-        codebook: Codebook,
-        decoder: Layer,
-        sample_rate: PositiveInt,
-        losses: Loss | None = None,
-        media_shape: Sequence[PositiveInt] | None = None,
-        weights: LocalPath | None = None,
-    ):
+    def __init__(self, *, weights: LocalPath | None = None, **codec: Annotated[Any, Codec]):
         """
         Args:
-            encoder, codebook, decoder, sample_rate, losses, media_shape: as of Codec.
             weights: a file with released weights, or the folder that holds it; None: random ones.
+            codec: as of Codec.
 
         Raises:
             FileNotFoundError: there are no weights.
             ValueError: the weights are of another model.
         """
-        super().__init__(encoder, codebook, decoder, sample_rate, losses, media_shape)
+        super().__init__(**codec)
         if weights is not None:
             self.load_weights(weights)
             self.needs_training = False
