@@ -38,7 +38,7 @@ from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.guesses import GUESSES, guess_sources
 from gentok.samplers.speculation import residual
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
-from gentok.samplers.verification import RULES, Draft, Verdict
+from gentok.samplers.verification import RULES, Draft, Verdict, ratio
 from gentok.settings import PositiveInt
 from gentok.types import ABSENT, UNKNOWN, RowRNG
 
@@ -181,8 +181,7 @@ class Own(Drafter):
         if tail == "fresh":
             x, q = choose(torch.where(free[..., None], p, 1.0).log(), rng), p
         elif tail == "coupled":
-            at = x.clamp(min=0)[..., None]
-            stays = rng.uniform(*x.shape[1:]) < torch.where(free, (p.gather(-1, at) / q.gather(-1, at))[..., 0], 1.0)
+            stays = rng.uniform(*x.shape[1:]) < torch.where(free, ratio(p, q, x.clamp(min=0)), 1.0)
             moved = (free & ~stays)[..., None]
             x, q = torch.where(stays, x, choose(torch.where(moved, residual(p, q), 0.0), rng)), p
         elif tail == "gumbel":

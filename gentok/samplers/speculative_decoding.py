@@ -24,7 +24,7 @@ from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.draws import check_finite
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.samplers.verification import Verdict, verify
+from gentok.samplers.verification import Verdict, ratio, verify
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
 __all__ = ["SpeculativeDecoding"]
@@ -51,6 +51,10 @@ class SpeculativeDecoding(Sampler):
     def rule(self) -> str:
         """How drafts are verified, of verification.RULES."""
         return "standard"
+
+    def chance(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        """With which chance a draft stands by the rule `standard`: of p, q float64 [..., V] and its id int64 [...]."""
+        return ratio(p, q, x)
 
     @staticmethod
     def check_slots(layout: Layout, table: bool, branches: bool, block: bool) -> None:
@@ -120,7 +124,7 @@ class _Decoding:
         closed = ((draft.ids >= self.model.spec.vocab) & drawn).any(2)
         verdict = verify(
             self.sampler.rule, self.tree, p, draft, here, size, closed, self.request.rng.rows(rows), self.request.choose,
-            self.drafter.noise(rows),
+            self.drafter.noise(rows), self.sampler.chance,
         )  # fmt: skip
         self._check(rows, possible, verdict)
         self._write(rows, steps, here, verdict)

@@ -17,6 +17,7 @@ only those that fell are drawn again. A chain's last step that stands is followe
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +28,7 @@ from gentok.samplers.draws import Choice
 from gentok.samplers.speculation import residual
 from gentok.types import RowRNG
 
-__all__ = ["RULES", "Draft", "Verdict", "verify"]
+__all__ = ["RULES", "Draft", "Verdict", "ratio", "verify"]
 
 RULES = ("standard", "block", "match")
 
@@ -62,9 +63,15 @@ class Verdict:
     stop: Tensor
 
 
+def ratio(p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+    """p(x) / q(x): p, q float64 [..., V], x int64 [...] -> float64 [...]."""
+    x = x[..., None]
+    return (p.gather(-1, x) / q.gather(-1, x))[..., 0]
+
+
 def verify(
     rule: str, tree: DraftTree, p: Tensor, draft: Draft, here: Tensor, size: Tensor, closed: Tensor, rng: RowRNG, choose: Choice,
-    noise: Tensor | None = None,
+    noise: Tensor | None = None, chance: Callable[[Tensor, Tensor, Tensor], Tensor] = ratio,
 ) -> Verdict:  # fmt: skip
     """Verifies drafts.
 
@@ -79,6 +86,7 @@ def verify(
         rng: of these rows.
         choose: how ids are drawn.
         noise: float64 [b, W, G, V], the Gumbel numbers of the rule `match`.
+        chance: of the rule `standard`: with which chance a draft stands, by p, q and its id; only `ratio` is exact.
 
     Returns:
         Verdict.
@@ -93,7 +101,7 @@ def verify(
         parent = torch.tensor([max(i, 0) for i in tree.parent], device=p.device)
         good, left = (wanted[:, parent] == draft.ids) | ~drawn, None
     else:
-        good, left = _standard(tree, p, draft, drawn, place < size[:, None], rng)
+        good, left = _standard(tree, p, draft, drawn, place < size[:, None], rng, chance)
     stands = good.all(2)
     stands[:, 1:] &= place[1:] < size[:, None]
     path, stop, depth = _walk(tree, stands, closed)
@@ -118,18 +126,20 @@ def verify(
     return Verdict(ids, depth + open_, path, stop)
 
 
-def _standard(tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG) -> tuple[Tensor, Tensor]:
+def _standard(
+    tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG, chance: Callable[[Tensor, Tensor, Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
     """Whether each node stands where its parent does and its earlier siblings fall, bool [b, M, G], and the logits of the step where all
     children of a context fall, float64 [b, C, G, V]. drawn bool [b, M, G], there bool [b, M]: the others stand, or fall, for sure."""
-    children, ratio, left = tree.children.to(p.device), torch.zeros_like(draft.ids, dtype=torch.float64), p
+    children, chances, left = tree.children.to(p.device), torch.zeros_like(draft.ids, dtype=torch.float64), p
     for rank in range(children.shape[1]):
         context = (children[:, rank] >= 0).nonzero()[:, 0]
         node = children[context, rank]
-        rest, q, x = left[:, context], draft.q[:, node], draft.ids[:, node].clamp(min=0)[..., None]
-        ratio[:, node] = (rest.gather(3, x) / q.gather(3, x))[..., 0]
+        rest, q = left[:, context], draft.q[:, node]
+        chances[:, node] = chance(rest, q, draft.ids[:, node].clamp(min=0))
         left = left.index_copy(1, context, residual(rest, q).softmax(-1))
-    ratio = torch.where(drawn, ratio, 1.0) * there[..., None]
-    return rng.uniform(*ratio.shape[1:]) < ratio, left.log()
+    chances = torch.where(drawn, chances, 1.0) * there[..., None]
+    return rng.uniform(*chances.shape[1:]) < chances, left.log()
 
 
 def _walk(tree: DraftTree, stands: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -164,9 +174,9 @@ def _weights(p: Tensor, draft: Draft, drawn: Tensor, tree: DraftTree) -> tuple[T
     p, q, x, drawn = p[:, :, 0], draft.q[:, 1:, 0], draft.ids[:, 1:, :1].clamp(min=0), drawn[:, 1:]
     sure = torch.zeros_like(q).scatter(2, x, 1.0)
     p, q = torch.where(drawn, p, sure), torch.where(drawn, q, sure)
-    ratio, w = (p.gather(2, x) / q.gather(2, x))[..., 0], [p.new_ones(len(p))]
+    ratios, w = ratio(p, q, x[..., 0]), [p.new_ones(len(p))]
     for j in range(p.shape[1]):
-        w.append((w[-1] * ratio[:, j]).clamp(max=1.0))
+        w.append((w[-1] * ratios[:, j]).clamp(max=1.0))
     weight = torch.stack(w, 1)
     return p, q, weight, (weight[:, :-1, None] * p - q).clamp(min=0)
 

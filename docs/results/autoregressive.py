@@ -1,0 +1,193 @@
+"""Measures causal decoding in fewer calls: writes autoregressive.json, autoregressive.md and the pictures beside it.
+
+    python docs/results/autoregressive.py calls MODEL=BUNDLE ... [n=48] [seed=0]      calls of every sampler, on models by name
+    python docs/results/autoregressive.py windows MODEL=BUNDLE [n=48] [seed=0]        calls against window and guess
+    python docs/results/autoregressive.py surprise MODEL=BUNDLE [n=5000] [seed=0]     mean -log p of samples beside plain autoregression's
+    python docs/results/autoregressive.py seconds MODEL=BUNDLE [rounds=5]             seconds at batch 1 and 16
+    python docs/results/autoregressive.py drafts MODEL=BUNDLE DRAFTS=BUNDLE [n=48]    a smaller generator drafts
+    python docs/results/autoregressive.py page                                        the page anew, from the figures that are there
+
+A model's conditions are drawn from its classes or texts in turn. Calls per item are the mean over n items, with its standard error.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+from evidence import HERE, Store, figures, held_by_tests, table
+from torch import Tensor
+
+import gentok
+from gentok.rng import RowRNG
+from gentok.samplers import speculative_decoding
+from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.base import Sampler
+from gentok.samplers.grouped_jacobi import GroupedJacobi
+from gentok.samplers.guided import guided
+from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.request import SampleOutput
+from gentok.samplers.speculative import Speculative
+from gentok.samplers.zipar import ZipAR
+from gentok.types import Condition
+
+SAMPLERS: dict[str, Sampler] = {
+    "plain": AutoregressiveSampler(),
+    "fresh": Jacobi(window=16, tail="fresh"),
+    "fresh, block": Jacobi(window=16, tail="fresh", verify="block"),
+    "kept": Jacobi(window=16, tail="kept"),
+    "coupled": Jacobi(window=16),
+    "gumbel": Jacobi(window=16, tail="gumbel"),
+    "gumbel, match": Jacobi(window=16, tail="gumbel", verify="match"),
+    "coupled, 4 branches": Jacobi(window=16, branches=4),
+    "gumbel, match, 4 branches": Jacobi(window=16, tail="gumbel", verify="match", branches=4),
+    "coupled, 4 x 4 branches": Jacobi(window=16, branches=4, depth=2),
+    "gumbel, match, 4 x 4 branches": Jacobi(window=16, tail="gumbel", verify="match", branches=4, depth=2),
+    "table, 4 branches": Speculative(draft="table", branches=4, depth=2),
+    "above": Speculative(draft="above"),
+    "grouped": GroupedJacobi(window=16),
+    "zipar": ZipAR(lag=4),
+}
+"""By name; the last two are approximations."""
+QUICK = ("plain", "fresh", "coupled", "gumbel, match", "gumbel, match, 4 branches")
+"""Those that are measured with filters and guidance too."""
+SETTINGS: dict[str, tuple[dict[str, Any], float]] = {"": ({}, 1.0), "top-k 100": ({"top_k": 100}, 1.0), "guidance 2": ({}, 2.0)}
+
+
+def conditions(bundle: Any, n: int) -> Condition:
+    """n conditions: the classes in turn, or texts of digits."""
+    parts = bundle.condition_spec.parts
+    if not parts:
+        return Condition()
+    name, spec = parts[0]
+    names = getattr(spec, "names", None)
+    words = ["one two three", "seven eight nine", "four zero six", "five five one"]
+    return bundle.condition_spec.parse({name: [(names or words)[i % len(names or words)] for i in range(n)]}, n)
+
+
+def drawn(bundle: Any, sampler: Sampler, n: int, seed: int, guidance: float = 1.0, batch: int = 24, first: int = 0) -> list[SampleOutput]:
+    outputs, condition = [], conditions(bundle, first + n)
+    for start in range(first, first + n, batch):
+        rows = torch.arange(start, min(start + batch, first + n))
+        with torch.no_grad():
+            outputs.append(sampler(guided(bundle.generator, guidance), condition.rows(rows), rng=RowRNG.of(seed, rows)))
+    return outputs
+
+
+def mean(values: Tensor) -> tuple[float, float]:
+    """Mean and standard error."""
+    values = values.double()
+    return values.mean().item(), (values.std() / len(values) ** 0.5).item()
+
+
+def with_settings(sampler: Sampler, settings: dict[str, Any]) -> Sampler:
+    import dataclasses
+
+    return dataclasses.replace(sampler, **settings)
+
+
+class Overlaps:
+    """Records, while it is open, how much p and q of the first draft of every window have in common: sum min(p, q)."""
+
+    def __enter__(self) -> Overlaps:
+        self.values, self.honest = [], speculative_decoding.verify
+
+        def watched(rule, tree, p, draft, here, *rest):  # type: ignore[no-untyped-def]
+            common = torch.minimum(p[:, 0], draft.q[:, tree.main[0]]).sum(-1)
+            self.values.append(common[here[:, 0]])
+            return self.honest(rule, tree, p, draft, here, *rest)
+
+        speculative_decoding.verify = watched
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        speculative_decoding.verify = self.honest
+
+    def mean(self) -> float:
+        return torch.cat(self.values).mean().item()
+
+
+def measure(store: Store, key: str, bundle: Any, sampler: Sampler, n: int, seed: int, guidance: float, command: str) -> None:
+    began = time.time()
+    try:
+        with Overlaps() as overlaps:
+            outputs = drawn(bundle, sampler, n, seed, guidance)
+    except ValueError as error:  # an order of several slots, or no grid
+        print(f"{key}: {error}", flush=True)
+        return
+    calls, error = mean(torch.cat([out.calls for out in outputs]))
+    found = {"calls": calls, "calls_standard_error": error}
+    if overlaps.values:
+        found["overlap"] = overlaps.mean()
+    if "draft" in outputs[0].network_calls:
+        found["draft_calls"] = sum(out.network_calls["draft"][0] for out in outputs) / len(outputs)
+    store.add(figures(key, found, command, seed, time.time() - began))
+    print(key, {name: round(value, 3) for name, value in found.items()}, f"{time.time() - began:.0f} s", flush=True)
+
+
+def calls(store: Store, models: dict[str, str], n: int, seed: int) -> None:
+    for model, path in models.items():
+        bundle = gentok.load(path)
+        for setting, (filters, guidance) in SETTINGS.items():
+            for name in QUICK if setting else SAMPLERS:
+                key = f"{model}/{name}" + (f"/{setting}" if setting else "")
+                command = f"python docs/results/autoregressive.py calls {model}={path} n={n} seed={seed}"
+                measure(store, key, bundle, with_settings(SAMPLERS[name], filters), n, seed, guidance, command)
+
+
+def windows(store: Store, models: dict[str, str], n: int, seed: int) -> None:
+    for model, path in models.items():
+        bundle = gentok.load(path)
+        for tail, guess in (("fresh", "left"), ("coupled", "left"), ("coupled", "above"), ("coupled", "random")):
+            for window in (1, 2, 4, 8, 16, 32, 64):
+                command = f"python docs/results/autoregressive.py windows {model}={path} n={n} seed={seed}"
+                measure(store, f"{model}/window/{tail}/{guess}/{window}", bundle, Jacobi(window=window, tail=tail, guess=guess), n, seed, 1.0, command)
+
+
+def surprise(store: Store, models: dict[str, str], n: int, seed: int, names: tuple[str, ...]) -> None:
+    """Mean -log p of n samples: of an exact sampler it is that of plain autoregression."""
+    for model, path in models.items():
+        bundle = gentok.load(path)
+        for name in names:
+            began, nats = time.time(), []
+            for first in range(0, n, 100):
+                for out in drawn(bundle, SAMPLERS[name], min(100, n - first), seed, batch=100, first=first):
+                    rows = torch.arange(first, first + out.tokens.batch)
+                    nats.append(bundle.generator.nll_bound(out.tokens, conditions(bundle, first + 100).rows(rows)))
+            value, error = mean(torch.cat(nats))
+            command = f"python docs/results/autoregressive.py surprise {model}={path} n={n} seed={seed}"
+            store.add(figures(f"{model}/{name}", {"surprise_nats": value, "surprise_standard_error": error}, command, seed, time.time() - began))
+            print(model, name, value, error, flush=True)
+
+
+def seconds(store: Store, models: dict[str, str], rounds: int) -> None:
+    """Medians of interleaved rounds, one item and sixteen at once."""
+    for model, path in models.items():
+        bundle, taken = gentok.load(path), {}
+        for turn in range(rounds + 1):
+            for batch in (1, 16):
+                for name in ("plain", "fresh", "coupled", "gumbel, match", "gumbel, match, 4 branches"):
+                    began = time.perf_counter()
+                    drawn(bundle, SAMPLERS[name], batch, turn, batch=batch)
+                    if turn:
+                        taken.setdefault((name, batch), []).append(time.perf_counter() - began)
+        for (name, batch), values in taken.items():
+            command = f"python docs/results/autoregressive.py seconds {model}={path} rounds={rounds}"
+            store.add(figures(f"{model}/{name}/batch {batch}", {"seconds": statistics.median(values)}, command, 1, sum(values)))
+            print(model, name, batch, statistics.median(values), flush=True)
+
+
+def drafts(store: Store, models: dict[str, str], n: int, seed: int) -> None:
+    """The second model drafts for the first."""
+    (model, path), (_, small) = models.items()
+    bundle, generator = gentok.load(path), gentok.load(small).generator
+    command = f"python docs/results/autoregressive.py drafts {model}={path} DRAFTS={small} n={n} seed={seed}"
+    for name, settings in {
+        "chain": {}, "chain, block": {"verify": "block"}, "3 branches": {"branches": 3, "depth": 1}, "3 x 3 branches": {"branches": 3, "depth": 2},
+    }.items():  # fmt: skip
+        measure(store, f"{model}/drafts/{name}", bundle, Speculative(ckpt=generator, window=8, **settings), n, seed, 1.0, command)
+    store.add(figures(f"{model}/drafts", {"parameters": sum(p.numel() for p in generator.parameters()),
+                                           "model_parameters": sum(p.numel() for p in bundle.generator.parameters())}, command, seed, 0.0))  # fmt: skip
