@@ -191,3 +191,113 @@ def drafts(store: Store, models: dict[str, str], n: int, seed: int) -> None:
         measure(store, f"{model}/drafts/{name}", bundle, Speculative(ckpt=generator, window=8, **settings), n, seed, 1.0, command)
     store.add(figures(f"{model}/drafts", {"parameters": sum(p.numel() for p in generator.parameters()),
                                            "model_parameters": sum(p.numel() for p in bundle.generator.parameters())}, command, seed, 0.0))  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------- page
+
+LAWS = {
+    "Jacobi decoding in every variant, guess and window, on one and two levels, with known cells, unequal rows, filters and guidance, path by path":
+        "exact/test_exact_jacobi",
+    "speculative decoding with any drafts": "exact/test_exact_speculative",
+    "coarse-to-fine sampling; one cluster is the refiner alone, as many as ids are plain autoregression": "exact/test_exact_coarse_to_fine",
+    "rows that leave and join a batch, and prefixes that are computed once": "exact/test_exact_rows",
+    "grouped acceptance and ZipAR are exact where they say, and differ elsewhere": "samplers/test_zipar",
+}  # fmt: skip
+
+
+def positions(store: Store, model: str) -> float:
+    return store.figures.get(f"{model}/plain/calls", {}).get("value") or float("nan")
+
+
+def call_rows(store: Store, model: str, names: list[str], setting: str = "") -> list[tuple[str, ...]]:
+    rows = []
+    end = f"/{setting}" if setting else ""
+    for name in names:
+        key = f"{model}/{name}{end}"
+        if f"{key}/calls" not in store.figures:
+            continue
+        value, error = (store.figures[f"{key}/{what}"]["value"] for what in ("calls", "calls_standard_error"))
+        overlap = store.figures.get(f"{key}/overlap", {}).get("value")
+        bound = "–" if overlap is None else f"{overlap:.2f}"
+        fewer = store.figures.get(f"{model}/plain{end}/calls", {}).get("value", float("nan")) / value
+        rows.append((name, f"{value:.1f} ± {error:.1f}", f"{fewer:.2f}", bound))
+    return rows
+
+
+def page(store: Store) -> None:
+    models = sorted({key.split("/")[0] for key in store.figures if key.endswith("/plain/calls")})
+    parts = ["""# Causal decoding in fewer calls
+
+One call of a causal model gives one step: Jacobi decoding and speculative decoding verify guesses of the next steps in the same call, and keep as
+many as leave the model's own distribution. This page is made by `python docs/results/autoregressive.py page` from
+[autoregressive.json](autoregressive.json), where every figure has its command, seed, seconds and machine.
+""", held_by_tests(LAWS)]  # fmt: skip
+    for model in models:
+        head = ("sampler", "calls per item", "times fewer", "overlap of the first draft")
+        parts.append(f"## {model}\n\n{table([head, *call_rows(store, model, list(SAMPLERS))])}")
+        for setting in list(SETTINGS)[1:]:
+            if found := call_rows(store, model, list(SAMPLERS), setting):
+                parts.append(f"With {setting}:\n\n{table([head, *found])}")
+        if found := call_rows(store, model, [f"drafts/{name}" for name in ("chain", "chain, block", "3 branches", "3 x 3 branches")]):
+            sizes = [store.value(f"{model}/drafts/{what}", ",.0f") for what in ("parameters", "model_parameters")]
+            parts.append(f"A generator of {sizes[0]} parameters drafts for this one of {sizes[1]} (window 8):\n\n{table([head, *found])}")
+        timed = [(name, *(store.value(f"{model}/{name}/batch {batch}/seconds") for batch in (1, 16))) for name in SAMPLERS]
+        if any(row[1] != "–" for row in timed):
+            parts.append("Seconds for one batch, medians of interleaved rounds:\n\n" + table(
+                [("sampler", "1 item", "16 items"), *(row for row in timed if row[1] != "–")]))  # fmt: skip
+        nats = [(name, store.value(f"{model}/{name}/surprise_nats", ".2f"), store.value(f"{model}/{name}/surprise_standard_error", ".2f")) for name in SAMPLERS]
+        if any(row[1] != "–" for row in nats):
+            parts.append("Mean −log p of samples in nats, and its standard error:\n\n" + table(
+                [("sampler", "nats", "standard error"), *(row for row in nats if row[1] != "–")]))  # fmt: skip
+        if picture(store, model):
+            parts.append(f"![Calls against the window](autoregressive_{model}_windows.png)")
+    (HERE / "autoregressive.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
+
+
+def picture(store: Store, model: str) -> bool:
+    """Calls against the window, a line for every tail and guess."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for key, figure in store.figures.items():
+        if key.startswith(f"{model}/window/") and key.endswith("/calls"):
+            _, _, tail, guess, window, _ = key.split("/")
+            lines.setdefault(f"{tail}, guess {guess}", []).append((int(window), figure["value"]))
+    if not lines:
+        return False
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(points)), marker="o", label=name)
+    axes.set(xscale="log", xlabel="window", ylabel="calls per item", title=model)
+    axes.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
+    axes.set_ylim(bottom=0)
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(HERE / f"autoregressive_{model}_windows.png", dpi=90)
+    return True
+
+
+def main(words: list[str]) -> None:
+    torch.set_num_threads(1)
+    store, what = Store("autoregressive"), words[0]
+    given = dict(word.split("=", 1) for word in words[1:])
+    n, seed, rounds = (int(given.pop(name, default)) for name, default in (("n", 5000 if what == "surprise" else 48), ("seed", 0), ("rounds", 5)))
+
+    if what == "calls":
+        calls(store, given, n, seed)
+    elif what == "windows":
+        windows(store, given, n, seed)
+    elif what == "surprise":
+        surprise(store, given, n, seed, ("plain", "coupled", "gumbel, match"))
+    elif what == "seconds":
+        seconds(store, given, rounds)
+    elif what == "drafts":
+        drafts(store, given, n, seed)
+    page(store)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
