@@ -146,7 +146,7 @@ def test_decoding_is_measured_against_a_peer_that_draws_the_same_ids():
     check(figures, [*(f"{name}/bare" for name in names), *peers])
     one = figures["decode/float32/batch2/generate"]
     assert math.isclose(one["tokens_per_second"] * one["seconds"], 2)
-    assert memory["decode/float32/batch2/bare"]["cache_bytes"] == 2 * (2 * 2 * 9 * 32 * 4)  # rows, keys and values of 2 blocks, steps, width
+    assert memory["decode/float32/batch2/bare"]["cache_bytes"] == 2 * (2 * 2 * 9 * 32 * 4)  # rows, keys and values of 2 blocks, ...
     weights = [memory[f"decode/{dtype}/batch1/bare"]["weight_bytes"] for dtype in given["dtypes"]]
     assert weights[1] * 2 == weights[0] and weights[2] < weights[0]
 

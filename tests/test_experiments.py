@@ -24,7 +24,7 @@ def words(name: str) -> list[str]:
     if name == "imagenet256/elm_l":
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=bae",
                 "codebook.bits=20", "codebook.levels=2", "codebook.width=256"]  # fmt: skip
-    if name.partition("/")[2] in ("ctf_l", "llamagen_b", "llamagen_l", "llamagen_xl", "llamagen_xxl"):  # the tokenizer's sizes, without a bundle
+    if name.startswith(("imagenet256/ctf_", "imagenet256/llamagen_")):  # the tokenizer's sizes, without a bundle
         sizes = ["codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256"]
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=vq", *sizes]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():

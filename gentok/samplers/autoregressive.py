@@ -117,8 +117,8 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
 
 
 def check_slots(model: Causal, ids: Tensor, forced: bool = False) -> bool:
-    """Whether a slot of ids int64 [B, S, G] is drawn beside another one, drawn or known, on which it depends in the model. Raises ValueError
-    then, unless it is `forced`."""
+    """Whether a slot of ids int64 [B, S, G] is drawn beside another one, drawn or known, on which it depends in the model. Raises
+    ValueError then, unless it is `forced`."""
     masked = ids == UNKNOWN
     if model.exact_slots or not bool((masked.any(2) & ((ids != ABSENT).sum(2) > 1)).any()):
         return False

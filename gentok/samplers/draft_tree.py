@@ -1,14 +1,15 @@
 """The shape of a draft: a tree of cells that one network call verifies, the same for every row of a batch.
 
-Node 0 is the root, the last step that stands. Every other node holds the draft of a step: those of the first `depth` positions behind the
-root have `branches` siblings each, and from each of the last of these a chain goes on to the window's end.
+Node 0 is the root, the last accepted step. Every other node holds the draft of a step: those of the first
+`depth` positions behind the root have `branches` siblings each, and from each of the last of these a chain goes on
+to the window's end.
 
     branches = 2, depth = 1, window = 4        position   0     1     2     3
                                                root ─┬─── 1 ─── 3 ─── 5 ─── 7
                                                      └─── 2 ─── 4 ─── 6 ─── 8
 
-A node predicts the position behind its own. The drafts of the last position predict nothing that is needed, so they are not fed: what is
-fed are the nodes 0 .. contexts - 1. With one branch the tree is a chain.
+A node predicts the position behind its own. The drafts of the last position predict nothing that is needed, so they
+are not fed: what is fed are the nodes 0 .. contexts - 1. With one branch the tree is a chain.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class DraftTree:
         return len(self.parent)
 
     def behind(self, device: torch.device) -> Tensor:
-        """int64 [contexts, W, K]: [c, j] are the contexts that predict position j if c is the last one of the path that stands and position
+        """int64 [contexts, W, K]: [c, j] are the contexts that predict position j if c is the last accepted one and position
         j lies behind what c predicts: of each of c's children, its first child, and so on."""
         out = torch.zeros(self.contexts, self.window, max(self.branches, 1), dtype=torch.int64)
         for context in range(self.contexts):

@@ -28,7 +28,7 @@ class Progress:
     Attributes:
         request: what is sampled.
         layout: the model's.
-        ids: int64 [B, S, G], what stands; UNKNOWN where it is to be drawn. Written in place by the sampler alone.
+        ids: int64 [B, S, G], what is known and accepted; UNKNOWN where it is to be drawn. Written in place by the sampler alone.
         first: int64 [B], the first step with a cell to draw: position 0 of the next window; S where none is left.
         vocab: ids that a distribution has, the end of items included.
     """
@@ -47,8 +47,9 @@ class Progress:
 class Drafter(ABC):
     """Guesses of one batch. A sampler makes one for every batch, asks it before every call, and tells it afterwards.
 
-    Whatever a row's guesses are, they must not depend on other rows, and `q` must be the distribution that they are drawn from given all
-    that stands, the earlier guesses on the way to the node, and its earlier siblings. A guess without a distribution has q = 1 at itself.
+    Whatever a row's guesses are, they must not depend on other rows, and `q` must be the distribution that they are
+    drawn from given all that is accepted, the earlier guesses on the way to the node, and its earlier siblings. A guess
+    without a distribution has q = 1 at itself.
 
     Args:
         progress: the batch.
@@ -60,22 +61,22 @@ class Drafter(ABC):
 
     @abstractmethod
     def propose(self, rows: Tensor) -> Draft:
-        """Drafts for the steps behind what stands.
+        """Drafts for the steps behind what is accepted.
 
         Args:
             rows: int64 [b], rows that are not finished. Random numbers are drawn for these rows alone.
 
         Returns:
-            Draft: ids that the step's level has. What stands at cells that are not to be drawn is overwritten by the sampler.
+            Draft: ids that the step's level has. Those of cells that are not to be drawn are overwritten by the sampler.
         """
 
     def noise(self, rows: Tensor) -> Tensor | None:
-        """Gumbel numbers of the window's cells, which the rule `match` compares with: float64 [b, W, G, V]; None: the rule is another one."""
+        """Gumbel numbers of the window's cells, for the rule `match`: float64 [b, W, G, V]; None: the rule is another one."""
         return None
 
     @abstractmethod
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
-        """Learns from a call, after which `progress` stands at the new place.
+        """Learns from a call, after which `progress` is at the new place.
 
         Args:
             rows: int64 [b], those that `propose` drafted for.

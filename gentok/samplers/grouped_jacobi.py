@@ -1,9 +1,10 @@
 """Speculative Jacobi decoding that accepts a draft by the mass of the ids around it: an approximation.
 
-Grouped speculative decoding (So et al., "Grouped Speculative Decoding for Autoregressive Image Generation", arXiv 2508.07747). Ids of
-neighbouring rank are nearly interchangeable, so a draft x stands with probability min(1, p(A) / q(A)), where A holds x and the ids of at most
-`group` ranks above and below it in p whose probability differs from p(x) by at most `gap`. Where it falls, the step is drawn from norm((p - q)+)
-as in jacobi. That is not the model's distribution; group=0 is jacobi.
+Grouped speculative decoding (So et al., "Grouped Speculative Decoding for Autoregressive Image Generation", arXiv
+2508.07747). Ids of neighbouring rank are nearly interchangeable, so a draft x is accepted with probability min(1, p(A) /
+q(A)), where A holds x and the ids of at most `group` ranks above and below it in p whose probability differs from
+p(x) by at most `gap`. Where it is rejected, the step is drawn from norm((p - q)+) as in jacobi. That is not the model's
+distribution; group=0 is jacobi.
 
 Deviation: the paper also leaves out ids whose embedding is far from x's, which a sampler does not see.
 """

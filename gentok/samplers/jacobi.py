@@ -1,9 +1,11 @@
-"""Speculative Jacobi decoding: a causal generator drafts for itself, with what the last call predicted for the steps behind.
+"""Speculative Jacobi decoding: a causal generator drafts for itself, with what the last call predicted for the
+steps behind.
 
-Teng et al., "Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi Decoding", arXiv 2410.01699. A call
-on a window of W drafts gives p_i = p(. | what stands, drafts before i) for every step i of it. Drafts stand from left to right by the rule of
-speculative sampling against the distributions q_i that they were drawn from; behind the first that falls, the p_i of this call are the q_i of
-the next. New steps enter with a guess, whose q is 1 at the guess. What becomes of the drafts behind the step that fell:
+Teng et al., "Accelerating Auto-regressive Text-to-Image Generation with Training-free Speculative Jacobi Decoding",
+arXiv 2410.01699. A call on a window of W drafts gives p_i = p(. | the accepted steps, drafts before i) for every step i of
+it. Drafts are accepted from left to right by the rule of speculative sampling against the distributions q_i that they were
+drawn from; behind the first that is rejected, the p_i of this call are the q_i of the next. New steps enter with a guess,
+whose q is 1 at the guess. What becomes of the drafts behind the rejected step:
 
     fresh      drawn anew from p_i                                                      (the paper)
     kept       they stay, and so do their q_i; guesses are drawn anew from p_i
@@ -11,17 +13,18 @@ the next. New steps enter with a guess, whose q is 1 at the guess. What becomes 
                (speculative coupled decoding, MC: arXiv 2510.24211)
     gumbel     argmax(log p_i + g_i), with Gumbel numbers g_i that belong to the step   (the same, GS)
 
-All are exact: given the steps before it and all that was drawn for them, at any time, step i's draft has the distribution q_i. It was never
-looked at before the steps in front of it stood. `p_i` is to be stored as q_i of coupled drafts whether they moved or not; of those that are
-kept without coupling, the old q_i.
+All are exact: given the steps before it and all that was drawn for them, at any time, step i's draft has the
+distribution q_i. It was never looked at before the steps in front of it were accepted. `p_i` is to be stored as q_i of
+coupled drafts whether they moved or not; of those that are kept without coupling, the old q_i.
 
-`verify` says by which rule drafts stand (verification.py). Its rule `block` looks at later drafts before it stops, so that only tail=fresh
-goes with it. With verify=match and tail=gumbel every step is argmax(log p + g) with the step's own g: ids do not depend on window, guesses
-or branches, which only say how many calls it takes.
+`verify` says by which rule drafts are accepted (verification.py). Its rule `block` looks at later drafts before it stops,
+so that only tail=fresh goes with it. With verify=match and tail=gumbel every step is argmax(log p + g) with the
+step's own g: ids do not depend on window, guesses or branches, which only say how many calls it takes.
 
-`branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same q_i, all with the drafts
-of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place of its rule, which is not exact). It is for orders of
-one slot. Where all siblings fall, the q_i behind them are the mean of what was predicted behind each.
+`branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same
+q_i, all with the drafts of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place
+of its rule, which is not exact). It is for orders of one slot. Where all siblings are rejected, the q_i behind them are the
+mean of what was predicted behind each.
 """
 
 from __future__ import annotations
@@ -53,9 +56,9 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
 
     Args:
         window: steps that a call scores, W >= 1; 1: one step per call.
-        tail: what becomes of the drafts behind a step that fell: coupled, fresh, gumbel or kept.
+        tail: what becomes of the drafts behind a rejected step: coupled, fresh, gumbel or kept.
         guess: what a new step starts with: left, above (in the grid; left of it in the first row) or random.
-        verify: the rule by which drafts stand: standard, block (with tail=fresh) or match (with tail=gumbel).
+        verify: the rule by which drafts are accepted: standard, block (with tail=fresh) or match (with tail=gumbel).
         branches: siblings in the first steps of a window; 1: a chain.
         depth: how many steps have siblings.
 
@@ -72,9 +75,9 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for rule, tail, why in (("block", "fresh", "it looks at later drafts"), ("match", "gumbel", "it compares with the steps' Gumbel numbers")):
-            if self.verify == rule and self.tail != tail:
-                raise ValueError(f"verify={rule} goes with tail={tail} alone ({why}); got tail={self.tail}")
+        needed = {"block": "fresh", "match": "gumbel"}.get(self.verify, self.tail)  # block looks at later drafts, match at Gumbel numbers
+        if self.tail != needed:
+            raise ValueError(f"verify={self.verify} goes with tail={needed} alone; got tail={self.tail}")
         if self.verify == "block" and self.branches > 1:
             raise ValueError(f"verify=block is for a chain: set branches=1; got branches={self.branches}")
 
@@ -91,7 +94,7 @@ class Own(Drafter):
     """The model's own drafts.
 
     Attributes:
-        ids: int64 [B, S + W, G], what stands and, behind it, drafts.
+        ids: int64 [B, S + W, G], what is accepted and, behind it, drafts.
         q: float64 [B, W, G, V], the distributions of the drafts of a window.
         guessed: bool [B, S + W, G], drafts that are guesses.
         known: int64 [B], the first step of each row that has no draft yet.
@@ -152,7 +155,7 @@ class Own(Drafter):
         for _ in range(1, self.tree.branches):
             left = of[-1].scatter(-1, out[-1][..., None].clamp(min=0), 0.0)
             mass = left.sum(-1, keepdim=True)
-            left = torch.where(mass > 0, left / mass, one_hot(out[-1], left.shape[-1]))  # nothing is left: the same, which fell
+            left = torch.where(mass > 0, left / mass, one_hot(out[-1], left.shape[-1]))  # nothing left: the same, rejected again
             new = request.choose(left.log(), request.rng.rows(rows)) if noise is None else (left.log() + noise).argmax(-1)
             out.append(new)
             of.append(left)

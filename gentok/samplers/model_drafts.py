@@ -1,7 +1,9 @@
-"""Drafts of a smaller causal generator of the same tokens, in the same order (Leviathan et al., arXiv 2211.17192; Chen et al., 2302.01318).
+"""Drafts of a smaller causal generator of the same tokens, in the same order (Leviathan et al., arXiv 2211.17192;
+Chen et al., 2302.01318).
 
-It reads what stands, and draws the tree level by level from its own distributions, filtered and guided as the large model's are; siblings
-are drawn without replacement. It keeps a cache of its own: of what it guessed, what was refused is simply overwritten.
+It reads what is accepted, and draws the tree level by level from its own distributions, filtered and guided as the large
+model's are; siblings are drawn without replacement. It keeps a cache of its own: of what it guessed, what was
+refused is simply overwritten.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ class ModelDrafts(Drafter):
         return draft
 
     def _logits(self, rows: Tensor, drafts: Tensor, nodes: list[int]) -> Tensor:
-        """What some nodes predict, [b, n, G, V]: feeds all that stands and is not fed, and the tree down to these nodes."""
+        """What some nodes predict, [b, n, G, V]: feeds all that is accepted and not fed yet, and the tree down to these nodes."""
         progress, layout, device = self.progress, self.progress.layout, rows.device
         batch, count = len(progress.ids), max(nodes) + 1
         first = progress.first.masked_fill(progress.first == layout.steps, 0)
@@ -81,7 +83,8 @@ class ModelDrafts(Drafter):
         ids = ids.masked_fill((number > lead[:, None])[..., None] | (ids < 0), ABSENT)
         place = lead[:, None] + torch.arange(count, device=device)
         if count > 1:
-            ids[rows[:, None], place[rows, 1:]] = drafts[:, 1:count].masked_fill(drafts[:, 1:count] >= progress.request.model.spec.vocab, ABSENT)
+            own = drafts[:, 1:count]
+            ids[rows[:, None], place[rows, 1:]] = own.masked_fill(own >= self.model.spec.vocab, ABSENT)  # an end is not fed
         parents = None
         if not self.tree.chain:
             parents = (number - 1).repeat(batch, 1)
@@ -95,12 +98,13 @@ class ModelDrafts(Drafter):
         return logits[rows[:, None], lead[rows, None] + torch.tensor(nodes, device=device)]
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
-        """Nothing is learned; what stands is fed when it is needed."""
+        """Nothing is learned; what is accepted is fed when it is needed."""
 
 
 def _check(model: Any, target: Any) -> None:
     if not isinstance(model, Causal):
-        raise ValueError(f"drafts need a Causal generator, this {type(model).__name__} is {', '.join(capabilities(model)) or 'without capability'}")
+        able = ", ".join(capabilities(model)) or "without capability"
+        raise ValueError(f"drafts need a Causal generator, this {type(model).__name__} is {able}")
     if not model.spec.same_codes(target.spec):
         raise ValueError(f"the drafts' generator models {model.spec.describe()}; the one that is sampled {target.spec.describe()}")
     if model.layout.step.shape != target.layout.step.shape or not torch.equal(model.layout.step.cpu(), target.layout.step.cpu()):

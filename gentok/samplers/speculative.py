@@ -1,4 +1,5 @@
-"""Speculative decoding with drafts of something smaller: another generator, a table of what followed, or the cells nearby; exact.
+"""Speculative decoding with drafts of something smaller: another generator, a table of what followed, or the cells
+nearby; exact.
 
 A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
 
@@ -7,7 +8,8 @@ A call of the model scores a whole tree of drafts (speculative_decoding.py). The
     above    a repetition of the row above
     left     a repetition of the position before
 
-Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the drafts' distribution is.
+Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
+drafts' distribution is.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         window: steps that a call scores, W >= 1.
         branches: siblings in the first steps of a window, of model and table; 1: a chain.
         depth: how many steps have siblings.
-        verify: the rule by which drafts stand: standard, or block (chains).
+        verify: the rule by which drafts are accepted: standard, or block (chains).
 
     Raises:
         ValueError: an unknown word, or settings that do not go together.
@@ -84,5 +86,5 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     def _loaded(self) -> Any:
         """The drafts' generator. Raises ValueError where there is only its path."""
         if self._generator is None and isinstance(self.ckpt, str):
-            raise ValueError(f"the generator of {self.ckpt} is not loaded: give the sampler to gentok, which loads it, or a generator as ckpt")
+            raise ValueError(f"the generator of {self.ckpt} is not loaded: sample through gentok, or give a generator as ckpt")
         return self.ckpt if self._generator is None else self._generator

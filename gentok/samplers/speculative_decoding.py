@@ -1,11 +1,12 @@
-"""Speculative decoding of causal generators: a drafter guesses the next steps, one network call scores all guesses, and a rule of
-verification.py keeps as many of them as leave the model's own distribution.
+"""Speculative decoding of causal generators: a drafter guesses the next steps, one network call scores all guesses,
+and a rule of verification.py keeps as many of them as leave the model's own distribution.
 
-Every row stands at its own place. A call feeds, of each row, what was fixed since its last call, the last step that stands, and the nodes of
-a tree of drafts; it fixes one step at least, so a row never takes more calls than it has steps to draw. Steps and slots that are known,
-absent, or beyond a row's length stand for sure, wherever they lie.
+Every row stands at its own place. A call feeds, of each row, what was fixed since its last call, the last accepted
+step, and the nodes of a tree of drafts; it fixes one step at least, so a row never takes more calls than it has
+steps to draw. Steps and slots that are known, absent, or beyond a row's length are accepted for sure, wherever they lie.
 
-Where the model ends items by itself, a draft may be an end. Nothing behind it stands, and the row loses the cells from that position on.
+Where the model ends items by itself, a draft may be an end. Nothing behind it is accepted, and the row loses the cells
+from that position on.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class SpeculativeDecoding(Sampler):
         return "standard"
 
     def chance(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-        """With which chance a draft stands by the rule `standard`: of p, q float64 [..., V] and its id int64 [...]."""
+        """With which chance a draft is accepted by the rule `standard`: of p, q float64 [..., V] and its id int64 [...]."""
         return ratio(p, q, x)
 
     @staticmethod
@@ -118,7 +119,7 @@ class _Decoding:
         draft.ids = torch.where(drawn, draft.ids, known)
         p = self._predict(rows, draft.ids, here)
         possible = p.isfinite().all(-1).all(-1) if p.is_floating_point() else None
-        # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node stands.
+        # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node is accepted.
         main = one_hot(draft.ids[:, self.tree.main][:, (self.place[: self.tree.contexts] + 1)], progress.vocab)
         p = torch.where(possible[..., None, None], p, main)
         closed = ((draft.ids >= self.model.spec.vocab) & drawn).any(2)
@@ -165,14 +166,15 @@ class _Decoding:
         return self.sampler.filter(logits.masked_fill(~here[:, after][..., None], 0.0)).softmax(-1)
 
     def _check(self, rows: Tensor, possible: Tensor, verdict: Verdict) -> None:
-        """Raises ValueError where what stands hangs on a distribution that is none."""
-        nodes = verdict.path.clamp(min=0)
-        used = torch.where((verdict.path >= 0) & (verdict.path < self.tree.contexts), possible.gather(1, nodes.clamp(max=self.tree.contexts - 1)), True)
+        """Raises ValueError where what was accepted or drawn hangs on a distribution that is none."""
+        last = self.tree.contexts - 1
+        fed = (verdict.path >= 0) & (verdict.path <= last)
+        used = possible.gather(1, verdict.path.clamp(0, last)) | ~fed
         fine = possible[:, 0] & possible.gather(1, verdict.stop[:, None])[:, 0] & used.all(1)
         check_finite(torch.where(fine, 0.0, torch.nan), self.request.rng.rows(rows), "distribution")
 
     def _write(self, rows: Tensor, steps: Tensor, here: Tensor, verdict: Verdict) -> None:
-        """Writes what stands, and takes the cells behind an end away."""
+        """Writes what was accepted or drawn, and takes the cells behind an end away."""
         new = here & (torch.arange(here.shape[1], device=rows.device) < verdict.count[:, None])[..., None]
         self.drawn[rows] += new.any(2).sum(1)
         for j in range(here.shape[1]):
@@ -183,7 +185,7 @@ class _Decoding:
                     self.ids[rows[i]] = self.ids[rows[i]].masked_fill(beyond, ABSENT)
 
     def _commit(self, rows: Tensor, first: Tensor, verdict: Verdict) -> None:
-        """Keeps what was fed of the nodes that stand."""
+        """Keeps what was fed of the accepted nodes."""
         path = None
         if not self.tree.chain:
             lead = torch.arange(int(self._lead.max()) + 1, device=rows.device)
@@ -191,8 +193,8 @@ class _Decoding:
             path[:, : len(lead)] = torch.where(lead <= self._lead[:, None], lead, -1)
             nodes = torch.where(verdict.path < self.tree.contexts, verdict.path, -1)
             place = self._lead[rows, None] + 1 + torch.arange(self.tree.window, device=rows.device)
-            stands = nodes >= 0
+            kept = nodes >= 0
             row = rows[:, None].expand_as(place)
-            path[row[stands], place[stands]] = (self._lead[rows, None] + nodes)[stands]
+            path[row[kept], place[kept]] = (self._lead[rows, None] + nodes)[kept]
         self.model.commit(self.cache, self._at, path)
         self.fed[rows] = first + verdict.count

@@ -1,8 +1,9 @@
-"""Drafts that no network makes: what followed the same id before, and what stands above or before a cell.
+"""Drafts that no network makes: what followed the same id before, and what is above or before a cell.
 
-`TokenTable` keeps, for every id, the ids that were most probable behind it when it was last scored, of all nodes of a call, refused ones
-too (Token Recycling, Luo et al., arXiv 2408.08696). Each row has a table of its own, empty at its start: a row does not depend on others.
-`Neighbours` guesses that a cell repeats the one above it, or before it. Guesses have no distribution, so their q is 1.
+`TokenTable` keeps, for every id, the ids that were most probable behind it when it was last scored, of all nodes of
+a call, refused ones too (Token Recycling, Luo et al., arXiv 2408.08696). Each row has a table of its own, empty at
+its start: a row does not depend on others. `Neighbours` guesses that a cell repeats the one above it, or before it.
+Guesses have no distribution, so their q is 1.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ __all__ = ["Neighbours", "TokenTable"]
 
 
 class Neighbours(Drafter):
-    """Every cell repeats another one, drafted or standing, in the whole window.
+    """Every cell repeats another one, drafted or accepted, in the whole window.
 
     Args:
         progress: the batch.
@@ -48,7 +49,7 @@ class Neighbours(Drafter):
         return Draft(drafts, one_hot(drafts, progress.vocab))
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
-        """Nothing is learned: what stands is looked up."""
+        """Nothing is learned: what is accepted is looked up."""
 
 
 class TokenTable(Drafter):
@@ -86,5 +87,5 @@ class TokenTable(Drafter):
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
         best = p[:, :, 0, : self.start].topk(self.keep, -1).indices  # [b, C, K]
-        for context in reversed(range(self.tree.contexts)):  # where an id was scored twice, the node nearer to what stands is kept
+        for context in reversed(range(self.tree.contexts)):  # where an id was scored twice, the node nearer to the root is kept
             self.after[rows, self.drafted[:, context]] = best[:, context]

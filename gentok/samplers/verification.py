@@ -1,18 +1,24 @@
-"""How much of a draft stands: the rules of speculative decoding, for trees of drafts (draft_tree.py) and steps of several slots.
+"""Which drafts are accepted: the rules of speculative decoding, for trees of drafts (draft_tree.py) and steps of
+several slots.
 
-A node's draft was drawn from q, its parent predicts p for the same step. All rules leave samples of p, whatever q is, as long as q is the
-distribution that the draft was drawn from, given all that came before it and its earlier siblings:
+A node's draft was drawn from q, its parent predicts p for the same step. All rules leave samples of p, whatever q
+is, as long as q is the distribution that the draft was drawn from, given all that came before it and its earlier
+siblings:
 
-    standard   siblings one after the other: x stands with probability min(1, r(x) / q(x)), where r is p at the first sibling and
-               norm((r - q)+) behind each that fell; where all fell, the step is drawn from the last r. Leviathan et al., arXiv 2211.17192
-               (one sibling); recursive rejection without replacement, Jeon et al., arXiv 2402.14160 (several).
-    block      of a chain: the length that stands is chosen by the whole chain, Sun et al., arXiv 2403.10444, algorithm 2. It accepts at least
-               as much as the standard rule, and looks at later drafts before it stops: what is behind the stop cannot be used again.
-    match      the step is argmax(log p + g) for standard Gumbel numbers g that belong to its place, and a draft stands where it is the same.
-               q does not matter. The ids are those that one step at a time draws with these g, whatever the drafts are.
+    standard   siblings one after the other: x is accepted with probability min(1, r(x) / q(x)), where r is p at the
+               first sibling and norm((r - q)+) behind each that was rejected; where all were rejected, the step is drawn from the
+               last r. Leviathan et al., arXiv 2211.17192 (one sibling); recursive rejection without replacement,
+               Jeon et al., arXiv 2402.14160 (several).
+    block      of a chain: the accepted length is chosen by the whole chain, Sun et al., arXiv 2403.10444,
+               algorithm 2. It accepts at least as much as the standard rule, and looks at later drafts before it
+               stops: what is behind the stop cannot be used again.
+    match      the step is argmax(log p + g) for standard Gumbel numbers g that belong to its place, and a draft
+               is accepted where it is the same. q does not matter. The ids are those that one step at a time draws with
+               these g, whatever the drafts are.
 
-The slots of a step are independent given the steps before: each stands or falls by itself, and the step stands where all do; of the others
-only those that fell are drawn again. A chain's last step that stands is followed by a fresh draw where there is something left to draw.
+The slots of a step are independent given the steps before: each is accepted or rejected by itself, and the step is
+accepted where all are; else only those that were rejected are drawn again. The last accepted step is followed by a
+fresh draw where there is something left to draw.
 """
 
 from __future__ import annotations
@@ -48,13 +54,13 @@ class Draft:
 
 @dataclass
 class Verdict:
-    """What stands of a draft.
+    """What is accepted of a draft.
 
     Attributes:
         ids: int64 [b, W, G], of the positions 0 .. count - 1.
-        count: int64 [b], how many positions have ids now.
-        path: int64 [b, W], the nodes that stand, -1 behind them.
-        stop: int64 [b], the context behind which nothing stands: the last node of the path that was fed.
+        count: int64 [b], how many positions have ids now, the one drawn after a rejection included.
+        path: int64 [b, W], the accepted nodes, -1 behind them.
+        stop: int64 [b], the context behind which nothing is accepted: the last accepted node that was fed.
     """
 
     ids: Tensor
@@ -80,13 +86,13 @@ def verify(
         tree: of the draft.
         p: float64 [b, contexts, G, V], what each context predicts for the next step.
         draft: what is verified.
-        here: bool [b, W, G], the cells that are to be drawn; the draft holds what the others are, and they stand.
+        here: bool [b, W, G], the cells that are to be drawn; the draft holds what the others are, and they are accepted.
         size: int64 [b], how many positions there are.
-        closed: bool [b, M], nodes behind which nothing stands: those that were not fed as they are (the end of an item).
+        closed: bool [b, M], nodes behind which nothing is accepted: those that were not fed as they are (the end of an item).
         rng: of these rows.
         choose: how ids are drawn.
         noise: float64 [b, W, G, V], the Gumbel numbers of the rule `match`.
-        chance: of the rule `standard`: with which chance a draft stands, by p, q and its id; only `ratio` is exact.
+        chance: of the rule `standard`: with which chance a draft is accepted, by p, q and its id; only `ratio` is exact.
 
     Returns:
         Verdict.
@@ -102,14 +108,14 @@ def verify(
         good, left = (wanted[:, parent] == draft.ids) | ~drawn, None
     else:
         good, left = _standard(tree, p, draft, drawn, place < size[:, None], rng, chance)
-    stands = good.all(2)
-    stands[:, 1:] &= place[1:] < size[:, None]
-    path, stop, depth = _walk(tree, stands, closed)
+    accepted = good.all(2)
+    accepted[:, 1:] &= place[1:] < size[:, None]
+    path, stop, depth = _walk(tree, accepted, closed)
 
     rows = torch.arange(len(p), device=p.device)
     last = depth.clamp(max=here.shape[1] - 1)
     wants = here[rows, last] & (depth < size)[:, None]
-    first = tree.children.to(p.device)[stop, 0]  # of steps of several slots: the draft whose good slots stand, one by one
+    first = tree.children.to(p.device)[stop, 0]  # of steps of several slots: the draft whose accepted slots are kept
     held = good[rows, first.clamp(min=0)] & (first >= 0)[:, None] | ~wants
     ended = (depth > 0) & closed[rows, path[rows, (depth - 1).clamp(min=0)].clamp(min=0)]
     open_ = (depth < size) & ~ended
@@ -129,8 +135,9 @@ def verify(
 def _standard(
     tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG, chance: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Whether each node stands where its parent does and its earlier siblings fall, bool [b, M, G], and the logits of the step where all
-    children of a context fall, float64 [b, C, G, V]. drawn bool [b, M, G], there bool [b, M]: the others stand, or fall, for sure."""
+    """Whether each node is accepted where its parent is and its earlier siblings are not, bool [b, M, G], and the logits of the
+    step where all children of a context are rejected, float64 [b, C, G, V]. drawn bool [b, M, G], there bool [b, M]: the others
+    are accepted, or rejected, for sure."""
     children, chances, left = tree.children.to(p.device), torch.zeros_like(draft.ids, dtype=torch.float64), p
     for rank in range(children.shape[1]):
         context = (children[:, rank] >= 0).nonzero()[:, 0]
@@ -142,22 +149,22 @@ def _standard(
     return rng.uniform(*chances.shape[1:]) < chances, left.log()
 
 
-def _walk(tree: DraftTree, stands: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """From the root to the first child that stands, and so on: (path [b, W], the last context that it reaches [b], its length [b])."""
-    batch, rows = len(stands), torch.arange(len(stands), device=stands.device)
+def _walk(tree: DraftTree, accepted: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """From the root to the first child that is accepted, and so on: (path [b, W], the last context that it reaches [b], its length [b])."""
+    batch, rows = len(accepted), torch.arange(len(accepted), device=accepted.device)
     if tree.chain:
-        node = torch.arange(1, tree.window + 1, device=stands.device)
-        open_ = torch.cat((torch.ones_like(closed[:, :1]), ~closed[:, 1:-1]), 1)  # a draft stands if it fits, and the one before is no end
-        there = (stands[:, 1:] & open_).to(torch.int64).cumprod(1)
+        node = torch.arange(1, tree.window + 1, device=accepted.device)
+        open_ = torch.cat((torch.ones_like(closed[:, :1]), ~closed[:, 1:-1]), 1)  # the draft before is no end
+        there = (accepted[:, 1:] & open_).to(torch.int64).cumprod(1)
         depth = there.sum(1)
         ended = closed[rows, depth] & (depth > 0)
         return torch.where(there > 0, node, -1), (depth - ended.to(torch.int64)).clamp(max=tree.contexts - 1), depth
-    children, path = tree.children.to(stands.device), torch.full((batch, tree.window), -1, device=stands.device)
-    node = torch.zeros(batch, dtype=torch.int64, device=stands.device)
+    children, path = tree.children.to(accepted.device), torch.full((batch, tree.window), -1, device=accepted.device)
+    node = torch.zeros(batch, dtype=torch.int64, device=accepted.device)
     going, stop, depth = torch.ones_like(node, dtype=torch.bool), node, node
     for j in range(tree.window):
         options = children[node]  # [b, K]
-        able = (options >= 0) & stands.gather(1, options.clamp(min=0)) & going[:, None]
+        able = (options >= 0) & accepted.gather(1, options.clamp(min=0)) & going[:, None]
         moved = able.any(1)
         node = torch.where(moved, options[rows, able.to(torch.int64).argmax(1)], node)
         path[:, j] = torch.where(moved, node, path[:, j])
@@ -182,7 +189,7 @@ def _weights(p: Tensor, draft: Draft, drawn: Tensor, tree: DraftTree) -> tuple[T
 
 
 def _block(tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, size: Tensor, rng: RowRNG) -> Tensor:
-    """The nodes of the length that stands, bool [b, M, 1]."""
+    """The nodes of the accepted length, bool [b, M, 1]."""
     _, _, w, over = _weights(p, draft, drawn, tree)
     rest, window = over.sum(2), p.shape[1]
     place = torch.arange(window, device=p.device)
@@ -196,7 +203,7 @@ def _block(tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, size: Tensor
 
 
 def _block_rest(tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, stop: Tensor) -> Tensor:
-    """Logits [b, 1, V] of the step behind the length that stands."""
+    """Logits [b, 1, V] of the step behind the accepted length."""
     rows = torch.arange(len(p), device=p.device)
     p, _, _, over = _weights(p, draft, drawn, tree)
     rest = over[rows, stop]

@@ -1,11 +1,12 @@
 """Rows of an image drawn side by side: an approximation.
 
-ZipAR (He et al., arXiv 2412.04062). In a raster order, a row of the grid begins once the row above has `lag` cells, so that all rows that
-have begun draw a cell in every call: (h - 1) lag + w calls for h x w cells instead of h w, with lag = w plain autoregression. A cell is drawn
-without regard to the cells at the end of the rows above that are not there yet: what the model reads in their place is the last cell of that row.
+ZipAR (He et al., arXiv 2412.04062). In a raster order, a row of the grid begins once the row above has `lag` cells,
+so that all rows that have begun draw a cell in every call: (h - 1) lag + w calls for h x w cells instead of h w,
+with lag = w plain autoregression. A cell is drawn without regard to the cells at the end of the rows above that are
+not there yet: what the model reads in their place is the last cell of that row.
 
-Deviation: the paper puts keys of later cells into the cache and replaces them; here every call feeds all from the first missing cell on, which
-is one call as well, and computes more of them.
+Deviation: the paper puts keys of later cells into the cache and replaces them; here every call feeds all from the
+first missing cell on, which is one call as well, and computes more of them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class ZipAR(Sampler, id="sampler/zipar"):
         model, tokens, layout = request.model, request.tokens, request.model.layout
         grid = model.spec.grid
         if not isinstance(grid, Raster) or model.spec.levels > 1 or model.ends:
-            raise ValueError(f"zipar draws rows of an image of one level in raster order; these tokens are {model.spec.describe()}: use jacobi")
+            raise ValueError(
+                f"zipar draws rows of an image of one level in raster order; these tokens are {model.spec.describe()}: use sampler=jacobi"
+            )
         check_known(tokens, layout)
         ids = layout.flatten(tokens.codes)[..., 0]  # [B, S]
         batch, steps = ids.shape
@@ -62,7 +65,7 @@ class ZipAR(Sampler, id="sampler/zipar"):
             logits = model.logits(fed[:, begin:until, None], cache, start)[:, :, 0]
             model.commit(cache, start)
             request.network_calls.add(model, batch * (until - begin))
-            for _ in range(int(ready.sum(1).max())):  # a row's cells of this call, one after the other: they take random numbers in their order
+            for _ in range(int(ready.sum(1).max())):  # the cells of this call from the left: they take random numbers in this order
                 drawing = ready.any(1).nonzero()[:, 0]
                 cell = ready[drawing].to(torch.int64).argmax(1)
                 ids[drawing, cell] = request.choose(self.filter(logits[drawing, cell - begin]), request.rng.rows(drawing))
@@ -81,7 +84,8 @@ class ZipAR(Sampler, id="sampler/zipar"):
         """bool [B, S]: cells that are the first missing one of their row, and far enough behind the first missing one of the row above."""
         by_row = masked.view(len(masked), grid.h, grid.w)
         frontier = torch.where(by_row.any(2), by_row.to(torch.int64).argmax(2), grid.w)  # [B, h]
-        above = torch.cat((torch.full_like(frontier[:, :1], 2 * grid.w), torch.where(frontier[:, :-1] == grid.w, 2 * grid.w, frontier[:, :-1])), 1)
+        reach = torch.where(frontier == grid.w, 2 * grid.w, frontier)  # a row that is complete holds nobody back
+        above = torch.cat((torch.full_like(reach[:, :1], 2 * grid.w), reach[:, :-1]), 1)
         able = frontier + min(self.lag, grid.w) <= above
         return (column == frontier[:, row]) & able[:, row]
 

@@ -44,7 +44,10 @@ def test_every_path_makes_the_enumerated_distribution(drafts, window, guidance):
         assert gap(enumerated(sampler, guided(model, *guidance), case), expected) < 1e-9, case
 
 
-@checkered(drafts=DRAFTS, order=["k1-raster", "k2-position_major", "k2-delayed", "strided-level_major"], settings=[{}, {"top_k": 2, "temperature": 0.7}])
+ORDERS = ["k1-raster", "k2-position_major", "k2-delayed", "strided-level_major"]
+
+
+@checkered(drafts=DRAFTS, order=ORDERS, settings=[{}, {"top_k": 2, "temperature": 0.7}])
 def test_rows_of_every_kind_draw_the_enumerated_distribution(drafts, order, settings):
     spec, layout = order.split("-")
     model, sampler = TabularCausal(SPECS[spec], layout), sampler_of(drafts, SPECS[spec], layout, window=3, **settings)
