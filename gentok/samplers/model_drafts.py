@@ -4,6 +4,10 @@ Chen et al., 2302.01318).
 It reads what is accepted, and draws the tree level by level from its own distributions, filtered and guided as the large
 model's are; siblings are drawn without replacement. It keeps a cache of its own: of what it guessed, what was
 refused is simply overwritten.
+
+With `own` drafts the main chain is what the large model predicted itself (own_drafts.py), and the smaller one draws
+the siblings and what is behind them: the large model's own drafts were made before the last step was known, the
+smaller one's know it.
 """
 
 from __future__ import annotations
@@ -31,12 +35,13 @@ class ModelDrafts(Drafter):
         tree: the shape of its drafts.
         model: a Causal generator.
         filter: logits [..., V] -> those of the distribution that ids are drawn from.
+        own: drafts of the main chain, with the same tree; None: they are the smaller model's too.
 
     Raises:
         ValueError: the model's tokens, order or condition are not those of the model that is sampled.
     """
 
-    def __init__(self, progress: Progress, tree: DraftTree, model: Any, filter: Any):
+    def __init__(self, progress: Progress, tree: DraftTree, model: Any, filter: Any, own: Drafter | None = None):
         super().__init__(progress, tree)
         target = progress.request.model
         _check(model, target)
@@ -44,7 +49,7 @@ class ModelDrafts(Drafter):
             model.to(progress.ids.device)
         if isinstance(target, GuidedCausal):
             model = guided(model, target.scale, target.schedule)
-        self.model, self.filter = model, filter
+        self.model, self.filter, self.own = model, filter, own
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
         self.fed = torch.zeros_like(progress.first)
         self.place = torch.tensor([max(j, 0) for j in tree.position], device=progress.ids.device)
@@ -56,16 +61,21 @@ class ModelDrafts(Drafter):
         steps = progress.window(rows, tree.window)
         held = progress.ids[rows[:, None], steps]
         draft = Draft(held[:, self.place], progress.ids.new_zeros(len(rows), len(tree), held.shape[2], progress.vocab, dtype=torch.float64))
+        own = None if self.own is None else self.own.propose(rows)
         for nodes in self.levels:
             logits = self._logits(rows, draft.ids, [tree.parent[node] for node in nodes.tolist()])  # [b, level, G, V]
             here = (held[:, self.place[nodes]] == UNKNOWN)[..., None]
             p = self.filter(logits.masked_fill(~here, 0.0)).softmax(-1)
             for i, node in enumerate(nodes.tolist()):
+                if own is not None and node in tree.main:
+                    draft.ids[:, node] = torch.where(here[:, i, :, 0], own.ids[:, node], held[:, self.place[node]])
+                    draft.q[:, node] = own.q[:, node]
+                    continue
                 q = p[:, i]
-                if tree.rank[node]:
-                    q = draft.q[:, node - 1].scatter(-1, draft.ids[:, node - 1, :, None].clamp(min=0), 0.0)
-                    mass = q.sum(-1, keepdim=True)
-                    q = torch.where(mass > 0, q / mass, one_hot(draft.ids[:, node - 1], q.shape[-1]))
+                for sibling in range(node - tree.rank[node], node):
+                    q = q.scatter(-1, draft.ids[:, sibling, :, None].clamp(min=0), 0.0)
+                mass = q.sum(-1, keepdim=True)
+                q = torch.where(mass > 0, q / mass, one_hot(draft.ids[:, max(node - 1, 0)], q.shape[-1]))
                 new = request.choose(torch.where(here[:, i], q, 1.0).log(), request.rng.rows(rows))
                 draft.ids[:, node], draft.q[:, node] = torch.where(here[:, i, :, 0], new, held[:, self.place[node]]), q
         return draft
@@ -98,7 +108,9 @@ class ModelDrafts(Drafter):
         return logits[rows[:, None], lead[rows, None] + torch.tensor(nodes, device=device)]
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
-        """Nothing is learned; what is accepted is fed when it is needed."""
+        """The smaller model learns nothing: what is accepted is fed to it when it is needed."""
+        if self.own is not None:
+            self.own.observe(rows, p, verdict, ahead)
 
 
 def _check(model: Any, target: Any) -> None:

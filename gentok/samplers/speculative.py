@@ -23,6 +23,7 @@ from gentok.samplers.base import setting
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress
 from gentok.samplers.model_drafts import ModelDrafts
+from gentok.samplers.own_drafts import OwnDrafts
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
 from gentok.samplers.table_drafts import Neighbours, TokenTable
 from gentok.settings import PositiveInt
@@ -37,6 +38,8 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     Args:
         draft: model, table, above or left; None: model where there is a ckpt, else table, or left in orders of several slots.
         ckpt: of draft=model, the drafts' generator: a bundle folder or a training checkpoint; from Python also the generator itself.
+        own: of draft=model: the main chain of drafts is the model's own (coupled, as in jacobi), and the drafts' generator makes the
+            siblings, of which there should be some.
         window: steps that a call scores, W >= 1.
         branches: siblings in the first steps of a window, of model and table; 1: a chain.
         depth: how many steps have siblings.
@@ -48,6 +51,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
 
     draft: str | None = setting(None, choices=(None, "model", "table", "above", "left"))
     ckpt: Any = None
+    own: bool = False
     window: PositiveInt = 8
     branches: PositiveInt = 1
     depth: PositiveInt = 1
@@ -60,6 +64,9 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
         if self.draft not in ("model", None) and self.ckpt is not None:
             raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
+        if self.own and (self.ckpt is None or self.verify == "block"):
+            what = "a generator of the siblings: set ckpt" if self.ckpt is None else "verify=standard"
+            raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
         if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
             what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
@@ -80,7 +87,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
         if draft == "model":
-            return ModelDrafts(progress, tree, self._loaded(), self.filter)
+            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
 
     def _loaded(self) -> Any:

@@ -23,10 +23,12 @@ from test_exact_networks import network
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.rng import RowRNG
-from gentok.samplers import jacobi, verification
+from gentok.samplers import verification
 from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.guesses import GUESSES
 from gentok.samplers.guided import guided
 from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.own_drafts import OwnDrafts
 from gentok.types import UNKNOWN, Line, Raster, Tokens, TokenSpec
 
 VARIANTS = {
@@ -65,7 +67,7 @@ def small_cases(spec, layout):
     return out
 
 
-@checkered(variant=COUNTED, guess=jacobi.GUESSES, window=[1, 2, 3], setting=["plain", "top-k 2", "linear guidance, top-p"])
+@checkered(variant=COUNTED, guess=GUESSES, window=[1, 2, 3], setting=["plain", "top-k 2", "linear guidance, top-p"])
 def test_every_path_of_a_line_makes_the_enumerated_distribution(variant, guess, window, setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = TabularCausal(TWO, "raster"), Jacobi(window=window, guess=guess, **VARIANTS[variant], **arguments)
@@ -137,7 +139,7 @@ def biased(sampler, spec=TWO, scale=1.0):
 class Mutant(Jacobi, id="sampler/jacobi_mutant"):
     """A Jacobi sampler whose drafter forgets something."""
 
-    own: type = jacobi.Own
+    own: type = OwnDrafts
 
     def drafter(self, progress):
         drafter = super().drafter(progress)
@@ -149,7 +151,7 @@ def mutant(own, **settings):
     return type("M", (Mutant,), {"own": own}, id="sampler/jacobi_mutant")(**settings)
 
 
-class KeepsOldQ(jacobi.Own):
+class KeepsOldQ(OwnDrafts):
     """An accepted draft of the tail keeps its old q: as released for two models."""
 
     def observe(self, rows, p, verdict, ahead):
@@ -162,7 +164,7 @@ class KeepsOldQ(jacobi.Own):
         self.q[rows] = torch.where(stayed[..., None], old, self.q[rows])
 
 
-class StoresNewQ(jacobi.Own):
+class StoresNewQ(OwnDrafts):
     """A kept draft is said to come from the new p."""
 
     def observe(self, rows, p, verdict, ahead):
@@ -172,7 +174,7 @@ class StoresNewQ(jacobi.Own):
         self.ids[rows[:, None], steps] = before[rows[:, None], steps]
 
 
-class UniformGuess(jacobi.Own):
+class UniformGuess(OwnDrafts):
     """A repeated token is said to come from the uniform distribution."""
 
     def propose(self, rows):
@@ -182,7 +184,7 @@ class UniformGuess(jacobi.Own):
         return draft
 
 
-class SiblingsOfP(jacobi.Own):
+class SiblingsOfP(OwnDrafts):
     """Siblings are verified as draws from the whole q, though none repeats another."""
 
     def propose(self, rows):
@@ -248,7 +250,7 @@ def test_mutant_that_couples_behind_a_block():
 
 
 def test_mutants_by_statistics():
-    class Reuses(jacobi.Own):
+    class Reuses(OwnDrafts):
         """The numbers of a step are those of its neighbour."""
 
         def _gumbel(self, rows, first):
