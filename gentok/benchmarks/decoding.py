@@ -122,14 +122,16 @@ def bare(model: Any, batch: int, keys: int) -> Callable[[], None]:
     layers = [part for block in network.blocks for part in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.out)]
     with torch.no_grad():
         x = {n: activations(torch.randn(batch, n, dtype=dtype)) for n in {part.weight.shape[1] for part in layers}}
-        q, k, v = (activations(torch.randn(batch, network.heads, n, network.head_width, dtype=dtype)) for n in (1, keys, keys))
+        shape = (batch, network.heads, keys, network.head_width)
+        queries = activations(torch.randn(*shape[:2], 1, shape[3], dtype=dtype))
+        kept = [[activations(torch.randn(shape, dtype=dtype)) for _ in range(2)] for _ in network.blocks]  # read from memory, as a cache is
 
     def run() -> None:
         with torch.no_grad():
             for part in layers:
                 part(x[part.weight.shape[1]])
-            for _ in network.blocks:
-                attend(q, k, v)
+            for k, v in kept:
+                attend(queries, k, v)
             hidden = x[network.width]
             draw(product(hidden, head.weight) if isinstance(head, torch.nn.Linear) else head(hidden), rng)
 
