@@ -11,9 +11,9 @@ from gentok import benchmark
 from gentok.benchmark import ITEMS
 from gentok.benchmarks.codebooks import codebook
 from gentok.benchmarks.codecs import codec
-from gentok.benchmarks.decoding import agrees, bare, decode, llama_of, model_of
+from gentok.benchmarks.decoding import agrees, bare, decode, divergence, llama_of, model_of
 from gentok.benchmarks.masked_sampling import first_hitting
-from gentok.benchmarks.models import load_or_build
+from gentok.benchmarks.models import ZOO, load_or_build
 from gentok.benchmarks.sampling import sample, without_cache
 from gentok.benchmarks.training import shards, small_tokenizers, tokenizers, train
 from gentok.metrics import speed
@@ -139,16 +139,22 @@ DECODED = {"side": 3, "vocab": 24, "width": 32, "depth": 2, "heads": 2, "hidden"
 def test_decoding_is_measured_against_a_peer_that_draws_the_same_ids():
     pytest.importorskip("transformers")
     given = {"batches": (1, 2), "alone": (3,), "dtypes": ("float32", "bfloat16", "int8"), "work": 8, "compiled": False}
-    figures = dict(decode(1, **given, **DECODED))
+    figures = dict(decode(1, **given, ckpt=None, **DECODED))
     names = [f"decode/{dtype}/batch{batch}" for dtype in given["dtypes"] for batch in (1, 2, 3)]
     peers = [f"{name}/generate" for name in names if "int8" not in name and "batch3" not in name]
     memory = {name: {key: figures[name].pop(key) for key in ("cache_bytes", "weight_bytes")} for name in figures}
-    check(figures, [*(f"{name}/bare" for name in names), *peers])
+    both = [f"{name}/bfloat16" for name in names if "int8" in name]
+    check(figures, [*(f"{name}/bare" for name in names), *peers, *both])
     one = figures["decode/float32/batch2/generate"]
     assert math.isclose(one["tokens_per_second"] * one["seconds"], 2)
-    assert memory["decode/float32/batch2/bare"]["cache_bytes"] == 2 * (2 * 2 * 9 * 32 * 4)  # rows, keys and values of 2 blocks, ...
+    assert memory["decode/float32/batch2/bare"]["cache_bytes"] == 2 * (2 * 2 * 9 * 32 * 4)  # rows; keys, values; blocks; steps; width
     weights = [memory[f"decode/{dtype}/batch1/bare"]["weight_bytes"] for dtype in given["dtypes"]]
     assert weights[1] * 2 == weights[0] and weights[2] < weights[0]
+
+
+def test_fewer_bits_move_the_distribution_of_a_stored_model_a_little():
+    bits = {dtype: divergence(ZOO, dtype, items=4) for dtype in ("float32", "bfloat16", "int8")}
+    assert bits["float32"] == 0 and 0 < bits["bfloat16"] < 1e-2 and 0 < bits["int8"] < 1e-2, bits
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,11 +6,13 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from gentok.benchmarks.models import ZOO
 from gentok.metrics.speed import Measured, figure, interleaved, missing
 
-__all__ = ["agrees", "bare", "decode", "llama_of", "model_of"]
+__all__ = ["agrees", "bare", "decode", "divergence", "llama_of", "model_of"]
 
 GENERATE = "transformers LlamaForCausalLM.generate, StaticCache"
 
@@ -122,18 +124,39 @@ def bare(model: Any, batch: int, keys: int) -> Callable[[], None]:
     layers = [part for block in network.blocks for part in (block.attention.qkv, block.attention.out, block.mlp.up, block.mlp.out)]
     with torch.no_grad():
         x = {n: activations(torch.randn(batch, n, dtype=dtype)) for n in {part.weight.shape[1] for part in layers}}
-        q, k, v = (activations(torch.randn(batch, network.heads, n, network.head_width, dtype=dtype)) for n in (1, keys, keys))
+        shape = (batch, network.heads, keys, network.head_width)
+        queries = activations(torch.randn(*shape[:2], 1, shape[3], dtype=dtype))
+        kept = [[activations(torch.randn(shape, dtype=dtype)) for _ in range(2)] for _ in network.blocks]  # read from memory, as a cache is
 
     def run() -> None:
         with torch.no_grad():
             for part in layers:
                 part(x[part.weight.shape[1]])
-            for _ in network.blocks:
-                attend(q, k, v)
+            for k, v in kept:
+                attend(queries, k, v)
             hidden = x[network.width]
             draw(product(hidden, head.weight) if isinstance(head, torch.nn.Linear) else head(hidden), rng)
 
     return run
+
+
+@functools.cache
+def divergence(ckpt: Path, dtype: str, items: int = 64) -> float:
+    """Mean KL(float32 || dtype) in nats of a token's distribution, of the generator in a bundle on items that it draws itself."""
+    import torch
+
+    from gentok.bundle import load
+    from gentok.rng import RowRNG
+    from gentok.sampling import configured_sampler, lower_precision, sample_tokens
+
+    bundle, other = load(ckpt), load(ckpt)
+    lower_precision(other.generator, dtype)
+    condition = bundle.condition_spec.parse(None, items)
+    sampler = configured_sampler("autoregressive", type(bundle.generator), {})
+    tokens = sample_tokens(bundle.generator, condition, sampler, rng=RowRNG.of(0, torch.arange(items))).tokens
+    with torch.no_grad():
+        p, q = (model.generator(tokens, condition).double().log_softmax(-1) for model in (bundle, other))
+    return float((p.exp() * (p - q)).nan_to_num().sum(-1).mean())
 
 
 def _own(model: Any, batch: int, tokens: int, memory: dict[str, int]) -> Callable[[], float]:
@@ -209,7 +232,8 @@ def _repeated(work: Callable[[], None], times: int) -> Callable[[], None]:
 
 def decode(
     rounds: int, side: int = 16, vocab: int = 16_384, batches: tuple[int, ...] = (1, 16), alone: tuple[int, ...] = (4, 64),
-    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8"), work: int = 48, compiled: bool = True, **sizes: int,
+    dtypes: tuple[str, ...] = ("float32", "bfloat16", "int8"), work: int = 32, compiled: bool = True, ckpt: Path | None = ZOO,
+    **sizes: int,
 ) -> Measured:  # fmt: skip
     """Steps of LlamaGen-B (110 M parameters, 16,384 ids, 256 tokens), untrained and unconditional, by gentok, by transformers' `generate`
     with the same weights, and the bare operations of such a step.
@@ -226,6 +250,7 @@ def decode(
         dtypes: of the weights; the peer has no int8.
         work: tokens that one measurement draws at a batch of one; a quarter of them at larger ones.
         compiled: whether the peer is also compiled, which takes minutes.
+        ckpt: a trained model, on which the effect of fewer bits is measured; None: it is not.
         sizes: width, depth, heads and hidden; none: LlamaGen-B's.
 
     Raises:
@@ -250,6 +275,9 @@ def decode(
             repeat = 1 if batch > 1 else 4
             bare_step = _repeated(bare(model, batch, plain.layout.steps // 2), repeat)
             contenders = {"gentok": _own(model, batch, tokens, memory), "bare": _seconds(bare_step, repeat)}
+            if dtype == "int8":
+                other = lower_precision(copy.deepcopy(plain), "bfloat16")
+                contenders["bfloat16"] = _own(other, batch, tokens, {})
             failed = None
             if theirs is not None and batch in batches:
                 contenders["generate"] = _seconds(functools.partial(generate, plain, theirs, batch, tokens), tokens)
@@ -261,8 +289,12 @@ def decode(
             seconds = interleaved(contenders, rounds)
             setting = f"batch {batch}, {plain.layout.steps} tokens of {vocab:,}, {tokens} of them timed"
             about = {"dtype": dtype, "setting": setting, "tokens": batch, **memory}
+            if dtype != "float32" and ckpt is not None and (ckpt / "bundle.json").is_file():
+                about |= {"kl": divergence(ckpt, dtype), "kl_of": f"nats per token from float32, {ckpt.name}"}
             name = f"decode/{dtype}/batch{batch}"
             yield f"{name}/bare", figure(seconds["gentok"], seconds["bare"], peer="bare operations", **about)
+            if "bfloat16" in seconds:
+                yield f"{name}/bfloat16", figure(seconds["gentok"], seconds["bfloat16"], peer="gentok, bfloat16 weights", **about)
             if peer is None:
                 yield f"{name}/generate", missing(GENERATE, "transformers")
             if failed is not None:

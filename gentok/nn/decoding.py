@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gentok.nn.attention import attend
 from gentok.nn.kv_cache import KVCache, Window
-from gentok.nn.linear import Linear, product, widens
+from gentok.nn.linear import Linear, packed_product, pays_to_pack, product, widens
 from gentok.nn.norm import RMSNorm, constant
 from gentok.nn.rope import Rotation, rotate
 
@@ -26,9 +26,11 @@ __all__ = ["PlainBlock", "plain_blocks"]
 _Map = Callable[[Tensor], Tensor]
 
 
-def _map(layer: nn.Module) -> _Map:
-    """A linear layer as a function."""
+def _map(layer: nn.Module, rows: int) -> _Map:
+    """A linear layer as a function of so many rows at a time."""
     if isinstance(layer, Linear):
+        if pays_to_pack(layer.weight, rows):
+            return packed_product(layer.weight, rows)
         return functools.partial(product if widens(layer.weight) else F.linear, weight=layer.weight)
     return layer.forward
 
@@ -75,8 +77,11 @@ class PlainBlock(NamedTuple):
         return self.down(F.silu(gate).mul_(value)).add_(x)
 
 
-def plain_blocks(blocks: nn.ModuleList, x: Tensor) -> list[PlainBlock] | None:
-    """The blocks of a transformer for activations like x, or None where they are not plain, are trained, or not on the CPU."""
+def plain_blocks(blocks: nn.ModuleList, x: Tensor, rows: int = 1) -> list[PlainBlock] | None:
+    """The blocks of a transformer for activations like x, or None where they are not plain, are trained, or not on the CPU.
+
+    rows: of a usual call. For some to many of them large float32 weights are packed, in a copy.
+    """
     if torch.is_grad_enabled() or not x.is_cpu or x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
         return None
     made = []
@@ -86,8 +91,9 @@ def plain_blocks(blocks: nn.ModuleList, x: Tensor) -> list[PlainBlock] | None:
         attention, scale = block.attention, block.attention.qk_scale
         norms: tuple[RMSNorm, RMSNorm] = (block.norm1, block.norm2)
         made.append(PlainBlock(
-            norms[0].weight.to(x.dtype), _map(attention.qkv), None if scale is None else scale.to(x.dtype).view(2, 1, -1),
-            _map(attention.out), norms[1].weight.to(x.dtype), _map(block.mlp.up), _map(block.mlp.out), block.mlp.gated, attention.heads,
+            norms[0].weight.to(x.dtype), _map(attention.qkv, rows), None if scale is None else scale.to(x.dtype).view(2, 1, -1),
+            _map(attention.out, rows), norms[1].weight.to(x.dtype), _map(block.mlp.up, rows), _map(block.mlp.out, rows),
+            block.mlp.gated, attention.heads,
             constant(1.0 / x.shape[-1], x.dtype), constant(1.0 / attention.head_width, x.dtype), constant(norms[0].eps, x.dtype),
         ))  # fmt: skip
     return made

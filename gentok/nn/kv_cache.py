@@ -139,7 +139,7 @@ class KVCache:
         out.context = None if self.context is None else [(k[rows], v[rows]) for k, v in self.context]
         out.context_mask = _rows(self.context_mask, rows)
         out.modulation = None if self.modulation is None else [m[:, rows] for m in self.modulation]
-        out.blocks, out.rotation, out.names = self.blocks, self.rotation, self.names
+        out.rotation, out.names = self.rotation, self.names
         out.follower = None if self.follower is None else self.follower.take(rows)
         return out
 

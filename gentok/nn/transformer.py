@@ -255,7 +255,7 @@ class Transformer(nn.Module):
             rope = widened(rope)
         if isinstance(cache, KVCache):
             if cache.blocks is None:
-                cache.blocks = plain_blocks(self.blocks, x) or ()
+                cache.blocks = plain_blocks(self.blocks, x, cache.batch) or ()
             for layer, plain in enumerate(cache.blocks):
                 x = plain(x, rope, cache, layer, window)
             if cache.blocks:

@@ -71,6 +71,7 @@ class Sampler(Component, ABC):
         any_known: whether it can keep any set of known cells.
         takes_draft: whether it can start from a draft.
         joins: whether rows can wait until others are done (`at_once`).
+        revises: whether a cell that was reported to `on_step` may change afterwards.
     """
 
     requires: ClassVar[type[Capability]]
@@ -78,6 +79,7 @@ class Sampler(Component, ABC):
     any_known: ClassVar[bool] = False
     takes_draft: ClassVar[bool] = False
     joins: ClassVar[bool] = False
+    revises: ClassVar[bool] = False
     steps: ClassVar[int] = 1
     """Network passes over an item, for estimates of cost; a sampler that works in steps has a field of this name."""
 
@@ -123,7 +125,9 @@ class Sampler(Component, ABC):
             draft: Tokens to start from, for samplers that take one. Known cells win over it; its UNKNOWN
                 cells are drawn first.
             choose: how ids are drawn from filtered logits; None: `draw`.
-            on_step: called as on_step(tokens so far, step, steps), for progress and images.
+            on_step: called as on_step(tokens so far, step, steps), for progress, and to show or play what is
+                there. Cells that are not UNKNOWN are final, unless the sampler `revises`; `tokens.finished`
+                counts the leading positions that are whole.
             at_once: how many rows are computed together at most, of samplers whose rows can wait (`joins`) and
                 of models that can move rows; None: all.
 

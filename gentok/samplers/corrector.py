@@ -43,6 +43,7 @@ class Corrector(UnmaskingSampler, id="sampler/corrector"):
     """
 
     takes_draft = True
+    revises = True
 
     steps: NonNegativeInt = 16
     cells: PositiveInt = 4

@@ -86,6 +86,8 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
 
     strategy: str = setting("cap", choices=STRATEGIES)
     eta: Fraction = 0.02
+    revises = True
+
     steps: PositiveInt = 128
     schedule: str = setting("linear", parse=mask_schedule)
     t_on: NonNegativeFloat = 0.55

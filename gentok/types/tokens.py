@@ -48,6 +48,11 @@ class Tokens:
         """bool [B, K, N]: cells that are UNKNOWN."""
         return self.codes == UNKNOWN
 
+    @property
+    def finished(self) -> Tensor:
+        """int64 [B]: the positions before the first that has an UNKNOWN cell; all N where there is none."""
+        return (~self.masked.any(1)).to(torch.int64).cumprod(1).sum(1)
+
     @classmethod
     def unknown(cls, spec: TokenSpec, batch: int, lengths: Tensor | None = None, device: torch.device | str = "cpu") -> Tokens:
         """All UNKNOWN, ABSENT where the spec has no cell and beyond each row's length."""

@@ -106,3 +106,13 @@ def test_integers_move_and_are_never_converted():
     layer = Int8Linear(torch.randn(4, 16)).to(torch.float64)
     assert (layer.weight.dtype, layer.scale.dtype) == (torch.int8, torch.bfloat16)
     assert layer.to("meta").weight.is_meta
+
+
+def test_a_packed_product_is_the_product():
+    weight, x = torch.randn(1024, 600), torch.randn(3, 5, 600)
+    assert linear.pays_to_pack(weight, 15) or not linear._has_packing()
+    assert not linear.pays_to_pack(weight, 3) and not linear.pays_to_pack(weight[:8], 15) and not linear.pays_to_pack(weight.double(), 15)
+    if linear._has_packing():
+        product_of = linear.packed_product(weight, 15)
+        for rows in (x, x[:1, :1], x.repeat(4, 1, 1)):  # of other numbers of rows than it was packed for
+            assert torch.allclose(product_of(rows), rows @ weight.T, atol=1e-3)

@@ -20,19 +20,24 @@ from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import every_sampler, sampler_name
 from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.draws import check_finite, checked, exponential_race
+from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.guided import guided
+from gentok.samplers.jacobi import Jacobi
 from gentok.samplers.resgen import ResGenSampler
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
+from gentok.samplers.speculative import Speculative
 from gentok.samplers.unmasking import UnmaskingSampler
-from gentok.types import UNKNOWN, Class, Condition, Tokens
+from gentok.samplers.zipar import ZipAR
+from gentok.types import UNKNOWN, Class, Condition, Raster, Tokens, TokenSpec
 
 SAMPLERS = [
     *VARIANTS, AutoregressiveSampler(), AnyOrderSampler(), AnySubset(), SelfSpeculativeSampler(window=2), ResGenSampler(steps=3),
-    CoarseToFineSampler(),
+    CoarseToFineSampler(), Jacobi(window=2), Jacobi(window=3, branches=2), GroupedJacobi(window=2), Speculative(draft="table", window=2),
+    ZipAR(lag=1),
 ]  # fmt: skip
 ALL = [pytest.param(s, id=f"{sampler_name(type(s))}-{i}") for i, s in enumerate(SAMPLERS)]
 TABLES = {
-    Causal: lambda: TabularCausal(SPECS["k1"]),
+    Causal: lambda: TabularCausal(TokenSpec((3,), Raster(2, 2))),
     Masked: lambda: TabularMasked(SPECS["k1"]),
     AnyOrder: lambda: TabularAnyOrder(SPECS["k1"]),
     SelfSpeculative: lambda: Tabular(SPECS["k1"]),
