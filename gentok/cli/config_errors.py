@@ -21,6 +21,11 @@ RENAMED = {
     "losses=reconstruction": "losses=l1",
     "codebook=lookup_free": "codebook=lfq",
     "codebook=split": "codebook=split_rvq",
+    "experiment=cifar10/ar_delay_rq": "experiment=cifar10/ar_flat_rq generator.layout=delayed",
+    "experiment=cifar10/ar_parallel_rq": "experiment=cifar10/ar_flat_rq generator.layout=parallel",
+    "tokenizer=flextok_d12_d12": "experiment=imagenet256/flextok_d12_d12",
+    "tokenizer=flextok_d18_d18": "experiment=imagenet256/flextok_d18_d18",
+    "tokenizer=flextok_d18_d28": "experiment=imagenet256/flextok_d18_d28",
 }
 """Old key -> new key, and old choice of a group -> new choice."""
 

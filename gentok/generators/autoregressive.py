@@ -145,6 +145,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             self._levels.append(_Level(_as_slice(layout.step[k, positions].tolist()), _as_slice(positions.tolist()), vocab))
         # Levels that a slot can hold: where there is one, its head is applied to all rows at once.
         self._slot_levels = [sorted({int(k) for k in layout.level[:, g] if k >= 0}) for g in range(layout.slots)]
+        self._one_level = [len(set(layout.level[:, g].tolist())) == 1 for g in range(layout.slots)]
         return names
 
     # ------------------------------------------------------------------------------------------------ network
@@ -197,13 +198,16 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         out = None
         for g, levels in enumerate(self._slot_levels):
             for k in levels:
-                rows = level[:, :, g] == k
-                if not rows.any():
+                rows = None if self._one_level[g] else level[:, :, g] == k
+                if rows is not None and not rows.any():
                     continue
-                part = self._pad(self._scores(hidden[rows], k), k)
+                part = self._pad(self._scores(hidden if rows is None else hidden[rows], k), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
-                out[:, :, g].masked_scatter_(rows[..., None], part)
+                if rows is None:
+                    out[:, :, g] = part
+                else:
+                    out[:, :, g].masked_scatter_(rows[..., None], part)
         out[..., 0].masked_fill_(level < 0, 0.0)
         return out
 
