@@ -26,7 +26,7 @@ batch of 16, whose 12 passes over all cells cost more than 64 cached steps once 
 lie, while gentok packs large float32 ones for four rows and more, and so can be faster. The peer has the same weights and draws the same ids greedily in
 float32, which is checked first. It allocates 257 slots and attends to all of them; gentok attends to what was drawn.
 
-Two cores had five to six other jobs during these runs, and steps took three to five times as long as on the quiet machine, so the ranges matter. What lies
+Two cores had five to six other jobs during these runs, and steps took several times as long as on the quiet machine, so the ranges matter. What lies
 between the products suffers most: at a batch of one weights pass through the caches and push out what they held. At a batch of one gentok is faster than
 `generate` as it is, and not faster than `generate` compiled, which takes one to two minutes before its first token. On this processor, which has no
 bfloat16 instructions, torch multiplies 16 rows by bfloat16 weights at a third of the speed of widened blocks. int8: nats per token from float32 are the
