@@ -22,10 +22,15 @@ faster than calling the network in every step. At a batch of one a cache of the 
 stale as soon as any row changes, saves a third, and gentok's, row by row, nearly all.""",
     "sample": """Where gentok is slower: FSQ, by a millisecond for 16,384 vectors (it computes the same codes, with a check of the input and float32 enforced); and MaskGIT at a
 batch of 16, whose 12 passes over all cells cost more than 64 cached steps once the batch fills the cores.""",
-    "decode": """`bare` are the products with all matrices, attention over the mean number of keys and one exact draw, by the kernels that gentok uses, alone. The peer
-has the same weights and draws the same ids greedily in float32, which is checked first. It allocates 257 slots and attends to all of them; gentok attends to
-what was drawn. The step is dominated by reading weights at a batch of one: what lies between the products costs more than on a quiet machine where others
-use the memory and its caches at the same time, as here.""",
+    "decode": """`bare` are the products with all matrices, attention over the mean number of keys and one exact draw, alone; with weights as they
+lie, while gentok packs large float32 ones for four rows and more, and so can be faster. The peer has the same weights and draws the same ids greedily in
+float32, which is checked first. It allocates 257 slots and attends to all of them; gentok attends to what was drawn.
+
+Two cores had five to six other jobs during these runs, and steps took several times as long as on the quiet machine, so the ranges matter. What lies
+between the products suffers most: at a batch of one weights pass through the caches and push out what they held. At a batch of one gentok is faster than
+`generate` as it is, and not faster than `generate` compiled, which takes one to two minutes before its first token. On this processor, which has no
+bfloat16 instructions, torch multiplies 16 rows by bfloat16 weights at a third of the speed of widened blocks. int8: nats per token from float32 are the
+field `kl` of the JSON.""",
     "train": """The trainer's overhead is the share of time that a step through `train.py`'s modules takes more than the bare loop; its range shows how noisy the machine is.""",
     "codec": """Our EnCodec and the package's call the same kernels in the same order (profiled: the LSTM, copies and convolutions are four fifths of both). Both were timed
 on a machine that had other work to do, and decoding ten seconds came out 5 % slower; nothing in the profile says why.""",

@@ -110,7 +110,8 @@ def agrees(model: Any, peer: Any) -> bool:
 def bare(model: Any, batch: int, keys: int) -> Callable[[], None]:
     """A call that does what a step cannot leave out: products with all matrices, attention over `keys` keys, an exact draw.
 
-    Each by the kernel that the model itself uses, without norms, rotation, the cache's writes and residual sums.
+    Each as the model's own layers compute it, but with weights as they lie (gentok packs large float32 ones for 4 rows and more), and
+    without norms, rotation, the cache's writes and residual sums.
     """
     import torch
 
