@@ -32,12 +32,16 @@ from gentok.samplers.confidence_threshold import ConfidenceThreshold
 from gentok.samplers.corrector import Corrector
 from gentok.samplers.entropy_bounded import EntropyBounded
 from gentok.samplers.first_hitting import FirstHitting
+from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.halton import Halton
+from gentok.samplers.jacobi import Jacobi
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.remasking import Remasking
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.soundstorm import SoundStorm
-from gentok.types import UNKNOWN, Condition, Tokens
+from gentok.samplers.speculative import Speculative
+from gentok.samplers.zipar import ZipAR
+from gentok.types import UNKNOWN, Condition, Raster, Tokens, TokenSpec
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
@@ -47,6 +51,8 @@ WINDOWS = Tabular(kit.SPECS["k1"], scale=2.0)
 
 LABELS = TabularRefines("four cells", scale=2.0)
 """Two labels of three ids, which are independent given all labels."""
+CHAIN = kit.TabularCausal(TokenSpec((3,), Raster(2, 2)), "raster", scale=2.0)
+"""Four cells of two rows, each with distributions of its own for every history."""
 LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
 """Two levels of three cells."""
 
@@ -105,9 +111,14 @@ class Counted:
 
 def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list[Row]:
     """The distances of all samplers on the rig (or of those named), for an item of which nothing is known."""
-    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS, LABELS)}
+    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS, LABELS, CHAIN)}
     runs = [
         ("autoregressive", AutoregressiveSampler(), InOrder(RIG)),
+        ("jacobi, a window of four", Jacobi(window=4), CHAIN),
+        ("jacobi, three branches", Jacobi(window=4, branches=3), CHAIN),
+        ("speculative, drafts of another table", Speculative(ckpt=kit.TabularCausal(CHAIN.spec, "raster", seed=1), window=4), CHAIN),
+        ("grouped_jacobi, one rank on either side, gap 0.15", GroupedJacobi(window=4, group=1), CHAIN),
+        ("zipar, a lag of one cell in rows of two", ZipAR(lag=1), CHAIN),
         ("coarse_to_fine, two labels of three ids", CoarseToFineSampler(), LABELS),
         ("any_order", AnyOrderSampler(), ANY),
         ("any_subset, four cells drafted", AnySubset(k=4), ANY),
@@ -150,6 +161,8 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
             own = ordered_distribution(model, case, sampler)
         elif model is WINDOWS:
             own = window_distribution(model, case, sampler)
+        elif model is CHAIN:
+            own = kit.causal_distribution(model, case, AutoregressiveSampler())
         elif model is LABELS:
             own = refined_distribution(model, case, sampler)
         else:
