@@ -52,6 +52,12 @@ SAMPLERS: dict[str, Sampler] = {
     "zipar": ZipAR(lag=4),
 }
 """By name; the last two are approximations."""
+DRAFTS: dict[str, dict[str, Any]] = {
+    "chain": {}, "chain, block": {"verify": "block"}, "3 branches": {"branches": 3}, "3 x 3 branches": {"branches": 3, "depth": 2},
+    "own, 3 branches": {"own": True, "branches": 3, "window": 16}, "own, 6 branches": {"own": True, "branches": 6, "window": 16},
+    "own, 3 x 3 branches": {"own": True, "branches": 3, "depth": 2, "window": 16},
+}  # fmt: skip
+"""Of a smaller generator; own: beside the model's own drafts."""
 QUICK = ("plain", "fresh", "coupled", "gumbel, match", "gumbel, match, 4 branches")
 """Those that are measured with filters and guidance too."""
 SETTINGS: dict[str, tuple[dict[str, Any], float]] = {"": ({}, 1.0), "top-k 100": ({"top_k": 100}, 1.0), "guidance 2": ({}, 2.0)}
@@ -185,10 +191,9 @@ def drafts(store: Store, models: dict[str, str], n: int, seed: int) -> None:
     (model, path), (_, small) = models.items()
     bundle, generator = gentok.load(path), gentok.load(small).generator
     command = f"python docs/results/autoregressive.py drafts {model}={path} DRAFTS={small} n={n} seed={seed}"
-    for name, settings in {
-        "chain": {}, "chain, block": {"verify": "block"}, "3 branches": {"branches": 3, "depth": 1}, "3 x 3 branches": {"branches": 3, "depth": 2},
-    }.items():  # fmt: skip
-        measure(store, f"{model}/drafts/{name}", bundle, Speculative(ckpt=generator, window=8, **settings), n, seed, 1.0, command)
+    for name, settings in DRAFTS.items():
+        sampler = Speculative(ckpt=generator, **{"window": 8, **settings})
+        measure(store, f"{model}/drafts/{name}", bundle, sampler, n, seed, 1.0, command)
     store.add(figures(f"{model}/drafts", {"parameters": sum(p.numel() for p in generator.parameters()),
                                            "model_parameters": sum(p.numel() for p in bundle.generator.parameters())}, command, seed, 0.0))  # fmt: skip
 
@@ -238,9 +243,9 @@ many as leave the model's own distribution. This page is made by `python docs/re
         for setting in list(SETTINGS)[1:]:
             if found := call_rows(store, model, list(SAMPLERS), setting):
                 parts.append(f"With {setting}:\n\n{table([head, *found])}")
-        if found := call_rows(store, model, [f"drafts/{name}" for name in ("chain", "chain, block", "3 branches", "3 x 3 branches")]):
+        if found := call_rows(store, model, [f"drafts/{name}" for name in DRAFTS]):
             sizes = [store.value(f"{model}/drafts/{what}", ",.0f") for what in ("parameters", "model_parameters")]
-            parts.append(f"A generator of {sizes[0]} parameters drafts for this one of {sizes[1]} (window 8):\n\n{table([head, *found])}")
+            parts.append(f"A generator of {sizes[0]} parameters drafts for this one of {sizes[1]} (window 8; beside the model's own drafts, 16):\n\n{table([head, *found])}")
         timed = [(name, *(store.value(f"{model}/{name}/batch {batch}/seconds") for batch in (1, 16))) for name in SAMPLERS]
         if any(row[1] != "–" for row in timed):
             parts.append("Seconds for one batch, medians of interleaved rounds:\n\n" + table(

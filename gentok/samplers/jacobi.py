@@ -58,7 +58,7 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
         ValueError: an unknown word, or settings that do not go together.
     """
 
-    window: PositiveInt = 32
+    window: PositiveInt = 16
     tail: str = setting("coupled", choices=TAILS)
     guess: str = setting("left", choices=GUESSES)
     verify: str = setting("standard", choices=RULES)
