@@ -1,6 +1,6 @@
 """How fast gentok is on this machine's CPU: every figure is a ratio against a peer that does the same work.
 
-    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,first_hitting,codec] [rounds=5]
+    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,speculation,first_hitting,codec] [rounds=5]
                                [threads=N] [out=outputs/benchmark]
 
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as
@@ -22,6 +22,7 @@ from gentok.benchmarks.codecs import codec
 from gentok.benchmarks.decoding import decode
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.sampling import sample
+from gentok.benchmarks.speculation import speculation
 from gentok.benchmarks.training import shards, tokenizers, train
 from gentok.cli import patient_threads
 from gentok.command import run_command
@@ -31,7 +32,7 @@ __all__ = ["ITEMS", "benchmark", "main"]
 
 ITEMS: dict[str, Callable[[int], Measured]] = {
     "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample, "decode": decode,
-    "first_hitting": first_hitting, "codec": codec,
+    "speculation": speculation, "first_hitting": first_hitting, "codec": codec,
 }  # fmt: skip
 
 

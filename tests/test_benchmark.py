@@ -132,6 +132,14 @@ def test_sample_names_each_peer_and_says_what_is_not_installed(monkeypatch, tmp_
     assert math.isclose(one["tokens_per_second"] * one["seconds"], 2 * 64)
 
 
+def test_speculation_says_what_a_call_of_many_steps_costs_and_what_fewer_calls_save(tmp_path):
+    tiny = {"side": 4, "vocab": 32, "width": 32, "depth": 2, "heads": 2, "hidden": 64}
+    figures = dict(speculation(1, ckpt=tmp_path, windows=(4,), batches=(1, 2), repeat=1, **tiny))
+    check(figures, [f"speculation/{what}/batch{batch}" for batch in (1, 2) for what in ("call4", "coupled", "match")])
+    one = figures["speculation/coupled/batch2"]
+    assert math.isclose(one["tokens_per_second"] * one["seconds"], 2 * 64)
+
+
 DECODED = {"side": 3, "vocab": 24, "width": 32, "depth": 2, "heads": 2, "hidden": 64}
 
 

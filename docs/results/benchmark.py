@@ -31,6 +31,9 @@ between the products suffers most: at a batch of one weights pass through the ca
 `generate` as it is, and not faster than `generate` compiled, which takes one to two minutes before its first token. On this processor, which has no
 bfloat16 instructions, torch multiplies 16 rows by bfloat16 weights at a third of the speed of widened blocks. int8: nats per token from float32 are the
 field `kl` of the JSON.""",
+    "speculation": """`call16` compares a call of 16 steps with a call of one, both with exact draws: below 1, and Jacobi decoding saves time where it takes
+fewer calls by more than that. `coupled` and `match` are Jacobi decoding with a window of 16 beside one step per call, on a model of 1.4 million
+parameters, whose calls are so short that half of the time is the sampler's own.""",
     "train": """The trainer's overhead is the share of time that a step through `train.py`'s modules takes more than the bare loop; its range shows how noisy the machine is.""",
     "codec": """Our EnCodec and the package's call the same kernels in the same order (profiled: the LSTM, copies and convolutions are four fifths of both). Both were timed
 on a machine that had other work to do, and decoding ten seconds came out 5 % slower; nothing in the profile says why.""",

@@ -111,7 +111,7 @@ COMMANDS = {
         (("", "everything"), ("only=codebook,sample rounds=5", "some items"), ("only=train threads=1", "with one thread")),
         function="gentok.benchmark:main",
         keys=(
-            ("only=ITEMS", "codebook, train, tokenizers, shards, sample, first_hitting, codec"),
+            ("only=ITEMS", "codebook, train, tokenizers, shards, sample, decode, speculation, first_hitting, codec"),
             ("rounds=N", "rounds of each item, of which the medians are reported"),
             ("threads=N", "threads of torch"),
             ("out=FOLDER", "where benchmark.json goes"),

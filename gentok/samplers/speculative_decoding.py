@@ -118,7 +118,7 @@ class _Decoding:
         drawn, known = here[:, self.place.clamp(min=0)], held[:, self.place.clamp(min=0)]
         draft.ids = torch.where(drawn, draft.ids, known)
         p = self._predict(rows, draft.ids, here)
-        possible = p.isfinite().all(-1).all(-1) if p.is_floating_point() else None
+        possible = p.isfinite().flatten(2).all(-1)  # [b, contexts]
         # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node is accepted.
         main = one_hot(draft.ids[:, self.tree.main][:, (self.place[: self.tree.contexts] + 1)], progress.vocab)
         p = torch.where(possible[..., None, None], p, main)
