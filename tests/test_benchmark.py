@@ -15,6 +15,7 @@ from gentok.benchmarks.decoding import agrees, bare, decode, divergence, llama_o
 from gentok.benchmarks.masked_sampling import first_hitting
 from gentok.benchmarks.models import ZOO, load_or_build
 from gentok.benchmarks.sampling import sample, without_cache
+from gentok.benchmarks.speculation import speculation
 from gentok.benchmarks.training import shards, small_tokenizers, tokenizers, train
 from gentok.metrics import speed
 from gentok.metrics.speed import figure, interleaved, missing, table, timed
