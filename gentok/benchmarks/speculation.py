@@ -42,8 +42,8 @@ def speculation(
         contenders = {str(width): timed(_call(model, batch, middle, width, repeat)) for width in (1, *windows)}
         seconds = interleaved(contenders, rounds)
         for width in windows:
-            setting = f"batch {batch}, {middle} steps before, {vocab:,} ids, float32"
-            yield f"speculation/call{width}/batch{batch}", figure(seconds[str(width)], seconds["1"], peer=ONE, setting=setting)
+            setting = f"batch {batch}, {middle} steps before, {vocab:,} ids"
+            yield f"speculation/call{width}/batch{batch}", figure(seconds[str(width)], seconds["1"], peer=ONE, dtype="float32", setting=setting)
 
     from gentok.rng import RowRNG
     from gentok.samplers.autoregressive import AutoregressiveSampler
@@ -64,7 +64,7 @@ def speculation(
         for name in ("coupled", "match"):
             setting = f"{what}, batch {batch}, a window of {samplers[name].window}"
             tokens = batch * generator.layout.steps
-            yield f"speculation/{name}/batch{batch}", figure(seconds[name], seconds["plain"], peer=PLAIN, tokens=tokens, setting=setting)
+            yield f"speculation/{name}/batch{batch}", figure(seconds[name], seconds["plain"], peer=PLAIN, tokens=tokens, dtype="float32", setting=setting)
 
 
 def _call(model: Any, batch: int, at: int, width: int, repeat: int) -> Callable[[], Any]:
