@@ -42,8 +42,8 @@ def speculation(
         contenders = {str(width): timed(_call(model, batch, middle, width, repeat)) for width in (1, *windows)}
         seconds = interleaved(contenders, rounds)
         for width in windows:
-            setting = f"batch {batch}, {middle} steps before, {vocab:,} ids"
-            yield f"speculation/call{width}/batch{batch}", figure(seconds[str(width)], seconds["1"], peer=ONE, dtype="float32", setting=setting)
+            about = {"dtype": "float32", "setting": f"batch {batch}, {middle} steps before, {vocab:,} ids"}
+            yield f"speculation/call{width}/batch{batch}", figure(seconds[str(width)], seconds["1"], peer=ONE, **about)
 
     from gentok.rng import RowRNG
     from gentok.samplers.autoregressive import AutoregressiveSampler
@@ -62,9 +62,9 @@ def speculation(
         samplers = {"plain": AutoregressiveSampler(), "coupled": Jacobi(), "match": Jacobi(tail="gumbel", verify="match")}
         seconds = interleaved({name: timed(draw(sampler, batch)) for name, sampler in samplers.items()}, rounds)
         for name in ("coupled", "match"):
-            setting = f"{what}, batch {batch}, a window of {samplers[name].window}"
+            about = {"dtype": "float32", "setting": f"{what}, batch {batch}, a window of {samplers[name].window}"}
             tokens = batch * generator.layout.steps
-            yield f"speculation/{name}/batch{batch}", figure(seconds[name], seconds["plain"], peer=PLAIN, tokens=tokens, dtype="float32", setting=setting)
+            yield f"speculation/{name}/batch{batch}", figure(seconds[name], seconds["plain"], peer=PLAIN, tokens=tokens, **about)
 
 
 def _call(model: Any, batch: int, at: int, width: int, repeat: int) -> Callable[[], Any]:
