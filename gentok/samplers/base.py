@@ -165,6 +165,11 @@ class Sampler(Component, ABC):
         return filters.apply(logits, **self._filters)
 
     @classmethod
+    def fits(cls, model: Any) -> bool:
+        """Whether a generator, or its class, has what the sampler needs; of a class, as far as that can be said."""
+        return issubclass(model if isinstance(model, type) else type(model), cls.requires)
+
+    @classmethod
     def check_model(cls, model: Any) -> None:
         """Checks that a model fits before anything is computed.
 
@@ -211,8 +216,7 @@ def every_sampler() -> list[type[Sampler]]:
 def fitting(model: Any) -> list[type[Sampler]]:
     """The samplers of this package whose capability `model` (a generator or its class) has, exact ones
     first."""
-    cls = model if isinstance(model, type) else type(model)
-    return sorted((s for s in every_sampler() if issubclass(cls, s.requires)), key=lambda s: not s.exact)
+    return sorted((s for s in every_sampler() if s.fits(model)), key=lambda s: not s.exact)
 
 
 def check_known(tokens: Tokens, layout: Layout, forced: bool = False) -> bool:

@@ -12,6 +12,7 @@ first missing cell on, which is one call as well, and computes more of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -37,14 +38,25 @@ class ZipAR(Sampler, id="sampler/zipar"):
 
     lag: PositiveInt = 4
 
-    def run(self, request: SampleRequest) -> SampleOutput:
-        """As Sampler. Raises ValueError where the tokens are no grid of one level in raster order."""
-        model, tokens, layout = request.model, request.tokens, request.model.layout
-        grid = model.spec.grid
-        if not isinstance(grid, Raster) or model.spec.levels > 1 or model.ends:
+    @classmethod
+    def fits(cls, model: Any) -> bool:
+        """Also whether the tokens are a grid of one level."""
+        if isinstance(model, type) or not super().fits(model):
+            return super().fits(model)
+        return isinstance(model.spec.grid, Raster) and model.spec.levels == 1 and not model.ends
+
+    @classmethod
+    def check_model(cls, model: Any) -> None:
+        """As Sampler; also raises ValueError where the tokens are no grid of one level."""
+        super().check_model(model)
+        if not cls.fits(model):
             raise ValueError(
                 f"zipar draws rows of an image of one level in raster order; these tokens are {model.spec.describe()}: use sampler=jacobi"
             )
+
+    def run(self, request: SampleRequest) -> SampleOutput:
+        model, tokens, layout = request.model, request.tokens, request.model.layout
+        grid = model.spec.grid
         check_known(tokens, layout)
         ids = layout.flatten(tokens.codes)[..., 0]  # [B, S]
         batch, steps = ids.shape

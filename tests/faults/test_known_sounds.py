@@ -63,8 +63,8 @@ def test_a_long_tensor_is_not_encoded_whole_either(tmp_path):
     "seconds, keep, line",
     [
         (0.2, "0.3", "keep=0.3: `known` is 0.20 s long"),
-        (60.0, None, "keep=None: that is 1[45]. frames of 0.01 s, this model takes 1 to 50"),
-        (60.0, "0.6", "keep=0.6: that is 60 frames of 0.01 s, this model takes 1 to 50"),
+        (60.0, None, "keep=None: that is 1[45]. frames of 0.01 s, 1 to 50 are possible"),
+        (60.0, "0.6", "keep=0.6: that is 60 frames of 0.01 s, 1 to 50 are possible"),
         (60.0, "70", "keep=70: that is 7000 frames"),
     ],
 )

@@ -208,7 +208,7 @@ def test_what_does_not_fit_sounds_is_one_line(world, tmp_path, words, line):
 
 def test_a_generator_refuses_sounds_of_another_rate(world, tmp_path):
     words = [*GENERATOR, "generator=masked", f"tokenizer.ckpt={world('codec') / 'bundle'}", *world.data, "data.sample_rate=16000", *QUIET]
-    with pytest.raises(ValueError, match="1 channel.s. at 8000 Hz, the data have 1 at 16000 Hz: set data.sample_rate=8000"):
+    with pytest.raises(ValueError, match="1 channel at 8000 Hz, the data have 1 at 16000 Hz: set data.sample_rate=8000"):
         train(compose("config", [*words, f"paths.root={tmp_path}", f"paths.run={tmp_path / 'x'}"]))
 
 
