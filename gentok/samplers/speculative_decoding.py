@@ -177,12 +177,11 @@ class _Decoding:
         """Writes what was accepted or drawn, and takes the cells behind an end away."""
         new = here & (torch.arange(here.shape[1], device=rows.device) < verdict.count[:, None])[..., None]
         self.drawn[rows] += new.any(2).sum(1)
-        for j in range(here.shape[1]):
-            at = steps[:, j]
-            self.ids[rows, at] = torch.where(new[:, j], verdict.ids[:, j], self.ids[rows, at])
-            if self.ending is not None:
-                for i, beyond in self.ending.find(new[:, j], verdict.ids[:, j], rows, at).items():
-                    self.ids[rows[i]] = self.ids[rows[i]].masked_fill(beyond, ABSENT)
+        row, place, slot = new.nonzero(as_tuple=True)
+        self.ids[rows[row], steps[row, place], slot] = verdict.ids[row, place, slot]
+        for j in range(here.shape[1] if self.ending is not None else 0):
+            for i, beyond in self.ending.find(new[:, j], verdict.ids[:, j], rows, steps[:, j]).items():
+                self.ids[rows[i]] = self.ids[rows[i]].masked_fill(beyond, ABSENT)
 
     def _commit(self, rows: Tensor, first: Tensor, verdict: Verdict) -> None:
         """Keeps what was fed of the accepted nodes."""
