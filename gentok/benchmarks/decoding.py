@@ -84,13 +84,12 @@ def generate(model: Any, peer: Any, batch: int, tokens: int, sample: bool = True
 
     prompt = torch.full((batch, 1), len(model.token_table.weight) - 2)  # the row of `begin`
     cache = transformers.StaticCache(peer.config, max_cache_len=model.layout.steps + 1)
-    options: dict[str, Any] = {"disable_compile": True}
-    if compiled:
-        options = {"compile_config": transformers.CompileConfig(mode="default", fullgraph=False)}
-        options["compile_config"]._compile_all_devices = True
+    how = transformers.CompileConfig(mode="default", fullgraph=False)
+    how._compile_all_devices = True
     ids = peer.generate(
         prompt, attention_mask=torch.ones_like(prompt), past_key_values=cache, do_sample=sample, top_k=0 if sample else None,
-        min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0, **options,
+        min_new_tokens=tokens, max_new_tokens=tokens, pad_token_id=0,
+        **({"compile_config": how} if compiled else {"disable_compile": True}),
     )  # fmt: skip
     return ids[:, 1:]
 
@@ -244,18 +243,15 @@ def decode(
 
     Args:
         rounds: measurements of each contender.
-        side: of the raster.
-        vocab: ids.
-        batches: sizes at which all contenders run.
-        alone: sizes at which gentok runs against the bare operations alone.
+        side, vocab: of the raster, and its ids.
+        batches, alone: sizes at which all contenders run, and those at which gentok runs against the bare operations alone.
         dtypes: of the weights; the peer has no int8.
         work: tokens that one measurement draws at a batch of one; a quarter of them at larger ones.
         compiled: whether the peer is also compiled, which takes minutes.
         ckpt: a trained model, on which the effect of fewer bits is measured; None: it is not.
         sizes: width, depth, heads and hidden; none: LlamaGen-B's.
 
-    Raises:
-        RuntimeError: the peer with the same weights draws other ids.
+    Raises RuntimeError where the peer with the same weights draws other ids.
     """
     import copy
 
@@ -284,9 +280,8 @@ def decode(
                 contenders["generate"] = _seconds(functools.partial(generate, plain, theirs, batch, tokens), tokens)
                 failed = _compile_error(plain, theirs, batch) if compiled else None
                 if compiled and failed is None:
-                    contenders["generate_compiled"] = _seconds(
-                        functools.partial(generate, plain, theirs, batch, tokens, compiled=True), tokens
-                    )
+                    peers = functools.partial(generate, plain, theirs, batch, tokens, compiled=True)
+                    contenders["generate_compiled"] = _seconds(peers, tokens)
             seconds = interleaved(contenders, rounds)
             setting = f"batch {batch}, {plain.layout.steps} tokens of {vocab:,}, {tokens} of them timed"
             about = {"dtype": dtype, "setting": setting, "tokens": batch, **memory}

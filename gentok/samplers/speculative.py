@@ -65,7 +65,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         if self.draft not in ("model", None) and self.ckpt is not None:
             raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
         if self.own and (self.ckpt is None or self.verify == "block"):
-            what = "a generator of the siblings: set ckpt" if self.ckpt is None else "verify=standard"
+            what = "a generator of the siblings: set sampler.ckpt" if self.ckpt is None else "verify=standard"
             raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
         if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
             what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"

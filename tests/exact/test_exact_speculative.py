@@ -144,7 +144,7 @@ def test_mutants_of_the_drafts_are_told_and_bad_drafts_are_no_bias(own, biased, 
         ({"draft": "table", "ckpt": "a"}, "ckpt is for draft=model; draft=table has no generator: leave one"),
         ({"draft": "above", "branches": 2}, "drafts from above are for a chain: set branches=1; got branches=2"),
         ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block is for a chain"),
-        ({"own": True}, "own=true needs a generator of the siblings: set ckpt"),
+        ({"own": True}, "own=true needs a generator of the siblings: set sampler.ckpt"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, line):
