@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.base import Refines
 from gentok.generators.clusters import cluster
@@ -283,7 +284,7 @@ def _sizes(clusters: int | PositiveInts, spec: TokenSpec) -> tuple[int, ...]:
     """M of each level. Raises ValueError where it does not fit the spec."""
     sizes = (clusters,) * spec.levels if isinstance(clusters, int) else tuple(clusters)
     if len(sizes) != spec.levels:
-        raise ValueError(f"clusters={list(sizes)}: one number, or one for each of {spec.levels} level(s)")
+        raise ValueError(f"clusters={list(sizes)}: one number, or one for each of {counted(spec.levels, 'level')}")
     for k, (count, ids) in enumerate(zip(sizes, spec.vocab_sizes)):
         if count > ids:
             raise ValueError(f"clusters={count} of level {k}, which has {ids} ids: set generator.clusters to {ids} at most")

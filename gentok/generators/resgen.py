@@ -46,6 +46,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.errors import counted
 from gentok.flow.mixture import Mixture
 from gentok.flow.random_cells import random_deepest
 from gentok.generators.base import CumulativeMasked
@@ -95,7 +96,7 @@ class ResGen(Generator, CumulativeMasked, id="generator/resgen"):
     ):
         super().__init__()
         if codebook is None or not codebook.nested_levels:
-            name = "no codebook at all" if codebook is None else f"a {type(codebook).__name__} of {codebook.levels} level(s)"
+            name = "no codebook at all" if codebook is None else f"a {type(codebook).__name__} of {counted(codebook.levels, 'level')}"
             raise ValueError(
                 f"resgen models the sums of a residual codebook's levels; this tokenizer has {name}: use generator=masked or "
                 "autoregressive, or a tokenizer with codebook=residual"

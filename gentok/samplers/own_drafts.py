@@ -9,8 +9,8 @@ from torch import Tensor
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.guesses import guess_sources
-from gentok.samplers.speculation import residual
-from gentok.samplers.verification import Draft, Verdict, ratio
+from gentok.samplers.speculation import ratio, residual
+from gentok.samplers.verification import Draft, Verdict
 from gentok.types import ABSENT, UNKNOWN, RowRNG
 
 __all__ = ["TAILS", "OwnDrafts"]

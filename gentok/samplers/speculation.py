@@ -12,7 +12,13 @@ from torch import Tensor
 
 from gentok.types import RowRNG
 
-__all__ = ["accepted", "residual"]
+__all__ = ["accepted", "ratio", "residual"]
+
+
+def ratio(p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+    """p(x) / q(x): p, q float64 [..., V], x int64 [...] -> float64 [...]."""
+    x = x[..., None]
+    return (p.gather(-1, x) / q.gather(-1, x))[..., 0]
 
 
 def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor, rng: RowRNG) -> Tensor:
@@ -30,8 +36,7 @@ def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor
         Tensor: int64 [b], those that are sure included.
     """
     place = torch.arange(p.shape[1], device=p.device)
-    ratio = p.gather(2, drafts[..., None])[..., 0] / q.gather(2, drafts[..., None])[..., 0]
-    good = (rng.uniform(p.shape[1]) < ratio) | (place < sure[:, None])
+    good = (rng.uniform(p.shape[1]) < ratio(p, q, drafts)) | (place < sure[:, None])
     return (good & (place < drafted[:, None])).to(torch.int64).cumprod(1).sum(1)
 
 

@@ -25,7 +25,8 @@ from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.draws import check_finite
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.samplers.verification import Verdict, ratio, verify
+from gentok.samplers.speculation import ratio
+from gentok.samplers.verification import Verdict, verify
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
 __all__ = ["SpeculativeDecoding"]

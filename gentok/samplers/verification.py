@@ -31,10 +31,10 @@ from torch import Tensor
 
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.draws import Choice
-from gentok.samplers.speculation import residual
+from gentok.samplers.speculation import ratio, residual
 from gentok.types import RowRNG
 
-__all__ = ["RULES", "Draft", "Verdict", "ratio", "verify"]
+__all__ = ["RULES", "Draft", "Verdict", "verify"]
 
 RULES = ("standard", "block", "match")
 
@@ -67,12 +67,6 @@ class Verdict:
     count: Tensor
     path: Tensor
     stop: Tensor
-
-
-def ratio(p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-    """p(x) / q(x): p, q float64 [..., V], x int64 [...] -> float64 [...]."""
-    x = x[..., None]
-    return (p.gather(-1, x) / q.gather(-1, x))[..., 0]
 
 
 def verify(

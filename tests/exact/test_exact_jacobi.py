@@ -184,15 +184,19 @@ class UniformGuess(OwnDrafts):
         return draft
 
 
+def with_whole_q(draft, tree):
+    """The draft, whose siblings are said to be draws of the distribution of the first, though none repeats another."""
+    for node, rank in enumerate(tree.rank):
+        if rank:
+            draft.q[:, node] = draft.q[:, node - rank]
+    return draft
+
+
 class SiblingsOfP(OwnDrafts):
     """Siblings are verified as draws from the whole q, though none repeats another."""
 
     def propose(self, rows):
-        draft = super().propose(rows)
-        for node, rank in enumerate(self.tree.rank):
-            if rank:
-                draft.q[:, node] = draft.q[:, node - rank]
-        return draft
+        return with_whole_q(super().propose(rows), self.tree)
 
 
 @pytest.mark.parametrize(

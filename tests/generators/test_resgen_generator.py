@@ -319,7 +319,7 @@ def test_it_builds_and_describes_itself_on_the_meta_device_also_over_a_real_code
 def test_what_does_not_fit_is_refused_in_one_line():
     for codebook, message in (
         (None, "no codebook"),
-        (VQ(5, 4), r"a VQ of 1 level\(s\).*generator=masked"),
+        (VQ(5, 4), r"a VQ of 1 level.*generator=masked"),
         (BAE(8, 4, 2), "a BAE of 2 level"),
     ):
         with pytest.raises(ValueError, match=message) as error:
