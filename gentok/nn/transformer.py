@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -84,7 +85,9 @@ def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
 class TransformerBlock(nn.Module):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x)."""
 
-    def __init__(self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: int, cross: bool, rate: float):
+    def __init__(
+        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool, rate: float
+    ):
         super().__init__()
         self.rate, self.kinds = rate, int(adaln)
         self.norm1 = RMSNorm(width, affine=not adaln)
@@ -140,7 +143,7 @@ class Transformer(nn.Module):
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
         activation: swiglu or gelu.
-        qk_norm: whether queries and keys are RMS-normalised.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].
         dropout: rate, of both branches.
@@ -154,7 +157,7 @@ class Transformer(nn.Module):
         hidden: int | None = None,
         causal: bool = True,
         activation: str = "swiglu",
-        qk_norm: bool = True,
+        qk_norm: bool | Literal["cosine"] = True,
         adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,

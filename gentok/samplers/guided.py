@@ -7,8 +7,8 @@ every sampler works with guidance without knowing of it, filters act after it, a
 distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
-share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. A
-refiner's pass comes last, at the full scale. Of a mixture the components' weights are guided, and the components
+share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell, for
+NextScale the scale over the last one (as VAR has it). A refiner's pass comes last, at the full scale. Of a mixture the components' weights are guided, and the components
 are those of the row's own condition.
 """
 
@@ -21,11 +21,12 @@ from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, Refines, SelfSpeculative, capabilities
+from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, NextScale, Refines, SelfSpeculative, capabilities
 from gentok.types import Condition, Tokens
 
 __all__ = [
-    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedRefines", "GuidedSelfSpeculative", "guided",
+    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedNextScale", "GuidedRefines",
+    "GuidedSelfSpeculative", "guided",
 ]  # fmt: skip
 
 
@@ -188,6 +189,18 @@ class GuidedRefines(_Guided, Refines):
         return self._combine(out, torch.ones(labels.batch, dtype=torch.float64, device=out.device))
 
 
+class GuidedNextScale(_Guided, NextScale):
+    """A NextScale generator with guidance: one cache of twice the rows."""
+
+    def init_cache(self, condition: Condition, batch: int) -> Any:
+        return self.model.init_cache(_both(condition), 2 * batch)
+
+    def logits(self, codes: Tensor, scales: range, cache: Any, own: bool = False) -> Tensor:
+        out = self.model.logits(_twice(codes), scales, cache, own)
+        progress = scales[-1] / max(len(self.spec.grid.sides) - 1, 1)
+        return self._combine(out, torch.full((len(codes),), progress, dtype=torch.float64, device=codes.device))
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """A model with guidance, as a generator of the same capability.
 
@@ -205,13 +218,13 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
         return model
     wrappers = {
         Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
-        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines,
+        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, NextScale: GuidedNextScale,
     }  # fmt: skip
     for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        f"guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder and Refines generators; {type(model).__name__} has {able}: "
-        "leave guidance at 1"
+        f"guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines and NextScale generators; {type(model).__name__} has "
+        f"{able}: leave guidance at 1"
     )
