@@ -257,7 +257,7 @@ def test_a_region_that_is_none_is_refused_in_one_line(tmp_path, region, message,
 def test_a_region_needs_a_raster_and_a_model_that_has_a_density():
     with pytest.raises(ValueError, match="raster"):
         region_cells("left-half", TokenSpec((3,), Line(4)))
-    with pytest.raises(ValueError, match="AnyOrder, Causal, Masked or Refines"):
+    with pytest.raises(ValueError, match="AnyOrder, Causal, Masked, NextScale or Refines"):
         region_nll(object(), *items(2)[:2], None, RowRNG([0, 1]))
 
 

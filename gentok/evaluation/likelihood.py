@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gentok.evaluation.context import Context, in_words
-from gentok.generators.base import AnyOrder, Causal, Refines
+from gentok.generators.base import AnyOrder, Causal, NextScale, Refines
 from gentok.region_likelihood import SCATTERED, region_cells, region_nll
 from gentok.rng import RowRNG
 from gentok.types import Condition, Frames, Tokens
@@ -60,7 +60,7 @@ def nll_in_words(generator: Any, exact: bool | None = None) -> str:
     """What the nll of a generator is. exact: whether it is exact; None: as that of whole items is."""
     refines = isinstance(generator, Refines)
     if exact is None:
-        exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal))
+        exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal, NextScale))
     if exact:
         return "exact"
     return "an upper bound, by the ids' own labels alone" if refines else f"an upper bound, {NLL_SAMPLES} masks per item"

@@ -191,16 +191,17 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
             return _Cache(self.transformer.init_cache(batch, self.spec.positions, **given.beside()), given.vector)
         prefix = given.prefix.shape[1]
         kv = self.transformer.init_cache(batch, self.spec.positions, prefix, given.mask)
-        self.transformer.extend(given.prefix, None, kv, self._window(kv, slice(-prefix, 0)))
+        self.transformer.extend(given.prefix, None, kv, self._window(kv, slice(-prefix, 0), 1))
         return _Cache(kv, None)
 
-    def _window(self, kv: KVCache, cells: slice) -> Window:
-        mask = self._seen(cells, kv.prefix, kv.prefix_mask)
+    def _window(self, kv: KVCache, cells: slice, scales: int) -> Window:
+        """Of the cells of one scale or more, or of the prefix: one alone sees all that is there."""
+        mask = self._seen(cells, kv.prefix, kv.prefix_mask) if scales > 1 or kv.prefix_mask is not None else None
         return Window(kv.prefix + cells.stop, kv.prefix + cells.start, None, None, mask, causal=False)
 
     def logits(self, codes: Tensor, scales: range, cache: _Cache, own: bool = False) -> Tensor:
         """As NextScale.logits."""
-        window = self._window(cache.kv, self._of(scales))
+        window = self._window(cache.kv, self._of(scales), len(scales))
         hidden = self.transformer.extend(self._embed(codes, scales, cache.vector, own), None, cache.kv, window)
         return self._scores(hidden[:, -self.cells[scales[-1]] :], cache.vector)
 

@@ -36,7 +36,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gentok.generators.base import Causal, Masked, Refines
+from gentok.generators.base import Causal, Masked, NextScale, Refines
 from gentok.layouts import Layout
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
@@ -178,9 +178,9 @@ class Case:
     length: int
 
 
-def cases_of(model: Causal | Masked | Refines) -> list[Case]:
+def cases_of(model: Causal | Masked | NextScale | Refines) -> list[Case]:
     """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells
-    where the model has a layout."""
+    where the model has an order."""
     spec, n = model.spec, model.spec.positions
     out = []
     for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
@@ -190,7 +190,7 @@ def cases_of(model: Causal | Masked | Refines) -> list[Case]:
         if isinstance(ordered, Causal):
             step, slot = ordered.layout.step[tuple(cells.T)], ordered.layout.slot[tuple(cells.T)]
             cells = cells[(step * 100 + slot).argsort()]
-        else:
+        elif not isinstance(model, NextScale):  # whose positions are in the order of their scales
             cells = cells.flip(0)  # the last cells: no prefix of any raster
         cells = [(k, p) for k, p in cells.tolist() if p < length]
         for i, (k, p) in enumerate(cells[:known]):
