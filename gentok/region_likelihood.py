@@ -106,7 +106,8 @@ def region_nll(
         return model.nll_bound(tokens, condition, rng).double(), count, isinstance(model, NextScale) or model.members
     else:
         able = ", ".join(capabilities(model)) or "without capability"
-        raise ValueError(f"the nll of a region needs an AnyOrder, Causal, Masked, NextScale or Refines generator; {type(model).__name__} is {able}")
+        needs = "an AnyOrder, Causal, Masked, NextScale or Refines generator"
+        raise ValueError(f"the nll of a region needs {needs}; {type(model).__name__} is {able}")
     return _nats(logits, tokens.codes, chosen), count, True
 
 

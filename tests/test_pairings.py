@@ -36,13 +36,14 @@ GENERATORS = {
     "any_order": {"width": 64, "depth": 2, "heads": 2},
     "self_speculative": {"width": 64, "depth": 2, "heads": 2},
     "resgen": {"width": 64, "depth": 2, "heads": 2, "components": 64, "rank": 8},
+    "next_scale": {"width": 64, "depth": 2, "heads": 2},
     "coarse_to_fine": {
         "width": 64, "depth": 2, "heads": 2, "refiner_width": 64, "refiner_depth": 2, "refiner_heads": 2, "clusters": 8,
     },
 }
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
-ONLY = {"resgen": ("residual",)}
+ONLY = {"resgen": ("residual",), "next_scale": ("pyramid",)}
 """Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""
 
 
@@ -89,7 +90,7 @@ def tokenizers():
 
 QUICK = {
     "autoregressive": ("fsq",), "depth": ("residual",), "masked": ("pyramid",), "any_order": ("vq",), "self_speculative": ("vq",),
-    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",),
+    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "next_scale": ("vq", "pyramid"),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
@@ -105,7 +106,7 @@ QUICK = {
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
     tokenizer = tokenizers(codebook)
     if codebook not in ONLY.get(generator_name, CODEBOOKS):
-        with pytest.raises(ValueError, match=f"{generator_name} models .* residual") as error:
+        with pytest.raises(ValueError, match=f"{generator_name} models .* {ONLY[generator_name][0]}") as error:
             build_generator(compose("config", [f"generator={generator_name}"])["generator"], tokenizer, CLASSES)
         assert "\n" not in str(error.value)
         return
@@ -141,6 +142,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
         (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
         (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
+        (["generator=next_scale", "sampler=autoregressive"], ["autoregressive", "Causal", "is NextScale", "fit it: next_scale"]),
+        (["generator=autoregressive", "sampler=next_scale"], ["next_scale", "NextScale", "fit it: autoregressive"]),
         (["generator=coarse_to_fine", "sampler=autoregressive"], ["autoregressive", "Causal", "fit it: coarse_to_fine"]),
         (["generator=coarse_to_fine", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit"], ["coarse=maskgit", "autoregressive"]),
     ],

@@ -131,11 +131,12 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
 
     def _embed(self, codes: Tensor, scales: range, vector: Tensor | None, own: bool = False) -> Tensor:
         """What is fed of consecutive scales, float [B, n, D]; codes int64 [B, 1, N], vector float [B, D]."""
-        cells, width = self._of(scales), self.place_table.weight
+        cells, places = self._of(scales), self.place_table.weight
+        level = self._tables.on(codes.device).level[cells]
         with torch.no_grad():
-            sums = self.codebook.on(codes.device).accumulate(codes, [s + own for s in scales], own)
-        with no_autocast(codes.device):
-            x = self.read(sums.transpose(1, 2).to(width.dtype)) + width[cells] + self.level_table(self._tables.on(codes.device).level[cells])
+            sums = self.codebook.on(codes.device).accumulate(codes, [s + own for s in scales], own).transpose(1, 2)
+        with no_autocast(codes.device):  # as in VAR
+            x = self.read(sums.to(places.dtype)) + places[cells] + self.level_table(level)
         if vector is None or scales[0] > 0:
             return x
         first = self.cells[0]

@@ -1,9 +1,9 @@
 """Multi-head attention: of a sequence to itself (rotary, QK-normalised, cached or not) and to a context.
 
 Scaled dot product attention (Vaswani et al., arXiv 1706.03762) with RMS-normalised queries and keys (Dehghani et al., arXiv 2302.05442;
-Henry et al., arXiv 2010.04245), or with cosines: l2-normalised ones and a learned scale per head, at most 100 (Liu et al., Swin V2,
-arXiv 2111.09883; VAR, arXiv 2404.02905), where scores are scale * cos(q, k). torch's fused kernel is used except for short sequences on the CPU, where its backward is five times slower
-than the written-out product (22 against 4 ms for 64 x 64 tokens of width 256 in bfloat16).
+Henry et al., arXiv 2010.04245), or with cosines: scores scale * cos(q, k) with a learned scale per head, at most 100 (Liu et al., Swin V2,
+arXiv 2111.09883; as in VAR, arXiv 2404.02905). torch's fused kernel is used except for short sequences on the CPU, where its backward is
+five times slower than the written-out product (22 against 4 ms for 64 x 64 tokens of width 256 in bfloat16).
 """
 
 from __future__ import annotations

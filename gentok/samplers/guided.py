@@ -8,8 +8,8 @@ distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each 
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
 share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell, for
-NextScale the scale over the last one (as VAR has it). A refiner's pass comes last, at the full scale. Of a mixture the components' weights are guided, and the components
-are those of the row's own condition.
+NextScale the scale over the last one. A refiner's pass comes last, at the full scale. Of a mixture the
+components' weights are guided, and the components are those of the row's own condition.
 """
 
 from __future__ import annotations

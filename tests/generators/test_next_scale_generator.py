@@ -73,21 +73,6 @@ def test_what_is_read_is_the_codebooks_sum_at_the_scales_own_size():
     assert "codebook" not in " ".join(model.state_dict()) and not any(p.requires_grad for p in book.parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_sum_at_its_own_size_is_the_sum_of_what_its_scales_add(kind):
-    book, ids = KINDS[kind]().eval(), codes(SPEC, 2).codes
-    assert torch.equal(book.accumulate(ids, [3], own=True), book.accumulate(ids, [3])), "the last scale has no next"
-    first = book.accumulate(ids, [1], own=True)
-    assert first.shape[2] == 1 and book.accumulate(ids, [1]).shape[2] == 4
-    if kind == "tokenflow":  # carried from scale to scale: the first is its row, the second its rows on the first one raised
-        rows = book.book.rows(ids[:, 0]).transpose(1, 2)
-        assert torch.equal(first, rows[:, :, :1])
-        assert torch.allclose(book.accumulate(ids, [2], own=True), book.accumulate(ids, [1]) + rows[:, :, 1:5])
-    else:
-        full = book.accumulate(ids[:, :, :1], [1], own=True)
-        assert torch.allclose(full, book.lookup(ids.index_fill(2, torch.arange(1, 21), ABSENT)).mean(2, keepdim=True), atol=1e-6)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("by", BY)
 def test_cached_logits_are_those_of_one_pass_also_of_several_scales_and_after_own_codes(by, dtype):
@@ -134,7 +119,7 @@ def test_nats_are_those_of_the_logits_and_absent_cells_carry_none():
     assert torch.allclose(model.nll_bound(tokens, condition), nats) and torch.allclose(out.nll, nats)
     assert int(out.count) == 3 * 21 + 5 and torch.allclose(out.loss, nats.sum() / out.count)
     per_scale = [float(out.terms[f"nll_scale{s}"]) * n for s, n in enumerate((4, 16, 48))]
-    assert sum(per_scale) == pytest.approx(float(nats.sum())) and torch.allclose(out.terms["nll"], out.loss)
+    assert sum(per_scale) == pytest.approx(float(nats.detach().sum())) and torch.allclose(out.terms["nll"], out.loss)
 
 
 @pytest.mark.parametrize("by", BY)
@@ -158,7 +143,7 @@ def test_the_first_prediction_is_uniform_and_four_items_are_learned_by_heart():
     tokens, condition = codes(SPEC, 4), Condition({"class": Class(torch.tensor([0, 1, 2, -1]))})
     assert torch.allclose(model.nll_bound(tokens, condition), torch.full((4,), 21 * math.log(7)))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(60):
+    for step in range(40):
         optimizer.zero_grad()
         model.loss(tokens, condition, RowRNG.of(0, range(4), step)).loss.backward()
         optimizer.step()
@@ -208,7 +193,7 @@ def test_gates_begin_far_smaller_than_shifts_and_scales():
 def test_what_does_not_fit_is_refused_in_one_line():
     own = {"width": 16, "depth": 1, "heads": 2}
     for spec, book, options, line in (
-        (RASTER, VQ(7, 3), {}, "scales of a pyramid; this tokenizer has VQ on a raster: use generator=autoregressive or masked, or .*pyramid"),
+        (RASTER, VQ(7, 3), {}, "a pyramid; this tokenizer has VQ on a raster: use generator=autoregressive or masked, or .*pyramid"),
         (SPEC, None, {}, "has no codebook"),
         (SPEC, KINDS["var"](), {"rope": "line"}, "leave generator.rope out"),
         (SPEC, KINDS["var"](), {"condition_by": "film"}, "prefix, cross, adaln"),

@@ -47,6 +47,7 @@ CASES: dict[str, list[str]] = {
     "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
     "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
                               "generator.warmup=0.8"],
+    "next scale from tokens": ["experiment=mnist5k/next_scale", *GENERATOR, "task.views=2"],
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
@@ -79,7 +80,15 @@ def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
     generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
+    if "experiment=mnist5k/next_scale" in words:
+        tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
     return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
+
+
+def pyramid(root: Path) -> Path:
+    """The bundle of a tokenizer of several scales, trained when it is first asked for."""
+    bundle = root / "pyramid" / "bundle"
+    return bundle if bundle.exists() else run(root, "pyramid", CASES["multi-scale"]) / "bundle"
 
 
 def run(root: Path, folder: str, words: list[str], *more: str) -> Path:

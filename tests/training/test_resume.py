@@ -46,7 +46,7 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
 
 SECOND = (
     "binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens", "accumulated",
-    "workers",
+    "workers", "next scale from tokens",
 )  # fmt: skip
 """Cases whose parts others resume too."""
 
