@@ -7,9 +7,13 @@ import numpy as np
 import torch
 from kit import CLASSES, Distribution, _mix, completions, reference_filter, reference_guided, reference_scale
 
+from gentok.codebooks.pyramid import PyramidCodebook
+from gentok.codebooks.vq import VQ
 from gentok.generators.base import NextScale
+from gentok.generators.next_scale import NextScaleTransformer
 from gentok.rng import RowRNG
-from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Pyramid, TokenSpec
+from gentok.samplers.next_scale import NextScaleSampler
+from gentok.types import NULL_CLASS, UNKNOWN, Class, Condition, Pyramid, Tokens, TokenSpec
 
 
 class TabularNextScale(NextScale):
@@ -87,3 +91,22 @@ def scales_distribution(model, case, sampler, guidance=(1.0, "constant")):
             weight.append(share * chance)
         states, p = torch.cat(filled), np.concatenate(weight)
     return Distribution(states, p)
+
+
+def learnt(table, case, steps=150):
+    """A small network that has learnt a table's distribution of a case of which nothing is known."""
+    torch.manual_seed(0)
+    codebook = PyramidCodebook(VQ(table.spec.vocab, 4, normalize=False), table.spec.grid.sides)
+    sizes = {"width": 32, "depth": 2, "heads": 2, "condition_by": "adaln", "zero_init_head": True}
+    model = NextScaleTransformer(table.spec, table.condition_spec, codebook, **sizes)
+    law = scales_distribution(table, case, NextScaleSampler())
+    tokens, p = Tokens(law.outcomes, table.spec), torch.from_numpy(law.p).float()
+    condition = Condition({"class": Class(torch.full((tokens.batch,), case.class_id))})
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / steps)
+        optimizer.zero_grad()
+        nats = model(tokens, condition).log_softmax(2).gather(2, tokens.codes[:, 0, :, None]).sum((1, 2))
+        (-p * nats).sum().backward()
+        optimizer.step()
+    return model.eval().double()
