@@ -6,7 +6,7 @@ import pytest
 import torch
 from generator_kit import CLASSES, EVERYTHING, RASTER, codes, everything, randomise
 
-from gentok.bundle import build_generator
+from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.codebooks.dual import DualCodebook
 from gentok.codebooks.pyramid import PyramidCodebook
@@ -17,7 +17,7 @@ from gentok.nn.attention import SelfAttention
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
 from gentok.samplers.next_scale import NextScaleSampler
-from gentok.sampling import lower_precision
+from gentok.sampling import lower_precision, sample
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Pyramid, Tokens, TokenSpec
 
 SIDES = (1, 2, 4)
@@ -213,6 +213,29 @@ def test_it_builds_on_the_meta_device():
         model = NextScaleTransformer(SPEC, CLASSES, KINDS["var"](), width=16, depth=1, heads=2)
         tokens = Tokens(torch.zeros(2, 1, 21, dtype=torch.int64), SPEC)
         assert model(tokens).is_meta and model.loss(tokens, Condition()).loss.is_meta
+
+
+def test_a_bundle_gives_it_back_with_its_codebook(tmp_path):
+    torch.manual_seed(0)
+    config = compose("config", ["codebook=pyramid_dual", "codebook.sides=[1,2,4]", "codebook.codebook.vocab_size=8", "tokenizer.width=8"])
+    tokenizer_config = {**config["tokenizer"], "media_shape": [1, 16, 16], "losses": None}
+    tokenizer = build_tokenizer(tokenizer_config).eval()
+    stamp(tokenizer, tokenizer_config)
+    settings = {**compose("config", ["generator=next_scale"])["generator"], "width": 16, "depth": 1, "heads": 2}
+    generator = build_generator(settings, tokenizer, CLASSES).eval()
+    randomise(generator)
+    path = save(
+        tmp_path / "model", tokenizer=tokenizer, tokenizer_config=tokenizer_config, generator=generator, generator_config=settings,
+        condition_spec=CLASSES,
+    )  # fmt: skip
+    bundle = load(path)
+    tokens, condition = tokenizer.encode(torch.rand(3, 1, 16, 16) * 2 - 1), Condition({"class": Class(torch.arange(3))})
+    assert tokens.codes.shape == (3, 1, 21)
+    assert torch.equal(bundle.generator(tokens, condition), generator(tokens, condition))
+    samples = sample(bundle, n=3, condition=["a", "b", "c"], guidance=2.5, guidance_schedule="linear")
+    assert samples.media.shape == (3, 1, 16, 16) and samples.calls.tolist() == [3, 3, 3]
+    few = bundle.sample(n=2, condition="a", sampler=NextScaleSampler(repredict=[2, 1]), top_k=4)
+    assert few.shape == (2, 1, 16, 16)
 
 
 def test_the_shipped_settings_build_it():
