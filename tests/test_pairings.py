@@ -90,7 +90,7 @@ def tokenizers():
 
 QUICK = {
     "autoregressive": ("fsq",), "depth": ("residual",), "masked": ("pyramid",), "any_order": ("vq",), "self_speculative": ("vq",),
-    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "next_scale": ("vq", "pyramid"),
+    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "next_scale": ("pyramid",),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
