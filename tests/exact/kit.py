@@ -58,11 +58,12 @@ LAYOUTS = {
 
 
 def checkered(**axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m and the slow
-    tests the others: as on a chessboard with two axes (m = 2), every m-th of a diagonal with more, m being the length of
-    the shortest axis. So in the default suite each value of an axis still meets every value of a neighbour."""
+    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m, a diagonal, and
+    the slow tests the others. m is the length of the shortest axis, between 2 and, of two axes, 3: so in the default
+    suite each value of an axis meets several of the other one, and of three axes and more every value of a neighbour."""
     lists = [list(values) for values in axes.values()]
-    every = 2 if len(lists) < 3 else max(2, min(map(len, lists)))
+    shortest = max(2, min(map(len, lists)))
+    every = min(shortest, 3) if len(lists) < 3 else shortest
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
         marks = pytest.mark.slow if sum(place) % every else ()
