@@ -142,13 +142,21 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         first = self.cells[0]
         return torch.cat((x[:, :first] + vector[:, None].to(x.dtype), x[:, first:]), 1)
 
-    def _seen(self, cells: slice, given_prefix: int, prefix_mask: Tensor | None) -> Tensor:
-        """bool [B or 1, 1, n, P + N']: which of the P tokens of a prefix and the cells up to the last of `cells`
-        each of these sees, whose first is -P for the prefix itself."""
-        level = F.pad(self._tables.on(self.place_table.weight.device).level[: max(cells.stop, 0)], (given_prefix, 0), value=-1)
-        mask = (level[cells.start + given_prefix :, None] >= level)[None]
+    def _seen(self, cells: slice, prefix: int, prefix_mask: Tensor | None) -> Tensor:
+        """Which tokens see which: a scale itself and those before it, and the condition's prefix, which sees itself.
+
+        Args:
+            cells: whose rows are asked for; they start at -P for those of the prefix.
+            prefix: P.
+            prefix_mask: bool [B, P], the tokens of the prefix that are there; None: all.
+
+        Returns:
+            bool [B or 1, 1, n, P + cells.stop].
+        """
+        level = F.pad(self._tables.on(self.place_table.weight.device).level[: cells.stop], (prefix, 0), value=-1)
+        mask = (level[cells.start + prefix :, None] >= level)[None]
         if prefix_mask is not None:
-            mask = mask & F.pad(prefix_mask, (0, len(level) - given_prefix), value=True)[:, None]
+            mask = mask & F.pad(prefix_mask, (0, cells.stop), value=True)[:, None]
         return mask[:, None]
 
     def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> tuple[Tensor, Conditioned]:
