@@ -93,6 +93,7 @@ def test_a_share_is_of_the_whole():
     assert out["unit"] == "% of the time"
 
 
+@pytest.mark.slow
 def test_every_small_tokenizer_is_measured_against_its_network_alone():
     known = small_tokenizers()
     assert {"vqgan_vq", "vqgan_residual", "cifar10_vq", "cifar10_rq"} <= set(known)
