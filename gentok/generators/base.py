@@ -2,36 +2,26 @@
 
 A generator subclasses every capability that it has; whether a sampler fits is `issubclass`, known before
 anything is built. Ids >= V_k have logit -inf by construction. Logits may be of any floating dtype; samplers
-draw in float64.
+draw in float64. That of continuous latents is in gentok/generators/continuous.py.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gentok.flow.mixture import Mixture
+from gentok.generators.capability import Capability, capabilities
+from gentok.generators.continuous import Entities
 from gentok.layouts import Layout
-from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
+from gentok.types import Condition, Tokens
 
-__all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "Refines", "SelfSpeculative", "capabilities"]
-
-
-class Capability(ABC):
-    """What every generator shows to every sampler.
-
-    Attributes:
-        spec: the tokens that it models.
-        condition_spec: what it is conditioned on.
-    """
-
-    spec: TokenSpec
-    condition_spec: ConditionSpec
-    branches: int = 1
-    """Rows that a network computes for one row of the sampler; guidance computes two."""
+__all__ = [
+    "AnyOrder", "Capability", "Causal", "CumulativeMasked", "Entities", "Masked", "Refines", "SelfSpeculative", "capabilities",
+]  # fmt: skip
 
 
 class Causal(Capability):
@@ -292,9 +282,3 @@ class Refines(Capability):
         Returns:
             float [B, K, N, V]; unspecified where a label is ABSENT.
         """
-
-
-def capabilities(model: Any) -> tuple[str, ...]:
-    """Names of the capabilities of a generator or of its class."""
-    cls = model if isinstance(model, type) else type(model)
-    return tuple(c.__name__ for c in Capability.__subclasses__() if issubclass(cls, c))
