@@ -72,6 +72,10 @@ class EntitiesSampler(Sampler, id="sampler/entities"):
         if given:
             raise ValueError(f"the sampler entities draws vectors, which {given[0]} cannot filter: leave it out")
 
+    @property
+    def passes(self) -> int:
+        return self.steps * SOLVERS[self.solver].calls_per_step
+
     def _solver(self) -> tuple[Solver, tuple[float, ...]]:
         """The solver and its times."""
         if self.solver != "euler_maruyama":
@@ -82,7 +86,7 @@ class EntitiesSampler(Sampler, id="sampler/entities"):
         entities = len(request.model.sizes)
         values, known = request.model.split(request.tokens)
         first = _first(known)
-        calls = (entities - first) * self.steps * self._solver()[0].calls_per_step
+        calls = (entities - first) * self.passes
         tokens, done, total = request.tokens, 0, sum(entities - n for n in first.unique().tolist())
         for start in first.unique().tolist():
             if start == entities:
