@@ -48,6 +48,8 @@ CASES: dict[str, list[str]] = {
     "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
                               "generator.warmup=0.8"],
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
+    "xar from media": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.context=clean"],
+    "xar from latents": ["experiment=mnist5k/xar", *GENERATOR, "task.views=2", "tokenizer.ckpt=OF_LATENTS"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
 
@@ -77,9 +79,10 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order")
+    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
-    return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
+    words = [word.replace("OF_LATENTS", str(root / "of_latents" / "bundle")) for word in words]
+    return compose("config", [*QUIET, *tokenizer, *words, *paths, *more])
 
 
 def run(root: Path, folder: str, words: list[str], *more: str) -> Path:

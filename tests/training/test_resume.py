@@ -22,6 +22,7 @@ pytest.importorskip("mlxtend")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("resume")
     run(root, "tokenizer", SMALL)
+    run(root, "of_latents", CASES["latents"])
     return root
 
 
@@ -46,7 +47,7 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
 
 SECOND = (
     "binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens", "accumulated",
-    "workers",
+    "workers", "xar from media",
 )  # fmt: skip
 """Cases whose parts others resume too."""
 

@@ -35,6 +35,7 @@ RUNS: dict[str, list[str]] = {
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
     "any_order": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.warmup=0.8", *EXACT],
     "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
+    "xar": [*CASES["xar from latents"], *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
 }
 compared: list[int] = []
@@ -71,7 +72,7 @@ def main(root: Path) -> None:
     def work(second: bool) -> None:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
-        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative")
+        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "xar")
         assert len(compared) == 4 * sum(name not in generators for name in RUNS), compared
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
