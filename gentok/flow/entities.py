@@ -143,7 +143,7 @@ def _scales(grid: Raster, side: int | None) -> EntityMap:
         sides.insert(0, (sides[0][0] // 2, sides[0][1] // 2))
     if side is not None and min(sides[0]) != side:
         able = " or ".join(str(min(s)) for s in sides)
-        raise ValueError(f"entity=scale with entity_side={side}: halving a grid of {h} x {w} does not lead there; set entity_side to {able}")
+        raise ValueError(f"entity=scale: halving a grid of {h} x {w} does not lead to entity_side={side}: set entity_side to {able}")
     place = torch.cat([_places(grid, *s) for s in sides])
     return EntityMap(grid, tuple(a * b for a, b in sides), place, None, "scales of the whole", tuple(sides))
 

@@ -1,22 +1,24 @@
 """xAR: autoregression over groups of vectors, each drawn by a flow (Ren et al., arXiv 2502.20388).
 
-The item is a grid of vectors X: the Latents of a KL autoencoder, or the vectors of a codebook's codes. It is split into entities X_1 .. X_E
-(gentok/flow/entities.py), and every entity goes the straight path to noise at a time of its own, t_n = sigmoid(normal number):
+The item is a grid of vectors X: the Latents of a KL autoencoder, or the vectors of a codebook's codes. It is split into entities X_1, ...,
+X_E (gentok/flow/entities.py), and every entity goes the straight path to noise at a time of its own, t_n = sigmoid(normal number):
 
     F_n = (1 - t_n) X_n + t_n eps_n,      v_n = eps_n - X_n
     loss = mean over all numbers of |v_theta(F_n | F_1 .. F_n-1; t_1 .. t_n, condition) - v_n|^2
 
-One pass trains all entities, and what stands before one is noisy (noisy context learning), as errors will be in sampling, where the
-context is clean: at t = 0. `context` chooses what the paper compares that with; the three words are the paper's, what they mean our reading:
+One pass trains all entities, and what stands before one is noisy (noisy context learning), so that errors in the context, which is at t = 0
+in sampling, do less harm. `context` chooses what the paper compares that with; the words are the paper's, their meaning is our reading:
 
     independent   the above
     clean         before X_n stand X_1 .. X_n-1 at t = 0: the sequence is doubled, clean entities being seen by later noisy ones
     increasing    independent times, sorted: what comes first has least noise
     decreasing    independent times, sorted: what comes first has most
 
-Codes (not in the paper): their vectors are modelled in coordinates of unit variance (vector_coordinates.py), and what a sampler draws goes to
-the nearest code. Further deviations are in nn/entity_transformer.py. The paper draws latents from their posterior; here they are what the
-tokenizer encodes to, its mean. The condition is one vector, that of a text the mean of its embedded symbols (nn/conditioning.py).
+Codes (not in the paper): their vectors are modelled in coordinates of unit variance (vector_coordinates.py), and what a sampler draws goes
+to the nearest code.
+
+Further deviations are in nn/entity_transformer.py. The release draws latents from their posterior; here they are what the tokenizer encodes
+to, its mean. The condition is one vector, that of a text the mean of its embedded symbols (nn/conditioning.py).
 """
 
 from __future__ import annotations
@@ -87,8 +89,8 @@ class XAR(Generator, Entities, id="generator/xar"):
         super().__init__()
         if codebook is not None and not codebook.has_nearest:
             raise ValueError(
-                f"xar models vectors and ends at the nearest codes, which {type(codebook).__name__} has not: use a codebook such as vq, fsq "
-                "or residual, or generator=masked"
+                f"xar models vectors and ends at the nearest codes, which {type(codebook).__name__} has not: use a codebook such as vq, "
+                "fsq or residual, or generator=masked"
             )
         self.spec, self.condition_spec, self.condition_dropout = spec, condition_spec or ConditionSpec(), condition_dropout
         self.context, self._times = context, LogitNormal()

@@ -6,9 +6,9 @@ GEGLU (Shazeer, arXiv 2002.05202; hidden width 8/3 of the width), biases of all 
 axial rotation, learned positions that are added twice, to the input of the first and of the second half of the blocks, and matrices of
 Xavier's variance, those of the modulation too, so that blocks do not begin as the identity.
 
-Deviations: the output layer begins at zero. Times are continuous, the embedding being that of 1000 t, where the release takes floor(1000 t):
-solvers of higher order need a velocity that is smooth in t, and the label 0 of clean groups is hardly ever trained. Dropout is of both
-branches' outputs (nn/transformer.py), not of attention's weights.
+Deviations: the output layer begins at zero. Times are continuous, the embedding being that of 1000 t, where the release has labels
+floor(1000 t): solvers of higher order need a velocity that is smooth in t, and the label 0 of clean groups is hardly ever trained. Dropout
+is of both branches' outputs (nn/transformer.py), not of attention's weights.
 """
 
 from __future__ import annotations

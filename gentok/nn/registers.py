@@ -218,8 +218,9 @@ class RegisterDecoder(nn.Module):
 
 
 def xavier(module: nn.Module) -> None:
-    """Matrices uniform with Xavier's variance, as in the release, biases zero: features keep their size. With the 0.02 of gentok's language models a
-    narrow encoder's registers hardly depend on the image at first, the codebook rounds that away, and the decoder does without."""
+    """Matrices uniform with Xavier's variance, as in the release, and biases zero: features keep their size. With the 0.02 of gentok's
+    language models a narrow encoder's registers hardly depend on the image at first, the codebook rounds that away, and the decoder does
+    without."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

@@ -133,8 +133,8 @@ def _first(known: Tensor) -> Tensor:
     if bool(later.any()):
         b, n = later.nonzero()[0].tolist()
         raise ValueError(
-            f"known entities must come before those to be drawn, but row {b} knows entity {n} and not entity {int(first[b])}: keep a region "
-            "that begins the order, such as keep=top-half"
+            f"known entities must come before those to be drawn, but row {b} knows entity {n} and not entity {int(first[b])}: keep a "
+            "region that begins the order, such as keep=top-half"
         )
     return first
 

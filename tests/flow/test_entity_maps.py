@@ -7,7 +7,8 @@ from gentok.flow.entities import entity_map
 from gentok.types import Raster
 
 GRID = Raster(4, 8)
-KINDS = [("token", None), ("cell", 2), ("cell", 4), ("cell", 1), ("subsample", 2), ("subsample", 4), ("scale", None), ("scale", 2), ("image", None)]
+KINDS = [("token", None), ("image", None), ("scale", None), ("scale", 2)]
+KINDS += [("cell", 1), ("cell", 2), ("cell", 4), ("subsample", 2), ("subsample", 4)]
 
 
 def numbers(batch=2, channels=3):

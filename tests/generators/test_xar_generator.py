@@ -120,7 +120,8 @@ def test_scales_are_drawn_from_coarse_to_fine_and_the_last_one_is_the_item():
     out = EntitiesSampler(steps=2)(model, classes(2), rng=rows(2), on_step=lambda tokens, *_: seen.append(tokens))
     assert [int(tokens.present.sum()) for tokens in seen] == [0, 0, 32] and out.tokens.values.isfinite().all()
     parts, known = model.split(out.tokens)
-    torch.testing.assert_close(parts[0][:, 0], out.tokens.values.mean(2)) and known.all()
+    torch.testing.assert_close(parts[0][:, 0], out.tokens.values.mean(2))
+    assert known.all()
 
 
 def test_an_entity_sees_those_before_it_and_no_other():
@@ -240,7 +241,8 @@ def test_a_bundle_gives_back_the_model_and_its_samples(tmp_path):
     path = save(tmp_path / "bundle", tokenizer=tokenizer, tokenizer_config=kl(), generator=generator, generator_config=config,
                 condition_spec=CLASSES)  # fmt: skip
     bundle = load(path)
-    drawn = [sample_tokens(g, classes(2), EntitiesSampler(steps=2), rng=rows(2), guidance=1.5).tokens for g in (generator, bundle.generator)]
+    sampler, both = EntitiesSampler(steps=2), (generator, bundle.generator)
+    drawn = [sample_tokens(model, classes(2), sampler, rng=rows(2), guidance=1.5).tokens for model in both]
     assert torch.equal(drawn[0].values, drawn[1].values) and drawn[1].spec.width == 4
     media = bundle.sample(n=2, condition="b", sampler="entities", steps=2)
     assert media.shape == (2, 1, 32, 16) and media.isfinite().all()

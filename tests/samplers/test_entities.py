@@ -1,4 +1,4 @@
-"""The sampler of entities on models whose velocity is known: it arrives where the flow does, in the order and number of calls that it says."""
+"""The sampler of entities on models whose velocity is known: where it arrives, in how many calls, and what it keeps."""
 
 import math
 from dataclasses import replace
@@ -84,7 +84,7 @@ def test_a_mixture_by_its_likeliest_component_alone_is_found_out():
 
 
 def moments(model, steps, **settings):
-    """Mean [E] and covariance [E, E] of what is drawn, exact where the velocity is linear: from one row per random number, and one without."""
+    """Mean [E] and covariance [E, E] of what is drawn, exact where the velocity is linear: by a row for each random number."""
     per_entity = steps if settings.get("solver", "euler_maruyama") == "euler_maruyama" else 1
     rows = per_entity * len(model.sizes) + 1
     rng = Unit(rows)
