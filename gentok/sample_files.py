@@ -121,7 +121,8 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         samples = sample(
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
             guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
-            duration=config["duration"], batch_size=config["batch_size"], advance=advance, trust=config["trust"],
+            duration=config["duration"], batch_size=config["batch_size"], text_encoder=config["text_encoder"],
+            advance=advance, trust=config["trust"],
         )  # fmt: skip
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
@@ -131,7 +132,7 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         for path in _listed(out):
             path.unlink()
         (out / "samples.json").write_text(json.dumps({"files": files}))  # before the first: also of a call that is killed
-        _write_media(samples, out, columns, bundle.spec, condition_labels(spec, spec.parse(config["condition"], config["n"])))
+        _write_media(samples, out, columns, bundle.spec, condition_labels(spec, config["condition"], config["n"]))
         stored = {kind: made, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
         save_file(stored, out / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])

@@ -16,6 +16,7 @@ from gentok.build import build, resolve
 from gentok.errors import ConfigError, check_choice, nearest_name
 from gentok.generators.base import capabilities
 from gentok.nn.linear import quantize
+from gentok.nn.text_encoder import TextEncoder
 from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
@@ -180,6 +181,7 @@ def sample(
     keep: str | float | None = None,
     duration: float | str | Sequence[float | str] | None = None,
     batch_size: int = 64,
+    text_encoder: str | None = None,
     advance: Callable[[int], None] | None = None,
     trust: Any = (),
 ) -> Samples:
@@ -201,6 +203,8 @@ def sample(
         duration: of sounds, in seconds, one number or several in turn; None: as long as the model's longest
             item, at which a model that ends items by itself is cut.
         batch_size: items that are drawn at once, >= 1.
+        text_encoder: the folder of the encoder whose vectors the model is conditioned on, where `condition` has
+            texts.
         advance: called with 0 once all is checked, and with the number of items after each batch.
         trust: packages whose components may be built, beside gentok's own.
 
@@ -218,7 +222,8 @@ def sample(
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
     tokenizer = bundle.tokenizer
     spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
-    conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n)
+    encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
+    conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n, encode)
     frames = frames_of(duration, n, bundle.spec)
     prompt = known_tokens(tokenizer, conditions.to(device), None if known is None else known.to(device), keep, frames)
     advance = advance or (lambda items: None)

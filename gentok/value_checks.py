@@ -55,7 +55,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
-    "known": Place, "keep": str | float, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
+    "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
     "suite": str, "ckpts": Texts, "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "both"], "region": str,
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,

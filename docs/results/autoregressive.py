@@ -18,6 +18,7 @@ import time
 from typing import Any
 
 import torch
+from autoregressive_models import section
 from evidence import HERE, Store, figures, held_by_tests, table
 from torch import Tensor
 
@@ -262,7 +263,8 @@ image tokens. In a delayed order a step of eight levels is accepted only where a
                 [("sampler", "nats", "standard error"), *(row for row in nats if row[1] != "–")]))  # fmt: skip
         if picture(store, model):
             parts.append(f"![Calls against the window](autoregressive_{model}_windows.png)")
-    (HERE / "autoregressive.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
+    parts.append(section(store))
+    (HERE / "autoregressive.md").write_text("\n\n".join(part.strip() for part in parts if part) + "\n")
 
 
 def picture(store: Store, model: str) -> bool:

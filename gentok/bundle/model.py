@@ -130,6 +130,7 @@ class Bundle:
         keep: str | float | None = None,
         duration: float | str | Sequence[float | str] | None = None,
         batch_size: int = 64,
+        text_encoder: str | None = None,
     ) -> Tensor:
         """New media; item i depends on (seed, i) alone. `gentok.sampling.sample` gives their tokens and counts as well.
 
@@ -145,6 +146,7 @@ class Bundle:
             keep: the part of `known` that stays: "left-half", ... of an image, or seconds of a sound.
             duration: of sounds, in seconds.
             batch_size: items drawn at once; it changes no item.
+            text_encoder: the folder of the encoder that makes the model's vectors of a text.
 
         Returns:
             float32 [n, C, ...] in [-1, 1].
@@ -154,18 +156,17 @@ class Bundle:
         """
         if self.generator is None:
             raise ValueError(f"{self.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
-        settings = {"steps": steps, "temperature": temperature, "top_k": top_k, "top_p": top_p}
-        chosen = configured_sampler(sampler, type(self.generator), {k: v for k, v in settings.items() if v is not None})
+        given = {k: v for k, v in {"steps": steps, "temperature": temperature, "top_k": top_k, "top_p": top_p}.items() if v is not None}
+        chosen = configured_sampler(sampler, type(self.generator), given)
         out = sample(
             self, n=n, condition=condition, sampler=chosen, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed,
             known=None if known is None else as_media(known, (self.spec.media_shape or (None,))[0]),
-            keep=keep, duration=duration, batch_size=batch_size,
+            keep=keep, duration=duration, batch_size=batch_size, text_encoder=text_encoder,
         )  # fmt: skip
         return out.media
 
     def encode_batch(self, batch: Batch, rng: RowRNG | None = None) -> Tokens | Latents:
-        """A batch of a data set as tokens; items that differ in length on the grid of `spec`, whose longest item bounds it. rng: for
-        tokenizers that draw how a batch's condition is written into their codes."""
+        """A batch as tokens, unequal items on the grid of `spec`. rng: for tokenizers that draw how conditions are written into it."""
         tokens = self.tokenizer.encode_batch(batch, rng)
         several = batch.lengths is not None or bool(self.tokenizer.written_condition.parts)
         return tokens.padded(self.spec) if several and isinstance(tokens, Tokens) else tokens
@@ -271,10 +272,8 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
         generator.eval().requires_grad_(False)
     tokenizer.eval().requires_grad_(False)
     check_checksum(document, path)
-    bundle = Bundle(
-        document["kind"], tokenizer, generator, condition_spec, dict(config), generator_config, notes(document), str(path), trust
-    )  # fmt: skip
-    return bundle.to(device)
+    about = (condition_spec, dict(config), generator_config, notes(document), str(path), trust)
+    return Bundle(document["kind"], tokenizer, generator, *about).to(device)
 
 
 def find(path: str | os.PathLike[str]) -> Path:

@@ -7,6 +7,7 @@ above 4 kHz: `band_limit` says so, and what compares spectra should not ask for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 from gentok.data.sound_shards import SoundShards
 from gentok.interfaces import LocalPath
@@ -40,7 +41,7 @@ class FSDD(SoundShards, id="data/fsdd"):
         crop: PositiveFloat | None = 0.5,
         longest: PositiveFloat | None = None,
         normalize: str | None = None,
-        captions: str | None = None,
+        captions: Literal["ids"] | None = None,
         max_broken: Fraction = 0.01,
         in_memory: bool = True,
         index: LocalPath | None = None,

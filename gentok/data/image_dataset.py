@@ -19,12 +19,12 @@ from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.image_decoding import IMAGE_SUFFIXES
 from gentok.data.image_files import image_size, read_pixels, to_media
 from gentok.data.indexed_dataset import IndexedDataset
-from gentok.data.labels import spec_of
+from gentok.data.labels import Conditions, spec_of
 from gentok.data.progress import progress
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.settings import PositiveInt
-from gentok.types import Batch, ConditionSpec
+from gentok.types import Batch
 
 __all__ = ["IMAGES", "ImageData", "ImageDataset", "ImageOptions"]
 
@@ -73,16 +73,19 @@ class ImageData(MediaData):
         parts = split(found.index, found.held_out, options.max_broken, options.split_seed)
         sizes = Counter(size for part in parts.values() for size in part.known_sizes)
         self.media_shape = (options.channels, *_common_size(sizes, options.size, options.resize, found.index.where))
-        self.condition_spec = spec_of(parts, found.classes, found.caption_length)
-        how = (self.media_shape, self.condition_spec, options.max_broken, options.in_memory)
-        self.train, self.held_out = (ImageDataset(self.kind, name, part, *how) for name, part in parts.items())
+        self.condition_spec = spec_of(parts, found.classes, found.caption_length, found.text_encoder)
+        conditions = {name: Conditions(self.condition_spec, part, found.text_encoder) for name, part in parts.items()}
+        how = (options.max_broken, options.in_memory)
+        self.train, self.held_out = (
+            ImageDataset(self.kind, name, part, self.media_shape, conditions[name], *how) for name, part in parts.items()
+        )
 
 
 class ImageDataset(IndexedDataset):
     """The images of one split.
 
     Args:
-        kind, split, index, condition_spec, max_broken: those of IndexedDataset.
+        kind, split, index, conditions, max_broken: those of IndexedDataset.
         media_shape: (channels, height, width) of what a batch holds.
         in_memory: whether they are decoded now and kept as uint8, instead of when they are asked for.
     """
@@ -93,11 +96,11 @@ class ImageDataset(IndexedDataset):
         split: str,
         index: FileIndex,
         media_shape: tuple[int, int, int],
-        condition_spec: ConditionSpec,
+        conditions: Conditions,
         max_broken: float,
         in_memory: bool = False,
     ):
-        super().__init__(kind, split, index, condition_spec, max_broken, [media_shape])
+        super().__init__(kind, split, index, conditions, max_broken, [media_shape])
         self.media_shape = media_shape
         self._memory: Tensor | None = None
         if in_memory:

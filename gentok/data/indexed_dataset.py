@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from gentok.data.file_index import DataError, FileIndex, reason_of, stop_if_too_many
-from gentok.data.labels import condition_of
+from gentok.data.labels import Conditions
 from gentok.distributed import all_sum
 from gentok.interfaces import MediaDataset
-from gentok.types import Condition, ConditionSpec, fingerprint
+from gentok.types import Condition, fingerprint
 
 __all__ = ["IndexedDataset"]
 
@@ -32,16 +32,15 @@ class IndexedDataset(MediaDataset):
         kind: what the description calls the data.
         split: "train" or "held_out".
         index: of the items.
-        condition_spec: the conditions that items have.
+        conditions: of the items.
         max_broken: largest share of unreadable items.
         settings: what else than the items' names, stamps and conditions changes what a batch holds.
     """
 
-    def __init__(self, kind: str, split: str, index: FileIndex, condition_spec: ConditionSpec, max_broken: float, settings: Sequence[Any]):
+    def __init__(self, kind: str, split: str, index: FileIndex, conditions: Conditions, max_broken: float, settings: Sequence[Any]):
         self.source, self.media_type = index.source, index.media_type
-        self.condition_spec, self.max_broken = condition_spec, max_broken
-        self._parts = condition_of(condition_spec, index)
-        content = fingerprint(index.names, index.stamps, *settings, *(part.ids for part in self._parts.values()))
+        self.condition_spec, self.max_broken, self._conditions = conditions.spec, max_broken, conditions
+        content = fingerprint(index.names, index.stamps, *settings, *conditions.content)
         self.description = {"data": kind, "path": index.where, "split": split, "items": len(index.names), "content": content}
         self._lost, self._lost_count, self._left_out = index.broken, index.broken_count, index.left_out
         self._reasons: dict[int, str] = {}  # of what this process found broken
@@ -59,7 +58,7 @@ class IndexedDataset(MediaDataset):
     @property
     def labels(self) -> Tensor | None:
         """int64 [n], where there are classes."""
-        return self._parts["class"].ids if "class" in self._parts else None
+        return self._conditions.parts["class"].ids if "class" in self._conditions.parts else None
 
     @property
     def broken(self) -> list[str]:
@@ -162,4 +161,4 @@ class IndexedDataset(MediaDataset):
 
     def condition(self, index: Tensor) -> Condition:
         """The condition of the rows `index` int64 [B]."""
-        return Condition({name: type(part)(part.ids[index].long()) for name, part in self._parts.items()})
+        return self._conditions.rows(index)

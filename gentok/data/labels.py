@@ -1,4 +1,5 @@
-"""From class names and captions of listed items to the parts of a Condition: classes by name or number, captions by characters."""
+"""From class names and captions of listed items to the parts of a Condition: classes by name or number, captions by characters or as a
+frozen text encoder writes them."""
 
 from __future__ import annotations
 
@@ -7,43 +8,77 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gentok.data.file_index import FileIndex
 from gentok.data.names import first_few
-from gentok.types import ABSENT, Class, ClassSpec, ConditionSpec, Ids, IdsSpec
+from gentok.nn.text_encoder import TextEncoder
+from gentok.types import ABSENT, Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Vectors, VectorsSpec, fingerprint
 
-__all__ = ["condition_of", "spec_of"]
+__all__ = ["Conditions", "spec_of"]
 
 _log = logging.getLogger("gentok.data")
 
 
-def spec_of(parts: dict[str, FileIndex], classes: Sequence[str] | None, caption_length: int) -> ConditionSpec:
+def spec_of(
+    parts: dict[str, FileIndex], classes: Sequence[str] | None, caption_length: int, text_encoder: TextEncoder | None = None
+) -> ConditionSpec:
     """What conditions items have.
 
     Args:
         parts: "train", by whose labels the classes go, and "held_out"; the texts of both give the alphabet.
         classes: names of the classes, in the order of their ids; None: those that occur.
-        caption_length: characters after which captions are cut.
+        caption_length: characters, or tokens of the text encoder, after which captions are cut.
+        text_encoder: makes vectors of captions; None: they become ids.
 
     Raises:
-        ValueError: no item has a caption, where captions are read, or caption_length < 1.
+        ValueError: no item has a caption, where captions are read, or there is no text encoder in its folder.
     """
     train = parts["train"]
     specs: list[tuple[str, Any]] = []
     if train.labels is not None:
         specs.append(("class", ClassSpec(tuple(classes) if classes else _class_names(train.labels))))
     if train.captions is not None:
-        specs.append(("text", _ids_spec([c for part in parts.values() for c in part.captions or ()], caption_length, train.where)))
+        captions = [c for part in parts.values() for c in part.captions or ()]
+        if not any(captions):
+            raise ValueError(f"captions were asked for, {train.where} has none: data.captions=null trains without")
+        of = _ids_spec(captions, caption_length) if text_encoder is None else _vectors_spec(captions, caption_length, text_encoder)
+        specs.append(("text", of))
     return ConditionSpec(tuple(specs))
 
 
-def condition_of(spec: ConditionSpec, index: FileIndex) -> dict[str, Class | Ids]:
-    """The conditions of all items of an index: {"class": ids int64 [n], "text": ids int32 [n, L]}, as far as `spec` has them.
+class Conditions:
+    """The conditions of all items of an index.
+
+    Args:
+        spec: what they are: classes, ids, or the vectors of a text encoder, which are computed whenever a row is asked for.
+        index: of the items.
+        text_encoder: that of `spec_of`.
+
+    Attributes:
+        spec: as given.
+        parts: classes int64 [n] and ids int32 [n, L] by their names.
+        content: what a fingerprint of the items takes of their conditions.
 
     Raises:
         ValueError: a label that is no class of `spec`.
     """
-    return {name: _part(part, index) for name, part in spec.parts}
+
+    def __init__(self, spec: ConditionSpec, index: FileIndex, text_encoder: TextEncoder | None = None):
+        self.spec = spec
+        self.parts = {name: _part(part, index) for name, part in spec.parts if not isinstance(part, VectorsSpec)}
+        self._vectors = {name: part for name, part in spec.parts if isinstance(part, VectorsSpec)}
+        self._texts, self._encoder = index.captions or [], text_encoder
+        read = [[part.encoder, part.max_length, self._texts] for part in self._vectors.values()]
+        self.content = [*(part.ids for part in self.parts.values()), *([fingerprint(read)] if read else [])]
+
+    def rows(self, index: Tensor) -> Condition:
+        """Those of the rows `index` int64 [B]."""
+        parts: dict[str, Class | Ids | Vectors] = {name: type(part)(part.ids[index].long()) for name, part in self.parts.items()}
+        for name, part in self._vectors.items():
+            assert self._encoder is not None
+            parts[name] = self._encoder([self._texts[i] for i in index.tolist()], part.max_length)
+        return Condition(parts)
 
 
 def _class_names(labels: Sequence[str | None]) -> tuple[str, ...]:
@@ -73,12 +108,22 @@ def _part(spec: ClassSpec | IdsSpec, index: FileIndex) -> Class | Ids:
     return Ids(ids)
 
 
-def _ids_spec(captions: Sequence[str], longest: int, where: str) -> IdsSpec:
-    if longest < 1:
-        raise ValueError(f"data.caption_length={longest}: characters, 1 or more")
-    if not any(captions):
-        raise ValueError(f"captions were asked for, {where} has none: data.captions=null trains without")
+def _ids_spec(captions: Sequence[str], longest: int) -> IdsSpec:
     long = sum(len(c) > longest for c in captions)
     if long:
         _log.warning("%d of %d captions have more than data.caption_length=%d characters and are cut there", long, len(captions), longest)
     return IdsSpec(tuple(sorted({c for text in captions for c in text[:longest]})), min(longest, max(map(len, captions))))
+
+
+def _vectors_spec(captions: Sequence[str], longest: int, encoder: TextEncoder) -> VectorsSpec:
+    length = min(longest, encoder.longest or longest)
+    counts = encoder.lengths(captions)
+    long = sum(count > length for count in counts)
+    if long:
+        _log.warning("%d of %d captions have more than %d tokens of the text encoder and are cut there", long, len(captions), length)
+    elif max(counts) <= length // 2:
+        _log.warning(
+            "the longest caption has %d tokens, and room is kept for %d of each: data.caption_length=%d keeps as much as is needed",
+            max(counts), length, max(counts),
+        )  # fmt: skip
+    return VectorsSpec(encoder.width, length, encoder.name)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from gentok.atomic import replacing
 from gentok.data.image_files import grid, to_uint8
-from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec
+from gentok.types import Class, ClassSpec, ConditionSpec, Ids, IdsSpec, VectorsSpec
 
 __all__ = ["condition_labels", "save_sample_grid"]
 
@@ -20,9 +21,18 @@ HEIGHT."""
 _GAP, _FONT, _STRIP = 2, 14, 20
 
 
-def condition_labels(spec: ConditionSpec, condition: Condition) -> list[str]:
-    """The class name and the text of each row, "null" where it has none; [] where no row has any."""
+def condition_labels(spec: ConditionSpec, value: Any, n: int) -> list[str]:
+    """The class name and the text of each of `n` rows, "null" where it has none; [] where no row has any.
+
+    value: see ConditionSpec.parse.
+    """
     rows: list[list[str]] = []
+
+    def unencoded(values: list[Any], kind: VectorsSpec) -> list[Any]:
+        rows.append([values[i % len(values)] if isinstance(values[i % len(values)], str) else "" for i in range(n)])
+        return [None] * len(values)
+
+    condition = spec.parse(value, n, unencoded)
     for name, kind in spec.parts:
         part = condition.parts[name]
         if isinstance(kind, ClassSpec) and isinstance(part, Class):

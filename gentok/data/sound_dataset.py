@@ -22,14 +22,14 @@ from torch import Tensor
 from gentok.data.datasets import locate
 from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.indexed_dataset import IndexedDataset
-from gentok.data.labels import spec_of
+from gentok.data.labels import Conditions, spec_of
 from gentok.data.progress import progress
 from gentok.data.sound_files import SOUND_SUFFIXES, FullScale, normalized, part_step, read_sound, resampled_length, sound_size
 from gentok.data.source_options import Found, LabelOptions, MediumOptions, divide
 from gentok.interfaces import MediaData
 from gentok.rng import RowRNG
 from gentok.settings import NonNegativeInt, PositiveFloat, PositiveInt
-from gentok.types import Batch, ConditionSpec
+from gentok.types import Batch
 
 __all__ = ["SOUNDS", "SoundData", "SoundDataset", "SoundOptions"]
 
@@ -99,9 +99,11 @@ class SoundData(MediaData):
         if options.channels == 2:
             _check_channels(parts)
         self.sample_rate = options.sample_rate
-        self.condition_spec = spec_of(parts, found.classes, found.caption_length)
-        how = (self.condition_spec, options, FullScale())
-        self.train, self.held_out = (SoundDataset(self.kind, name, part, *how, cropped=name == "train") for name, part in parts.items())
+        self.condition_spec = spec_of(parts, found.classes, found.caption_length, found.text_encoder)
+        conditions, scale = {name: Conditions(self.condition_spec, part, found.text_encoder) for name, part in parts.items()}, FullScale()
+        self.train, self.held_out = (
+            SoundDataset(self.kind, name, part, conditions[name], options, scale, cropped=name == "train") for name, part in parts.items()
+        )
         self.longest_item = max(self.train.longest_item, self.held_out.longest_item)
         self.media_shape = (options.channels, self.longest_item)
         lowest = min(size[1] for part in parts.values() for size in part.known_sizes)
@@ -126,7 +128,7 @@ class SoundDataset(IndexedDataset):
     """The sounds of one split: draws -> Batch(media float32 [B, C, T], lengths int64 [B] in samples).
 
     Args:
-        kind, split, index, condition_spec: those of IndexedDataset.
+        kind, split, index, conditions: those of IndexedDataset.
         options: what becomes of the sounds.
         full_scale: clips them; one for both splits, so that a thing is said once.
         cropped: whether batches hold pieces of options.crop seconds.
@@ -143,14 +145,14 @@ class SoundDataset(IndexedDataset):
         kind: str,
         split: str,
         index: FileIndex,
-        condition_spec: ConditionSpec,
+        conditions: Conditions,
         options: SoundOptions,
         full_scale: FullScale | None = None,
         cropped: bool = False,
     ):
         longest = options.samples(options.longest)
         settings = [options.sample_rate, options.channels, options.normalize, longest]
-        super().__init__(kind, split, index, condition_spec, options.max_broken, settings)
+        super().__init__(kind, split, index, conditions, options.max_broken, settings)
         self.options, self.sample_rate = options, options.sample_rate
         self.crop = options.samples(options.crop) if cropped else None
         if self.crop is not None:

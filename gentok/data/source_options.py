@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from gentok.data.file_index import FileIndex, MediaType
 from gentok.interfaces import LocalPath
+from gentok.nn.text_encoder import TextEncoder
 from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 
 __all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
@@ -27,13 +28,15 @@ class Found:
         index: of its items.
         held_out: the items to hold out, or the share of `index`.
         classes: names of the classes, in the order of their ids; None: those that occur, if any.
-        caption_length: characters after which captions are cut.
+        caption_length: characters, or tokens of the text encoder, after which captions are cut.
+        text_encoder: of captions that become vectors; None: they become ids.
     """
 
     index: FileIndex
     held_out: FileIndex | float
     classes: Sequence[str] | None = None
     caption_length: int = 128
+    text_encoder: TextEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,25 @@ class CaptionOptions(LabelOptions):
     """Options of sources whose items may have captions. An item without its label counts as broken.
 
     Attributes:
-        captions: null, or "ids": each item's caption is the condition `text`, by characters; an empty one is no condition.
-        caption_length: characters after which captions are cut.
+        captions: null, or each item's caption is the condition `text`: "ids", by characters; "vectors", as the frozen encoder in
+            `text_encoder` writes it. An empty caption is no condition.
+        caption_length: characters, or tokens of the text encoder, after which captions are cut.
+        text_encoder: a folder with a model of transformers and its tokenizer.
 
     Raises:
-        ValueError: `captions` is another word.
+        ValueError: `captions` is another word, or only one of captions="vectors" and `text_encoder` is given.
     """
 
-    captions: Literal["ids"] | None = None
+    captions: Literal["ids", "vectors"] | None = None
     caption_length: PositiveInt = 128
+    text_encoder: LocalPath | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.captions == "vectors" and self.text_encoder is None:
+            raise ValueError("data.captions=vectors needs the folder of a frozen text encoder: data.text_encoder=FOLDER")
+        if self.captions != "vectors" and self.text_encoder is not None:
+            raise ValueError(f"data.text_encoder={self.text_encoder} encodes captions, and none are asked of it: set data.captions=vectors")
 
     def pair(self, place: Any, list_items: Callable[[Any, bool | Sequence[str] | None], FileIndex]) -> Found:
         """Lists the items of a place, and those of the second one where `held_out` names one.
@@ -86,7 +99,8 @@ class CaptionOptions(LabelOptions):
             wanted = False if index.labels is None else True if self.classes in (None, True) else self.classes
             held_out = list_items(held_out, wanted)
         names = None if self.classes is None or isinstance(self.classes, bool) else [str(name) for name in self.classes]
-        return Found(index, held_out, names, self.caption_length)
+        encoder = None if self.text_encoder is None else TextEncoder(self.text_encoder)
+        return Found(index, held_out, names, self.caption_length, encoder)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -77,7 +77,7 @@ class SpokenDigits(SoundShards, id="data/spoken_digits"):
         crop: PositiveFloat | None = 0.5,
         longest: PositiveFloat | None = None,
         normalize: str | None = None,
-        captions: str | None = None,
+        captions: Literal["ids"] | None = None,
         speed: Annotated[float, Field(ge=1, le=2)] = 1.1,
         pitch: Annotated[float, Field(ge=1, le=1.5)] = 1.05,
         seed: NonNegativeInt = 0,

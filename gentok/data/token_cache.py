@@ -5,7 +5,7 @@ The file holds
     latents     float32 [items, views, D, N] in their place, of a tokenizer without a codebook
     index       int64 [items]: each item's number within the set that was encoded
     lengths     int64 [items, views], where the tokenizer gives lengths
-    condition.NAME[.x | .mask]   one row per item
+    condition.NAME[.x | .mask]   one row per item; x, vectors of a frozen encoder, in float16
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
 seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by RowRNG.of(seed, index, step=v), which also draws
 what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
@@ -109,8 +109,9 @@ def encode_set(
     if not len(data):
         raise ValueError("there is nothing to encode: the set is empty")
     spec: TokenSpec = tokenizer.spec
-    numbers = spec.positions * (spec.levels or spec.width or 1)
-    _check_space(Path(path), len(data) * views * numbers * _stored(spec).itemsize * (2 if world > 1 else 1))
+    vectors = sum(2 * part.max_length * part.width for _, part in data.condition_spec.parts if part.kind == "vectors")  # bytes of float16
+    each = views * (spec.levels or spec.width or 1) * spec.positions * _stored(spec).itemsize + vectors
+    _check_space(Path(path), len(data) * each * (2 if world > 1 else 1))
     target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
     first, last = len(data) * rank // world, len(data) * (rank + 1) // world
     what = "encoding" if world == 1 else f"encoding, process {rank} of {world}"
@@ -235,7 +236,10 @@ def _flatten_condition(condition: Condition) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for name, part in condition.parts.items():
         if isinstance(part, Vectors):
-            out[f"condition.{name}.x"], out[f"condition.{name}.mask"] = part.x.float(), part.mask
+            half = part.x.half()
+            if not bool(half.isfinite().all()):
+                raise ValueError(f"vectors of the condition {name!r} reach {part.x.abs().max():g}: float16, in which they are kept, cannot")
+            out[f"condition.{name}.x"], out[f"condition.{name}.mask"] = half, part.mask
         else:
             out[f"condition.{name}"] = part.ids
     return out

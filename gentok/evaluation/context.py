@@ -28,7 +28,7 @@ from gentok.metrics.generation import accuracy
 from gentok.rng import RowRNG
 from gentok.samplers.base import described
 from gentok.sampling import Samples, pick_sampler, sample
-from gentok.types import Batch, ConditionSpec
+from gentok.types import Batch, Condition, ConditionSpec
 
 __all__ = ["Context", "check_images", "choice", "class_names", "in_words", "left_out", "scale_of"]
 
@@ -79,6 +79,14 @@ class Context:
             for batch in batches(self.data.held_out, self.config["batch_size"], rows=rows):
                 yield batch.to(self.device)
                 advance(len(batch.index))
+
+    def held_out_conditions(self, n: int) -> Condition | None:
+        """Those of `n` held-out items, in turn; None where the model is conditioned on nothing."""
+        if not self.bundle.condition_spec.parts:
+            return None
+        rows = self.rows("held_out")[:n]
+        found = [batch.condition for batch in batches(self.data.held_out, self.config["batch_size"], rows=rows)]
+        return Condition.concat(found).rows(torch.arange(n) % len(rows))
 
     def progress(self, what: str, total: int, unit: str = "items", least: int = 0) -> AbstractContextManager[Any]:
         """A progress bar where the configuration wants one and there are at least `least` items."""

@@ -31,12 +31,13 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     bundle, config, names = context.bundle, context.config, context.classes
     guidance = context.guidance
     n = math.ceil(config["n"] / len(names)) * len(names) if names else config["n"]
-    condition = list(range(len(names))) if names else None  # taken in turn: row i is of class i mod classes
+    condition = list(range(len(names))) if names else context.held_out_conditions(n)  # classes in turn: row i is of class i mod classes
     train, held_out = context.media("train")[0], context.media("held_out")[0]
     samples = context.sample(n, condition, guidance)
     media = samples.media.clamp(-1, 1)
     metrics: dict[str, Any] = {"samples": n, "guidance": guidance}
-    asked = ", as many of every class; accuracy: the eval classifier recognises the wanted class" if names else ""
+    asked = "" if condition is None else ", given the conditions of held-out items in turn"
+    asked = ", as many of every class; accuracy: the eval classifier recognises the wanted class" if names else asked
     protocol: dict[str, Any] = {
         "what": in_words("generation", n=n, accuracy=asked, space=SPACE[bool(names)]),
         **context.sampling_protocol(samples),

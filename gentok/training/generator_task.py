@@ -99,12 +99,17 @@ class GeneratorTask(GentokModule):
     def _draw_pictures(self, tokens: Tokens | Latents, condition: Condition) -> None:
         """The same seeds and conditions every time; here and not later, since the averaged weights are in place only while validating.
 
-        Items of unequal length have the conditions and lengths of the first held-out items, others all classes in turn.
+        Items of unequal length have the conditions and lengths of the first held-out items; others all classes in turn or, where there
+        are none, the conditions of these items.
         """
         n, options = self.config["task"]["pictures"], {}
         if tokens.lengths is None:
             classes = {name: list(spec.names) for name, spec in self.condition_spec.parts if spec.kind == "class"}
-            condition = self.condition_spec.parse(classes or None, n).to(self.device)
+            if classes or not self.condition_spec.parts:
+                condition = self.condition_spec.parse(classes or None, n).to(self.device)
+            else:
+                n = min(n, tokens.batch)
+                condition = condition.rows(torch.arange(n, device=self.device))
         else:
             n = min(n, tokens.batch)
             condition, options["lengths"] = condition.rows(torch.arange(n, device=self.device)), tokens.lengths[:n]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,11 @@ class VectorsSpec:
         for row, value in enumerate(values):
             if value is None:
                 continue
+            if isinstance(value, str):
+                raise ConfigError(
+                    f"{name}={value!r} is a text, and this model reads the vectors of {self.encoder or 'its encoder'}: name that encoder's "
+                    "folder, text_encoder=FOLDER"
+                )
             if not isinstance(value, Tensor) or value.dim() != 2 or value.shape[1] != self.width or len(value) > self.max_length:
                 came = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
                 raise ValueError(
@@ -102,11 +107,11 @@ class ConditionSpec:
 
     parts: tuple[tuple[str, ClassSpec | IdsSpec | VectorsSpec], ...] = ()
 
-    def parse(self, value: Any, batch: int) -> Condition:
+    def parse(self, value: Any, batch: int, encode: Callable[[list[Any], VectorsSpec], list[Any]] | None = None) -> Condition:
         """A user's `condition=7`, `condition=horse`, `condition={class: [3, 4], text: "seven"}` as a Condition of `batch` rows.
 
         A scalar goes to the only part, or to the part named `class`; a list gives the rows in turn, repeated to fill the batch;
-        None is null everywhere. Raises ValueError, naming what the model understands.
+        None is null everywhere. Texts for a part of vectors become such by `encode`. Raises ValueError, naming what the model understands.
         """
         names = [name for name, _ in self.parts]
         if value is None:
@@ -127,6 +132,8 @@ class ConditionSpec:
             row_values = list(given) if isinstance(given, (list, tuple)) else [given]
             if not row_values:
                 raise ValueError(f"condition.{name}=[]: a list of at least one; leave it out, or null, for none")
+            if encode is not None and isinstance(spec, VectorsSpec):
+                row_values = encode(row_values, spec)
             parts[name] = spec.parse([row_values[i % len(row_values)] for i in range(batch)], f"condition.{name}")
         return Condition(parts)
 

@@ -58,13 +58,14 @@ LAYOUTS = {
 
 
 def checkered(**axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, coloured as a chessboard: the white ones are
-    quick tests and the black ones slow, so that in the default suite each value of an axis still meets every
-    other one of the next axis."""
+    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m and the slow
+    tests the others: as on a chessboard with two axes (m = 2), every m-th of a diagonal with more, m being the length of
+    the shortest axis. So in the default suite each value of an axis still meets every value of a neighbour."""
     lists = [list(values) for values in axes.values()]
+    every = 2 if len(lists) < 3 else max(2, min(map(len, lists)))
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
-        marks = pytest.mark.slow if sum(place) % 2 else ()
+        marks = pytest.mark.slow if sum(place) % every else ()
         cells.append(pytest.param(*(values[i] for values, i in zip(lists, place)), marks=marks))
     return pytest.mark.parametrize(list(axes), cells)
 
