@@ -11,7 +11,7 @@ euler_maruyama is the release's: equal steps from t = 1 to `last`, then one to 0
 which arrives beside the data by about `last` times the noise.
 
 Guidance grows with the progress (n - 1) / (E - 1): with guidance_schedule=linear it is the release's 1 + (g - 1) (n - 1) / (E - 1), which
-leaves the first entity unguided. `guide_first` makes it n / E; so does a single entity, whose progress is 1. constant guides all alike.
+leaves the first entity unguided. `guide_first` makes it n / E. A single entity has progress 1. constant guides all alike.
 
 NOT exact: a solver of finitely many steps is an approximation of the model's distribution, the better the more steps there are. Known cells
 are kept where they are whole entities that come first; others are refused. Temperature and guidance have no meaning as a distribution here,
