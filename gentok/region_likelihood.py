@@ -9,6 +9,7 @@ Masked     a bound: the asked cells drawn one by one in a uniformly random order
            1310.1757; Hoogeboom et al., arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum
            over n masked cells of -log p(cell | the others)
 Refines    whole items alone: exact where ids are restricted to the clusters of their labels, else a bound
+NextScale  whole items alone, exact
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gentok.flow.random_cells import random_subset
-from gentok.generators.base import AnyOrder, Causal, Masked, Refines, capabilities
+from gentok.generators.base import AnyOrder, Causal, Masked, NextScale, Refines, capabilities
 from gentok.prompt import KEEPS, keep_mask
 from gentok.rng import RowRNG
 from gentok.types import UNKNOWN, Condition, Raster, Tokens, TokenSpec
@@ -96,16 +97,17 @@ def region_nll(
         return _causal(model, tokens, condition, chosen, asked, count)
     elif isinstance(model, Masked):
         return _bound(model, tokens, condition, chosen, rng, samples), count, False
-    elif isinstance(model, Refines):
+    elif isinstance(model, (NextScale, Refines)):
         if not torch.equal(chosen, present):
             raise ValueError(
                 f"this {type(model).__name__} has a density of whole items, and none of a region given the rest: leave region out, or "
                 "evaluate an any_order (exact) or a masked generator (a bound)"
             )
-        return model.nll_bound(tokens, condition, rng).double(), count, model.members
+        return model.nll_bound(tokens, condition, rng).double(), count, isinstance(model, NextScale) or model.members
     else:
         able = ", ".join(capabilities(model)) or "without capability"
-        raise ValueError(f"the nll of a region needs an AnyOrder, Causal, Masked or Refines generator; {type(model).__name__} is {able}")
+        needs = "an AnyOrder, Causal, Masked, NextScale or Refines generator"
+        raise ValueError(f"the nll of a region needs {needs}; {type(model).__name__} is {able}")
     return _nats(logits, tokens.codes, chosen), count, True
 
 

@@ -189,6 +189,10 @@ def experiment(name: str) -> dict[str, Any]:
     words = [f"experiment={name}", TABLE["data"][name.partition("/")[0]], TABLE["more"].get(name, "")]
     if "/tokenizer: from_bundle" in text:
         ckpt = next(path for pattern, path in TABLE["tokenizers"].items() if fnmatch(name, pattern))
+        if (ROOT / "conf" / "experiment" / f"{ckpt}.yaml").is_file():
+            experiment(ckpt)
+            Path("run").rename("tokenizer")
+            ckpt = "tokenizer/bundle"
         words.append(f"tokenizer.ckpt={ckpt} task.pictures=0")  # samples are recorded anyway
     elif "/tokenizer: speech_text" in text:  # over the bundle of another experiment
         experiment("spoken_digits/semantic")

@@ -24,11 +24,15 @@ def words(name: str) -> list[str]:
     if name == "imagenet256/elm_l":
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=bae",
                 "codebook.bits=20", "codebook.levels=2", "codebook.width=256"]  # fmt: skip
+    if name.startswith("imagenet256/var_d"):
+        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=var"]
     if name.startswith(("imagenet256/ctf_", "imagenet256/llamagen_")):  # the tokenizer's sizes, without a bundle
         sizes = ["codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256"]
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=vq", *sizes]
     if name.startswith("imagenet256/xar_"):
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=kl_f16c16"]
+    if name.endswith("/next_scale"):
+        return [*out, "tokenizer=vqgan", "codebook=pyramid"]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():
         data = name.partition("/")[0]
         kind = "codec" if data == "spoken_digits" else "rq" if name.endswith("_rq") else "kl" if name == "cifar10/xar" else "vq"

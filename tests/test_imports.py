@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "gentok"
 
-BASE = {"atomic", "errors", "settings", "types", "interfaces", "rng", "distributed", "precision"}
+BASE = {"atomic", "devices", "errors", "settings", "types", "interfaces", "rng", "distributed", "precision"}
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "atomic": set(),
     "errors": set(),

@@ -36,6 +36,7 @@ GENERATORS = {
     "any_order": {"width": 64, "depth": 2, "heads": 2},
     "self_speculative": {"width": 64, "depth": 2, "heads": 2},
     "resgen": {"width": 64, "depth": 2, "heads": 2, "components": 64, "rank": 8},
+    "next_scale": {"width": 64, "depth": 2, "heads": 2},
     "coarse_to_fine": {
         "width": 64, "depth": 2, "heads": 2, "refiner_width": 64, "refiner_depth": 2, "refiner_heads": 2, "clusters": 8,
     },
@@ -45,7 +46,7 @@ STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
 DRAWS, RATE = {"xar": 4}, {"xar": 1e-2}
 """Of each item in a step, where what a step teaches depends on noise; and a learning rate."""
-ONLY = {"resgen": ("residual",), "xar": tuple(name for name in CODEBOOKS if name != "bae")}
+ONLY = {"resgen": ("residual",), "next_scale": ("pyramid",), "xar": tuple(name for name in CODEBOOKS if name != "bae")}
 """Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""
 
 
@@ -92,7 +93,7 @@ def tokenizers():
 
 QUICK = {
     "autoregressive": ("fsq",), "depth": ("residual",), "masked": ("pyramid",), "any_order": ("vq",), "self_speculative": ("vq",),
-    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "xar": ("vq",),
+    "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "next_scale": ("pyramid",), "xar": ("vq",),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator, and the kinds of codebooks whose codes differ."""
 
@@ -108,7 +109,7 @@ QUICK = {
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
     tokenizer = tokenizers(codebook)
     if codebook not in ONLY.get(generator_name, CODEBOOKS):
-        with pytest.raises(ValueError, match=f"{generator_name} models .* residual") as error:
+        with pytest.raises(ValueError, match=f"{generator_name} models .* {ONLY[generator_name][0]}") as error:
             build_generator(compose("config", [f"generator={generator_name}"])["generator"], tokenizer, CLASSES)
         assert "\n" not in str(error.value)
         return
@@ -148,6 +149,8 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
         (["generator=masked", "sampler=autoregressive"], ["autoregressive", "Causal", "maskgit"]),
         (["generator=any_order", "sampler=maskgit"], ["maskgit", "Masked", "any_order, any_subset"]),
         (["generator=masked", "sampler=any_subset"], ["any_subset", "AnyOrder", "maskgit"]),
+        (["generator=next_scale", "sampler=autoregressive"], ["autoregressive", "Causal", "is NextScale", "fit it: next_scale"]),
+        (["generator=autoregressive", "sampler=next_scale"], ["next_scale", "NextScale", "fit it: autoregressive"]),
         (["generator=coarse_to_fine", "sampler=autoregressive"], ["autoregressive", "Causal", "fit it: coarse_to_fine"]),
         (["generator=coarse_to_fine", "sampler=coarse_to_fine", "sampler@sampler.coarse=maskgit"], ["coarse=maskgit", "autoregressive"]),
     ],

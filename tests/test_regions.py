@@ -12,6 +12,8 @@ import torch
 
 from gentok.bundle import build_generator, load, save
 from gentok.cli import compose
+from gentok.codebooks.pyramid import PyramidCodebook
+from gentok.codebooks.vq import VQ
 from gentok.evaluate import evaluate
 from gentok.evaluation.likelihood import nll_in_words
 from gentok.generators.any_order import AnyOrderTransformer
@@ -19,10 +21,11 @@ from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.coarse_to_fine import CoarseToFine
 from gentok.generators.depth import DepthTransformer
 from gentok.generators.masked import MaskedTransformer
+from gentok.generators.next_scale import NextScaleTransformer
 from gentok.region_likelihood import region_cells, region_nll
 from gentok.rng import RowRNG
 from gentok.samplers.guided import guided
-from gentok.types import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Raster, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Pyramid, Raster, Tokens, TokenSpec
 
 sys.path.insert(0, str(Path(__file__).parent / "exact"))
 from kit import completions  # noqa: E402
@@ -70,6 +73,17 @@ def test_a_coarse_to_fine_model_gives_the_density_of_whole_items_and_of_no_regio
         with pytest.raises(ValueError, match="CoarseToFine has a density of whole items.*any_order") as error:
             region_nll(model, tokens, condition, region, rng)
         assert "\n" not in str(error.value)
+
+
+def test_a_next_scale_model_gives_the_density_of_whole_items_and_of_no_region():
+    spec = TokenSpec((3,), Pyramid((1, 2)))
+    model = random_model(NextScaleTransformer, spec, codebook=PyramidCodebook(VQ(3, 4), (1, 2)))
+    tokens, condition, rng = items(4, spec)
+    nats, count, exact = region_nll(model, tokens, condition, region_cells(None, spec), rng)
+    assert torch.allclose(nats, model.nll_bound(tokens, condition)) and exact and count.tolist() == [5] * 4
+    assert nll_in_words(model) == "exact"
+    with pytest.raises(ValueError, match="has a density of whole items.*any_order"):
+        region_nll(model, tokens, condition, None, rng)
 
 
 def test_an_any_order_model_gives_the_exact_density_of_any_region():
@@ -257,7 +271,7 @@ def test_a_region_that_is_none_is_refused_in_one_line(tmp_path, region, message,
 def test_a_region_needs_a_raster_and_a_model_that_has_a_density():
     with pytest.raises(ValueError, match="raster"):
         region_cells("left-half", TokenSpec((3,), Line(4)))
-    with pytest.raises(ValueError, match="AnyOrder, Causal, Masked or Refines"):
+    with pytest.raises(ValueError, match="AnyOrder, Causal, Masked, NextScale or Refines"):
         region_nll(object(), *items(2)[:2], None, RowRNG([0, 1]))
 
 

@@ -239,7 +239,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             total = total + self._raised(s, self._rows(part), part)
         return self._outward_map(total)
 
-    def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
+    def accumulate(self, codes: Tensor, scales: Sequence[int], own: bool = False) -> Tensor:
         """What next-scale models are fed: for every s of `scales`, in turn, the sum of the first s scales at
         the size of the next.
 
@@ -247,9 +247,10 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             codes: int64 [B, 1, n], enough for the largest s.
             scales: each 0 (zeros) to S, which has no next and stays at the last size. range(1, S) is what
                 training is fed, [s] what the step after s scales is.
+            own: at the size of the last scale that is summed, which may then be predicted anew.
 
         Returns:
-            float32 [B, width, sum of sides[s]^2].
+            float32 [B, width, sum of sides[s]^2], or with `own` of sides[s - 1]^2.
 
         Raises:
             ValueError: there are not so many scales, or too few codes.
@@ -257,20 +258,18 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         top, last = max(scales, default=0), len(self.sides) - 1
         if min(scales, default=0) < 0 or top > last + 1:
             raise ValueError(f"accumulate sums the first 0 to {last + 1} scales; got {list(scales)}")
-        side = self.sides[-1] if self.carry == "full" else self.sides[0]
+        full = self.carry == "full"
+        side = self.sides[-1 if full else 0]
         total = torch.zeros(len(codes), self.dim, side, side, device=codes.device)
         sums = [_resized(total, self.sides[0], "area")]
         for s, part in enumerate(self._split(codes, top)):
-            after = self.sides[min(s + 1, last)]
-            if self.carry == "full":
+            if full:
                 total = total + self._raised(s, self._rows(part), part)
-                sums.append(_resized(total, after, "area"))
             else:
                 rows = self._rows(part).masked_fill((part < 0)[..., None], 0.0)
-                total = _resized(total + self._map(rows, self.sides[s]), after, "bicubic")
-                sums.append(total)
-        values = [sums[s].flatten(2) for s in scales]
-        x = torch.cat(values, 2) if values else total.new_zeros(len(codes), self.dim, 0)
+                total = _resized(total, self.sides[s], "bicubic") + self._map(rows, self.sides[s])
+            sums.append(_resized(total, self.sides[s if own else min(s + 1, last)], "area" if full else "bicubic"))
+        x = torch.cat([total.new_zeros(len(codes), self.dim, 0), *(sums[s].flatten(2) for s in scales)], 2)
         return self.outward(x.transpose(1, 2))
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gentok.evaluation.context import Context, in_words
-from gentok.generators.base import AnyOrder, Causal, Refines
+from gentok.generators.base import AnyOrder, Causal, NextScale, Refines
 from gentok.region_likelihood import SCATTERED, region_cells, region_nll
 from gentok.rng import RowRNG
 from gentok.types import Condition, Frames, Tokens
@@ -64,7 +64,7 @@ def nll_in_words(generator: Any, exact: bool | None = None) -> str:
         return f"none: {type(generator).__name__} draws vectors by a flow, and gives no probabilities"
     refines = isinstance(generator, Refines)
     if exact is None:
-        exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal))
+        exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal, NextScale))
     if exact:
         return "exact"
     return "an upper bound, by the ids' own labels alone" if refines else f"an upper bound, {NLL_SAMPLES} masks per item"

@@ -1,4 +1,4 @@
-"""What all capabilities of generators (gentok/generators/base.py) share."""
+"""What a capability of generators is; they are in base.py."""
 
 from __future__ import annotations
 

@@ -158,9 +158,9 @@ class Codebook(nn.Module, Component):
         """Fresh parameters and statistics, drawn from torch's global generator."""
         raise NotImplementedError
 
-    def accumulate(self, codes: Tensor, scales: Sequence[int]) -> Tensor:
-        """Vectors summed up to each scale, at the next scale's size (pyramids alone; others raise
-        TypeError)."""
+    def accumulate(self, codes: Tensor, scales: Sequence[int], own: bool = False) -> Tensor:
+        """Vectors summed up to each scale, at the next scale's size, or with `own` at that scale's (pyramids
+        alone; others raise TypeError)."""
         raise TypeError(f"{type(self).__name__} has one scale: accumulate needs a pyramid codebook")
 
     def grid(self, h: int, w: int) -> Grid:

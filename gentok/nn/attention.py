@@ -1,11 +1,15 @@
 """Multi-head attention: of a sequence to itself (rotary, QK-normalised, cached or not) and to a context.
 
 Scaled dot product attention (Vaswani et al., arXiv 1706.03762) with RMS-normalised queries and keys (Dehghani et al., arXiv 2302.05442;
-Henry et al., arXiv 2010.04245). torch's fused kernel is used except for short sequences on the CPU, where its backward is five times slower
-than the written-out product (22 against 4 ms for 64 x 64 tokens of width 256 in bfloat16).
+Henry et al., arXiv 2010.04245), or with cosines: scores scale * cos(q, k) with a learned scale per head, at most 100 (Liu et al., Swin V2,
+arXiv 2111.09883; as in VAR, arXiv 2404.02905). torch's fused kernel is used except for short sequences on the CPU, where its backward is
+five times slower than the written-out product (22 against 4 ms for 64 x 64 tokens of width 256 in bfloat16).
 """
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -58,22 +62,33 @@ class SelfAttention(nn.Module):
     Args:
         width: D.
         heads: of D / heads channels each.
-        qk_norm: whether queries and keys are RMS-normalised.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine": scores are scaled cosines.
         bias: whether the two linear layers have one.
 
     Raises:
         ValueError: heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = True, bias: bool = False):
+    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine"] = True, bias: bool = False):
         super().__init__()
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads; got width {width}, heads {heads}")
         self.heads, self.head_width = heads, width // heads
         self.qkv = Linear(width, 3 * width, bias)
         self.out = Linear(width, width, bias)
-        # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'.
-        self.qk_scale = nn.Parameter(torch.ones(2 * self.head_width)) if qk_norm else None
+        self.cosine = qk_norm == "cosine"
+        # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'; or the heads' log scales.
+        start = torch.full((heads,), math.log(4.0)) if self.cosine else torch.ones(2 * self.head_width)
+        self.qk_scale = nn.Parameter(start) if qk_norm else None
+
+    @property
+    def qk_weight(self) -> Tensor | None:
+        """What normalised queries and keys are multiplied by, float [2, H or 1, d or 1]; None: they are not normalised."""
+        if self.qk_scale is None or not self.cosine:
+            return None if self.qk_scale is None else self.qk_scale.view(2, 1, -1)
+        # of vectors of length sqrt(d) each, whose products are divided by sqrt(d)
+        scale = self.qk_scale.clamp(max=math.log(100.0)).exp() * self.head_width**-0.5
+        return torch.stack((scale, torch.ones_like(scale)))[..., None]
 
     def forward(
         self,
@@ -103,7 +118,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
         if self.qk_scale is not None:
-            qk = rms_norm(qk, self.qk_scale.view(2, 1, self.head_width))
+            qk = rms_norm(qk, self.qk_weight)
         if rope is not None:
             qk = rotate(qk, rope)
         q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)
@@ -123,7 +138,7 @@ class CrossAttention(nn.Module):
         qk_norm: whether queries and keys are RMS-normalised.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool = True):
+    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine"] = True):
         super().__init__()
         self.heads, self.head_width = heads, width // heads
         self.query = Linear(width, width)

@@ -88,10 +88,10 @@ def plain_blocks(blocks: nn.ModuleList, x: Tensor, rows: int = 1) -> list[PlainB
     for block in blocks:
         if block.cross is not None or block.modulation is not None or (block.mlp.gated and block.mlp.bend is not F.silu):
             return None
-        attention, scale = block.attention, block.attention.qk_scale
+        attention, scale = block.attention, block.attention.qk_weight
         norms: tuple[RMSNorm, RMSNorm] = (block.norm1, block.norm2)
         made.append(PlainBlock(
-            norms[0].weight.to(x.dtype), _map(attention.qkv, rows), None if scale is None else scale.to(x.dtype).view(2, 1, -1),
+            norms[0].weight.to(x.dtype), _map(attention.qkv, rows), None if scale is None else scale.to(x.dtype),
             _map(attention.out, rows), norms[1].weight.to(x.dtype), _map(block.mlp.up, rows), _map(block.mlp.out, rows),
             block.mlp.gated, attention.heads,
             constant(1.0 / x.shape[-1], x.dtype), constant(1.0 / attention.head_width, x.dtype), constant(norms[0].eps, x.dtype),

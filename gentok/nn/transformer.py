@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,7 +86,8 @@ class TransformerBlock(nn.Module):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x). bias: of the linear layers of the first and the last."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool, adaln: int, cross: bool, rate: float, bias: bool = False
+        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool,
+        rate: float, bias: bool = False,
     ):
         super().__init__()
         self.rate, self.kinds = rate, int(adaln)
@@ -146,7 +148,7 @@ class Transformer(nn.Module):
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
         activation: swiglu or gelu.
-        qk_norm: whether queries and keys are RMS-normalised.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].
         dropout: rate, of both branches.
@@ -160,7 +162,7 @@ class Transformer(nn.Module):
         hidden: int | None = None,
         causal: bool = True,
         activation: str = "swiglu",
-        qk_norm: bool = True,
+        qk_norm: bool | Literal["cosine"] = True,
         adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,

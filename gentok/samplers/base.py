@@ -32,7 +32,7 @@ from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial
 from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
 
-__all__ = ["Sampler", "check_known", "described", "every_sampler", "fitting", "sampler_name", "setting"]
+__all__ = ["Sampler", "check_known", "check_steps", "described", "every_sampler", "fitting", "sampler_name", "setting"]
 
 
 def setting(default: Any, *, choices: Iterable[Any] = (), parse: Callable[[Any], Any] | None = None) -> Any:
@@ -238,8 +238,13 @@ def check_known(tokens: Tokens, layout: Layout, forced: bool = False) -> bool:
     Raises:
         ValueError: there is such a cell, and it is not `forced`.
     """
-    first = layout.prefix(tokens.masked)
-    step = layout.step.to(first.device)
+    return check_steps(tokens, layout.step, layout.name, forced)
+
+
+def check_steps(tokens: Tokens, step: Tensor, order: str, forced: bool = False) -> bool:
+    """As `check_known`, of cells in any order: step int64 [K, N], and what the order is called."""
+    step = step.to(tokens.codes.device)
+    first = torch.where(tokens.masked, step, torch.iinfo(torch.int64).max).flatten(1).amin(1)
     late = tokens.present & (step > first[:, None, None])
     if not late.any():
         return False
@@ -247,7 +252,7 @@ def check_known(tokens: Tokens, layout: Layout, forced: bool = False) -> bool:
         b, k, n = late.nonzero()[0].tolist()
         able = ", ".join(f"{sampler_name(s)} (a {s.requires.__name__} generator)" for s in every_sampler() if s.any_known)
         raise ValueError(
-            f"known cells must come before every masked cell in the {layout.name} order, but row {b} has a masked cell at step "
+            f"known cells must come before every masked cell in the {order} order, but row {b} has a masked cell at step "
             f"{int(first[b])} and knows level {k}, position {n} at step {int(step[k, n])}; samplers that keep any cells: {able}; "
             "or set forced=true, which ignores the later cells"
         )

@@ -7,10 +7,10 @@ every sampler works with guidance without knowing of it, filters act after it, a
 distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each normalised.
 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
-share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell. A
-refiner's pass comes last, at the full scale. Of a mixture the components' weights are guided, and the components
-are those of the row's own condition. Of Entities it is the velocity, v_u + g (v_c - v_u), with the progress that
-the sampler says.
+share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell, for
+NextScale the scale over the last one. A refiner's pass comes last, at the full scale. Of a mixture the
+components' weights are guided, and the components are those of the row's own condition. Of Entities it is the
+velocity, v_u + g (v_c - v_u), with the progress that the sampler says.
 """
 
 from __future__ import annotations
@@ -23,11 +23,21 @@ from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Entities, Masked, Refines, SelfSpeculative, capabilities
+from gentok.generators.base import (
+    AnyOrder,
+    Causal,
+    CumulativeMasked,
+    Entities,
+    Masked,
+    NextScale,
+    Refines,
+    SelfSpeculative,
+    capabilities,
+)
 from gentok.types import Condition, Latents, Tokens
 
 __all__ = [
-    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedEntities", "GuidedMasked", "GuidedRefines",
+    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedEntities", "GuidedMasked", "GuidedNextScale", "GuidedRefines",
     "GuidedSelfSpeculative", "guided",
 ]  # fmt: skip
 
@@ -191,6 +201,18 @@ class GuidedRefines(_Guided, Refines):
         return self._combine(out, torch.ones(labels.batch, dtype=torch.float64, device=out.device))
 
 
+class GuidedNextScale(_Guided, NextScale):
+    """A NextScale generator with guidance: one cache of twice the rows."""
+
+    def init_cache(self, condition: Condition, batch: int) -> Any:
+        return self.model.init_cache(_both(condition), 2 * batch)
+
+    def logits(self, codes: Tensor, scales: range, cache: Any, own: bool = False) -> Tensor:
+        out = self.model.logits(_twice(codes), scales, cache, own)
+        progress = scales[-1] / max(len(self.spec.grid.sides) - 1, 1)
+        return self._combine(out, torch.full((len(codes),), progress, dtype=torch.float64, device=codes.device))
+
+
 class GuidedEntities(_Guided, Entities):
     """An Entities generator with guidance: one cache of twice the rows."""
 
@@ -229,13 +251,14 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
         return model
     wrappers = {
         Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
-        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, Entities: GuidedEntities,
+        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, NextScale: GuidedNextScale, Entities: GuidedEntities,
     }  # fmt: skip
     for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        f"guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines and Entities generators; {type(model).__name__} has "
+        "guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale and Entities generators; "
+        f"{type(model).__name__} has "
         f"{able}: leave guidance at 1"
     )

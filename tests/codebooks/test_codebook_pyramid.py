@@ -177,6 +177,22 @@ def test_progressive_sums_are_raised_from_scale_to_scale():
     assert not torch.allclose(b.accumulate(codes, [2]), book().eval().accumulate(codes, [2]))
 
 
+@pytest.mark.parametrize("options", [{"phi": 4, "width": 10}, {"carry": "progressive"}])
+def test_sums_at_the_size_of_the_last_scale_that_is_summed(options):
+    b = book(**options).eval()
+    codes = torch.randint(32, (2, 1, 30), generator=torch.Generator().manual_seed(0))
+    own = b.accumulate(codes, [1, 2, 3], own=True)
+    assert own.shape[2] == 1 + 4 + 9 and torch.equal(b.accumulate(codes, [4], own=True), b.accumulate(codes, [4]))
+    if "carry" in options:  # the sum so far, raised to this size, and this scale's rows
+        rows = b.book.rows(codes[:, 0]).transpose(1, 2)
+        raised = b.accumulate(codes, [1, 2])
+        want = torch.cat((rows[:, :, :1], raised[:, :, :4] + rows[:, :, 1:5], raised[:, :, 4:] + rows[:, :, 5:14]), 2)
+    else:
+        sized = [F.interpolate(f, size=(side, side), mode="area").flatten(2) for f, side in zip(sums(b, codes), SIDES[:3])]
+        want = b.outward(torch.cat(sized, 2).transpose(1, 2))
+    torch.testing.assert_close(own, want)
+
+
 def test_a_batch_leaves_out_one_scale_but_the_first_as_often_as_asked():
     b = book(scale_dropout=0.3).train()
     z = inputs(b, batch=4)

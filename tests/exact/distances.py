@@ -21,6 +21,7 @@ import torch
 from any_order_kit import TabularAnyOrder, ordered_distribution
 from entities_kit import Exact, mixture, mixture_cdf
 from refines_kit import TabularRefines, refined_distribution
+from scales_kit import TabularNextScale, learnt, scales_distribution
 from self_speculative_kit import Tabular, window_distribution
 
 from gentok.generators.base import Causal
@@ -40,6 +41,7 @@ from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.halton import Halton
 from gentok.samplers.jacobi import Jacobi
 from gentok.samplers.maskgit import MaskGIT
+from gentok.samplers.next_scale import NextScaleSampler
 from gentok.samplers.remasking import Remasking
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.soundstorm import SoundStorm
@@ -57,6 +59,8 @@ LABELS = TabularRefines("four cells", scale=2.0)
 """Two labels of three ids, which are independent given all labels."""
 CHAIN = kit.TabularCausal(TokenSpec((3,), Raster(2, 2)), "raster", scale=2.0)
 """Four cells of two rows, each with distributions of its own for every history."""
+SCALES = TabularNextScale(scale=2.0)
+"""A scale of one cell and one of two by two; a network that learnt it stands for what a scale's own cells say of it."""
 LEVELS = kit.TabularMasked(kit.SPECS["k2"], scale=2.0)
 """Two levels of three cells."""
 
@@ -115,7 +119,8 @@ class Counted:
 
 def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list[Row]:
     """The distances of all samplers on the rig (or of those named), for an item of which nothing is known."""
-    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS, LABELS, CHAIN)}
+    cases = {model: kit.cases_of(model)[0] for model in (RIG, ANY, WINDOWS, LEVELS, LABELS, CHAIN, SCALES)}
+    network = learnt(SCALES, cases[SCALES]) if not only or any("passes" in name for name in only) else SCALES
     runs = [
         ("autoregressive", AutoregressiveSampler(), InOrder(RIG)),
         ("jacobi, a window of four", Jacobi(window=4), CHAIN),
@@ -124,6 +129,9 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
         ("grouped_jacobi, one rank on either side, gap 0.15", GroupedJacobi(window=4, group=1), CHAIN),
         ("zipar, a lag of one cell in rows of two", ZipAR(lag=1), CHAIN),
         ("coarse_to_fine, two labels of three ids", CoarseToFineSampler(), LABELS),
+        ("next_scale, cells of side 1 and 2", NextScaleSampler(), SCALES),
+        ("next_scale, two passes", NextScaleSampler(repredict=[3]), network),
+        ("next_scale, passes with top-k 3, 2 and 1", NextScaleSampler(repredict=[2, 1]), network),
         ("any_order", AnyOrderSampler(), ANY),
         ("any_subset, four cells drafted", AnySubset(k=4), ANY),
         ("self_speculative, windows of two cells", SelfSpeculativeSampler(window=2), WINDOWS),
@@ -160,13 +168,15 @@ def measure(n: int = 200_000, seed: int = 0, only: tuple[str, ...] = ()) -> list
         if only and name not in only:
             continue
         counted = Counted(sampler)
-        case = cases.get(model, cases[RIG])
+        case = cases[SCALES] if model is network else cases.get(model, cases[RIG])
         if model is ANY:
             own = ordered_distribution(model, case, sampler)
         elif model is WINDOWS:
             own = window_distribution(model, case, sampler)
         elif model is CHAIN:
             own = kit.causal_distribution(model, case, AutoregressiveSampler())
+        elif model in (SCALES, network):
+            own = scales_distribution(model, case, NextScaleSampler())
         elif model is LABELS:
             own = refined_distribution(model, case, sampler)
         else:

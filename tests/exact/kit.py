@@ -36,7 +36,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gentok.generators.base import Causal, Masked, Refines
+from gentok.generators.base import Causal, Masked, NextScale, Refines
 from gentok.layouts import Layout
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
@@ -58,11 +58,12 @@ LAYOUTS = {
 
 
 def checkered(**axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m and the slow
-    tests the others: as on a chessboard with two axes (m = 2), every m-th of a diagonal with more, m being the length of
-    the shortest axis. So in the default suite each value of an axis still meets every value of a neighbour."""
+    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m, a diagonal, and
+    the slow tests the others. m is the length of the shortest axis, between 2 and, of two axes, 3: so in the default
+    suite each value of an axis meets several of the other one, and of three axes and more every value of a neighbour."""
     lists = [list(values) for values in axes.values()]
-    every = 2 if len(lists) < 3 else max(2, min(map(len, lists)))
+    shortest = max(2, min(map(len, lists)))
+    every = min(shortest, 3) if len(lists) < 3 else shortest
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
         marks = pytest.mark.slow if sum(place) % every else ()
@@ -179,9 +180,9 @@ class Case:
     length: int
 
 
-def cases_of(model: Causal | Masked | Refines) -> list[Case]:
+def cases_of(model: Causal | Masked | NextScale | Refines) -> list[Case]:
     """Rows of several classes (also null), lengths and known sets; the known cells precede the masked cells
-    where the model has a layout."""
+    where the model has an order."""
     spec, n = model.spec, model.spec.positions
     out = []
     for class_id, length, known in ((0, n, 0), (1, n - 1, 1), (NULL_CLASS, n, 3), (0, n - 2, 0), (1, n, 2)):
@@ -191,7 +192,7 @@ def cases_of(model: Causal | Masked | Refines) -> list[Case]:
         if isinstance(ordered, Causal):
             step, slot = ordered.layout.step[tuple(cells.T)], ordered.layout.slot[tuple(cells.T)]
             cells = cells[(step * 100 + slot).argsort()]
-        else:
+        elif not isinstance(model, NextScale):  # whose positions are in the order of their scales
             cells = cells.flip(0)  # the last cells: no prefix of any raster
         cells = [(k, p) for k, p in cells.tolist() if p < length]
         for i, (k, p) in enumerate(cells[:known]):

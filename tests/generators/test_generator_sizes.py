@@ -9,9 +9,10 @@ import yaml
 
 from gentok.build import build
 from gentok.cli import compose
+from gentok.codebooks.pyramid import PyramidCodebook
 from gentok.codebooks.residual import ResidualCodebook
 from gentok.codebooks.vq import VQ
-from gentok.types import ClassSpec, ConditionSpec, Raster, TokenSpec
+from gentok.types import ClassSpec, ConditionSpec, Pyramid, Raster, TokenSpec
 
 CONF = Path(__file__).parents[2] / "conf" / "generator"
 TEN = ConditionSpec((("class", ClassSpec(tuple(str(i) for i in range(10)))),))
@@ -29,6 +30,21 @@ def parameters(name, spec, **given):
 @pytest.mark.parametrize("name,millions", [("llamagen_b", 111), ("llamagen_l", 343), ("llamagen_xl", 775), ("llamagen_xxl", 1400)])
 def test_llamagen_has_its_published_size(name, millions):
     assert abs(parameters(name, TokenSpec((16384,), Raster(16, 16))) / 1e6 / millions - 1) < 0.03
+
+
+@pytest.mark.parametrize("depth,millions", [(16, 310), (20, 601), (24, 1033), (30, 2010)])
+def test_var_has_the_size_of_its_release(depth, millions):
+    """1.0 and 2.0 B are published; to the million are the parameters of the released networks."""
+    config = compose("config", [f"experiment=imagenet256/var_d{depth}", "data.path=nowhere"])["generator"]
+    sides = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+    with torch.device("meta"):
+        book = PyramidCodebook(VQ(4096, 32), sides)
+        model = build(config, spec=TokenSpec((4096,), Pyramid(sides)), condition_spec=IMAGENET, codebook=book)
+    width = 64 * depth
+    release = depth * (18 * width**2 + 14 * width + depth) + (32 + 1001 + 680 + 10 + 2) * width  # blocks; tables
+    release += 2 * width * (width + 1) + 4096 * (width + 1)  # the norm before the head, the head
+    count = sum(p.numel() for p in model.parameters())
+    assert abs(release / 1e6 / millions - 1) < 0.001 and abs(count / release - 1) < 0.001, (count, release)
 
 
 def test_maskgit_has_the_parameters_of_its_widths():

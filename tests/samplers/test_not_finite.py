@@ -8,11 +8,12 @@ import torch
 from any_order_kit import TabularAnyOrder
 from kit import SPECS, TabularCausal, TabularMasked, cases_of
 from refines_kit import TabularRefines
+from scales_kit import TabularNextScale
 from self_speculative_kit import Tabular
 from test_exact_resgen import Scalars
 from test_masked_samplers import VARIANTS
 
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, Refines, SelfSpeculative
+from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, NextScale, Refines, SelfSpeculative
 from gentok.rng import RowRNG
 from gentok.samplers.any_order import AnyOrderSampler
 from gentok.samplers.any_subset import AnySubset
@@ -24,6 +25,7 @@ from gentok.samplers.entities import EntitiesSampler
 from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.guided import guided
 from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.next_scale import NextScaleSampler
 from gentok.samplers.resgen import ResGenSampler
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.speculative import Speculative
@@ -34,7 +36,7 @@ from gentok.types import UNKNOWN, Class, Condition, Raster, Tokens, TokenSpec
 SAMPLERS = [
     *VARIANTS, AutoregressiveSampler(), AnyOrderSampler(), AnySubset(), SelfSpeculativeSampler(window=2), ResGenSampler(steps=3),
     CoarseToFineSampler(), Jacobi(window=2), Jacobi(window=3, branches=2), GroupedJacobi(window=2), Speculative(draft="table", window=2),
-    ZipAR(lag=1),
+    ZipAR(lag=1), NextScaleSampler(), NextScaleSampler(repredict=[3]),
 ]  # fmt: skip
 ALL = [pytest.param(s, id=f"{sampler_name(type(s))}-{i}") for i, s in enumerate(SAMPLERS)]
 TABLES = {
@@ -44,6 +46,7 @@ TABLES = {
     SelfSpeculative: lambda: Tabular(SPECS["k1"]),
     CumulativeMasked: lambda: Scalars(3),
     Refines: lambda: TabularRefines("k1"),
+    NextScale: TabularNextScale,
 }
 BAD = 2
 """The class whose distributions are spoilt."""
@@ -61,13 +64,13 @@ def spoilt(table, value, ids):
         return condition.parts["class"].ids
 
     class Spoilt(type(table)):
-        def init_cache(self, condition, batch, capacity):
+        def init_cache(self, condition, *sizes):
             self.classes = classes_of(condition)
-            return super().init_cache(condition_of(self.classes), batch, capacity)
+            return super().init_cache(condition_of(self.classes), *sizes)
 
-        def logits(self, first, second, *rest):
-            if isinstance(self, Causal):
-                return spoil(super().logits(first, second, *rest), self.classes)
+        def logits(self, first, second, *rest, **options):
+            if isinstance(self, (Causal, NextScale)):
+                return spoil(super().logits(first, second, *rest, **options), self.classes)
             return spoil(super().logits(first, condition_of(classes_of(second)), *rest), classes_of(second))
 
         def draft(self, tokens, condition):

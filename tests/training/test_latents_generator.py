@@ -22,7 +22,6 @@ WORDS = CASES["xar from latents"]
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("latents")
-    run(root, "of_latents", CASES["latents"])
     run(root, "cached", WORDS, "task.views=1", "trainer.precision=32-true", "task.augment.shift=0")
     return root
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_kit import CASES, SMALL, curves, last, run
+from resume_kit import SMALL, curves, last, of_latents, pyramid, run
 from two_processes import RUNS
 
 from gentok.bundle import load
@@ -32,7 +32,8 @@ def python(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("processes")
     run(root, "tokenizer", SMALL)
-    run(root, "of_latents", CASES["latents"])
+    pyramid(root)
+    of_latents(root)
     return root
 
 

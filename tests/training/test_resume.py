@@ -22,7 +22,6 @@ pytest.importorskip("mlxtend")
 def root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("resume")
     run(root, "tokenizer", SMALL)
-    run(root, "of_latents", CASES["latents"])
     return root
 
 
@@ -47,7 +46,7 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
 
 SECOND = (
     "binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens", "accumulated",
-    "workers", "xar from media",
+    "workers", "xar from media", "next scale from tokens",
 )  # fmt: skip
 """Cases whose parts others resume too."""
 

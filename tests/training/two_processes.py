@@ -36,6 +36,7 @@ RUNS: dict[str, list[str]] = {
     "any_order": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.warmup=0.8", *EXACT],
     "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
     "xar": [*CASES["xar from latents"], *EXACT],
+    "next_scale": [*CASES["next scale from tokens"], *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
 }
 compared: list[int] = []
@@ -72,7 +73,7 @@ def main(root: Path) -> None:
     def work(second: bool) -> None:
         for name, words in RUNS.items():
             train(configured(root, name, words, "trainer=ddp_sim"))
-        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "xar")
+        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "next_scale", "xar")
         assert len(compared) == 4 * sum(name not in generators for name in RUNS), compared
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
