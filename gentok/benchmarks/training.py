@@ -45,8 +45,11 @@ def train(rounds: int, steps: int = 24, overrides: tuple[str, ...] = ()) -> Meas
     yield "train/step/loop", figure(seconds["trainer"], seconds["loop"], overhead=True, **about)
 
 
-def small_tokenizers() -> dict[str, list[str]]:
+def small_tokenizers(names: tuple[str, ...] = ()) -> dict[str, list[str]]:
     """The tokenizers that are measured.
+
+    Args:
+        names: those that are asked for; (): all.
 
     Returns:
         Name -> overrides of conf/config.yaml: conf/tokenizer/vqgan.yaml with each kind of codebook, and the
@@ -57,10 +60,12 @@ def small_tokenizers() -> dict[str, list[str]]:
     found = {f"vqgan_{name}": ["tokenizer=vqgan", f"codebook={name}"] for name in ("vq", "vq_ema", "fsq", "lfq", "residual")}
     for path in sorted((conf_dir() / "experiment" / "cifar10").glob("*.yaml")):
         overrides = [f"experiment=cifar10/{path.stem}"]
+        if names and f"cifar10_{path.stem}" not in names:
+            continue
         config = compose("config", [*overrides, "data=noise"])
         if config["task"]["name"] == "tokenizer" and "_target_" in config["tokenizer"]:
             found[f"cifar10_{path.stem}"] = overrides
-    return found
+    return {name: own for name, own in found.items() if not names or name in names}
 
 
 def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> Measured:
@@ -87,9 +92,7 @@ def tokenizers(rounds: int, steps: int = 6, size: int = 64, overrides: tuple[str
     from gentok.training.trainer import precision
 
     batch = NoiseImages(size, 1).train.__getitems__(range(size))
-    for name, own in small_tokenizers().items():
-        if names and name not in names:
-            continue
+    for name, own in small_tokenizers(names).items():
         extra = ["data=noise", "discriminator=none", "task.teacher_maps=0", "paths.run=none", "trainer.accelerator=cpu", *overrides]
         config = compose("config", [*own, *extra])
         try:

@@ -44,14 +44,14 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
     return whole, run(root, folder + "_killed", words, *more, "resume=auto")
 
 
-SECOND = (
-    "binary", "without averages", "residual of the library", "autoregressive from media", "self-speculative from tokens", "accumulated",
-    "workers", "xar from media", "next scale from tokens",
+QUICK = (
+    "vq by gradient", "vq by averages", "vqgan with a discriminator", "latents", "flextok", "autoregressive from tokens",
+    "masked from tokens",
 )  # fmt: skip
-"""Cases whose parts others resume too."""
+"""Cases of the default suite, which have between them all that a run must remember."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SECOND else ()) for name in CASES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES])
 def test_a_killed_and_resumed_run_is_the_run(root, name):
     whole, resumed = both(root, name)
     assert last(whole)["global_step"] == STEPS
