@@ -173,7 +173,7 @@ def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], Table]
     forward = _flops(generator, _tokens(tokenizer.spec), condition.to("meta"))
     sampler = pick_sampler(config["sampler"], type(generator), config["trust"])
     # with a cache, a causal sampler computes every step once: the work of one pass over the whole sequence
-    calls = 1 if isinstance(generator, Causal) else sampler.steps
+    calls = 1 if isinstance(generator, Causal) else sampler.passes
     branches = 1 if config["task"]["guidance"] == 1 else 2
     step, sample = 3 * forward * config["batch_size"], forward * calls * branches + decode
     parts, totals = _parts(generator, "generator."), {"generator": _count(generator), "tokenizer": _count(tokenizer)}

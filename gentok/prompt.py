@@ -14,7 +14,7 @@ from gentok.data.image_files import read_image
 from gentok.data.sound_files import FullScale, read_sound
 from gentok.errors import counted
 from gentok.interfaces import Tokenizer
-from gentok.types import UNKNOWN, Condition, Frames, Raster, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Condition, Frames, Latents, Raster, Tokens, TokenSpec
 
 __all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
 
@@ -53,7 +53,9 @@ def _longest_known(tokenizer: Tokenizer) -> int | None:
     return math.ceil((positions / spec.grid.rate_hz + 1) * spec.sample_rate)
 
 
-def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None) -> Tokens | None:
+def known_tokens(
+    tokenizer: Tokenizer, condition: Condition, known: Tensor | None, keep: Any, frames: Tensor | None
+) -> Tokens | Latents | None:  # fmt: skip
     """What is known of the tokens to be sampled.
 
     Args:
@@ -67,7 +69,7 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
 
     Returns:
         Tokens: UNKNOWN in the cells outside of what stays: one row, or one for each of `frames` where sounds
-            differ in length. None where nothing is known.
+            differ in length. Latents of a tokenizer without a codebook, NaN there. None where nothing is known.
 
     Raises:
         ValueError: `keep` or `frames` do not fit what is known.
@@ -84,8 +86,11 @@ def known_tokens(tokenizer: Tokenizer, condition: Condition, known: Tensor | Non
     if known is None:
         return None
     if not isinstance(spec.grid, Frames):
-        codes = _encoded(tokenizer, known)
-        return Tokens(codes.masked_fill(~keep_mask("left-half" if keep is None else keep, spec.grid).to(codes.device), UNKNOWN), spec)
+        dropped = ~keep_mask("left-half" if keep is None else keep, spec.grid)
+        found = tokenizer.encode(known[None])
+        if isinstance(found, Latents):
+            return Latents(found.values.masked_fill(dropped.to(found.values.device), math.nan), spec)
+        return Tokens(found.codes.masked_fill(dropped.to(found.codes.device), UNKNOWN), spec)
     kept = _beginning(tokenizer, known, keep, cut).codes
     count = kept.shape[2]
     if frames is not None and int(frames.min()) < count:

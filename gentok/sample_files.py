@@ -22,21 +22,21 @@ from gentok.errors import ConfigError, counted
 from gentok.prompt import read_known
 from gentok.samplers.base import described
 from gentok.sampling import Samples, lower_precision, pick_sampler, sample
-from gentok.types import ConditionSpec, TokenSpec
+from gentok.types import ConditionSpec, Latents, TokenSpec
 
 __all__ = ["sample_to_folder"]
 
 _log = logging.getLogger("gentok")
 
 
-_OURS = re.compile(r"grid\.png|codes\.safetensors|samples\.json|\d{4,}\.(png|wav)")
+_OURS = re.compile(r"grid\.png|(codes|latents)\.safetensors|samples\.json|\d{4,}\.(png|wav)")
 """Names of what is written."""
 
 
-def _names(n: int, sounds: bool) -> list[str]:
+def _names(n: int, sounds: bool, tokens: str = "codes") -> list[str]:
     """Of the files of one call."""
     suffixes = ("png", "wav") if sounds else ("png",)
-    return ["grid.png", "codes.safetensors", "samples.json", *(f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes)]
+    return ["grid.png", f"{tokens}.safetensors", "samples.json", *(f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes)]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -126,14 +126,15 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         )  # fmt: skip
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
-    files = _names(config["n"], samples.lengths is not None)
+    kind, made = ("latents", samples.tokens.values) if isinstance(samples.tokens, Latents) else ("codes", samples.tokens.codes)
+    files = _names(config["n"], samples.lengths is not None, kind)
     with _writing(out):
         for path in _listed(out):
             path.unlink()
         (out / "samples.json").write_text(json.dumps({"files": files}))  # before the first: also of a call that is killed
         _write_media(samples, out, columns, bundle.spec, condition_labels(spec, config["condition"], config["n"]))
-        stored = {"codes": samples.tokens.codes, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
-        save_file(stored, out / "codes.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+        stored = {kind: made, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
+        save_file(stored, out / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
     tokens = int(samples.tokens.present.sum())
     report = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +22,7 @@ from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
 from gentok.samplers.guided import guided
 from gentok.samplers.request import NetworkCalls, SampleOutput
-from gentok.types import Condition, ConditionSpec, Tokens
+from gentok.types import Condition, ConditionSpec, Latents, Tokens
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
@@ -40,7 +40,7 @@ class Samples:
 
     Attributes:
         media: float [n, ...] in [-1, 1].
-        tokens: of all of them.
+        tokens: of all of them; Latents of a generator of latents.
         calls: int64 [n], network calls that each needed.
         network_calls: name of a network -> (calls, positions computed).
         seconds: that sampling took, without decoding.
@@ -51,7 +51,7 @@ class Samples:
     """
 
     media: Tensor
-    tokens: Tokens
+    tokens: Any
     calls: Tensor
     network_calls: dict[str, tuple[int, int]]
     seconds: float
@@ -238,7 +238,7 @@ def sample(
         output = sample_tokens(
             bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
-            known=None if prompt is None else Tokens(prompt.codes[rows % len(prompt.codes)].clone(), bundle.spec),
+            known=None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=bundle.spec, lengths=None),
             **({"at_once": batch_size} if joins else {}),
         )  # fmt: skip
         seconds += time.perf_counter() - began
@@ -251,9 +251,10 @@ def sample(
     return _gathered(bundle, outputs, parts, media, seconds)
 
 
-def _gathered(bundle: Bundle, outputs: list[SampleOutput], parts: list[Tokens], media: list[Tensor], seconds: float) -> Samples:
+def _gathered(bundle: Bundle, outputs: list[SampleOutput], parts: list[Any], media: list[Tensor], seconds: float) -> Samples:
     """The batches as one; parts: the tokens of each of `media`. Streams of text and speech may differ in length from batch to batch."""
-    tokenizer, codes = bundle.tokenizer, torch.cat([o.tokens.codes for o in outputs]).cpu()
+    tokenizer, latents = bundle.tokenizer, isinstance(parts[0], Latents)
+    made = torch.cat([o.tokens.values if latents else o.tokens.codes for o in outputs]).cpu()
     lengths = [o.tokens.lengths for o in outputs if o.tokens.lengths is not None]  # asked for, or where a model ended items
     counted = [tokenizer.samples_of(part, m) for part, m in zip(parts, media)]
     samples = [n.cpu() for n in counted if n is not None]
@@ -263,7 +264,7 @@ def _gathered(bundle: Bundle, outputs: list[SampleOutput], parts: list[Tokens], 
     longest = max(part.shape[-1] for part in media)
     return Samples(
         media=torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media]),
-        tokens=Tokens(codes, bundle.spec, torch.cat(lengths).cpu() if lengths else None),
+        tokens=(Latents if latents else Tokens)(made, bundle.spec, torch.cat(lengths).cpu() if lengths else None),
         calls=torch.cat([o.calls for o in outputs]).cpu(),
         network_calls=dict(network_calls),
         seconds=seconds,

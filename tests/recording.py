@@ -214,7 +214,7 @@ def samples(ckpt: str, n: int, samplers: Iterable[str], further: Mapping[str, st
                 raise
             found[f"samples, {name}"] = "refused"
             continue
-        stored = load_file("samples/codes.safetensors")
+        stored = load_file(next(Path("samples").glob("*.safetensors")))
         found[f"samples, {name}"] = joined(f"{key} {tensor_hash(stored[key])}" for key in sorted(stored))
         found[f"samples, {name}, calls"] = json.loads(Path("samples/samples.json").read_text())["calls_per_sample"]
     return found

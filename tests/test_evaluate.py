@@ -340,3 +340,23 @@ def test_every_data_yaml_names_what_it_builds():
         overrides = ["ckpt=x", f"data={name}"] + (["data.path=here"] if name == "folder" else [])
         chosen = compose("evaluate", overrides)["data"]
         module.build.__globals__["check"](chosen, where="data")
+
+
+def test_a_generator_of_latents_is_measured_by_its_samples_and_has_no_nll(images, tmp_path, cache):
+    tokens = {"_target_": "gentok.tokenizers.kl.KL", "media_shape": [1, SIDE, SIDE], "width": 8}
+    wanted = {"_target_": "gentok.generators.xar.XAR", "width": 16, "depth": 1, "heads": 2}
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(tokens).eval()
+    stamp(tokenizer, tokens)
+    generator = build_generator(wanted, tokenizer, CLASSES).eval()
+    ckpt = save(
+        tmp_path / "model", tokenizer=tokenizer, tokenizer_config=tokens, generator=generator, generator_config=wanted,
+        condition_spec=CLASSES, meta={"data": data(images), "guidance": 1.5},
+    )  # fmt: skip
+    sampler = {"_target_": "sampler/entities", "steps": 2}
+    report = evaluate(config(ckpt, tmp_path, cache, protocol="generation", sampler=sampler))
+    assert report["metrics"]["calls_per_sample"] == 8 and "held_out_bits_per_token" not in report["metrics"]
+    assert "no probabilities" in report["protocol"]["nll"] and report["metrics"]["tokens_per_second"] > 0
+    with pytest.raises(ValueError, match="no probabilities; choose protocol=generation") as error:
+        evaluate(config(ckpt, tmp_path, cache, protocol="nll", sampler=sampler))
+    assert "\n" not in str(error.value)

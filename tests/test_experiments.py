@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(
     str(path.relative_to(ROOT / "conf" / "experiment").with_suffix("")) for path in (ROOT / "conf" / "experiment").glob("*/*.yaml")
 )
-QUICK = ("cifar10/tokenflow_ms", "spoken_digits/semantic", "cifar10/resgen_rq", "mnist5k/self_speculative", "cifar10/ctf")
+QUICK = ("cifar10/tokenflow_ms", "spoken_digits/semantic", "cifar10/resgen_rq", "mnist5k/self_speculative", "cifar10/ctf", "cifar10/xar")
 WHERE = {
     "cifar10": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
     "fsdd": ["data.shards=nowhere.tar", "data.held_out=nowhere.tar"],
@@ -29,11 +29,14 @@ def words(name: str) -> list[str]:
     if name.startswith(("imagenet256/ctf_", "imagenet256/llamagen_")):  # the tokenizer's sizes, without a bundle
         sizes = ["codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256"]
         return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=vq", *sizes]
+    if name.startswith("imagenet256/xar_"):
+        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=kl_f16c16"]
     if name.endswith("/next_scale"):
         return [*out, "tokenizer=vqgan", "codebook=pyramid"]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():
         data = name.partition("/")[0]
-        zoo = f"{data}_{'codec' if data == 'spoken_digits' else 'rq' if name.endswith('_rq') else 'vq'}"
+        kind = "codec" if data == "spoken_digits" else "rq" if name.endswith("_rq") else "kl" if name == "cifar10/xar" else "vq"
+        zoo = f"{data}_{kind}"
         out.append(f"tokenizer.ckpt={ROOT / 'docs' / 'zoo' / zoo}")
     return out
 

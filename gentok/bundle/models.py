@@ -44,10 +44,16 @@ def build_generator(
     config: Mapping[str, Any], tokenizer: Tokenizer, condition_spec: ConditionSpec, trust: Iterable[str] = (), *, stored: bool = False
 ) -> Generator:
     """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook. It is not conditioned on what the
-    tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar that this generator does not follow."""
-    if tokenizer.spec.grammar and not getattr(resolve(config["_target_"], trust), "follows_grammar", False):
-        name = component_name(config)
+    tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar that this generator does not follow, or are latents
+    and it models codes alone."""
+    kind, name = resolve(config["_target_"], trust), component_name(config)
+    if tokenizer.spec.grammar and not getattr(kind, "follows_grammar", False):
         raise ConfigError(f"these tokens have a grammar, which {name} does not follow: choose generator=autoregressive")
+    if not tokenizer.spec.vocab_sizes and not getattr(kind, "models_latents", False):
+        raise ConfigError(
+            f"this tokenizer ({type(tokenizer).__name__}) encodes to latents, and {name} models codes: choose generator=xar, or a "
+            "tokenizer with a codebook"
+        )
     left = condition_spec.without(tokenizer.written_condition)
     given = {"spec": tokenizer.spec, "condition_spec": left, "codebook": tokenizer.codebook}
     return build(config, trust=trust, where="generator", role=Generator, stored=stored, **given)

@@ -2,6 +2,7 @@
 
 The file holds
     codes       uint8, uint16 or int32 [items, views, K, N]: code + 1, so that 0 is ABSENT; the smallest type that holds V
+    latents     float32 [items, views, D, N] in their place, of a tokenizer without a codebook
     index       int64 [items]: each item's number within the set that was encoded
     lengths     int64 [items, views], where the tokenizer gives lengths
     condition.NAME[.x | .mask]   one row per item; x, vectors of a frozen encoder, in float16
@@ -29,7 +30,7 @@ from torch import Tensor
 from gentok.atomic import writable_folder
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import write_arrays
-from gentok.data.token_dataset import FORMAT, read_token_file
+from gentok.data.token_dataset import FORMAT, read_token_file, stored_name
 from gentok.errors import FormatError
 from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
@@ -98,7 +99,7 @@ def encode_set(
         The file that was written.
 
     Raises:
-        ValueError: views without an augmentation, a tokenizer without tokens (latents), or nothing can be read.
+        ValueError: views without an augmentation, or nothing can be read.
         OSError: `path` cannot be written; nothing has been encoded then.
     """
     if views < 1 or (views > 1 and augment is None and not tokenizer.written_condition.parts):
@@ -109,7 +110,7 @@ def encode_set(
         raise ValueError("there is nothing to encode: the set is empty")
     spec: TokenSpec = tokenizer.spec
     vectors = sum(2 * part.max_length * part.width for _, part in data.condition_spec.parts if part.kind == "vectors")  # bytes of float16
-    each = views * spec.levels * spec.positions * _stored(spec).itemsize + vectors
+    each = views * (spec.levels or spec.width or 1) * spec.positions * _stored(spec).itemsize + vectors
     _check_space(Path(path), len(data) * each * (2 if world > 1 else 1))
     target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
     first, last = len(data) * rank // world, len(data) * (rank + 1) // world
@@ -125,7 +126,7 @@ def encode_set(
                 wanted = torch.arange(start, min(start + batch_size, last))
                 for key, value in _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance).items():
                     store.setdefault(key, []).append(value.cpu().clone().numpy())
-        items = sum(len(part) for part in store.get("codes", ()))
+        items = sum(len(part) for part in store.get("index", ()))
         if not items:
             if world == 1:
                 raise ValueError(f"there is nothing to encode: none of the {len(data)} items can be read")
@@ -164,12 +165,10 @@ def _encode_batch(
         seen = media if view == 0 or augment is None else augment(media, rng)
         part = Batch(seen.to(device), index, batch.condition.rows(rows).to(device), given)
         tokens = tokenizer.encode_batch(part, rng.fork("encoding").to(device))
-        if isinstance(tokens, Latents):
-            raise ValueError("this tokenizer encodes to latents, which are not cached: train its generator from media (cache off)")
         codes.append(_pack(tokens.validate(), tokenizer.spec))
         lengths.append(tokens.lengths)
         advance(len(rows))
-    out = {"codes": torch.stack(codes, 1), "index": index, **_flatten_condition(batch.condition.rows(rows))}
+    out = {stored_name(tokenizer.spec): torch.stack(codes, 1), "index": index, **_flatten_condition(batch.condition.rows(rows))}
     if lengths[0] is not None:
         out["lengths"] = torch.stack([n.cpu() for n in lengths], 1)
     return out
@@ -210,7 +209,7 @@ def join(path: str | os.PathLike[str], world: int) -> Path:
 
 def _stored(spec: TokenSpec) -> torch.dtype:
     if not spec.vocab_sizes:
-        return torch.uint8
+        return torch.float32
     return torch.uint8 if spec.vocab <= 255 else torch.uint16 if spec.vocab <= 65535 else torch.int32
 
 
@@ -224,8 +223,10 @@ def _check_space(path: Path, needed: int) -> None:
         )
 
 
-def _pack(tokens: Tokens, spec: TokenSpec) -> Tensor:
-    """codes int64 [B, K, n] -> [B, K, N] in the file's type, code + 1; positions beyond n are ABSENT."""
+def _pack(tokens: Tokens | Latents, spec: TokenSpec) -> Tensor:
+    """codes int64 [B, K, n] -> [B, K, N] in the file's type, code + 1; positions beyond n are ABSENT. Latents as they are."""
+    if isinstance(tokens, Latents):
+        return tokens.values.cpu().to(_stored(spec))
     if tokens.masked.any():
         raise ValueError("the tokenizer's codes have UNKNOWN cells; only whole items are cached")
     return (tokens.padded(spec).codes.cpu() - ABSENT).to(_stored(spec))

@@ -1,4 +1,4 @@
-"""Cached tokens as a data set: a file that gentok/data/token_cache.py wrote, mapped into memory."""
+"""Cached tokens (or latents) as a data set: a file that gentok/data/token_cache.py wrote, mapped into memory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from gentok.data.tensor_file import FileLayout, read_layout
 from gentok.errors import FormatError
 from gentok.interfaces import MediaDataset
 from gentok.rng import RowRNG
-from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, IdsSpec, Tokens, TokenSpec, Vectors, VectorsSpec
+from gentok.types import ABSENT, Batch, Class, Condition, ConditionSpec, Ids, IdsSpec, Latents, Tokens, TokenSpec, Vectors, VectorsSpec
 from gentok.types.formats import fitted
 
-__all__ = ["FORMAT", "TokenDataset", "read_token_file"]
+__all__ = ["FORMAT", "TokenDataset", "read_token_file", "stored_name"]
 
 FORMAT = 1
 """Of the file's header."""
@@ -27,6 +27,11 @@ FORMAT = 1
 
 _Count = Annotated[int, Field(ge=0)]
 _HEADER = {"items": _Count, "views": Annotated[int, Field(ge=1)], "data": dict[str, Any]}
+
+
+def stored_name(spec: TokenSpec) -> str:
+    """The name of the tensor that holds the items: codes, or latents of a spec without vocabulary."""
+    return "codes" if spec.vocab_sizes else "latents"
 
 
 def read_token_file(path: Path) -> FileLayout:
@@ -53,7 +58,8 @@ def _shapes(spec: TokenSpec, conditions: ConditionSpec, items: int, views: int) 
     """Of all arrays."""
     if not items:
         return {"index": (0,)}
-    shapes = {"index": (items,), "codes": (items, views, spec.levels, spec.positions), "lengths": (items, views)}
+    shapes: dict[str, tuple[int, ...]] = {"index": (items,), "lengths": (items, views)}
+    shapes[stored_name(spec)] = (items, views, spec.levels or spec.width or 0, spec.positions)
     for name, part in conditions.parts:
         if isinstance(part, VectorsSpec):
             shapes |= {f"condition.{name}.x": (items, part.max_length, part.width), f"condition.{name}.mask": (items, part.max_length)}
@@ -63,13 +69,17 @@ def _shapes(spec: TokenSpec, conditions: ConditionSpec, items: int, views: int) 
 
 
 def _check_ranges(layout: FileLayout, spec: TokenSpec) -> None:
-    """Of a file without a checksum: that every code is one. In parts, in flat memory."""
+    """Of a file without a checksum: that every code is one, that latents are finite. In parts, in flat memory."""
     import numpy as np
 
-    codes = layout.maps()["codes"]  # [items, views, K, N], code + 1
+    codes = layout.maps()[stored_name(spec)]  # [items, views, K, N], code + 1; or latents
     step = max(1, (1 << 24) // max(1, int(np.prod(codes.shape[1:]))))
     for start in range(0, len(codes), step):
         part = codes[start : start + step]
+        if not spec.vocab_sizes:
+            if not np.isfinite(part).all():
+                raise FormatError("it has latents that are not finite")
+            continue
         largest, least = part.max((0, 1, 3)), part.min()
         if least < 0 or any(code > vocab for code, vocab in zip(largest.tolist(), spec.vocab_sizes)):
             raise FormatError(f"it has codes beyond {spec.describe()}")
@@ -148,7 +158,8 @@ class TokenDataset(MediaDataset):
         index, epoch = locate(draws, len(self))
         rows, view = index.numpy(), self.view_of(index, epoch).numpy()
         lengths = self._rows("lengths", (rows, view)) if "lengths" in self._layout.table else None
-        tokens = Tokens(self._rows("codes", (rows, view)) + ABSENT, self.spec, lengths)
+        stored = self._rows(stored_name(self.spec), (rows, view))
+        tokens = Tokens(stored + ABSENT, self.spec, lengths) if self.spec.vocab_sizes else Latents(stored, self.spec)
         return Batch(None, index, self._condition(rows), lengths=lengths, tokens=tokens)
 
     def _condition(self, rows: Any) -> Condition:

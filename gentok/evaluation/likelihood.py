@@ -41,7 +41,9 @@ def _summed(context: Context, nats_of: Nats, rows: list[int]) -> tuple[float, in
 
 def likelihood(context: Context) -> dict[str, float]:
     """Mean nll (or its bound) of the held-out items' tokens, in bits per token and, of images, per dimension
-    (channel of a pixel). What the tokens leave out of the media is not counted."""
+    (channel of a pixel). What the tokens leave out of the media is not counted. {} of a generator without nll."""
+    if not context.bundle.generator.has_nll:
+        return {}
     generator, spec = context.bundle.generator, context.bundle.spec
 
     def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:
@@ -58,6 +60,8 @@ def likelihood(context: Context) -> dict[str, float]:
 
 def nll_in_words(generator: Any, exact: bool | None = None) -> str:
     """What the nll of a generator is. exact: whether it is exact; None: as that of whole items is."""
+    if not generator.has_nll:
+        return f"none: {type(generator).__name__} draws vectors by a flow, and gives no probabilities"
     refines = isinstance(generator, Refines)
     if exact is None:
         exact = generator.members if refines else isinstance(generator, (AnyOrder, Causal, NextScale))
@@ -76,6 +80,8 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         ValueError: there is no such region, or the generator has no density of it.
     """
     generator, spec, region = context.bundle.generator, context.bundle.spec, context.config["region"]
+    if not generator.has_nll:
+        raise ValueError(f"protocol=nll: there is {nll_in_words(generator)}; choose protocol=generation")
     asked, rows = region_cells(region, spec), context.rows("held_out", in_memory=False)
 
     def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:

@@ -6,9 +6,10 @@
     EulerMaruyama  stochastic, one call             x += h (v(x, t) - w(t) score(x, t) / 2) + sqrt(w(t) |h|) z
 
 with h = t_next - t < 0. The last is the reverse-time equation that has the flow's own marginals for any w >=
-0 (Ma et al., SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step is a
-plain Euler step, since noise that is put in there is never taken out: end the stochastic part with
-`time_grid(steps, last=0.04)`.
+0 (Ma et al., SiT, arXiv 2401.08740, section 2.3); w(t) = 2 t as in xAR (arXiv 2502.20388). Its last step puts in
+no noise, which would never be taken out, and is a plain Euler step: end the stochastic part with
+`time_grid(steps, last=0.04)`. In the release of xAR the last step keeps the score (`drift_last`), which goes too
+far: of data that are one point, x, it arrives at x - (w / 2) eps and not at x.
 
 A solver is a frozen dataclass, called with the field, the noise x [B, ...], the S + 1 times and, where it
 draws, a RowRNG.
@@ -26,7 +27,7 @@ from gentok.interfaces import Component
 from gentok.rng import RowRNG
 from gentok.settings import NonNegativeFloat
 
-__all__ = ["Field", "Solver", "Euler", "Midpoint", "Heun", "EulerMaruyama", "time_grid"]
+__all__ = ["SOLVERS", "Euler", "EulerMaruyama", "Field", "Heun", "Midpoint", "Solver", "time_grid"]
 
 Field = Callable[[Tensor, float], Tensor]
 """(x float [B, ...], t in [0, 1]) -> the velocity there, float [B, ...]."""
@@ -132,15 +133,25 @@ class EulerMaruyama(Solver, id="solver/euler_maruyama"):
 
     Args:
         diffusion: >= 0, of w(t) = diffusion * t; 0 makes it Euler.
+        drift_last: whether the last step keeps the term of the score.
     """
 
     diffusion: NonNegativeFloat = 2.0
+    drift_last: bool = False
 
     def __call__(self, field: Field, x: Tensor, times: tuple[float, ...], rng: RowRNG | None = None) -> Tensor:
         if rng is None:
             raise ValueError("EulerMaruyama draws random numbers: give it rng=RowRNG(seeds), or take Euler, Midpoint or Heun")
-        for t, following in zip(times[:-2], times[1:-1]):
+        for i, (t, following) in enumerate(zip(times[:-1], times[1:])):
             v, h, w = field(x, t), following - t, self.diffusion * t
-            z = rng.normal(*x.shape[1:]).to(x)
-            x = x + h * (v - w / 2 * score_of(x, v, t)) + (w * -h) ** 0.5 * z
-        return x + (times[-1] - times[-2]) * field(x, times[-2])
+            last = i == len(times) - 2
+            if not last or self.drift_last:
+                v = v - w / 2 * score_of(x, v, t)
+            x = x + h * v
+            if not last:
+                x = x + (w * -h) ** 0.5 * rng.normal(*x.shape[1:]).to(x)
+        return x
+
+
+SOLVERS: dict[str, type[Solver]] = {"euler": Euler, "midpoint": Midpoint, "heun": Heun, "euler_maruyama": EulerMaruyama}
+"""By the names that configurations have for them."""

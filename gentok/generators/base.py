@@ -2,7 +2,8 @@
 
 A generator subclasses every capability that it has; whether a sampler fits is `issubclass`, known before
 anything is built. Ids >= V_k have logit -inf by construction. Logits may be of any floating dtype; samplers
-draw in float64. The base class is in capability.py, the capability over the scales of a pyramid in scales.py.
+draw in float64. The base class is in capability.py, the capability over the scales of a pyramid in scales.py,
+that of models of vectors in continuous.py.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from torch import Tensor
 
 from gentok.flow.mixture import Mixture
 from gentok.generators.capability import Capability, capabilities
+from gentok.generators.continuous import Entities
 from gentok.generators.scales import NextScale
 from gentok.layouts import Layout
 from gentok.types import Condition, Tokens
 
-__all__ = ["AnyOrder", "Capability", "Causal", "CumulativeMasked", "Masked", "NextScale", "Refines", "SelfSpeculative", "capabilities"]
+__all__ = [
+    "AnyOrder", "Capability", "Causal", "CumulativeMasked", "Entities", "Masked", "NextScale", "Refines", "SelfSpeculative",
+    "capabilities",
+]  # fmt: skip
 
 
 class Causal(Capability):

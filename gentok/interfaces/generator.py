@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gentok.interfaces.component import Component
 from gentok.rng import RowRNG
-from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, Latents, LossOutput, Tokens, TokenSpec
 
 __all__ = ["Generator"]
 
@@ -21,6 +21,8 @@ class Generator(nn.Module, Component):
         spec: the tokens that it models.
         condition_spec: what it is conditioned on.
         follows_grammar: whether ids that a grammar of the tokens forbids have probability 0.
+        models_latents: whether it models Latents too, where the tokenizer has no codebook.
+        has_nll: whether `nll_bound` is there; else held-out items are measured by the loss.
         progress: share of the training that is over, in [0, 1]; set before every step, for losses that change
             over the run.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
@@ -29,14 +31,17 @@ class Generator(nn.Module, Component):
     spec: TokenSpec
     condition_spec: ConditionSpec
     follows_grammar: ClassVar[bool] = False
+    models_latents: ClassVar[bool] = False
+    has_nll: ClassVar[bool] = True
     progress: float = 1.0
     condition_dropout: float = 0.0
 
-    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
+    def loss(self, tokens: Tokens | Latents, condition: Condition, rng: RowRNG) -> LossOutput:
         """The training loss of one batch.
 
         Args:
-            tokens: codes int64 [B, K, N] without UNKNOWN cells.
+            tokens: codes int64 [B, K, N] without UNKNOWN cells; Latents where it `models_latents` and the
+                tokenizer encodes to them.
             condition: B rows of `condition_spec`.
             rng: row-wise random numbers; in training mode also for dropout and condition dropout.
 

@@ -63,18 +63,19 @@ class SelfAttention(nn.Module):
         width: D.
         heads: of D / heads channels each.
         qk_norm: whether queries and keys are RMS-normalised; "cosine": scores are scaled cosines.
+        bias: whether the two linear layers have one.
 
     Raises:
         ValueError: heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine"] = True):
+    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine"] = True, bias: bool = False):
         super().__init__()
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads; got width {width}, heads {heads}")
         self.heads, self.head_width = heads, width // heads
-        self.qkv = Linear(width, 3 * width)
-        self.out = Linear(width, width)
+        self.qkv = Linear(width, 3 * width, bias)
+        self.out = Linear(width, width, bias)
         self.cosine = qk_norm == "cosine"
         # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'; or the heads' log scales.
         start = torch.full((heads,), math.log(4.0)) if self.cosine else torch.ones(2 * self.head_width)

@@ -86,7 +86,7 @@ def plain_blocks(blocks: nn.ModuleList, x: Tensor, rows: int = 1) -> list[PlainB
         return None
     made = []
     for block in blocks:
-        if block.cross is not None or block.modulation is not None:
+        if block.cross is not None or block.modulation is not None or (block.mlp.gated and block.mlp.bend is not F.silu):
             return None
         attention, scale = block.attention, block.attention.qk_weight
         norms: tuple[RMSNorm, RMSNorm] = (block.norm1, block.norm2)

@@ -46,17 +46,19 @@ def activations(x: Tensor) -> Tensor:
     return x.float() if widens(x) else x
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x float [..., I] times weight float [O, I] -> [..., O], in x's type.
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x float [..., I] times weight float [O, I], plus bias float [O] -> [..., O], in x's type.
 
     x may be float32 where the weight is bfloat16, as `activations` gives it.
     """
     if not widens(weight):
-        return F.linear(x, weight)
+        return F.linear(x, weight, bias)
     if x.numel() // x.shape[-1] <= _NARROW:
-        return F.linear(x.to(weight.dtype), weight).to(x.dtype)
-    wide = x.float()
-    return torch.cat([F.linear(wide, block.float()) for block in weight.split(_BLOCK)], -1).to(x.dtype)
+        out = F.linear(x.to(weight.dtype), weight).to(x.dtype)
+    else:
+        wide = x.float()
+        out = torch.cat([F.linear(wide, block.float()) for block in weight.split(_BLOCK)], -1).to(x.dtype)
+    return out if bias is None else out + bias.to(out.dtype)
 
 
 def pays_to_pack(weight: Tensor, rows: int) -> bool:
@@ -81,31 +83,33 @@ def packed_product(weight: Tensor, rows: int) -> Callable[[Tensor], Tensor]:
 
 
 class Linear(nn.Linear):
-    """A linear layer without a bias, by `product`."""
+    """A linear layer by `product`, without a bias unless one is asked for."""
 
-    def __init__(self, width: int, out: int):
-        super().__init__(width, out, bias=False)
+    def __init__(self, width: int, out: int, bias: bool = False):
+        super().__init__(width, out, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """x float [..., I] -> [..., O]."""
-        return product(x, self.weight)
+        return product(x, self.weight, self.bias)
 
 
 class Int8Linear(nn.Module):
-    """A linear layer without a bias whose weights are 8-bit integers with a scale per output; activations are not rounded to integers.
+    """A linear layer whose weights are 8-bit integers with a scale per output; neither activations nor the bias are rounded to integers.
 
     W[o, i] is near scale[o] integer[o, i] with an error of scale[o] / 2 at most, scale[o] being max |W[o]| / 127, rounded up to a bfloat16.
     A few rows on a CPU go through torch's kernel, which reads bfloat16 activations; more rows multiply blocks that are widened.
 
     Args:
         weight: float [O, I].
+        bias: float [O]; None: none.
     """
 
     weight: Tensor
     scale: Tensor
 
-    def __init__(self, weight: Tensor):
+    def __init__(self, weight: Tensor, bias: Tensor | None = None):
         super().__init__()
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone(), requires_grad=False)
         wide = weight.detach().float()
         scale = (wide.abs().amax(1) / 127).clamp(min=torch.finfo(torch.float32).tiny)
         scale = (scale * (1 + 2**-8)).bfloat16()  # at least as large: no weight is clipped
@@ -114,6 +118,8 @@ class Int8Linear(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Int8Linear:
         """Moves, but never converts: the scale's type is the kernel's."""
+        if self.bias is not None:
+            self.bias.data = self.bias.data.to(fn(self.bias.data).device)
         self.weight, self.scale = self.weight.to(fn(self.weight).device), self.scale.to(fn(self.scale).device)
         return self
 
@@ -123,17 +129,19 @@ class Int8Linear(nn.Module):
         count = x.numel() // x.shape[-1]
         if x.is_cpu and x.dtype != torch.float64 and count <= _INTEGER_ROWS and x.shape[-1] % 16 == 0:  # the kernel reads 16 at a time
             flat = x.reshape(count, -1).to(torch.bfloat16)
-            return torch._weight_int8pack_mm(flat, weight, scale).to(x.dtype).view(*x.shape[:-1], -1)
-        blocks = zip(weight.split(_BLOCK), scale.split(_BLOCK))
-        wide = x if x.dtype == torch.float64 else x.float()
-        return torch.cat([F.linear(wide, w.to(wide.dtype)).mul_(s.to(wide.dtype)) for w, s in blocks], -1).to(x.dtype)
+            out = torch._weight_int8pack_mm(flat, weight, scale).to(x.dtype).view(*x.shape[:-1], -1)
+        else:
+            blocks = zip(weight.split(_BLOCK), scale.split(_BLOCK))
+            wide = x if x.dtype == torch.float64 else x.float()
+            out = torch.cat([F.linear(wide, w.to(wide.dtype)).mul_(s.to(wide.dtype)) for w, s in blocks], -1).to(x.dtype)
+        return out if self.bias is None else out + self.bias[rows].to(out.dtype)
 
 
 def quantize(module: nn.Module) -> nn.Module:
     """Makes the weights of every Linear of this file inside a module 8-bit integers, in place; it is for inference from then on."""
     for name, part in module.named_children():
         if isinstance(part, Linear):
-            setattr(module, name, Int8Linear(part.weight))
+            setattr(module, name, Int8Linear(part.weight, part.bias))
         else:
             quantize(part)
     return module

@@ -26,7 +26,7 @@ from gentok.nn.patches import positions_2d
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
 
-__all__ = ["RegisterEncoder", "RegisterDecoder", "TimeEmbedding", "causal_last", "draw_keep", "KEEP_MODES"]
+__all__ = ["RegisterEncoder", "RegisterDecoder", "TimeEmbedding", "causal_last", "draw_keep", "xavier", "KEEP_MODES"]
 
 KEEP_MODES = ("uniform", "powers", "rounded")
 NAME = 0.5
@@ -107,7 +107,7 @@ class RegisterEncoder(nn.Module):
         self.registers = nn.Parameter(torch.empty(registers, width))
         self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False)
         self.head = nn.Linear(width, out_width)
-        _initialise(self)
+        xavier(self)
         nn.init.trunc_normal_(self.registers, std=0.02, a=-0.04, b=0.04)
         self._masks: dict[int, Constants] = {}
 
@@ -156,7 +156,7 @@ class RegisterDecoder(nn.Module):
         self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False, adaln=2 if flow else False)
         self.modulation = nn.Linear(width, 2 * width) if flow else None
         self.head = nn.Linear(width, out_width)
-        _initialise(self)
+        xavier(self)
         for vector in (self.query, self.places, self.dropped, self.null):
             if vector is not None:
                 nn.init.trunc_normal_(vector, std=NAME, a=-2 * NAME, b=2 * NAME)
@@ -217,9 +217,10 @@ class RegisterDecoder(nn.Module):
         return self.head(x)
 
 
-def _initialise(module: nn.Module) -> None:
-    """Matrices uniform with Xavier's variance, as in the release: features keep their size. With the 0.02 of gentok's language models a
-    narrow encoder's registers hardly depend on the image at first, the codebook rounds that away, and the decoder does without."""
+def xavier(module: nn.Module) -> None:
+    """Matrices uniform with Xavier's variance, as in the release, and biases zero: features keep their size. With the 0.02 of gentok's
+    language models a narrow encoder's registers hardly depend on the image at first, the codebook rounds that away, and the decoder does
+    without."""
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

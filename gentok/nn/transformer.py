@@ -27,7 +27,7 @@ from gentok.nn.norm import RMSNorm
 from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
-__all__ = ["Transformer", "TransformerBlock", "FeedForward", "dropout", "initialise"]
+__all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "initialise", "shifted"]
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -49,25 +49,25 @@ def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; gelu: down(gelu(up x))."""
+    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu: down(gelu(up x))."""
 
-    def __init__(self, width: int, hidden: int, activation: str = "swiglu"):
+    def __init__(self, width: int, hidden: int, activation: str = "swiglu", bias: bool = False):
         super().__init__()
-        if activation not in ("swiglu", "gelu"):
-            raise ValueError(f"activation must be swiglu or gelu; got {activation!r}")
-        self.gated = activation == "swiglu"
-        self.up = Linear(width, hidden * (2 if self.gated else 1))
-        self.out = Linear(hidden, width)
+        if activation not in ("swiglu", "geglu", "gelu"):
+            raise ValueError(f"activation must be swiglu, geglu or gelu; got {activation!r}")
+        self.gated, self.bend = activation != "gelu", F.silu if activation == "swiglu" else F.gelu
+        self.up = Linear(width, hidden * (2 if self.gated else 1), bias)
+        self.out = Linear(hidden, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.up(x)
         if not self.gated:
-            return self.out(F.gelu(h))
+            return self.out(self.bend(h))
         gate, value = h.chunk(2, -1)
-        return self.out(F.silu(gate) * value)
+        return self.out(self.bend(gate) * value)
 
 
-def _shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
+def shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
     """x (1 + scale) + shift for x [B, T, D], shift and scale [B, S, D]; kinds: how many tokens each of the S kinds has, in turn."""
     if kinds is None:
         return torch.addcmul(x + shift, x, scale)
@@ -76,31 +76,36 @@ def _shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | Non
 
 
 def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
-    """x gate, as in _shifted."""
+    """x gate, as in shifted."""
     if kinds is None:
         return x * gate
     return torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm x), x + cross(norm x), x + mlp(norm x)."""
+    """x + attention(norm x), x + cross(norm x), x + mlp(norm x). bias: of the linear layers of the first and the last."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool, rate: float
+        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool,
+        rate: float, bias: bool = False,
     ):
         super().__init__()
         self.rate, self.kinds = rate, int(adaln)
         self.norm1 = RMSNorm(width, affine=not adaln)
-        self.attention = SelfAttention(width, heads, qk_norm)
+        self.attention = SelfAttention(width, heads, qk_norm, bias)
         self.norm_cross = RMSNorm(width) if cross else None
         self.cross = CrossAttention(width, heads, qk_norm) if cross else None
         self.norm2 = RMSNorm(width, affine=not adaln)
-        self.mlp = FeedForward(width, hidden, activation)
+        self.mlp = FeedForward(width, hidden, activation, bias)
         self.modulation = nn.Linear(width, 6 * self.kinds * width) if adaln else None
 
     def modulate(self, vector: Tensor) -> Tensor:
-        """vector [B, D] -> shift, scale and gate of both branches, [6, B, S, D] for S kinds of tokens."""
-        return activations(self.modulation(F.silu(vector))).unflatten(1, (6, self.kinds, -1)).transpose(0, 1)
+        """vector [B, D], or [B, S, D] with one for each of S groups of tokens -> shift, scale and gate of both branches, [6, B, S, D];
+        of one vector for S kinds of tokens, by a map of its own for each."""
+        out = activations(self.modulation(F.silu(vector)))
+        if vector.dim() == 3:
+            return out.unflatten(2, (6, -1)).permute(2, 0, 1, 3)
+        return out.unflatten(1, (6, self.kinds, -1)).transpose(0, 1)
 
     def forward(
         self,
@@ -121,14 +126,14 @@ class TransformerBlock(nn.Module):
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
-            h = _shifted(h, shift1, scale1, kinds)
+            h = shifted(h, shift1, scale1, kinds)
         h = self.attention(h, rope, mask, causal, cache, layer, window)
         x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, rng)
         if self.cross is not None:
             x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, rng)
         h = self.norm2(x)
         if modulation is not None:
-            h = _shifted(h, shift2, scale2, kinds)
+            h = shifted(h, shift2, scale2, kinds)
         h = self.mlp(h)
         return x + dropout(h if modulation is None else _gated(h, gate2, kinds), self.rate, rng)
 
@@ -212,7 +217,7 @@ class Transformer(nn.Module):
             float [B, T, D], normalised.
         """
         given, x, context = x, activations(x), None if context is None else activations(context)
-        rope = self._typed(rope, x)
+        rope = self.typed(rope, x)
         context_mask = None if context_mask is None else context_mask[:, None, None]
         for number, block in enumerate(self.blocks):
             x = block(
@@ -253,7 +258,7 @@ class Transformer(nn.Module):
     def extend(self, x: Tensor, rope: Rotation | None, cache: KVCache, window: Window) -> Tensor:
         """The steps of `window`: x float [B, S, D] with their rotation -> [B, S, D], normalised; their keys go into the cache."""
         given, x = x, activations(x)
-        rope = self._typed(rope, x)
+        rope = self.typed(rope, x)
         if rope is not None and not torch.is_grad_enabled() and rope[0].shape[-1] < self.head_width:
             rope = widened(rope)
         if isinstance(cache, KVCache):
@@ -281,7 +286,7 @@ class Transformer(nn.Module):
         return self.norm(x) if x.dtype == given.dtype else self.norm(x).to(given.dtype)
 
     @staticmethod
-    def _typed(rope: Rotation | None, x: Tensor) -> Rotation | None:
+    def typed(rope: Rotation | None, x: Tensor) -> Rotation | None:
         """In the type that queries will have: another would promote them."""
         if rope is None:
             return None

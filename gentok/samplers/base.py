@@ -81,7 +81,7 @@ class Sampler(Component, ABC):
     joins: ClassVar[bool] = False
     revises: ClassVar[bool] = False
     steps: ClassVar[int] = 1
-    """Network passes over an item, for estimates of cost; a sampler that works in steps has a field of this name."""
+    """A sampler that works in steps has a field of this name."""
 
     temperature: NonNegativeFloat = 1.0
     top_k: PositiveInt | None = None
@@ -94,6 +94,11 @@ class Sampler(Component, ABC):
         for f in fields(self):
             if check := f.metadata.get("check"):
                 check(f.name, getattr(self, f.name))
+
+    @property
+    def passes(self) -> int:
+        """Network passes over an item, for estimates of cost."""
+        return self.steps
 
     @property
     def _filters(self) -> dict[str, Any]:

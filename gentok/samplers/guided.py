@@ -9,11 +9,13 @@ distribution: p(id) proportional to p_u(id)^(1-g) p_c(id)^g at every step, each 
 The progress that a schedule follows belongs to a row: for Causal the step over the last step, for Masked the
 share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell, for
 NextScale the scale over the last one. A refiner's pass comes last, at the full scale. Of a mixture the
-components' weights are guided, and the components are those of the row's own condition.
+components' weights are guided, and the components are those of the row's own condition. Of Entities it is the
+velocity, v_u + g (v_c - v_u), with the progress that the sampler says.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,11 +23,21 @@ from torch import Tensor
 
 from gentok.flow.guidance import check_guidance, combine, guidance_scale
 from gentok.flow.mixture import Mixture
-from gentok.generators.base import AnyOrder, Causal, CumulativeMasked, Masked, NextScale, Refines, SelfSpeculative, capabilities
-from gentok.types import Condition, Tokens
+from gentok.generators.base import (
+    AnyOrder,
+    Causal,
+    CumulativeMasked,
+    Entities,
+    Masked,
+    NextScale,
+    Refines,
+    SelfSpeculative,
+    capabilities,
+)
+from gentok.types import Condition, Latents, Tokens
 
 __all__ = [
-    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedMasked", "GuidedNextScale", "GuidedRefines",
+    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedEntities", "GuidedMasked", "GuidedNextScale", "GuidedRefines",
     "GuidedSelfSpeculative", "guided",
 ]  # fmt: skip
 
@@ -201,6 +213,27 @@ class GuidedNextScale(_Guided, NextScale):
         return self._combine(out, torch.full((len(codes),), progress, dtype=torch.float64, device=codes.device))
 
 
+class GuidedEntities(_Guided, Entities):
+    """An Entities generator with guidance: one cache of twice the rows."""
+
+    def __init__(self, model: Entities, scale: float, schedule: str = "constant"):
+        super().__init__(model, scale, schedule)
+        self.sizes, self.channels = model.sizes, model.channels
+
+    def split(self, tokens: Tokens | Latents) -> tuple[list[Tensor], Tensor]:
+        return self.model.split(tokens)
+
+    def init_cache(self, condition: Condition, batch: int) -> Any:
+        return self.model.init_cache(_both(condition), 2 * batch)
+
+    def velocity(self, x: Tensor, t: float, index: int, cache: Any, clean: Sequence[Tensor] = (), progress: float = 1.0) -> Tensor:
+        out = self.model.velocity(_twice(x), t, index, cache, [_twice(part) for part in clean], progress)
+        return self._combine(out, torch.full((len(x),), progress, dtype=torch.float64, device=x.device))
+
+    def finish(self, entities: Sequence[Tensor], tokens: Tokens | Latents) -> Tokens | Latents:
+        return self.model.finish(entities, tokens)
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """A model with guidance, as a generator of the same capability.
 
@@ -218,13 +251,14 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
         return model
     wrappers = {
         Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
-        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, NextScale: GuidedNextScale,
+        CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, NextScale: GuidedNextScale, Entities: GuidedEntities,
     }  # fmt: skip
     for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        f"guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines and NextScale generators; {type(model).__name__} has "
+        "guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale and Entities generators; "
+        f"{type(model).__name__} has "
         f"{able}: leave guidance at 1"
     )

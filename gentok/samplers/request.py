@@ -12,12 +12,12 @@ from torch import Tensor
 
 from gentok.generators.base import Capability
 from gentok.samplers.draws import Choice, draw
-from gentok.types import ABSENT, Condition, RowRNG, Tokens, TokenSpec
+from gentok.types import ABSENT, Condition, Latents, RowRNG, Tokens, TokenSpec
 
 __all__ = ["NetworkCalls", "OnStep", "SampleOutput", "SampleRequest", "initial_tokens"]
 
-OnStep = Callable[[Tokens, int, int], None]
-"""(tokens so far, step, steps)."""
+OnStep = Callable[[Any, int, int], None]
+"""(tokens so far, step, steps); of latents these, NaN where nothing is drawn yet."""
 
 
 @dataclass
@@ -25,7 +25,7 @@ class SampleOutput:
     """What a sampler made.
 
     Attributes:
-        tokens: B items, valid for their spec.
+        tokens: B items, valid for their spec; Latents of a generator of latents.
         calls: int64 [B], network calls that each row needed.
         network_calls: name of a network -> (calls, positions computed over the batch).
         log_weight: float64 [B], log importance weights, of samplers that have them.
@@ -33,7 +33,7 @@ class SampleOutput:
         stats: named numbers of the whole batch, such as accepted drafts.
     """
 
-    tokens: Tokens
+    tokens: Any
     calls: Tensor
     network_calls: dict[str, tuple[int, int]]
     log_weight: Tensor | None = None
@@ -65,7 +65,8 @@ class SampleRequest:
         condition: of B rows.
         rng: of B rows.
         tokens: what the items start from: codes >= 0 where they are known, UNKNOWN where they are to be
-            drawn, ABSENT elsewhere. Samplers may write into these codes.
+            drawn, ABSENT elsewhere. Samplers may write into these codes. Of a generator of latents: Latents,
+            NaN where they are to be drawn.
         draft: of B rows like `tokens`, for samplers that start from one; None: none.
         choose: how ids are drawn from filtered logits.
         on_step: called after every step, see `report`.
@@ -76,7 +77,7 @@ class SampleRequest:
     model: Any
     condition: Condition
     rng: RowRNG
-    tokens: Tokens
+    tokens: Any
     draft: Tokens | None = None
     choose: Choice = draw
     on_step: OnStep | None = None
@@ -100,18 +101,20 @@ class SampleRequest:
             return replace(self, tokens=tokens)
         return replace(self, condition=self.condition.rows(rows), rng=self.rng.rows(rows), tokens=tokens)
 
-    def report(self, codes: Tensor, step: int, steps: int) -> None:
-        """Hands the codes so far, the number of this step and that of all steps to `on_step`."""
+    def report(self, tokens: Tokens | Latents | Tensor, step: int, steps: int) -> None:
+        """Hands the tokens or codes so far, the number of this step and that of all steps to `on_step`."""
         if self.on_step is not None:
-            self.on_step(self.with_codes(codes.clone()), step, steps)
+            self.on_step(self.with_codes(tokens.clone()) if isinstance(tokens, Tensor) else tokens, step, steps)
 
-    def output(self, tokens: Tokens | Tensor, calls: Tensor, **stats: Any) -> SampleOutput:
+    def output(self, tokens: Tokens | Latents | Tensor, calls: Tensor, **stats: Any) -> SampleOutput:
         """The result: tokens or codes of all rows, and the calls of each row, int64 [B]."""
-        tokens = tokens if isinstance(tokens, Tokens) else self.with_codes(tokens)
+        tokens = self.with_codes(tokens) if isinstance(tokens, Tensor) else tokens
         return SampleOutput(tokens.validate(), calls, dict(self.network_calls), stats=stats)
 
 
-def initial_tokens(spec: TokenSpec, rng: RowRNG, known: Tokens | None = None, lengths: Tensor | None = None) -> Tokens:
+def initial_tokens(
+    spec: TokenSpec, rng: RowRNG, known: Tokens | Latents | None = None, lengths: Tensor | None = None
+) -> Any:  # fmt: skip
     """What a sampler starts from.
 
     Args:
@@ -123,12 +126,14 @@ def initial_tokens(spec: TokenSpec, rng: RowRNG, known: Tokens | None = None, le
 
     Returns:
         Tokens: a copy, with known codes, UNKNOWN where cells are masked, and ABSENT beyond `lengths` and
-            where the spec has no cell.
+            where the spec has no cell. Of a spec without vocabulary: Latents, NaN where they are masked.
 
     Raises:
         ValueError: batch, spec, codes or lengths do not fit, or a known code lies beyond its row's length.
     """
     batch, device = rng.batch, rng.device
+    if not spec.vocab_sizes:
+        return _initial_latents(spec, rng, known, lengths)
     if lengths is None and known is not None:
         lengths = known.lengths
     if lengths is not None:
@@ -150,3 +155,18 @@ def initial_tokens(spec: TokenSpec, rng: RowRNG, known: Tokens | None = None, le
         b, k, n = beyond.nonzero()[0].tolist()
         raise ValueError(f"known holds a code at row {b}, level {k}, position {n}, beyond that row's length {int(lengths[b])}")
     return Tokens(torch.where(tokens.codes == ABSENT, tokens.codes, codes), spec, lengths)
+
+
+def _initial_latents(spec: TokenSpec, rng: RowRNG, known: Any, lengths: Tensor | None) -> Latents:
+    if lengths is not None:
+        raise ValueError("items of latents are of one size; leave lengths out")
+    latents = Latents.unknown(spec, rng.batch, rng.device)
+    if known is None:
+        return latents
+    if not isinstance(known, Latents) or not known.spec.same_codes(spec):
+        kind = "codes" if isinstance(known, Tokens) else "latents"
+        raise ValueError(f"what is known are {kind}, {known.spec.describe()}; this generator models latents, {spec.describe()}")
+    if known.values.shape != latents.values.shape:
+        shape, got = list(latents.values.shape), list(known.values.shape)
+        raise ValueError(f"known latents must be [B, D, N] = {shape} for this batch and spec; got {got}")
+    return Latents(known.values.to(latents.values), spec)

@@ -1,4 +1,4 @@
-"""task=generator: a model of the codes of a frozen tokenizer, from cached tokens or from media."""
+"""task=generator: a model of the codes (or latents) of a frozen tokenizer, from cached tokens or from media."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Unregistered
-from gentok.types import Batch, Condition, ConditionSpec, Frames, LossOutput, Tokens
+from gentok.types import Batch, Condition, ConditionSpec, Frames, Latents, LossOutput, Tokens
 
 __all__ = ["GeneratorTask"]
 
@@ -52,11 +52,12 @@ class GeneratorTask(GentokModule):
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
-        self.modality, self.main_metric = modality(tokenizer.spec), "held_out_bits_per_token"
+        self.modality = modality(tokenizer.spec)
+        self.main_metric = "held_out_bits_per_token" if self.generator.has_nll else "held_out_loss"
         self.pictures: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
-    def tokens(self, batch: Batch, augmented: bool) -> Tokens:
+    def tokens(self, batch: Batch, augmented: bool) -> Tokens | Latents:
         """The batch's cached tokens, or those of its media."""
         if batch.tokens is not None:
             return batch.tokens
@@ -74,9 +75,9 @@ class GeneratorTask(GentokModule):
         self.log_step(output.loss, output.terms, self._amounts(tokens), again=loss)
         return self.by_count(output.loss, output.count)
 
-    def _amounts(self, tokens: Tokens) -> dict[str, Any]:
+    def _amounts(self, tokens: Tokens | Latents) -> dict[str, Any]:
         if tokens.lengths is None:
-            return {"tokens": tokens.codes.numel()}
+            return {"tokens": tokens.present.numel()}
         out = {"tokens": tokens.present.sum()}
         grid = tokens.spec.grid
         return {**out, "seconds_of_sound": tokens.lengths.sum() / grid.rate_hz} if isinstance(grid, Frames) else out
@@ -84,14 +85,18 @@ class GeneratorTask(GentokModule):
     def validation_step(self, batch: Batch, step: int) -> None:
         tokens = self.tokens(batch, augmented=False)
         rng = RowRNG.of(self.config["seed"], batch.index).fork("held out")  # the same at every validation: curves are comparable
-        nats = self.generator.nll_bound(tokens, batch.condition, rng)
-        cells = int(tokens.present.sum())
-        self.log("held_out_bits_per_token", nats.sum() / math.log(2) / cells, batch_size=cells, prog_bar=True, sync_dist=True)
+        if self.generator.has_nll:
+            nats, count = self.generator.nll_bound(tokens, batch.condition, rng), int(tokens.present.sum())
+            value = nats.sum() / math.log(2) / count
+        else:
+            output = self.generator.loss(tokens, batch.condition, rng)
+            value, count = output.loss, int(output.count)
+        self.log(self.main_metric, value, batch_size=count, prog_bar=True, sync_dist=True)
         if step == 0 and self.config["task"]["pictures"] and self.trainer.is_global_zero:
             self._draw_pictures(tokens, batch.condition)
 
     @torch.no_grad()
-    def _draw_pictures(self, tokens: Tokens, condition: Condition) -> None:
+    def _draw_pictures(self, tokens: Tokens | Latents, condition: Condition) -> None:
         """The same seeds and conditions every time; here and not later, since the averaged weights are in place only while validating.
 
         Items of unequal length have the conditions and lengths of the first held-out items; others all classes in turn or, where there

@@ -18,7 +18,8 @@ __all__ = ["Batch", "Quantized", "TokenizerOutput", "LossOutput"]
 class Batch:
     """What data gives to training: media float [B, C, H, W] in [-1, 1] or [B, C, T] (or None: cached tokens), and what goes with it.
 
-    index int64 [B] is the global sample number, `targets` what a supervised tokenizer needs, `tokens` the cached codes.
+    index int64 [B] is the global sample number, `targets` what a supervised tokenizer needs, `tokens` the cached codes
+    or latents.
     """
 
     media: Tensor | None
@@ -26,7 +27,7 @@ class Batch:
     condition: Condition = field(default_factory=Condition)
     lengths: Tensor | None = None
     targets: Any = None
-    tokens: Tokens | None = None
+    tokens: Tokens | Latents | None = None
 
     def to(self, device: Any) -> Batch:
         def move(value: Any) -> Any:

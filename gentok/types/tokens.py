@@ -111,8 +111,45 @@ class Tokens:
 
 @dataclass
 class Latents:
-    """Continuous codes: values float [B, D, N] of a spec without vocabulary; only Entities generators accept them."""
+    """Continuous codes of a spec without vocabulary; only Entities generators model them.
+
+    values float [B, D, N], NaN at a position that a sampler fills; lengths int64 [B] in positions, or None.
+    """
 
     values: Tensor
     spec: TokenSpec
     lengths: Tensor | None = None
+
+    @property
+    def batch(self) -> int:
+        return self.values.shape[0]
+
+    @property
+    def masked(self) -> Tensor:
+        """bool [B, 1, N]: positions that are to be filled."""
+        return self.values.isnan().any(1, keepdim=True)
+
+    @property
+    def present(self) -> Tensor:
+        """bool [B, 1, N]: positions that hold numbers."""
+        return ~self.masked
+
+    @classmethod
+    def unknown(cls, spec: TokenSpec, batch: int, device: torch.device | str = "cpu") -> Latents:
+        """Nothing but positions to be filled, float32."""
+        return cls(torch.full((batch, spec.width or 0, spec.positions), torch.nan, device=device), spec)
+
+    def validate(self) -> Latents:
+        """Raises ValueError on numbers of another shape, and on one that is not finite; returns itself."""
+        if self.values.dim() != 3 or self.values.shape[1:] != (self.spec.width, self.spec.positions):
+            raise ValueError(f"latents must be float [B, {self.spec.width}, {self.spec.positions}]; got {tuple(self.values.shape)}")
+        if not bool(self.values.isfinite().all()):
+            b, _, n = (~self.values.isfinite()).nonzero()[0].tolist()
+            raise ValueError(f"the latents of row {b} are not finite at position {n}")
+        return self
+
+    def to(self, device: torch.device | str) -> Latents:
+        return Latents(self.values.to(device), self.spec, None if self.lengths is None else self.lengths.to(device))
+
+    def rows(self, index: Tensor | slice | Sequence[int]) -> Latents:
+        return Latents(self.values[index], self.spec, None if self.lengths is None else self.lengths[index])

@@ -66,6 +66,15 @@ def test_ctf_l_has_its_published_sizes():
         assert abs(sum(p.numel() for p in part.parameters()) / 1e6 / millions - 1) < 0.01
 
 
+@pytest.mark.parametrize("name, millions", [("xar_b", 172.64), ("xar_l", 608.40), ("xar_h", 1186.0)])
+def test_xar_has_the_sizes_of_its_release(name, millions):
+    config = compose("config", [f"experiment=imagenet256/{name}", "data.path=nowhere"])["generator"]
+    with torch.device("meta"):
+        model = build(config, spec=TokenSpec((), Raster(16, 16), width=16), condition_spec=IMAGENET)
+    assert model.sizes == (64,) * 4
+    assert abs(sum(p.numel() for p in model.parameters()) / 1e6 / millions - 1) < 0.005
+
+
 def test_coarse_to_fine_is_of_the_size_of_autoregression_in_its_experiment():
     sizes = {}
     for name in ("ar", "ctf"):

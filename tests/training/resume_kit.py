@@ -49,6 +49,8 @@ CASES: dict[str, list[str]] = {
                               "generator.warmup=0.8"],
     "next scale from tokens": ["experiment=mnist5k/next_scale", *GENERATOR, "task.views=2"],
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
+    "xar from media": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.context=clean"],
+    "xar from latents": ["experiment=mnist5k/xar", *GENERATOR, "task.views=2", "tokenizer.ckpt=OF_LATENTS"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
 
@@ -78,17 +80,24 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order")
+    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
-    return compose("config", [*QUIET, *words, *tokenizer, *paths, *more])
+    words = [word.replace("OF_LATENTS", str(of_latents(root))) if word.endswith("OF_LATENTS") else word for word in words]
+    return compose("config", [*QUIET, *tokenizer, *words, *paths, *more])
 
 
 def pyramid(root: Path) -> Path:
     """The bundle of a tokenizer of several scales, trained when it is first asked for."""
     bundle = root / "pyramid" / "bundle"
     return bundle if bundle.exists() else run(root, "pyramid", CASES["multi-scale"]) / "bundle"
+
+
+def of_latents(root: Path) -> Path:
+    """The bundle of a KL autoencoder, trained when it is first asked for."""
+    bundle = root / "of_latents" / "bundle"
+    return bundle if bundle.exists() else run(root, "of_latents", CASES["latents"]) / "bundle"
 
 
 def run(root: Path, folder: str, words: list[str], *more: str) -> Path:

@@ -1,0 +1,130 @@
+"""The network of xAR (Ren et al., arXiv 2502.20388): a transformer over groups of vectors, each group at a time of its own.
+
+A vector sees its own group whole, and earlier groups; the mask is causal between groups and not inside one. Blocks are modulated (adaLN,
+DiT, arXiv 2212.09748) by the sum of an embedded condition and the group's embedded time. As in the release: RMSNorm without weights,
+GEGLU (Shazeer, arXiv 2002.05202; hidden width 8/3 of the width), biases of all linear layers, queries and keys that are not normalised,
+axial rotation, learned positions that are added twice, to the input of the first and of the second half of the blocks, and matrices of
+Xavier's variance, those of the modulation too, so that blocks do not begin as the identity.
+
+Deviations: the output layer begins at zero. Times are continuous, the embedding being that of 1000 t, where the release has labels
+floor(1000 t): solvers of higher order need a velocity that is smooth in t, and the label 0 of clean groups is hardly ever trained. Dropout
+is of both branches' outputs (nn/transformer.py), not of attention's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gentok.nn.constants import Constants
+from gentok.nn.kv_cache import KVCache, Window
+from gentok.nn.linear import activations
+from gentok.nn.norm import RMSNorm
+from gentok.nn.registers import TimeEmbedding, xavier
+from gentok.nn.rope import rotation
+from gentok.nn.transformer import Transformer, TransformerBlock, initialise, shifted
+from gentok.rng import RowRNG
+
+__all__ = ["EntityTransformer"]
+
+
+class EntityTransformer(nn.Module):
+    """float [B, S, C], the vectors of some groups, with their times -> float [B, S, C].
+
+    Args:
+        channels: C.
+        sizes: vectors of each group; together T.
+        place: float [T, 2], where the vectors stand, for the rotation.
+        width: D.
+        depth: blocks, of both halves together.
+        heads: of attention.
+        hidden: width of the feed-forward part; None: 8/3 D.
+        dropout: rate, of both branches.
+    """
+
+    def __init__(
+        self, channels: int, sizes: Sequence[int], place: Tensor, width: int, depth: int, heads: int, hidden: int | None, dropout: float
+    ):  # fmt: skip
+        super().__init__()
+        self.sizes = tuple(sizes)
+        hidden = 8 * width // 3 if hidden is None else hidden
+        self.stem = nn.Linear(channels, width)
+        self.time = TimeEmbedding(width, period=10_000.0)
+        self.places = nn.ModuleList(nn.Embedding(sum(sizes), width) for _ in range(2))
+        block = (width, heads, hidden, "geglu", False, 1, False, dropout, True)
+        self.blocks = nn.ModuleList(TransformerBlock(*block) for _ in range(depth))
+        self.norm = RMSNorm(width, affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, channels)
+        xavier(self)
+        initialise(self.places)
+        nn.init.zeros_(self.head.weight)
+        with torch.device("cpu"):
+            cos, sin = rotation(place, head_width=width // heads)
+            ends = torch.tensor(self.sizes).cumsum(0)
+            self._tables = Constants(cos=cos, sin=sin)
+            self._ends = (0, *ends.tolist())
+
+    def forward(
+        self,
+        x: Tensor,
+        t: Tensor,
+        vector: Tensor | None,
+        groups: Sequence[int],
+        sees: Tensor | None = None,
+        *,
+        rng: RowRNG | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Reads some groups.
+
+        Args:
+            x: float [B, S, C], their vectors, group behind group.
+            t: float [B, M], their times.
+            vector: float [B, D], the embedded condition; None: none.
+            groups: M numbers of groups.
+            sees: bool [M, M], which of them each one sees; None: itself and those before it.
+            rng: for dropout; None: none.
+            cache: keys and values of the groups before them, of all; it is given those of these groups, which are consecutive, and forgets
+                what it had of them and of later ones.
+
+        Returns:
+            float [B, S, C].
+        """
+        sizes = [self.sizes[g] for g in groups]
+        where = self._where(groups, x.device)
+        tables, time = self._tables.on(x.device), self.time(t.flatten()).unflatten(0, t.shape)
+        vector = time if vector is None else time + vector[:, None].to(time.dtype)
+        kinds = None if max(sizes) == 1 else sizes
+        h = activations(self.stem(x.to(self.stem.weight.dtype)))
+        rope = Transformer.typed((tables.cos[where], tables.sin[where]), h)
+        mask, window = self._mask(sizes, sees, x.device), None
+        if cache is not None:
+            start, length = self._ends[groups[0]], self._ends[groups[-1] + 1]
+            window = Window(length, start, None, None, None if mask is None else F.pad(mask, (start, 0), value=True), causal=False)
+        for layer, block in enumerate(self.blocks):
+            if layer == 0:
+                h = h + self.places[0](where).to(h.dtype)
+            if layer == len(self.blocks) // 2:
+                h = h + self.places[1](where).to(h.dtype)
+            modulation = block.modulate(vector)
+            h = block(h, rope, mask, modulation=modulation, rng=rng, cache=cache, layer=layer, window=window, kinds=kinds)
+        shift, scale = self.modulation(F.silu(vector)).chunk(2, -1)
+        h = shifted(self.norm(h), shift, scale, kinds)
+        return self.head(h.to(self.head.weight.dtype))
+
+    def _where(self, groups: Sequence[int], device: torch.device) -> Tensor:
+        """int64 [S]: the places of the vectors of some groups among all T."""
+        return torch.cat([torch.arange(self._ends[g], self._ends[g + 1], device=device) for g in groups])
+
+    def _mask(self, sizes: Sequence[int], sees: Tensor | None, device: torch.device) -> Tensor | None:
+        """bool [1, 1, S, S]; None where everything is seen."""
+        if len(sizes) == 1:
+            return None
+        with torch.device("cpu"):
+            sees = torch.ones(len(sizes), len(sizes), dtype=torch.bool).tril() if sees is None else sees
+            count = torch.tensor(sizes)
+            return sees.repeat_interleave(count, 0).repeat_interleave(count, 1)[None, None].to(device)
