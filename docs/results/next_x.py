@@ -29,7 +29,7 @@ ROWS = {
     "xar": ("xAR, 4 cells, 8 steps of Heun", "sampler=entities sampler.solver=heun sampler.steps=8"),
     "xar_growing": ("the same, guidance grows, the first cell has none", "sampler=entities sampler.solver=heun sampler.steps=8"),
     "ar": ("autoregressive", "sampler=autoregressive"),
-    "jacobi": ("Jacobi, 4 x 4 branches", "sampler=jacobi sampler.window=16 sampler.tail=gumbel sampler.verify=match sampler.branches=4 sampler.depth=2"),
+    "jacobi": ("Jacobi, coupled, window 16", "sampler=jacobi sampler.window=16"),
     "masked": ("MaskGIT, 16 steps", "sampler=maskgit sampler.steps=16"),
 }
 """name: what the table calls it, words of evaluate.py."""
@@ -87,14 +87,15 @@ every figure has its command, seed, seconds and machine.
 """, held_by_tests(LAWS)]  # fmt: skip
     rows = [("model and sampler", "parameters", "guidance", "recognised", "recall share", "precision", "KID", "calls", "seconds per image")]
     for name, (title, _) in ROWS.items():
-        for key in sorted({key.rpartition("/")[0] for key in store.figures if key.startswith(f"mnist5k/{name}/guidance ")}):
+        found = sorted({key.rpartition("/")[0] for key in store.figures if key.startswith(f"mnist5k/{name}/guidance ")})
+        for key in found or [f"mnist5k/{name}/guidance –"]:
             value: Any = lambda metric, form, scale=1.0: store.value(f"{key}/{metric}", form, scale)  # noqa: B023, E731
             rows.append((title, value("parameters", ",.0f"), key.rpartition(" ")[2], value("accuracy", ".1f", 100.0), value("recall_share", ".2f"),
                          value("precision", ".2f"), value("kid", ".3f"), value("calls_per_sample", ".1f"),
                          store.value(f"mnist5k/{name}/seconds_per_image", ".4f")))  # fmt: skip
     parts.append("""## Digits
 
-1,000 samples each. Recognised: the eval classifier sees the wanted digit, in per cent. Recall share: recall against held-out digits, over that of as
+1,000 samples each, where they were measured here. Recognised: the eval classifier sees the wanted digit, in per cent. Recall share: recall against held-out digits, over that of as
 many training digits. Calls are network calls per sample, of an entity's solver or a scale; seconds are of 16 images at once, one thread, without
 guidance, samplers in turn.
 """ + "\n" + table(rows))  # fmt: skip
