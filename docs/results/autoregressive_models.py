@@ -81,8 +81,6 @@ def measure(store: Store, name: str, seed: int, given: dict[str, str]) -> None:
         store.add(figures(f"{key}/seed{seed}", found, how, seed, time.monotonic() - began), {key: protocol})
 
 
-FINDING = ""
-"""What the tables say, in words."""
 COLUMNS = {
     "accuracy": ("recognised", ".1f", 100.0), "precision": ("precision", ".2f", 1.0), "recall": ("recall", ".2f", 1.0), "kid": ("KID", ".2f", 1.0),
     "seconds_of_sampling": (f"seconds of {N} samples", ".0f", 1.0),
@@ -108,7 +106,7 @@ def section(store: Store) -> str:
         "## Coarse to fine beside plain autoregression\n\n"
         "CIFAR-10, 64 tokens of 4,096, conditioned on the class: 12 processor minutes of training each, one thread, the same learning rate, schedule and "
         f"batch; {N} samples at temperature 1, two seeds. All are sampled in 64 calls of the causal model, and one of the refiner.",
-        table(models), table(samples), FINDING, f"Samples at guidance {GUIDANCE[-1]}, in the order of the table:", *pictures,
+        table(models), table(samples), f"Samples at guidance {GUIDANCE[-1]}, in the order of the table:", *pictures,
     ])  # fmt: skip
 
 

@@ -30,7 +30,8 @@ def _network(path: str, device: str) -> nn.Module:
     except ImportError as error:
         raise ImportError("an AudioMap needs the package transformers: pip install transformers") from error
     with torch.device("cpu"):  # also where models are being built on the meta device
-        return AutoModel.from_pretrained(path, local_files_only=True).eval().requires_grad_(False).float().to(device)
+        model = AutoModel.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        return model.eval().requires_grad_(False).float().to(device)
 
 
 class AudioMap(nn.Module, FeatureNetwork, id="features/audio_map"):

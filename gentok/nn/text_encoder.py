@@ -25,6 +25,8 @@ __all__ = ["TextEncoder"]
 
 TEXT_HALVES = ("mt5", "t5", "t5gemma", "umt5")
 """Kinds of models whose encoder AutoModel does not read without a decoder."""
+LOCAL = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and no code that lies in the folder is run."""
 
 
 class TextEncoder:
@@ -118,13 +120,16 @@ def _loaded(path: str, device: str) -> tuple[Any, Any]:
     except ImportError as error:
         raise ImportError("a text encoder needs the package transformers: pip install transformers") from error
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        halves = AutoConfig.from_pretrained(path, local_files_only=True).model_type in TEXT_HALVES
+        halves = AutoConfig.from_pretrained(path, **LOCAL).model_type in TEXT_HALVES
+        tokenizer = AutoTokenizer.from_pretrained(path, **LOCAL)
         with torch.device("cpu"):
-            model = (AutoModelForTextEncoding if halves else AutoModel).from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+            model, about = (AutoModelForTextEncoding if halves else AutoModel).from_pretrained(path, output_loading_info=True, **LOCAL)
+    except Exception as error:  # of a damaged or foreign file each reader of the library raises its own
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} holds no text encoder with its tokenizer that transformers reads: {reason}") from error
+    missing = [name for name in about["missing_keys"] if "pooler" not in name]  # which is not read here
+    if missing:
+        raise ValueError(f"the weights in {path} lack {missing[0]}: they are of another model than its config.json says, or damaged")
     model = getattr(model, "text_model", model)  # of a model of texts and images its half
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # of a decoder such as GPT-2; padded places are masked

@@ -43,7 +43,7 @@ def _frozen(path: str, device: str) -> nn.Module:
     if not Path(path).is_dir():
         raise FileNotFoundError(f"there is no folder {path} of a vision model: save one there (config.json and model.safetensors)")
     with torch.device("cpu"):
-        model = _library().AutoModel.from_pretrained(path, local_files_only=True)
+        model = _library().AutoModel.from_pretrained(path, local_files_only=True, trust_remote_code=False)
     return getattr(model, "vision_model", model).eval().requires_grad_(False).float().to(device)  # of a model of images and texts its half
 
 

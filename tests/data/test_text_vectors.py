@@ -145,6 +145,39 @@ def test_a_folder_without_an_encoder_is_refused_in_a_line(tmp_path, table):
     assert "\n" not in str(caught.value)
 
 
+def shorten(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def foreign_weights(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = folder / "model.safetensors"
+    kept = {name: value for name, value in load_file(weights).items() if "layers.1.mlp.fc1" not in name}
+    save_file(kept, weights, metadata={"format": "pt"})
+
+
+def own_code(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Theirs", "AutoModel": "theirs.Theirs"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "theirs.py").write_text(f"open({str(folder / 'ran')!r}, 'w').close()")
+
+
+@pytest.mark.parametrize("spoil", [
+    shorten, foreign_weights, own_code,
+    lambda folder: (folder / "config.json").write_text("{"), lambda folder: (folder / "tokenizer.json").write_text("{}"),
+    lambda folder: [path.unlink() for path in folder.glob("tokenizer*")],
+], ids=["cut", "other weights", "code", "config", "tokenizer", "no tokenizer"])  # fmt: skip
+def test_damaged_and_hostile_folders_are_refused_in_a_line(tmp_path, table, spoil):
+    saved(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no text encoder|the weights in .* lack") as caught:
+        data(table, str(tmp_path))
+    assert "\n" not in str(caught.value) and not (tmp_path / "ran").exists()
+
+
 def test_a_generator_is_trained_on_texts_and_asked_by_them(tmp_path, table, encoder):
     words = [
         "task=generator", "tokenizer=from_bundle", "tokenizer.ckpt=docs/zoo/cifar10_vq", "generator=autoregressive", "generator.width=16",

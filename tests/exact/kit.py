@@ -52,6 +52,14 @@ LAYOUTS = {
     "k2": ("level_major", "position_major", "delayed", "parallel"),
     "strided": ("level_major", "position_major", "delayed", "parallel"),
 }
+PLAIN = (1.0, "constant")
+COMMON: dict[str, tuple[dict[str, Any], tuple[float, str]]] = {
+    "plain": ({}, PLAIN),
+    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
+    "top-k 2": ({"top_k": 2}, PLAIN),
+    "guidance 2": ({}, (2.0, "constant")),
+}
+"""What every sampler is tested with: its arguments, and guidance with its schedule."""
 
 
 # ------------------------------------------------------------------------------------------------------------------ models

@@ -4,7 +4,7 @@ cells; near misses are noticed."""
 import pytest
 import torch
 from any_order_kit import TabularAnyOrder, mean_distribution, ordered_distribution, subsets
-from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, distance, floor, rejects, sample
+from kit import COMMON, SPECS, agreement, alone, batch_of, cases_of, checkered, distance, floor, rejects, sample
 from test_exact_networks import network
 
 from gentok.generators.any_order import AnyOrderTransformer
@@ -16,12 +16,8 @@ from gentok.samplers.draws import exponential_race
 from gentok.samplers.guided import guided
 from gentok.types import Tokens
 
-PLAIN = (1.0, "constant")
 SETTINGS = {
-    "plain": ({}, PLAIN),
-    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
-    "top-k 2": ({"top_k": 2}, PLAIN),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance, top-p, min-p": ({"top_p": 0.8, "min_p": 0.1}, (2.0, "linear")),
 }
 SAMPLERS = {"any_order": AnyOrderSampler, "any_subset": AnySubset}

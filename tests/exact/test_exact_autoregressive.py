@@ -6,6 +6,7 @@ import itertools
 import pytest
 import torch
 from kit import (
+    COMMON,
     LAYOUTS,
     SPECS,
     TabularCausal,
@@ -26,12 +27,8 @@ from gentok.samplers.draws import draw, exponential_race
 from gentok.samplers.guided import GuidedCausal, guided
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
-PLAIN = (1.0, "constant")
 SETTINGS = {
-    "plain": ({}, PLAIN),
-    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
-    "top-k 2": ({"top_k": 2}, PLAIN),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance, top-p, min-p": ({"top_p": 0.8, "min_p": 0.1}, (2.0, "linear")),
     "cosine guidance, typical": ({"typical": 0.8, "temperature": 0.7}, (3.0, "cosine")),
 }

@@ -6,6 +6,7 @@ import pytest
 import torch
 from enumeration import changed, enumerated, gap, some_impossible, variation
 from kit import (
+    COMMON,
     SPECS,
     Case,
     TabularCausal,
@@ -48,10 +49,7 @@ COUNTED = [name for name, settings in VARIANTS.items() if settings["tail"] != "g
 """Those whose every choice can be followed: Gumbel numbers are none, and a wide tree has too many."""
 CHAINS = [name for name, settings in VARIANTS.items() if "branches" not in settings]
 SETTINGS = {
-    "plain": ({}, (1.0, "constant")),
-    "temperature 0.7": ({"temperature": 0.7}, (1.0, "constant")),
-    "top-k 2": ({"top_k": 2}, (1.0, "constant")),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance, top-p": ({"top_p": 0.8}, (2.0, "linear")),
 }
 TWO = TokenSpec((2,), Line(3))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from kit import (
     CLASSES,
+    COMMON,
     LAYOUTS,
     SPECS,
     agreement,
@@ -30,12 +31,8 @@ from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
 from gentok.types import Class, Condition, Tokens
 
-PLAIN = (1.0, "constant")
 SETTINGS = {
-    "plain": ({}, PLAIN),
-    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
-    "top-k 2": ({"top_k": 2}, PLAIN),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance": ({"top_p": 0.9}, (2.0, "linear")),
 }
 RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from enumeration import changed, enumerated, gap, some_impossible, variation
-from kit import CLASSES, Distribution, agreement, alone, cases_of, completions, rejects, sample
+from kit import CLASSES, COMMON, PLAIN, Distribution, agreement, alone, cases_of, completions, rejects, sample
 from scales_kit import TabularNextScale, scales_distribution
 
 from gentok.codebooks.dual import DualCodebook
@@ -20,12 +20,8 @@ from gentok.samplers.guided import GuidedNextScale, guided
 from gentok.samplers.next_scale import NextScaleSampler
 from gentok.types import ABSENT, UNKNOWN, Class, Condition, Pyramid, Tokens, TokenSpec
 
-PLAIN = (1.0, "constant")
 SETTINGS = {
-    "plain": ({}, PLAIN),
-    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
-    "top-k 2": ({"top_k": 2}, PLAIN),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance, top-p 0.9": ({"top_p": 0.9}, (3.0, "linear")),
     "guidance 0.5, the most probable": ({"temperature": 0.0}, (0.5, "cosine")),
     "typical, min-p": ({"typical": 0.7, "min_p": 0.1}, PLAIN),

@@ -3,7 +3,7 @@ way; near misses are noticed."""
 
 import pytest
 import torch
-from kit import SPECS, agreement, alone, batch_of, cases_of, checkered, rejects, sample
+from kit import COMMON, SPECS, agreement, alone, batch_of, cases_of, checkered, rejects, sample
 from self_speculative_kit import Tabular, window_distribution
 from test_exact_networks import network
 
@@ -14,12 +14,8 @@ from gentok.samplers.guided import guided
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.types import UNKNOWN, Tokens
 
-PLAIN = (1.0, "constant")
 SETTINGS = {
-    "plain": ({}, PLAIN),
-    "temperature 0.7": ({"temperature": 0.7}, PLAIN),
-    "top-k 2": ({"top_k": 2}, PLAIN),
-    "guidance 2": ({}, (2.0, "constant")),
+    **COMMON,
     "linear guidance, top-p": ({"top_p": 0.8}, (2.0, "linear")),
 }
 
