@@ -9,19 +9,11 @@ budget for all; samples at guidance 1 and 2.
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-from evidence import HERE, ROOT, Store, figures, table
-
-from gentok.bundle import load
-from gentok.cli import compose
-from gentok.evaluate import evaluate
+from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once
 
 RUNS = ROOT / "outputs" / "autoregressive"
 TITLES = {
@@ -36,49 +28,24 @@ MODELS = {
     "ctf128": "experiment=cifar10/ctf generator.clusters=128",
     "random512": "experiment=cifar10/ctf generator.clustering=random",
 }
-CIFAR = "data.shards='PATH/cifar10-train-{000..004}.tar' data.held_out=PATH/cifar10-test-000.tar"
 N, GUIDANCE, SEEDS = 500, (1, 2), (0, 1)
 
 
-def run_of(name: str, seed: int) -> Path:
-    return RUNS / f"{name}_{seed}"
+def words_of(name: str, seed: int) -> list[str]:
+    return [*MODELS[name].split(), "tokenizer.ckpt=docs/zoo/cifar10_vq", "budget=12min", "clock=cpu", f"seed={seed}"]
 
 
-def command(name: str, seed: int) -> str:
-    return f"python train.py {MODELS[name]} tokenizer.ckpt=docs/zoo/cifar10_vq budget=12min clock=cpu seed={seed} {CIFAR}"
-
-
-def data_words(given: dict[str, str]) -> list[str]:
-    return [f"data.shards='{given['shards']}'", f"data.held_out={given['held_out']}"]
-
-
-def train(name: str, seed: int, given: dict[str, str]) -> None:
-    run = run_of(name, seed)
-    if (run / "bundle").is_dir():
-        return
-    words = command(name, seed).removesuffix(f" {CIFAR}").split()[1:] + data_words(given)
-    quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000", "trainer.validate_batches=16"]
-    words += [*quiet, f"paths.run={run}", f"paths.cache={RUNS / 'cache'}"]
-    if subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
-        sys.exit(f"the training of {name} failed")
+def train(name: str, seed: int, given: dict[str, str]) -> Path:
+    return train_once(RUNS / f"{name}_{seed}", [*words_of(name, seed), *cifar_words(given)])
 
 
 def measure(store: Store, name: str, seed: int, given: dict[str, str]) -> None:
-    bundle = load(run_of(name, seed) / "bundle")
-    about = {"parameters": sum(p.numel() for p in bundle.generator.parameters()), "steps": bundle.meta["step"]}
+    bundle, trained = train(name, seed, given), f"python train.py {' '.join(words_of(name, seed))} {CIFAR}"
     for guidance in GUIDANCE:
-        began = time.monotonic()
-        own = [f"n={N}", f"guidance={guidance}", f"seed={seed}", "max_held_out=1000", "max_train=5000"]
-        with tempfile.TemporaryDirectory() as out:
-            words = [f"ckpt={run_of(name, seed) / 'bundle'}", f"out={out}", *own, "data=cifar10", *data_words(given), "progress=false"]
-            report = evaluate(compose("evaluate", words))
-            if seed == 0 and guidance == GUIDANCE[-1]:
-                (Path(out) / "samples.png").replace(HERE / f"autoregressive_cifar10_{name}.png")
-        how = f"python -m gentok.evaluate ckpt=RUN/bundle {' '.join(own)}, after: {command(name, seed)}"
-        found = {**{k: v for k, v in report["metrics"].items() if not isinstance(v, dict)}, **about}
-        key = f"cifar10/{name}/guidance {guidance}"
-        protocol = {k: v for k, v in report["protocol"].items() if k not in ("ckpt", "data")}  # which hold paths
-        store.add(figures(f"{key}/seed{seed}", found, how, seed, time.monotonic() - began), {key: protocol})
+        own = [f"n={N}", f"guidance={guidance}", "max_held_out=1000", "max_train=5000"]
+        picture = f"autoregressive_cifar10_{name}.png" if seed == 0 and guidance == GUIDANCE[-1] else None
+        key = f"cifar10/{name}/guidance {guidance}/seed{seed}"
+        measure_samples(store, key, bundle, own, ["data=cifar10", *cifar_words(given)], trained, seed, picture)
 
 
 COLUMNS = {

@@ -7,6 +7,8 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,53 @@ def held_by_tests(laws: Mapping[str, str]) -> str:
 Most of these tests also run forms made wrong on purpose, which they must notice.
 
 {table([("law", "tests"), *rows])}"""
+
+
+CIFAR = "data.shards='PATH/cifar10-train-{000..004}.tar' data.held_out=PATH/cifar10-test-000.tar"
+
+
+def cifar_words(given: Mapping[str, str]) -> list[str]:
+    """CIFAR with the paths that a script was given as shards= and held_out=."""
+    return [f"data.shards='{given['shards']}'", f"data.held_out={given['held_out']}"]
+
+
+def train_once(run: Path, words: Sequence[str]) -> Path:
+    """The bundle of a run of train.py on one thread; left alone where it is there. Encoded sets lie beside the run."""
+    if not (run / "bundle").is_dir():
+        quiet = ["print_config=false", "trainer.progress_bar=false", "trainer.validate_every=100000", "trainer.validate_batches=16"]
+        words = ["train.py", *words, *quiet, f"paths.run={run}", f"paths.cache={run.parent / 'cache'}"]
+        if subprocess.run([sys.executable, *words], cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
+            sys.exit(f"the training of {run.name} failed")
+    return run / "bundle"
+
+
+def measure_samples(
+    store: Store, key: str, bundle: Path, own: Sequence[str], data: Sequence[str], trained: str, seed: int, picture: str | None = None
+) -> dict[str, Any]:  # fmt: skip
+    """Adds what evaluate.py says of a bundle's samples, its parameters and its steps as figures of `key`.
+
+    Args:
+        own: words of evaluate.py, kept in the command of the figures.
+        data: words of the data, which hold paths.
+        trained: the command that made the bundle.
+        picture: name for the picture of samples, in this folder; None: none is kept.
+    """
+    from gentok.bundle import load
+    from gentok.cli import compose
+    from gentok.evaluate import evaluate
+
+    model = load(bundle)
+    about = {"parameters": sum(p.numel() for p in model.generator.parameters()), "steps": model.meta["step"]}
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as out:
+        report = evaluate(compose("evaluate", [f"ckpt={bundle}", f"out={out}", *own, f"seed={seed}", *data, "progress=false"]))
+        if picture:
+            (Path(out) / "samples.png").replace(HERE / picture)
+    how = f"python -m gentok.evaluate ckpt=RUN/bundle {' '.join(own)} seed={seed}, after: {trained}"
+    found = {**{k: v for k, v in report["metrics"].items() if not isinstance(v, dict)}, **about}
+    protocol = {k: v for k, v in report["protocol"].items() if k not in ("ckpt", "data")}  # which hold paths
+    store.add(figures(key, found, how, seed, time.monotonic() - began), {key: protocol})
+    return found
 
 
 def shell(*words: str) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from evidence import HERE, Store, figures, held_by_tests, table
+from next_x_models import sections
 
 from gentok.bundle import load
 from gentok.cli import compose
@@ -100,7 +101,7 @@ many training digits. Calls are network calls per sample, of an entity's solver 
 guidance, samplers in turn.
 """ + "\n" + table(rows))  # fmt: skip
     pictures = [f"{title}:\n\n![{title}](next_x_mnist5k_{name}.png)" for name, (title, _) in ROWS.items() if (HERE / f"next_x_mnist5k_{name}.png").is_file()]
-    (HERE / "next_x.md").write_text("\n\n".join(part.strip() for part in [*parts, *pictures]) + "\n")
+    (HERE / "next_x.md").write_text("\n\n".join(part.strip() for part in [*parts, *pictures, *sections(store)]) + "\n")
 
 
 def main(words: list[str]) -> None:
