@@ -18,6 +18,7 @@ from gentok.moved import MovedModules
 if TYPE_CHECKING:
     from gentok.bundle import Bundle as Bundle
     from gentok.bundle import load as load
+    from gentok.certification import certify as certify
     from gentok.data.own_dataset import OwnData as OwnData
     from gentok.errors import ConfigError as ConfigError
     from gentok.errors import FormatError as FormatError
@@ -44,7 +45,7 @@ _PUBLIC = {
     "load": "gentok.bundle", "Bundle": "gentok.bundle", "ConfigError": "gentok.errors", "FormatError": "gentok.errors",
     "Codebook": "gentok.interfaces", "Generator": "gentok.interfaces", "Tokenizer": "gentok.interfaces", "RowRNG": "gentok.rng",
     "Sampler": "gentok.samplers.base", "Samples": "gentok.sampling", "sample": "gentok.sampling",
-    "train": "gentok.training.own_data", "OwnData": "gentok.data.own_dataset",
+    "certify": "gentok.certification", "train": "gentok.training.own_data", "OwnData": "gentok.data.own_dataset",
     **dict.fromkeys(
         ("ABSENT", "UNKNOWN", "Batch", "Condition", "ConditionSpec", "Latents", "Tokens", "TokenSpec"), "gentok.types"
     ),

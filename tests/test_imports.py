@@ -47,7 +47,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }
 ANYTHING = {
-    "training", "adopt", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
+    "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
     "sampling", "sample_files", "codec", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip

@@ -106,6 +106,12 @@ COMMANDS = {
         function="gentok.adopt:main",
         groups=("tokenizer",),
     ),
+    "certify": Command(
+        "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",
+        (("MY.py", "a file with draw(n, seed), log_p(ids), VOCAB and POSITIONS"), ("MY.py n=100000", "smaller differences are seen")),
+        function="gentok.certification:main",
+        keys=(("MY.py", "the file; it is run"), ("n=SAMPLES", "20,000 by default"), ("seed=NUMBER", "given to draw; 0 by default")),
+    ),
     "benchmark": Command(
         "measures speed against named peers in the same run",
         (("", "everything"), ("only=codebook,sample rounds=5", "some items"), ("only=train threads=1", "with one thread")),
