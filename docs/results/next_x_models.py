@@ -15,7 +15,7 @@ from typing import Any
 from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once
 
 RUNS = ROOT / "outputs" / "next_x"
-SMALL = "experiment=cifar10/xar generator.width=96 generator.depth=4 task.views=1 task.augment.flip=false schedule.warmup=50 budget=3min clock=cpu"
+SMALL = "experiment=cifar10/xar generator.width=96 generator.depth=4 task.views=1 task.augment.flip=false schedule.warmup=50 budget=2.5min clock=cpu"
 LATENTS, CODES = "tokenizer.ckpt=docs/zoo/cifar10_kl", "tokenizer.ckpt=docs/zoo/cifar10_vq"
 VARIANTS = {
     "cell4": ("4 cells of 4 x 4", f"{SMALL} {LATENTS}"),
@@ -31,9 +31,9 @@ VARIANTS = {
 }
 """The finding: 0.9 M parameters each, the same learning rate, schedule, batch and processor minutes."""
 MODELS = {
-    "xar": ("xAR over latents", f"experiment=cifar10/xar {LATENTS} budget=15min clock=cpu bundle_dtype=bfloat16"),
+    "xar": ("xAR over latents", f"experiment=cifar10/xar {LATENTS} budget=12min clock=cpu bundle_dtype=bfloat16"),
     "var": ("tokenizer of 85 tokens", "experiment=cifar10/var clock=cpu bundle_dtype=bfloat16"),
-    "next_scale": ("next scale", "experiment=cifar10/next_scale tokenizer.ckpt=RUN/bundle budget=15min clock=cpu bundle_dtype=bfloat16"),
+    "next_scale": ("next scale", "experiment=cifar10/next_scale tokenizer.ckpt=RUN/bundle budget=12min clock=cpu bundle_dtype=bfloat16"),
 }
 """Those of docs/zoo; next_scale stands on the tokenizer of `var`."""
 SAMPLERS = {"next_scale": ["sampler=next_scale", "guidance_schedule=linear"]}
@@ -83,13 +83,13 @@ def sections(store: Store) -> list[str]:
         rows = [("model", *head), *(row(name, title, GUIDANCE, SEEDS) for name, (title, _) in VARIANTS.items())]
         parts.append(
             "## Entities, contexts and targets on photographs\n\n"
-            "CIFAR-10 by class: xAR of 0.9 M parameters over 64 latents of 4 numbers (and over the vectors of 64 codes), 3 processor minutes each, one "
+            "CIFAR-10 by class: xAR of 0.9 M parameters over 64 latents of 4 numbers (and over the vectors of 64 codes), 2.5 processor minutes each, one "
             f"thread, the same learning rate, schedule and batch; {N} samples by 8 steps of Heun per entity at guidance {GUIDANCE}, two seeds. Trained this "
             f"shortly, they tell an order of early training, and no more.\n\n{table(rows)}"
         )
     rows = [(f"{MODELS[name][0]}, guidance {guidance}", *row(name, "", guidance, (0,))[1:]) for name in WIDE for guidance in WIDE[name]]
     if any(key.startswith("cifar10/xar/") for key in store.figures):
-        parts.append(f"## The models of docs/zoo on photographs\n\n15 processor minutes each, one thread.\n\n{table([('model', *head), *rows])}")
+        parts.append(f"## The models of docs/zoo on photographs\n\n12 processor minutes each, one thread.\n\n{table([('model', *head), *rows])}")
         parts += [f"{MODELS[name][0]}:\n\n![{name}](next_x_cifar10_{name}.png)" for name in WIDE if (HERE / f"next_x_cifar10_{name}.png").is_file()]
     return parts
 
