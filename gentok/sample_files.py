@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gentok.atomic import sweep, writable_folder
+from gentok.build import build
 from gentok.bundle import load
 from gentok.data.image_files import save_image
 from gentok.data.sample_grid import condition_labels, save_sample_grid
@@ -23,8 +25,9 @@ from gentok.prompt import read_known
 from gentok.samplers.base import described
 from gentok.sampling import Samples, lower_precision, pick_sampler, sample
 from gentok.types import ConditionSpec, Latents, TokenSpec
+from gentok.watermarks.base import Watermark
 
-__all__ = ["sample_to_folder"]
+__all__ = ["sample_to_folder", "watermark_report"]
 
 _log = logging.getLogger("gentok")
 
@@ -122,7 +125,7 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
             bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
             guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
             duration=config["duration"], batch_size=config["batch_size"], text_encoder=config["text_encoder"],
-            advance=advance, trust=config["trust"],
+            watermark=config["watermark"], key=config["key"], advance=advance, trust=config["trust"],
         )  # fmt: skip
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
@@ -152,6 +155,8 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         "seconds": round(samples.seconds, 3),
         "tokens_per_second": round(tokens / max(samples.seconds, 1e-9), 1),
     }
+    if config["watermark"] is not None:
+        report["watermark"] = watermark_report(config["watermark"], config["trust"])
     if known is not None:
         report |= {"known": str(config["known"]), "keep": config["keep"] or ("left-half" if samples.lengths is None else "all")}
     if samples.lengths is not None:
@@ -167,6 +172,13 @@ def _sample(config: Mapping[str, Any], out: Path) -> None:
         f"{out / 'grid.png'}: {counted(config['n'], 'sample')}, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"
     )
+
+
+def watermark_report(config: Mapping[str, Any] | Watermark, trust: Any = ()) -> dict[str, Any]:
+    """What reports say of a watermark: its name, its settings, whether single items keep their distribution; nothing of the key."""
+    built = config if isinstance(config, Watermark) else build(dict(config), trust=trust, where="watermark", role=Watermark)
+    name = type(built).__module__.rpartition(".")[2]
+    return {"name": name, "distortion_free": built.distortion_free, **dataclasses.asdict(built)}
 
 
 def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec, labels: list[str]) -> None:

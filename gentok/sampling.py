@@ -23,11 +23,13 @@ from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
 from gentok.samplers.guided import guided
 from gentok.samplers.request import NetworkCalls, SampleOutput
 from gentok.types import Condition, ConditionSpec, Latents, Tokens
+from gentok.watermarks.base import KeyMark, Watermark
+from gentok.watermarks.key import Key
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "configured_sampler", "lower_precision", "pick_sampler", "sample", "sample_tokens"]
+__all__ = ["Samples", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "sample", "sample_tokens"]
 
 
 _TURNS = 16
@@ -145,6 +147,22 @@ def sample_tokens(
         return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
 
 
+def key_mark(watermark: Mapping[str, Any] | Watermark, key: Key | str | None, bundle: Bundle, trust: Any = ()) -> KeyMark:
+    """A watermark for a model's tokens.
+
+    Args:
+        watermark: its configuration, or a built one.
+        key: as in `sample`.
+        bundle: the model, of which the tokenizer is looked at.
+        trust: packages whose components may be built, beside gentok's own.
+
+    Raises:
+        ValueError: the key cannot be read, or the watermark does not fit the tokens.
+    """
+    built = watermark if isinstance(watermark, Watermark) else build(dict(watermark), trust=trust, where="watermark", role=Watermark)
+    return KeyMark(built, key if isinstance(key, Key) else Key.read(key), bundle.spec, bundle.tokenizer.codebook)
+
+
 # ----------------------------------------------------------------------------------------------------------------- precision
 
 
@@ -182,6 +200,8 @@ def sample(
     duration: float | str | Sequence[float | str] | None = None,
     batch_size: int = 64,
     text_encoder: str | None = None,
+    watermark: Mapping[str, Any] | Watermark | None = None,
+    key: Key | str | None = None,
     advance: Callable[[int], None] | None = None,
     trust: Any = (),
 ) -> Samples:
@@ -205,6 +225,8 @@ def sample(
         batch_size: items that are drawn at once, >= 1.
         text_encoder: the folder of the encoder whose vectors the model is conditioned on, where `condition` has
             texts.
+        watermark: its configuration, or a built one (gentok/watermarks); None: none.
+        key: of the watermark: the secret, or the path of its file; None: the environment variable GENTOK_WATERMARK_KEY.
         advance: called with 0 once all is checked, and with the number of items after each batch.
         trust: packages whose components may be built, beside gentok's own.
 
@@ -219,6 +241,10 @@ def sample(
         raise ValueError(f"batch_size={batch_size}: must be at least 1")
     device = next(bundle.generator.parameters()).device
     sampler = pick_sampler(sampler, type(bundle.generator), trust)
+    mark = None
+    if watermark is not None:
+        sampler.check_marks()
+        mark = key_mark(watermark, key, bundle, trust)
     guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
     tokenizer = bundle.tokenizer
     spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
@@ -239,7 +265,7 @@ def sample(
             bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
             schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
             known=None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=bundle.spec, lengths=None),
-            **({"at_once": batch_size} if joins else {}),
+            **({"at_once": batch_size} if joins else {}), **({} if mark is None else {"mark": mark}),
         )  # fmt: skip
         seconds += time.perf_counter() - began
         outputs.append(output)

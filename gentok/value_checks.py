@@ -61,17 +61,19 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
-    "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    "action": Literal["compress", "decompress", "detect"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    # watermarks
+    "key": Place, "keys": PositiveInt, "paths": Texts,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "trust", "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
+    "chunk", "dtype", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv", "logger.tensorboard",
-    "sampler.temperature",
+    "sampler.temperature", "paths",
 )  # fmt: skip
 """Keys that cannot be null."""
 

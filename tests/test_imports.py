@@ -34,6 +34,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "tokenizers": {*BASE, "flow", "nn", "codebooks"},
     "generators": {*BASE, "flow", "nn", "layouts", "grammar"},
     "samplers": {*BASE, "flow", "layouts", "generators.base"},
+    "watermarks": {*BASE, "samplers.draws"},
     "entropy": set(),
     "durations": set(),
     "moved": set(),
@@ -48,7 +49,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
 }
 ANYTHING = {
     "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
-    "sampling", "sample_files", "codec", "describe", "demo", "report",
+    "sampling", "sample_files", "codec", "watermark", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps

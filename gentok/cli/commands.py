@@ -64,7 +64,7 @@ COMMANDS = {
         ),
         config="sample",
         function="gentok.cli.main:sample",
-        groups=("sampler",),
+        groups=("sampler", "watermark"),
     ),
     "evaluate": Command(
         "measures a tokenizer's reconstructions or a generator's samples",
@@ -94,6 +94,18 @@ COMMANDS = {
         ),
         function="gentok.codec:main",
         config="codec",
+    ),
+    "watermark": Command(
+        "says whether images, sounds or codes carry the watermark of a key, with p-values",
+        (
+            ("detect ckpt=mnist5k_ar key=FILE sevens/0000.png", "one image, encoded again"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens", "all images (of a model of sounds: sounds) in a folder"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens/codes.safetensors", "codes as sample.py wrote them"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens watermark=cluster out=FOUND.json", "another kind, and a JSON file"),
+        ),
+        function="gentok.watermark:main",
+        config="watermark_detect",
+        groups=("watermark",),
     ),
     "adopt": Command(
         "turns a pretrained tokenizer of another library into a bundle",

@@ -19,7 +19,8 @@ coupled drafts whether they moved or not; of those that are kept without couplin
 
 `verify` says by which rule drafts are accepted (verification.py). Its rule `block` looks at later drafts before it stops,
 so that only tail=fresh goes with it. With verify=match and tail=gumbel every step is argmax(log p + g) with the
-step's own g: ids do not depend on window, guesses or branches, which only say how many calls it takes.
+step's own g: ids do not depend on window, guesses or branches, which only say how many calls it takes. With a watermark
+(gentok/watermarks/exp.py) g is that of the key, and the ids are those that autoregressive sampling gives with it.
 
 `branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same
 q_i, all with the drafts of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place
@@ -75,6 +76,7 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
             raise ValueError(f"verify={self.verify} goes with tail={needed} alone; got tail={self.tail}")
         if self.verify == "block" and self.branches > 1:
             raise ValueError(f"verify=block is for a chain: set branches=1; got branches={self.branches}")
+        object.__setattr__(self, "marks", self.verify == "match")
 
     @property
     def rule(self) -> str:
