@@ -33,7 +33,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "codebooks": {*BASE, "flow", "nn"},
     "tokenizers": {*BASE, "flow", "nn", "codebooks"},
     "generators": {*BASE, "flow", "nn", "layouts", "grammar"},
-    "samplers": {*BASE, "flow", "layouts", "generators.base"},
+    "samplers": {*BASE, "flow", "layouts", "grammar", "generators.base"},
     "watermarks": {*BASE, "samplers.draws"},
     "entropy": set(),
     "durations": set(),
