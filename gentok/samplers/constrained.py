@@ -1,8 +1,9 @@
 """Sampling under a hard constraint, step by step, with the weights that make it unbiased. For causal generators of one cell per step.
 
 A constraint says of an item so far whether its last cell may stand: allowed ids, a grammar, a classifier of the finished item
-(constraints.py). Every cell is drawn by adaptive weighted rejection (rejection.py), which asks about few ids. The constraint is met where it
-can be met, but an item whose beginning leads into a corner is drawn too often: the output's `log_weight` makes up for it. For every item x
+(constraints.py). Every cell is drawn by adaptive weighted rejection (rejection.py), which asks about few ids. The constraint is met where
+it can be met, but an item whose beginning leads into a corner is drawn too often: the output's `log_weight` makes up for it. For every
+item x
 
     E[exp(log_weight) 1{item = x}] = p(x) valid(x)
 
