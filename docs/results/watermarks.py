@@ -1,7 +1,7 @@
 """Measures watermarks through decoding, damage and encoding again: writes watermarks.json and watermarks.md beside it.
 
-    python docs/results/watermarks.py measure digits [n=40] [seed=0] [keys=199]     power and share of ids that survive
-    python docs/results/watermarks.py measure speech [n=12] [seed=0] [keys=199]
+    python docs/results/watermarks.py measure digits [only=exp,its] [n=32] [seed=0] [keys=99]     power and share of ids that survive
+    python docs/results/watermarks.py measure speech [n=8] [seed=0] [keys=99]
     python docs/results/watermarks.py page                                          the page anew, from the figures that are there
 """
 
@@ -33,15 +33,15 @@ MODELS = {"digits": "docs/zoo/mnist5k_ar", "speech": "docs/zoo/spoken_digits_ar_
 KINDS = {
     "exp": ("EXP", "watermark=exp"),
     "its": ("ITS", "watermark=its"),
-    "cluster": ("clusters, 16", "watermark=cluster"),
-    "cluster4": ("clusters, 4", "watermark=cluster watermark.clusters=4"),
+    "cluster": ("clusters of 2 ids", "watermark=cluster"),
+    "cluster8": ("clusters of 8 ids", "watermark=cluster watermark.size=8"),
     "kgw": ("KGW, delta 2 (not distortion-free)", "watermark=kgw"),
     "none": ("unmarked, asked by EXP", "watermark=exp"),
 }
 """name: what the table calls it, words of sample.py and of `gentok watermark detect`."""
 LEVEL = 0.01
-POSITIONS = {"digits": (16, 32, 64), "speech": (10, 20, 66)}
-LEVELS = {"digits": 1, "speech": 2}
+POSITIONS = {"digits": (16, 32, 64), "speech": (66,)}
+LEVELS = {"digits": 1, "speech": 1}
 """Of the codes, the first levels that the detector looks at."""
 LAWS = {
     "single items follow the model's distribution; the integral over the key is p; an item is the same in any batch": "exact/test_exact_watermarks",
@@ -106,10 +106,10 @@ def _encoded(bundle: Bundle, media: Tensor, lengths: Tensor | None, lost: int) -
         return bundle.tokenizer.encode(media[..., : int(lengths.max())], lengths)
 
 
-def _share(of: Tokens, again: Tokens, groups: Tensor | None) -> float:
+def _share(of: Tokens, again: Tokens, levels: int, groups: Tensor | None) -> float:
     """The share of the first levels' cells whose ids (or groups) are the same."""
     n = min(of.codes.shape[2], again.codes.shape[2])
-    a, b = of.codes[..., :n], again.codes[..., :n]
+    a, b = of.codes[:, :levels, :n], again.codes[:, :levels, :n]
     both = (a >= 0) & (b >= 0)
     if groups is not None:
         level = torch.arange(a.shape[1])[:, None]
@@ -124,10 +124,12 @@ def _found(mark: KeyMark, tokens: Tokens, positions: int, levels: int, keys: int
     return float(np.mean([answer.p <= LEVEL for answer in detect(mark, Tokens(codes, tokens.spec), keys)]))
 
 
-def measure(store: Store, name: str, n: int, seed: int, keys: int) -> None:
+def measure(store: Store, name: str, kinds: list[str], n: int, seed: int, keys: int) -> None:
     bundle, key = load(MODELS[name]), Key(b"the key of docs/results/watermarks.py")
     levels, condition = LEVELS[name], list(range(10)) if name == "digits" else ["three six four", "seven one", "nine zero five", "two eight"]
     for kind, (_, words) in KINDS.items():
+        if kind not in kinds:
+            continue
         began = time.monotonic()
         config = compose("sample", [f"ckpt={MODELS[name]}", *words.split()])["watermark"]
         mark = key_mark(config, key, bundle)
@@ -141,13 +143,12 @@ def measure(store: Store, name: str, n: int, seed: int, keys: int) -> None:
         for damage, (_, change) in DAMAGE[name].items():
             lost = samples.media.shape[-1] - change(samples.media[:1]).shape[-1]
             tokens = _encoded(bundle, change(samples.media), samples.lengths, lost)
-            first = Tokens(tokens.codes[:, :levels], tokens.spec)
             if not lost:
-                found[f"{damage}/ids_same"] = _share(Tokens(samples.tokens.codes[:, :levels], tokens.spec), first, None)
+                found[f"{damage}/ids_same"] = _share(samples.tokens, tokens, levels, None)
                 if mark.groups is not None:
-                    found[f"{damage}/groups_same"] = _share(Tokens(samples.tokens.codes[:, :levels], tokens.spec), first, mark.groups)
+                    found[f"{damage}/groups_same"] = _share(samples.tokens, tokens, levels, mark.groups)
             found[f"{damage}/found"] = _found(mark, tokens, POSITIONS[name][-1], levels, keys)
-        how = f"python docs/results/watermarks.py measure {name} n={n} seed={seed} keys={keys}"
+        how = f"python docs/results/watermarks.py measure {name} only={kind} n={n} seed={seed} keys={keys}"
         about = {"n": n, "keys": keys, "level": LEVEL, "levels": levels, "places": mark.length, "guidance": bundle.meta.get("guidance", 1.0)}
         store.add(figures(f"{name}/{kind}", found, how, seed, time.monotonic() - began), {name: about})
         print(name, kind, {k: round(v, 2) for k, v in found.items()}, flush=True)
@@ -171,6 +172,8 @@ seconds and machine.
         head = ("watermark", *(f"codes, {p} positions" for p in last), *(title for title, _ in damage.values()))
         rows, survival = [head], [("share of ids that are the same", *(title for title, _ in damage.values()))]
         for kind, (title, _) in KINDS.items():
+            if f"{name}/{kind}/codes/tokens" not in store.figures:
+                continue
             codes = [store.percent(f"{name}/{kind}/codes/found_{p}") for p in last]
             rows.append((title, *codes, *(store.percent(f"{name}/{kind}/{d}/found") for d in damage)))
             if kind.startswith("cluster"):
@@ -189,7 +192,7 @@ seconds and machine.
 
 * On codes a few dozen tokens are enough. What is lost is lost by encoding again: the share of ids that come back the same explains the rest of each row.
 * Clusters come back more often than ids, and carry less each. `watermark.clusters` sets the balance.
-* Found is a share of few samples: of n = 40, 50 % has a standard error of 8 percentage points, of n = 12 of 14.
+* Found is a share of few samples: of n = 32, 50 % has a standard error of 9 percentage points, of n = 8 of 18.
 """)
     (HERE / "watermarks.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
@@ -198,10 +201,12 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     store = Store("watermarks")
     names = [word for word in words[1:] if "=" not in word]
-    given = {key: int(value) for key, value in (word.split("=", 1) for word in words[1:] if "=" in word)}
+    options = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    kinds = options.pop("only", ",".join(KINDS)).split(",")
+    given = {key: int(value) for key, value in options.items()}
     if words[0] == "measure":
         for name in names or MODELS:
-            measure(store, name, given.get("n", 40 if name == "digits" else 12), given.get("seed", 0), given.get("keys", 199))
+            measure(store, name, kinds, given.get("n", 32 if name == "digits" else 8), given.get("seed", 0), given.get("keys", 99))
     page(store)
 
 

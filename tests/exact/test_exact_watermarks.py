@@ -41,7 +41,7 @@ def mark_of(kind, spec, key=KEY, length=LONG, **options):
         codebook = VQ(vocab_size=spec.vocab, dim=4, width=4).eval()
         codebook.vocab_sizes = spec.vocab_sizes
         codebook.table = lambda level: torch.randn(spec.vocab_sizes[level], 4, generator=torch.Generator().manual_seed(level))
-        options = {"clusters": 3, **options}
+        options = {"size": 3, **options}
     return KeyMark(KINDS[kind](**({} if kind == "kgw" else {"length": length}), **options), key, spec, codebook)
 
 
@@ -227,7 +227,7 @@ def test_mutant_without_the_one_finds_marks_with_p_0():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_key_finds_its_own_items_and_no_others(kind):
     spec = TokenSpec((16,), Line(64))
-    options = {"clusters": 8} if kind == "cluster" else {}
+    options = {"size": 2} if kind == "cluster" else {}
     mark = mark_of(kind, spec, length=128, **options)
     marked = items(12, mark, spec=spec)
     found = np.array([answer.p for answer in detect(mark, marked, 99)])
@@ -258,12 +258,14 @@ def test_the_transforms_give_the_smallest_sum_over_all_starts():
     assert (statistics(mark, seeds, codes) - sums.amin(1)).abs().max() < 1e-9
 
 
-def test_clusters_are_the_same_each_time_and_hold_neighbours():
+def test_clusters_are_the_same_each_time_of_one_size_and_hold_neighbours():
     table = torch.cat([torch.randn(20, 3, generator=torch.Generator().manual_seed(i)) * 0.1 + 5 * i for i in range(4)])
     of = clusters_of(table, 4)
-    assert torch.equal(of, clusters_of(table.float(), 4))
+    assert torch.equal(of, clusters_of(table.clone(), 4))
     assert all(len(part.unique()) == 1 for part in of.view(4, 20)) and len(of.unique()) == 4
-    assert clusters_of(table[:3], 8).tolist() == [0, 1, 2]
+    for clusters in (1, 3, 7, 80):
+        counts = torch.bincount(clusters_of(table, clusters), minlength=clusters)
+        assert len(counts) == clusters and counts.min() >= 80 // clusters - 1 and counts.max() <= -(-80 // clusters) + 1
 
 
 def test_an_item_without_cells_is_not_marked():
