@@ -45,7 +45,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
     "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
     "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,
-    "trainer.progress_bar": bool,
+    "trainer.progress_bar": bool, "trainer.compile": bool, "trainer.checkpoint_activations": bool,
     "callbacks.ema": FractionBelow1, "callbacks.collapse_below": NonNegativeFloat, "callbacks.collapse_steps": PositiveInt,
     "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
     "paths.root": Place, "paths.run": Place, "paths.cache": Place,
@@ -70,8 +70,8 @@ NEEDED = (
     "chunk", "dtype", "trust", "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
-    "trainer.progress_bar", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv", "logger.tensorboard",
-    "sampler.temperature",
+    "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "callbacks.collapse_below", "callbacks.collapse_steps",
+    "logger.csv", "logger.tensorboard", "sampler.temperature",
 )  # fmt: skip
 """Keys that cannot be null."""
 

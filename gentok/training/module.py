@@ -24,6 +24,7 @@ from gentok.distributed import all_sum, rank, world_size
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
 from gentok.rng import RowRNG
+from gentok.training.blocks import set_blocks
 from gentok.training.nan_check import bad_gradient, find_first
 from gentok.training.resume import check_optimizer
 from gentok.types import Batch
@@ -78,7 +79,7 @@ class GentokModule(L.LightningModule):
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """The new model with the weights of init_from and the parts named in freeze frozen: no gradient, and in eval mode, so that
-        statistics do not move either. Raises ConfigError or ValueError with a line."""
+        statistics do not move either; its blocks do as the trainer's settings say. Raises ConfigError or ValueError with a line."""
         if self.config["init_from"] is not None:
             self._take_weights(model, self.config["init_from"])
         for name in self.config["freeze"]:
@@ -90,6 +91,7 @@ class GentokModule(L.LightningModule):
             part.requires_grad_(False).eval()
         if not any(p.requires_grad for p in model.parameters()):
             raise ConfigError(f"freeze={list(self.config['freeze'])} leaves nothing of the {self.part} to train")
+        set_blocks(model, self.config["trainer"], self.part)
         return model
 
     def _take_weights(self, model: nn.Module, path: str) -> None:
