@@ -10,6 +10,7 @@ from gentok.cli.commands import COMMANDS
 from gentok.cli.help import command_help, overview, wants_help
 from gentok.cli.hydra_run import run
 from gentok.cli.overrides import patient_threads
+from gentok.cli.slurm import is_submission, submit
 from gentok.errors import ConfigError, nearest_name
 
 __all__ = ["main", "sample", "train"]
@@ -53,6 +54,9 @@ def train() -> None:
     """`gentok train`, and train.py."""
 
     def function(config: dict[str, Any]) -> None:
+        if is_submission(config):
+            submit(config, sys.argv[1:])
+            return
         from gentok.training.run import train as run_training
 
         run_training(config)
