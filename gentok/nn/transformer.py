@@ -125,10 +125,8 @@ class TransformerBlock(Block):
         vector: Tensor | None = None,
     ) -> Tensor:
         """x [B, T, D] -> [B, T, D]; vector or its modulation; context or its keys and values; the rest as in Transformer."""
-        if vector is not None:
-            modulation = self.modulate(vector)
-        if isinstance(context, Tensor):
-            context = self.cross.project(context)
+        modulation = modulation if vector is None else self.modulate(vector)
+        context = self.cross.project(context) if isinstance(context, Tensor) else context
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
