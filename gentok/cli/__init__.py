@@ -6,7 +6,6 @@
     overrides.py      what a person types -> what Hydra understands
     hydra_run.py      composing conf/ and running a command on it; the only importer of hydra
     config_errors.py  what Hydra finds wrong, in one line
-    slurm.py          a training run as a batch job
     run_id.py         the name of a run's folder, the same on every process
 """
 

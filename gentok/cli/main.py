@@ -10,7 +10,6 @@ from gentok.cli.commands import COMMANDS
 from gentok.cli.help import command_help, overview, wants_help
 from gentok.cli.hydra_run import run
 from gentok.cli.overrides import patient_threads
-from gentok.cli.slurm import is_submission, submit
 from gentok.errors import ConfigError, nearest_name
 
 __all__ = ["main", "sample", "train"]
@@ -54,6 +53,8 @@ def train() -> None:
     """`gentok train`, and train.py."""
 
     def function(config: dict[str, Any]) -> None:
+        from gentok.training.slurm import is_submission, submit
+
         if is_submission(config):
             submit(config, sys.argv[1:])
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gentok.cli import compose, conf_dir, train
-from gentok.cli.slurm import is_submission, job_script, submit
+from gentok.training.slurm import is_submission, job_script, submit
 
 WORDS = ["experiment=mnist5k/vq", "name=two words", "steps=10", "cluster.nodes=2", "cluster.gpus_per_node=4", "cluster.time=1-02:00:00",
          "cluster.partition=a100", "cluster.options={qos: long, exclusive: true}"]  # fmt: skip

@@ -19,6 +19,7 @@ from typing import Any
 from gentok.atomic import replacing
 from gentok.cli.overrides import conf_dir
 from gentok.errors import ConfigError
+from gentok.training.config_check import check_config
 
 __all__ = ["is_submission", "job_script", "submit"]
 
@@ -46,8 +47,6 @@ def submit(config: Mapping[str, Any], words: Sequence[str]) -> Path:
         ConfigError: settings that a job would fail of.
         OSError: the run's folder cannot be written, or sbatch refuses the job.
     """
-    from gentok.training.config_check import check_config
-
     cluster = config["cluster"]
     if any(word in ("-m", "--multirun") for word in words):
         raise ConfigError("cluster=slurm submits one job: leave out -m, and submit the combinations one by one")
