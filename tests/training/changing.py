@@ -1,12 +1,13 @@
 """A run whose number of processes changes; the part of it on two processes, run by test_other_numbers.py as a script.
 
-    python changing.py FOLDER first      RUNS, as two processes, up to their death behind the first checkpoint
-    python changing.py FOLDER last       the same, from the newest checkpoint to the end
+    python changing.py FOLDER first NAME ...     RUNS[NAME] as two processes, up to their death behind the first checkpoint
+    python changing.py FOLDER last NAME ...      the same, from the newest checkpoint to the end
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from gentok.training.module import GentokModule
 from gentok.training.run import train
 
 EXACT = ["trainer.precision=32-true", "steps=6", "trainer.checkpoint_every=2"]
-RUNS = {
-    "averages": ([*CASES["vq by averages"], *EXACT], "ddp_sim"),
-    "masked": (["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT], "ddp_sim"),
-    "sharded": (["experiment=mnist5k/ar", *GENERATOR, "generator.depth=2", "task.views=2", *EXACT], "fsdp_sim"),
+RUNS = {  # words, and the trainers of the first and the last part
+    "averages": ([*CASES["vq by averages"], *EXACT], "ddp_sim", "ddp_sim"),
+    "masked": (["experiment=mnist5k/masked", *GENERATOR, "task.views=0", "trainer.accumulate=2", *EXACT], "ddp_sim", "fsdp_sim"),
+    "autoregressive": (["experiment=mnist5k/ar", *GENERATOR, "task.views=0", *EXACT], "fsdp_sim", "fsdp_sim"),
 }
 
 
@@ -37,12 +38,13 @@ def note_items(root: Path) -> None:
     GentokModule.on_train_batch_start = noted
 
 
-def main(root: Path, part: str) -> None:
+def main(root: Path, part: str, names: Sequence[str]) -> None:
     note_items(root)
 
     def work(second: bool) -> None:
-        for name, (words, trainer) in RUNS.items():
-            config = configured(root, name, words, f"trainer={trainer}", "resume=auto")
+        for name in names:
+            words, *trainers = RUNS[name]
+            config = configured(root, name, words, f"trainer={trainers[part == 'last']}", "resume=auto")
             if part == "first":
                 with killed_at(3):
                     train(config)
@@ -53,4 +55,4 @@ def main(root: Path, part: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])

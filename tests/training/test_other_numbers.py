@@ -25,8 +25,8 @@ def root(tmp_path_factory) -> Path:
     begin = GentokModule.on_train_batch_start
     note_items(root)
     try:
-        on_two("changing.py", root, "first")
-        for name, (words, _) in RUNS.items():
+        on_two("changing.py", root, "first", *RUNS)
+        for name, (words, *_) in RUNS.items():
             run(root, f"{name}_whole", words)
             assert last(root / name)["global_step"] == 2
             with killed_at(5):
@@ -34,7 +34,7 @@ def root(tmp_path_factory) -> Path:
             assert last(root / name)["global_step"] == 4
     finally:
         GentokModule.on_train_batch_start = begin
-    on_two("changing.py", root, "last")
+    on_two("changing.py", root, "last", *RUNS)
     return root
 
 
