@@ -45,7 +45,10 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
     "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
     "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,
-    "trainer.progress_bar": bool,
+    "trainer.progress_bar": bool, "trainer.compile": bool, "trainer.checkpoint_activations": bool,
+    "cluster.nodes": PositiveInt, "cluster.gpus_per_node": NonNegativeInt, "cluster.cpus_per_task": PositiveInt,
+    "cluster.time": str | PositiveInt, "cluster.partition": Place, "cluster.account": Place, "cluster.memory": Place,
+    "cluster.options": Mapping[str, str | int | bool],
     "callbacks.ema": FractionBelow1, "callbacks.collapse_below": NonNegativeFloat, "callbacks.collapse_steps": PositiveInt,
     "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
     "paths.root": Place, "paths.run": Place, "paths.cache": Place,
@@ -72,8 +75,9 @@ NEEDED = (
     "chunk", "dtype", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
-    "trainer.progress_bar", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv", "logger.tensorboard",
-    "sampler.temperature", "paths",
+    "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
+    "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
+    "logger.tensorboard", "sampler.temperature", "paths",
 )  # fmt: skip
 """Keys that cannot be null."""
 

@@ -39,7 +39,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "durations": set(),
     "moved": set(),
     "value_checks": {"errors", "settings", "durations"},
-    "cli": {"errors", "value_checks", "sweep", "command", "training.run", "sample_files"},
+    "cli": {"errors", "value_checks", "sweep", "command", "training.run", "training.slurm", "sample_files"},
     "codec_file": {"entropy", "errors", "types"},
     "command": set(),
     "sweep": {"command"},

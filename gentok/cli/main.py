@@ -53,6 +53,11 @@ def train() -> None:
     """`gentok train`, and train.py."""
 
     def function(config: dict[str, Any]) -> None:
+        from gentok.training.slurm import is_submission, submit
+
+        if is_submission(config):
+            submit(config, sys.argv[1:])
+            return
         from gentok.training.run import train as run_training
 
         run_training(config)
