@@ -48,7 +48,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
 }
 ANYTHING = {
     "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
-    "sampling", "sample_files", "codec", "describe", "demo", "report",
+    "sampling", "sampling_plan", "sample_files", "sample_parts", "launch", "codec", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
