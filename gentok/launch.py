@@ -65,8 +65,9 @@ def launched(config: Mapping[str, Any]) -> bool:
     try:
         elastic_launch(agent, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
+        killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
+        rank, failure = killed[0] if killed else error.get_first_failure()  # who loses another may have left a moment later
+        if not killed:
             sys.exit(failure.exitcode)
         raise OSError(
             f"process {rank} of {count} was killed by signal {-failure.exitcode} ({failure.signal_name()}), the others were stopped: "

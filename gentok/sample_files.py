@@ -6,6 +6,7 @@ the rest together. One process does the same alone. What an earlier call has lef
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
@@ -149,6 +150,8 @@ def _sample(config: Mapping[str, Any], out: Path, crew: Team) -> None:
                     kept.tensors["pixels"] = to_uint8(samples.media)
                 parts.write(part.start, kept)
         if crew.rank == 0:
+            if parts.missing(plan.parts):
+                raise OSError(errno.ENOENT, "what other processes drew is not there; all of them must see one folder")
             _finish(config, out, bundle, plan, parts, shown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import datetime
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ def watched(team: Team, advance: Callable[[int], None]) -> Iterator[Callable[[in
         yield advance
         return
     watch = _Watch(team, advance)
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as of a shell's background jobs, which could not be interrupted
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     watch.start()
     try:
         yield watch.done
@@ -48,6 +52,9 @@ def watched(team: Team, advance: Callable[[int], None]) -> Iterator[Callable[[in
         watch.state = _FAILED
         watch.join(10)
         raise
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
     if watch.lost:
         raise lost()
 

@@ -36,33 +36,33 @@ def saved_bytes(function: Callable[[], Tensor], without: nn.Module) -> int:
     return size
 
 
-def kept_for_backward(model: nn.Module, tokenizer: Tokenizer, config: Mapping[str, Any]) -> int | None:
-    """Bytes that one item keeps, in float32; None where the model cannot run on the meta device.
+def kept_for_backward(model: Any, tokenizer: Tokenizer, device: str = "meta") -> int | None:
+    """Bytes that one item keeps, in float32, without the loss's own; None where the model cannot run on the meta device.
 
     Args:
-        model: on the meta device: a generator of the tokenizer's tokens, or the tokenizer.
-        tokenizer: on the meta device.
-        config: the run's.
+        model: a generator of the tokenizer's tokens, or the tokenizer.
+        tokenizer: on the same device.
+        device: where both are.
     """
     spec = tokenizer.spec
     try:
-        with torch.device("meta"):
+        with torch.device(device):
             if model is tokenizer:
                 shape = (1, *(spec.media_shape or ()))
-                batch = Batch(torch.empty(shape), torch.zeros(1, dtype=torch.int64))
+                batch = Batch(torch.zeros(shape), torch.zeros(1, dtype=torch.int64))
                 return saved_bytes(lambda: _sum(tokenizer(batch)), model)
             items = _tokens(spec)
             with torch.device("cpu"):
                 condition: Condition = model.condition_spec.parse(None, 1)
-            return saved_bytes(lambda: _sum(model(items, condition.to("meta"))), model)
+            return saved_bytes(lambda: _sum(model(items, condition.to(device))), model)
     except (RuntimeError, ValueError, NotImplementedError):
         return None
 
 
 def _tokens(spec: Any) -> Tokens | Latents:
     if not spec.levels:
-        return Latents(torch.empty(1, spec.width, spec.positions), spec)
-    return Tokens(torch.empty(1, spec.levels, spec.positions, dtype=torch.int64), spec)
+        return Latents(torch.zeros(1, spec.width, spec.positions), spec)
+    return Tokens(torch.zeros(1, spec.levels, spec.positions, dtype=torch.int64), spec)
 
 
 def _sum(value: Any) -> Tensor:

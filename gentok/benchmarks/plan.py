@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from gentok.benchmarks.activations import kept_for_backward
-from gentok.cli import compose, conf_dir
+from gentok.cli import compose, conf_dir, shell_words
 from gentok.data.token_cache import stored_type
 from gentok.describe import built
 from gentok.errors import ConfigError, nearest_name
@@ -95,7 +95,7 @@ def plan(name: str, words: Sequence[str] = (), *, gpus: int = 8, precision: str 
     _memory(made, model, frozen, adversaries, gpus, precision, averaged)
     _traffic(made, gpus)
     local = batch // gpus
-    kept = kept_for_backward(model, tokenizer, config)
+    kept = kept_for_backward(model, tokenizer)
     if kept is not None:
         formula = f"{local} items x {kept / 2**20:,.1f} MiB that autograd keeps of one in float32; bf16-mixed: about half"
         made.add("activations", kept * local / 2**30, "GiB per GPU", formula)
@@ -114,7 +114,7 @@ def _composed(name: str, words: Sequence[str]) -> dict[str, Any]:
     assumed = [word for word in (*sizes, "describe_classes=1000", "trainer=cpu") if word.partition("=")[0] not in given]
     if "tokenizer" in given or "tokenizer.ckpt" in given:
         assumed = [word for word in assumed if not word.startswith(("tokenizer", "codebook"))]
-    return compose("config", [f"experiment={name}", *assumed, *words])
+    return compose("config", [f"experiment={name}", *assumed, *shell_words(list(words))])
 
 
 def _count(module: nn.Module | None) -> int:
