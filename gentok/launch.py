@@ -51,6 +51,8 @@ def launched(config: Mapping[str, Any]) -> bool:
         return False
     if config["trainer"]["num_nodes"] > 1:
         raise ConfigError("trainer.num_nodes: on several machines the processes are started by srun or torchrun (docs/cluster.md)")
+    if {"-m", "--multirun"}.intersection(sys.argv):
+        raise ConfigError("with -m every job is one process: set trainer.devices=1, or start the jobs one by one")
     _check(config)
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException

@@ -14,6 +14,7 @@ import torch
 from test_sampling import bundles  # noqa: F401 - a fixture
 
 from gentok.cli import compose
+from gentok.cli.idle import idle_settings
 from gentok.errors import ConfigError
 from gentok.launch import launched
 from gentok.sample_files import sample_to_folder
@@ -95,6 +96,11 @@ def test_processes_that_cannot_be_started_are_one_line(bundles, tmp_path, monkey
 def test_a_program_that_asks_for_processes_without_starting_them_is_told(bundles, tmp_path):  # noqa: F811
     with pytest.raises(ConfigError, match="2 processes: the command starts them"):
         sample_to_folder(config(bundles, tmp_path / "out", "trainer=ddp_sim"))
+
+
+def test_what_trainer_cannot_do_here_is_said():
+    words = ["trainer=ddp_sim", "trainer.precision=32-true", "trainer.devices=1", "n=1"]
+    assert idle_settings(compose("sample", words), words) == ["trainer.precision is of training and has no effect here"]
 
 
 @pytest.mark.slow

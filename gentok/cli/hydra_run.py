@@ -92,7 +92,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             except OmegaConfBaseException as error:
                 raise ConfigError(explained(error, words, conf_dir(), lambda rest: [], choices)) from error
             check_values(values)
-            for line in idle_settings(values, words) if "task" in values else ():
+            for line in idle_settings(values, words):
                 print(f"gentok: {line}", file=sys.stderr)
             function(values)
         except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
