@@ -205,7 +205,7 @@ def test_features_are_those_of_the_network(weights):
     found = network(pixels)
     assert {name: tuple(x.shape) for name, x in found.items()} == {"pooled": (3, 2048), "spatial": (3, 7 * 17 * 17), "logits": (3, 1008)}
     inner = network.network
-    x = (resize(pixels.float(), (299, 299)) - 128) / 128
+    x = (resize(pixels.float(), (299, 299), align_corners=False) - 128) / 128
     before = ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2",
               "Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c")  # fmt: skip
     with torch.no_grad():
