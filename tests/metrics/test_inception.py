@@ -250,7 +250,7 @@ def test_two_processes_measure_what_one_does(weights, tmp_path):
         words = [f"inception={weights}", "samples=made.npz", "reference=real.npz", "few=true", "batch_size=2", f"out={name}", *more]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "gentok.evaluate", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
         found.append((tmp_path / name / "inception.json").read_text())
     assert found[0] == found[1]
