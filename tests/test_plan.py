@@ -27,6 +27,7 @@ def test_what_autograd_keeps_is_counted_once_and_without_weights():
     assert saved_bytes(lambda: network(x).sum(), network) == 4 * 7 * (10 + 30 + 5)
 
 
+@pytest.mark.slow
 def test_the_meta_device_counts_what_a_cpu_keeps():
     config = compose("config", ["experiment=mnist5k/masked", *TINY])
     counts = {}
