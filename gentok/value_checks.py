@@ -58,9 +58,11 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
+    "format": Literal["files", "npz", "both"],
     "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
-    "suite": str, "ckpts": Texts, "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "both"], "region": str,
+    "suite": str, "ckpts": Texts, "region": str, "inception": Place, "reference": Place, "samples": Place,
+    "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "inception", "both"],
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
@@ -72,7 +74,8 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
+    "chunk", "dtype", "format", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views",
+    "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",

@@ -23,8 +23,7 @@ from gentok.data.image_files import read_image
 from gentok.data.sound_files import SOUND_SUFFIXES, FullScale, read_sound
 from gentok.devices import chosen_device
 from gentok.errors import ConfigError, FormatError, counted
-from gentok.sample_files import watermark_report
-from gentok.sampling import key_mark
+from gentok.sampling import key_mark, watermark_report
 from gentok.types import ABSENT, Tokens, TokenSpec
 from gentok.watermarks.detection import detect
 

@@ -69,6 +69,10 @@ def sample() -> None:
     """`gentok sample`, and sample.py."""
 
     def function(config: dict[str, Any]) -> None:
+        from gentok.launch import launched
+
+        if launched(config):
+            return
         from gentok.sample_files import sample_to_folder
 
         sample_to_folder(config)
