@@ -62,6 +62,14 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.parent)
 
+    def families(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Contexts with as many children as each other, and these: (int64 [n], int64 [n, K]) for every number K > 0 of children."""
+        count = (self.children >= 0).sum(1)
+        return [
+            ((found := (count == k).nonzero()[:, 0]).to(device), self.children[found, :k].to(device))
+            for k in sorted(set(count.tolist()) - {0})
+        ]
+
     def behind(self, device: torch.device) -> Tensor:
         """int64 [contexts, W, K]: [c, j] are the contexts that predict position j if c is the last accepted one and position
         j lies behind what c predicts: of each of c's children, its first child, and so on."""

@@ -2,8 +2,8 @@
 Chen et al., 2302.01318).
 
 It reads what is accepted, and draws the tree level by level from its own distributions, filtered and guided as the large
-model's are; siblings are drawn without replacement. It keeps a cache of its own: of what it guessed, what was
-refused is simply overwritten.
+model's are; siblings with or without replacement, or the most probable ids and one draw of the others. It keeps a cache
+of its own: of what it guessed, what was refused is simply overwritten.
 
 With `own` drafts the main chain is what the large model predicted itself (own_drafts.py), and the smaller one draws
 the siblings and what is behind them: the large model's own drafts were made before the last step was known, the
@@ -36,12 +36,16 @@ class ModelDrafts(Drafter):
         model: a Causal generator.
         filter: logits [..., V] -> those of the distribution that ids are drawn from.
         own: drafts of the main chain, with the same tree; None: they are the smaller model's too.
+        siblings: how the drafts of one step are drawn, of optimal_acceptance.SIBLINGS.
 
     Raises:
         ValueError: the model's tokens, order or condition are not those of the model that is sampled.
     """
 
-    def __init__(self, progress: Progress, tree: DraftTree, model: Any, filter: Any, own: Drafter | None = None):
+    def __init__(
+        self, progress: Progress, tree: DraftTree, model: Any, filter: Any, own: Drafter | None = None,
+        siblings: str = "without_replacement",
+    ):  # fmt: skip
         super().__init__(progress, tree)
         target = progress.request.model
         _check(model, target)
@@ -49,7 +53,7 @@ class ModelDrafts(Drafter):
             model.to(progress.ids.device)
         if isinstance(target, GuidedCausal):
             model = guided(model, target.scale, target.schedule)
-        self.model, self.filter, self.own = model, filter, own
+        self.model, self.filter, self.own, self.siblings = model, filter, own, siblings
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
         self.fed = torch.zeros_like(progress.first)
         self.place = torch.tensor([max(j, 0) for j in tree.position], device=progress.ids.device)
@@ -71,14 +75,22 @@ class ModelDrafts(Drafter):
                     draft.ids[:, node] = torch.where(here[:, i, :, 0], own.ids[:, node], held[:, self.place[node]])
                     draft.q[:, node] = own.q[:, node]
                     continue
-                q = p[:, i]
-                for sibling in range(node - tree.rank[node], node):
-                    q = q.scatter(-1, draft.ids[:, sibling, :, None].clamp(min=0), 0.0)
-                mass = q.sum(-1, keepdim=True)
-                q = torch.where(mass > 0, q / mass, one_hot(draft.ids[:, max(node - 1, 0)], q.shape[-1]))
+                count = int((tree.children[tree.parent[node]] >= 0).sum())
+                q = self._of_sibling(p[:, i], draft.ids[:, node - tree.rank[node] : node], count)
                 new = request.choose(torch.where(here[:, i], q, 1.0).log(), request.rng.rows(rows))
                 draft.ids[:, node], draft.q[:, node] = torch.where(here[:, i, :, 0], new, held[:, self.place[node]]), q
         return draft
+
+    def _of_sibling(self, q: Tensor, before: Tensor, count: int) -> Tensor:
+        """The distribution that the next of `count` siblings is drawn from: q float64 [b, G, V], those before it int64 [b, n, G]."""
+        for ids in before.unbind(1) if self.siblings != "with_replacement" else ():
+            q = q.scatter(-1, ids[..., None].clamp(min=0), 0.0)
+        if self.siblings == "greedy" and before.shape[1] < count - 1:
+            q = torch.where(q.sum(-1, keepdim=True) > 0, one_hot(q.argmax(-1), q.shape[-1]), 0.0)
+        mass = q.sum(-1, keepdim=True)
+        if not before.shape[1]:
+            return q / mass
+        return torch.where(mass > 0, q / mass, one_hot(before[:, -1], q.shape[-1]))  # nothing left: the same, rejected again
 
     def _logits(self, rows: Tensor, drafts: Tensor, nodes: list[int]) -> Tensor:
         """What some nodes predict, [b, n, G, V]: feeds all that is accepted and not fed yet, and the tree down to these nodes."""

@@ -37,7 +37,7 @@ def optimal_acceptance(p: Tensor, q: Tensor, k: int, siblings: str) -> Tensor:
         Tensor: float64 [...], in [0, 1].
     """
     if siblings == "greedy":
-        top = torch.zeros_like(q).scatter(-1, q.topk(min(k - 1, q.shape[-1]), -1).indices, 1.0)
+        top = torch.zeros_like(q).scatter(-1, q.topk(min(k - 1, q.shape[-1]), -1).indices, 1.0) * (q > 0)
         rest = q * (1 - top)
         rest = rest / rest.sum(-1, keepdim=True).clamp(min=torch.finfo(q.dtype).tiny)
         return (p * top + torch.minimum(p * (1 - top), rest)).sum(-1)

@@ -3,10 +3,22 @@ nearby; exact.
 
 A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
 
-    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level, siblings without replacement
+    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level
     table    what was most probable behind the same id before, in this item (Token Recycling)
     above    a repetition of the row above
     left     a repetition of the position before
+
+Siblings are drafts of the same step. By which rule one of them is accepted, and how they are to be drawn for it:
+
+    verify     siblings
+    standard   without_replacement, with_replacement or greedy; guesses of a table too      recursive rejection
+    k_seq      with_replacement                                                             SpecTr
+    optimal    with_replacement                                                             no rule accepts more of such drafts
+    greedy     greedy                                                                       no rule accepts more of such drafts
+    block      none: chains
+
+Greedy siblings are the most probable ids and one draw of the others. With as many branches they are mostly accepted most often
+(optimal_acceptance.py says how often drafts can be accepted at best).
 
 Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
 drafts' distribution is.
@@ -23,9 +35,12 @@ from gentok.samplers.base import setting
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress
 from gentok.samplers.model_drafts import ModelDrafts
+from gentok.samplers.optimal_acceptance import SIBLINGS
 from gentok.samplers.own_drafts import OwnDrafts
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
 from gentok.samplers.table_drafts import Neighbours, TokenTable
+from gentok.samplers.verification import SIBLING_RULES
 from gentok.settings import PositiveInt
 
 __all__ = ["Speculative"]
@@ -43,7 +58,8 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         window: steps that a call scores, W >= 1.
         branches: siblings in the first steps of a window, of model and table; 1: a chain.
         depth: how many steps have siblings.
-        verify: the rule by which drafts are accepted: standard, or block (chains).
+        verify: the rule by which drafts are accepted: standard, k_seq, optimal, greedy, or block (chains).
+        siblings: how a generator's drafts of one step are drawn: without_replacement, with_replacement or greedy; None: as the rule asks.
 
     Raises:
         ValueError: an unknown word, or settings that do not go together.
@@ -55,7 +71,8 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     window: PositiveInt = 8
     branches: PositiveInt = 1
     depth: PositiveInt = 1
-    verify: str = setting("standard", choices=("standard", "block"))
+    verify: str = setting("standard", choices=(*SIBLING_RULES, "block"))
+    siblings: str | None = setting(None, choices=(None, *SIBLINGS))
     _generator: ClassVar[Any] = None  # of ckpt, once it is loaded
 
     def __post_init__(self) -> None:
@@ -64,16 +81,24 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
         if self.draft not in ("model", None) and self.ckpt is not None:
             raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
-        if self.own and (self.ckpt is None or self.verify == "block"):
+        if self.own and (self.ckpt is None or self.verify != "standard"):
             what = "a generator of the siblings: set sampler.ckpt" if self.ckpt is None else "verify=standard"
             raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
         if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
             what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
 
+        if (self.verify not in ("standard", "block") or self.siblings is not None) and (self.ckpt is None or self.own):
+            what = f"verify={self.verify}" if self.siblings is None else f"siblings={self.siblings}"
+            raise ValueError(f"{what} is for drafts that a generator draws: set sampler.ckpt, and own=false; or leave it out")
+        able = SIBLING_RULES[self.verify].siblings if self.verify != "block" else ()
+        if self.siblings is not None and self.siblings not in able:
+            needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
+            raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
+
     @property
-    def rule(self) -> str:
-        return self.verify
+    def rule(self) -> str | SiblingRule:
+        return self.verify if self.verify == "block" else SIBLING_RULES[self.verify]()
 
     def with_models(self, load: Callable[[str], Any]) -> Speculative:
         if not isinstance(self.ckpt, str):
@@ -87,7 +112,8 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
         if draft == "model":
-            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None)
+            siblings = self.siblings or ("without_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
+            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None, siblings)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
 
     def _loaded(self) -> Any:

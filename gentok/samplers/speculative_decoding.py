@@ -24,8 +24,9 @@ from gentok.samplers.base import Sampler, check_known
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.draws import check_finite
+from gentok.samplers.recursive_rejection import RecursiveRejection
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.samplers.speculation import ratio
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.verification import Verdict, verify
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
@@ -50,13 +51,9 @@ class SpeculativeDecoding(Sampler):
         """The drafter of a batch."""
 
     @property
-    def rule(self) -> str:
-        """How drafts are verified, of verification.RULES."""
-        return "standard"
-
-    def chance(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-        """With which chance a draft is accepted by the rule `standard`: of p, q float64 [..., V] and its id int64 [...]."""
-        return ratio(p, q, x)
+    def rule(self) -> str | SiblingRule:
+        """How drafts are verified: a rule for siblings, block or match (verification.py)."""
+        return RecursiveRejection()
 
     @staticmethod
     def check_slots(layout: Layout, table: bool, branches: bool, block: bool) -> None:
@@ -126,7 +123,7 @@ class _Decoding:
         closed = ((draft.ids >= self.model.spec.vocab) & drawn).any(2)
         verdict = verify(
             self.sampler.rule, self.tree, p, draft, here, size, closed, self.request.rng.rows(rows), self.request.choose,
-            self.drafter.noise(rows), self.sampler.chance,
+            self.drafter.noise(rows),
         )  # fmt: skip
         self._check(rows, possible, verdict)
         self._write(rows, steps, here, verdict)
