@@ -34,14 +34,16 @@ from typing import Any, ClassVar
 from gentok.samplers.base import setting
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress
+from gentok.samplers.dynamic_drafts import DynamicDrafts
 from gentok.samplers.model_drafts import ModelDrafts
 from gentok.samplers.optimal_acceptance import SIBLINGS
 from gentok.samplers.own_drafts import OwnDrafts
+from gentok.samplers.row_trees import RowTrees
 from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
 from gentok.samplers.table_drafts import Neighbours, TokenTable
 from gentok.samplers.verification import SIBLING_RULES
-from gentok.settings import PositiveInt
+from gentok.settings import PositiveFraction, PositiveInt
 
 __all__ = ["Speculative"]
 
@@ -56,8 +58,11 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         own: of draft=model: the main chain of drafts is the model's own (coupled, as in jacobi), and the drafts' generator makes the
             siblings, of which there should be some.
         window: steps that a call scores, W >= 1.
-        branches: siblings in the first steps of a window, of model and table; 1: a chain.
-        depth: how many steps have siblings.
+        branches: siblings in the first steps of a window, of model and table; 1: a chain. Of trees that grow, the most there may be.
+        depth: how many steps have siblings, in a fixed tree.
+        tree: the shape of a generator's drafts: fixed, or grown in every row by what is probable, dynamic or layered (dynamic_drafts.py).
+        nodes: drafts of a tree that grows.
+        threshold: of tree=layered, the chance of being reached that a draft needs.
         verify: the rule by which drafts are accepted: standard, k_seq, optimal, greedy, or block (chains).
         siblings: how a generator's drafts of one step are drawn: without_replacement, with_replacement or greedy; None: as the rule asks.
 
@@ -71,6 +76,9 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     window: PositiveInt = 8
     branches: PositiveInt = 1
     depth: PositiveInt = 1
+    tree: str = setting("fixed", choices=("fixed", "dynamic", "layered"))
+    nodes: PositiveInt = 16
+    threshold: PositiveFraction = 0.05
     verify: str = setting("standard", choices=(*SIBLING_RULES, "block"))
     siblings: str | None = setting(None, choices=(None, *SIBLINGS))
     _generator: ClassVar[Any] = None  # of ckpt, once it is loaded
@@ -96,6 +104,15 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
             raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
 
+        growing = self.ckpt is not None and not self.own and self.verify == "standard" and min(self.branches, self.window) > 1
+        if self.tree != "fixed" and not growing:
+            raise ValueError(
+                f"tree={self.tree} grows drafts of a generator: set sampler.ckpt, branches and window of 2 or more, verify=standard and "
+                "own=false; or tree=fixed"
+            )
+        if self.tree != "fixed" and self.siblings not in (None, "without_replacement"):
+            raise ValueError(f"tree={self.tree} draws siblings without replacement; got siblings={self.siblings}")
+
     @property
     def rule(self) -> str | SiblingRule:
         return self.verify if self.verify == "block" else SIBLING_RULES[self.verify]()
@@ -110,7 +127,13 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     def drafter(self, progress: Progress) -> Drafter:
         draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
-        tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
+        window = min(self.window, progress.layout.steps)
+        if self.tree != "fixed":
+            rows, device = len(progress.ids), progress.ids.device
+            grown = RowTrees(rows, self.nodes + 1 if window > 1 else 1, window, min(self.branches, self.nodes), device)
+            threshold = self.threshold if self.tree == "layered" else None
+            return DynamicDrafts(progress, grown, self._loaded(), self.filter, threshold)
+        tree = DraftTree(window, self.branches, self.depth)
         if draft == "model":
             siblings = self.siblings or ("without_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
             return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None, siblings)

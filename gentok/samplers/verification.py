@@ -33,6 +33,7 @@ from gentok.samplers.greedy_siblings import GreedySiblings
 from gentok.samplers.k_seq import KSeq
 from gentok.samplers.optimal_siblings import OptimalSiblings
 from gentok.samplers.recursive_rejection import RecursiveRejection
+from gentok.samplers.row_trees import RowTrees
 from gentok.samplers.sibling_rule import SiblingRule
 from gentok.types import RowRNG
 
@@ -75,7 +76,7 @@ class Verdict:
 
 
 def verify(
-    rule: str | SiblingRule, tree: DraftTree, p: Tensor, draft: Draft, here: Tensor, size: Tensor, closed: Tensor, rng: RowRNG,
+    rule: str | SiblingRule, tree: DraftTree | RowTrees, p: Tensor, draft: Draft, here: Tensor, size: Tensor, closed: Tensor, rng: RowRNG,
     choose: Choice, noise: Tensor | None = None,
 ) -> Verdict:  # fmt: skip
     """Verifies drafts.
@@ -95,25 +96,24 @@ def verify(
     Returns:
         Verdict.
     """
-    place = torch.tensor([max(j, 0) for j in tree.position], device=p.device)
-    drawn = here[:, place]  # [b, M, G]
+    rows = torch.arange(len(p), device=p.device)
+    place = tree.positions(p.device).clamp(min=0)  # [1 or b, M]
+    drawn = here[rows[:, None], place]  # [b, M, G]
     if rule == "block":
         good, left = block_length(p, draft.ids, draft.q, drawn, size, rng), None
     elif rule == "match":
-        at = torch.tensor([j + 1 for j in tree.position[: tree.contexts]], device=p.device)
-        wanted = (p.log() + noise[:, at]).argmax(-1)  # [b, C, G]
-        parent = torch.tensor([max(i, 0) for i in tree.parent], device=p.device)
-        good, left = (wanted[:, parent] == draft.ids) | ~drawn, None
+        at = tree.positions(p.device)[:, : tree.contexts] + 1
+        wanted = (p.log() + noise[rows[:, None], at]).argmax(-1)  # [b, C, G]
+        good, left = (wanted[rows[:, None], tree.parents(p.device).clamp(min=0)] == draft.ids) | ~drawn, None
     else:
         good, left = _by_siblings(rule, tree, p, draft, drawn, place < size[:, None], rng)
     accepted = good.all(2)
-    accepted[:, 1:] &= place[1:] < size[:, None]
+    accepted[:, 1:] &= place[:, 1:] < size[:, None]
     path, stop, depth = _walk(tree, accepted, closed)
 
-    rows = torch.arange(len(p), device=p.device)
     last = depth.clamp(max=here.shape[1] - 1)
     wants = here[rows, last] & (depth < size)[:, None]
-    first = tree.children.to(p.device)[stop, 0]  # of steps of several slots: the draft whose accepted slots are kept
+    first = tree.children_of(stop)[:, 0]  # of steps of several slots: the draft whose accepted slots are kept
     held = good[rows, first.clamp(min=0)] & (first >= 0)[:, None] | ~wants
     ended = (depth > 0) & closed[rows, path[rows, (depth - 1).clamp(min=0)].clamp(min=0)]
     open_ = (depth < size) & ~ended
@@ -124,30 +124,33 @@ def verify(
     else:
         fresh = choose(left[rows, stop].masked_fill(~wants[..., None], 0.0), rng)
     ids = draft.ids.gather(1, path.clamp(min=0)[..., None].expand(-1, -1, draft.ids.shape[2]))
-    main = draft.ids[:, tree.main][rows, last]  # of a step without a cell to draw, what the step holds
+    main = draft.ids[rows, tree.first_drafts(p.device).expand(len(p), -1)[rows, last]]  # where no cell is drawn, what the step holds
     final = torch.where(~wants if rule == "block" else held, main, fresh)
     ids[rows, last] = torch.where(open_[:, None], final, ids[rows, last])
     return Verdict(ids, depth + open_, path, stop)
 
 
 def _by_siblings(
-    rule: SiblingRule, tree: DraftTree, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG
+    rule: SiblingRule, tree: DraftTree | RowTrees, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG
 ) -> tuple[Tensor, Tensor]:
     """Whether each node is accepted where its parent is and its earlier siblings are not, bool [b, M, G], and the logits of the
     step where all children of a context are rejected, float64 [b, C, G, V]. drawn bool [b, M, G], there bool [b, M]: the others
     are accepted, or rejected, for sure."""
-    chances, left = torch.zeros_like(draft.ids, dtype=torch.float64), p
+    rows, nodes_at_most = torch.arange(len(p), device=p.device)[:, None, None], draft.ids.shape[1]
+    chances, left = torch.zeros_like(torch.cat((draft.ids, draft.ids[:, :1]), 1), dtype=torch.float64), p
     for contexts, nodes in tree.families(p.device):
-        ids, q = (x[:, nodes].transpose(2, 3) for x in (draft.ids.clamp(min=0), draft.q))  # [b, n, G, K], [b, n, G, K, V]
-        own = left[:, contexts]
+        own, missing = left[:, contexts], nodes < 0  # a sibling that a row lacks has no distribution, and changes nothing
+        ids = draft.ids[rows, nodes.clamp(min=0)].clamp(min=0).transpose(2, 3)  # [b, n, G, K]
+        q = draft.q[rows, nodes.clamp(min=0)].masked_fill(missing[..., None, None], 0.0).transpose(2, 3)  # [b, n, G, K, V]
         chance, rest = rule.chances(own, ids, q)
-        chances[:, nodes] = chance.transpose(2, 3)
+        chances[rows, nodes.masked_fill(missing, nodes_at_most)] = chance.transpose(2, 3)
         left = left.index_copy(1, contexts, torch.where(rest.sum(-1, keepdim=True) > 0, rest, own))
+    chances = chances[:, :-1]
     chances = torch.where(drawn, chances, 1.0) * there[..., None]
     return rng.uniform(*chances.shape[1:]) < chances, left.log()
 
 
-def _walk(tree: DraftTree, accepted: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _walk(tree: DraftTree | RowTrees, accepted: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """From the root to the first child that is accepted, and so on: (path [b, W], the last context that it reaches [b], its length [b])."""
     batch, rows = len(accepted), torch.arange(len(accepted), device=accepted.device)
     if tree.chain:
@@ -157,11 +160,11 @@ def _walk(tree: DraftTree, accepted: Tensor, closed: Tensor) -> tuple[Tensor, Te
         depth = there.sum(1)
         ended = closed[rows, depth] & (depth > 0)
         return torch.where(there > 0, node, -1), (depth - ended.to(torch.int64)).clamp(max=tree.contexts - 1), depth
-    children, path = tree.children.to(accepted.device), torch.full((batch, tree.window), -1, device=accepted.device)
+    path = torch.full((batch, tree.window), -1, device=accepted.device)
     node = torch.zeros(batch, dtype=torch.int64, device=accepted.device)
     going, stop, depth = torch.ones_like(node, dtype=torch.bool), node, node
     for j in range(tree.window):
-        options = children[node]  # [b, K]
+        options = tree.children_of(node)  # [b, K]
         able = (options >= 0) & accepted.gather(1, options.clamp(min=0)) & going[:, None]
         moved = able.any(1)
         node = torch.where(moved, options[rows, able.to(torch.int64).argmax(1)], node)

@@ -30,6 +30,10 @@ DRAFTS = {
     "model, wide optimal": {"draft": "model", "branches": 3, "depth": 2, "verify": "optimal"},
     "model, greedy": {"draft": "model", "branches": 2, "verify": "greedy"},
     "model, wide greedy": {"draft": "model", "branches": 3, "depth": 2, "verify": "greedy"},
+    "model, dynamic": {"draft": "model", "branches": 2, "tree": "dynamic", "nodes": 3},
+    "model, wide dynamic": {"draft": "model", "branches": 3, "tree": "dynamic", "nodes": 6},
+    "model, layered": {"draft": "model", "branches": 2, "tree": "layered", "nodes": 4, "threshold": 0.2},
+    "model, wide layered": {"draft": "model", "branches": 3, "tree": "layered", "nodes": 8, "threshold": 0.1},
     "model, own": {"draft": "model", "own": True, "branches": 2},
     "model, wide own": {"draft": "model", "own": True, "branches": 3, "depth": 2},
     "table": {"draft": "table"},
@@ -45,12 +49,28 @@ def sampler_of(name, spec, layout, **settings):
     return Speculative(**given, **ckpt, **settings)
 
 
-@checkered(drafts=[name for name in DRAFTS if "wide" not in name], window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
+MANY = [name for name in DRAFTS if DRAFTS[name].get("verify") in ("k_seq", "optimal", "greedy") or "siblings" in DRAFTS[name]]
+"""Those with a rule or siblings that leave more paths to follow."""
+TREES = [(drafts, vocab) for drafts in MANY for vocab in ((2,) if "wide" in drafts else (2, 3))]
+
+
+FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY]
+
+
+@checkered(drafts=FEW, window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
 def test_every_path_makes_the_enumerated_distribution(drafts, window, guidance):
     model, sampler = TabularCausal(TWO, "raster"), sampler_of(drafts, TWO, "raster", window=window)
     for case in small_cases(TWO, "raster"):
         expected = causal_distribution(model, case, sampler, guidance)
         assert gap(enumerated(sampler, guided(model, *guidance), case), expected) < 1e-9, case
+
+
+@pytest.mark.parametrize(("drafts", "vocab"), [pytest.param(d, v, marks=[pytest.mark.slow] * (v > 2 or "wide" in d)) for d, v in TREES])
+def test_every_path_of_a_tree_makes_the_joint_distribution_of_two_steps(drafts, vocab):
+    spec = TokenSpec((vocab,), Line(2))
+    model, sampler = TabularCausal(spec, "raster"), sampler_of(drafts, spec, "raster", window=2)
+    case = Case(0, Tokens.unknown(spec, 1).codes[0], 2)
+    assert gap(enumerated(sampler, model, case), causal_distribution(model, case, sampler)) < 1e-9
 
 
 ORDERS = ["k1-raster", "k2-position_major", "k2-delayed", "strided-level_major"]
