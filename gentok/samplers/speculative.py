@@ -104,11 +104,11 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
             raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
 
-        growing = self.ckpt is not None and not self.own and self.verify == "standard" and min(self.branches, self.window) > 1
+        growing = self.ckpt is not None and not self.own and self.verify == "standard" and self.branches > 1
         if self.tree != "fixed" and not growing:
             raise ValueError(
-                f"tree={self.tree} grows drafts of a generator: set sampler.ckpt, branches and window of 2 or more, verify=standard and "
-                "own=false; or tree=fixed"
+                f"tree={self.tree} grows drafts of a generator: set sampler.ckpt, branches=2 or more, verify=standard and own=false; "
+                "or tree=fixed"
             )
         if self.tree != "fixed" and self.siblings not in (None, "without_replacement"):
             raise ValueError(f"tree={self.tree} draws siblings without replacement; got siblings={self.siblings}")

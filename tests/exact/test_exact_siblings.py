@@ -145,6 +145,8 @@ def test_large_vocabularies_keep_their_sums(rule, k):
         ({"siblings": "greedy", "draft": "table"}, "siblings=greedy is for drafts that a generator draws"),
         ({"verify": "optimal", "siblings": "greedy", "ckpt": "a"}, "verify=optimal needs siblings=with_replacement; got siblings=greedy"),
         ({"verify": "block", "siblings": "greedy", "ckpt": "a"}, "verify=block is for a chain, without siblings; got siblings=greedy"),
+        ({"tree": "dynamic", "ckpt": "a"}, "tree=dynamic grows drafts of a generator: set sampler.ckpt, branches=2 or more"),
+        ({"tree": "layered", "ckpt": "a", "branches": 2, "siblings": "greedy"}, "tree=layered draws siblings without replacement"),
         ({"verify": "greedy", "own": True, "ckpt": "a"}, "own=true needs verify=standard"),
     ],
 )

@@ -13,6 +13,7 @@ from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
 from gentok.samplers import speculative
+from gentok.samplers.dynamic_drafts import DynamicDrafts
 from gentok.samplers.guided import guided
 from gentok.samplers.model_drafts import ModelDrafts
 from gentok.samplers.speculative import Speculative
@@ -123,6 +124,23 @@ def test_drafts_of_the_model_itself_all_stand():
 
 
 # ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def test_mutant_of_a_growing_tree_whose_siblings_are_verified_as_draws_of_the_whole_q(monkeypatch):
+    def renamed(self, rows, honest=DynamicDrafts.propose):
+        draft, children = honest(self, rows), self.tree.children
+        for later in children.unbind(2)[1:]:
+            row, context = (later >= 0).nonzero(as_tuple=True)
+            draft.q[row, later[row, context]] = draft.q[row, children[row, context, 0]]
+        return draft
+
+    spec = TokenSpec((4,), Line(2))
+    model, sampler = TabularCausal(spec, "raster"), sampler_of("model, dynamic", spec, "raster", window=2)
+    case = Case(0, Tokens.unknown(spec, 1).codes[0], 2)
+    expected = causal_distribution(model, case, sampler)
+    assert gap(enumerated(sampler, model, case), expected) < 1e-9
+    monkeypatch.setattr(DynamicDrafts, "propose", renamed)
+    assert gap(enumerated(sampler, model, case), expected) > 1e-3
 
 
 class Renamed(ModelDrafts):
