@@ -17,8 +17,9 @@ Siblings are drafts of the same step. By which rule one of them is accepted, and
     greedy     greedy                                                                       no rule accepts more of such drafts
     block      none: chains
 
-Greedy siblings are the most probable ids and one draw of the others. With as many branches they are mostly accepted most often
-(optimal_acceptance.py says how often drafts can be accepted at best).
+Greedy siblings are the most probable ids and one draw of the others: good where the drafts' generator is sure. Where it is not, as on
+image tokens, independent drafts under `optimal` are accepted more often (docs/results/drafts.md; optimal_acceptance.py says how often
+drafts can be accepted at best).
 
 Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
 drafts' distribution is.
