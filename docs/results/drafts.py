@@ -151,11 +151,12 @@ def page(store: Store) -> None:
     for model in sorted({key.split("/")[0] for key in store.figures}):
         for what, words in FROM.items():
             if f"{model}/{what}/pairs" in store.figures:
-                count, single = store.value(f"{model}/{what}/pairs", ".0f"), store.figures[f"{model}/{what}/k_seq/1"]["value"]
+                count, single = store.value(f"{model}/{what}/pairs", ".0f"), store.figures[f"{model}/{what}/optimum/with_replacement/1"]["value"]
                 best = max(store.figures[f"{model}/{what}/{name}/4"]["value"] for name in RULES) / single
                 error = store.value(f"{model}/{what}/k_seq/4_standard_error", ".2f")
-                parts.append(f"## {model}, drafts from {words}\n\n{count} pairs of p and q; standard errors of about {error}, mostly those of the pairs, which are the same in all "
-                             f"rows. The best rule with four drafts accepts {best:.2f} times as often as one draft is.\n\n{acceptance_table(store, f'{model}/{what}')}")
+                parts.append(f"## {model}, drafts from {words}\n\n{count} pairs of p and q, the same in all rows: their choice alone gives standard errors of about {error}. Rules were measured on "
+                             f"{DRAWS} draws of drafts per pair, so they differ from their mean by some hundredths, also upwards of a bound. The best rule with four drafts accepts "
+                             f"{best:.2f} times as often as one draft is accepted at best.\n\n{acceptance_table(store, f'{model}/{what}')}")
         rows = [("", "calls per item", "steps per call", "calls of the smaller generator per batch")]
         for name in CALLS:
             if f"{model}/calls/{name}/calls" in store.figures:
