@@ -40,8 +40,9 @@ from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Progress
 from gentok.samplers.guesses import GUESSES
 from gentok.samplers.own_drafts import TAILS, OwnDrafts
+from gentok.samplers.recursive_rejection import RecursiveRejection
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
-from gentok.samplers.verification import RULES
 from gentok.settings import PositiveInt
 
 __all__ = ["Jacobi"]
@@ -65,7 +66,7 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
     window: PositiveInt = 16
     tail: str = setting("coupled", choices=TAILS)
     guess: str = setting("left", choices=GUESSES)
-    verify: str = setting("standard", choices=RULES)
+    verify: str = setting("standard", choices=("standard", "block", "match"))
     branches: PositiveInt = 1
     depth: PositiveInt = 1
 
@@ -79,8 +80,8 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
         object.__setattr__(self, "marks", self.verify == "match")
 
     @property
-    def rule(self) -> str:
-        return self.verify
+    def rule(self) -> str | SiblingRule:
+        return RecursiveRejection() if self.verify == "standard" else self.verify
 
     def drafter(self, progress: Progress) -> OwnDrafts:
         self.check_slots(progress.layout, False, self.branches > 1, self.verify == "block")
