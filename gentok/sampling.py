@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
 __all__ = [
-    "Samples", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens", "watermark_report",
+    "Samples", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens",
+    "watermark_report",
 ]  # fmt: skip
 
 
