@@ -68,7 +68,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     # codec and adopt
     "action": Literal["compress", "decompress", "detect"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
     # watermarks
-    "key": Place, "keys": PositiveInt, "paths": Texts,
+    "key": Place, "keys": PositiveInt, "inputs": Texts,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
 }  # fmt: skip
 NEEDED = (
@@ -80,7 +80,7 @@ NEEDED = (
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
     "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
-    "logger.tensorboard", "sampler.temperature", "paths",
+    "logger.tensorboard", "sampler.temperature", "inputs",
 )  # fmt: skip
 """Keys that cannot be null."""
 

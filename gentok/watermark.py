@@ -48,7 +48,7 @@ def run(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise ConfigError("watermark=none: name the kind that the samples were made with, such as watermark=exp")
     device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
-    paths = list(_files(config["paths"], bundle.spec))
+    paths = list(_files(config["inputs"], bundle.spec))
     if not paths:
         raise ConfigError("gentok watermark detect ckpt=BUNDLE key=FILE PATHS...: name images, sounds, their folders, or codes.safetensors")
     levels = bundle.spec.levels if config["levels"] is None else config["levels"]
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         option = word.startswith("-") or (equals and key.lstrip("+~").split(".")[0] in keys)  # a file's name may have a sign, too
         (words if option else plain).append(word)
     quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in plain]
-    sys.argv[1:] = [*words, *(f"action={word}" for word in quoted[:1]), *([f"paths=[{','.join(quoted[1:])}]"] if quoted[1:] else [])]
+    sys.argv[1:] = [*words, *(f"action={word}" for word in quoted[:1]), *([f"inputs=[{','.join(quoted[1:])}]"] if quoted[1:] else [])]
     run_config("watermark_detect", run)
 
 

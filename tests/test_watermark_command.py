@@ -32,15 +32,15 @@ def asked(root, *words, key="key", **more):
 
 def test_codes_and_images_that_are_encoded_again_are_found_by_their_key_alone(samples, capsys):
     out, file = str(samples / "out"), str(samples / "out" / "codes.safetensors")
-    found = asked(samples, paths=[file, out])
+    found = asked(samples, inputs=[file, out])
     lines = capsys.readouterr().out.splitlines()
     assert len(found) == 8 and [line.partition(": p = ")[0] for line in lines] == [answer["file"] for answer in found]
     assert found[0]["file"] == f"{file}[0]" and found[4]["file"].endswith("0000.png") and {answer["tokens"] for answer in found} == {64}
     assert all(answer["p"] <= 0.01 for answer in found[:4]) and min(answer["p"] for answer in found[4:]) <= 0.05
     stored = json.loads((samples / "found.json").read_text())
     assert stored["found"] == found and stored["watermark"] == {"name": "exp", "distortion_free": True, "length": None}
-    assert min(answer["p"] for answer in asked(samples, paths=[file], key="other")) > 0.01
-    assert min(answer["p"] for answer in asked(samples, "watermark=its", paths=[file])) > 0.01, "another kind"
+    assert min(answer["p"] for answer in asked(samples, inputs=[file], key="other")) > 0.01
+    assert min(answer["p"] for answer in asked(samples, "watermark=its", inputs=[file])) > 0.01, "another kind"
 
 
 def test_the_key_is_in_no_file_that_is_written(samples):
@@ -62,13 +62,13 @@ def test_the_command_takes_files_behind_its_name(samples, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "more", "line"),
     [
-        ([], {"paths": []}, "name images, sounds"),
-        ([], {"paths": ["nowhere.png"]}, "no file nowhere.png"),
-        ([], {"paths": ["key"]}, "key"),
-        (["watermark=none"], {"paths": ["out"]}, "name the kind"),
-        (["levels=2"], {"paths": ["out"]}, "levels=2: this tokenizer has 1 to 1"),
-        (["action=embed"], {"paths": ["out"]}, "got embed"),
-        ([], {"paths": ["out/samples.safetensors"]}, "no codes.safetensors"),
+        ([], {"inputs": []}, "name images, sounds"),
+        ([], {"inputs": ["nowhere.png"]}, "no file nowhere.png"),
+        ([], {"inputs": ["key"]}, "key"),
+        (["watermark=none"], {"inputs": ["out"]}, "name the kind"),
+        (["levels=2"], {"inputs": ["out"]}, "levels=2: this tokenizer has 1 to 1"),
+        (["action=embed"], {"inputs": ["out"]}, "got embed"),
+        ([], {"inputs": ["out/samples.safetensors"]}, "no codes.safetensors"),
     ],
 )
 def test_mistakes_are_one_line(samples, words, more, line, monkeypatch):
