@@ -3,6 +3,10 @@
     python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,speculation,first_hitting,codec] [rounds=5]
                                [threads=N] [out=outputs/benchmark]
 
+    python -m gentok.benchmark plan=imagenet256/xar_h gpus=64 [steps_per_second=2] [KEY=VALUE of the experiment]
+
+The second measures nothing: what a large run needs, by formulas (gentok/benchmarks/plan.py).
+
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as
 soon as it is measured and written to OUT/benchmark.json; a table is printed at the end. In the file: figure
 -> value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command,
@@ -91,6 +95,12 @@ def benchmark(
 def main(argv: Sequence[str] | None = None) -> None:
     """The command. argv: the words behind its name; None: those of this process."""
     patient_threads()
+    words = sys.argv[1:] if argv is None else list(argv)
+    if any(word.startswith("plan=") for word in words):
+        from gentok.benchmarks.plan import run
+
+        run(words)
+        return
     run_command(benchmark, argv, "python -m gentok.benchmark [only=ITEMS] [rounds=N] [threads=N] [out=FOLDER]")
 
 

@@ -26,7 +26,7 @@ from gentok.interfaces import MediaData, Tokenizer
 from gentok.sampling import pick_sampler
 from gentok.types import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
 
-__all__ = ["describe"]
+__all__ = ["built", "describe"]
 
 Table = list[tuple[str, str]]
 
@@ -50,6 +50,25 @@ def describe(config: Mapping[str, Any]) -> dict[str, Any]:
         print(f"{name:<38}{value:>18}")
     print(json.dumps(report))
     return report
+
+
+def built(config: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer, int]:
+    """What a run trains, built under `torch.device("meta")`.
+
+    Args:
+        config: a resolved conf/config.yaml.
+
+    Returns:
+        The generator, or the tokenizer; the tokenizer; parameters of all discriminators.
+
+    Raises:
+        ConfigError: the size of the media, or the tokenizer, is not known.
+    """
+    if config["task"]["name"] == "tokenizer":
+        tokenizer = _tokenizer(config)
+        return tokenizer, tokenizer, sum(_discriminators(config).values())
+    tokenizer = _tokenizer_of_generator(config)
+    return build_generator(config["generator"], tokenizer, _condition_spec(config), config["trust"]).eval(), tokenizer, 0
 
 
 def _count(module: nn.Module) -> int:

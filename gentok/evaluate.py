@@ -12,6 +12,10 @@ generation      accuracy per class by an eval classifier, precision, recall and 
                 distance, distance to the nearest training item, calls, real-time factor, nll
 nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or
                 a bound, as the generator can
+inception       with inception=WEIGHTS reference=FILE.npz: FID, sFID, Inception score, precision and recall of a
+                model's samples, or of samples=FILE.npz
+
+Several processes (trainer=ddp) share the drawing of samples; what is measured is what one process measures.
 
 suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (gentok/evaluation/audio_suite.py).
 
@@ -31,18 +35,20 @@ import yaml
 
 from gentok.build import build, check, identify
 from gentok.bundle import Bundle, load
-from gentok.devices import chosen_device
 from gentok.errors import ConfigError
-from gentok.evaluation import audio_suite, generation, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
+from gentok.evaluation import audio_suite, generation, inception, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
 from gentok.evaluation.context import Context
+from gentok.evaluation.sharing import Sharing
 from gentok.interfaces import MediaData
+from gentok.launch import Team, launched, team
+from gentok.sampling import pick_sampler
 from gentok.types import ConditionSpec
 
 __all__ = ["evaluate", "main"]
 
 CLAIM = 1_000_000
 """The largest number in a description of data that a model brings along."""
-PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "both")
+PROTOCOLS = ("auto", "reconstruction", "probe", "generation", "nll", "inception", "both")
 MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "generation": generation.measure, "nll": likelihood.measure}
 """name -> (context, out: folder for images) -> (metrics, protocol)."""
 OF_SOUNDS = {"reconstruction": sound_reconstruction.measure, "generation": sound_generation.measure, "nll": likelihood.measure}
@@ -51,14 +57,17 @@ SUITES = {"audio_tokenizers": audio_suite.audio_tokenizers}
 """name -> what compares several checkpoints: config -> report."""
 
 ACTS_ON = {
-    "ckpts": ("suite",), "region": ("nll",), "prefixes": ("reconstruction", "suite"), "n": ("generation",), "guidance": ("generation",),
-    "guidance_schedule": ("generation",), "sampler": ("generation",), "seed": ("generation", "nll"),
-    "few": ("reconstruction", "generation"), "classifier": ("reconstruction", "generation"),
+    "ckpts": ("suite",), "region": ("nll",), "prefixes": ("reconstruction", "suite"), "n": ("generation", "inception"),
+    "guidance": ("generation", "inception"), "guidance_schedule": ("generation", "inception"), "sampler": ("generation", "inception"),
+    "seed": ("generation", "nll", "inception"), "few": ("reconstruction", "generation", "inception"),
+    "classifier": ("reconstruction", "generation"),
     "classifier_steps": ("reconstruction", "generation"), "max_train": ("reconstruction", "probe", "generation", "suite"),
-    "ckpt": ("reconstruction", "probe", "generation", "nll"), "protocol": ("reconstruction", "probe", "generation", "nll"),
+    "ckpt": ("reconstruction", "probe", "generation", "nll", "inception"),
+    "protocol": ("reconstruction", "probe", "generation", "nll", "inception"),
+    "inception": ("inception",), "reference": ("inception",), "samples": ("inception",),
 }  # fmt: skip
 """Keys that act on some protocols only, or on the suite."""
-STRICT = ("ckpts", "region", "prefixes")
+STRICT = ("ckpts", "region", "prefixes", "reference", "samples")
 """Of these, the keys that are refused where they cannot act, and not only mentioned."""
 
 
@@ -69,26 +78,73 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
         config: conf/evaluate.yaml as a plain dict.
 
     Returns:
-        {"metrics": ..., "protocol": ...}; of protocol=both one such dict by name; of a suite its report.
+        {"metrics": ..., "protocol": ...}; of protocol=both one such dict by name; of a suite its report; {} on all
+        processes but the first.
 
     Raises:
         ValueError, OSError, ImportError: with a line for the person at the keyboard.
     """
     trust = list(config["trust"])
     config = {**config, "trust": [name for name in trust if name != "paths"]}
+    crew = team(config)
     if config.get("suite") is not None:
-        if config["suite"] not in SUITES:
-            raise ConfigError(f"suite={config['suite']}: choose one of {', '.join(SUITES)}")
-        _check_keys(config, ["suite"], f"suite={config['suite']}")
-        return SUITES[config["suite"]](config)
+        return _suite(config, crew)
+    out, reports = Path(crew.share(config["out"])), {}
+    if config["inception"] is not None or config["protocol"] == "inception":
+        crew.agreed(lambda: _check_inception(config, crew))
+        measured = inception.measure(config, crew)
+        if measured is not None:
+            reports["inception"] = _written(out, "inception", *measured)
+    else:
+        context, measures = crew.agreed(lambda: _prepared(config, crew, "paths" in trust))
+        if crew.rank > 0:
+            context.sharing.serve()
+            return {}
+        out.mkdir(parents=True, exist_ok=True)
+        for name, measure in measures.items():
+            metrics, protocol = measure(context, out)
+            reports[name] = _written(out, name, metrics, {**context.protocol(), **protocol})
+        context.sharing.finish()
+    if reports:
+        print(f"written to {out}")
+    return reports if len(reports) != 1 else next(iter(reports.values()))
+
+
+def _written(out: Path, name: str, metrics: dict[str, Any], protocol: dict[str, Any]) -> dict[str, Any]:
+    """The report of a protocol, in OUT/NAME.json and on the screen."""
+    report = {"metrics": metrics, "protocol": protocol}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    _show(name, metrics)
+    return report
+
+
+def _suite(config: Mapping[str, Any], crew: Team) -> dict[str, Any]:
+    if config["suite"] not in SUITES:
+        raise ConfigError(f"suite={config['suite']}: choose one of {', '.join(SUITES)}")
+    if crew.world > 1:
+        raise ConfigError(f"suite={config['suite']} runs in one process: leave trainer out")
+    _check_keys(config, ["suite"], f"suite={config['suite']}")
+    return SUITES[config["suite"]](config)
+
+
+def _check_inception(config: Mapping[str, Any], crew: Team) -> None:
+    if config["inception"] is None:
+        raise ConfigError("protocol=inception needs inception=WEIGHTS, the file pt_inception-2015-12-05-6726825d.pth")
+    if config["protocol"] not in ("auto", "inception"):
+        raise ConfigError(f"inception=WEIGHTS is of protocol=inception and has no effect on protocol={config['protocol']}: leave it out")
+    _check_keys(config, ["inception"], "protocol=inception", crew.rank == 0)
+
+
+def _prepared(config: Mapping[str, Any], crew: Team, trusted: bool) -> tuple[Context, dict[str, Any]]:
+    """The model and its data, and name -> what measures it. trusted: see `_data`."""
     if config["ckpt"] is None:
         raise ConfigError("what is to be measured? ckpt=PATH, a bundle folder or a training checkpoint")
     if config["protocol"] not in PROTOCOLS:
         raise ConfigError(f"protocol={config['protocol']}: choose one of {', '.join(PROTOCOLS)}")
     if config["n"] < 1 or config["batch_size"] < 1:
         raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
-    device = chosen_device(config["device"])
-    bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
+    bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=crew.device)
     measures = OF_SOUNDS if bundle.spec.modality == "audio" else MEASURES
     names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
     names = names.get(config["protocol"], [config["protocol"]])
@@ -97,33 +153,25 @@ def evaluate(config: Mapping[str, Any]) -> dict[str, Any]:
     modelled = {"generation", "nll"}.intersection(names)
     if modelled and bundle.generator is None:
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
-    _check_keys(config, names, f"protocol={' and '.join(names)}")
+    _check_keys(config, names, f"protocol={' and '.join(names)}", crew.rank == 0)
     if config.get("prefixes") and measures is OF_SOUNDS:
         raise ConfigError("prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway): leave it out")
-    data = _data(config, bundle, "paths" in trust)
+    data = _data(config, bundle, trusted)
     if modelled and bundle.condition_spec != data.condition_spec.without(bundle.tokenizer.written_condition):
         raise ConfigError(
             f"the generator is conditioned on {_named(bundle.condition_spec)}, these data have {_named(data.condition_spec)}: "
             "evaluate with the data it was trained on"
         )
-    context = Context(config, bundle, data, device)
-    if "generation" in names:
-        _ = context.sampler  # a mismatch stops before anything is computed
-    out = Path(config["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    reports = {}
-    for name in names:
-        metrics, protocol = measures[name](context, out)
-        report = reports[name] = {"metrics": metrics, "protocol": {**context.protocol(), **protocol}}
-        (out / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
-        _show(name, metrics)
-    print(f"written to {out}")
-    return reports if len(reports) > 1 else reports[names[0]]
+    sampler = None
+    if "generation" in names:  # a mismatch stops before anything is computed
+        sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
+    context = Context(config, bundle, data, crew.device, Sharing(config, crew, bundle, sampler))
+    return context, {name: measures[name] for name in names}
 
 
-def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str) -> None:
-    """Says which keys were set and cannot act on what is measured. Raises ConfigError for those of STRICT,
-    and for all in a suite."""
+def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str, told: bool = True) -> None:
+    """Says which keys were set and cannot act on what is measured, if `told`. Raises ConfigError for those of
+    STRICT, and for all in a suite."""
     from gentok.cli import conf_dir
 
     defaults = yaml.safe_load((conf_dir() / "evaluate.yaml").read_text(encoding="utf-8"))
@@ -136,7 +184,8 @@ def _check_keys(config: Mapping[str, Any], names: Sequence[str], where: str) -> 
         if key in STRICT or "suite" in names:
             advice = " (max_held_out says how many items are measured)" if key == "n" else ""
             raise ConfigError(f"{line}: leave it out{advice}")
-        print(f"gentok: {line}")
+        if told:
+            print(f"gentok: {line}")
 
 
 def _data(config: Mapping[str, Any], bundle: Bundle, trusted: bool) -> MediaData:
@@ -199,7 +248,7 @@ def main() -> None:
     """`python -m gentok.evaluate`."""
     from gentok.cli import run
 
-    run("evaluate", evaluate)
+    run("evaluate", lambda config: launched(config) or evaluate(config))
 
 
 if __name__ == "__main__":

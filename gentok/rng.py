@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["RowRNG"]
+__all__ = ["RowRNG", "uniform_of"]
 
 
 def _signed(word: int) -> int:
@@ -52,6 +52,27 @@ def _number_of(tag: int | str) -> int:
     if len(text) <= 7 or tag in _CUT:
         return int.from_bytes(text[:7], "little")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "little") >> 2 | 1 << 62
+
+
+def uniform_of(*names: Tensor) -> Tensor:
+    """Random numbers by name instead of by turn: each is a pure function of its names, and of no stream.
+
+    Args:
+        names: int64 tensors that broadcast, such as a seed, a place and an id; their order matters.
+
+    Returns:
+        Tensor: float64, strictly inside (0, 1).
+    """
+    word, *others = names
+    word = _mix(word + _GAMMA)
+    for name in others:
+        word = _mix(word + (name + 1) * _GAMMA)
+    return _unit(word)
+
+
+def _unit(words: Tensor) -> Tensor:
+    """64 random bits each -> float64, strictly inside (0, 1)."""
+    return (_shift(words, 12).double() + 0.5) * 2.0**-52
 
 
 class RowRNG:
@@ -163,7 +184,7 @@ class RowRNG:
 
     def uniform(self, *shape: int) -> Tensor:
         """float64 [B, *shape], strictly inside (0, 1)."""
-        return (_shift(self.words(*shape), 12).double() + 0.5) * 2.0**-52
+        return _unit(self.words(*shape))
 
     def exponential(self, *shape: int) -> Tensor:
         """float64 [B, *shape], rate 1."""

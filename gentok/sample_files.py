@@ -1,42 +1,58 @@
-"""`python sample.py`: samples into a folder, as images, or as WAV files with their spectrograms."""
+"""`python sample.py`: samples into a folder, as images, or as WAV files with their spectrograms.
+
+Several processes draw the parts of a plan in turn (gentok/launch.py) and write them as they go (gentok/sample_parts.py); the first one puts
+the rest together. One process does the same alone. What an earlier call has left in the folder is replaced when all is drawn.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from gentok.atomic import sweep, writable_folder
-from gentok.bundle import load
-from gentok.data.image_files import save_image
+from gentok.bundle import Bundle, load
+from gentok.bundle.model import find
+from gentok.data.image_files import save_image, to_media, to_uint8
 from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
-from gentok.devices import chosen_device
 from gentok.errors import ConfigError, counted
+from gentok.launch import Team, team
 from gentok.prompt import read_known
+from gentok.sample_parts import Part, Parts, write_npz
 from gentok.samplers.base import described
-from gentok.sampling import Samples, lower_precision, pick_sampler, sample
-from gentok.types import ConditionSpec, Latents, TokenSpec
+from gentok.samplers.request import NetworkCalls
+from gentok.sampling import lower_precision, planned, watermark_report
+from gentok.sampling_plan import Samples, SamplingPlan
+from gentok.types import Class, ConditionSpec, TokenSpec
+from gentok.watch import watched
 
 __all__ = ["sample_to_folder"]
 
 _log = logging.getLogger("gentok")
 
 
-_OURS = re.compile(r"grid\.png|(codes|latents)\.safetensors|samples\.json|\d{4,}\.(png|wav)")
+_OURS = re.compile(r"grid\.png|(codes|latents)\.safetensors|samples\.(json|npz)|\d{4,}\.(png|wav)")
 """Names of what is written."""
+_GRID_PIXELS, _GRID_SOUNDS = 1 << 24, 256
+"""The grid shows the first images, so many that they have no more pixels than this (256 of 256 px), or the first sounds."""
 
 
-def _names(n: int, sounds: bool, tokens: str = "codes") -> list[str]:
+def _names(n: int, sounds: bool, tokens: str = "codes", form: str = "files") -> list[str]:
     """Of the files of one call."""
-    suffixes = ("png", "wav") if sounds else ("png",)
-    return ["grid.png", f"{tokens}.safetensors", "samples.json", *(f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes)]
+    suffixes = () if form == "npz" else ("png", "wav") if sounds else ("png",)
+    joined = ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"])]
+    return joined + [f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes]
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -87,7 +103,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
-    """Samples, and writes grid.png, 0000.png ..., codes.safetensors and samples.json.
+    """Samples, and writes grid.png, 0000.png ..., codes.safetensors and samples.json; with format=npz samples.npz in place of the images.
 
     Of sounds the images are spectrograms, beside 0000.wav ... All files of an earlier call in the folder are replaced, and no others.
 
@@ -99,88 +115,169 @@ def sample_to_folder(config: Mapping[str, Any]) -> Path:
 
     Raises:
         ValueError: the configuration does not fit the model, or the folder holds pictures that are not of an earlier call.
-        OSError: the folder cannot be written.
+        OSError: the folder cannot be written, or another process of the job is gone.
     """
-    out = Path(config["out"]).expanduser()
-    with _output(out):
-        _sample(config, out)
+    crew = team(config)
+    out = crew.share(Path(config["out"]).expanduser())  # the time in its name is the first process's
+    with _output(out) if crew.rank == 0 else nullcontext():
+        _sample(config, out, crew)
     return out
 
 
-def _sample(config: Mapping[str, Any], out: Path) -> None:
-    from safetensors.torch import save_file
-
+def _sample(config: Mapping[str, Any], out: Path, crew: Team) -> None:
     from gentok.data.progress import progress
 
-    device = chosen_device(config["device"])
+    bundle, plan = crew.agreed(lambda: _prepared(config, crew.device))
+    sounds, parts = bundle.spec.modality == "audio", Parts(out)
+    shown = min(config["n"], _shown(bundle.spec))
+    with _writing(out):
+        if crew.rank == 0:
+            parts.begin(_request(config))
+        missing = crew.share(parts.missing(plan.parts))
+        if crew.rank == 0 and len(missing) < len(plan.parts):
+            print(f"{out}: goes on behind {len(plan.parts) - len(missing)} of {len(plan.parts)} parts that an earlier call has left")
+        items = sum(map(len, missing))
+        with progress("sampling", items, lazy=True, shown=crew.rank == 0) as advance, watched(crew, advance) as done:
+            done(0)
+            for part in missing[crew.rank :: crew.world]:
+                samples = plan.draw(part, done)
+                kept = Part.of(samples, rank=crew.rank, clipped=0)
+                if config["format"] != "npz":
+                    kept.about["clipped"] = _write_media(samples, part.start, parts.folder, bundle.spec)
+                if sounds and part.start < shown:
+                    kept.tensors["waves"] = samples.media[: shown - part.start]
+                elif not sounds and (config["format"] != "files" or part.start < shown):
+                    kept.tensors["pixels"] = to_uint8(samples.media)
+                parts.write(part.start, kept)
+        if crew.rank == 0:
+            if parts.missing(plan.parts):
+                raise OSError(errno.ENOENT, "what other processes drew is not there; all of them must see one folder")
+            _finish(config, out, bundle, plan, parts, shown)
+
+
+def _prepared(config: Mapping[str, Any], device: str) -> tuple[Bundle, SamplingPlan]:
+    """The model, and what is asked of it."""
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     if bundle.generator is not None:
         lower_precision(bundle.generator, config["dtype"])
+    if config["format"] != "files" and bundle.spec.modality == "audio":
+        raise ConfigError(f"format={config['format']}: samples.npz is of images; these are sounds, so leave it out")
     known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
-    with progress("sampling", config["n"], lazy=True) as advance:
-        samples = sample(
-            bundle, n=config["n"], condition=config["condition"], sampler=config["sampler"], guidance=config["guidance"],
-            guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"],
-            duration=config["duration"], batch_size=config["batch_size"], text_encoder=config["text_encoder"],
-            advance=advance, trust=config["trust"],
-        )  # fmt: skip
+    return bundle, planned(
+        bundle, config["sampler"], config["trust"], n=config["n"], condition=config["condition"], guidance=config["guidance"],
+        guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"], duration=config["duration"],
+        batch_size=config["batch_size"], text_encoder=config["text_encoder"], watermark=config["watermark"], key=config["key"],
+    )  # fmt: skip
+
+
+def _shown(spec: TokenSpec) -> int:
+    """How many items the grid shows at most."""
+    if spec.modality == "audio" or spec.media_shape is None:
+        return _GRID_SOUNDS
+    return max(1, _GRID_PIXELS // math.prod(spec.media_shape[1:]))
+
+
+def _request(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the samples depend on: parts of another request are none of this one."""
+    model = find(config["ckpt"])
+    given = [Path(config[name]).expanduser() for name in ("known", "key") if config[name] is not None]
+    files = [model / "bundle.json" if model.is_dir() else model, *given]
+    changed = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return {**{key: value for key, value in config.items() if key not in ("out", "trainer", "columns", "device", "key")}, "files": changed}
+
+
+def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: SamplingPlan, parts: Parts, shown: int) -> None:
+    """The parts as files of the folder, and the report."""
+    from safetensors.torch import save_file
+
+    folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
-    columns = config["columns"] or math.ceil(math.sqrt(config["n"]))
-    kind, made = ("latents", samples.tokens.values) if isinstance(samples.tokens, Latents) else ("codes", samples.tokens.codes)
-    files = _names(config["n"], samples.lengths is not None, kind)
-    with _writing(out):
-        for path in _listed(out):
-            path.unlink()
-        (out / "samples.json").write_text(json.dumps({"files": files}))  # before the first: also of a call that is killed
-        _write_media(samples, out, columns, bundle.spec, condition_labels(spec, config["condition"], config["n"]))
-        stored = {kind: made, **({} if samples.tokens.lengths is None else {"lengths": samples.tokens.lengths})}
-        save_file(stored, out / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
-    sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
-    tokens = int(samples.tokens.present.sum())
-    report = {
-        "ckpt": str(config["ckpt"]),
-        "n": config["n"],
-        "files": files,
-        "condition": config["condition"],
-        "seed": config["seed"],
-        "sampler": described(sampler),
-        "guidance": config["guidance"] if config["guidance"] is not None else bundle.meta.get("guidance", 1.0),
-        "guidance_schedule": config["guidance_schedule"],
-        "dtype": config["dtype"],
-        "calls_per_sample": samples.calls.double().mean().item(),
-        "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},
-        "seconds": round(samples.seconds, 3),
-        "tokens_per_second": round(tokens / max(samples.seconds, 1e-9), 1),
-    }
-    if known is not None:
-        report |= {"known": str(config["known"]), "keep": config["keep"] or ("left-half" if samples.lengths is None else "all")}
-    if samples.lengths is not None:
-        seconds = samples.lengths.double() / bundle.spec.sample_rate
-        report["seconds_of_sound"] = [round(value, 3) for value in seconds.tolist()]
-        report["seconds_of_sound_per_second"] = round(float(seconds.sum()) / max(samples.seconds, 1e-9), 2)
-    if samples.texts is not None:
-        report["texts"] = samples.texts
-    report |= samples.stats
-    with _writing(out):
-        (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    kind = "codes" if bundle.spec.levels else "latents"
+    names = (kind, "token_lengths", "calls", "lengths")
+    made, positions, calls, lengths = (parts.joined(plan.parts, name) for name in names)
+    stored = {kind: made, **({} if positions is None else {"lengths": positions})}
+    save_file(stored, folder / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+    media = parts.joined(plan.parts, "waves" if sounds else "pixels", shown)
+    media = spectrograms(media, bundle.spec.sample_rate, lengths[:shown]) if sounds else to_media(media)
+    columns = config["columns"] or math.ceil(math.sqrt(shown))
+    save_sample_grid(media, folder / "grid.png", columns, condition_labels(spec, config["condition"], shown))
+    if form != "files":
+        classes = next((part.ids for part in plan.conditions.parts.values() if isinstance(part, Class)), None)
+        write_npz(folder / "samples.npz", parts.read(plan.parts, "pixels"), config["n"], classes)
+    counts = [part.about for part in parts.read(plan.parts)]
+    report = _report(config, plan, counts, calls, None if lengths is None else lengths.double() / bundle.spec.sample_rate)
+    report["files"] = _names(config["n"], sounds, kind, form)
+    _move(out, folder, report)
+    clipped = sum(part["clipped"] for part in counts)
+    if clipped:
+        written = int(lengths.sum()) * bundle.spec.media_shape[0]
+        _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)
+    parts.remove()
     print(
         f"{out / 'grid.png'}: {counted(config['n'], 'sample')}, {report['calls_per_sample']:.1f} calls each, "
         f"{report['tokens_per_second']:.0f} tokens/s"
     )
 
 
-def _write_media(samples: Samples, out: Path, columns: int, spec: TokenSpec, labels: list[str]) -> None:
+def _move(out: Path, folder: Path, report: dict[str, Any]) -> None:
+    """Puts finished files in the place of an earlier call's."""
+    for path in _listed(out):
+        path.unlink()
+    (out / "samples.json").write_text(json.dumps({"files": report["files"]}))  # before the first: also of a call that is killed
+    for name in report["files"]:
+        if name != "samples.json":
+            os.replace(folder / name, out / name)
+    (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+
+
+def _report(
+    config: Mapping[str, Any], plan: SamplingPlan, parts: list[dict[str, Any]], calls: Tensor, sounds: Tensor | None
+) -> dict[str, Any]:  # fmt: skip
+    """samples.json. parts: what was counted of each; sounds: seconds of each item."""
+    network_calls, spent = NetworkCalls(), dict.fromkeys((part["rank"] for part in parts), 0.0)
+    for part in parts:
+        network_calls.merge(part["network_calls"])
+        spent[part["rank"]] += part["seconds"]
+    seconds = max(spent.values())
+    report = {
+        "ckpt": str(config["ckpt"]),
+        "n": config["n"],
+        "files": [],
+        "condition": config["condition"],
+        "seed": config["seed"],
+        "sampler": described(plan.sampler),
+        "guidance": plan.guidance,
+        "guidance_schedule": config["guidance_schedule"],
+        "dtype": config["dtype"],
+        "calls_per_sample": calls.double().mean().item(),
+        "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in network_calls.items()},
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(sum(part["present"] for part in parts) / max(seconds, 1e-9), 1),
+    }
+    if config["watermark"] is not None:
+        report["watermark"] = watermark_report(config["watermark"], config["trust"])
+    if config["known"] is not None:
+        report |= {"known": str(config["known"]), "keep": config["keep"] or ("left-half" if sounds is None else "all")}
+    if sounds is not None:
+        report["seconds_of_sound"] = [round(value, 3) for value in sounds.tolist()]
+        report["seconds_of_sound_per_second"] = round(float(sounds.sum()) / max(seconds, 1e-9), 2)
+    texts = [text for part in parts for text in part["texts"] or []]
+    if texts:
+        report["texts"] = texts
+    for part in parts:
+        report |= part["stats"]
+    return report
+
+
+def _write_media(samples: Samples, first: int, folder: Path, spec: TokenSpec) -> int:
+    """A file of each item, of which `first` is the first one's number. Returns how many samples of sound were clipped."""
     if samples.lengths is None:
-        save_sample_grid(samples.media, out / "grid.png", columns, labels)
-        for i, media in enumerate(samples.media):
-            save_image(media, out / f"{i:04d}.png")
-        return
+        for i, media in enumerate(samples.media, first):
+            save_image(media, folder / f"{i:04d}.png")
+        return 0
     rate, clipped = spec.sample_rate, 0
     hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
-    save_sample_grid(spectrograms(samples.media, rate, samples.lengths), out / "grid.png", columns, labels)
-    for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist())):
-        clipped += save_sound(media[:, :length], out / f"{i:04d}.wav", rate)
-        save_image(spectrograms(media[None, :, :length], rate)[0], out / f"{i:04d}.png")
-    if clipped:
-        written = int(samples.lengths.sum()) * spec.media_shape[0]
-        _log.warning("%d of %d samples of sound lay outside [-1, 1] and were clipped", clipped, written)
+    for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist()), first):
+        clipped += save_sound(media[:, :length], folder / f"{i:04d}.wav", rate)
+        save_image(spectrograms(media[None, :, :length], rate)[0], folder / f"{i:04d}.png")
+    return clipped

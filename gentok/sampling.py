@@ -4,9 +4,7 @@ share."""
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,48 +14,18 @@ from gentok.build import build, resolve
 from gentok.errors import ConfigError, check_choice, nearest_name
 from gentok.generators.base import capabilities
 from gentok.nn.linear import quantize
-from gentok.nn.text_encoder import TextEncoder
-from gentok.prompt import frames_of, known_tokens
-from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
-from gentok.samplers.guided import guided
-from gentok.samplers.request import NetworkCalls, SampleOutput
-from gentok.types import Condition, ConditionSpec, Latents, Tokens
+from gentok.sampling_plan import Samples, SamplingPlan, joined, sample_tokens
+from gentok.watermarks.base import KeyMark, Watermark
+from gentok.watermarks.key import Key
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "configured_sampler", "lower_precision", "pick_sampler", "sample", "sample_tokens"]
-
-
-_TURNS = 16
-"""So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
-
-
-@dataclass
-class Samples:
-    """New media.
-
-    Attributes:
-        media: float [n, ...] in [-1, 1].
-        tokens: of all of them; Latents of a generator of latents.
-        calls: int64 [n], network calls that each needed.
-        network_calls: name of a network -> (calls, positions computed).
-        seconds: that sampling took, without decoding.
-        stats: named numbers of the sampler.
-        lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all
-            of the media.
-        texts: of streams of text and speech.
-    """
-
-    media: Tensor
-    tokens: Any
-    calls: Tensor
-    network_calls: dict[str, tuple[int, int]]
-    seconds: float
-    stats: dict[str, Any]
-    lengths: Tensor | None = None
-    texts: list[str] | None = None
+__all__ = [
+    "Samples", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens",
+    "watermark_report",
+]  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------------------ samplers
@@ -120,29 +88,34 @@ def configured_sampler(sampler: str | Sampler | None, generator: type, settings:
     return pick_sampler({"_target_": names[sampler] if sampler else None, **settings}, generator)
 
 
-def sample_tokens(
-    generator: Any,
-    condition: Condition,
-    sampler: Sampler,
-    *,
-    rng: RowRNG,
-    guidance: float = 1.0,
-    schedule: str = "constant",
-    **options: Any,
-) -> SampleOutput:
-    """One batch of tokens, without gradients.
+# ---------------------------------------------------------------------------------------------------------------- watermarks
+
+
+def key_mark(watermark: Mapping[str, Any] | Watermark, key: Key | str | None, bundle: Bundle, trust: Any = ()) -> KeyMark:
+    """A watermark for a model's tokens.
 
     Args:
-        generator: with the capability that the sampler needs.
-        condition: of B rows.
-        sampler: draws them.
-        rng: of B rows.
-        guidance: classifier-free guidance, 1: none.
-        schedule: of the guidance (flow/guidance.py).
-        options: further arguments of `Sampler.__call__`, such as known and lengths.
+        watermark: its configuration, or a built one.
+        key: as in `sample`.
+        bundle: the model, of which the tokenizer is looked at.
+        trust: packages whose components may be built, beside gentok's own.
+
+    Raises:
+        ValueError: the key cannot be read, or the watermark does not fit the tokens.
     """
-    with torch.no_grad():
-        return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
+    secret = key if isinstance(key, Key) else Key.read(key)
+    return KeyMark(_watermark(watermark, trust), secret, bundle.spec, bundle.tokenizer.codebook)
+
+
+def watermark_report(watermark: Mapping[str, Any] | Watermark, trust: Any = ()) -> dict[str, Any]:
+    """What reports say of a watermark: its name, its settings, whether single items keep their distribution; nothing of the key."""
+    built = _watermark(watermark, trust)
+    name = type(built).__module__.rpartition(".")[2]
+    return {"name": name, "distortion_free": built.distortion_free, **dataclasses.asdict(built)}
+
+
+def _watermark(config: Mapping[str, Any] | Watermark, trust: Any) -> Watermark:
+    return config if isinstance(config, Watermark) else build(dict(config), trust=trust, where="watermark", role=Watermark)
 
 
 # ----------------------------------------------------------------------------------------------------------------- precision
@@ -182,6 +155,8 @@ def sample(
     duration: float | str | Sequence[float | str] | None = None,
     batch_size: int = 64,
     text_encoder: str | None = None,
+    watermark: Mapping[str, Any] | Watermark | None = None,
+    key: Key | str | None = None,
     advance: Callable[[int], None] | None = None,
     trust: Any = (),
 ) -> Samples:
@@ -205,70 +180,39 @@ def sample(
         batch_size: items that are drawn at once, >= 1.
         text_encoder: the folder of the encoder whose vectors the model is conditioned on, where `condition` has
             texts.
+        watermark: its configuration, or a built one (gentok/watermarks); None: none.
+        key: of the watermark: the secret, or the path of its file; None: the environment variable GENTOK_WATERMARK_KEY.
         advance: called with 0 once all is checked, and with the number of items after each batch.
         trust: packages whose components may be built, beside gentok's own.
 
     Raises:
         ValueError: what is asked for does not fit the bundle.
     """
-    if bundle.generator is None:
-        raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
-    if n < 1:
-        raise ValueError(f"n={n}: the number of samples must be at least 1")
-    if batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: must be at least 1")
-    device = next(bundle.generator.parameters()).device
-    sampler = pick_sampler(sampler, type(bundle.generator), trust)
-    guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-    tokenizer = bundle.tokenizer
-    spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
-    encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
-    conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n, encode)
-    frames = frames_of(duration, n, bundle.spec)
-    prompt = known_tokens(tokenizer, conditions.to(device), None if known is None else known.to(device), keep, frames)
+    plan = planned(
+        bundle, sampler, trust, n=n, condition=condition, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed, known=known,
+        keep=keep, duration=duration, batch_size=batch_size, text_encoder=text_encoder, watermark=watermark, key=key,
+    )  # fmt: skip
     advance = advance or (lambda items: None)
     advance(0)
-    outputs, parts, media, seconds = [], [], [], 0.0
-    unequal = getattr(bundle.generator, "ends", False) or (frames is not None and len(frames.unique()) > 1)
-    joins = unequal and sampler.joins and getattr(bundle.generator, "moves_rows", False)
-    together = batch_size * _TURNS if joins else batch_size
-    for first in range(0, n, together):
-        rows = torch.arange(first, min(first + together, n))
-        began = time.perf_counter()
-        output = sample_tokens(
-            bundle.generator, conditions.rows(rows).to(device), sampler, rng=RowRNG.of(seed, rows).to(device), guidance=guidance,
-            schedule=guidance_schedule, lengths=None if frames is None else frames[rows],
-            known=None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=bundle.spec, lengths=None),
-            **({"at_once": batch_size} if joins else {}),
-        )  # fmt: skip
-        seconds += time.perf_counter() - began
-        outputs.append(output)
-        for part in map(output.tokens.rows, torch.arange(len(rows), device=device).split(batch_size)):
-            with torch.no_grad():
-                media.append(tokenizer.decode(part).float().cpu())
-            parts.append(part)
-            advance(part.batch)
-    return _gathered(bundle, outputs, parts, media, seconds)
+    return joined([plan.draw(part, advance) for part in plan.parts])
 
 
-def _gathered(bundle: Bundle, outputs: list[SampleOutput], parts: list[Any], media: list[Tensor], seconds: float) -> Samples:
-    """The batches as one; parts: the tokens of each of `media`. Streams of text and speech may differ in length from batch to batch."""
-    tokenizer, latents = bundle.tokenizer, isinstance(parts[0], Latents)
-    made = torch.cat([o.tokens.values if latents else o.tokens.codes for o in outputs]).cpu()
-    lengths = [o.tokens.lengths for o in outputs if o.tokens.lengths is not None]  # asked for, or where a model ended items
-    counted = [tokenizer.samples_of(part, m) for part, m in zip(parts, media)]
-    samples = [n.cpu() for n in counted if n is not None]
-    network_calls = NetworkCalls()
-    for output in outputs:
-        network_calls.merge(output.network_calls)
-    longest = max(part.shape[-1] for part in media)
-    return Samples(
-        media=torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media]),
-        tokens=(Latents if latents else Tokens)(made, bundle.spec, torch.cat(lengths).cpu() if lengths else None),
-        calls=torch.cat([o.calls for o in outputs]).cpu(),
-        network_calls=dict(network_calls),
-        seconds=seconds,
-        stats={name: value for o in outputs for name, value in o.stats.items()},
-        lengths=torch.cat(samples) if samples else None,
-        texts=[text for part in parts for text in tokenizer.text(part) or []] or None,
-    )
+def planned(
+    bundle: Bundle, sampler: Mapping[str, Any] | Sampler | None = None, trust: Any = (), *,
+    watermark: Mapping[str, Any] | Watermark | None = None, key: Key | str | None = None, **request: Any,
+) -> SamplingPlan:  # fmt: skip
+    """Samples that are still to be drawn: all is checked.
+
+    Args:
+        bundle, sampler, trust, watermark, key, request: those of `sample`; request: the others.
+
+    Raises:
+        ValueError: what is asked for does not fit the bundle.
+    """
+    if bundle.generator is None:
+        raise ValueError(f"{bundle.path or 'this bundle'} holds a tokenizer alone: sampling needs a generator's bundle or checkpoint")
+    picked, mark = pick_sampler(sampler, type(bundle.generator), trust), None
+    if watermark is not None:
+        picked.check_marks()
+        mark = key_mark(watermark, key, bundle, trust)
+    return SamplingPlan(bundle, picked, mark=mark, **request)

@@ -45,7 +45,10 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
     "trainer.clip": PositiveFloat, "trainer.accumulate": PositiveInt, "trainer.workers": NonNegativeInt, "trainer.log_every": PositiveInt,
     "trainer.validate_every": PositiveInt, "trainer.validate_batches": PositiveInt, "trainer.checkpoint_every": PositiveInt,
-    "trainer.progress_bar": bool,
+    "trainer.progress_bar": bool, "trainer.compile": bool, "trainer.checkpoint_activations": bool,
+    "cluster.nodes": PositiveInt, "cluster.gpus_per_node": NonNegativeInt, "cluster.cpus_per_task": PositiveInt,
+    "cluster.time": str | PositiveInt, "cluster.partition": Place, "cluster.account": Place, "cluster.memory": Place,
+    "cluster.options": Mapping[str, str | int | bool],
     "callbacks.ema": FractionBelow1, "callbacks.collapse_below": NonNegativeFloat, "callbacks.collapse_steps": PositiveInt,
     "logger.csv": bool, "logger.tensorboard": bool, "logger.wandb": Mapping[str, Any],
     "paths.root": Place, "paths.run": Place, "paths.cache": Place,
@@ -55,23 +58,29 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
+    "format": Literal["files", "npz", "both"],
     "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
-    "suite": str, "ckpts": Texts, "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "both"], "region": str,
+    "suite": str, "ckpts": Texts, "region": str, "inception": Place, "reference": Place, "samples": Place,
+    "protocol": Literal["auto", "reconstruction", "probe", "generation", "nll", "inception", "both"],
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
-    "action": Literal["compress", "decompress"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    "action": Literal["compress", "decompress", "detect"], "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    # watermarks
+    "key": Place, "keys": PositiveInt, "inputs": Texts,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "trust", "freeze", "task.pictures", "task.decode_items", "task.encode_batch", "task.views", "task.guidance",
+    "chunk", "dtype", "format", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views",
+    "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
-    "trainer.progress_bar", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv", "logger.tensorboard",
-    "sampler.temperature",
+    "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
+    "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
+    "logger.tensorboard", "sampler.temperature", "inputs",
 )  # fmt: skip
 """Keys that cannot be null."""
 

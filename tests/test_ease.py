@@ -212,14 +212,6 @@ def test_a_job_has_one_folder_by_its_number(monkeypatch):
     assert compose("config", ["cluster=slurm", "paths.run=here"])["paths"]["run"] == "here"
 
 
-def test_the_cluster_settings_outside_of_a_job_are_answered_in_a_line():
-    done = subprocess.run(
-        [sys.executable, "train.py", *TINY, "steps=1", "cluster=slurm"],
-        capture_output=True, text=True, cwd=ROOT, env={k: v for k, v in os.environ.items() if not k.startswith("SLURM")},
-    )  # fmt: skip
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "SLURM_JOB_ID" in done.stderr, done.stderr
-
-
 @pytest.fixture
 def job(tmp_path):
     """job(body of a fake srun) -> conf/cluster/sbatch.sh running, with a scontrol that writes down what it is told."""

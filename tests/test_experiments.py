@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gentok.benchmarks.plan import SIZES
 from gentok.cli import compose
 from gentok.describe import describe
 
@@ -21,16 +22,9 @@ WHERE = {
 
 def words(name: str) -> list[str]:
     out = [f"experiment={name}", *WHERE.get(name.partition("/")[0], [])]
-    if name == "imagenet256/elm_l":
-        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=bae",
-                "codebook.bits=20", "codebook.levels=2", "codebook.width=256"]  # fmt: skip
-    if name.startswith("imagenet256/var_d"):
-        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=var"]
-    if name.startswith(("imagenet256/ctf_", "imagenet256/llamagen_")):  # the tokenizer's sizes, without a bundle
-        sizes = ["codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256"]
-        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=vqgan_llamagen", "codebook=vq", *sizes]
-    if name.startswith("imagenet256/xar_"):
-        return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", "tokenizer=kl_f16c16"]
+    for start, sizes in SIZES.items():  # of the tokenizer, without a bundle
+        if name.startswith(start):
+            return [*out, "trainer=cpu", "data.path=nowhere", "describe_classes=1000", *sizes]
     if name.endswith("/next_scale"):
         return [*out, "tokenizer=vqgan", "codebook=pyramid"]
     if "override /tokenizer: from_bundle" in (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text():

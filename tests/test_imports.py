@@ -33,12 +33,13 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "codebooks": {*BASE, "flow", "nn"},
     "tokenizers": {*BASE, "flow", "nn", "codebooks"},
     "generators": {*BASE, "flow", "nn", "layouts", "grammar"},
-    "samplers": {*BASE, "flow", "layouts", "generators.base"},
+    "samplers": {*BASE, "flow", "layouts", "grammar", "generators.base"},
+    "watermarks": {*BASE, "samplers.draws"},
     "entropy": set(),
     "durations": set(),
     "moved": set(),
     "value_checks": {"errors", "settings", "durations"},
-    "cli": {"errors", "value_checks", "sweep", "command", "training.run", "sample_files"},
+    "cli": {"errors", "value_checks", "sweep", "command", "training.run", "training.slurm", "sample_files", "launch"},
     "codec_file": {"entropy", "errors", "types"},
     "command": set(),
     "sweep": {"command"},
@@ -48,11 +49,11 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
 }
 ANYTHING = {
     "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
-    "sampling", "sample_files", "codec", "describe", "demo", "report",
+    "sampling", "sampling_plan", "sample_parts", "launch", "watch", "sample_files", "codec", "watermark", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
-    "lightning": lambda room, path: room == "training" or path.name == "overhead.py",  # which benchmarks import when they need it
+    "lightning": lambda room, path: room in ("training", "launch") or path.name == "overhead.py",  # where it is needed
     "hydra": lambda room, path: path.name == "hydra_run.py",
     "torchaudio": lambda room, path: "sound" in path.name or "audio" in path.name or room in ("tokenizers", "metrics"),
     "encodec": lambda room, path: room in ("tokenizers", "benchmarks"),

@@ -61,10 +61,11 @@ COMMANDS = {
             ("ckpt=mnist5k_masked n=16 known=sevens/0000.png keep=left-half", "the right half anew"),
             ("ckpt=spoken_digits_ar_delay condition='three six four'", "text to speech"),
             ("ckpt=RUN/checkpoints/last.ckpt n=4", "from a run that still trains"),
+            ("ckpt=RUN/bundle n=50000 format=npz trainer=ddp", "a file for an evaluation, drawn on all GPUs"),
         ),
         config="sample",
         function="gentok.cli.main:sample",
-        groups=("sampler",),
+        groups=("sampler", "watermark", "trainer"),
     ),
     "evaluate": Command(
         "measures a tokenizer's reconstructions or a generator's samples",
@@ -77,7 +78,7 @@ COMMANDS = {
         ),
         config="evaluate",
         function="gentok.evaluate:main",
-        groups=("data", "sampler"),
+        groups=("data", "sampler", "trainer"),
     ),
     "report": Command(
         "writes one self-contained HTML page of a training run, or of several side by side",
@@ -94,6 +95,18 @@ COMMANDS = {
         ),
         function="gentok.codec:main",
         config="codec",
+    ),
+    "watermark": Command(
+        "says whether images, sounds or codes carry the watermark of a key, with p-values",
+        (
+            ("detect ckpt=mnist5k_ar key=FILE sevens/0000.png", "one image, encoded again"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens", "all images (of a model of sounds: sounds) in a folder"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens/codes.safetensors", "codes as sample.py wrote them"),
+            ("detect ckpt=mnist5k_ar key=FILE sevens watermark=cluster out=FOUND.json", "another kind, and a JSON file"),
+        ),
+        function="gentok.watermark:main",
+        config="watermark_detect",
+        groups=("watermark",),
     ),
     "adopt": Command(
         "turns a pretrained tokenizer of another library into a bundle",
@@ -113,14 +126,18 @@ COMMANDS = {
         keys=(("MY.py", "the file; it is run"), ("n=SAMPLES", "20,000 by default"), ("seed=NUMBER", "given to draw; 0 by default")),
     ),
     "benchmark": Command(
-        "measures speed against named peers in the same run",
-        (("", "everything"), ("only=codebook,sample rounds=5", "some items"), ("only=train threads=1", "with one thread")),
+        "measures speed against named peers in the same run, or plans what a large run needs",
+        (
+            ("", "everything"), ("only=codebook,sample rounds=5", "some items"), ("only=train threads=1", "with one thread"),
+            ("plan=imagenet256/xar_h gpus=64", "memory, traffic and data of a run on 64 GPUs, by formulas"),
+        ),
         function="gentok.benchmark:main",
         keys=(
             ("only=ITEMS", "codebook, train, tokenizers, shards, sample, decode, speculation, first_hitting, codec"),
             ("rounds=N", "rounds of each item, of which the medians are reported"),
             ("threads=N", "threads of torch"),
             ("out=FOLDER", "where benchmark.json goes"),
+            ("plan=EXPERIMENT", "or several; with gpus=, precision=, steps_per_second=, views=, hours=, and keys of the experiment"),
         ),
     ),
     "demo": Command(

@@ -92,7 +92,7 @@ def run(name: str, function: Callable[[dict[str, Any]], Any]) -> None:
             except OmegaConfBaseException as error:
                 raise ConfigError(explained(error, words, conf_dir(), lambda rest: [], choices)) from error
             check_values(values)
-            for line in idle_settings(values, words) if "task" in values else ():
+            for line in idle_settings(values, words):
                 print(f"gentok: {line}", file=sys.stderr)
             function(values)
         except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
@@ -183,7 +183,7 @@ def _own_folder(config: Any) -> Path | None:
 
     if _hydra().mode is RunMode.MULTIRUN and _hydra().job.config_name in ("sample", "evaluate"):  # a job's files are its own
         OmegaConf.update(config, "out", str(Path(config.out) / str(_hydra().job.num)))
-    if _hydra().mode is not RunMode.MULTIRUN or OmegaConf.select(config, "paths.run") is None:
+    if _hydra().mode is not RunMode.MULTIRUN or OmegaConf.select(config, "trainer") is None:
         return None
     devices, nodes = config.trainer.devices, config.trainer.num_nodes
     wrong = None
@@ -194,6 +194,8 @@ def _own_folder(config: Any) -> Path | None:
     if wrong:
         print(f"gentok: {wrong}", file=sys.stderr)
         sys.exit(2)
+    if OmegaConf.select(config, "paths.run") is None:
+        return None
     folder = Path(_hydra().runtime.output_dir)
     if folder.is_relative_to(Path.cwd()):
         folder = folder.relative_to(Path.cwd())

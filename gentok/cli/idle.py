@@ -1,4 +1,4 @@
-"""Settings that cannot act in a training run, each said in a line: the run itself is as asked for."""
+"""Settings that cannot act in a run, each said in a line: the run itself is as asked for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ ELSEWHERE = {
     "generator": dict.fromkeys(("codebook", "losses"), "the training of a tokenizer, which is done"),
 }
 """Task -> group of conf/ -> what it is of."""
+PROCESSES = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+"""The keys of `trainer` by which sampling and evaluation share their work."""
 
 
 def idle_settings(config: Mapping[str, Any], words: Sequence[str]) -> list[str]:
     """A line for every setting that has no effect.
 
     Args:
-        config: a composed conf/config.yaml.
+        config: a composed conf/config.yaml, or the configuration of another command.
         words: the overrides of the command line.
     """
+    if "task" not in config:
+        keys = [word.lstrip("+").partition("=")[0] for word in words]
+        return [f"{key} is of training and has no effect here" for key in keys if key.startswith("trainer.") and key not in PROCESSES]
     lines = []
     elsewhere = ELSEWHERE.get(config["task"]["name"], {})
     for word in words:

@@ -53,6 +53,11 @@ def train() -> None:
     """`gentok train`, and train.py."""
 
     def function(config: dict[str, Any]) -> None:
+        from gentok.training.slurm import is_submission, submit
+
+        if is_submission(config):
+            submit(config, sys.argv[1:])
+            return
         from gentok.training.run import train as run_training
 
         run_training(config)
@@ -64,6 +69,10 @@ def sample() -> None:
     """`gentok sample`, and sample.py."""
 
     def function(config: dict[str, Any]) -> None:
+        from gentok.launch import launched
+
+        if launched(config):
+            return
         from gentok.sample_files import sample_to_folder
 
         sample_to_folder(config)

@@ -12,7 +12,7 @@ BRACED = ("data.shards", "data.held_out")
 """Keys whose values are paths with braces; or a share, a number."""
 TEXTS = (
     "ckpt", "path", "weights", "out", "known", "input", "output", "cache", "classifier", "init_from", "resume", "region", "root", "run",
-    "index", "shards", "held_out", "dir", "text_encoder",
+    "index", "shards", "held_out", "dir", "text_encoder", "key", "inception", "reference", "samples",
 )  # fmt: skip
 """Last names of keys whose values are text, mostly paths."""
 _READABLE = re.compile(r"""[\w\s/\-+.$%*@?|:,()\[\]{}'"\\]*""", re.ASCII)

@@ -36,7 +36,7 @@ from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Condition, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["encode_set", "join", "share_path", "alive_path", "cache_name"]
+__all__ = ["encode_set", "join", "share_path", "alive_path", "cache_name", "stored_type"]
 
 _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
@@ -110,7 +110,7 @@ def encode_set(
         raise ValueError("there is nothing to encode: the set is empty")
     spec: TokenSpec = tokenizer.spec
     vectors = sum(2 * part.max_length * part.width for _, part in data.condition_spec.parts if part.kind == "vectors")  # bytes of float16
-    each = views * (spec.levels or spec.width or 1) * spec.positions * _stored(spec).itemsize + vectors
+    each = views * (spec.levels or spec.width or 1) * spec.positions * stored_type(spec).itemsize + vectors
     _check_space(Path(path), len(data) * each * (2 if world > 1 else 1))
     target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
     first, last = len(data) * rank // world, len(data) * (rank + 1) // world
@@ -207,7 +207,8 @@ def join(path: str | os.PathLike[str], world: int) -> Path:
     return path
 
 
-def _stored(spec: TokenSpec) -> torch.dtype:
+def stored_type(spec: TokenSpec) -> torch.dtype:
+    """The type of codes, or of latents, in the file."""
     if not spec.vocab_sizes:
         return torch.float32
     return torch.uint8 if spec.vocab <= 255 else torch.uint16 if spec.vocab <= 65535 else torch.int32
@@ -226,10 +227,10 @@ def _check_space(path: Path, needed: int) -> None:
 def _pack(tokens: Tokens | Latents, spec: TokenSpec) -> Tensor:
     """codes int64 [B, K, n] -> [B, K, N] in the file's type, code + 1; positions beyond n are ABSENT. Latents as they are."""
     if isinstance(tokens, Latents):
-        return tokens.values.cpu().to(_stored(spec))
+        return tokens.values.cpu().to(stored_type(spec))
     if tokens.masked.any():
         raise ValueError("the tokenizer's codes have UNKNOWN cells; only whole items are cached")
-    return (tokens.padded(spec).codes.cpu() - ABSENT).to(_stored(spec))
+    return (tokens.padded(spec).codes.cpu() - ABSENT).to(stored_type(spec))
 
 
 def _flatten_condition(condition: Condition) -> dict[str, Tensor]:

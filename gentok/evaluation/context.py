@@ -20,6 +20,7 @@ import gentok
 from gentok.bundle import Bundle
 from gentok.data.datasets import batches, whole
 from gentok.data.progress import progress
+from gentok.evaluation.sharing import Sharing
 from gentok.interfaces import MediaData
 from gentok.metrics.classifier import STEPS, classifier, predict
 from gentok.metrics.distance import image_features
@@ -27,7 +28,7 @@ from gentok.metrics.eval_classifier import find_eval_classifier
 from gentok.metrics.generation import accuracy
 from gentok.rng import RowRNG
 from gentok.samplers.base import described
-from gentok.sampling import Samples, pick_sampler, sample
+from gentok.sampling_plan import Samples, joined
 from gentok.types import Batch, Condition, ConditionSpec
 
 __all__ = ["Context", "check_images", "choice", "class_names", "in_words", "left_out", "scale_of"]
@@ -46,12 +47,14 @@ class Context:
         bundle: the model, on `device`.
         data: what it is measured on.
         device: where networks run.
+        sharing: the processes that draw samples; its sampler is None where there is no generator.
     """
 
     config: Mapping[str, Any]
     bundle: Bundle
     data: MediaData
     device: str
+    sharing: Sharing
     _media: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict)
 
     # ------------------------------------------------------------------------------ items
@@ -99,24 +102,14 @@ class Context:
         """The configured scale of guidance, else the bundle's."""
         return self.config["guidance"] if self.config["guidance"] is not None else self.bundle.meta.get("guidance", 1.0)
 
-    @cached_property
-    def sampler(self) -> Any:
-        """Raises ConfigError or ValueError where the configured one does not fit the generator."""
-        return pick_sampler(self.config["sampler"], type(self.bundle.generator), self.config["trust"])
-
     def sample(self, n: int, condition: Any, guidance: float, duration: list[float] | None = None) -> Samples:
         """n samples; the arguments are those of gentok.sampling.sample."""
-        with self.progress(f"sampling, guidance {guidance:g}", n, "samples") as advance:
-            return sample(
-                self.bundle, n=n, condition=condition, sampler=self.sampler, guidance=guidance, duration=duration,
-                guidance_schedule=self.config["guidance_schedule"], seed=self.config["seed"], batch_size=self.config["batch_size"],
-                advance=advance, trust=self.config["trust"],
-            )  # fmt: skip
+        return joined(self.sharing.run("samples", n=n, condition=condition, guidance=guidance, duration=duration))
 
     def sampling_protocol(self, samples: Samples) -> dict[str, Any]:
         """How samples were drawn."""
         return {
-            "sampler": {**described(self.sampler), "name": type(self.sampler).__name__},
+            "sampler": {**described(self.sharing.sampler), "name": type(self.sharing.sampler).__name__},
             "guidance_schedule": self.config["guidance_schedule"],
             "batch_size": self.config["batch_size"],
             "network_calls": {name: {"calls": c, "positions": p} for name, (c, p) in samples.network_calls.items()},

@@ -10,7 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["psnr", "ssim", "frechet", "frechet_without", "jackknife_error", "kid", "Manifold", "precision", "recall", "nearest_distances"]
+__all__ = [
+    "psnr", "ssim", "frechet", "frechet_of_statistics", "frechet_without", "jackknife_error", "kid", "Manifold",
+    "nearest_distances", "precision", "recall",
+]  # fmt: skip
 
 
 def psnr(images: Tensor, reference: Tensor, data_range: float = 2.0) -> Tensor:
@@ -74,6 +77,22 @@ def _root(centred: Tensor) -> Tensor:
     """A matrix A with AᵀA = the covariance of the centred rows, of at most D rows."""
     scaled = centred / (len(centred) - 1) ** 0.5
     return torch.linalg.qr(scaled, mode="r").R if len(scaled) > scaled.shape[1] else scaled
+
+
+def frechet_of_statistics(mean: Tensor, covariance: Tensor, other_mean: Tensor, other_covariance: Tensor) -> Tensor:
+    """`frechet` of two sets of which only means and covariances are known.
+
+    Args:
+        mean, other_mean: float64 [D].
+        covariance, other_covariance: float64 [D, D].
+
+    Returns:
+        float64 scalar.
+    """
+    values, vectors = torch.linalg.eigh(covariance)
+    root = vectors * values.clamp(min=0).sqrt()  # S1 = R Rᵀ, and S1 S2 has the eigenvalues of Rᵀ S2 R, which is symmetric
+    cross = torch.linalg.eigvalsh(root.T @ other_covariance @ root).clamp(min=0).sqrt().sum()
+    return (mean - other_mean).square().sum() + covariance.trace() + other_covariance.trace() - 2 * cross
 
 
 def frechet_without(features: Tensor, reference: Tensor, groups: int = 20) -> Tensor:

@@ -110,8 +110,7 @@ class EntityTransformer(nn.Module):
                 h = h + self.places[0](where).to(h.dtype)
             if layer == len(self.blocks) // 2:
                 h = h + self.places[1](where).to(h.dtype)
-            modulation = block.modulate(vector)
-            h = block(h, rope, mask, modulation=modulation, rng=rng, cache=cache, layer=layer, window=window, kinds=kinds)
+            h = block(h, rope, mask, rng=rng, cache=cache, layer=layer, window=window, kinds=kinds, vector=vector)
         shift, scale = self.modulation(F.silu(vector)).chunk(2, -1)
         h = shifted(self.norm(h), shift, scale, kinds)
         return self.head(h.to(self.head.weight.dtype))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.nn.attention import SelfAttention
+from gentok.nn.block import Block
 from gentok.nn.conv1d import Conv, Transposed
 from gentok.nn.recurrence import RecentKeys, Seen, WindowModule
 from gentok.nn.rope import Rotation
@@ -31,7 +32,7 @@ STRIDE = 2
 """Of the last halving."""
 
 
-class WindowBlock(nn.Module):
+class WindowBlock(Block):
     """float [B, N, width] -> the same shape.
 
     Args:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.attention import CrossAttention, SelfAttention
+from gentok.nn.block import Block
 from gentok.nn.decoding import plain_blocks
 from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.linear import Linear, activations
@@ -82,7 +83,7 @@ def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
     return torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Block):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x). bias: of the linear layers of the first and the last."""
 
     def __init__(
@@ -114,15 +115,18 @@ class TransformerBlock(nn.Module):
         mask: Tensor | None = None,
         causal: bool = False,
         modulation: Tensor | None = None,
-        context: tuple[Tensor, Tensor] | None = None,
+        context: Tensor | tuple[Tensor, Tensor] | None = None,
         context_mask: Tensor | None = None,
         rng: RowRNG | None = None,
         cache: KVCache | None = None,
         layer: int = 0,
         window: Window | None = None,
         kinds: Sequence[int] | None = None,
+        vector: Tensor | None = None,
     ) -> Tensor:
-        """x [B, T, D] -> [B, T, D]; the rest as in Transformer."""
+        """x [B, T, D] -> [B, T, D]; vector or its modulation; context or its keys and values; the rest as in Transformer."""
+        modulation = modulation if vector is None else self.modulate(vector)
+        context = self.cross.project(context) if isinstance(context, Tensor) else context
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
@@ -225,11 +229,11 @@ class Transformer(nn.Module):
                 rope,
                 mask,
                 self.causal and mask is None,
-                None if vector is None else block.modulate(vector),
-                None if context is None else block.cross.project(context),
-                context_mask,
-                rng,
+                context=context,
+                context_mask=context_mask,
+                rng=rng,
                 kinds=kinds,
+                vector=vector,
             )
             if tap is not None and tap[0] == number:
                 tap[1].append(x.to(given.dtype))

@@ -110,6 +110,7 @@ class AnyOrderSampler(Sampler, id="sampler/any_order"):
     requires = AnyOrder
     exact = True
     any_known = True
+    marks = True
 
     order: str = setting("left_to_right", choices=ORDERS)
 
@@ -118,7 +119,8 @@ class AnyOrderSampler(Sampler, id="sampler/any_order"):
         rounds = int(state.counts.max()) if len(state.counts) else 0
         for r in range(rounds):
             rows = state.unfinished()
-            ids = request.choose(state.logits(rows, 1)[:, 0], request.rng.rows(rows))
+            cell, positions = state.cells[rows, state.done[rows]], request.tokens.codes.shape[2]
+            ids = request.choose_at(state.logits(rows, 1)[:, 0], request.rng.rows(rows), cell // positions, cell % positions)
             state.write(rows, ids[:, None])
             state.done[rows] += 1
             request.report(state.codes, r + 1, rounds)

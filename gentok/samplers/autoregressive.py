@@ -28,10 +28,9 @@ from torch import Tensor
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
 from gentok.samplers.base import Sampler, check_known
-from gentok.samplers.draws import Choice
 from gentok.samplers.request import SampleOutput, SampleRequest
 from gentok.samplers.row_queue import Draws, RowQueue
-from gentok.types import ABSENT, UNKNOWN, RowRNG, Tokens
+from gentok.types import ABSENT, UNKNOWN, Tokens
 
 __all__ = ["AutoregressiveSampler", "Ending", "check_slots"]
 
@@ -50,6 +49,7 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
     requires = Causal
     exact = True
     joins = True
+    marks = True
 
     forced: bool = False
 
@@ -75,7 +75,7 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
             whole = turn.step is not None and draws.whole(turn.rows, turn.step)
             here = None if whole else masked[rows, last]  # [b, G]
             logits = turn.logits if ending is None else ending.allow(turn.logits, rows, last)
-            drawn = self._draw(logits, here, active, request.rng, request.choose)
+            drawn = self._draw(request, logits, here, active, last)
             ids[rows, last] = drawn = drawn if here is None else torch.where(here, drawn, ids[rows, last])
             if turn.step is None:
                 after = (last + 1).clamp(max=layout.steps - 1)
@@ -98,22 +98,26 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         calls = torch.tensor(draws.calls, dtype=torch.int64, device=ids.device)
         return request.output(output, calls, **({"forced": True} if forced else {}))
 
-    def _draw(self, logits: Tensor, here: Tensor | None, active: Tensor | None, rng: RowRNG, choose: Choice) -> Tensor:
+    def _draw(self, request: SampleRequest, logits: Tensor, here: Tensor | None, active: Tensor | None, last: Any) -> Tensor:
         """Draws a step of some rows; the others draw no random numbers.
 
         Args:
+            request: of all rows.
             logits: float [b, G, V].
             here: bool [b, G], the cells that are to be drawn; None: all. Elsewhere the result is not used.
             active: int64 [b], the rows; None: all.
-            rng: of all rows.
-            choose: draws.
+            last: the step, or int64 [b] of each row.
 
         Returns:
             int64 [b, G].
         """
         if here is not None:
             logits = logits.masked_fill(~here[..., None], 0.0)  # a slot without a masked cell may hold anything, -inf everywhere too
-        return choose(self.filter(logits), rng if active is None else rng.rows(active))
+        logits, rng = self.filter(logits), request.rng if active is None else request.rng.rows(active)
+        if request.mark is None:  # without a look at the cells: layouts lie on the host
+            return request.choose(logits, rng)
+        level, position = (cells.to(logits.device)[last] for cells in (request.model.layout.level, request.model.layout.position))
+        return request.choose_at(logits, rng, level, position)
 
 
 def check_slots(model: Causal, ids: Tensor, forced: bool = False) -> bool:

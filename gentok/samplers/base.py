@@ -27,7 +27,7 @@ from gentok.generators.base import Capability, capabilities
 from gentok.interfaces import Component
 from gentok.layouts import Layout
 from gentok.samplers import filters
-from gentok.samplers.draws import Choice, checked, draw
+from gentok.samplers.draws import Choice, Mark, checked, draw
 from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial_tokens
 from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
@@ -72,6 +72,7 @@ class Sampler(Component, ABC):
         takes_draft: whether it can start from a draft.
         joins: whether rows can wait until others are done (`at_once`).
         revises: whether a cell that was reported to `on_step` may change afterwards.
+        marks: whether it can watermark: it draws the id of every cell once, by `SampleRequest.choose_at`.
     """
 
     requires: ClassVar[type[Capability]]
@@ -80,6 +81,7 @@ class Sampler(Component, ABC):
     takes_draft: ClassVar[bool] = False
     joins: ClassVar[bool] = False
     revises: ClassVar[bool] = False
+    marks: ClassVar[bool] = False
     steps: ClassVar[int] = 1
     """A sampler that works in steps has a field of this name."""
 
@@ -115,6 +117,7 @@ class Sampler(Component, ABC):
         lengths: Tensor | None = None,
         draft: Tokens | None = None,
         choose: Choice | None = None,
+        mark: Mark | None = None,
         on_step: OnStep | None = None,
         at_once: int | None = None,
     ) -> SampleOutput:
@@ -130,6 +133,7 @@ class Sampler(Component, ABC):
             draft: Tokens to start from, for samplers that take one. Known cells win over it; its UNKNOWN
                 cells are drawn first.
             choose: how ids are drawn from filtered logits; None: `draw`.
+            mark: a watermark with its key (gentok/watermarks), in the place of `choose`, of samplers that can (`marks`).
             on_step: called as on_step(tokens so far, step, steps), for progress, and to show or play what is
                 there. Cells that are not UNKNOWN are final, unless the sampler `revises`; `tokens.finished`
                 counts the leading positions that are whole.
@@ -155,7 +159,21 @@ class Sampler(Component, ABC):
         tokens = initial_tokens(model.spec, rng, known, lengths)
         if draft is not None:
             draft = initial_tokens(model.spec, rng, draft, tokens.lengths)
-        return self.run(SampleRequest(model, condition, rng, tokens, draft, checked(choose or draw), on_step, at_once=at_once))
+        if mark is not None:
+            self.check_marks(choose)
+            mark = mark.start(rng, tokens.codes.shape[-1])
+        return self.run(SampleRequest(model, condition, rng, tokens, draft, checked(choose or draw), mark, on_step, at_once=at_once))
+
+    def check_marks(self, choose: Choice | None = None) -> None:
+        """Raises ValueError where ids that this sampler draws cannot carry a watermark."""
+        if not self.marks:
+            able = ", ".join(sampler_name(s) for s in every_sampler() if s.marks)
+            raise ValueError(
+                f"the sampler {sampler_name(type(self))}, as it is set, draws the ids of a cell more than once and can carry no watermark; "
+                f"these can: {able}, and jacobi with verify=match tail=gumbel"
+            )
+        if choose is not None:
+            raise ValueError("`choose` and `mark` both say how ids are drawn: give one of them")
 
     @abstractmethod
     def run(self, request: SampleRequest) -> SampleOutput:

@@ -44,6 +44,7 @@ class Corrector(UnmaskingSampler, id="sampler/corrector"):
 
     takes_draft = True
     revises = True
+    marks = False
 
     steps: NonNegativeInt = 16
     cells: PositiveInt = 4

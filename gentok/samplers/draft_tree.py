@@ -62,6 +62,29 @@ class DraftTree:
     def __len__(self) -> int:
         return len(self.parent)
 
+    def positions(self, device: torch.device) -> Tensor:
+        """int64 [1, M]: of the nodes, for all rows; -1 for the root."""
+        return torch.tensor([self.position], device=device)
+
+    def parents(self, device: torch.device) -> Tensor:
+        """int64 [1, M]: of the nodes, for all rows; -1 for the root."""
+        return torch.tensor([self.parent], device=device)
+
+    def first_drafts(self, device: torch.device) -> Tensor:
+        """int64 [1, W]: `main`, for all rows."""
+        return torch.tensor([self.main], device=device)
+
+    def children_of(self, context: Tensor) -> Tensor:
+        """The children of a context of each row, int64 [b] -> [b, K]; -1 where there is none."""
+        return self.children.to(context.device)[context]
+
+    def families(self, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """Contexts with as many children as each other, and these: int64 [n] and [1, n, K] for every number K > 0 of children."""
+        count = (self.children >= 0).sum(1)
+        sizes = sorted(set(count.tolist()) - {0})
+        found = [(k, (count == k).nonzero()[:, 0]) for k in sizes]
+        return [(contexts.to(device), self.children[None, contexts, :k].to(device)) for k, contexts in found]
+
     def behind(self, device: torch.device) -> Tensor:
         """int64 [contexts, W, K]: [c, j] are the contexts that predict position j if c is the last accepted one and position
         j lies behind what c predicts: of each of c's children, its first child, and so on."""

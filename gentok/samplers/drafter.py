@@ -11,6 +11,7 @@ from torch import Tensor
 from gentok.layouts import Layout
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.request import SampleRequest
+from gentok.samplers.row_trees import RowTrees
 from gentok.samplers.verification import Draft, Verdict
 
 __all__ = ["Drafter", "Progress", "one_hot"]
@@ -53,10 +54,10 @@ class Drafter(ABC):
 
     Args:
         progress: the batch.
-        tree: the shape of its drafts.
+        tree: the shape of its drafts. Trees of each row's own are new in every call of `propose`, with as many places for nodes.
     """
 
-    def __init__(self, progress: Progress, tree: DraftTree):
+    def __init__(self, progress: Progress, tree: DraftTree | RowTrees):
         self.progress, self.tree = progress, tree
 
     @abstractmethod

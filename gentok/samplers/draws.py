@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -10,10 +11,45 @@ from torch import Tensor
 
 from gentok.types import RowRNG
 
-__all__ = ["Choice", "check_finite", "checked", "draw", "exponential_race"]
+__all__ = ["Choice", "Mark", "check_finite", "checked", "draw", "exponential_race"]
 
 Choice = Callable[[Tensor, RowRNG], Tensor]
 """(filtered logits [B, ..., V], random numbers of these B rows) -> ids int64 [B, ...]."""
+
+
+class Mark(ABC):
+    """A watermark, for samplers that draw the id of every cell once: numbers of a secret key take the place of the row's own
+    (gentok/watermarks)."""
+
+    @abstractmethod
+    def start(self, rng: RowRNG, positions: int) -> Mark:
+        """The same for a batch.
+
+        Args:
+            rng: of its rows, whose places in the key come from a fork of it.
+            positions: N of the items.
+
+        Raises:
+            ValueError: the key is too short for such items.
+        """
+
+    @abstractmethod
+    def choose(self, logits: Tensor, rng: RowRNG, level: Tensor, position: Tensor) -> Tensor:
+        """Ids of some cells of a batch that was started.
+
+        Args:
+            logits: float [b, ..., V].
+            rng: of these b rows, a view on those that it was started with.
+            level: int64, broadcasts to [b, ...].
+            position: likewise.
+
+        Returns:
+            Tensor: ids, int64 [b, ...].
+        """
+
+    def gumbel(self, rng: RowRNG, level: Tensor, position: Tensor, vocab: int) -> Tensor | None:
+        """The Gumbel numbers float64 [b, ..., vocab] of which `choose` takes argmax(logits + gumbel); None: it does something else."""
+        return None
 
 
 def draw(logits: Tensor, rng: RowRNG) -> Tensor:

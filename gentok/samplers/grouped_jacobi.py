@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.recursive_rejection import RecursiveRejection
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.settings import Fraction, NonNegativeInt
 
 __all__ = ["GroupedJacobi"]
@@ -41,7 +43,12 @@ class GroupedJacobi(Jacobi, id="sampler/grouped_jacobi"):
         if self.verify != "standard":
             raise ValueError(f"grouped acceptance is a rule of its own: set verify=standard; got verify={self.verify}")
 
+    @property
+    def rule(self) -> SiblingRule:
+        return RecursiveRejection(self.chance)
+
     def chance(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
+        """Of a draft, by p, q float64 [..., V] and its id int64 [...]."""
         order = p.argsort(dim=-1, descending=True, stable=True)
         rank = (order == x[..., None]).to(torch.int64).argmax(-1, keepdim=True)
         near = rank + torch.arange(-self.group, self.group + 1, device=p.device)

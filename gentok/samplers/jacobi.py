@@ -19,7 +19,8 @@ coupled drafts whether they moved or not; of those that are kept without couplin
 
 `verify` says by which rule drafts are accepted (verification.py). Its rule `block` looks at later drafts before it stops,
 so that only tail=fresh goes with it. With verify=match and tail=gumbel every step is argmax(log p + g) with the
-step's own g: ids do not depend on window, guesses or branches, which only say how many calls it takes.
+step's own g: ids do not depend on window, guesses or branches, which only say how many calls it takes. With a watermark
+(gentok/watermarks/exp.py) g is that of the key, and the ids are those that autoregressive sampling gives with it.
 
 `branches` > 1 puts siblings beside the drafts of the first `depth` steps, drawn without replacement from the same
 q_i, all with the drafts of the later steps behind them (the tree of SJD-PAC, with recursive rejection in the place
@@ -39,8 +40,9 @@ from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Progress
 from gentok.samplers.guesses import GUESSES
 from gentok.samplers.own_drafts import TAILS, OwnDrafts
+from gentok.samplers.recursive_rejection import RecursiveRejection
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
-from gentok.samplers.verification import RULES
 from gentok.settings import PositiveInt
 
 __all__ = ["Jacobi"]
@@ -64,7 +66,7 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
     window: PositiveInt = 16
     tail: str = setting("coupled", choices=TAILS)
     guess: str = setting("left", choices=GUESSES)
-    verify: str = setting("standard", choices=RULES)
+    verify: str = setting("standard", choices=("standard", "block", "match"))
     branches: PositiveInt = 1
     depth: PositiveInt = 1
 
@@ -75,10 +77,11 @@ class Jacobi(SpeculativeDecoding, id="sampler/jacobi"):
             raise ValueError(f"verify={self.verify} goes with tail={needed} alone; got tail={self.tail}")
         if self.verify == "block" and self.branches > 1:
             raise ValueError(f"verify=block is for a chain: set branches=1; got branches={self.branches}")
+        object.__setattr__(self, "marks", self.verify == "match")
 
     @property
-    def rule(self) -> str:
-        return self.verify
+    def rule(self) -> str | SiblingRule:
+        return RecursiveRejection() if self.verify == "standard" else self.verify
 
     def drafter(self, progress: Progress) -> OwnDrafts:
         self.check_slots(progress.layout, False, self.branches > 1, self.verify == "block")

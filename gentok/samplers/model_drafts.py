@@ -2,8 +2,8 @@
 Chen et al., 2302.01318).
 
 It reads what is accepted, and draws the tree level by level from its own distributions, filtered and guided as the large
-model's are; siblings are drawn without replacement. It keeps a cache of its own: of what it guessed, what was
-refused is simply overwritten.
+model's are; siblings with or without replacement, or the most probable ids and one draw of the others. It keeps a cache
+of its own: of what it guessed, what was refused is simply overwritten.
 
 With `own` drafts the main chain is what the large model predicted itself (own_drafts.py), and the smaller one draws
 the siblings and what is behind them: the large model's own drafts were made before the last step was known, the
@@ -21,6 +21,7 @@ from gentok.generators.base import Causal, capabilities
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.guided import GuidedCausal, guided
+from gentok.samplers.row_trees import RowTrees
 from gentok.samplers.verification import Draft, Verdict
 from gentok.types import ABSENT, UNKNOWN
 
@@ -32,16 +33,20 @@ class ModelDrafts(Drafter):
 
     Args:
         progress: the batch.
-        tree: the shape of its drafts.
+        tree: the shape of its drafts; RowTrees are those of a subclass, which makes new ones for every call.
         model: a Causal generator.
         filter: logits [..., V] -> those of the distribution that ids are drawn from.
         own: drafts of the main chain, with the same tree; None: they are the smaller model's too.
+        siblings: how the drafts of one step are drawn, of optimal_acceptance.SIBLINGS.
 
     Raises:
         ValueError: the model's tokens, order or condition are not those of the model that is sampled.
     """
 
-    def __init__(self, progress: Progress, tree: DraftTree, model: Any, filter: Any, own: Drafter | None = None):
+    def __init__(
+        self, progress: Progress, tree: DraftTree | RowTrees, model: Any, filter: Any, own: Drafter | None = None,
+        siblings: str = "without_replacement",
+    ):  # fmt: skip
         super().__init__(progress, tree)
         target = progress.request.model
         _check(model, target)
@@ -49,12 +54,11 @@ class ModelDrafts(Drafter):
             model.to(progress.ids.device)
         if isinstance(target, GuidedCausal):
             model = guided(model, target.scale, target.schedule)
-        self.model, self.filter, self.own = model, filter, own
+        self.model, self.filter, self.own, self.siblings = model, filter, own, siblings
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
         self.fed = torch.zeros_like(progress.first)
-        self.place = torch.tensor([max(j, 0) for j in tree.position], device=progress.ids.device)
-        position = torch.tensor(tree.position)
-        self.levels = [(position == j).nonzero()[:, 0] for j in range(tree.window)]
+        self.place = tree.positions(progress.ids.device)[0].clamp(min=0)
+        self.levels = [(tree.positions(torch.device("cpu"))[0] == j).nonzero()[:, 0] for j in range(tree.window)]
 
     def propose(self, rows: Tensor) -> Draft:
         progress, tree, request = self.progress, self.tree, self.progress.request
@@ -63,7 +67,7 @@ class ModelDrafts(Drafter):
         draft = Draft(held[:, self.place], progress.ids.new_zeros(len(rows), len(tree), held.shape[2], progress.vocab, dtype=torch.float64))
         own = None if self.own is None else self.own.propose(rows)
         for nodes in self.levels:
-            logits = self._logits(rows, draft.ids, [tree.parent[node] for node in nodes.tolist()])  # [b, level, G, V]
+            logits = self._logits(rows, draft.ids, tree.parents(rows.device)[:, nodes])  # [b, level, G, V]
             here = (held[:, self.place[nodes]] == UNKNOWN)[..., None]
             p = self.filter(logits.masked_fill(~here, 0.0)).softmax(-1)
             for i, node in enumerate(nodes.tolist()):
@@ -71,19 +75,28 @@ class ModelDrafts(Drafter):
                     draft.ids[:, node] = torch.where(here[:, i, :, 0], own.ids[:, node], held[:, self.place[node]])
                     draft.q[:, node] = own.q[:, node]
                     continue
-                q = p[:, i]
-                for sibling in range(node - tree.rank[node], node):
-                    q = q.scatter(-1, draft.ids[:, sibling, :, None].clamp(min=0), 0.0)
-                mass = q.sum(-1, keepdim=True)
-                q = torch.where(mass > 0, q / mass, one_hot(draft.ids[:, max(node - 1, 0)], q.shape[-1]))
+                count = int((tree.children[tree.parent[node]] >= 0).sum())
+                q = self._of_sibling(p[:, i], draft.ids[:, node - tree.rank[node] : node], count)
                 new = request.choose(torch.where(here[:, i], q, 1.0).log(), request.rng.rows(rows))
                 draft.ids[:, node], draft.q[:, node] = torch.where(here[:, i, :, 0], new, held[:, self.place[node]]), q
         return draft
 
-    def _logits(self, rows: Tensor, drafts: Tensor, nodes: list[int]) -> Tensor:
-        """What some nodes predict, [b, n, G, V]: feeds all that is accepted and not fed yet, and the tree down to these nodes."""
+    def _of_sibling(self, q: Tensor, before: Tensor, count: int) -> Tensor:
+        """The distribution that the next of `count` siblings is drawn from: q float64 [b, G, V], those before it int64 [b, n, G]."""
+        for ids in before.unbind(1) if self.siblings != "with_replacement" else ():
+            q = q.scatter(-1, ids[..., None].clamp(min=0), 0.0)
+        if self.siblings == "greedy" and before.shape[1] < count - 1:
+            q = torch.where(q.sum(-1, keepdim=True) > 0, one_hot(q.argmax(-1), q.shape[-1]), 0.0)
+        mass = q.sum(-1, keepdim=True)
+        if not before.shape[1]:
+            return q / mass
+        return torch.where(mass > 0, q / mass, one_hot(before[:, -1], q.shape[-1]))  # nothing left: the same, rejected again
+
+    def _logits(self, rows: Tensor, drafts: Tensor, nodes: Tensor) -> Tensor:
+        """What some nodes predict, int64 [1 or b, n] -> [b, n, G, V]: feeds all that is accepted and not fed yet, and the tree down to
+        these nodes."""
         progress, layout, device = self.progress, self.progress.layout, rows.device
-        batch, count = len(progress.ids), max(nodes) + 1
+        batch, count = len(progress.ids), int(nodes.max()) + 1
         first = progress.first.masked_fill(progress.first == layout.steps, 0)
         widest = int((first - self.fed).clamp(min=0).max())
         at = (first - widest).clamp(min=0)
@@ -98,14 +111,15 @@ class ModelDrafts(Drafter):
         parents = None
         if not self.tree.chain:
             parents = (number - 1).repeat(batch, 1)
-            parent = torch.tensor(self.tree.parent[1:count], device=device, dtype=torch.int64)
-            parents.scatter_(1, place[:, 1:], place.gather(1, parent.expand(batch, -1)))
+            parent = torch.zeros_like(place[:, 1:])
+            parent[rows] = self.tree.parents(device)[:, 1:count].expand(len(rows), -1)
+            parents.scatter_(1, place[:, 1:], place.gather(1, parent))
         logits = self.model.logits(ids, self.cache, at, parents)
         progress.request.network_calls.add(self.model, ids.shape[0] * ids.shape[1], "draft")
         lead_path = torch.arange(widest + 1, device=device)
         self.model.commit(self.cache, at, torch.where(lead_path <= lead[:, None], lead_path, -1))
         self.fed = torch.maximum(self.fed, first + 1)
-        return logits[rows[:, None], lead[rows, None] + torch.tensor(nodes, device=device)]
+        return logits[rows[:, None], lead[rows, None] + nodes]
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
         """The smaller model learns nothing: what is accepted is fed to it when it is needed."""

@@ -43,6 +43,7 @@ class NextScaleSampler(Sampler, id="sampler/next_scale"):
 
     requires = NextScale
     exact = True
+    marks = True
 
     repredict: PositiveInts | None = None
     forced: bool = False
@@ -50,6 +51,7 @@ class NextScaleSampler(Sampler, id="sampler/next_scale"):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "exact", self.repredict is None)
+        object.__setattr__(self, "marks", self.repredict is None)
 
     def run(self, request: SampleRequest) -> SampleOutput:
         model, tokens, codes = request.model, request.tokens, request.tokens.codes
@@ -70,7 +72,9 @@ class NextScaleSampler(Sampler, id="sampler/next_scale"):
             drawn, own = masked[s].any(1), slice(sum(cells[:s]), sum(cells[: s + 1]))
             here, at = masked[s][drawn], rows[drawn]
             asked = passes[i].filter(logits[drawn].masked_fill(~here[..., None], 0.0))  # other cells may hold anything
-            codes[at, 0, own] = torch.where(here, request.choose(asked, request.rng.rows(at)), codes[at, 0, own])
+            place = torch.arange(own.start, own.stop, device=codes.device)
+            chosen = request.choose_at(asked, request.rng.rows(at), torch.zeros_like(place), place)
+            codes[at, 0, own] = torch.where(here, chosen, codes[at, 0, own])
             calls[at] += 1
             request.report(codes, step, len(plan))
         return request.output(codes, calls, **({"forced": True} if forced else {}))

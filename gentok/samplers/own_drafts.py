@@ -98,8 +98,16 @@ class OwnDrafts(Drafter):
 
     def _gumbel(self, rows: Tensor, first: Tensor) -> Tensor:
         """The Gumbel numbers of the cells of the windows that begin at first int64 [b]: float64 [b, W, G, V], the same at any time."""
+        vocab, request, layout = self.progress.vocab, self.progress.request, self.progress.layout
+        if request.mark is not None:
+            steps = (first[:, None] + self.place).clamp(max=layout.steps - 1)
+            level, position = (cells.to(steps.device)[steps] for cells in (layout.level, layout.position))
+            noise = request.mark.gumbel(request.rng.rows(rows), level, position, vocab)
+            if noise is None:
+                raise ValueError("verify=match needs Gumbel numbers, which the watermark exp alone has; or take sampler=autoregressive")
+            return noise
         seeds = self.seeds[rows[:, None], first[:, None] + self.place]
-        return RowRNG(seeds.flatten()).gumbel(self.progress.layout.slots, self.progress.vocab).view(*seeds.shape, -1, self.progress.vocab)
+        return RowRNG(seeds.flatten()).gumbel(layout.slots, vocab).view(*seeds.shape, -1, vocab)
 
     def noise(self, rows: Tensor) -> Tensor | None:
         return self._gumbel(rows, self.progress.first[rows]) if self.match else None

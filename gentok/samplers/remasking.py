@@ -87,6 +87,7 @@ class Remasking(UnmaskingSampler, id="sampler/remasking"):
     strategy: str = setting("cap", choices=STRATEGIES)
     eta: Fraction = 0.02
     revises = True
+    marks = False
 
     steps: PositiveInt = 128
     schedule: str = setting("linear", parse=mask_schedule)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gentok.generators.base import Capability
-from gentok.samplers.draws import Choice, draw
+from gentok.samplers.draws import Choice, Mark, check_finite, draw
 from gentok.types import ABSENT, Condition, Latents, RowRNG, Tokens, TokenSpec
 
 __all__ = ["NetworkCalls", "OnStep", "SampleOutput", "SampleRequest", "initial_tokens"]
@@ -69,6 +69,7 @@ class SampleRequest:
             NaN where they are to be drawn.
         draft: of B rows like `tokens`, for samplers that start from one; None: none.
         choose: how ids are drawn from filtered logits.
+        mark: the watermark of ids that are drawn at their cells, `choose_at`; None: none.
         on_step: called after every step, see `report`.
         network_calls: those that were made so far, shared by all requests made of this one.
         at_once: rows that are computed together at most; None: all.
@@ -80,6 +81,7 @@ class SampleRequest:
     tokens: Any
     draft: Tokens | None = None
     choose: Choice = draw
+    mark: Mark | None = None
     on_step: OnStep | None = None
     network_calls: NetworkCalls = field(default_factory=NetworkCalls)
     at_once: int | None = None
@@ -100,6 +102,14 @@ class SampleRequest:
         if len(rows) == self.rng.batch:
             return replace(self, tokens=tokens)
         return replace(self, condition=self.condition.rows(rows), rng=self.rng.rows(rows), tokens=tokens)
+
+    def choose_at(self, logits: Tensor, rng: RowRNG, level: Tensor, position: Tensor) -> Tensor:
+        """Ids of cells that are drawn once: by the watermark where there is one, else by `choose`. Arguments and result are those of
+        `Mark.choose`; where nothing is drawn, level and position may be anything."""
+        if self.mark is None:
+            return self.choose(logits, rng)
+        check_finite(logits.amax(-1), rng, "distribution")
+        return self.mark.choose(logits, rng, level, position)
 
     def report(self, tokens: Tokens | Latents | Tensor, step: int, steps: int) -> None:
         """Hands the tokens or codes so far, the number of this step and that of all steps to `on_step`."""

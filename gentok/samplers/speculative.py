@@ -3,10 +3,23 @@ nearby; exact.
 
 A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
 
-    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level, siblings without replacement
+    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level
     table    what was most probable behind the same id before, in this item (Token Recycling)
     above    a repetition of the row above
     left     a repetition of the position before
+
+Siblings are drafts of the same step. By which rule one of them is accepted, and how they are to be drawn for it:
+
+    verify     siblings
+    standard   without_replacement, with_replacement or greedy; guesses of a table too      recursive rejection
+    k_seq      with_replacement                                                             SpecTr
+    optimal    with_replacement                                                             no rule accepts more of such drafts
+    greedy     greedy                                                                       no rule accepts more of such drafts
+    block      none: chains
+
+Greedy siblings are the most probable ids and one draw of the others: good where the drafts' generator is sure. Where it is not, as on
+image tokens, independent drafts under `optimal` are accepted more often (docs/results/drafts.md; optimal_acceptance.py says how often
+drafts can be accepted at best).
 
 Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
 drafts' distribution is.
@@ -22,11 +35,16 @@ from typing import Any, ClassVar
 from gentok.samplers.base import setting
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress
+from gentok.samplers.dynamic_drafts import DynamicDrafts
 from gentok.samplers.model_drafts import ModelDrafts
+from gentok.samplers.optimal_acceptance import SIBLINGS
 from gentok.samplers.own_drafts import OwnDrafts
+from gentok.samplers.row_trees import RowTrees
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
 from gentok.samplers.table_drafts import Neighbours, TokenTable
-from gentok.settings import PositiveInt
+from gentok.samplers.verification import SIBLING_RULES
+from gentok.settings import PositiveFraction, PositiveInt
 
 __all__ = ["Speculative"]
 
@@ -41,9 +59,13 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         own: of draft=model: the main chain of drafts is the model's own (coupled, as in jacobi), and the drafts' generator makes the
             siblings, of which there should be some.
         window: steps that a call scores, W >= 1.
-        branches: siblings in the first steps of a window, of model and table; 1: a chain.
-        depth: how many steps have siblings.
-        verify: the rule by which drafts are accepted: standard, or block (chains).
+        branches: siblings in the first steps of a window, of model and table; 1: a chain. Of trees that grow, the most there may be.
+        depth: how many steps have siblings, in a fixed tree.
+        tree: the shape of a generator's drafts: fixed, or grown in every row by what is probable, dynamic or layered (dynamic_drafts.py).
+        nodes: drafts of a tree that grows.
+        threshold: of tree=layered, the chance of being reached that a draft needs.
+        verify: the rule by which drafts are accepted: standard, k_seq, optimal, greedy, or block (chains).
+        siblings: how a generator's drafts of one step are drawn: without_replacement, with_replacement or greedy; None: as the rule asks.
 
     Raises:
         ValueError: an unknown word, or settings that do not go together.
@@ -55,7 +77,11 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     window: PositiveInt = 8
     branches: PositiveInt = 1
     depth: PositiveInt = 1
-    verify: str = setting("standard", choices=("standard", "block"))
+    tree: str = setting("fixed", choices=("fixed", "dynamic", "layered"))
+    nodes: PositiveInt = 16
+    threshold: PositiveFraction = 0.05
+    verify: str = setting("standard", choices=(*SIBLING_RULES, "block"))
+    siblings: str | None = setting(None, choices=(None, *SIBLINGS))
     _generator: ClassVar[Any] = None  # of ckpt, once it is loaded
 
     def __post_init__(self) -> None:
@@ -64,16 +90,33 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
         if self.draft not in ("model", None) and self.ckpt is not None:
             raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
-        if self.own and (self.ckpt is None or self.verify == "block"):
+        if self.own and (self.ckpt is None or self.verify != "standard"):
             what = "a generator of the siblings: set sampler.ckpt" if self.ckpt is None else "verify=standard"
             raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
         if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
             what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
 
+        if (self.verify not in ("standard", "block") or self.siblings is not None) and (self.ckpt is None or self.own):
+            what = f"verify={self.verify}" if self.siblings is None else f"siblings={self.siblings}"
+            raise ValueError(f"{what} is for drafts that a generator draws: set sampler.ckpt, and own=false; or leave it out")
+        able = SIBLING_RULES[self.verify].siblings if self.verify != "block" else ()
+        if self.siblings is not None and self.siblings not in able:
+            needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
+            raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
+
+        growing = self.ckpt is not None and not self.own and self.verify == "standard" and self.branches > 1
+        if self.tree != "fixed" and not growing:
+            raise ValueError(
+                f"tree={self.tree} grows drafts of a generator: set sampler.ckpt, branches=2 or more, verify=standard and own=false; "
+                "or tree=fixed"
+            )
+        if self.tree != "fixed" and self.siblings not in (None, "without_replacement"):
+            raise ValueError(f"tree={self.tree} draws siblings without replacement; got siblings={self.siblings}")
+
     @property
-    def rule(self) -> str:
-        return self.verify
+    def rule(self) -> str | SiblingRule:
+        return self.verify if self.verify == "block" else SIBLING_RULES[self.verify]()
 
     def with_models(self, load: Callable[[str], Any]) -> Speculative:
         if not isinstance(self.ckpt, str):
@@ -85,9 +128,16 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     def drafter(self, progress: Progress) -> Drafter:
         draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
-        tree = DraftTree(min(self.window, progress.layout.steps), self.branches, self.depth)
+        window = min(self.window, progress.layout.steps)
+        if self.tree != "fixed":
+            rows, device = len(progress.ids), progress.ids.device
+            grown = RowTrees(rows, self.nodes + 1 if window > 1 else 1, window, min(self.branches, self.nodes), device)
+            threshold = self.threshold if self.tree == "layered" else None
+            return DynamicDrafts(progress, grown, self._loaded(), self.filter, threshold)
+        tree = DraftTree(window, self.branches, self.depth)
         if draft == "model":
-            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None)
+            siblings = self.siblings or ("without_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
+            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None, siblings)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
 
     def _loaded(self) -> Any:

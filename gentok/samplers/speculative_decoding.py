@@ -24,8 +24,10 @@ from gentok.samplers.base import Sampler, check_known
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress, one_hot
 from gentok.samplers.draws import check_finite
+from gentok.samplers.recursive_rejection import RecursiveRejection
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.samplers.speculation import ratio
+from gentok.samplers.row_trees import RowTrees
+from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.verification import Verdict, verify
 from gentok.types import ABSENT, UNKNOWN, Tokens
 
@@ -50,13 +52,9 @@ class SpeculativeDecoding(Sampler):
         """The drafter of a batch."""
 
     @property
-    def rule(self) -> str:
-        """How drafts are verified, of verification.RULES."""
-        return "standard"
-
-    def chance(self, p: Tensor, q: Tensor, x: Tensor) -> Tensor:
-        """With which chance a draft is accepted by the rule `standard`: of p, q float64 [..., V] and its id int64 [...]."""
-        return ratio(p, q, x)
+    def rule(self) -> str | SiblingRule:
+        """How drafts are verified: a rule for siblings, block or match (verification.py)."""
+        return RecursiveRejection()
 
     @staticmethod
     def check_slots(layout: Layout, table: bool, branches: bool, block: bool) -> None:
@@ -101,11 +99,12 @@ class _Decoding:
         if not bool((progress.first < self.layout.steps).any()):
             return
         self.drafter = sampler.drafter(progress)
-        self.tree: DraftTree = self.drafter.tree
-        device = self.ids.device
-        self.place = torch.tensor(self.tree.position, device=device)  # [M]
-        self.parent = torch.tensor(self.tree.parent[: self.tree.contexts], device=device)
         self.cache = self.model.init_cache(self.request.condition, len(self.ids), self.layout.steps + self.tree.contexts)
+
+    @property
+    def tree(self) -> DraftTree | RowTrees:
+        """Of the drafts that were proposed last."""
+        return self.drafter.tree
 
     def step(self, rows: Tensor) -> None:
         """One network call, and what it fixes of some rows."""
@@ -116,17 +115,19 @@ class _Decoding:
         here = held == UNKNOWN
         size = (here.any(2) * torch.arange(1, self.tree.window + 1, device=rows.device)).amax(1)  # up to the last one that is to be drawn
         draft = self.drafter.propose(rows)
-        drawn, known = here[:, self.place.clamp(min=0)], held[:, self.place.clamp(min=0)]
+        row, place = torch.arange(len(rows), device=rows.device)[:, None], self.tree.positions(rows.device)
+        drawn, known = here[row, place.clamp(min=0)], held[row, place.clamp(min=0)]
         draft.ids = torch.where(drawn, draft.ids, known)
         p = self._predict(rows, draft.ids, here)
         possible = p.isfinite().flatten(2).all(-1)  # [b, contexts]
         # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node is accepted.
-        main = one_hot(draft.ids[:, self.tree.main][:, (self.place[: self.tree.contexts] + 1)], progress.vocab)
+        behind = self.tree.first_drafts(rows.device).expand(len(rows), -1)[row, place[:, : self.tree.contexts] + 1]
+        main = one_hot(draft.ids[row, behind], progress.vocab)
         p = torch.where(possible[..., None, None], p, main)
         closed = ((draft.ids >= self.model.spec.vocab) & drawn).any(2)
         verdict = verify(
             self.sampler.rule, self.tree, p, draft, here, size, closed, self.request.rng.rows(rows), self.request.choose,
-            self.drafter.noise(rows), self.sampler.chance,
+            self.drafter.noise(rows),
         )  # fmt: skip
         self._check(rows, possible, verdict)
         self._write(rows, steps, here, verdict)
@@ -155,16 +156,18 @@ class _Decoding:
         parents = None
         if not self.tree.chain:
             parents = (number - 1).repeat(batch, 1)
-            parents[every[:, None], place[:, 1:]] = place.gather(1, self.parent[1:].expand(batch, -1))
+            parent = torch.zeros_like(place[:, 1:])
+            parent[rows] = self.tree.parents(device)[:, 1:contexts].expand(len(rows), -1)
+            parents[every[:, None], place[:, 1:]] = place.gather(1, parent)
         self._at, self._lead = at, lead
         logits = self.model.logits(ids, self.cache, at, parents)
         self.request.network_calls.add(self.model, ids.shape[0] * ids.shape[1])
         logits = logits[rows[:, None], place[rows]]  # [b, C, G, V]
-        after = self.place[:contexts] + 1
+        after, row = (self.tree.positions(device)[:, :contexts] + 1).expand(len(rows), -1), torch.arange(len(rows), device=device)[:, None]
         if self.ending is not None:
             step = (first[rows, None] + after).clamp(max=self.layout.steps - 1)
             logits = self.ending.allow(logits.flatten(0, 1), rows.repeat_interleave(contexts), step.flatten()).view_as(logits)
-        return self.sampler.filter(logits.masked_fill(~here[:, after][..., None], 0.0)).softmax(-1)
+        return self.sampler.filter(logits.masked_fill(~here[row, after][..., None], 0.0)).softmax(-1)
 
     def _check(self, rows: Tensor, possible: Tensor, verdict: Verdict) -> None:
         """Raises ValueError where what was accepted or drawn hangs on a distribution that is none."""

@@ -95,7 +95,8 @@ class UnmaskingState:
                 continue
             group = (counts == count).nonzero()[:, 0]
             places = flat_cells[group].nonzero()[:, 1].view(len(group), count)
-            ids = self.request.choose(self.filter(flat_logits[group[:, None], places]), self.rng.rows(rows[group]))
+            filtered, positions = self.filter(flat_logits[group[:, None], places]), cells.shape[2]
+            ids = self.request.choose_at(filtered, self.rng.rows(rows[group]), places // positions, places % positions)
             codes[rows[group][:, None], places] = ids
 
     def until_full(self, chosen: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -131,6 +132,7 @@ class UnmaskingSampler(Sampler):
     requires = Masked
     exact = False
     any_known = True
+    marks = True
 
     def run(self, request: SampleRequest) -> SampleOutput:
         state = UnmaskingState(request, self.filter)

@@ -35,6 +35,7 @@ class ZipAR(Sampler, id="sampler/zipar"):
 
     requires = Causal
     exact = False
+    marks = True
 
     lag: PositiveInt = 4
 
@@ -60,6 +61,7 @@ class ZipAR(Sampler, id="sampler/zipar"):
         check_known(tokens, layout)
         ids = layout.flatten(tokens.codes)[..., 0]  # [B, S]
         batch, steps = ids.shape
+        position = layout.position[:, 0].to(ids.device)
         row, column = torch.arange(steps, device=ids.device) // grid.w, torch.arange(steps, device=ids.device) % grid.w
         calls = torch.zeros(batch, dtype=torch.int64, device=ids.device)
         first = self._first(ids)
@@ -80,7 +82,8 @@ class ZipAR(Sampler, id="sampler/zipar"):
             for _ in range(int(ready.sum(1).max())):  # the cells of this call from the left: they take random numbers in this order
                 drawing = ready.any(1).nonzero()[:, 0]
                 cell = ready[drawing].to(torch.int64).argmax(1)
-                ids[drawing, cell] = request.choose(self.filter(logits[drawing, cell - begin]), request.rng.rows(drawing))
+                filtered = self.filter(logits[drawing, cell - begin])
+                ids[drawing, cell] = request.choose_at(filtered, request.rng.rows(drawing), torch.zeros_like(cell), position[cell])
                 ready[drawing, cell] = False
             calls[busy] += 1
             first = self._first(ids)

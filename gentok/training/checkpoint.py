@@ -19,6 +19,8 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from gentok.atomic import replacing, sweep
+from gentok.distributed import all_sum
+from gentok.training.sharding import own_part
 
 __all__ = ["WholeFiles", "Saver", "Stopped", "LAST"]
 
@@ -119,9 +121,9 @@ class Saver(Checkpoint):
     def save(self, trainer: Any, module: Any) -> None:
         """On all processes. Raises ValueError instead where a weight is not finite."""
         state = [(name, tensor) for name, tensor in module.state_dict().items() if tensor.is_floating_point()]
-        finite = torch.stack([tensor.isfinite().all() for _, tensor in state])
-        if not finite.all():
-            name = state[int((~finite).nonzero()[0])][0]
+        broken = all_sum(torch.stack([~own_part(tensor).isfinite().all() for _, tensor in state]).int())
+        if broken.any():
+            name = state[int(broken.nonzero()[0])][0]
             raise ValueError(f"{name} is not finite any more at step {trainer.global_step}; {self.last_good()}")
         trainer.save_checkpoint(self.path)
         self.saved = trainer.global_step

@@ -34,6 +34,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         check(config["tokenizer"], trust=trust, where="tokenizer", given=("media_shape", "condition_spec"), role=Tokenizer)
         if config.get("discriminator"):
             check(config["discriminator"], trust=trust, where="discriminator", given=("channels",))
+            if config["trainer"]["strategy"] == "fsdp":
+                raise ConfigError(
+                    "trainer=fsdp trains generators, and tokenizers without a discriminator: set trainer=ddp, or discriminator=none"
+                )
         if config.get("balancer"):
             check(config["balancer"], where="balancer")
     else:

@@ -24,8 +24,10 @@ from gentok.distributed import all_sum, rank, world_size
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
 from gentok.rng import RowRNG
+from gentok.training.blocks import set_blocks
 from gentok.training.nan_check import bad_gradient, find_first
 from gentok.training.resume import check_optimizer
+from gentok.training.sharding import full_state, gather, gradient_norm, is_sharded, reshard, scale, share_gradients
 from gentok.types import Batch
 
 __all__ = ["CLOCKS", "Unregistered", "GentokModule"]
@@ -78,7 +80,7 @@ class GentokModule(L.LightningModule):
 
     def prepared(self, model: nn.Module) -> nn.Module:
         """The new model with the weights of init_from and the parts named in freeze frozen: no gradient, and in eval mode, so that
-        statistics do not move either. Raises ConfigError or ValueError with a line."""
+        statistics do not move either; its blocks do as the trainer's settings say. Raises ConfigError or ValueError with a line."""
         if self.config["init_from"] is not None:
             self._take_weights(model, self.config["init_from"])
         for name in self.config["freeze"]:
@@ -90,6 +92,7 @@ class GentokModule(L.LightningModule):
             part.requires_grad_(False).eval()
         if not any(p.requires_grad for p in model.parameters()):
             raise ConfigError(f"freeze={list(self.config['freeze'])} leaves nothing of the {self.part} to train")
+        set_blocks(model, self.config["trainer"], self.part)
         return model
 
     def _take_weights(self, model: nn.Module, path: str) -> None:
@@ -103,6 +106,16 @@ class GentokModule(L.LightningModule):
             if had != has:
                 raise ValueError(f"init_from={path} does not fit this {self.part}: {name} is {had} there and {has} here")
         model.load_state_dict(theirs)
+
+    def assemble(self) -> None:
+        """After training: makes the model one that the first process has whole, where it was sharded. To be called by all processes."""
+        if not is_sharded(self):
+            return
+        weights = full_state(getattr(self, self.part))
+        if self.trainer.is_global_zero:
+            delattr(self, self.part)
+            self.configure_model()
+            getattr(self, self.part).load_state_dict(weights)
 
     def train(self, mode: bool = True) -> GentokModule:
         super().train(mode)
@@ -193,16 +206,18 @@ class GentokModule(L.LightningModule):
     ) -> None:
         """Clips the global norm to trainer.clip (null: not at all) and logs what it was. Here and not in Lightning, which under mixed
         precision refuses fused optimizers for the sake of float16 scaling, which gentok does not use."""
+        if is_sharded(self):
+            share_gradients(self.parameters())
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
         if self._count is not None:
             total, self._count = all_sum(self._count), None
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            torch._foreach_mul_(gradients, world_size() / total.clamp(min=1))
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            scale(gradients, world_size() / total.clamp(min=1))
+        norm = gradient_norm(gradients)
         logged = self.global_step % self.config["trainer"]["log_every"] == 0
         if (logged or norm.device.type == "cpu") and not norm.isfinite():  # elsewhere, to ask is to wait
             self._stop_with_the_reason()
         if self.config["trainer"]["clip"]:
-            torch.nn.utils.clip_grads_with_norm_(self.parameters(), self.config["trainer"]["clip"], norm)
+            scale(gradients, (self.config["trainer"]["clip"] / (norm + 1e-6)).clamp(max=1.0))
         self._last = None
         if logged:
             self.log("gradient_norm", norm)
@@ -234,13 +249,21 @@ class GentokModule(L.LightningModule):
         self._seen, self._clock = {}, time.perf_counter()
         self._waited = getattr(self.trainer.train_dataloader, "waited", 0.0)
 
+    def on_validation_epoch_start(self) -> None:
+        gather(self)
+
+    def on_validation_epoch_end(self) -> None:
+        reshard(self)
+
     def on_validation_end(self) -> None:
         self._restart_clock()  # validation is not training speed
 
     def _stop_with_the_reason(self) -> None:
         """Raises ValueError: where the first number that is none came from. On all processes, which all see a gradient that is none."""
+        gather(self)
         with self.trainer.precision_plugin.forward_context():
             found = find_first(self, self._last[1]) if self._last else None
+        reshard(self)
         found = found or bad_gradient(self.named_parameters()) or "the loss itself"
         if world_size() > 1:
             everyone: list[Any] = [None] * world_size()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.metrics.codebook import Health
+from gentok.training.sharding import own_part
 
 __all__ = ["finite", "find_first", "bad_gradient", "Collapse"]
 
@@ -70,7 +71,7 @@ def find_first(root: nn.Module, again: Callable[[], Any]) -> str | None:
 
 def bad_gradient(named: Iterable[tuple[str, nn.Parameter]]) -> str | None:
     """A phrase naming the last parameter, in the order of the modules and so the nearest to the loss, whose gradient is not finite."""
-    bad = [name for name, p in named if p.grad is not None and not p.grad.isfinite().all()]
+    bad = [name for name, p in named if p.grad is not None and not own_part(p.grad).isfinite().all()]
     return f"the gradient of {bad[-1]}" if bad else None
 
 

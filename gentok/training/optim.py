@@ -14,6 +14,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from gentok.interfaces import Optimizer, Schedule
 from gentok.settings import Fraction, FractionBelow1, NonNegativeFloat, NonNegativeInt, PositiveFloat
@@ -37,7 +38,10 @@ class AdamW(Optimizer, id="optimizer/adamw"):
             if parameter.requires_grad:
                 (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else others).append(parameter)
         groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), eps=self.eps, fused=True)
+        # shards and whole tensors together are updated one by one
+        one_kind = len({isinstance(p, DTensor) for group in groups for p in group["params"]}) == 1
+        how = {"fused": True} if one_kind else {"foreach": False}
+        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), eps=self.eps, **how)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,10 @@ def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:
 
 def strategy(settings: Mapping[str, Any]) -> Any:
     """Lightning's strategy: data-parallel copies for more than one device, unless trainer.strategy names another."""
+    if settings["strategy"] == "fsdp":
+        from gentok.training.sharding import Sharded
+
+        return Sharded()
     devices = settings["devices"]
     several = settings["num_nodes"] > 1 or (len(devices) if isinstance(devices, (list, tuple)) else devices) not in (1, "1")
     if settings["strategy"] != "ddp" and not (settings["strategy"] == "auto" and several and settings["accelerator"] == "cpu"):

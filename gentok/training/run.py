@@ -133,6 +133,7 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None, data: MediaData
         os.environ.pop(FOLDER, None)
     metrics = last_validation(trainer, task, validation)
     skipped = skipped_items(data, trainer.strategy.root_device)
+    task.assemble()
     if trainer.is_global_zero:
         write_results(config, run, task, metrics, skipped)
     return run

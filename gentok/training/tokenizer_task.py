@@ -116,6 +116,7 @@ class TokenizerTask(GentokModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self._sums: dict[str, Tensor] = {}
         if self.health:
             self.health["held_out"].reset()
@@ -160,6 +161,7 @@ class TokenizerTask(GentokModule):
             self._sums[name] = self._sums[name] + total if name in self._sums else total
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         self._log_health("held_out")
         names = sorted(self._sums)
         sums = all_sum(torch.stack([self._sums[name] for name in names]))

@@ -87,6 +87,7 @@ def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, star
         limit_val_batches=settings["validate_batches"] or 1.0,
         val_check_interval=settings["validate_every"], check_val_every_n_epoch=None, num_sanity_val_steps=0,
         default_root_dir=run, use_distributed_sampler=False,
+        inference_mode=settings["strategy"] != "fsdp",  # what is gathered in it could not be trained with
         enable_progress_bar=isinstance(bar, L.pytorch.callbacks.ProgressBar), enable_model_summary=False,
     )  # fmt: skip
 

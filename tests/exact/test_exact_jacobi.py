@@ -24,7 +24,7 @@ from test_exact_networks import network
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.rng import RowRNG
-from gentok.samplers import verification
+from gentok.samplers import recursive_rejection, verification
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.guesses import GUESSES
 from gentok.samplers.guided import guided
@@ -212,7 +212,7 @@ def test_mutants_of_the_drafts_are_told(sampler):
 
 
 def test_mutant_that_draws_from_p_and_not_from_the_residual(monkeypatch):
-    monkeypatch.setattr(verification, "residual", lambda p, q: p.log())
+    monkeypatch.setattr(recursive_rejection, "residual", lambda p, q: p.log())
     assert biased(Jacobi(window=2, tail="fresh"))
 
 

@@ -13,6 +13,7 @@ from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
 from gentok.samplers import speculative
+from gentok.samplers.dynamic_drafts import DynamicDrafts
 from gentok.samplers.guided import guided
 from gentok.samplers.model_drafts import ModelDrafts
 from gentok.samplers.speculative import Speculative
@@ -23,6 +24,17 @@ DRAFTS = {
     "model, block": {"draft": "model", "verify": "block"},
     "model, tree": {"draft": "model", "branches": 2},
     "model, wide tree": {"draft": "model", "branches": 3, "depth": 2},
+    "model, recursive with replacement": {"draft": "model", "branches": 2, "siblings": "with_replacement"},
+    "model, k_seq": {"draft": "model", "branches": 2, "verify": "k_seq"},
+    "model, wide k_seq": {"draft": "model", "branches": 3, "depth": 2, "verify": "k_seq"},
+    "model, optimal": {"draft": "model", "branches": 2, "verify": "optimal"},
+    "model, wide optimal": {"draft": "model", "branches": 3, "depth": 2, "verify": "optimal"},
+    "model, greedy": {"draft": "model", "branches": 2, "verify": "greedy"},
+    "model, wide greedy": {"draft": "model", "branches": 3, "depth": 2, "verify": "greedy"},
+    "model, dynamic": {"draft": "model", "branches": 2, "tree": "dynamic", "nodes": 3},
+    "model, wide dynamic": {"draft": "model", "branches": 3, "tree": "dynamic", "nodes": 6},
+    "model, layered": {"draft": "model", "branches": 2, "tree": "layered", "nodes": 4, "threshold": 0.2},
+    "model, wide layered": {"draft": "model", "branches": 3, "tree": "layered", "nodes": 8, "threshold": 0.1},
     "model, own": {"draft": "model", "own": True, "branches": 2},
     "model, wide own": {"draft": "model", "own": True, "branches": 3, "depth": 2},
     "table": {"draft": "table"},
@@ -38,12 +50,28 @@ def sampler_of(name, spec, layout, **settings):
     return Speculative(**given, **ckpt, **settings)
 
 
-@checkered(drafts=[name for name in DRAFTS if "wide" not in name], window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
+MANY = [name for name in DRAFTS if DRAFTS[name].get("verify") in ("k_seq", "optimal", "greedy") or "siblings" in DRAFTS[name]]
+"""Those with a rule or siblings that leave more paths to follow."""
+TREES = [(drafts, vocab) for drafts in MANY for vocab in ((2,) if "wide" in drafts else (2, 3))]
+
+
+FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY]
+
+
+@checkered(drafts=FEW, window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
 def test_every_path_makes_the_enumerated_distribution(drafts, window, guidance):
     model, sampler = TabularCausal(TWO, "raster"), sampler_of(drafts, TWO, "raster", window=window)
     for case in small_cases(TWO, "raster"):
         expected = causal_distribution(model, case, sampler, guidance)
         assert gap(enumerated(sampler, guided(model, *guidance), case), expected) < 1e-9, case
+
+
+@pytest.mark.parametrize(("drafts", "vocab"), [pytest.param(d, v, marks=[pytest.mark.slow] * (v > 2 or "wide" in d)) for d, v in TREES])
+def test_every_path_of_a_tree_makes_the_joint_distribution_of_two_steps(drafts, vocab):
+    spec = TokenSpec((vocab,), Line(2))
+    model, sampler = TabularCausal(spec, "raster"), sampler_of(drafts, spec, "raster", window=2)
+    case = Case(0, Tokens.unknown(spec, 1).codes[0], 2)
+    assert gap(enumerated(sampler, model, case), causal_distribution(model, case, sampler)) < 1e-9
 
 
 ORDERS = ["k1-raster", "k2-position_major", "k2-delayed", "strided-level_major"]
@@ -96,6 +124,23 @@ def test_drafts_of_the_model_itself_all_stand():
 
 
 # ----------------------------------------------------------------------------------------------------------------- mutants
+
+
+def test_mutant_of_a_growing_tree_whose_siblings_are_verified_as_draws_of_the_whole_q(monkeypatch):
+    def renamed(self, rows, honest=DynamicDrafts.propose):
+        draft, children = honest(self, rows), self.tree.children
+        for later in children.unbind(2)[1:]:
+            row, context = (later >= 0).nonzero(as_tuple=True)
+            draft.q[row, later[row, context]] = draft.q[row, children[row, context, 0]]
+        return draft
+
+    spec = TokenSpec((4,), Line(2))
+    model, sampler = TabularCausal(spec, "raster"), sampler_of("model, dynamic", spec, "raster", window=2)
+    case = Case(0, Tokens.unknown(spec, 1).codes[0], 2)
+    expected = causal_distribution(model, case, sampler)
+    assert gap(enumerated(sampler, model, case), expected) < 1e-9
+    monkeypatch.setattr(DynamicDrafts, "propose", renamed)
+    assert gap(enumerated(sampler, model, case), expected) > 1e-3
 
 
 class Renamed(ModelDrafts):

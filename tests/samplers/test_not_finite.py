@@ -20,6 +20,7 @@ from gentok.samplers.any_subset import AnySubset
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import every_sampler, sampler_name
 from gentok.samplers.coarse_to_fine import CoarseToFineSampler
+from gentok.samplers.constrained import Constrained
 from gentok.samplers.draws import check_finite, checked, exponential_race
 from gentok.samplers.entities import EntitiesSampler
 from gentok.samplers.grouped_jacobi import GroupedJacobi
@@ -35,7 +36,8 @@ from gentok.types import UNKNOWN, Class, Condition, Raster, Tokens, TokenSpec
 
 SAMPLERS = [
     *VARIANTS, AutoregressiveSampler(), AnyOrderSampler(), AnySubset(), SelfSpeculativeSampler(window=2), ResGenSampler(steps=3),
-    CoarseToFineSampler(), Jacobi(window=2), Jacobi(window=3, branches=2), GroupedJacobi(window=2), Speculative(draft="table", window=2),
+    CoarseToFineSampler(), Constrained(), Jacobi(window=2), Jacobi(window=3, branches=2), GroupedJacobi(window=2),
+    Speculative(draft="table", window=2),
     ZipAR(lag=1), NextScaleSampler(), NextScaleSampler(repredict=[3]),
 ]  # fmt: skip
 ALL = [pytest.param(s, id=f"{sampler_name(type(s))}-{i}") for i, s in enumerate(SAMPLERS)]

@@ -1,0 +1,194 @@
+"""Measures how often one of k drafts of a step is accepted, beside what is possible: writes drafts.json and drafts.md.
+
+    python docs/results/drafts.py own MODEL=BUNDLE [n=8] [seed=0]                  drafts from what the model's last call predicted
+    python docs/results/drafts.py smaller MODEL=BUNDLE DRAFTS=BUNDLE [n=8]         drafts of a smaller generator
+    python docs/results/drafts.py calls MODEL=BUNDLE DRAFTS=BUNDLE [n=48]          calls of every rule and tree with a smaller generator
+    python docs/results/drafts.py page                                             the page anew, from the figures that are there
+
+p and q are recorded at the first step of every window of n items. On a sample of these pairs k drafts are drawn again and again, as every rule
+asks for, and what the rule accepts of them is averaged: its own chances, not coins.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import torch
+from autoregressive import drawn, mean
+from evidence import Store, figures, held_by_tests, table
+from torch import Tensor
+
+import gentok
+from gentok.samplers import speculative_decoding
+from gentok.samplers.base import Sampler
+from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.optimal_acceptance import SIBLINGS, optimal_acceptance
+from gentok.samplers.speculative import Speculative
+from gentok.samplers.verification import SIBLING_RULES
+
+PAIRS, DRAWS, WIDTHS = 48, 8, range(1, 9)
+RULES = {
+    "recursive, with replacement": ("standard", "with_replacement"), "k_seq": ("k_seq", "with_replacement"),
+    "optimal": ("optimal", "with_replacement"), "recursive, without replacement": ("standard", "without_replacement"),
+    "recursive, greedy": ("standard", "greedy"), "greedy": ("greedy", "greedy"),
+}  # fmt: skip
+CALLS: dict[str, dict[str, Any]] = {
+    "chain": {}, "chain, block": {"verify": "block"}, "4 branches, recursive, with replacement": {"siblings": "with_replacement", "branches": 4},
+    "4 branches, k_seq": {"verify": "k_seq", "branches": 4}, "4 branches, optimal": {"verify": "optimal", "branches": 4},
+    "4 branches, recursive": {"branches": 4}, "4 branches, greedy": {"verify": "greedy", "branches": 4},
+    "4 x 4 branches, recursive": {"branches": 4, "depth": 2}, "4 x 4 branches, greedy": {"verify": "greedy", "branches": 4, "depth": 2},
+    "dynamic, 32 nodes": {"tree": "dynamic", "branches": 4, "nodes": 32}, "layered, 32 nodes": {"tree": "layered", "branches": 4, "nodes": 32},
+}  # fmt: skip
+
+
+class Pairs:
+    """Records, while it is open, p and the first draft's q of every window: float64 [n, V]."""
+
+    def __enter__(self) -> Pairs:
+        self.found, self.honest = [], speculative_decoding.verify
+
+        def watched(rule, tree, p, draft, here, *rest):  # type: ignore[no-untyped-def]
+            rows = here[:, 0, 0]
+            self.found.append((p[rows, 0, 0], draft.q[rows, tree.main[0], 0]))
+            return self.honest(rule, tree, p, draft, here, *rest)
+
+        speculative_decoding.verify = watched
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        speculative_decoding.verify = self.honest
+
+
+def siblings_of(q: Tensor, k: int, how: str, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """k drafts of each q float64 [n, V]: ids int64 [n, k] and their distributions float64 [n, k, V]."""
+    ids, of = [], []
+    for i in range(k):
+        now = q
+        if how != "with_replacement":
+            for x in ids:
+                now = now.scatter(1, x[:, None], 0.0)
+            now = now / now.sum(1, keepdim=True)
+        if how == "greedy" and i < k - 1:
+            now = torch.zeros_like(now).scatter(1, now.argmax(1, keepdim=True), 1.0)
+        ids.append(torch.multinomial(now, 1, generator=rng)[:, 0])
+        of.append(now)
+    return torch.stack(ids, 1), torch.stack(of, 1)
+
+
+def acceptance(store: Store, key: str, pairs: Pairs, seed: int, command: str) -> None:
+    rng, began = torch.Generator().manual_seed(seed), time.time()
+    p, q = (torch.cat(x) for x in zip(*pairs.found))
+    some = torch.randperm(len(p), generator=rng)[:PAIRS]
+    p, q = p[some], q[some] / q[some].sum(1, keepdim=True)
+    some = (q > 0).sum(1) >= max(WIDTHS)  # a guess, at an item's beginning, has no distribution
+    p, q, found = p[some], q[some], {"pairs": int(some.sum())}
+    for k in WIDTHS:
+        for how in SIBLINGS:
+            value, error = mean(optimal_acceptance(p, q, k, how))
+            found |= {f"optimum/{how}/{k}": value, f"optimum/{how}/{k}_standard_error": error}
+        for name, (verify, how) in RULES.items():
+            rates = []
+            for one, other in zip(p, q):
+                ids, of = siblings_of(other.expand(DRAWS, -1), k, how, rng)
+                chances, _ = SIBLING_RULES[verify]().chances(one.expand(DRAWS, -1), ids, of)
+                rates.append((1 - (1 - chances.clamp(max=1)).prod(1)).mean())
+            value, error = mean(torch.stack(rates))
+            found |= {f"{name}/{k}": value, f"{name}/{k}_standard_error": error}
+        print(key, k, {name: round(value, 3) for name, value in found.items() if name.endswith(f"/{k}")}, flush=True)
+        store.add(figures(key, found, command, seed, time.time() - began))
+
+
+def measured(store: Store, what: str, given: dict[str, str], n: int, seed: int) -> None:
+    (model, path), *smaller = given.items()
+    bundle = gentok.load(path)
+    sampler: Sampler = Jacobi(window=16, tail="fresh")
+    if what != "own":
+        small = gentok.load(smaller[0][1]).generator
+        sampler = Speculative(ckpt=small, window=8)
+    words = " ".join(f"{name}={value}" for name, value in given.items())
+    command = f"python docs/results/drafts.py {what} {words} n={n} seed={seed}"
+    if what != "calls":
+        with Pairs() as pairs:
+            drawn(bundle, sampler, n, seed)
+        acceptance(store, f"{model}/{what}", pairs, seed, command)
+        return
+    for name, settings in CALLS.items():
+        began = time.time()
+        outputs = drawn(bundle, Speculative(**{"ckpt": small, "window": 8, **settings}), n, seed)
+        value, error = mean(torch.cat([out.calls for out in outputs]))
+        found = {"calls": value, "calls_standard_error": error, "steps_per_call": float(bundle.generator.layout.steps / value)}
+        found["draft_calls"] = sum(out.network_calls["draft"][0] for out in outputs) / len(outputs)
+        store.add(figures(f"{model}/calls/{name}", found, command, seed, time.time() - began))
+        print(name, found, flush=True)
+    sizes = {"parameters": sum(x.numel() for x in small.parameters()), "model_parameters": sum(x.numel() for x in bundle.generator.parameters())}
+    store.add(figures(f"{model}/calls", sizes, command, seed, 0.0))
+
+
+# ---------------------------------------------------------------------------------------------------------------------- page
+
+LAWS = {
+    "every rule draws p over all tuples of drafts and all branches, accepts no more than the optimum, and those that claim it reach it; the optimum is the "
+    "minimum over all sets of ids": "exact/test_exact_siblings",
+    "rules in trees, and trees that grow, make the joint distribution of several steps; a row alone is the row in a batch; calls never exceed steps":
+        "exact/test_exact_speculative",
+}  # fmt: skip
+FROM = {"own": "what its last call predicted for the step", "smaller": "a smaller generator's drafts"}
+
+
+def acceptance_table(store: Store, key: str) -> str:
+    rows = [("", *(f"k = {k}" for k in WIDTHS))]
+    groups = {how: [name for name, (_, own) in RULES.items() if own == how] for how in SIBLINGS}
+    for how, names in groups.items():
+        rows += [(name, *(store.value(f"{key}/{name}/{k}") for k in WIDTHS)) for name in names]
+        rows.append((f"*optimum, {how.replace('_', ' ')}*", *(store.value(f"{key}/optimum/{how}/{k}") for k in WIDTHS)))
+    return table(rows)
+
+
+def page(store: Store) -> None:
+    parts = []
+    for model in sorted({key.split("/")[0] for key in store.figures}):
+        for what, words in FROM.items():
+            if f"{model}/{what}/pairs" in store.figures:
+                count, single = store.value(f"{model}/{what}/pairs", ".0f"), store.figures[f"{model}/{what}/optimum/with_replacement/1"]["value"]
+                best = max(store.figures[f"{model}/{what}/{name}/4"]["value"] for name in RULES) / single
+                error = store.value(f"{model}/{what}/k_seq/4_standard_error", ".2f")
+                parts.append(f"## {model}, drafts from {words}\n\n{count} pairs of p and q, the same in all rows: their choice alone gives standard errors of about {error}. Rules were measured on "
+                             f"{DRAWS} draws of drafts per pair, so they differ from their mean by some hundredths, also upwards of a bound. The best rule with four drafts accepts "
+                             f"{best:.2f} times as often as one draft is accepted at best.\n\n{acceptance_table(store, f'{model}/{what}')}")
+        rows = [("", "calls per item", "steps per call", "calls of the smaller generator per batch")]
+        for name in CALLS:
+            if f"{model}/calls/{name}/calls" in store.figures:
+                at = f"{model}/calls/{name}"
+                rows.append((name, f"{store.value(f'{at}/calls', '.1f')} ± {store.value(f'{at}/calls_standard_error', '.1f')}", store.value(f"{at}/steps_per_call", ".2f"), store.value(f"{at}/draft_calls", ".0f")))
+        if len(rows) > 1:
+            sizes = [store.value(f"{model}/calls/{what}", ",.0f") for what in ("parameters", "model_parameters")]
+            parts.append(f"## {model}, calls\n\nA generator of {sizes[0]} parameters drafts for this one of {sizes[1]}, in windows of 8 steps:\n\n{table(rows)}")
+    text = f"""# Several drafts of a step
+
+How often is one of k drafts of a step accepted, and how often could it be? A rule cannot accept more than the optimal transport from the drafts to the
+model's distribution, which `gentok/samplers/optimal_acceptance.py` computes for each way in which drafts are drawn. This page is made by
+`python docs/results/drafts.py page` from [drafts.json](drafts.json), where every figure has its command, seed, seconds and machine.
+
+All rules are exact. `optimal` reaches the bound of independent drafts, in closed form and at the cost of a sort. `greedy` reaches that of the k − 1 most
+probable ids and one draw of the others. Without replacement there is a bound, and recursive rejection beneath it.
+
+{held_by_tests(LAWS)}
+
+{chr(10).join(f"{part}{chr(10)}" for part in parts)}"""
+    store.path.with_suffix(".md").write_text(text.rstrip() + "\n")
+
+
+def main(words: list[str]) -> None:
+    torch.set_num_threads(1)
+    store, what = Store("drafts"), words[0]
+    given = dict(word.split("=", 1) for word in words[1:])
+    n, seed = (int(given.pop(name, default)) for name, default in (("n", 48 if what == "calls" else 8), ("seed", 0)))
+    if what != "page":
+        measured(store, what, given, n, seed)
+    page(store)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

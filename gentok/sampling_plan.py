@@ -1,0 +1,197 @@
+"""A request for samples, checked whole before anything is drawn, then drawn part by part.
+
+Item i depends on (seed, i) alone. The parts are those of one process however many share them, since a part's items are computed together
+and their last bits depend on how many these are: so two processes write what one does, bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from gentok.nn.text_encoder import TextEncoder
+from gentok.prompt import frames_of, known_tokens
+from gentok.rng import RowRNG
+from gentok.samplers.base import Sampler
+from gentok.samplers.draws import Mark
+from gentok.samplers.guided import guided
+from gentok.samplers.request import NetworkCalls, SampleOutput
+from gentok.types import Condition, ConditionSpec, Latents, Tokens
+
+if TYPE_CHECKING:
+    from gentok.bundle import Bundle
+
+__all__ = ["Samples", "SamplingPlan", "joined", "sample_tokens"]
+
+_TURNS = 16
+"""So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
+
+
+@dataclass
+class Samples:
+    """New media.
+
+    Attributes:
+        media: float [n, ...] in [-1, 1].
+        tokens: of all of them; Latents of a generator of latents.
+        calls: int64 [n], network calls that each needed.
+        network_calls: name of a network -> (calls, positions computed).
+        seconds: that sampling took, without decoding.
+        stats: named numbers of the sampler.
+        lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all
+            of the media.
+        texts: of streams of text and speech.
+    """
+
+    media: Tensor
+    tokens: Any
+    calls: Tensor
+    network_calls: dict[str, tuple[int, int]]
+    seconds: float
+    stats: dict[str, Any]
+    lengths: Tensor | None = None
+    texts: list[str] | None = None
+
+
+def sample_tokens(
+    generator: Any,
+    condition: Condition,
+    sampler: Sampler,
+    *,
+    rng: RowRNG,
+    guidance: float = 1.0,
+    schedule: str = "constant",
+    **options: Any,
+) -> SampleOutput:
+    """One batch of tokens, without gradients.
+
+    Args:
+        generator: with the capability that the sampler needs.
+        condition: of B rows.
+        sampler: draws them.
+        rng: of B rows.
+        guidance: classifier-free guidance, 1: none.
+        schedule: of the guidance (flow/guidance.py).
+        options: further arguments of `Sampler.__call__`, such as known and lengths.
+    """
+    with torch.no_grad():
+        return sampler(guided(generator, guidance, schedule), condition, rng=rng, **options)
+
+
+class SamplingPlan:
+    """What is to be sampled.
+
+    Args:
+        bundle: a tokenizer and a generator.
+        sampler: one that fits the generator.
+        n, condition, guidance, guidance_schedule, seed, known, keep, duration, batch_size, text_encoder: those of
+            gentok.sampling.sample.
+        mark: a watermark with its key; None: none.
+
+    Attributes:
+        conditions: of the n items.
+        parts: the items that are drawn together, range by range.
+
+    Raises:
+        ValueError: what is asked for does not fit the bundle.
+    """
+
+    def __init__(
+        self, bundle: Bundle, sampler: Sampler, *, n: int, condition: Any = None, guidance: float | None = None,
+        guidance_schedule: str = "constant", seed: int = 0, known: Tensor | None = None, keep: str | float | None = None,
+        duration: float | str | Sequence[float | str] | None = None, batch_size: int = 64, text_encoder: str | None = None,
+        mark: Mark | None = None,
+    ):  # fmt: skip
+        if n < 1:
+            raise ValueError(f"n={n}: the number of samples must be at least 1")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: must be at least 1")
+        self.bundle, self.sampler, self.seed, self.schedule = bundle, sampler, seed, guidance_schedule
+        self.guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
+        self._batch_size, self._mark = batch_size, mark
+        tokenizer = bundle.tokenizer
+        spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
+        encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
+        self.conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n, encode)
+        self._frames = frames_of(duration, n, bundle.spec)
+        on_device = self.conditions.to(self._device), None if known is None else known.to(self._device)
+        self._prompt = known_tokens(tokenizer, *on_device, keep, self._frames)
+        unequal = getattr(bundle.generator, "ends", False) or (self._frames is not None and len(self._frames.unique()) > 1)
+        self._joins = unequal and sampler.joins and getattr(bundle.generator, "moves_rows", False)
+        together = batch_size * _TURNS if self._joins else batch_size
+        self.parts = [range(first, min(first + together, n)) for first in range(0, n, together)]
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.bundle.generator.parameters()).device  # type: ignore[union-attr]
+
+    def draw(self, part: range, advance: Callable[[int], None] = lambda n: None) -> Samples:
+        """The items of one of `parts`. advance: called with how many are done since the last time."""
+        rows, device, tokenizer = torch.tensor(part), self._device, self.bundle.tokenizer
+        frames, prompt, spec = self._frames, self._prompt, self.bundle.spec
+        began = time.perf_counter()
+        output = sample_tokens(
+            self.bundle.generator, self.conditions.rows(rows).to(device), self.sampler, rng=RowRNG.of(self.seed, rows).to(device),
+            guidance=self.guidance, schedule=self.schedule, lengths=None if frames is None else frames[rows],
+            known=None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=spec, lengths=None),
+            **({"at_once": self._batch_size} if self._joins else {}), **({} if self._mark is None else {"mark": self._mark}),
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+        media, lengths, texts = [], [], []
+        for some in map(output.tokens.rows, torch.arange(len(rows), device=device).split(self._batch_size)):
+            with torch.no_grad():
+                media.append(tokenizer.decode(some).float().cpu())
+            counted = tokenizer.samples_of(some, media[-1])
+            lengths += [] if counted is None else [counted.cpu()]
+            texts += tokenizer.text(some) or []
+            advance(some.batch)
+        return Samples(
+            media=_longest(media),
+            tokens=replace(output.tokens.to("cpu"), spec=spec),
+            calls=output.calls.cpu(),
+            network_calls=dict(output.network_calls),
+            seconds=seconds,
+            stats=dict(output.stats),
+            lengths=torch.cat(lengths) if lengths else None,
+            texts=texts or None,
+        )
+
+
+def _longest(media: Sequence[Tensor]) -> Tensor:
+    """Batches as one; streams of text and speech may differ in length from batch to batch."""
+    longest = max(part.shape[-1] for part in media)
+    return torch.cat([torch.nn.functional.pad(part, (0, longest - part.shape[-1])) for part in media])
+
+
+def joined(parts: Sequence[Samples]) -> Samples:
+    """The parts of a plan, in their order, as one."""
+    first = parts[0].tokens
+    latents = isinstance(first, Latents)
+    made = torch.cat([part.tokens.values if latents else part.tokens.codes for part in parts])
+    lengths = [part.tokens.lengths for part in parts if part.tokens.lengths is not None]  # asked for, or where a model ended items
+    samples = [part.lengths for part in parts if part.lengths is not None]
+    network_calls = NetworkCalls()
+    for part in parts:
+        network_calls.merge(part.network_calls)
+    return Samples(
+        media=_longest([part.media for part in parts]),
+        tokens=(Latents if latents else Tokens)(made, first.spec, torch.cat(lengths) if lengths else None),
+        calls=torch.cat([part.calls for part in parts]),
+        network_calls=dict(network_calls),
+        seconds=sum(part.seconds for part in parts),
+        stats=_merged(part.stats for part in parts),
+        lengths=torch.cat(samples) if samples else None,
+        texts=[text for part in parts for text in part.texts or []] or None,
+    )
+
+
+def _merged(stats: Any) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for some in stats:
+        merged |= some
+    return merged
