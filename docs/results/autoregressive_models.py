@@ -49,9 +49,14 @@ def measure(store: Store, name: str, seed: int, given: dict[str, str]) -> None:
 
 
 COLUMNS = {
-    "accuracy": ("recognised", ".1f", 100.0), "precision": ("precision", ".2f", 1.0), "recall": ("recall", ".2f", 1.0), "kid": ("KID", ".2f", 1.0),
+    "accuracy": ("recognised", ".1f", 100.0), "accuracy_at_guidance_1": ("at guidance 1", ".1f", 100.0), "precision": ("precision", ".2f", 1.0), "recall": ("recall", ".2f", 1.0), "kid": ("KID", ".2f", 1.0),
     "seconds_of_sampling": (f"seconds of {N} samples", ".0f", 1.0),
 }  # fmt: skip
+
+
+FOUND = """What was found, with both seeds: labels of k-means are better than random ones, as published. 128 labels are nearer to real photographs (KID)
+than plain autoregression of as many minutes and have fewer held-out bits, as published; 512 labels are not nearer. None of the models has learnt its classes in these minutes (10 % is
+chance), so the table is about the beginning of training, where plain autoregression is recognised a little more often."""
 
 
 def section(store: Store) -> str:
@@ -63,8 +68,8 @@ def section(store: Store) -> str:
         return " / ".join(store.value(f"cifar10/{name}/guidance {guidance}/seed{seed}/{metric}", form, scale) for seed in SEEDS)
 
     models = [("model", "parameters", "steps", "held-out bits per token")]
-    models += [(title, store.value(f"cifar10/{name}/guidance 1/seed0/parameters", ",.0f"), both(name, 1, "steps", ".0f"),
-                both(name, 1, "held_out_bits_per_token", ".2f")) for name, title in TITLES.items()]  # fmt: skip
+    models += [(title, store.value(f"cifar10/{name}/guidance {GUIDANCE[-1]}/seed0/parameters", ",.0f"),
+                both(name, GUIDANCE[-1], "steps", ".0f"), both(name, GUIDANCE[-1], "held_out_bits_per_token", ".2f")) for name, title in TITLES.items()]  # fmt: skip
     samples = [("model", "guidance", *(title for title, _, _ in COLUMNS.values()))]
     samples += [(title, str(guidance), *(both(name, guidance, metric, form, scale) for metric, (_, form, scale) in COLUMNS.items()))
                 for name, title in TITLES.items() for guidance in GUIDANCE]  # fmt: skip
@@ -72,8 +77,9 @@ def section(store: Store) -> str:
     return "\n\n".join([
         "## Coarse to fine beside plain autoregression\n\n"
         "CIFAR-10, 64 tokens of 4,096, conditioned on the class: 12 processor minutes of training each, one thread, the same learning rate, schedule and "
-        f"batch; {N} samples at temperature 1, two seeds. All are sampled in 64 calls of the causal model, and one of the refiner.",
-        table(models), table(samples), f"Samples at guidance {GUIDANCE[-1]}, in the order of the table:", *pictures,
+        f"batch; {N} samples at temperature 1, two seeds. All are sampled in 64 calls of the causal model, and one of the refiner. A step of coarse to fine "
+        "costs a third more. The likelihood of coarse to fine is a bound.",
+        table(models), table(samples), FOUND, f"Samples at guidance {GUIDANCE[-1]}, in the order of the table:", *pictures,
     ])  # fmt: skip
 
 
