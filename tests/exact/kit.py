@@ -65,13 +65,14 @@ COMMON: dict[str, tuple[dict[str, Any], tuple[float, str]]] = {
 # ------------------------------------------------------------------------------------------------------------------ models
 
 
-def checkered(**axes: Sequence[Any]) -> Any:
+def checkered(*, thinner: int = 1, **axes: Sequence[Any]) -> Any:
     """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m, a diagonal, and
     the slow tests the others. m is the length of the shortest axis, between 2 and, of two axes, 3: so in the default
-    suite each value of an axis meets several of the other one, and of three axes and more every value of a neighbour."""
+    suite each value of an axis meets several of the other one, and of three axes and more every value of a neighbour.
+    `thinner`: m is so many times that, for samples of what another test enumerates path by path."""
     lists = [list(values) for values in axes.values()]
     shortest = max(2, min(map(len, lists)))
-    every = min(shortest, 3) if len(lists) < 3 else shortest
+    every = (min(shortest, 3) if len(lists) < 3 else shortest) * thinner
     cells = []
     for place in itertools.product(*(range(len(values)) for values in lists)):
         marks = pytest.mark.slow if sum(place) % every else ()

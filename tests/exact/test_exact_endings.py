@@ -31,6 +31,7 @@ from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.guided import guided
 from gentok.types import ABSENT, NULL_CLASS, UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
+FEW = [("k1", "raster"), ("k2", "depth"), ("narrow", "delayed")]
 GRID = [("k1", "raster"), ("k2", "delayed"), ("k2", "level_major"), ("k2", "position_major"), ("k2", "parallel"), ("narrow", "delayed")]
 SPECS = {**SPECS, "narrow": type(SPECS["k2"])((2, 3), SPECS["k2"].grid)}  # level 0 has fewer ids than level 1
 
@@ -97,7 +98,7 @@ def distribution_of(model, case, sampler, guidance=(1.0, "constant")):
     return Distribution(outcomes, np.exp(log_p))
 
 
-@checkered(order=GRID, setting=[({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)])
+@checkered(thinner=2, order=GRID, setting=[({}, 1.0), ({"temperature": 0.7, "top_k": 2}, 1.0), ({}, 2.0)])
 def test_lengths_and_codes_are_drawn_from_the_enumerated_distribution(order, setting):
     (spec, layout), (arguments, guidance) = order, setting
     model, sampler = Ending(SPECS[spec], layout), AutoregressiveSampler(**arguments)
@@ -175,8 +176,10 @@ def test_mutants_of_ends_with_strides_are_told_from_them(layout):
 
 @pytest.mark.parametrize(
     ("spec", "layout"),
-    [*GRID, ("k2", "depth"), ("narrow", "depth")],
-    ids=["-".join(pair) for pair in [*GRID, ("k2", "depth"), ("narrow", "depth")]],
+    [
+        pytest.param(*pair, id="-".join(pair), marks=() if pair in FEW else pytest.mark.slow)
+        for pair in [*GRID, ("k2", "depth"), ("narrow", "depth")]
+    ],
 )
 def test_a_network_that_ends_items_draws_its_own_distribution(spec, layout):
     torch.manual_seed(0)
@@ -229,6 +232,7 @@ def test_nothing_unknown_and_length_zero_need_no_call():
 # ----------------------------------------------------------------------------------------------------------------- mutants
 
 
+@pytest.mark.slow  # of samples; the quick suite tells such mutants from enumerated paths
 def test_mutant_that_ends_one_cell_late():
     class Late(AutoregressiveSampler):
         def __call__(self, model, condition, **options):
@@ -258,6 +262,7 @@ def test_mutant_that_feeds_an_id_beyond_the_end():
     assert rejects(sample(AutoregressiveSampler(), wrong, cases, 8000), distributions)
 
 
+@pytest.mark.slow
 def test_mutant_that_ends_a_little_too_often():
     class Eager(Ending):
         def logits(self, ids, cache, at, parents=None):

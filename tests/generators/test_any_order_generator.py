@@ -206,10 +206,10 @@ def test_every_part_of_the_condition_is_read_and_null_rows_mix_with_others(by):
 
 
 @pytest.mark.parametrize("spec,options", [
-    (RASTER, {}),
-    (STRIDED, {"condition_by": "adaln", "orders": "random"}),
+    pytest.param(RASTER, {}, marks=pytest.mark.slow),
+    pytest.param(STRIDED, {"condition_by": "adaln", "orders": "random"}, marks=pytest.mark.slow),
     (LEVELS, {"condition_by": "cross", "tie_embeddings": True}),
-    (TokenSpec((5,), Frames(10.0, 6)), {}),
+    pytest.param(TokenSpec((5,), Frames(10.0, 6)), {}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_four_items_are_learned_by_heart(spec, options):
     torch.manual_seed(0)

@@ -150,10 +150,10 @@ def test_label_smoothing_adds_the_uniform_distribution():
 
 
 @pytest.mark.parametrize("spec,options", [
-    (RASTER, {}),
+    pytest.param(RASTER, {}, marks=pytest.mark.slow),
     (STRIDED, {"condition_by": "adaln", "uses_time": True}),
-    (LEVELS, {"condition_by": "cross", "tie_embeddings": True, "activation": "gelu"}),
-    (STRIDED, {"objective": "any_order", "times": "stratified"}),
+    pytest.param(LEVELS, {"condition_by": "cross", "tie_embeddings": True, "activation": "gelu"}, marks=pytest.mark.slow),
+    pytest.param(STRIDED, {"objective": "any_order", "times": "stratified"}, marks=pytest.mark.slow),
     (RASTER, {"objective": "elbo", "schedule": "cosine", "uses_time": True}),
 ])  # fmt: skip
 def test_four_items_are_learned_by_heart(spec, options):

@@ -288,7 +288,8 @@ def test_the_bound_is_above_the_mean_over_orders_of_the_integrated_distribution(
     assert max(gaps) < 6  # of 4 cells: not vacuous
 
 
-@pytest.mark.parametrize("spec,options", [pytest.param(RASTER, {}, marks=pytest.mark.slow), (LEVELS, {"condition_by": "adaln"})])
+@pytest.mark.slow
+@pytest.mark.parametrize("spec,options", [(RASTER, {}), (LEVELS, {"condition_by": "adaln"})])
 def test_four_items_are_learned_by_heart(spec, options):
     torch.manual_seed(0)
     own = {"width": 32, "depth": 2, "heads": 2, "components": 16, "rank": 4, "condition_dropout": 0.0, **options}

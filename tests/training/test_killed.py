@@ -25,13 +25,7 @@ def processes(folder: Path, commands: str) -> dict:
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> dict:
-    return processes(tmp_path_factory.mktemp("killed"), "moments 3 0 + term + resume vq by averages")
-
-
-def test_a_kill_at_any_moment_leaves_a_state_to_go_on_from(out):
-    steps = out["moments"]["steps"]
-    assert steps == sorted(steps) and steps[0] >= 1 and steps[-1] > steps[0]
-    assert out["moments"]["cut"] >= 1, "no kill fell into the writing of a checkpoint: the property was not tried"
+    return processes(tmp_path_factory.mktemp("killed"), "term + resume vq by averages")
 
 
 def test_sigterm_saves_and_says_how_to_go_on(out):
@@ -48,9 +42,10 @@ def test_a_run_killed_by_sigkill_is_resumed_to_the_bit(out):
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_twenty_states(tmp_path):
+def test_twenty_kills_at_any_moment_leave_twenty_states_to_go_on_from(tmp_path):
     out = processes(tmp_path, "moments 20 1")["moments"]
-    assert out["steps"] == sorted(out["steps"]) and len(set(out["steps"])) > 15 and out["cut"] >= 8
+    assert out["steps"] == sorted(out["steps"]) and len(set(out["steps"])) > 15
+    assert out["cut"] >= 8, "too few kills fell into the writing of a checkpoint: the property was not tried"
 
 
 @pytest.mark.slow

@@ -44,10 +44,7 @@ def both(root: Path, name: str, *more: str) -> tuple[Path, Path]:
     return whole, run(root, folder + "_killed", words, *more, "resume=auto")
 
 
-QUICK = (
-    "vq by gradient", "vq by averages", "vqgan with a discriminator", "latents", "flextok", "autoregressive from tokens",
-    "masked from tokens",
-)  # fmt: skip
+QUICK = ("vq by averages", "vqgan with a discriminator", "flextok", "masked from tokens")
 """Cases of the default suite, which have between them all that a run must remember."""
 
 

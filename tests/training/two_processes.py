@@ -40,7 +40,7 @@ RUNS: dict[str, list[str]] = {
     "next_scale": [*CASES["next scale from tokens"], *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
 }
-QUICK = ("vq_gradient", "vq_ema", "residual", "latents", "autoregressive", "masked", "masked_accumulated")
+QUICK = ("vq_gradient", "vq_ema", "autoregressive", "masked", "masked_accumulated")
 REST = tuple(name for name in RUNS if name not in QUICK)
 compared: list[int] = []
 
