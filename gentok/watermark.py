@@ -42,8 +42,8 @@ def run(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         ValueError: the configuration, the tokenizer, the key or a file does not fit.
         OSError: a file cannot be read or written.
     """
-    if config["action"] != "detect":
-        raise ConfigError(f"gentok watermark does: detect ckpt=BUNDLE key=FILE PATHS...; got {config['action']}")
+    if config["command"] != "detect":
+        raise ConfigError(f"gentok watermark does: detect ckpt=BUNDLE key=FILE PATHS...; got {config['command']}")
     if config["watermark"] is None:
         raise ConfigError("watermark=none: name the kind that the samples were made with, such as watermark=exp")
     device = chosen_device(config["device"])
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         option = word.startswith("-") or (equals and key.lstrip("+~").split(".")[0] in keys)  # a file's name may have a sign, too
         (words if option else plain).append(word)
     quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in plain]
-    sys.argv[1:] = [*words, *(f"action={word}" for word in quoted[:1]), *([f"inputs=[{','.join(quoted[1:])}]"] if quoted[1:] else [])]
+    sys.argv[1:] = [*words, *(f"command={word}" for word in quoted[:1]), *([f"inputs=[{','.join(quoted[1:])}]"] if quoted[1:] else [])]
     run_config("watermark_detect", run)
 
 

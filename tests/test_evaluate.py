@@ -304,7 +304,7 @@ def test_data_that_name_no_place_need_no_trust_and_named_ones_are_taken(tmp_path
 @pytest.mark.parametrize(
     "key, value, line",
     [
-        ("n", 20, r"n=20 is of protocol=generation and has no effect on suite=audio_tokenizers: leave it out \(max_held_out"),
+        ("n", 20, r"n=20 is of protocol=generation or protocol=inception and has no effect on suite=audio_tokenizers: leave it out \(max_held_out"),
         ("region", "left-half", "region=left-half is of protocol=nll"),
         ("sampler", {"_target_": "sampler/halton"}, "sampler=sampler/halton is of protocol=generation"),
         ("ckpt", "x", "ckpt=x is of protocol=reconstruction or protocol=probe"),
@@ -319,7 +319,7 @@ def test_keys_that_cannot_act_on_a_suite_are_one_line_errors(key, value, line):
 def test_keys_that_cannot_act_on_a_protocol_are_named_or_refused(tmp_path, images, cache, capsys):
     path = models(tmp_path, images, generator=False)
     evaluate(config(path, tmp_path, cache, n=20))
-    assert "n=20 is of protocol=generation and has no effect on protocol=reconstruction" in capsys.readouterr().out
+    assert "n=20 is of protocol=generation or protocol=inception and has no effect on protocol=reconstruction" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="ckpts=.* is of a suite and has no effect on protocol=reconstruction: leave it out"):
         evaluate(config(path, tmp_path, cache, ckpts=["x"]))
 

@@ -26,7 +26,7 @@ def samples(tmp_path_factory):
 
 
 def asked(root, *words, key="key", **more):
-    config = compose("watermark_detect", ["action=detect", "ckpt=mnist5k_ar", "keys=99", "device=cpu", *words])
+    config = compose("watermark_detect", ["command=detect", "ckpt=mnist5k_ar", "keys=99", "device=cpu", *words])
     return run({**config, "key": str(root / key), "out": str(root / "found.json"), **more})
 
 
@@ -67,7 +67,7 @@ def test_the_command_takes_files_behind_its_name(samples, monkeypatch, capsys):
         ([], {"inputs": ["key"]}, "key"),
         (["watermark=none"], {"inputs": ["out"]}, "name the kind"),
         (["levels=2"], {"inputs": ["out"]}, "levels=2: this tokenizer has 1 to 1"),
-        (["action=embed"], {"inputs": ["out"]}, "got embed"),
+        (["command=embed"], {"inputs": ["out"]}, "got embed"),
         ([], {"inputs": ["out/samples.safetensors"]}, "no codes.safetensors"),
     ],
 )

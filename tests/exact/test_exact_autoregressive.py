@@ -184,7 +184,7 @@ def test_rows_that_share_a_stream_do_not_equal_themselves_alone():
     model, shared = TabularCausal(SPECS["k1"]), RowRNG([5])
 
     class Shares(AutoregressiveSampler):
-        def _draw(self, logits, here, active, rng, choose):
+        def _draw(self, request, logits, here, active, last):
             u = shared.uniform(*logits.shape[:2])[0]
             return (logits.softmax(-1).cumsum(-1) < u[..., None]).sum(-1).clamp(max=2)
 
