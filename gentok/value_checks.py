@@ -66,7 +66,8 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
-    "action": Literal["compress", "decompress"], "command": str, "input": Place, "output": Place, "levels": PositiveInt, "chunk": PositiveFloat,
+    "action": Literal["compress", "decompress"], "command": str, "input": Place, "output": Place, "levels": PositiveInt,
+    "chunk": PositiveFloat,
     # watermarks
     "key": Place, "keys": PositiveInt, "inputs": Texts,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],

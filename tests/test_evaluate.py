@@ -304,7 +304,7 @@ def test_data_that_name_no_place_need_no_trust_and_named_ones_are_taken(tmp_path
 @pytest.mark.parametrize(
     "key, value, line",
     [
-        ("n", 20, r"n=20 is of protocol=generation or protocol=inception and has no effect on suite=audio_tokenizers: leave it out \(max_held_out"),
+        ("n", 20, r"n=20 is of protocol=generation or protocol=inception and has no effect on suite=audio_tokenizers: leave it out \(max_"),
         ("region", "left-half", "region=left-half is of protocol=nll"),
         ("sampler", {"_target_": "sampler/halton"}, "sampler=sampler/halton is of protocol=generation"),
         ("ckpt", "x", "ckpt=x is of protocol=reconstruction or protocol=probe"),
