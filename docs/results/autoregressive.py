@@ -53,6 +53,8 @@ SAMPLERS: dict[str, Sampler] = {
     "zipar": ZipAR(lag=4),
 }
 """By name; the last two are approximations."""
+ABOUT = {"cifar10_ar": "The plain model of the last section, seed 0, which is near the beginning of its training: its conditionals hang little on the ids before them.\n\n"}
+"""What is to be known of a model."""
 DRAFTS: dict[str, dict[str, Any]] = {
     "chain": {}, "chain, block": {"verify": "block"}, "3 branches": {"branches": 3}, "3 x 3 branches": {"branches": 3, "depth": 2},
     "own, 3 branches": {"own": True, "branches": 3, "window": 16}, "own, 6 branches": {"own": True, "branches": 6, "window": 16},
@@ -246,7 +248,7 @@ image tokens. In a delayed order a step of eight levels is accepted only where a
 """, held_by_tests(LAWS)]  # fmt: skip
     for model in models:
         head = ("sampler", "calls per item", "times fewer", "overlap of the first draft")
-        parts.append(f"## {model}\n\n{table([head, *call_rows(store, model, list(SAMPLERS))])}")
+        parts.append(f"## {model}\n\n{ABOUT.get(model, '')}{table([head, *call_rows(store, model, list(SAMPLERS))])}")
         for setting in list(SETTINGS)[1:]:
             if found := call_rows(store, model, list(SAMPLERS), setting):
                 parts.append(f"With {setting}:\n\n{table([head, *found])}")
