@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once
+from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once, train_or_measure
 
 RUNS = ROOT / "outputs" / "autoregressive"
 TITLES = {
@@ -86,14 +86,7 @@ def section(store: Store) -> str:
 def main(words: list[str]) -> None:
     from autoregressive import page
 
-    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    store, seed = Store("autoregressive"), int(given.pop("seed", 0))
-    for name in [word for word in words[1:] if "=" not in word] or MODELS:
-        if words[0] == "train":
-            train(name, seed, given)
-        else:
-            measure(store, name, seed, given)
-            page(store)
+    train_or_measure(words, Store("autoregressive"), MODELS, train, measure, page)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,25 @@ def measure_samples(
     protocol = {k: v for k, v in report["protocol"].items() if k not in ("ckpt", "data")}  # which hold paths
     store.add(figures(key, found, how, seed, time.monotonic() - began), {key: protocol})
     return found
+
+
+def train_or_measure(
+    words: Sequence[str], store: Store, names: Iterable[str], train: Callable[..., Any], measure: Callable[..., Any], page: Callable[[Store], None]
+) -> None:  # fmt: skip
+    """The command line `train|measure NAME ... [seed=0] shards=... held_out=...`; without a NAME all of `names`.
+
+    Args:
+        train: of (name, seed, {"shards", "held_out"}).
+        measure: of (store, name, seed, {"shards", "held_out"}); after each the page is written.
+    """
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    seed = int(given.pop("seed", 0))
+    for name in [word for word in words[1:] if "=" not in word] or names:
+        if words[0] == "train":
+            train(name, seed, given)
+        else:
+            measure(store, name, seed, given)
+            page(store)
 
 
 def shell(*words: str) -> None:

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once
+from evidence import CIFAR, HERE, ROOT, Store, cifar_words, measure_samples, table, train_once, train_or_measure
 
 RUNS = ROOT / "outputs" / "next_x"
 SMALL = "experiment=cifar10/xar generator.width=96 generator.depth=4 task.views=1 task.augment.flip=false schedule.warmup=50 budget=2min clock=cpu"
@@ -97,14 +97,7 @@ def sections(store: Store) -> list[str]:
 def main(words: list[str]) -> None:
     from next_x import page
 
-    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    store, seed = Store("next_x"), int(given.pop("seed", 0))
-    for name in [word for word in words[1:] if "=" not in word] or VARIANTS:
-        if words[0] == "train":
-            train(name, seed, given)
-        else:
-            measure(store, name, seed, given)
-            page(store)
+    train_or_measure(words, Store("next_x"), VARIANTS, train, measure, page)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     model = CausalFunction(lambda ids: lm(ids).logits, spec, begin=lm.config.bos_token_id, offset=FIRST_IMAGE_TOKEN)
     tokens = Jacobi(window=16)(model, Condition(), rng=RowRNG.of(0, range(8)), known=Tokens.unknown(spec, 8)).tokens
 
-They compute what stands before a step anew with every call: for a model that is sampled often, write a Causal generator with a cache.
+Ids of the function that are no codes are never drawn: the distribution is over the codes alone. What stands before a
+step is computed anew with every call: for a model that is sampled often, write a Causal generator with a cache.
 """
 
 from __future__ import annotations

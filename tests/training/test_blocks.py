@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from resume_kit import CASES, SMALL, different, last, run, state
+from resume_kit import CASES, different, last, run, state
 
 from gentok.nn.block import Block
 from gentok.nn.rope import rotation
@@ -74,14 +72,6 @@ def test_nothing_changes_outside_of_training(monkeypatch):
     with torch.no_grad():
         network(torch.randn(4, 9, 32), **given)
     network.eval()(torch.randn(4, 9, 32), **given)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    pytest.importorskip("mlxtend")
-    root = tmp_path_factory.mktemp("blocks")
-    run(root, "tokenizer", SMALL)
-    return root
 
 
 EXACT = ["trainer.precision=32-true", "steps=3", "trainer.checkpoint_every=3"]

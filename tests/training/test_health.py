@@ -22,13 +22,6 @@ from gentok.training.run import train
 pytest.importorskip("mlxtend")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("health")
-    run(root, "tokenizer", SMALL)
-    return root
-
-
 def message(config: dict) -> str:
     with pytest.raises((ValueError, OSError)) as error:
         train(config)

@@ -29,13 +29,6 @@ def python(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("processes")
-    run(root, "tokenizer", SMALL)
-    return root
-
-
-@pytest.fixture(scope="module")
 def two(root) -> Path:
     done = python(str(HERE / "two_processes.py"), str(root))
     assert done.returncode == 0, done.stderr[-3000:]

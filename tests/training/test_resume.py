@@ -18,13 +18,6 @@ from gentok.training.run import train
 pytest.importorskip("mlxtend")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("resume")
-    run(root, "tokenizer", SMALL)
-    return root
-
-
 def by_step(folder: Path) -> dict[str, dict[str, str]]:
     """What was logged of each step; rows of one step joined, since of accumulated batches only the last knows all (the others show values
     of the step before)."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_kit import SMALL, curves, last, run
+from resume_kit import curves, last
 from sharded import RUNS
 
 from gentok.bundle import load
@@ -18,14 +18,6 @@ from gentok.training.config_check import check_config
 from gentok.training.sharding import gradient_norm, own_part, scale
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    pytest.importorskip("mlxtend")
-    root = tmp_path_factory.mktemp("sharding")
-    run(root, "tokenizer", SMALL)
-    return root
 
 
 def on_two(script: str, *words: object) -> None:
