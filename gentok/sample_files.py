@@ -36,6 +36,7 @@ from gentok.sampling import lower_precision, planned, watermark_report
 from gentok.sampling_plan import Samples, SamplingPlan
 from gentok.types import Class, ConditionSpec, TokenSpec
 from gentok.watch import watched
+from gentok.watermarks.key import Key
 
 __all__ = ["sample_to_folder"]
 
@@ -180,10 +181,10 @@ def _shown(spec: TokenSpec) -> int:
 def _request(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the samples depend on: parts of another request are none of this one."""
     model = find(config["ckpt"])
-    given = [Path(config[name]).expanduser() for name in ("known", "key") if config[name] is not None]
-    files = [model / "bundle.json" if model.is_dir() else model, *given]
+    files = [model / "bundle.json" if model.is_dir() else model, *([] if config["known"] is None else [Path(config["known"])])]
     changed = [(path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return {**{key: value for key, value in config.items() if key not in ("out", "trainer", "columns", "device", "key")}, "files": changed}
+    same = {name: value for name, value in config.items() if name not in ("out", "trainer", "columns", "device", "key")}
+    return {**same, "files": changed, "key": None if config["watermark"] is None else Key.read(config["key"]).fingerprint}
 
 
 def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: SamplingPlan, parts: Parts, shown: int) -> None:

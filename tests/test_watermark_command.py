@@ -7,9 +7,9 @@ import sys
 import pytest
 
 from gentok.cli import compose
-from gentok.sample_files import sample_to_folder
+from gentok.sample_files import _request, sample_to_folder
 from gentok.watermark import main, run
-from gentok.watermarks.key import VARIABLE
+from gentok.watermarks.key import VARIABLE, Key
 
 SECRET = "fedcba9876543210 of the command's test"
 
@@ -48,6 +48,16 @@ def test_the_key_is_in_no_file_that_is_written(samples):
     assert report["watermark"] == {"name": "exp", "distortion_free": True, "length": None} and "key" not in report
     for path in (samples / "out").iterdir():
         assert SECRET.encode() not in path.read_bytes() and str(samples / "key").encode() not in path.read_bytes()
+
+
+def test_what_another_key_has_left_unfinished_is_not_gone_on_with(samples, monkeypatch):
+    config = compose("sample", ["ckpt=mnist5k_ar", "watermark=exp"])
+    requests = []
+    for secret in (SECRET, SECRET, "another secret of enough bytes"):
+        monkeypatch.setenv(VARIABLE, secret)
+        requests.append(_request(config))
+        assert secret not in str(requests[-1]) and str(Key.read(None).seed) not in str(requests[-1])
+    assert requests[0] == requests[1] != requests[2]
 
 
 def test_the_command_takes_files_behind_its_name(samples, monkeypatch, capsys):

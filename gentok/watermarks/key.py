@@ -52,6 +52,11 @@ class Key:
         """What its numbers are made from, in [0, 2^63)."""
         return int.from_bytes(hashlib.sha256(b"gentok watermark" + self._secret).digest()[:8], "little") >> 1
 
+    @property
+    def fingerprint(self) -> str:
+        """What tells keys apart, and says nothing of this one: another hash than that of its numbers."""
+        return hashlib.sha256(b"gentok fingerprint" + self._secret).hexdigest()[:16]
+
     def __repr__(self) -> str:
         return "Key(...)"
 
