@@ -29,7 +29,7 @@ benchmark: setup
 	$(BIN)/python -m gentok.benchmark
 
 docs: $(VENV)/.docs
-	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q -f .mkdocs.yml --strict  # outputs/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build -q -f .mkdocs.yml --strict  # outputs/site; warnings are errors
 
 fuzz: setup
 	$(BIN)/python tests/fuzz n=4000  # of every kind: about 50,000 in all, an hour or two; outputs/fuzz.json

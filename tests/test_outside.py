@@ -1,4 +1,4 @@
-"""A component outside the package is one file and one yaml: those of docs/add_a_tokenizer.md and add_a_generator.md are found, built, tested and trained."""
+"""A component outside the package is one file and one yaml: those of docs/add_a_*.md are found, built, tested and trained."""
 
 import os
 import re
@@ -57,7 +57,8 @@ def test_without_trust_it_is_refused_with_a_line(mine):
 def test_an_own_generator_trains_and_every_masked_sampler_draws_from_it(tmp_path):
     place = files_of("add_a_generator.md", tmp_path, "generator", "convolutions")
     data = ["data=mnist5k", "tokenizer=from_bundle", f"tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}", "limit_items=32", "batch_size=8"]
-    words = ["trust=[mine]", "task=generator", "generator=convolutions", "steps=2", "trainer.progress_bar=false", "logger=none", "paths.run=run"]
+    words = ["trust=[mine]", "task=generator", "generator=convolutions", "steps=2", "trainer.progress_bar=false", "logger=none",
+             "paths.run=run"]  # fmt: skip
     done = run(place, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", *data, *words)
     assert done.returncode == 0, done.stderr[-3000:]
     draws = """

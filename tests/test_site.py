@@ -51,7 +51,8 @@ def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="make docs installs it: pip install -e '.[docs]'")
     for name in ("docs", "gentok", "README.md", ".mkdocs.yml"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
-    done = subprocess.run([sys.executable, "-m", "mkdocs", "build", "-q", "-f", ".mkdocs.yml", "--strict"], cwd=tmp_path, capture_output=True, text=True)
+    words = [sys.executable, "-m", "mkdocs", "build", "-q", "-f", ".mkdocs.yml", "--strict"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "outputs" / "site" / "reference" / "gentok.samplers.maskgit" / "index.html").read_text()
     assert "maskgit" in page and "temperature" in page

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links of the pages as they are read in the repository become links of the site, or of the repository where they leave docs/."""
+"""A hook of mkdocs: links that work in the repository become links of the site, or of the repository's website where they leave docs/."""
 
 from __future__ import annotations
 

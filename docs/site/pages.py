@@ -1,4 +1,4 @@
-"""Pages that are made when the site is built: README.md as the first page, a page per public module from its docstrings, and the order of all."""
+"""Pages that are made when the site is built: README.md as the first, one per public module from its docstrings, and the order of all."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ import mkdocs_gen_files
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {
-    "Your own data": "own_data.md", "Add a tokenizer": "add_a_tokenizer.md", "Add a generator": "add_a_generator.md", "Certify a sampler": "certify.md",
-    "On a cluster": "cluster.md", "What a big run needs": "scaling.md",
-}  # fmt: skip
+    "Your own data": "own_data.md",
+    "Add a tokenizer": "add_a_tokenizer.md",
+    "Add a generator": "add_a_generator.md",
+    "Certify a sampler": "certify.md",
+    "On a cluster": "cluster.md",
+    "What a big run needs": "scaling.md",
+}
 ABOUT = {"A tour": "architecture.md", "Glossary": "glossary.md", "Contributing": "CONTRIBUTING.md", "Changes": "CHANGELOG.md"}
 PUBLIC = (
-    "gentok.bundle.model.load", "gentok.bundle.model.Bundle", "gentok.sampling.sample", "gentok.sampling.Samples", "gentok.training.own_data.train",
-    "gentok.certification.certify", "gentok.certification.Certificate", "gentok.rng.RowRNG", "gentok.errors",
-)  # fmt: skip
+    "gentok.bundle.model.load",
+    "gentok.bundle.model.Bundle",
+    "gentok.sampling.sample",
+    "gentok.sampling.Samples",
+    "gentok.training.own_data.train",
+    "gentok.certification.certify",
+    "gentok.certification.Certificate",
+    "gentok.rng.RowRNG",
+    "gentok.errors",
+)
 """Shown whole on the page of `import gentok`: they lie in none of the rooms below."""
 ROOMS = ("", "types", "interfaces", "codebooks", "tokenizers", "generators", "samplers", "watermarks", "flow", "losses", "metrics", "nn", "data")
 """Packages whose modules get a page; "": the names that `import gentok` gives."""
@@ -31,7 +42,8 @@ def title(path: Path) -> str:
 def documented(path: Path) -> bool:
     """Whether a module has a public class or function with a docstring."""
     nodes = ast.parse(path.read_text()).body
-    return any(isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_" and ast.get_docstring(node) for node in nodes)
+    public = [node for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name[0] != "_"]
+    return any(ast.get_docstring(node) for node in public)
 
 
 def reference() -> list[str]:
@@ -75,12 +87,14 @@ def summary() -> str:
     docs = ROOT / "docs"
     results = sorted((title(path), f"results/{path.name}") for path in (docs / "results").glob("*.md"))
     decisions = sorted((title(path), f"decisions/{path.name}") for path in (docs / "decisions").glob("*.md") if path.name != "README.md")
-    guides = [*GUIDES.items(), *sorted((title(path), path.name) for path in docs.glob("*.md") if path.name not in {*GUIDES.values(), *ABOUT.values()})]
+    listed = {*GUIDES.values(), *ABOUT.values()}
+    guides = [*GUIDES.items(), *sorted((title(path), path.name) for path in docs.glob("*.md") if path.name not in listed)]
     parts = [("Guides", guides), ("How it is built", list(ABOUT.items())), ("Results", results)]
     lines = ["* [Start](index.md)"]
     for head, pages in parts:
         lines += [f"* {head}", *(f"    * [{name}]({path})" for name, path in pages)]
-    lines += ["    * [Trained models](zoo/README.md)", "* [Decisions](decisions/README.md)", *(f"    * [{name}]({path})" for name, path in decisions)]
+    lines += ["    * [Trained models](zoo/README.md)", "* [Decisions](decisions/README.md)"]
+    lines += [f"    * [{name}]({path})" for name, path in decisions]
     return "\n".join([*lines, "* Reference", *reference()]) + "\n"
 
 

@@ -20,8 +20,8 @@ def precision(choice: str, accelerator: str) -> str:
     """Lightning's name of a precision.
 
     Args:
-        choice: "bf16-mixed", "32-true", or "auto": bf16-mixed where it is the faster one, on a GPU that computes in it and on a CPU with AMX
-            tiles; else 32-true. Of AVX512-BF16 alone auto makes no use: a step of a transformer took 1.0 s in it, 0.77 s in float32 (Xeon).
+        choice: "bf16-mixed", "32-true", or "auto": bf16-mixed where it is the faster one, on a GPU that computes in it and on a CPU with
+            AMX tiles; else 32-true. Of AVX512-BF16 alone auto makes no use: a step of a transformer took 1.0 s in it, 0.77 s in float32 (Xeon).
         accelerator: Lightning's, such as "cpu" or "gpu".
 
     Raises:

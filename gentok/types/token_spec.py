@@ -32,8 +32,8 @@ class TokenSpec:
         width: D of Latents.
         nested_levels: coarse levels alone are a valid code.
         parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
-        grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes begins in
-            state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
+        grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes
+            begins in state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
         modality: "image", "audio" or what else the tokenizer says.
         media_shape: (C, H, W) or (C,), what decode returns.
         sample_rate: in Hz, of sound.
