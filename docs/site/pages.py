@@ -30,7 +30,9 @@ PUBLIC = (
     "gentok.errors",
 )
 """Shown whole on the page of `import gentok`: they lie in none of the rooms below."""
-ROOMS = ("", "types", "interfaces", "codebooks", "tokenizers", "generators", "samplers", "watermarks", "flow", "losses", "metrics", "nn", "data")
+ROOMS = (
+    "", "types", "interfaces", "codebooks", "tokenizers", "generators", "samplers", "watermarks", "flow", "losses", "metrics", "nn", "data",
+)  # fmt: skip
 """Packages whose modules get a page; "": the names that `import gentok` gives."""
 
 
@@ -74,8 +76,8 @@ def public() -> str:
         where = getattr(value, "__module__", "")
         linked = any(where.startswith(f"gentok.{room}.") for room in ROOMS if room)
         rows.append(f"| {f'[`{name}`][{where}.{name}]' if linked else f'`{name}`'} | {about} |")
-    code = "\n".join(f"::: {where}\n" for where in PUBLIC)
-    return "# gentok\n\n::: gentok\n    options:\n      members: false\n      show_root_heading: false\n\n" + "\n".join(rows) + f"\n\n{code}"
+    head = ["# gentok\n", "::: gentok", "    options:", "      members: false", "      show_root_heading: false\n"]
+    return "\n".join([*head, *rows, *(f"\n::: {where}" for where in PUBLIC)]) + "\n"
 
 
 def write(path: str, text: str) -> None:

@@ -21,7 +21,8 @@ def precision(choice: str, accelerator: str) -> str:
 
     Args:
         choice: "bf16-mixed", "32-true", or "auto": bf16-mixed where it is the faster one, on a GPU that computes in it and on a CPU with
-            AMX tiles; else 32-true. Of AVX512-BF16 alone auto makes no use: a step of a transformer took 1.0 s in it, 0.77 s in float32 (Xeon).
+            AMX tiles; else 32-true. Of AVX512-BF16 alone auto makes no use: on a Xeon a step of a transformer took 1.0 s in it,
+            0.77 s in float32.
         accelerator: Lightning's, such as "cpu" or "gpu".
 
     Raises:
