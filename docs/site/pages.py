@@ -14,6 +14,7 @@ GUIDES = {
     "Add a tokenizer": "add_a_tokenizer.md",
     "Add a generator": "add_a_generator.md",
     "Certify a sampler": "certify.md",
+    "A model over HTTP": "serve.md",
     "On a cluster": "cluster.md",
     "What a big run needs": "scaling.md",
 }
