@@ -1,4 +1,4 @@
-"""Released weights in gentok's own codecs: a file is read without running its code, and put into a codec, or refused with the reason."""
+"""Released weights in gentok's own codecs: put into a codec, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -12,50 +12,13 @@ from torch import Tensor, nn
 
 from gentok.errors import counted
 from gentok.interfaces import LocalPath
+from gentok.nn.released import read_state
 from gentok.tokenizers.codec import Codec
 
-__all__ = ["NORMED", "ReleasedCodec", "factorized", "put", "read_state"]
+__all__ = ["NORMED", "ReleasedCodec", "factorized", "put"]
 
 NORMED = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 """Length and direction of a weight-normalised layer: the names of torch's older form, and of the one that gentok's networks have."""
-
-
-def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
-    """The tensors of a file under the names there. No code of the file is run.
-
-    Args:
-        path: the file, or the folder that holds it.
-        model: its name, for messages.
-        files: patterns of the names that it may have in a folder, the preferred first.
-        known: the names of tensors that only such a model has.
-        released_by: whose files are read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it holds something else, or would have to run code.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        found = [file for name in files for file in sorted(path.glob(name))]
-        if not found:
-            raise FileNotFoundError(f"the folder {path} holds no {model} weights: none of {', '.join(files)}")
-        path = found[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no {model} weights at {path}")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format raises its own on a file that is something else
-        raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
-    if isinstance(state, Mapping):
-        state = next((state[inside] for inside in ("state_dict", "best_state") if inside in state), state)
-    if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
-        raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}, with a quantizer")
-    return dict(state)
 
 
 def put(codec: nn.Module, state: Mapping[str, Tensor], path: str | Path, model: str) -> None:
