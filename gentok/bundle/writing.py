@@ -75,7 +75,7 @@ def save(
     if "guidance" in document["meta"]:
         document["guidance"] = document["meta"]["guidance"]
     if generator is not None:
-        document["generator"] = {"config": identify(dict(generator_config or {})), "spec": generator.spec.to_dict()}
+        document["generator"] = {"config": identify(generator.portable(generator_config or {})), "spec": generator.spec.to_dict()}
         if not generator.spec.same_codes(kept):
             raise ValueError(f"the generator models {generator.spec.describe()}; the tokenizer beside it makes {kept.describe()}")
 

@@ -257,15 +257,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         """As Causal.logits. An empty slot (which holds no cell at its step) reads as id 0 for certain; what
         is predicted at fed steps beyond the layout's end is unspecified."""
         window = cache.window(at, ids.shape[1], parents)
-        last = self.layout.steps - 1
-        if window.start is not None and window.depth is None:  # every row stands at the same step
-            first = window.start - cache.prefix
-            steps: Tensor | slice = slice(first, first + ids.shape[1])
-            if steps.stop > last + 1:
-                steps = torch.arange(steps.start, steps.stop, device=ids.device).clamp(max=last)
-        else:
-            depth = torch.arange(ids.shape[1], device=ids.device) if window.depth is None else window.depth
-            steps = (at.to(ids.device)[:, None] + depth).clamp(max=last)
+        steps = self._fed_steps(window, cache, at, ids.shape[1], ids.device)
         if cache.rotation is None or torch.is_grad_enabled():
             x, rope = self._embed(ids, steps), self._rotation(ids.device, steps)
         else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from gentok.generators.base import Causal
 from gentok.interfaces import Generator
 from gentok.layouts import Layout
-from gentok.nn.kv_cache import KVCache
+from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.linear import activations
 from gentok.nn.rope import Rotation, widened
 from gentok.nn.token_transformer import TransformerSettings, attend
@@ -85,6 +85,18 @@ class CausalTransformer(Generator, Causal):
         """Of some of what is fed."""
         tables, places = self._tables.on(device), self.conditioner.places
         return tables.cos[places:][steps], tables.sin[places:][steps]
+
+    def _fed_steps(self, window: Window, cache: KVCache, at: Tensor, count: int, device: torch.device) -> Tensor | slice:
+        """Which fed steps a window of `count` steps holds, one slice where all rows hold the same, else int64
+        [S] or [B, S]; the last one stands for those beyond the layout's end."""
+        last = self.layout.steps - 1
+        if window.start is not None and window.depth is None:  # every row stands at the same step
+            first = window.start - cache.prefix
+            if first + count <= last + 1:
+                return slice(first, first + count)
+            return torch.arange(first, first + count, device=device).clamp(max=last)
+        depth = torch.arange(count, device=device) if window.depth is None else window.depth
+        return (at.to(device)[:, None] + depth).clamp(max=last)
 
     def _start_cache(self, condition: Condition, batch: int, capacity: int) -> KVCache:
         """A cache of the trunk that holds the condition."""

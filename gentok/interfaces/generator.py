@@ -3,7 +3,8 @@ gentok/generators/base.py."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ class Generator(nn.Module, Component):
         progress: share of the training that is over, in [0, 1]; set before every step, for losses that change
             over the run.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
+        needs_training: False where it was built with weights that others trained.
     """
 
     spec: TokenSpec
@@ -35,6 +37,12 @@ class Generator(nn.Module, Component):
     has_nll: ClassVar[bool] = True
     progress: float = 1.0
     condition_dropout: float = 0.0
+    needs_training: bool = True
+
+    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """`config` as it rebuilds this generator anywhere: without the path that its weights were loaded
+        from."""
+        return {**config, "weights": None} if "weights" in config else dict(config)
 
     def loss(self, tokens: Tokens | Latents, condition: Condition, rng: RowRNG) -> LossOutput:
         """The training loss of one batch.

@@ -12,7 +12,7 @@ from torch import Tensor
 from gentok.nn.rope import Rotation, rotation
 from gentok.types import Line, Pyramid, Raster, TokenSpec
 
-__all__ = ["cell_names", "rotation_tables"]
+__all__ = ["cell_names", "held_cells", "rotation_tables"]
 
 
 def rotation_tables(
@@ -55,6 +55,26 @@ def _coordinates(spec: TokenSpec, position: Tensor, axial: bool, places: int) ->
     row = torch.where(begin, 0, position.clamp(min=0) // spec.grid.w + 1)
     column = torch.where(begin, 0, position.clamp(min=0) % spec.grid.w)
     return torch.stack((row, column), -1)
+
+
+def held_cells(spec: TokenSpec, head_width: int) -> Rotation:
+    """Rotations as LlamaGen's (arXiv 2406.06525): fed step i > 0 is rotated by the row and column of cell i - 1,
+    which it holds, queries and keys alike; of step 0 both become zeros.
+
+    Args:
+        spec: tokens on a raster of N cells.
+        head_width: channels of an attention head.
+
+    Returns:
+        A Rotation of N steps.
+
+    Raises:
+        ValueError: the head's width does not split evenly.
+    """
+    cell = torch.arange(spec.positions - 1)
+    cos, sin = rotation(torch.stack((cell // spec.grid.w, cell % spec.grid.w), -1), head_width=head_width)
+    nothing = torch.zeros(1, *cos.shape[1:])
+    return torch.cat((nothing, cos)), torch.cat((nothing, sin))
 
 
 def cell_names(spec: TokenSpec, level: Tensor | None, position: Tensor) -> tuple[Tensor, int]:

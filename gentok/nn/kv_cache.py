@@ -78,6 +78,7 @@ class KVCache:
         self.modulation: list[Tensor] | None = None
         self.blocks: Sequence[Any] | None = None  # the transformer's blocks as functions (nn/decoding.py), () where it has none
         self.rotation: tuple[Tensor, Tensor] | None = None  # of all fed steps, as wide as a head
+        self.begin: Tensor | None = None  # float [B, 1, D], what fed step 0 reads where that depends on the condition
         self.names: Tensor | None = None  # float [S, D], what the fed steps' names add to their embedding
         self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
 
@@ -139,7 +140,7 @@ class KVCache:
         out.context = None if self.context is None else [(k[rows], v[rows]) for k, v in self.context]
         out.context_mask = _rows(self.context_mask, rows)
         out.modulation = None if self.modulation is None else [m[:, rows] for m in self.modulation]
-        out.rotation, out.names = self.rotation, self.names
+        out.rotation, out.names, out.begin = self.rotation, self.names, _rows(self.begin, rows)
         out.follower = None if self.follower is None else self.follower.take(rows)
         return out
 
@@ -151,7 +152,7 @@ class KVCache:
                 f"of one of {self.capacity} steps and {self.prefix} slots"
             )
         pairs = [*zip(self.keys, other.keys), *zip(self.values, other.values)]
-        pairs += [(self.prefix_mask, other.prefix_mask), (self.context_mask, other.context_mask)]
+        pairs += [(self.prefix_mask, other.prefix_mask), (self.context_mask, other.context_mask), (self.begin, other.begin)]
         pairs += [pair for ours, theirs in zip(self.context or (), other.context or ()) for pair in zip(ours, theirs)]
         pairs += [(ours.transpose(0, 1), theirs.transpose(0, 1)) for ours, theirs in zip(self.modulation or (), other.modulation or ())]
         for ours, theirs in pairs:

@@ -1,4 +1,4 @@
-"""Released weights in gentok's own networks: a file is read without running its code, and put into a network, or refused with the reason."""
+"""Released weights in gentok's own networks: a file is read without running its code, and put in, or refused with the reason."""
 
 from __future__ import annotations
 

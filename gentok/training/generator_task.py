@@ -135,7 +135,7 @@ class GeneratorTask(GentokModule):
         return {
             "kind": "generator",
             "tokenizer": {"config": bundle.tokenizer_config, "spec": bundle.spec.to_dict()},
-            "generator": {"config": self.config["generator"], "spec": self.generator.spec.to_dict()},
+            "generator": {"config": self.generator.portable(self.config["generator"]), "spec": self.generator.spec.to_dict()},
             "condition_spec": self.condition_spec.to_dict(),
             "meta": {"step": self.global_step, "data": self.config["data"] or None},
         }

@@ -86,7 +86,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
             built("vq16", stored(tmp_path, **changes))
         assert "\n" not in str(error.value) and "vq16.pt" in str(error.value)
     for model, path, error, line in (
-        ("vq8", stored(tmp_path), ValueError, r"16 x 16 pixels per code, 8 x 8 are configured"),
+        ("vq8", stored(tmp_path), ValueError, "is LlamaGen's VQ-16, configured is VQ-8"),
         ("vq8", str(tmp_path / "other.pt"), ValueError, "holds no LlamaGen VQ model"),
         ("vq16", str(tmp_path / "code.pt"), ValueError, "without running its code"),
         ("vq16", str(tmp_path / "gone.pt"), FileNotFoundError, "no LlamaGen VQ weights"),

@@ -82,8 +82,8 @@ class LlamaGenVQ(VQGAN, id="tokenizer/llamagen_vq"):
         stages, here = sum(STAGE.fullmatch(key) is not None for key in state), len(settings.multipliers)
         if stages != here:
             raise ValueError(
-                f"{path} is a tokenizer of {2 ** (stages - 1)} x {2 ** (stages - 1)} pixels per code, {2 ** (here - 1)} x {2 ** (here - 1)} "
-                "are configured: tokenizer.multipliers is [1,1,2,2,4] for VQ-16 and [1,2,2,4] for VQ-8"
+                f"{path} is LlamaGen's VQ-{2 ** (stages - 1)}, configured is VQ-{2 ** (here - 1)}: tokenizer.multipliers is [1,1,2,2,4] "
+                "for VQ-16 and [1,2,2,4] for VQ-8"
             )
         fill(self, dict(self._sources(settings)), state, path, "LlamaGen VQ", ("quantize.codebook_used",))
         if not self.codebook.usage.is_meta:
