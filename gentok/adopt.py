@@ -3,23 +3,26 @@ bundle.
 
 media_shape=[3,256,256] is what the tokens' spec names. The bundle is then like one of gentok's own:
 `gentok.load(BUNDLE)`, `tokenizer.ckpt=BUNDLE` for a generator, and `python -m gentok.evaluate ckpt=BUNDLE
-data=folder data.path=IMAGES`.
+data=folder data.path=IMAGES`. With generator=NAME generator.weights=FILE it holds a pretrained generator and
+its tokenizer, and is sampled and fine-tuned (`init_from=BUNDLE`) like any.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gentok.bundle import pretrained
-from gentok.errors import check_choice
+from gentok.bundle import Bundle, build_generator, load, pretrained
+from gentok.errors import ConfigError, check_choice
+from gentok.types import ClassSpec, ConditionSpec
 
 __all__ = ["adopt", "main"]
 
 
 def adopt(config: Mapping[str, Any]) -> Path:
-    """Saves a pretrained tokenizer as a bundle.
+    """Saves a pretrained tokenizer, or a pretrained generator with its tokenizer, as a bundle.
 
     Args:
         config: a resolved conf/adopt.yaml.
@@ -33,11 +36,43 @@ def adopt(config: Mapping[str, Any]) -> Path:
         ImportError: the package of the released model is not installed.
     """
     check_choice("dtype", config["dtype"], ("float32", "bfloat16"))
-    bundle = pretrained(config["tokenizer"], config["media_shape"], config["trust"])
-    bundle.meta = {"from": str(config["tokenizer"].get("path"))}
+    tokenizer, generator = config["tokenizer"], config.get("generator")
+    if "_target_" in tokenizer or not generator:
+        bundle = pretrained(tokenizer, config["media_shape"], config["trust"])
+    else:
+        bundle = load(tokenizer["ckpt"], trust=config["trust"])
+    bundle.meta = {"from": _origin(tokenizer)}
+    if generator:
+        bundle = _with_generator(bundle, config)
     path = bundle.save(config["out"], config["dtype"])
-    print(f"{type(bundle.tokenizer).__name__}: {bundle.spec.describe()}\nbundle: {path}")
+    print(f"{type(bundle.tokenizer).__name__}: {bundle.spec.describe()}")
+    if bundle.generator is not None:
+        print(f"{type(bundle.generator).__name__}: {sum(p.numel() for p in bundle.generator.parameters()):,} parameters")
+    print(f"bundle: {path}")
     return path
+
+
+def _with_generator(bundle: Bundle, config: Mapping[str, Any]) -> Bundle:
+    """The bundle of config["generator"] over the tokens of a bundle. Raises ConfigError where its weights are random."""
+    settings, trust = config["generator"], config["trust"]
+    condition_spec = ConditionSpec((("class", ClassSpec(tuple(map(str, range(config["classes"]))))),))
+    generator = build_generator(settings, bundle.tokenizer, condition_spec, trust)
+    if generator.needs_training:
+        raise ConfigError(
+            f"{type(generator).__name__} as configured has random weights: give released ones (generator.weights=FILE where it reads them)"
+        )
+    generator.eval().requires_grad_(False)
+    meta = {"from": f"{_origin(settings)}, over the tokens of {bundle.meta['from']}"}
+    if config["guidance"] is not None:
+        meta["guidance"] = float(config["guidance"])
+    about = {"generator_config": generator.portable(settings), "condition_spec": condition_spec, "meta": meta}
+    return replace(bundle, kind="generator", generator=generator, **about)
+
+
+def _origin(settings: Mapping[str, Any]) -> str:
+    """A hub name or a path, or the name of a file of weights, or of a bundle."""
+    found = settings.get("weights") or settings.get("ckpt")
+    return Path(str(found)).name if found else str(settings.get("path"))
 
 
 def main() -> None:

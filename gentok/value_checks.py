@@ -72,7 +72,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "host": Place, "port": PositiveInt, "max_items": PositiveInt, "max_waiting": PositiveInt, "max_megabytes": PositiveFloat,
     # watermarks
     "key": Place, "keys": PositiveInt, "inputs": Texts,
-    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
+    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"], "classes": PositiveInt,
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
@@ -82,7 +82,7 @@ NEEDED = (
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
-    "host", "port", "max_items", "max_waiting",
+    "host", "port", "max_items", "max_waiting", "classes",
     "max_megabytes", "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
     "logger.tensorboard", "sampler.temperature", "inputs",
 )  # fmt: skip

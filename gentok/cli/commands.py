@@ -121,15 +121,21 @@ COMMANDS = {
         groups=("watermark",),
     ),
     "adopt": Command(
-        "turns a pretrained tokenizer of another library into a bundle",
+        "turns pretrained tokenizers and generators of others into bundles",
         (
             ("tokenizer=diffusers_vq tokenizer.path=FOLDER 'media_shape=[3,256,256]' out=BUNDLE", "a VQ model of diffusers"),
             ("tokenizer=janus_vq tokenizer.path=FOLDER 'media_shape=[3,384,384]' out=BUNDLE", "the tokenizer of Janus"),
             ("tokenizer=encodec_24khz tokenizer.weights=FILE 'media_shape=[1,24000]' out=BUNDLE", "released weights of EnCodec"),
+            ("tokenizer=llamagen_vq tokenizer.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "LlamaGen's VQ-16"),
+            (
+                "tokenizer=llamagen_vq tokenizer.weights=FILE generator=llamagen generator.size=L generator.weights=FILE "
+                "'media_shape=[3,384,384]' out=BUNDLE",
+                "LlamaGen-L and its tokenizer",
+            ),
         ),
         config="adopt",
         function="gentok.adopt:main",
-        groups=("tokenizer",),
+        groups=("tokenizer", "generator"),
     ),
     "certify": Command(
         "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",

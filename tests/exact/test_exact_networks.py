@@ -23,18 +23,21 @@ from kit import (
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
+from gentok.generators.llamagen import LlamaGen
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.guided import guided
+from gentok.samplers.jacobi import Jacobi
 from gentok.samplers.maskgit import MaskGIT
-from gentok.types import Class, Condition, Tokens
+from gentok.types import Class, Condition, Raster, Tokens, TokenSpec
 
 SETTINGS = {
     **COMMON,
     "linear guidance": ({"top_p": 0.9}, (2.0, "linear")),
 }
+SQUARE = TokenSpec((3,), Raster(2, 2))
 RANDOM_ORDER = {"steps": 8, "schedule": "linear", "choice_temperature": 1e9}
 ORDERS = [(spec, layout) for spec in SPECS for layout in LAYOUTS[spec] if layout != "auto"]
 EVERY = list(itertools.product(ORDERS, SETTINGS))
@@ -44,7 +47,7 @@ QUICK = [(order, list(SETTINGS)[i % len(SETTINGS)]) for i, order in enumerate(OR
 def network(cls, spec, dtype=torch.float64, **settings):
     """Two layers of width 16 with random weights, large enough that the distribution depends on everything
     and is far from uniform."""
-    model = cls(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
+    model = cls(SQUARE if spec == "square" else SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
     rng = RowRNG([len(spec)])
     with torch.no_grad():
         for parameter in model.parameters():
@@ -80,6 +83,14 @@ def test_a_depth_transformer_draws_its_enumerated_distribution(spec, setting):
     cases = cases_of(model)
     distributions = [causal_distribution(model, case, sampler, guidance) for case in cases]
     assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
+
+
+@pytest.mark.parametrize("sampler", [AutoregressiveSampler(temperature=0.7), Jacobi(window=3)], ids=["autoregressive", "jacobi"])
+def test_llamagen_draws_its_enumerated_distribution(sampler):
+    model = network(LlamaGen, "square")
+    cases = cases_of(model)
+    distributions = [causal_distribution(model, case, sampler, (2.0, "constant")) for case in cases]
+    assert agreement(sample(sampler, guided(model, 2.0), cases, 800, seed=3), distributions) > 1e-3
 
 
 @pytest.mark.parametrize("by", ["cross", "adaln"])
