@@ -127,11 +127,7 @@ COMMANDS = {
             ("tokenizer=janus_vq tokenizer.path=FOLDER 'media_shape=[3,384,384]' out=BUNDLE", "the tokenizer of Janus"),
             ("tokenizer=encodec_24khz tokenizer.weights=FILE 'media_shape=[1,24000]' out=BUNDLE", "released weights of EnCodec"),
             ("tokenizer=llamagen_vq tokenizer.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "LlamaGen's VQ-16"),
-            (
-                "tokenizer=llamagen_vq tokenizer.weights=FILE generator=llamagen generator.size=L generator.weights=FILE "
-                "'media_shape=[3,384,384]' out=BUNDLE",
-                "LlamaGen-L and its tokenizer",
-            ),
+            ("tokenizer=from_bundle tokenizer.ckpt=BUNDLE generator=llamagen generator.weights=FILE out=BOTH", "and LlamaGen-B"),
         ),
         config="adopt",
         function="gentok.adopt:main",
