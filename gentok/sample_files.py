@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gentok.atomic import sweep, writable_folder
 from gentok.bundle import Bundle, load
-from gentok.bundle.model import find
+from gentok.bundle.places import find
 from gentok.data.image_files import save_image, to_media, to_uint8
 from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound

@@ -70,7 +70,10 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "chunk": PositiveFloat,
     # watermarks
     "key": Place, "keys": PositiveInt, "inputs": Texts,
-    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"],
+    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8", "auto"],
+    # push
+    "repo": Place, "private": bool, "revision": Place, "message": Place, "license": Place, "picture": Place, "report": Place, "card": bool,
+    "folder": Place,
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
@@ -81,7 +84,7 @@ NEEDED = (
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
     "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
-    "logger.tensorboard", "sampler.temperature", "inputs",
+    "logger.tensorboard", "sampler.temperature", "inputs", "message", "card",
 )  # fmt: skip
 """Keys that cannot be null."""
 

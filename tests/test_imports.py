@@ -48,7 +48,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }
 ANYTHING = {
-    "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
+    "training", "adopt", "push", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
     "sampling", "sampling_plan", "sample_parts", "launch", "watch", "sample_files", "codec", "watermark", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip
@@ -59,6 +59,7 @@ ONLY_IN = {  # packages that one place wraps
     "encodec": lambda room, path: room in ("tokenizers", "benchmarks"),
     "diffusers": lambda room, path: room == "tokenizers",
     "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmarks"),
+    "huggingface_hub": lambda room, path: path.name == "hub.py",
 }
 LAZY = (
     "torchmetrics",
@@ -66,6 +67,7 @@ LAZY = (
     "encodec",
     "diffusers",
     "transformers",
+    "huggingface_hub",
     "sklearn",
     "mlxtend",
     "matplotlib",

@@ -119,6 +119,17 @@ COMMANDS = {
         function="gentok.adopt:main",
         groups=("tokenizer",),
     ),
+    "push": Command(
+        "uploads a model to the Hugging Face Hub, with a model card",
+        (
+            ("ckpt=RUN/bundle repo=OWNER/NAME license=apache-2.0", "then anyone has gentok.load('hf://OWNER/NAME')"),
+            ("ckpt=RUN/bundle repo=OWNER/NAME private=true revision=v2", "for you alone, on a branch"),
+            ("ckpt=RUN/bundle repo=OWNER/NAME report=FOLDER/reconstruction.json", "with the figures of `gentok evaluate`"),
+            ("ckpt=RUN/bundle folder=FOLDER", "writes what would be uploaded, to look at first"),
+        ),
+        config="push",
+        function="gentok.push:main",
+    ),
     "certify": Command(
         "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",
         (("MY.py", "a file with draw(n, seed), log_p(ids), VOCAB and POSITIONS"), ("MY.py n=100000", "smaller differences are seen")),
