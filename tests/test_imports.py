@@ -21,7 +21,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "devices": {"errors"},
     "precision": set(),
     "types": {"errors", "settings", "rng"},
-    "interfaces": {"settings", "types", "rng"},
+    "interfaces": {"settings", "types", "rng", "precision"},
     "build": {"errors", "settings", "interfaces"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},

@@ -130,7 +130,7 @@ class BaseCodebook(Codebook):
 
     def all_unknown(self, vectors: Tensor) -> Tensor:
         """vectors float [B, width, N] -> int64 [B, K, N], all UNKNOWN."""
-        return torch.full((len(vectors), self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        return torch.full((vectors.shape[0], self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
 
     def _added(self, level: int, codes: Tensor) -> Tensor:
         """What a level's codes int64 [B, 1, N] add before the projection behind, float32 [B, dim, N]; those
@@ -140,7 +140,7 @@ class BaseCodebook(Codebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         """residual float [B, width, N] -> the level's nearest codes int64 [B, 1, N]."""
         x = residual.transpose(1, 2).reshape(-1, self.width)
-        return nearest_rows(x.double(), self.table(level).double()).view(len(residual), 1, residual.shape[2])
+        return nearest_rows(x.double(), self.table(level).double()).view(residual.shape[0], 1, residual.shape[2])
 
     @float32
     def lookup(self, codes: Tensor) -> Tensor:
@@ -224,7 +224,7 @@ class SingleLevel(BaseCodebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         if self.projected:
             return super()._found(level, residual)
-        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(len(residual), 1, residual.shape[2])
+        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(residual.shape[0], 1, residual.shape[2])
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:

@@ -234,7 +234,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         parts = self._split(codes, len(self.sides))
         if codes.shape[2] != sum(self.cells):
             raise ValueError(f"this pyramid has codes [B, 1, {sum(self.cells)}]; got {tuple(codes.shape)}")
-        total = torch.zeros(len(codes), self.dim, self.sides[-1], self.sides[-1], device=codes.device)
+        total = torch.zeros(codes.shape[0], self.dim, self.sides[-1], self.sides[-1], device=codes.device)
         for s, part in enumerate(parts):
             total = total + self._raised(s, self._rows(part), part)
         return self._outward_map(total)
@@ -260,7 +260,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             raise ValueError(f"accumulate sums the first 0 to {last + 1} scales; got {list(scales)}")
         full = self.carry == "full"
         side = self.sides[-1 if full else 0]
-        total = torch.zeros(len(codes), self.dim, side, side, device=codes.device)
+        total = torch.zeros(codes.shape[0], self.dim, side, side, device=codes.device)
         sums = [_resized(total, self.sides[0], "area")]
         for s, part in enumerate(self._split(codes, top)):
             if full:
@@ -269,7 +269,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 rows = self._rows(part).masked_fill((part < 0)[..., None], 0.0)
                 total = _resized(total, self.sides[s], "bicubic") + self._map(rows, self.sides[s])
             sums.append(_resized(total, self.sides[s if own else min(s + 1, last)], "area" if full else "bicubic"))
-        x = torch.cat([total.new_zeros(len(codes), self.dim, 0), *(sums[s].flatten(2) for s in scales)], 2)
+        x = torch.cat([total.new_zeros(codes.shape[0], self.dim, 0), *(sums[s].flatten(2) for s in scales)], 2)
         return self.outward(x.transpose(1, 2))
 
     @torch.no_grad()
@@ -279,7 +279,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         if self.projected:
             x = x @ torch.linalg.pinv(self.project_out.weight.double()).T
         residual = self._map(x.float(), self.sides[-1])
-        given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
+        given = torch.full((vectors.shape[0], 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
         parts, out = self._split(given, len(self.sides)), []
         known = [self._raised(s, self._rows(part), part) for s, part in enumerate(parts)]
         residual = residual - sum(known)
