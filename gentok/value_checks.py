@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
-    "format": Literal["files", "npz", "both"],
+    "format": Literal["files", "npz", "both", "onnx", "torch_export"],
     "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
     "suite": str, "ckpts": Texts, "region": str, "inception": Place, "reference": Place, "samples": Place,
@@ -74,6 +74,8 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     # push
     "repo": Place, "private": bool, "revision": Place, "message": Place, "license": Place, "picture": Place, "report": Place, "card": bool,
     "folder": Place,
+    # export
+    "parts": Sequence[Literal["encoder", "decoder"]],
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
@@ -84,7 +86,7 @@ NEEDED = (
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
     "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
-    "logger.tensorboard", "sampler.temperature", "inputs", "message", "card",
+    "logger.tensorboard", "sampler.temperature", "inputs", "message", "card", "parts",
 )  # fmt: skip
 """Keys that cannot be null."""
 

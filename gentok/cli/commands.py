@@ -130,6 +130,16 @@ COMMANDS = {
         config="push",
         function="gentok.push:main",
     ),
+    "export": Command(
+        "writes a tokenizer's encoder and decoder as ONNX, or for torch.export.load",
+        (
+            ("ckpt=mnist5k_vq out=FOLDER", "encoder.onnx (media to codes) and decoder.onnx (codes to media)"),
+            ("ckpt=RUN/bundle out=FOLDER parts=[decoder]", "one of the two"),
+            ("ckpt=hf://OWNER/NAME out=FOLDER format=torch_export", "for torch.export.load, without gentok"),
+        ),
+        config="export",
+        function="gentok.export:main",
+    ),
     "certify": Command(
         "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",
         (("MY.py", "a file with draw(n, seed), log_p(ids), VOCAB and POSITIONS"), ("MY.py n=100000", "smaller differences are seen")),

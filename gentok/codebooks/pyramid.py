@@ -91,6 +91,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         self.book = codebook
         self.phi = nn.ModuleList([nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(phi)])
         self.cells = [side * side for side in sides]
+        self.phi_of = [self._nearest_phi(scale) for scale in range(len(sides))] if phi else []
         if {id(self._phi(s)) for s in range(len(sides))} != {id(module) for module in self.phi or [None]}:
             raise ValueError(f"phi={phi} convolutions are more than {len(sides)} scales use: take fewer")
         self.learnt = bool(phi) or any(True for _ in codebook.parameters())
@@ -110,14 +111,16 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
 
     # ---------------------------------------------------------------------------------------------------------- one scale
 
-    def _phi(self, scale: int) -> nn.Module | None:
-        """VAR's assignment: the convolution whose place on [0, 1] is nearest to the scale's."""
+    def _nearest_phi(self, scale: int) -> int:
+        """VAR's assignment: which convolution's place on [0, 1] is nearest to the scale's."""
         count = len(self.phi)
-        if not count:
-            return None
         edge = (1 / 3 if count == 4 else 1 / 2) / count
         places = torch.linspace(edge, 1 - edge, count, dtype=torch.float64, device="cpu")
-        return self.phi[int((places - scale / max(1, len(self.sides) - 1)).abs().argmin())]
+        return int((places - scale / max(1, len(self.sides) - 1)).abs().argmin())
+
+    def _phi(self, scale: int) -> nn.Module | None:
+        """The convolution behind a scale's upsampling; None where there are none."""
+        return self.phi[self.phi_of[scale]] if self.phi_of else None
 
     def _map(self, rows: Tensor, side: int) -> Tensor:
         """rows float [B, n, dim] -> [B, dim, side, side]."""

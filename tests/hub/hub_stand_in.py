@@ -108,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not rest or rest[0] == "revision":
             sha = repository.resolve(rest[1] if rest else "main")
             files = [{"rfilename": path} for path in repository.files(sha)]
-            return self.answer(200, {"id": name, "sha": sha, "siblings": files, "private": repository.private}) if sha else self.no_revision()
+            return self.answer(200, {"id": name, "sha": sha, "siblings": files}) if sha else self.no_revision()
         if rest[0] == "tree":
             return self.answer(200, [self.entry(path, data) for path, data in repository.files(rest[1]).items()])
         if not self.owner:
