@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test test-slow lint benchmark fuzz
+.PHONY: setup demo test test-slow lint benchmark docs fuzz
 
 setup: $(VENV)/.dev
 
@@ -27,6 +27,9 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python -m gentok.benchmark
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build -q -f .mkdocs.yml --strict  # outputs/site; warnings are errors
 
 fuzz: setup
 	$(BIN)/python tests/fuzz n=4000  # of every kind: about 50,000 in all, an hour or two; outputs/fuzz.json

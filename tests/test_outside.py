@@ -1,4 +1,4 @@
-"""A component outside the package is one file and one yaml: those of docs/add_a_tokenizer.md are found, built, tested and trained."""
+"""A component outside the package is one file and one yaml: those of docs/add_a_*.md are found, built, tested and trained."""
 
 import os
 import re
@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = (ROOT / "docs" / "add_a_tokenizer.md").read_text()
+
+
+def files_of(page: str, folder: Path, role: str, name: str) -> Path:
+    """A folder with the page's files: mine/NAME.py and mine/conf/ROLE/NAME.yaml."""
+    text, package = (ROOT / "docs" / page).read_text(), folder / "mine"
+    (package / "conf" / role).mkdir(parents=True)
+    (package / f"{name}.py").write_text(re.search(r"```python\n(.*?)```", text, re.S).group(1))
+    (package / "conf" / role / f"{name}.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S).group(1))
+    return folder
 
 
 @pytest.fixture
 def mine(tmp_path):
-    """A folder with the page's files: mine/patches.py and mine/conf/tokenizer/patches.yaml."""
-    package = tmp_path / "mine"
-    (package / "conf" / "tokenizer").mkdir(parents=True)
-    (package / "patches.py").write_text(re.search(r"```python\n(.*?)```", PAGE, re.S).group(1))
-    (package / "conf" / "tokenizer" / "patches.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.S).group(1))
-    return tmp_path
+    return files_of("add_a_tokenizer.md", tmp_path, "tokenizer", "patches")
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -49,3 +52,20 @@ def test_without_trust_it_is_refused_with_a_line(mine):
     done = run(mine, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", "tokenizer=patches", "steps=2", "paths.run=run")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "trust=" in done.stderr and not (mine / "run").exists()
+
+
+def test_an_own_generator_trains_and_every_masked_sampler_draws_from_it(tmp_path):
+    place = files_of("add_a_generator.md", tmp_path, "generator", "convolutions")
+    data = ["data=mnist5k", "tokenizer=from_bundle", f"tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}", "limit_items=32", "batch_size=8"]
+    words = ["trust=[mine]", "task=generator", "generator=convolutions", "steps=2", "trainer.progress_bar=false", "logger=none",
+             "paths.run=run"]  # fmt: skip
+    done = run(place, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", *data, *words)
+    assert done.returncode == 0, done.stderr[-3000:]
+    draws = """
+import gentok
+model = gentok.load('run/bundle', trust=['mine'])
+drawn = {name: model.sample(n=2, condition=7, guidance=2.0, sampler=name, seed=0).shape for name in ('halton', 'first_hitting', 'maskgit')}
+print(drawn)"""
+    drawn = run(place, "-c", draws)
+    assert drawn.returncode == 0, drawn.stderr[-3000:]
+    assert drawn.stdout.count("[2, 1, 32, 32]") == 3

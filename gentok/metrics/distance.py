@@ -42,7 +42,7 @@ def image_features(
         media: float [n, 1 or 3, H, W] in [-1, 1].
         device: where the network runs.
         real: whether the images are real: their features are then kept in the cache, by the images' own
-        content.
+            content.
         cache: a folder; None: $XDG_CACHE_HOME/gentok (~/.cache/gentok).
         progress: (items) -> a context that gives advance(items); opened only where something has to be
             computed.

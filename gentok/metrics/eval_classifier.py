@@ -167,7 +167,7 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
 
     Args:
         model: its convolutions are stored in float16 (half the size, and finer than bfloat16), the rest in
-        float32.
+            float32.
         path: of the file.
         about: what the header says.
     """
@@ -219,7 +219,7 @@ def find_eval_classifier(choice: str, classes: Sequence[str], media_shape: tuple
 
     Args:
         choice: "auto": the one in the package of exactly these classes, channels and size; "small": none; or
-        a file.
+            a file.
         classes: names of the data's classes.
         media_shape: (C, H, W) of the data.
 

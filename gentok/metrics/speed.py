@@ -67,7 +67,7 @@ def figure(
         peer: its name.
         tokens: drawn in one run of each.
         overhead: how many percent more time gentok takes, in place of how many times as fast as the peer it
-        is.
+            is.
         share: how many percent of its time the peer does without, in place of that.
         about: more fields.
     """

@@ -20,7 +20,9 @@ def precision(choice: str, accelerator: str) -> str:
     """Lightning's name of a precision.
 
     Args:
-        choice: "bf16-mixed", "32-true", or "auto": bf16-mixed where the hardware computes in it, else 32-true.
+        choice: "bf16-mixed", "32-true", or "auto": bf16-mixed where it is the faster one, on a GPU that computes in it and on a CPU with
+            AMX tiles; else 32-true. Of AVX512-BF16 alone auto makes no use: on a Xeon a step of a transformer took 1.0 s in it,
+            0.77 s in float32.
         accelerator: Lightning's, such as "cpu" or "gpu".
 
     Raises:
@@ -34,9 +36,7 @@ def precision(choice: str, accelerator: str) -> str:
         return choice
     if accelerator != "cpu" and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    cpu = torch.cpu
-    fast = any(getattr(cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))  # private names
-    return "bf16-mixed" if fast else "32-true"
+    return "bf16-mixed" if getattr(torch.cpu, "_is_amx_tile_supported", bool)() else "32-true"  # a private name
 
 
 def build_trainer(config: Mapping[str, Any], run: Path, task: GentokModule, start: int = 0, begin: Any = None) -> Any:

@@ -24,14 +24,21 @@ __all__ = ["TokenSpec"]
 class TokenSpec:
     """What a tokenizer's tokens are: enough to model, store, check and decode them, and nothing of how they were made.
 
-    vocab_sizes: V of each level, coarse to fine; empty for Latents, which have a `width` instead.
-    strides: level k exists at positions n % strides[k] == 0 (SNAC); default 1 everywhere.
-    latent_positions: M, where it differs from N (a pyramid). nested_levels: coarse levels alone are a valid code.
-    parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
-    grammar: [state][part] -> the state after an id of that part, -1 where there can be none; a row begins in state 0, and ends in one that
-    nothing follows (gentok/grammar.py). Empty: any id may follow any.
-    media_shape: (C, H, W) or (C,), what decode returns. sample_rate in Hz, for audio.
-    encode_fingerprint: hash of every tensor and setting that codes depend on; decode_fingerprint: of the rest.
+    Attributes:
+        vocab_sizes: V of each level, coarse to fine; empty for Latents, which have a `width` instead.
+        grid: how positions lie.
+        strides: level k exists at positions n % strides[k] == 0 (SNAC); None: 1 everywhere.
+        latent_positions: M, where it differs from N (a pyramid).
+        width: D of Latents.
+        nested_levels: coarse levels alone are a valid code.
+        parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
+        grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes
+            begins in state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
+        modality: "image", "audio" or what else the tokenizer says.
+        media_shape: (C, H, W) or (C,), what decode returns.
+        sample_rate: in Hz, of sound.
+        encode_fingerprint: hash of every tensor and setting that codes depend on.
+        decode_fingerprint: hash of the rest.
     """
 
     vocab_sizes: tuple[Annotated[int, Field(ge=1, le=2**62)], ...]
