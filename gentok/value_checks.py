@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
-    "format": Literal["files", "npz", "both", "onnx", "torch_export"],
+    "format": Literal["files", "npz", "both", "onnx", "torch_export", "parquet", "shards", "safetensors"],
     "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
     "suite": str, "ckpts": Texts, "region": str, "inception": Place, "reference": Place, "samples": Place,

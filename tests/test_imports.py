@@ -48,7 +48,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }
 ANYTHING = {
-    "training", "adopt", "push", "export", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
+    "training", "adopt", "push", "export", "codes", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
     "sampling", "sampling_plan", "sample_parts", "launch", "watch", "sample_files", "codec", "watermark", "describe", "demo", "report",
     "__init__",
 }  # fmt: skip

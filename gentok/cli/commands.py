@@ -140,6 +140,17 @@ COMMANDS = {
         config="export",
         function="gentok.export:main",
     ),
+    "codes": Command(
+        "encodes a data set, and writes its codes for other programs",
+        (
+            ("ckpt=mnist5k_vq data=mnist5k out=FOLDER", "train.npz and held_out.npz"),
+            ("ckpt=RUN/bundle data=folder data.path=PHOTOS data.size=64 out=FOLDER format=parquet", "a row per picture"),
+            ("ckpt=RUN/bundle data=sound_folder data.path=SOUNDS out=FOLDER format=shards", "webdataset shards"),
+        ),
+        config="codes",
+        function="gentok.codes:main",
+        groups=("data",),
+    ),
     "certify": Command(
         "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",
         (("MY.py", "a file with draw(n, seed), log_p(ids), VOCAB and POSITIONS"), ("MY.py n=100000", "smaller differences are seen")),

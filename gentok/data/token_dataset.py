@@ -136,6 +136,11 @@ class TokenDataset(MediaDataset):
         out = self._arrays[key][rows]
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
 
+    def numbers(self, rows: Sequence[int]) -> Tensor:
+        """int64 [len(rows)]: the number of each of these items within the set that was encoded, which is another where items could not be
+        read."""
+        return self._rows("index", torch.as_tensor(rows).numpy())
+
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
         """The view of each item in an epoch.
 
