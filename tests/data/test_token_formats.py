@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import torch
-from data_kit import PixelTokenizer, pictures
+from data_kit import PixelTokenizer, folder, pictures
 
 from gentok.codes import codes as command
 from gentok.data import token_formats
@@ -162,17 +162,21 @@ def test_codes_are_the_smallest_signed_integers(tmp_path):
 def test_the_command_encodes_both_splits_and_refuses_other_media(tmp_path):
     from gentok.cli import compose
 
-    words = ["ckpt=mnist5k_vq", "data=mnist5k", f"out={tmp_path}", "progress=false"]
-    small = [*words, "data.held_out=4980"]
-    files = command(compose("codes", small))
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in files) == ["held_out.npz", "train.npz"]
-    with np.load(tmp_path / "train.npz") as file:
-        assert file["codes"].shape == (20, 1, 64) and set(file) == {"codes", "index", "condition.class", "spec", "condition_spec"}
+    folder(tmp_path / "photos", count=6, size=(32, 32))
+    photos = ["data=folder", f"data.path={tmp_path / 'photos'}", "data.size=32", "progress=false", f"out={tmp_path / 'out'}"]
+    files = command(compose("codes", ["ckpt=cifar10_vq", *photos]))
+    assert sorted((tmp_path / "out").iterdir()) == sorted(files) and {path.name for path in files} == {"held_out.npz", "train.npz"}
+    items = 0
+    for path in files:
+        with np.load(path) as file:
+            items += len(file["codes"])
+            assert file["codes"].shape[1:] == (1, 64) and set(file) == {"codes", "index", "condition.class", "spec", "condition_spec"}
+    assert items == 12
     for wrong, right in (
         (["ckpt=mnist5k_vq", f"out={tmp_path}"], "the codes of which data"),
-        ([*words, "format=csv"], "there is no format 'csv'"),
-        (["ckpt=spoken_digits_codec", *words[1:]], "tokenizer of sounds, the data are pictures"),
-        (["ckpt=cifar10_vq", *words[1:]], "of images \\(3, 32, 32\\), the data have \\(1, 32, 32\\)"),
+        (["ckpt=cifar10_vq", *photos, "format=onnx"], "there is no format 'onnx'"),
+        (["ckpt=spoken_digits_codec", *photos], "tokenizer of sounds, the data are pictures"),
+        (["ckpt=cifar10_vq", *photos, "data.size=64"], "of images \\(3, 32, 32\\), the data have \\(3, 64, 64\\)"),
     ):
         with pytest.raises(ValueError, match=right):
             command(compose("codes", wrong))
