@@ -119,6 +119,11 @@ class RowRNG:
         word = _mix(_mix(torch.tensor([seed], dtype=torch.int64, device=index.device) + _GAMMA) + _signed(step * _GAMMA % (1 << 64)))
         return cls(_mix(word + index * _M1))
 
+    @classmethod
+    def concat(cls, streams: Sequence[RowRNG]) -> RowRNG:
+        """The rows of several, one after the other, from where they are now. Draws there do not advance these."""
+        return cls._made(torch.cat([one._start for one in streams]), torch.cat([one._count for one in streams]))
+
     @property
     def batch(self) -> int:
         """B, the number of rows."""

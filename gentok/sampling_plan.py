@@ -17,7 +17,7 @@ from torch import Tensor
 from gentok.nn.text_encoder import TextEncoder
 from gentok.prompt import frames_of, known_tokens
 from gentok.rng import RowRNG
-from gentok.samplers.base import Sampler
+from gentok.samplers.base import Sampler, described
 from gentok.samplers.draws import Mark
 from gentok.samplers.guided import guided
 from gentok.samplers.request import NetworkCalls, SampleOutput
@@ -26,7 +26,7 @@ from gentok.types import Condition, ConditionSpec, Latents, Tokens
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "SamplingPlan", "joined", "sample_tokens"]
+__all__ = ["Samples", "SamplingPlan", "draw_together", "joined", "sample_tokens", "split"]
 
 _TURNS = 16
 """So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
@@ -132,34 +132,73 @@ class SamplingPlan:
 
     def draw(self, part: range, advance: Callable[[int], None] = lambda n: None) -> Samples:
         """The items of one of `parts`. advance: called with how many are done since the last time."""
-        rows, device, tokenizer = torch.tensor(part), self._device, self.bundle.tokenizer
-        frames, prompt, spec = self._frames, self._prompt, self.bundle.spec
-        began = time.perf_counter()
-        output = sample_tokens(
-            self.bundle.generator, self.conditions.rows(rows).to(device), self.sampler, rng=RowRNG.of(self.seed, rows).to(device),
-            guidance=self.guidance, schedule=self.schedule, lengths=None if frames is None else frames[rows],
-            known=None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=spec, lengths=None),
-            **({"at_once": self._batch_size} if self._joins else {}), **({} if self._mark is None else {"mark": self._mark}),
-        )  # fmt: skip
-        seconds = time.perf_counter() - began
-        media, lengths, texts = [], [], []
-        for some in map(output.tokens.rows, torch.arange(len(rows), device=device).split(self._batch_size)):
-            with torch.no_grad():
-                media.append(tokenizer.decode(some).float().cpu())
-            counted = tokenizer.samples_of(some, media[-1])
-            lengths += [] if counted is None else [counted.cpu()]
-            texts += tokenizer.text(some) or []
-            advance(some.batch)
-        return Samples(
-            media=_longest(media),
-            tokens=replace(output.tokens.to("cpu"), spec=spec),
-            calls=output.calls.cpu(),
-            network_calls=dict(output.network_calls),
-            seconds=seconds,
-            stats=dict(output.stats),
-            lengths=torch.cat(lengths) if lengths else None,
-            texts=texts or None,
-        )
+        return draw_together([(self, torch.tensor(part))], advance)
+
+    @property
+    def kind(self) -> str:
+        """Items of plans of the same bundle, mark and kind can be drawn together."""
+        shapes = [[value.shape[1:] for value in vars(part).values()] for part in self.conditions.parts.values()]
+        sized = self._frames is not None, self._prompt is not None, self._joins
+        return repr((described(self.sampler), self.guidance, self.schedule, sized, shapes))
+
+    def _prompt_rows(self, rows: Tensor) -> Tokens | Latents | None:
+        prompt = self._prompt
+        return None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=self.bundle.spec, lengths=None)
+
+
+def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None) -> Samples:
+    """Items of one plan, or of several of the same kind, in one batch. Each depends on its own plan's seed and on its number there alone.
+
+    Args:
+        some: plans of one bundle, mark and `kind`, and the numbers of their items, int64 [b].
+        advance: as of SamplingPlan.draw.
+
+    Returns:
+        Samples: all of them, plan by plan.
+    """
+    plan, device, at_once = some[0][0], some[0][0]._device, some[0][0]._batch_size
+    tokenizer, spec = plan.bundle.tokenizer, plan.bundle.spec
+    options: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
+    if plan._mark is not None:
+        options["mark"] = plan._mark
+    if plan._frames is not None:
+        options["lengths"] = torch.cat([one._frames[rows] for one, rows in some])  # type: ignore[index]
+    if plan._prompt is not None:
+        options["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
+    conditions = Condition.concat([one.conditions.rows(rows) for one, rows in some])
+    rng = RowRNG.concat([RowRNG.of(one.seed, rows) for one, rows in some])
+    began = time.perf_counter()
+    output = sample_tokens(
+        plan.bundle.generator, conditions.to(device), plan.sampler, rng=rng.to(device), guidance=plan.guidance, schedule=plan.schedule,
+        **options,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    media, lengths, texts = [], [], []
+    for part in map(output.tokens.rows, torch.arange(rng.batch, device=device).split(at_once)):
+        with torch.no_grad():
+            media.append(tokenizer.decode(part).float().cpu())
+        counted = tokenizer.samples_of(part, media[-1])
+        lengths += [] if counted is None else [counted.cpu()]
+        texts += tokenizer.text(part) or []
+        advance(part.batch)
+    return Samples(
+        media=_longest(media),
+        tokens=replace(output.tokens.to("cpu"), spec=spec),
+        calls=output.calls.cpu(),
+        network_calls=dict(output.network_calls),
+        seconds=seconds,
+        stats=dict(output.stats),
+        lengths=torch.cat(lengths) if lengths else None,
+        texts=texts or None,
+    )
+
+
+def _stacked(parts: Sequence[Any]) -> Any:
+    """Tokens or Latents of several plans as one."""
+    if len(parts) == 1:
+        return parts[0]
+    name = "values" if isinstance(parts[0], Latents) else "codes"
+    return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts])})
 
 
 def _longest(media: Sequence[Tensor]) -> Tensor:
@@ -188,6 +227,22 @@ def joined(parts: Sequence[Samples]) -> Samples:
         lengths=torch.cat(samples) if samples else None,
         texts=[text for part in parts for text in part.texts or []] or None,
     )
+
+
+def split(samples: Samples, counts: Sequence[int]) -> list[Samples]:
+    """Consecutive items of some samples, each part by itself. Calls of networks, seconds and stats are those of the whole."""
+    made, first = [], 0
+    for count in counts:
+        rows = torch.arange(first, first + count)
+        tokens, lengths, texts = samples.tokens.rows(rows), samples.lengths, samples.texts
+        made.append(
+            replace(
+                samples, media=samples.media[rows], tokens=tokens, calls=samples.calls[rows],
+                lengths=None if lengths is None else lengths[rows], texts=texts and texts[first : first + count],
+            )
+        )  # fmt: skip
+        first += count
+    return made
 
 
 def _merged(stats: Any) -> dict[str, Any]:

@@ -86,6 +86,18 @@ COMMANDS = {
         function="gentok.report.__main__:main",
         keys=(("RUN ...", "folders of runs, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
     ),
+    "serve": Command(
+        "answers over HTTP: samples, completions, encoding, decoding; requests that wait are drawn together",
+        (
+            ("ckpt=mnist5k_ar", "on http://127.0.0.1:8000; /docs lists the addresses"),
+            ("ckpt=mnist5k_ar sampler=jacobi guidance=1.5 port=9000", "what is taken where a request names none"),
+            ("ckpt=BUNDLE device=cuda batch_size=256 max_waiting=2000", "on a GPU"),
+            ("ckpt=BUNDLE watermark=exp key=FILE", "all that is drawn carries a key's watermark"),
+        ),
+        config="serve",
+        function="gentok.serving.server:main",
+        groups=("sampler", "watermark"),
+    ),
     "codec": Command(
         "compresses sound files to a tokenizer's codes, and decompresses them",
         (

@@ -23,7 +23,8 @@ from gentok.data.names import printable
 from gentok.data.sound_decoding import OpenSound, soundfile_module
 
 __all__ = [
-    *("SOUND_SUFFIXES", "FullScale", "normalized", "part_step", "read_sound", "resample", "resampled_length", "save_sound", "sound_size"),
+    *("SOUND_SUFFIXES", "FullScale", "normalized", "part_step", "read_sound", "resample", "resampled_length", "save_sound", "sound_bytes"),
+    "sound_size",
 ]
 
 SOUND_SUFFIXES = (
@@ -245,6 +246,18 @@ def normalized(wave: Tensor, how: str | None) -> Tensor:
     return wave * gain.clamp(max=_GAIN)
 
 
+def sound_bytes(media: Tensor, sample_rate: int, form: str = "wav", name: str = "the sound") -> bytes:
+    """A sound as the bytes of a file; arguments as of `save_sound`, form: wav (of 16 bits) or another suffix, name: for the error."""
+    sf = soundfile_module()
+    media = media.detach().float().cpu()
+    if media.dim() != 2 or not media.shape[1] or not bool(media.isfinite().all()):
+        raise ValueError(f"{name}: a sound to be written is float [C, T >= 1] of finite numbers; got {tuple(media.shape)}")
+    out = io.BytesIO()
+    pcm = (media.clamp(-1, 1) * 32767).round().to(torch.int16).T.numpy()
+    sf.write(out, pcm, sample_rate, format=form.upper() or "WAV", subtype="PCM_16" if form in ("wav", "flac") else None)
+    return out.getvalue()
+
+
 def save_sound(media: Tensor, path: str | os.PathLike[str], sample_rate: int) -> int:
     """Writes a sound, whole or not at all.
 
@@ -259,17 +272,11 @@ def save_sound(media: Tensor, path: str | os.PathLike[str], sample_rate: int) ->
     Raises:
         ValueError: there are no numbers to write.
     """
-    sf = soundfile_module()
     path = Path(path)
-    media = media.detach().float().cpu()
-    if media.dim() != 2 or not media.shape[1] or not bool(media.isfinite().all()):
-        raise ValueError(f"{path}: a sound to be written is float [C, T >= 1] of finite numbers; got {tuple(media.shape)}")
     clipped = int((media.abs() > 1).sum())
-    out = io.BytesIO()
-    pcm = (media.clamp(-1, 1) * 32767).round().to(torch.int16).T.numpy()
-    sf.write(out, pcm, sample_rate, format=path.suffix[1:].upper() or "WAV", subtype="PCM_16" if path.suffix in (".wav", ".flac") else None)
+    data = sound_bytes(media, sample_rate, path.suffix[1:], str(path))
     with whole_file(path) as file:
-        file.write(out.getvalue())
+        file.write(data)
     return clipped
 
 

@@ -1,0 +1,148 @@
+"""A model in a thread of its own, that draws the items of all waiting requests together.
+
+Requests are taken in the order of their arrival. The first one that waits says the kind of the next batch (sampler, settings, guidance);
+every waiting request of that kind gives items to it, each an equal share first, so that a small request does not wait for all of a large
+one. A request's items depend on its own seed and on their numbers alone (gentok/sampling_plan.py), whoever else is served.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import torch
+
+from gentok.sampling_plan import Samples, SamplingPlan, draw_together, joined, split
+
+__all__ = ["Busy", "Engine"]
+
+
+class Busy(Exception):
+    """More is waiting than may."""
+
+
+class _Job:
+    """A request: its plan, how many of its n items were taken, and what was drawn of them; or a function to be called."""
+
+    def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None):
+        self.plan, self.work, self.future = plan, work, Future[Any]()
+        self.items = 1 if plan is None else plan.parts[-1].stop
+        self.kind = "" if plan is None else plan.kind
+        self.taken, self.drawn = 0, []  # type: tuple[int, list[Samples]]
+
+    @property
+    def left(self) -> int:
+        return self.items - self.taken
+
+
+class Engine:
+    """Draws what is asked for.
+
+    Args:
+        batch_size: items drawn at once, at most.
+        max_waiting: items that may wait, those that are being drawn not counted.
+
+    Attributes:
+        batches, items: how many batches, and items in them, were drawn so far.
+    """
+
+    def __init__(self, batch_size: int = 64, max_waiting: int = 256):
+        self.batch_size, self.max_waiting = batch_size, max_waiting
+        self.batches = self.items = 0
+        self._jobs: list[_Job] = []
+        self._change, self._closed = threading.Condition(), False
+        self._thread = threading.Thread(target=self._run, name="gentok engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Items that wait."""
+        return sum(job.left for job in self._jobs)
+
+    def sample(self, plan: SamplingPlan) -> Future[Samples]:
+        """Asks for the items of a plan.
+
+        Args:
+            plan: checked; all plans of an engine are of one bundle and one watermark.
+
+        Returns:
+            Future of Samples. Cancelling it takes back what was not yet begun.
+
+        Raises:
+            Busy: with it more than `max_waiting` items would wait.
+        """
+        return self._add(_Job(plan))
+
+    def call(self, work: Callable[[], Any]) -> Future[Any]:
+        """Asks for a call in the model's thread, such as decoding, which counts as an item. Result and errors are those of `sample`."""
+        return self._add(_Job(None, work))
+
+    def close(self) -> None:
+        """Takes no more; returns when all that waits is done."""
+        with self._change:
+            self._closed = True
+            self._change.notify_all()
+        self._thread.join()
+
+    def _add(self, job: _Job) -> Future[Any]:
+        with self._change:
+            if self._closed:
+                raise Busy("the server stops")
+            if self._jobs and self.waiting + job.items > self.max_waiting:
+                raise Busy(f"{self.waiting} items are waiting, of {self.max_waiting} that may")
+            self._jobs.append(job)
+            self._change.notify_all()
+        return job.future
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._jobs = [job for job in self._jobs if not job.future.cancelled()]
+                while not self._jobs and not self._closed:
+                    self._change.wait()
+                if not self._jobs:
+                    return
+                turn = self._turn()
+            self._do(turn)
+
+    def _turn(self) -> list[tuple[_Job, int]]:
+        """The next batch: jobs, and how many items of each; these are taken. Jobs without further items wait no longer."""
+        first = self._jobs[0]
+        same = [job for job in self._jobs if job.kind == first.kind][: self.batch_size] if first.plan else [first]
+        same = [job for job in same if job.taken or job.future.set_running_or_notify_cancel()]
+        room, turn = self.batch_size, []
+        for number, job in enumerate(same):  # those that want less than their share leave the rest to those behind them
+            count = min(job.left, max(room // (len(same) - number), 1), room)
+            turn.append([job, count])
+            room -= count
+        for entry in turn:  # and what is then still free goes to the first
+            more = min(entry[0].left - entry[1], room)
+            entry[1] += more
+            room -= more
+        for job, count in turn:
+            job.taken += count
+        self._jobs = [job for job in self._jobs if job.left and not job.future.cancelled()]
+        return [(job, count) for job, count in turn if count]
+
+    def _do(self, turn: list[tuple[_Job, int]]) -> None:
+        """Draws, and hands out; an error goes to all whose items were among them."""
+        try:
+            if turn and turn[0][0].work is not None:
+                turn[0][0].future.set_result(turn[0][0].work())
+            elif turn:
+                plans = [(job.plan, torch.arange(job.taken - count, job.taken)) for job, count in turn]
+                drawn = draw_together(plans)  # type: ignore[arg-type]
+                self.batches, self.items = self.batches + 1, self.items + len(drawn.calls)
+                for (job, _), part in zip(turn, split(drawn, [count for _, count in turn])):
+                    job.drawn.append(part)
+                    if not job.left and not job.future.done():
+                        job.future.set_result(joined(job.drawn))
+        except BaseException as error:  # the thread goes on: other requests are no worse for it
+            for job, _ in turn:
+                job.taken = job.items
+                if not job.future.done():
+                    job.future.set_exception(error)
+            with self._change:
+                self._jobs = [job for job in self._jobs if job.left]

@@ -1,0 +1,55 @@
+"""`gentok serve ckpt=PATH`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gentok.errors import ConfigError
+
+__all__ = ["main", "run"]
+
+
+def run(config: dict[str, Any]) -> None:
+    """Serves a model until the process is stopped; what is being drawn then is still answered.
+
+    Args:
+        config: conf/serve.yaml.
+
+    Raises:
+        ValueError, OSError: the model cannot be loaded, or something does not fit it.
+        ConfigError: the packages of the extra "serve" are missing.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError(f"serving needs {error.name}: pip install 'gentok[serve]'") from None
+    from gentok.bundle import load
+    from gentok.devices import chosen_device
+    from gentok.sampling import key_mark, lower_precision, pick_sampler
+    from gentok.serving.app import Served, make_app
+
+    trust = tuple(config["trust"])
+    bundle = load(config["ckpt"], trust=trust, ema=config["ema"]).to(chosen_device(config["device"]))
+    sampler = mark = None
+    if bundle.generator is not None:
+        lower_precision(bundle.generator, config["dtype"])
+        sampler = pick_sampler(config["sampler"], type(bundle.generator), trust)
+    if config["watermark"]:
+        mark = key_mark(config["watermark"], config["key"], bundle, trust)
+        if sampler is not None:
+            sampler.check_marks()
+    served = Served(
+        bundle, sampler, config["guidance"], mark, config["text_encoder"], config["batch_size"], config["max_items"], config["max_waiting"],
+        int(config["max_megabytes"] * (1 << 20)),
+    )  # fmt: skip
+    print(f"gentok: {bundle}\ngentok: http://{config['host']}:{config['port']}/docs lists the addresses; Ctrl-C stops", flush=True)
+    uvicorn.run(make_app(served), host=config["host"], port=config["port"], log_level="warning", timeout_graceful_shutdown=60)
+
+
+def main() -> None:
+    """The command."""
+    from gentok.cli import run as run_config
+
+    run_config("serve", run)

@@ -1,0 +1,144 @@
+"""Requests that are drawn together are each what they are alone; none is lost, none waits for ever, an error is its own request's."""
+
+import threading
+
+import pytest
+import torch
+
+from gentok.bundle import load
+from gentok.sampling import configured_sampler
+from gentok.sampling_plan import SamplingPlan, draw_together, joined
+from gentok.serving.engine import Busy, Engine
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load("mnist5k_masked")
+
+
+@pytest.fixture(scope="module")
+def plan(bundle):
+    def of(seed, n=1, sampler="maskgit", guidance=2.0, steps=3, **more):
+        chosen = configured_sampler(sampler, type(bundle.generator), {"steps": steps})
+        return SamplingPlan(bundle, chosen, n=n, condition=seed % 10, seed=seed, guidance=guidance, **more)
+
+    return of
+
+
+def alone(plan):
+    return joined([plan.draw(part) for part in plan.parts])
+
+
+class Slow:
+    """An engine whose thread waits until it is let go, so that requests gather."""
+
+    def __init__(self, **options):
+        self.engine, self.gate = Engine(**options), threading.Event()
+        began = threading.Event()
+        self.engine.call(lambda: (began.set(), self.gate.wait()))
+        began.wait()
+
+
+def test_items_of_several_plans_in_one_batch_are_those_of_each_alone(plan):
+    plans = [plan(seed, n) for seed, n in ((0, 1), (7, 3), (123456789, 2))]
+    assert len({one.kind for one in plans}) == 1
+    together = draw_together([(one, torch.arange(len(one.conditions.parts["class"].ids))) for one in plans])
+    assert together.tokens.codes.equal(torch.cat([alone(one).tokens.codes for one in plans]))
+
+
+def test_a_request_is_the_same_alone_and_among_thirty_two(plan):
+    slow = Slow(batch_size=12)
+    plans = [plan(seed, n=1 + seed % 4) for seed in range(32)]
+    futures = [slow.engine.sample(one) for one in plans]
+    slow.gate.set()
+    made = [future.result(60) for future in futures]
+    assert slow.engine.items == sum(len(one.calls) for one in made) and slow.engine.batches < 32
+    for number in (0, 5, 18, 31):
+        own = alone(plans[number])
+        assert made[number].tokens.codes.equal(own.tokens.codes) and torch.allclose(made[number].media, own.media, atol=1e-5)
+
+
+def test_other_settings_are_another_batch_and_known_parts_stay_with_their_request(plan):
+    image = torch.zeros(1, 32, 32) - 1
+    known = [plan(2, known=image, keep="left-half"), plan(3, known=-image, keep="left-half")]
+    plans = [plan(1), plan(1, guidance=1.0), plan(1, steps=4), *known]
+    assert len({one.kind for one in plans}) == 4
+    slow = Slow()
+    futures = [slow.engine.sample(one) for one in plans]
+    slow.gate.set()
+    for one, future in zip(plans, futures):
+        assert future.result(60).tokens.codes.equal(alone(one).tokens.codes)
+
+
+def test_a_small_request_does_not_wait_for_all_of_a_large_one(plan):
+    slow, ended = Slow(batch_size=4), []
+    for name, one in (("large", plan(0, n=20)), ("small", plan(1))):
+        slow.engine.sample(one).add_done_callback(lambda _, name=name: ended.append((name, slow.engine.batches)))
+    slow.gate.set()
+    slow.engine.close()
+    assert [name for name, _ in ended] == ["small", "large"] and ended[0][1] == 1
+
+
+def test_too_much_is_refused_and_what_waits_is_drawn_before_it_closes(plan):
+    slow = Slow(batch_size=4, max_waiting=6)
+    first = slow.engine.sample(plan(0, n=8))  # a request that nothing waits before is taken, whatever its size
+    with pytest.raises(Busy, match="8 items are waiting, of 6"):
+        slow.engine.sample(plan(1))
+    slow.gate.set()
+    slow.engine.close()
+    assert len(first.result(0).calls) == 8
+    with pytest.raises(Busy, match="stops"):
+        slow.engine.sample(plan(1))
+
+
+class Failing:
+    """Conditions of a plan that cannot be drawn."""
+
+    def __init__(self, conditions):
+        self.parts = conditions.parts
+
+    def rows(self, rows):
+        raise ArithmeticError("no rows")
+
+
+def test_an_error_goes_to_those_of_its_batch_and_the_next_is_drawn(plan):
+    slow = Slow()
+    bad, good = plan(0), plan(1, steps=5)
+    bad.conditions = Failing(bad.conditions)
+    failing, broken, fine = slow.engine.call(lambda: 1 / 0), slow.engine.sample(bad), slow.engine.sample(good)
+    slow.gate.set()
+    with pytest.raises(ZeroDivisionError):
+        failing.result(60)
+    with pytest.raises(ArithmeticError, match="no rows"):
+        broken.result(60)
+    assert len(fine.result(60).calls) == 1
+
+
+def test_a_cancelled_request_is_not_drawn(plan):
+    slow = Slow(batch_size=4)
+    gone, stays = slow.engine.sample(plan(0, n=4)), slow.engine.sample(plan(1, n=2))
+    assert gone.cancel()
+    slow.gate.set()
+    assert len(stays.result(60).calls) == 2
+    slow.engine.close()
+    assert slow.engine.items == 2
+
+
+class Biased(Engine):
+    """Draws each batch with the seed of its first request."""
+
+    def _do(self, turn):
+        for job, _ in turn:
+            if job.plan is not None:
+                job.plan.seed = turn[0][0].plan.seed
+        super()._do(turn)
+
+
+def test_an_engine_that_mixes_seeds_is_noticed(plan):
+    gate, engine = threading.Event(), Biased()
+    engine.call(gate.wait)
+    plans = [plan(0), plan(10)]
+    own = alone(plan(10))
+    futures = [engine.sample(one) for one in plans]
+    gate.set()
+    assert not futures[1].result(60).tokens.codes.equal(own.tokens.codes)
