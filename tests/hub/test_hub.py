@@ -193,6 +193,22 @@ def test_notes_that_are_handed_on_name_no_place_of_this_machine():
         assert _without_places(kept) == kept
 
 
+@pytest.mark.slow
+def test_a_generator_is_trained_over_a_tokenizer_of_the_hub_and_goes_on_from_one(hub, model, tmp_path):
+    from gentok.cli import compose
+    from gentok.training.run import train
+
+    model.push_to_hub("me/tokenizer")
+    small = ["generator.width=32", "generator.depth=1", "generator.heads=2", "limit_items=40", "steps=2", "budget=null", "batch_size=8"]
+    words = ["experiment=mnist5k/ar", "tokenizer.ckpt=hf://me/tokenizer", *small, f"paths.root={tmp_path}", "trainer.progress_bar=false"]
+    bundle = gentok.load(train(compose("config", [*words, f"paths.run={tmp_path / 'a'}"])) / "bundle")
+    assert same(bundle, model)
+    bundle.push_to_hub("me/generator")
+    again = train(compose("config", [*words, f"paths.run={tmp_path / 'b'}", "init_from=hf://me/generator", "optimizer.lr=1e-12"]))
+    ours, theirs = bundle.generator.state_dict(), gentok.load(again / "bundle").generator.state_dict()
+    assert all(torch.allclose(value, theirs[name], atol=1e-6) for name, value in ours.items())
+
+
 SCRIPT = """
 import sys, gentok
 from gentok.cli import main
