@@ -147,7 +147,7 @@ def _explained(address: HubAddress, action: str) -> Iterator[None]:
 
     repo, endpoint, offline = address.repo, constants.ENDPOINT, constants.HF_HUB_OFFLINE
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
-    transport = errors.HfHubHTTPError.__bases__[0]  # of the package that the client makes its requests with
+    transport: Any = errors.HfHubHTTPError.__bases__[0]  # of the package that the client makes its requests with
     try:
         yield
     except errors.GatedRepoError as error:

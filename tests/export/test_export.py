@@ -13,7 +13,7 @@ from gentok.export import export_tokenizer, metadata
 from gentok.types import Tokens, TokenSpec
 
 RATES = {"sample_rate": "16000", "hop": "320"}
-FORMATS = ("torch_export", "onnx")
+FORMATS = (pytest.param("torch_export", marks=pytest.mark.slow), "onnx")
 SOUND = pytest.param("fsdd_codec", [(1, 8), (3, 31)], marks=pytest.mark.slow)
 
 

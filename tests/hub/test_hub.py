@@ -218,6 +218,7 @@ main(["push", "ckpt=hf://me/missing", "folder={out}"])
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_pushes_and_loads_by_the_environments_settings(tmp_path):
     own = {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0", "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "PYTHONPATH": str(ROOT)}
     with Hub().running() as hub:
