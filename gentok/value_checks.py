@@ -77,7 +77,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "repo": Place, "private": bool, "revision": Place, "message": Place, "license": Place, "picture": Place, "report": Place, "card": bool,
     "folder": Place,
     # export
-    "parts": Sequence[Literal["encoder", "decoder"]],
+    "parts": Sequence[Literal["encoder", "decoder"]], "frames": PositiveInt,
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import gentok
-import gentok.export as exports
+from gentok.build import identify
+from gentok.bundle import build_tokenizer
 from gentok.export import export_tokenizer, metadata
+from gentok.tracing import PARTS, Part
 from gentok.types import Tokens, TokenSpec
 
 RATES = {"sample_rate": "16000", "hop": "320"}
@@ -41,7 +43,7 @@ def exported(tmp_path_factory):
                 pytest.importorskip(package, reason=f"format=onnx is tested where {package} is installed: pip install 'gentok[export]'")
         if (name, form) not in made:
             folder = tmp_path_factory.mktemp(f"{name}_{form}")
-            made[name, form] = dict(zip(exports.PARTS, export_tokenizer(gentok.load(name), folder, format=form)))
+            made[name, form] = dict(zip(PARTS, export_tokenizer(gentok.load(name), folder, format=form)))
         return made[name, form]
 
     return get
@@ -116,9 +118,9 @@ def test_an_onnx_file_names_what_varies(exported):
 
 def test_a_file_that_computes_something_else_is_not_left(tmp_path, monkeypatch):
     """The comparison sees a decoder whose last weights are half as large: no file, and none of before replaced."""
-    model, whole = gentok.load("mnist5k_vq"), exports._compared
+    model, compared = gentok.load("mnist5k_vq"), Part.compared
     (tmp_path / "decoder.pt2").write_bytes(b"of before")
-    monkeypatch.setattr(exports, "_compared", lambda way, bundle, run: whole(way, bundle, lambda x: run(x) * 0.5))
+    monkeypatch.setattr(Part, "compared", lambda part, run: compared(part, lambda x: run(x) * 0.5))
     with pytest.raises(gentok.ConfigError, match="exported to something else: largest difference"):
         export_tokenizer(model, tmp_path, format="torch_export", parts=["decoder"])
     assert [path.name for path in tmp_path.iterdir()] == ["decoder.pt2"] and (tmp_path / "decoder.pt2").read_bytes() == b"of before"
@@ -142,6 +144,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
     model = gentok.load("mnist5k_vq")
     refused("there is no format 'onix'", model, format="onix")
     refused("there is no part 'middle'", model, parts=["middle"])
+    refused("frames=4 is of sounds: leave it out", model, frames=4)
     model.tokenizer.encoder = Untraceable(model.tokenizer.encoder)
     refused("the encoder of VQGAN cannot be exported: ", model, format="torch_export")
     model.tokenizer.generative = True
@@ -159,3 +162,19 @@ def test_a_model_is_as_it_was_when_it_has_been_exported(tmp_path):
     before = model.decode(Tokens(codes, replace(spec)))
     export_tokenizer(model, tmp_path, format="torch_export", parts=["decoder"])
     assert model.spec == spec and dict(model.tokenizer.named_modules()) == modules and torch.equal(model.decode(codes), before)
+
+
+@pytest.mark.slow
+def test_a_network_with_an_lstm_is_exported_for_one_length(tmp_path):
+    pytest.importorskip("onnxscript", reason="format=onnx needs onnx and onnxscript: pip install 'gentok[export]'")
+    model = gentok.load("spoken_digits_codec")
+    config = identify(model.tokenizer_config)
+    config["encoder"] |= {"memory": "lstm", "filters": 4}
+    model.tokenizer, model.tokenizer_config = build_tokenizer(config).eval(), config
+    with pytest.raises(gentok.ConfigError, match="with frames=NUMBER it may be exported for sounds of one length"):
+        export_tokenizer(model, tmp_path, parts=["encoder"])
+    assert not list(tmp_path.iterdir())
+    (path,) = export_tokenizer(model, tmp_path, parts=["encoder"], frames=10)
+    encode, _ = runner(path)
+    media = media_of(model, 3, 10)
+    assert (torch.from_numpy(encode(media.numpy())) == model.encode(media).codes).double().mean() > 0.99
