@@ -34,7 +34,7 @@ def saved(path: Path) -> dict:
     return torch.load(path, weights_only=True)
 
 
-@pytest.mark.parametrize(("accumulate", "rate"), [(1, 1.0), (3, 1.0), (2, 0.5)])
+@pytest.mark.parametrize(("accumulate", "rate"), [(2, 0.5), *(pytest.param(n, 1.0, marks=pytest.mark.slow) for n in (1, 3))])
 def test_the_run_is_the_loop_written_by_hand(tmp_path, accumulate, rate):
     """Clipping, accumulation, schedules, start, ramp, adaptive weight, LeCam, steps that train the tokenizer alone. A validation falls
     between the batches of a step."""

@@ -30,12 +30,13 @@ def run(folder: Path, *command: str, **environment: str) -> subprocess.Completed
     return subprocess.run([sys.executable, *command], capture_output=True, text=True, env=env, cwd=folder)
 
 
-def test_the_contract_tests_find_it(mine):
+@pytest.mark.parametrize(("which", "least"), [("patches and fsq", 5), pytest.param("patches", 30, marks=pytest.mark.slow)])
+def test_the_contract_tests_find_it(mine, which, least):
     words = {"GENTOK_TEST_CONF": str(mine / "mine" / "conf"), "GENTOK_TEST_TRUST": "mine"}
     tests = str(ROOT / "tests" / "tokenizers" / "test_tokenizer_contract.py")
-    done = run(mine, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), tests, "-k", "patches", "-p", "no:cacheprovider", **words)
+    done = run(mine, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), tests, "-k", which, "-p", "no:cacheprovider", **words)
     assert done.returncode == 0, done.stdout[-3000:]
-    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) >= 30
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) >= least
 
 
 def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(mine):

@@ -1,5 +1,6 @@
 """The addresses of a served model.
 
+    GET  /             a page to try it: class or text, seed, guidance, a file to complete, two samplers side by side
     POST /v1/sample    items by class, text, known part; JSON (messages.SampleRequest)
     GET  /v1/sample    one item as a file: ?condition=7&seed=3&sampler=jacobi&guidance=2, for a browser
     POST /v1/encode    the bytes of an image or sound file -> codes
@@ -20,11 +21,12 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from gentok import __version__
@@ -182,6 +184,10 @@ def make_app(served: Served) -> FastAPI:
     async def failed(_: Request, error: Exception) -> Response:
         _log.error("a request failed", exc_info=error)
         return _error(500, f"drawing failed: {type(error).__name__}")
+
+    @app.get("/", response_class=HTMLResponse)
+    async def page() -> str:
+        return (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

@@ -44,7 +44,8 @@ def run(config: dict[str, Any]) -> None:
         bundle, sampler, config["guidance"], mark, config["text_encoder"], config["batch_size"], config["max_items"], config["max_waiting"],
         int(config["max_megabytes"] * (1 << 20)),
     )  # fmt: skip
-    print(f"gentok: {bundle}\ngentok: http://{config['host']}:{config['port']}/docs lists the addresses; Ctrl-C stops", flush=True)
+    place = f"http://{config['host']}:{config['port']}"
+    print(f"gentok: {bundle}\ngentok: {place} is a page to try it, {place}/docs lists the addresses; Ctrl-C stops", flush=True)
     uvicorn.run(make_app(served), host=config["host"], port=config["port"], log_level="warning", timeout_graceful_shutdown=60)
 
 

@@ -67,6 +67,12 @@ def test_a_picture_for_a_browser_is_encoded_again_and_completed(client, bundle):
     assert "media" not in item and item["codes"][0][:32] == codes[0][0][:32] and item["codes"][0] != codes[0][0]
 
 
+def test_the_page_asks_this_server_and_no_other(client):
+    page = client.get("/")
+    assert page.status_code == 200 and "text/html" in page.headers["content-type"]
+    assert not re.search(r"(https?:)?//\w", page.text) and 'fetch("v1/sample"' in page.text
+
+
 def test_what_it_is_and_how_it_does(client):
     about = client.get("/v1/model").json()
     assert about["samplers"][0] == "first_hitting" and about["conditions"]["class"][7] == "7" and not about["watermarked"]
