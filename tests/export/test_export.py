@@ -10,9 +10,10 @@ import torch
 import gentok
 from gentok.build import identify
 from gentok.bundle import build_tokenizer
+from gentok.cli import compose
 from gentok.export import export_tokenizer, metadata
 from gentok.tracing import PARTS, Part
-from gentok.types import Tokens, TokenSpec
+from gentok.types import ConditionSpec, Tokens, TokenSpec
 
 RATES = {"sample_rate": "16000", "hop": "320"}
 FORMATS = (pytest.param("torch_export", marks=pytest.mark.slow), "onnx")
@@ -178,3 +179,19 @@ def test_a_network_with_an_lstm_is_exported_for_one_length(tmp_path):
     encode, _ = runner(path)
     media = media_of(model, 3, 10)
     assert (torch.from_numpy(encode(media.numpy())) == model.encode(media).codes).double().mean() > 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["snac_24khz", "mimi_12hz"])
+def test_decoders_of_published_codecs_are_exported_for_any_length(name, tmp_path):
+    """Narrower than published: strides of the levels, windows of attention and the order of operations are theirs."""
+    pytest.importorskip("onnxscript", reason="format=onnx needs onnx and onnxscript: pip install 'gentok[export]'")
+    filters = {"snac_24khz": 64, "mimi_12hz": 4}[name]
+    words = [f"tokenizer={name}", "data=spoken_digits", "tokenizer.encoder.filters=4", f"tokenizer.decoder.filters={filters}"]
+    config = {**compose("config", words)["tokenizer"], "losses": None, "media_shape": [1, 24000]}
+    tokenizer = build_tokenizer(config).eval()
+    model = gentok.Bundle("tokenizer", tokenizer, None, ConditionSpec(), config)
+    (path,) = export_tokenizer(model, tmp_path, parts=["decoder"])
+    decode, _ = runner(path)
+    tokens = tokenizer.encode(media_of(model, 2, 12 * tokenizer.multiple))
+    torch.testing.assert_close(torch.from_numpy(decode(tokens.codes.numpy())), tokenizer.decode(tokens), atol=1e-4, rtol=0)
