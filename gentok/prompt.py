@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gentok.errors import counted
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Latents, Raster, Tokens, TokenSpec
 
-__all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_known"]
+__all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_keep", "read_known"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -63,8 +64,7 @@ def known_tokens(
             part; with a sound too, the item begins with both.
         condition: of the rows to be sampled.
         known: float [C, ...], the image or sound to complete; None: none.
-        keep: what stays of it: a region of an image (None: its left half), the first seconds of a sound
-            (None: all).
+        keep: what stays of it: a region or a mask of an image (`keep_mask`; None: its left half), the first seconds of a sound (None: all).
         frames: int64 [n], how long each sound is to be.
 
     Returns:
@@ -177,11 +177,12 @@ def frames_of(duration: Any, n: int, spec: TokenSpec) -> Tensor | None:
     return counts[torch.arange(n) % len(counts)]
 
 
-def keep_mask(keep: str, grid: Any) -> Tensor:
+def keep_mask(keep: str | Tensor, grid: Any) -> Tensor:
     """The positions of a region of the raster.
 
     Args:
-        keep: one of KEEPS.
+        keep: one of KEEPS; or a mask of the image, [H, W] of at least a pixel per cell, bool or float in [0, 1]: a cell stays where all of
+            its pixels are set.
         grid: of the tokens.
 
     Returns:
@@ -191,10 +192,27 @@ def keep_mask(keep: str, grid: Any) -> Tensor:
         ValueError: there is no such region, or the tokens lie on no raster.
     """
     if not isinstance(grid, Raster):
-        raise ValueError(f"keep={keep} names a region of a raster; these tokens lie on a {type(grid).__name__.lower()}")
+        what = f"keep={keep} names" if isinstance(keep, str) else "a mask is"
+        raise ValueError(f"{what} a region of a raster; these tokens lie on a {type(grid).__name__.lower()}")
+    if isinstance(keep, Tensor):
+        if keep.dim() != 2 or keep.shape[0] < grid.h or keep.shape[1] < grid.w:
+            raise ValueError(f"keep: a mask is [H, W] of at least a pixel for each of {grid.h} x {grid.w} cells; got {tuple(keep.shape)}")
+        holes = torch.nn.functional.adaptive_max_pool2d((keep.float() < 0.5).float()[None], (grid.h, grid.w))
+        return (holes[0] == 0).flatten()
     if keep not in KEEPS:
-        raise ValueError(f"keep={keep}: choose one of {', '.join(KEEPS)}")
+        raise ValueError(f"keep={keep}: choose one of {', '.join(KEEPS)}, or an image file, white where the image stays")
     y, x = torch.meshgrid(torch.arange(grid.h), torch.arange(grid.w), indexing="ij")
     center = (y >= grid.h // 4) & (y < grid.h - grid.h // 4) & (x >= grid.w // 4) & (x < grid.w - grid.w // 4)
     masks = (x < grid.w // 2, x >= grid.w // 2, y < grid.h // 2, y >= grid.h // 2, center, ~center)
     return masks[KEEPS.index(keep)].flatten()
+
+
+def read_keep(keep: str | float | None, tokenizer: Tokenizer) -> Any:
+    """`keep` as `known_tokens` takes it: of an image, the path of a mask file becomes the mask, float [H, W], 1 where it is white.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    if tokenizer.spec.modality == "audio" or not isinstance(keep, str) or keep in KEEPS or not Path(keep).is_file():
+        return keep
+    return (read_image(keep, channels=1)[0] + 1) / 2

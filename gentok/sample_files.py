@@ -28,7 +28,7 @@ from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.errors import ConfigError, counted
 from gentok.launch import Team, team
-from gentok.prompt import read_known
+from gentok.prompt import read_keep, read_known
 from gentok.sample_parts import Part, Parts, write_npz
 from gentok.samplers.base import described
 from gentok.samplers.request import NetworkCalls
@@ -166,7 +166,8 @@ def _prepared(config: Mapping[str, Any], device: str) -> tuple[Bundle, SamplingP
     known = None if config["known"] is None else read_known(config["known"], bundle.tokenizer)
     return bundle, planned(
         bundle, config["sampler"], config["trust"], n=config["n"], condition=config["condition"], guidance=config["guidance"],
-        guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, keep=config["keep"], duration=config["duration"],
+        guidance_schedule=config["guidance_schedule"], seed=config["seed"], known=known, duration=config["duration"],
+        keep=read_keep(config["keep"], bundle.tokenizer),
         batch_size=config["batch_size"], text_encoder=config["text_encoder"], watermark=config["watermark"], key=config["key"],
     )  # fmt: skip
 

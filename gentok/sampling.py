@@ -151,7 +151,7 @@ def sample(
     guidance_schedule: str = "constant",
     seed: int = 0,
     known: Tensor | None = None,
-    keep: str | float | None = None,
+    keep: str | float | Tensor | None = None,
     duration: float | str | Sequence[float | str] | None = None,
     batch_size: int = 64,
     text_encoder: str | None = None,
@@ -173,8 +173,8 @@ def sample(
         seed: of the random numbers.
         known: an image [C, H, W] or a sound [C, T] in [-1, 1] to complete. Of streams of text and speech: the
             sound is written down; with a text too, that sound goes on.
-        keep: what stays of `known`: a region of the image (None: its left half), or the first seconds of the
-            sound (None: all).
+        keep: what stays of `known`: a region of the image (None: its left half) or a mask [H, W] of it, 1 where it stays; or the first
+            seconds of the sound (None: all).
         duration: of sounds, in seconds, one number or several in turn; None: as long as the model's longest
             item, at which a model that ends items by itself is cut.
         batch_size: items that are drawn at once, >= 1.

@@ -103,7 +103,7 @@ class SamplingPlan:
 
     def __init__(
         self, bundle: Bundle, sampler: Sampler, *, n: int, condition: Any = None, guidance: float | None = None,
-        guidance_schedule: str = "constant", seed: int = 0, known: Tensor | None = None, keep: str | float | None = None,
+        guidance_schedule: str = "constant", seed: int = 0, known: Tensor | None = None, keep: str | float | Tensor | None = None,
         duration: float | str | Sequence[float | str] | None = None, batch_size: int = 64, text_encoder: str | None = None,
         mark: Mark | None = None,
     ):  # fmt: skip

@@ -111,6 +111,25 @@ def test_an_image_is_completed_around_what_is_kept(bundles, tmp_path, keep):
     assert (codes[:, :, ~kept] != codes[:1, :, ~kept]).any()
 
 
+def test_a_mask_file_says_what_is_kept(bundles, tmp_path):
+    known = torch.rand(1, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    mask = torch.ones(1, 16, 16)
+    mask[0, 5, 2] = mask[0, 12:, 8:] = -1  # a pixel of cell (1, 0), and the cells (3, 2) and (3, 3)
+    save_image(known, tmp_path / "known.png")
+    save_image(mask, tmp_path / "mask.png")
+    out = run(bundles, tmp_path, "masked", f"known={tmp_path / 'known.png'}", f"keep={tmp_path / 'mask.png'}")
+    bundle = load(bundles["masked"])
+    own = bundle.tokenizer.encode(read_image(tmp_path / "known.png", channels=1)[None]).codes
+    codes = load_file(out / "codes.safetensors")["codes"]
+    kept = torch.ones(16, dtype=torch.bool)
+    kept[[4, 14, 15]] = False
+    assert torch.equal(codes[:, :, kept], own[:, :, kept].expand(5, -1, -1))
+    assert (codes[:, :, ~kept] != own[:, :, ~kept]).any()
+    drawn = bundle.sample(2, known=known, keep=(mask[0] + 1) / 2, sampler="maskgit")
+    again = bundle.sample(2, known=known, keep=mask[0] > 0, sampler="maskgit")
+    assert drawn.equal(again)
+
+
 def test_a_causal_model_completes_what_its_order_allows_and_refuses_the_rest(bundles, tmp_path):
     save_image(torch.zeros(1, 16, 16), tmp_path / "known.png")
     known = f"known={tmp_path / 'known.png'}"

@@ -128,7 +128,7 @@ class Bundle:
         guidance_schedule: str = "constant",
         seed: int = 0,
         known: Any = None,
-        keep: str | float | None = None,
+        keep: str | float | Tensor | None = None,
         duration: float | str | Sequence[float | str] | None = None,
         batch_size: int = 64,
         text_encoder: str | None = None,
@@ -144,7 +144,7 @@ class Bundle:
             guidance_schedule: how the strength changes while an item is drawn.
             seed: of all draws.
             known: an image or a sound to complete: float [C, H, W] or [C, T], a PIL image, an array uint8 [H, W, C].
-            keep: the part of `known` that stays: "left-half", ... of an image, or seconds of a sound.
+            keep: the part of `known` that stays: "left-half", ... or a mask [H, W] of an image, 1 where it stays; or seconds of a sound.
             duration: of sounds, in seconds.
             batch_size: items drawn at once; it changes no item.
             text_encoder: the folder of the encoder that makes the model's vectors of a text.

@@ -42,6 +42,7 @@ from gentok.serving.messages import (
     SampleRequest,
     decoded_text,
     items_of,
+    keep_of,
     media_file,
     media_type,
     read_media,
@@ -93,7 +94,7 @@ class Served:
         known = None if wanted.known is None else read_media(decoded_text(wanted.known, "known"), self.bundle.spec)
         guidance = self.guidance if wanted.guidance is None else wanted.guidance
         return SamplingPlan(
-            self.bundle, sampler, n=wanted.n, condition=wanted.condition, seed=wanted.seed, known=known, keep=wanted.keep,
+            self.bundle, sampler, n=wanted.n, condition=wanted.condition, seed=wanted.seed, known=known, keep=keep_of(wanted.keep),
             duration=wanted.duration, guidance=guidance, guidance_schedule=wanted.guidance_schedule, batch_size=self.batch_size,
             text_encoder=self.text_encoder, mark=self.mark,
         )  # fmt: skip
@@ -111,6 +112,7 @@ class Served:
             "sampler": None if self.sampler is None else described(self.sampler),
             "guidance": self.bundle.meta.get("guidance", 1.0) if self.guidance is None else self.guidance,
             "media": media_type(self.bundle.spec),
+            "media_shape": self.bundle.spec.media_shape,
             "watermarked": self.mark is not None,
         }
 

@@ -18,7 +18,8 @@ from gentok.sampling_plan import Samples
 from gentok.types import Tokens, TokenSpec
 
 __all__ = [
-    "DecodeRequest", "SampleRequest", "decoded_text", "items_of", "media_file", "media_type", "read_media", "sampler_settings", "tokens_of",
+    "DecodeRequest", "SampleRequest", "decoded_text", "items_of", "keep_of", "media_file", "media_type", "read_media", "sampler_settings",
+    "tokens_of",
 ]  # fmt: skip
 
 Number = float | int | bool
@@ -36,7 +37,7 @@ class SampleRequest(BaseModel):
         settings: of the sampler.
         guidance, guidance_schedule: classifier-free guidance; null: the server's.
         known: a file in base64, an image or sound to complete.
-        keep: what stays of it.
+        keep: what stays of it: a region, seconds, or rows of 0 and 1, a mask of the image.
         duration: of sounds, in seconds.
         media: whether the answer holds media.
         codes: whether it holds codes.
@@ -52,7 +53,7 @@ class SampleRequest(BaseModel):
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     guidance_schedule: Literal["constant", "linear", "cosine"] = "constant"
     known: str | None = None
-    keep: str | float | None = None
+    keep: str | float | list[list[float]] | None = None
     duration: float | list[float] | None = None
     media: bool = True
     codes: bool = False
@@ -100,6 +101,15 @@ def read_media(data: bytes, spec: TokenSpec) -> Tensor:
     if spec.modality == "audio":
         return FullScale()(read_sound(data, spec.sample_rate, channels, name="the sound"), "the sound")
     return to_media(torch.from_numpy(read_pixels(data, channels, size, name="the image")))
+
+
+def keep_of(keep: Any) -> Any:
+    """`keep` of a request as a plan takes it. Raises ConfigError where its rows are no mask."""
+    if not isinstance(keep, list):
+        return keep
+    if len({len(row) for row in keep}) != 1:
+        raise ConfigError("keep: the rows of a mask have the same length, and there is one at least")
+    return torch.tensor(keep)
 
 
 def decoded_text(text: str, what: str) -> bytes:

@@ -67,6 +67,23 @@ def test_a_picture_for_a_browser_is_encoded_again_and_completed(client, bundle):
     assert "media" not in item and item["codes"][0][:32] == codes[0][0][:32] and item["codes"][0] != codes[0][0]
 
 
+def test_what_is_painted_is_drawn_anew_and_the_rest_stays(client):
+    picture = client.get("/v1/sample?condition=3&seed=1&sampler=halton").content
+    codes = np.array(client.post("/v1/encode", content=picture).json()["codes"]).reshape(8, 8)
+    mask = np.ones((32, 32))
+    mask[5, 9] = 0  # a pixel of cell (1, 2)
+    mask[16:, 16:] = 0
+    words = {"known": base64.b64encode(picture).decode(), "keep": mask.tolist(), "codes": True, "media": False, "n": 4, **FAST}
+    drawn = np.array([item["codes"] for item in client.post("/v1/sample", json=words).json()["items"]]).reshape(4, 8, 8)
+    changed = (drawn != codes).any(0)
+    assert changed[1, 2] or changed[4:, 4:].any()
+    changed[1, 2] = changed[4:, 4:] = False
+    assert not changed.any()
+    for wrong, says in (([[1, 1], [1]], "same length"), ([[1] * 4] * 4, "8 x 8 cells"), ([], "one at least")):
+        answer = client.post("/v1/sample", json={**words, "keep": wrong})
+        assert answer.status_code == 400 and says in answer.json()["error"]
+
+
 def test_the_page_asks_this_server_and_no_other(client):
     page = client.get("/")
     assert page.status_code == 200 and "text/html" in page.headers["content-type"]
