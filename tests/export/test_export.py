@@ -145,7 +145,7 @@ def test_what_cannot_be_exported_is_one_line(tmp_path, monkeypatch):
     model = gentok.load("mnist5k_vq")
     refused("there is no format 'onix'", model, format="onix")
     refused("there is no part 'middle'", model, parts=["middle"])
-    refused("frames=4 is of sounds: leave it out", model, frames=4)
+    refused("frames=4 is of sounds: leave it out", model, frames=4, format="torch_export")
     model.tokenizer.encoder = Untraceable(model.tokenizer.encoder)
     refused("the encoder of VQGAN cannot be exported: ", model, format="torch_export")
     model.tokenizer.generative = True
