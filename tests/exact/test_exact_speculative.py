@@ -41,6 +41,9 @@ DRAFTS = {
     "table, tree": {"draft": "table", "branches": 2},
     "above": {"draft": "above"},
     "left, block": {"draft": "left", "verify": "block"},
+    "model, beam": {"draft": "model", "branches": 2, "tree": "beam"},
+    "model, paths": {"draft": "model", "branches": 2, "verify": "block"},
+    "model, trimmed": {"draft": "model", "branches": 2, "trim": [0, 1]},
 }
 
 
@@ -55,7 +58,9 @@ MANY = [name for name in DRAFTS if DRAFTS[name].get("verify") in ("k_seq", "opti
 TREES = [(drafts, vocab) for drafts in MANY for vocab in ((2,) if "wide" in drafts else (2, 3))]
 
 
-FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY]
+APART = ["model, beam", "model, paths"]
+"""Those whose paths are followed elsewhere: test_exact_beam_drafts, test_exact_block_paths."""
+FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY + APART]
 
 
 @checkered(drafts=FEW, window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
@@ -162,8 +167,8 @@ class Flattened(ModelDrafts):
 class Blind(ModelDrafts):
     """The small model reads id 0 in the place of its own drafts: no bias, since q is still what was drawn from."""
 
-    def _logits(self, rows, drafts, nodes):
-        return super()._logits(rows, drafts.clamp(max=0), nodes)
+    def logits(self, rows, drafts, nodes):
+        return super().logits(rows, drafts.clamp(max=0), nodes)
 
 
 @pytest.mark.parametrize(("own", "biased"), [(Renamed, True), (Flattened, True), (Blind, False)])
@@ -184,7 +189,7 @@ def test_mutants_of_the_drafts_are_told_and_bad_drafts_are_no_bias(own, biased, 
         ({"draft": "model"}, "draft=model needs the drafts' generator: set sampler.ckpt"),
         ({"draft": "table", "ckpt": "a"}, "ckpt is for draft=model; draft=table has no generator: leave one"),
         ({"draft": "above", "branches": 2}, "drafts from above are for a chain: set branches=1; got branches=2"),
-        ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block is for a chain"),
+        ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block without a generator's paths is for a chain"),
         ({"own": True}, "own=true needs a generator of the siblings: set sampler.ckpt"),
     ],
 )
