@@ -56,8 +56,10 @@ class ModelDrafts(Drafter):
         if isinstance(target, GuidedCausal):
             model = guided(model, target.scale, target.schedule)
         self.model, self.filter, self.own, self.siblings = model, filter, own, siblings
-        self.kept = None if kept is None else kept.to(progress.ids.device)
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
+        self.kept = None if kept is None else kept.to(progress.ids.device)
+        if kept is not None:
+            model.keep_ids(self.cache, kept)
         self.fed = torch.zeros_like(progress.first)
         self.place = tree.positions(progress.ids.device)[0].clamp(min=0)
         self.levels = [(tree.positions(torch.device("cpu"))[0] == j).nonzero()[:, 0] for j in range(tree.window)]

@@ -102,6 +102,7 @@ def verify(
     place = tree.positions(p.device).clamp(min=0)  # [1 or b, M]
     drawn = here[rows[:, None], place]  # [b, M, G]
     if rule == "block":
+        assert isinstance(tree, DraftTree)  # trees that grow have siblings everywhere
         block = select_path(tree, p, draft.ids, draft.q, drawn, rng)
         length = block_length(block.p, block.ids, block.q, block.drawn, size, rng)
         good = torch.zeros_like(drawn).scatter(1, block.nodes[..., None], length)

@@ -7,11 +7,14 @@ import torch
 from enumeration import enumerated, gap
 from kit import Case, TabularCausal, causal_distribution
 
+from gentok.generators.autoregressive import Autoregressive
+from gentok.rng import RowRNG
 from gentok.samplers import speculative
+from gentok.samplers.guided import guided
 from gentok.samplers.model_drafts import ModelDrafts
 from gentok.samplers.speculative import Speculative
 from gentok.samplers.vocab_trim import kept_ids, most_frequent, read_ids
-from gentok.types import UNKNOWN, Line, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Class, Condition, Line, Tokens, TokenSpec
 
 SPEC = TokenSpec((3,), Line(2))
 CASE = Case(0, Tokens.unknown(SPEC, 1).codes[0], 2)
@@ -44,13 +47,31 @@ def test_drafts_are_of_the_ids_that_are_left(monkeypatch):
     monkeypatch.setattr(speculative, "ModelDrafts", Watched)
     spec = TokenSpec((5, 4), Line(6))
     model, small = TabularCausal(spec, "position_major"), TabularCausal(spec, "position_major", seed=3)
-    Speculative(ckpt=small, window=4, trim=[[0, 3], [2, 1]])(model, None, known=Tokens.unknown(spec, 20))
+    Speculative(ckpt=small, window=4, trim=[[0, 3], [2, 1]])(
+        model, Condition({"class": Class(torch.zeros(20, dtype=torch.int64))}), rng=RowRNG.of(0, range(20)), known=Tokens.unknown(spec, 20)
+    )  # fmt: skip
     level = model.layout.level[:, 0]
     for draft in Watched.found:
         assert ((draft.q[:, 1:] > 0).sum(-1) <= 2).all() and (draft.q[:, 1:].sum(-1) - 1).abs().max() < 1e-12
     first = Watched.found[0].ids[:, 1:, 0]
     for place in range(4):
         assert set(first[:, place].tolist()) <= ({0, 3} if level[place] == 0 else {1, 2})
+
+
+@pytest.mark.parametrize("settings", [{"ends": True}, {"tie_embeddings": True}, {"layout": "delayed"}])
+def test_a_network_scores_the_ids_that_are_left_as_before_and_no_other(settings):
+    torch.manual_seed(0)
+    spec = TokenSpec((5, 3), Line(4))
+    model = Autoregressive(spec, width=8, depth=1, heads=1, **settings).double().eval()
+    kept = kept_ids([[0, 3], [2]], spec, spec.vocab + model.ends)
+    plain, trimmed = (guided(model, 2.0).init_cache(Condition(), 2, 3) for _ in range(2))
+    guided(model, 2.0).keep_ids(trimmed, kept)
+    ids, at = model.begin.expand(2, 3, -1).clone(), torch.zeros(2, dtype=torch.int64)
+    ids[:, 1:] = 1
+    before, after = (guided(model, 2.0).logits(ids, cache, at) for cache in (plain, trimmed))
+    left = kept[model.layout.level[:3].clamp(min=0)].expand_as(before)
+    here = (model.layout.level[:3] >= 0)[..., None].expand_as(before)
+    assert torch.equal(after[here & left], before[here & left]) and (after[here & ~left] == -torch.inf).all()
 
 
 class Unscaled(ModelDrafts):
