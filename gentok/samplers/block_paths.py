@@ -76,7 +76,7 @@ def select_path(tree: DraftTree, p: Tensor, ids: Tensor, q: Tensor, drawn: Tenso
         last = left & (left.cumsum(1) == left.sum(1, keepdim=True))  # it wins where no other one does, also by rounding
         taken = rng.uniform(len(paths)) < torch.where(last, 1.0, in_turn(share) * left)
         won = drafts[rows, taken.to(torch.int64).argmax(1)]
-        weight = (weight * ratio(wanted, law, won)[:, None]).clamp(max=1.0)
+        weight = (weight * ratio(wanted, law, won)[:, None]).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)  # not finite: rounding
         left &= drafts == won[:, None]
         wins.append(law)
     nodes = paths[left.to(torch.int64).argmax(1)]

@@ -112,7 +112,7 @@ def test_of_two_steps_several_paths_accept_no_less_than_one_and_the_first_step_a
             assert (several[0] - best).abs() < 1e-12
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind != "unlike")) for kind in KINDS])
+@pytest.mark.parametrize("kind", KINDS)
 def test_of_three_steps_several_paths_accept_no_less_than_one(kind):
     for seed in range(6):
         given = tables(2, 3, seed, kind)
