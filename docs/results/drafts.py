@@ -188,7 +188,7 @@ def page(store: Store) -> None:
             at = f"{model}/calls/{name}"
             if f"{at}/calls" in store.figures:
                 calls = f"{store.value(f'{at}/calls', '.1f')} ± {store.value(f'{at}/calls_standard_error', '.1f')}"
-                rest = (store.value(f"{at}/{what}", form) for what, form in (("steps_per_call", ".2f"), ("draft_calls", ".0f"), ("processor_seconds_per_item", ".2f")))
+                rest = (store.value(f"{at}/{what}", form) for what, form in (("steps_per_call", ".2f"), ("draft_calls", ".0f"), ("processor_seconds_per_item", ".3f")))
                 rows.append((name, calls, *rest))
         if len(rows) > 1:
             sizes = [store.value(f"{model}/calls/{what}", ",.0f") for what in ("parameters", "model_parameters")]
