@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from enumeration import enumerated, gap
-from kit import Case, TabularCausal, causal_distribution
+from kit import CLASSES, Case, TabularCausal, causal_distribution
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.rng import RowRNG
@@ -62,9 +62,10 @@ def test_drafts_are_of_the_ids_that_are_left(monkeypatch):
 def test_a_network_scores_the_ids_that_are_left_as_before_and_no_other(settings):
     torch.manual_seed(0)
     spec = TokenSpec((5, 3), Line(4))
-    model = Autoregressive(spec, width=8, depth=1, heads=1, **settings).double().eval()
+    model = Autoregressive(spec, CLASSES, width=8, depth=1, heads=1, **settings).double().eval()
+    condition = Condition({"class": Class(torch.zeros(2, dtype=torch.int64))})
     kept = kept_ids([[0, 3], [2]], spec, spec.vocab + model.ends)
-    plain, trimmed = (guided(model, 2.0).init_cache(Condition(), 2, 3) for _ in range(2))
+    plain, trimmed = (guided(model, 2.0).init_cache(condition, 2, 3) for _ in range(2))
     guided(model, 2.0).keep_ids(trimmed, kept)
     ids, at = model.begin.expand(2, 3, -1).clone(), torch.zeros(2, dtype=torch.int64)
     ids[:, 1:] = 1
