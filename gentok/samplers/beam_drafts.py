@@ -53,7 +53,7 @@ def gumbels_below(log_q: Tensor, largest: Tensor, rng: RowRNG) -> Tensor:
 class BeamDrafts(ModelDrafts):
     """Drafts of a causal generator by a stochastic beam, a tree of each row's own. For orders of one slot.
 
-    Args: those of ModelDrafts; `tree` holds RowTrees of the size that is wanted, whose branches are the width of the beam.
+    Arguments are those of ModelDrafts; `tree` holds RowTrees of the size that is wanted, whose branches are the width of the beam.
     """
 
     def propose(self, rows: Tensor) -> Draft:

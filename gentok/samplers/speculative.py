@@ -19,7 +19,7 @@ Siblings are drafts of the same step. By which rule one of them is accepted, and
 
 Greedy siblings are the most probable ids and one draw of the others: good where the drafts' generator is sure. Where it is not, as on
 image tokens, independent drafts under `optimal` are accepted more often (docs/results/drafts.md; optimal_acceptance.py says how often
-drafts can be accepted at best).
+drafts can be accepted at best). Several paths under `block` gave the most steps per call there (block_paths.py).
 
 Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
 drafts' distribution is.
