@@ -100,11 +100,16 @@ def test_a_network_with_a_smaller_one_draws_its_enumerated_distribution(drafts):
     assert agreement(sample(sampler, model, cases, 800), [causal_distribution(model, case, sampler) for case in cases]) > 1e-3
 
 
-@pytest.mark.parametrize("order", ["k1-raster", "k2-delayed"])
-def test_items_that_end_by_themselves_draw_the_enumerated_distribution(order):
+ENDING = [("model", "k1-raster"), ("model", "k2-delayed")]
+ENDING += [pytest.param(drafts, "k1-raster", marks=pytest.mark.slow) for drafts in ("model, block", *APART, "model, trimmed")]
+
+
+@pytest.mark.parametrize(("drafts", "order"), ENDING)
+def test_items_that_end_by_themselves_draw_the_enumerated_distribution(drafts, order):
     spec, layout = order.split("-")
     model, small = Ending(SPECS[spec], layout), Ending(SPECS[spec], layout, seed=5)
-    sampler, cases = Speculative(draft="model", ckpt=small, window=3), [c for c in ending_cases(model.spec) if c.codes.max() < 0]
+    sampler = Speculative(**DRAFTS[drafts], ckpt=small, window=3)
+    cases = [c for c in ending_cases(model.spec) if c.codes.max() < 0]
     assert agreement(sample(sampler, model, cases, 2500), [distribution_of(model, case, sampler) for case in cases]) > 1e-3
 
 
