@@ -4,21 +4,20 @@ every modality.
     h_s      = transformer(begin, the ids of the layout steps before s)
     p(codes) = product over layout steps s and their slots of  softmax(head of the slot's level (h_s))[its code]
 
-Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the
-output at fed step i is the distribution of layout step i, with one head per level. The slots of a step are
-predicted from one hidden state, hence independent given the past: for layouts with several slots (delayed,
-parallel) that is exact for *this model's* distribution, and an approximation of the data's (Copet et al.,
-MusicGen, arXiv 2306.05284).
+Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the output at fed step i is the
+distribution of layout step i, with one head per level. The slots of a step are predicted from one hidden state, hence independent given
+the past: for layouts with several slots (delayed, parallel) that is exact for *this model's* distribution, and an approximation of the
+data's (Copet et al., MusicGen, arXiv 2306.05284).
 
-Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row
-and column, or position); queries are rotated by the cell that they predict and keys by the cell that they
-hold; the condition is a token before `begin` and not in its place. Cells that are ABSENT are fed as a filler
-and carry no loss; with `ends`, the first of level 0 beyond an item's length carries that of the end id. Of
-tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
+Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row and column, or position);
+queries are rotated by the cell that they predict and keys by the cell that they hold; the condition is a token before `begin` and not in
+its place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries
+that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.causal import CausalTransformer
+from gentok.generators.trimmed_head import TrimmedHead
 from gentok.grammar import Follower, Grammar
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
@@ -181,19 +181,21 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         rows = (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
         return rows if level or self.end is None else torch.cat((rows, self.end.to(rows)))
 
-    def _scores(self, hidden: Tensor, level: int) -> Tensor:
+    def _scores(self, hidden: Tensor, level: int, heads: Sequence[TrimmedHead] | None = None) -> Tensor:
         """hidden float [..., D] -> [..., V_k], or V_0 + 1."""
+        if heads is not None:
+            return heads[level](hidden)
         if not isinstance(self.head, Int8Linear):
             return product(hidden, self._weights(level))
         out = self.head(hidden, self._levels[level].vocab)
         return out if level or self.end is None else torch.cat((out, F.linear(hidden, self.end.to(hidden))), -1)
 
-    def _logits(self, hidden: Tensor, level: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, level: Tensor, heads: Sequence[TrimmedHead] | None = None) -> Tensor:
         """hidden [B, S, D], the slots' level int64 [S, G] or [B, S, G], -1 where empty -> [B, S, G, ids]."""
         hidden = activations(hidden)
         batch, length, _ = hidden.shape
         if self.spec.levels == 1 and self.layout.slots == 1:
-            return self._scores(hidden, 0).unsqueeze(2)
+            return self._scores(hidden, 0, heads).unsqueeze(2)
         level = level.expand(batch, length, -1)
         out = None
         for g, levels in enumerate(self._slot_levels):
@@ -201,7 +203,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 rows = None if self._one_level[g] else level[:, :, g] == k
                 if rows is not None and not rows.any():
                     continue
-                part = self._pad(self._scores(hidden if rows is None else hidden[rows], k), k)
+                part = self._pad(self._scores(hidden if rows is None else hidden[rows], k, heads), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
                 if rows is None:
@@ -271,7 +273,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         else:
             x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
         hidden = self.trunk.extend(x, rope, cache, window)
-        out = self._logits(hidden, self._tables.on(ids.device).level[steps])
+        out = self._logits(hidden, self._tables.on(ids.device).level[steps], cache.heads)
         if cache.follower is None:
             return out
         allowed = cache.follower.grammar.allowed(cache.follower.read(ids[..., 0], at, parents))
@@ -283,6 +285,11 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             cache.commit(at, path)
             if cache.follower is not None:
                 cache.follower.commit(at, path)
+
+    def keep_ids(self, cache: KVCache, kept: Tensor) -> None:
+        """As Causal.keep_ids."""
+        if self.grammar is None and not isinstance(self.head, Int8Linear):
+            cache.heads = [TrimmedHead(self._weights(k), kept[k, :size]) for k, size in enumerate(self.spec.vocab_sizes)]
 
     def take(self, cache: KVCache, rows: Tensor) -> KVCache:
         """As Causal.take."""

@@ -80,6 +80,7 @@ class KVCache:
         self.rotation: tuple[Tensor, Tensor] | None = None  # of all fed steps, as wide as a head
         self.names: Tensor | None = None  # float [S, D], what the fed steps' names add to their embedding
         self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
+        self.heads: Sequence[Any] | None = None  # of every level, where some ids alone are scored (generators/trimmed_head.py)
 
     def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
         """at int64 [B] (-prefix for the prefix itself), parents int64 [B, S] or None. Raises ValueError beyond the capacity."""

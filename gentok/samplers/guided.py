@@ -114,6 +114,9 @@ class GuidedCausal(_Guided, Causal):
     def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
         self.model.commit(cache, _twice(at), _twice(path))
 
+    def keep_ids(self, cache: Any, kept: Tensor) -> None:
+        self.model.keep_ids(cache, kept)
+
     def take(self, cache: Any, rows: Tensor) -> Any:
         return self.model.take(cache, torch.cat((rows, rows + cache.batch // 2)))
 
