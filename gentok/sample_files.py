@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gentok.atomic import sweep, writable_folder
+from gentok.atomic import replacing, sweep, writable_folder
 from gentok.bundle import Bundle, load
 from gentok.bundle.model import find
 from gentok.data.image_files import save_image, to_media, to_uint8
@@ -222,13 +222,21 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
 
 def _move(out: Path, folder: Path, report: dict[str, Any]) -> None:
     """Puts finished files in the place of an earlier call's."""
-    for path in _listed(out):
-        path.unlink()
-    (out / "samples.json").write_text(json.dumps({"files": report["files"]}))  # before the first: also of a call that is killed
+    before = _listed(out)
+    names = [*report["files"], *(path.name for path in before if path.name not in report["files"])]
+    _write_report(out, {"files": names})  # of both calls, before the first moves: also of a call that is killed, or finds the disk full
+    for path in before:
+        if path.name not in report["files"]:
+            path.unlink()
     for name in report["files"]:
         if name != "samples.json":
             os.replace(folder / name, out / name)
-    (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    _write_report(out, report)
+
+
+def _write_report(out: Path, report: Mapping[str, Any]) -> None:
+    with replacing(out / "samples.json", setting="out=FOLDER") as temporary:
+        temporary.write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def _report(

@@ -110,7 +110,10 @@ def _find(root: Path, media_type: MediaType, apart: Path | None) -> tuple[dict[P
                 return "the folder that is held out"
             place = place_of(path, stat)
             if S_ISDIR(stat.st_mode) and place not in seen:
-                for entry in sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True):
+                entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+                if not entries and path.name.lower().endswith(media_type.suffixes):
+                    return f"empty folders named as {media_type.many} are"
+                for entry in entries:
                     if entry.is_symlink():
                         links.appendleft(path / entry.name)
                     else:
