@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["named_errors", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
+__all__ = ["is_gone", "named_errors", "own_process", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
@@ -107,6 +107,17 @@ def sweep(folder: Path) -> None:
         process = int(found[1] or found[2]) if found else os.getpid()
         if process != os.getpid() and not _alive(process):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def own_process() -> str:
+    """A name for this process that `is_gone` knows, on this machine and others."""
+    return f"{_host()} {os.getpid()}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether a process of this machine, named by `own_process`, has ended; of other machines' nothing is known."""
+    host, _, process = name.partition(" ")
+    return host == _host() and process.isdigit() and not _alive(int(process))
 
 
 def _host() -> str:

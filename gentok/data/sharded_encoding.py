@@ -2,9 +2,10 @@
 
 The processes meet in the folder of the file and need no process group, which often does not exist yet when a set is encoded:
     1. who finds the file returns at once;
-    2. every process encodes its share, unless a killed run has left it, and touches a file as a sign of life meanwhile;
+    2. every process encodes its share, unless a killed run has left it, and writes its name into a file as a sign of life meanwhile;
     3. process 0 waits for all shares and joins them; the others wait for the file;
-    4. who waits gives up, with a one-line error, when nothing new has been seen of the others for `patience` seconds.
+    4. who waits gives up, with a one-line error, when a process of this machine that was seen at work is gone, or when nothing new has
+       been seen of the others for `patience` seconds.
 The folder must be one that all of them see.
 
 A trainer calls `encode_together(..., rank=rank, world=world)` with the numbers that its launcher has given to the processes *running now*
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gentok.atomic import is_gone
 from gentok.data.token_cache import alive_path, encode_set, join, share_path
 
 __all__ = ["encode_together"]
@@ -40,6 +42,7 @@ def encode_together(
         `path`.
 
     Raises:
+        OSError: another process of this machine is gone.
         TimeoutError: the other processes show no sign of life.
         ValueError, OSError: those of encode_set and join.
     """
@@ -61,8 +64,18 @@ def encode_together(
 
 def _wait(wanted: list[Path], path: Path, world: int, patience: float) -> None:
     """Until all of `wanted` are there. Signs of life are changes, so that no two clocks are compared."""
-    seen, since = None, time.monotonic()
+    seen, since, at_work = None, time.monotonic(), set[str]()
     while missing := [p for p in wanted if not p.exists()]:
+        for r in range(world):
+            name = _named(alive_path(path, r, world))
+            gone = is_gone(name)
+            if gone and name in at_work and not share_path(path, r, world).exists():
+                raise OSError(
+                    f"process {r} of {world} is gone, which encoded its share of {path.name}: its own output, or the system's log, says "
+                    "why; the next start uses the shares that are there"
+                )
+            if name and not gone:  # one that an earlier run has left is not seen at work
+                at_work.add(name)
         signs = [_changed(f(path, r, world)) for r in range(world) for f in (share_path, alive_path)]
         if signs != seen:
             seen, since = signs, time.monotonic()
@@ -72,6 +85,14 @@ def _wait(wanted: list[Path], path: Path, world: int, patience: float) -> None:
                 "one of them has stopped (see its output), or paths.cache is not a folder that all processes see"
             )
         time.sleep(_POLL)
+
+
+def _named(path: Path) -> str:
+    """The process that a sign of life names."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _changed(path: Path) -> int:

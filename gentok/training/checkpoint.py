@@ -52,7 +52,7 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-            cause = error if isinstance(error, OSError) else error.__context__
+            cause = (error.__cause__ or error) if isinstance(error, OSError) else error.__context__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
             raise OSError(f"the checkpoint {path} cannot be written ({reason}); the one of before is untouched") from error
 

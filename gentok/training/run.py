@@ -177,6 +177,7 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
+    from gentok.data.remote_files import cache_folder, fetched, named_copy, store
     from gentok.data.sharded_encoding import encode_together
     from gentok.data.token_cache import cache_name
     from gentok.data.token_dataset import TokenDataset
@@ -189,9 +190,13 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     sets = []
     for split, views in ((data.train.whole(), settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
-        path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
-        if not path.is_file():
+        cache, name = config["paths"]["cache"], cache_name(split, tokenizer.spec, **how)
+        path = cache_folder(cache) / name
+        if not fetched(cache, name):
             model = tokenizer.to(device).tokenizer
             encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
-        sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
+            if rank == 0:
+                store(cache, name)
+        with named_copy(cache, name):
+            sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]

@@ -3,8 +3,8 @@
 At once means also where this process waits in a collective for another that hangs: Python's handlers do not run there. So the system's
 own handler writes each signal's number into a socket (`signal.set_wakeup_fd`), and a thread reads it.
 
-Schedulers repeat themselves: a batch script hands SIGTERM on that Slurm has sent to its processes already, and a terminal's Ctrl-C comes once
-more from torchrun. What follows the first within `echo` seconds is the same request.
+Schedulers repeat themselves: a batch script hands SIGTERM on that Slurm has sent to its processes already, and Ctrl-C in a terminal comes
+once more from torchrun. What follows the first within some seconds is the same request.
 """
 
 from __future__ import annotations
