@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from evidence import ROOT, Store, figures
 from reliability_jobs import GENERATOR, PATIENCE, TOKENIZER, Job, contents, slow_checkpoints, slow_drawing, slow_encoding, wait_for, weights
 from reliability_machine import efficiency, memory_of_steps, memory_of_tokens, stall
@@ -164,6 +165,7 @@ def pictures(root: Path, count: int) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> None:
+    torch.set_num_threads(1)
     given = dict(word.split("=", 1) for word in words if "=" in word)
     seed = int(given.get("seed", 0))
     numbers = {"rank_kills": 40, "process_kills": 100, "tokens": 10_000_000, "steps": 2000, "pictures": 10_000}

@@ -18,7 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import lightning  # noqa: F401  for the processes that are forked
 import torch
+
+import gentok.cli
+import gentok.sample_files
+import gentok.training.run  # noqa: F401
 
 TINY = ["trainer=cpu", "trainer.precision=32-true", "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false",
         "trainer.validate_every=100000", "budget=null", "batch_size=16", "data=noise", "data.items=512", "data.held_out=16",
@@ -55,8 +60,6 @@ def command(name: str, words: Sequence[str], prepare: Callable[[], Any]) -> Call
     """What a process does that its user has started as `python NAME.py WORDS`, after `prepare`."""
 
     def work() -> None:
-        import gentok.cli
-
         sys.argv = [f"{name}.py", *words]
         sys.orig_argv = [sys.executable, *sys.argv]
         prepare()

@@ -39,7 +39,7 @@ from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Condition, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["encode_set", "join", "share_path", "alive_path", "cache_name", "stored_type"]
+__all__ = ["encode_set", "join", "share_path", "sign_of_life", "alive_path", "cache_name", "stored_type"]
 
 _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
@@ -67,6 +67,12 @@ def share_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
 def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
     """The file that process `rank` touches while it encodes its share."""
     return Path(path).with_name(f".{share_path(path, rank, world).name}.alive")
+
+
+def sign_of_life() -> str:
+    """What a process writes into its file: its name, and a line that all processes of a machine share that were started together."""
+    words = ("MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+    return f"{own_process()}\n{os.getppid()} {' '.join(os.environ.get(word, '-') for word in words)}"
 
 
 def encode_set(
@@ -126,7 +132,7 @@ def encode_set(
         for start in range(first, last, batch_size):
             if alive is not None and time.monotonic() - beat >= _HEARTBEAT:
                 with suppress(OSError):  # others only wait less patiently
-                    alive.write_text(own_process())
+                    alive.write_text(sign_of_life())
                 beat = time.monotonic()
             wanted = torch.arange(start, min(start + batch_size, last))
             found = _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance)

@@ -40,14 +40,14 @@ class Flaky:
     def __init__(self, monkeypatch, times):
         kind = type(fsspec.filesystem("memory"))
         self.left, self.read, self.asked = times, kind.cat_file, []
-        monkeypatch.setattr(kind, "cat_file", lambda system, path, **where: self(system, path, **where))
+        monkeypatch.setattr(kind, "cat_file", lambda system, path, *where, **more: self(system, path, *where, **more))
 
-    def __call__(self, system, path, **where):
+    def __call__(self, system, path, *where, **more):
         self.asked.append(path)
         if self.left:
             self.left -= 1
             raise ConnectionError("reset by peer")
-        return self.read(system, path, **where)
+        return self.read(system, path, *where, **more)
 
 
 def test_items_order_shares_and_a_resumed_position_are_those_of_local_shards(both):
