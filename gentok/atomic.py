@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["is_gone", "named_errors", "own_process", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
+__all__ = ["is_gone", "named_errors", "own_process", "replacing", "sweep", "sync", "unfinished", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
@@ -58,12 +58,21 @@ def whole_file(path: str | os.PathLike[str], setting: str = "") -> Iterator[Bina
     """`with whole_file(path) as file: file.write(...)`: as `replacing`, open for writing, and flushed to the disk."""
     path = Path(os.path.realpath(path))
     sweep(writable_folder(path.parent, setting))
-    named = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
-    with replacing(path, named, setting) as temporary, open(temporary, "wb") as file:
+    with replacing(path, unfinished(path), setting) as temporary, open(temporary, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)
+
+
+def unfinished(path: Path, kind: str = "") -> Path:
+    """The file or folder beside `path` in which this process alone prepares it; of a killed one `sweep` removes it.
+
+    Args:
+        path: what is prepared.
+        kind: tells several of them apart.
+    """
+    return path.with_name(f".{path.name}{kind}.{_host()}.{os.getpid()}.part")
 
 
 def writable_folder(folder: str | os.PathLike[str], setting: str = "") -> Path:

@@ -27,7 +27,8 @@ from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.errors import ConfigError, counted
-from gentok.launch import Team, team
+from gentok.folder_lock import folder_lock
+from gentok.launch import LostProcess, Team, team
 from gentok.prompt import read_known
 from gentok.sample_parts import Part, Parts, write_npz
 from gentok.samplers.base import described
@@ -71,7 +72,7 @@ def _output(folder: Path) -> Iterator[None]:
     """A folder for the files of one call alone; removed again where it is new and the call fails before it writes.
 
     Raises:
-        ConfigError: it holds files of the names of samples that no call has listed as its own.
+        ConfigError: it holds files of the names of samples that no call has listed as its own, or another call samples into it.
         OSError: it cannot be made.
     """
     found = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
@@ -85,7 +86,8 @@ def _output(folder: Path) -> Iterator[None]:
         writable_folder(folder, "out=FOLDER")
         sweep(folder)
     try:
-        yield
+        with folder_lock(folder, "another call samples into", "out=FOLDER"):
+            yield
     finally:
         if new and not any(folder.iterdir()):
             folder.rmdir()
@@ -98,6 +100,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
     try:
         yield
+    except LostProcess:
+        raise
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error

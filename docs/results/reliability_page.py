@@ -11,7 +11,7 @@ LAWS = {
     "broken pictures of ten kinds end no run, and are listed": "faults/test_ten_ways",
     "a shard that is missing or disappears is named": "faults/test_shards_gone",
     "budgets do not feel a clock that jumps": "faults/test_clock_jumps",
-    "one run trains in a folder at a time": "faults/test_run_folder",
+    "one run trains in a folder, one call samples into it, at a time": "faults/test_run_folder faults/test_output_files",
     "a process that waits for one that was killed says so": "data/test_token_processes",
 }
 

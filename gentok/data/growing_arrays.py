@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gentok.atomic import named_errors, sweep
+from gentok.atomic import named_errors, sweep, unfinished
 from gentok.data.tensor_file import StoredArray
 
 __all__ = ["GrowingArrays"]
@@ -26,7 +25,7 @@ class GrowingArrays:
 
     def __init__(self, target: Path):
         self.target = target
-        self.folder = target.with_name(f".{target.stem}.{os.getpid()}.writing")
+        self.folder = unfinished(target, "-arrays")
         self._files: dict[str, Any] = {}
         self._kinds: dict[str, tuple[Any, tuple[int, ...]]] = {}
         self._lengths: dict[str, int] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,7 @@ def is_first() -> bool:
 
 def lost_process(error: Exception) -> str | None:
     """A line for an error that says that another process of the run is gone; None for other errors."""
-    text = " ".join(str(error).split())
+    text = re.sub(r"\[/[^\]]*\] ", "", " ".join(str(error).split()))  # without places in the library's source
     if "DataLoader worker" in text:
         return (
             f"a loader worker was killed or has crashed ({text[:120]}): often for want of memory, so lower trainer.workers or batch_size; "
