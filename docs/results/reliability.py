@@ -62,12 +62,11 @@ def phases(root: Path) -> dict[str, Phase]:
         return any((folder / "checkpoints").glob(".*.writing.ckpt"))
 
     def encoded(folder: Path) -> str:
-        files = sorted(path.read_bytes() for path in Path(f"{folder}_cache").glob("*.safetensors"))
-        return f"{weights(folder)} {hash(tuple(files))}"
+        return weights(folder) + contents(Path(f"{folder}_cache"))
 
     return {
         "training": Phase(training, lambda folder: (folder / "metrics.csv").is_file(), 1.0, weights),
-        "caching": Phase(caching, lambda folder: any(Path(f"{folder}_cache").glob(".*.alive")), 0.8, encoded),
+        "caching": Phase(caching, lambda folder: any(Path(f"{folder}_cache").glob(".*.alive")), 4.0, encoded),
         "checkpointing": Phase(training, writes, 0.2, weights),
         "sampling": Phase(sampling, lambda folder: any(folder.glob(".unfinished/*.safetensors")), 0.6, contents),
     }

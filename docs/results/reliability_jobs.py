@@ -155,11 +155,11 @@ def slow_checkpoints() -> None:
 
 
 def slow_encoding() -> None:
-    """From now on a batch takes 0.1 s more to encode."""
+    """From now on a batch takes 0.3 s more to encode."""
     import gentok.data.token_cache as cache
 
     quick = cache._encode_batch
-    cache._encode_batch = lambda *args: (time.sleep(0.1), quick(*args))[1]
+    cache._encode_batch = lambda *args: (time.sleep(0.3), quick(*args))[1]
 
 
 def slow_drawing() -> None:
