@@ -158,7 +158,8 @@ def test_a_generator_is_trained_from_a_set_that_another_machine_has_encoded(tmp_
 
     words = ["experiment=mnist5k/ar", "tokenizer.ckpt=mnist5k_vq", "limit_items=32", "batch_size=8", "steps=1", "budget=null",
              "task.views=1", "generator.width=16", "generator.depth=1", "generator.heads=1", "task.pictures=10", "trainer=cpu",
-             "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false", "paths.cache=memory://bucket/cache"]  # fmt: skip
+             "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false",
+             "paths.cache=memory://bucket/cache"]  # fmt: skip
     train(compose("config", [*words, f"paths.run={tmp_path / 'first'}"]))
     assert len(memory.ls("/bucket/cache")) == 2
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
