@@ -15,6 +15,7 @@ BASE = {"atomic", "devices", "errors", "settings", "types", "interfaces", "rng",
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "atomic": set(),
     "errors": set(),
+    "folder_lock": {"errors"},
     "settings": set(),
     "rng": set(),
     "distributed": set(),

@@ -132,7 +132,11 @@ class TokenDataset(MediaDataset):
         import numpy as np
 
         if self._arrays is None:
-            self._arrays = self._layout.maps()
+            try:
+                self._arrays = self._layout.maps()
+            except (OSError, ValueError) as error:  # numpy raises the latter where the file is too short
+                what = f"the token file {self.path} has disappeared or changed since it was opened"
+                raise OSError(f"{what}: start again, and it is made anew") from error
         out = self._arrays[key][rows]
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
 

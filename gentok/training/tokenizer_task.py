@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import build_tokenizer, load
+from gentok.data.remote_files import cache_folder
 from gentok.distributed import all_sum, rank
 from gentok.errors import ConfigError
 from gentok.metrics.codebook import CodebookHealth
@@ -79,7 +80,7 @@ class TokenizerTask(GentokModule):
                 continue
             sets = self.sets.module
             if map_bytes(sum(map(len, sets)), network.width, grid) <= limit:
-                remember(network, settings, sets, grid, self.config["paths"]["cache"], self.device)
+                remember(network, settings, sets, grid, cache_folder(self.config["paths"]["cache"]), self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.rng(batch, "augment"))
