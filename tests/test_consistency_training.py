@@ -13,7 +13,7 @@ TERM = ["consistency=reencoding", "consistency.weight=5", "consistency.damage.no
 
 
 def run(folder, *words):
-    return fit({**config(folder, "callbacks.ema=null", "trainer.validate_every=4", "steps=4", *words), "discriminator": None})
+    return fit({**config(folder, "callbacks.ema=null", "trainer.validate_every=2", "steps=4", *words), "discriminator": None})
 
 
 def same(part, other):

@@ -37,7 +37,7 @@ VARIANTS = {
 }
 MARKS = ("exp", "cluster")
 DAMAGES = ("again", "jpeg", "noise")
-N, KEYS, HELD_OUT = 32, 99, 300
+N, KEYS, HELD_OUT = 32, 99, 200
 
 
 def train(name: str, seed: int) -> Path:
@@ -64,7 +64,7 @@ def measure(store: Store, names: list[str], seed: int) -> None:
         for damage in DAMAGES:
             change = DAMAGE["digits"][damage][1]
             found[f"{damage}/held_out_same"] = share_same(again, own.encode(change(own.decode(again))), 1, None)
-            for kind, (mark, tokens) in marked.items():
+            for kind, (mark, tokens) in marked.items() if name != "zoo" else ():  # measured by watermarks.py, of the same items
                 back = own.encode(change(own.decode(tokens)))
                 found[f"{damage}/{kind}_same"] = share_same(tokens, back, 1, mark.groups)
                 found[f"{damage}/{kind}_found"] = share_found(mark, back, 64, 1, KEYS)
@@ -94,7 +94,8 @@ def section(store: Store) -> str:
         decibel = [f"{store.value(f'{key}/{figure}', '.2f')} dB" for figure in ("psnr_db", "old_ids_psnr_db")]
         old = store.percent(f"{key}/old_ids_same")
         share.append((title, store.value(f"{key}/steps", ".0f"), *decibel, old, *(store.percent(f"{key}/{d}/held_out_same") for d in DAMAGES)))
-        power.append((title, *(store.percent(f"{key}/{d}/{kind}_found") for kind in MARKS for d in DAMAGES)))
+        found = "digits/{kind}/{d}/found" if name == "zoo" else key + "/{d}/{kind}_found"
+        power.append((title, *(store.percent(found.format(kind=kind, d=d)) for kind in MARKS for d in DAMAGES)))
     return f"""## A tokenizer that was trained to give its ids back
 
 `docs/zoo/mnist5k_vq` was tuned for 40 processor seconds with the consistency of re-encoding (`consistency=reencoding`, conf/consistency), and without, on

@@ -36,7 +36,6 @@ SOUNDS = {
 }
 CODES = {
     "codes": ("codes", lambda codes: codes),
-    "codes_frames": ("codes, the first 2 frames cut off", lambda codes: codes[..., 2:]),
     "codes_middle": ("codes, 2 frames cut out of the middle", lambda codes: _without(codes, MIDDLE, MIDDLE + 2)),
     "codes_three": ("codes, 3 single frames cut out", lambda codes: _without(_without(_without(codes, 32, 33), 20, 21), 9, 10)),
 }
