@@ -1,5 +1,5 @@
 """The part of watermarks.md about tokenizers that were trained to give their ids back: docs/zoo/mnist5k_vq tuned for equal processor seconds,
-with the consistency of re-encoding and without. The code vectors stay, so the ids that docs/zoo/mnist5k_ar draws mean the same.
+with the consistency of re-encoding and without. What docs/zoo/mnist5k_ar draws is decoded and encoded by each of them.
 
     python docs/results/watermarks_models.py train NAME ... [seed=0]
     python docs/results/watermarks_models.py measure NAME ... [seed=0]
@@ -99,13 +99,13 @@ def section(store: Store) -> str:
     return f"""## A tokenizer that was trained to give its ids back
 
 `docs/zoo/mnist5k_vq` was tuned for 40 processor seconds with the consistency of re-encoding (`consistency=reencoding`, conf/consistency), and without, on
-the same batches. The rows of its codebook stay as they are, so the ids that `docs/zoo/mnist5k_ar` draws mean what they meant: no generator was
-trained. {about["held_out"]} held-out digits; "ids" is the share of ids of their reconstructions that come back. "PSNR of the old ids": the new decoder on the ids that
-the first tokenizer gives, as on a generator's. "Old ids of images": how many ids of a digit are those of the first tokenizer.
+the same batches, with a frozen codebook. {about["held_out"]} held-out digits; "ids" is the share of ids of their reconstructions that come back. "PSNR of the old ids": what
+the new decoder makes of the ids that the first tokenizer gives, as of those of a generator that knows no other. "Old ids of images": the share of a digit's
+ids that the first tokenizer gives as well.
 
 {table(share)}
 
-Found with p ≤ {LEVEL} among {about["keys"]} keys, of the same {about["n"]} marked items of `docs/zoo/mnist5k_ar` for each tokenizer, in all their 64 tokens:
+No generator was trained anew. Found with p ≤ {LEVEL} among {about["keys"]} keys, of the same {about["n"]} marked items of `docs/zoo/mnist5k_ar` for each tokenizer, in all their 64 tokens:
 
 {table(power)}
 """

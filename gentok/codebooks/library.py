@@ -140,7 +140,7 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
         return self.quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {})
 
     def unquantized(self, z: Tensor) -> Tensor:
-        return super(BaseCodebook, self).unquantized(z)  # the library's own projections and scales are its secret
+        return super(BaseCodebook, self).unquantized(z)  # the library does not show what it compares
 
     def _outputs(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], all >= 0, of a kind with one level -> float32 [B, N, width]."""

@@ -6,8 +6,9 @@ Jovanović et al., "Watermarking Autoregressive Image Generation", arXiv 2506.16
 gradient goes to the decoder, which learns to make media that are encoded as they were meant, and to the encoder; ids
 and rows are targets. Parts that the run freezes (`freeze`) stay as they are, and the gradient passes through them:
 
-    freeze=[encoder, codebook]   the decoder alone learns; ids mean what they meant, for encoders and generators
-    freeze=[codebook]            the encoder learns too; ids are decoded from the same rows, so a generator of them stays usable
+    freeze=[encoder, codebook]   the decoder alone learns; ids mean what they meant, so that generators of them stay usable
+    freeze=[codebook], or []     the encoder learns too, and gives back more; but both networks come to mean something else
+                                 by the same rows (docs/results/watermarks.md), so generators are trained anew
 
 Deviations: the paper tunes a replica of the encoder, beside the first one, which gives the ids in training. Here one
 encoder gives the ids and finds them again, and keeps to its codebook by the tokenizer's own losses: a bundle has one

@@ -148,7 +148,8 @@ class TokenizerTask(GentokModule):
         self._add(self.modality.measure(reconstruction, media, lengths))
         self._add(self.tokenizer.scores(batch, tokens))
         if self.consistency is not None:
-            self._add({"ids_given_back": share_given_back(tokens, self._encode(reconstruction, lengths))})
+            share = share_given_back(tokens, self._encode(reconstruction, lengths))
+            self._add({"ids_given_back": share[share.isfinite()]})  # a sound without a frame has none
         if step == 0:
             self._show(media, reconstruction, lengths)
 
