@@ -116,8 +116,8 @@ def test_what_is_unquantized_is_nearest_to_its_own_codes_and_has_a_gradient(name
     (gradient,) = torch.autograd.grad(x.square().sum(), z)
     assert gradient.abs().sum() > 0
     if book.invertible and not book.projected and name not in ("ibq", "dual"):  # whose codes are chosen by another measure
-        agree = (book.nearest(x.detach()) == book(z).codes).double().mean()
-        assert agree > 0.99, f"{agree:.3f}: beside ties of float32 and float64"
+        same_rows = (book.lookup(book.nearest(x.detach())) - book.lookup(book(z).codes)).abs().amax(1) < 1e-4
+        assert same_rows.double().mean() > 0.99, "beside ties of float32 and float64; rows may be there twice"
     distance = (x - book.lookup(book(z).codes)).square().mean()
     assert distance < (x - book.lookup(book(z).codes).roll(1, 0)).square().mean()
 
