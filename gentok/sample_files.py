@@ -201,8 +201,8 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
     folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     kind = "codes" if bundle.spec.levels else "latents"
-    names = (kind, "token_lengths", "calls", "lengths")
-    made, positions, calls, lengths = (parts.joined(plan.parts, name) for name in names)
+    names = (kind, "token_lengths", "calls", "lengths", "log_weight")
+    made, positions, calls, lengths, weights = (parts.joined(plan.parts, name) for name in names)
     stored = {kind: made, **({} if positions is None else {"lengths": positions})}
     save_file(stored, folder / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     media = parts.joined(plan.parts, "waves" if sounds else "pixels", shown)
@@ -214,6 +214,8 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
         write_npz(folder / "samples.npz", parts.read(plan.parts, "pixels"), config["n"], classes)
     counts = [part.about for part in parts.read(plan.parts)]
     report = _report(config, plan, counts, calls, None if lengths is None else lengths.double() / bundle.spec.sample_rate)
+    if weights is not None:
+        report["log_weight"] = [weight if math.isfinite(weight) else None for weight in weights.tolist()]  # JSON has no -inf
     report["files"] = _names(config["n"], sounds, kind, form)
     _move(out, folder, report)
     clipped = sum(part["clipped"] for part in counts)

@@ -71,7 +71,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     # serve
     "host": Place, "port": PositiveInt, "max_items": PositiveInt, "max_waiting": PositiveInt, "max_megabytes": PositiveFloat,
     # watermarks
-    "key": Place, "keys": PositiveInt, "inputs": Texts,
+    "key": Place, "keys": PositiveInt, "inputs": Texts, "alignment": Literal["shift", "edit"], "gap": PositiveFloat,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8", "auto"],
     # push
     "repo": Place, "private": bool, "revision": Place, "message": Place, "license": Place, "picture": Place, "report": Place, "card": bool,
@@ -82,8 +82,8 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "format", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views",
-    "task.guidance",
+    "chunk", "dtype", "format", "trust", "freeze", "keys", "alignment", "task.pictures", "task.decode_items", "task.encode_batch",
+    "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",

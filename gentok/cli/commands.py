@@ -50,7 +50,7 @@ COMMANDS = {
         function="gentok.cli.main:train",
         groups=(
             "experiment", "task", "data", "tokenizer", "codebook", "generator", "sampler", "losses", "discriminator", "balancer",
-            "optimizer", "schedule", "trainer", "logger", "debug", "cluster",
+            "consistency", "optimizer", "schedule", "trainer", "logger", "debug", "cluster",
         ),
     ),
     "sample": Command(

@@ -58,12 +58,12 @@ class BaseCodebook(Codebook):
     """Projections around a space of its own, and the lookup, nearest codes and table of levels that add up.
 
     Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own. Autocast is
-    disabled inside their `forward`, `lookup`, `nearest`, `table` and `accumulate`.
+    disabled inside their `forward`, `lookup`, `nearest`, `table`, `accumulate` and `unquantized`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in {"forward", "lookup", "nearest", "table", "accumulate"} & vars(cls).keys():
+        for name in {"forward", "lookup", "nearest", "table", "accumulate", "unquantized"} & vars(cls).keys():
             setattr(cls, name, float32(getattr(cls, name)))
 
     def __init__(
@@ -118,6 +118,14 @@ class BaseCodebook(Codebook):
                 f"{type(self).__name__} has the projections: build the codebook inside without width (it has width={codebook.width}, "
                 f"dim={codebook.dim}), and give width to {type(self).__name__}"
             )
+
+    @float32
+    def unquantized(self, z: Tensor) -> Tensor:
+        return self.outward(self._approximated(self.inward(z))) if self.has_nearest else super().unquantized(z)
+
+    def _approximated(self, x: Tensor) -> Tensor:
+        """x float [B, M, dim] of `inward` as the rows approximate it."""
+        return x
 
     def quantized(self, vectors: Tensor, codes: Tensor, losses: dict[str, Tensor], present: Tensor | None = None) -> Quantized:
         """What `forward` returns, with the rows left out where present bool [B] is False, and the share of

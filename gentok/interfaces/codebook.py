@@ -150,6 +150,20 @@ class Codebook(nn.Module, Component):
         """
         raise TypeError(f"{type(self).__name__} has no nearest code of a vector: take a codebook such as vq, lfq or residual")
 
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What z is before its codes are chosen, in the space of the vectors: the nearer to a `lookup`, the surer are its codes.
+
+        Args:
+            z: float [B, in_width, M], as of `forward`.
+
+        Returns:
+            float32 [B, width, M], with gradient to z. No buffer changes.
+
+        Raises:
+            TypeError: rows of this codebook approximate no such vectors.
+        """
+        raise TypeError(f"{type(self).__name__} has no vectors that its rows approximate: take a codebook such as vq, fsq or residual")
+
     def table(self, level: int = 0) -> Tensor:
         """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied. Raises
         ValueError where they are too many."""

@@ -184,6 +184,9 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         lengths = check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, sample_rate)
         return self.tokens_of(self.codes_of(self.features(media, lengths), rng), None if lengths is None else self._frames(lengths))
 
+    def prequantized(self, media: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.features(media, check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, finite=False))
+
     @torch.no_grad()
     def decode(self, tokens: Tokens, rng: RowRNG | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:
         """Tokens to sound; absent levels add nothing.
