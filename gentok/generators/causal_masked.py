@@ -133,6 +133,14 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
                 f"what is to be filled in are {count} {'boxes' if self.boxes else 'spans'}, this model was trained with {self.max_holes} at "
                 "most (generator.max_holes)"
             )
+        return self.with_holes(holes)
+
+    def with_holes(self, holes: Tensor) -> CausalMasked:
+        """This model, with the same weights, in the order of items with the same holes.
+
+        Args:
+            holes: int64 [N], the number of the hole that each position lies in, -1 where it is kept.
+        """
         other = copy.copy(self)
         with torch.device("cpu"):
             other.layout = HolesLast(holes, self.layout)

@@ -71,7 +71,8 @@ def arrange(holes: Tensor, layout: Layout, steps: int | None = None) -> StepMaps
     # What is put in order: the positions, the sentinels in the place of holes, and those in front of them.
     sentinel, own = (-2 - number).expand(batch, -1), torch.arange(positions, device=device).expand(batch, -1)
     element, place = torch.cat((own, sentinel, sentinel), 1), torch.cat((own, first, first), 1)
-    block = torch.cat((holes + 1, torch.zeros_like(first), (number + 1).expand(batch, -1)), 1)
+    last = len(number) + 1  # of sentinels of holes that a row does not have
+    block = torch.cat((holes + 1, torch.where(there, 0, last), torch.where(there, number + 1, last)), 1)
     within = torch.cat((own, first, torch.full_like(first, -1)), 1)
     rank = (block * (positions + 1) + within + 1).argsort(1).argsort(1)[:, None]  # [B, 1, E]
     exists = spec.exists().to(device).expand(batch, -1, -1)
