@@ -3,8 +3,9 @@ region=left-half` measures.
 
 AnyOrder   exact: the joint density of the asked cells in the model's own order, one call
 Causal     exact where every other cell comes before the asked ones in the model's order (or in that in which it
-           fills holes, if it has one); elsewhere it has no such density. Where the model ends items by itself, the end counts that comes behind asked cells, or
-           stands at an asked one. Where slots of a step are dependent in the model, an approximation
+           fills holes, if it has one); elsewhere it has no such density. Where the model ends items by itself, the
+           end counts that comes behind asked cells, or stands at an asked one. Where slots of a step are dependent
+           in the model, an approximation
 Masked     a bound: the asked cells drawn one by one in a uniformly random order (Uria et al., arXiv
            1310.1757; Hoogeboom et al., arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum
            over n masked cells of -log p(cell | the others)

@@ -129,9 +129,9 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         holes = find_holes(tokens, self.boxes)
         count = int(holes.max()) + 1
         if count > self.max_holes:
+            kind = "boxes" if self.boxes else "spans"
             raise ValueError(
-                f"what is to be filled in are {count} {'boxes' if self.boxes else 'spans'}, this model was trained with {self.max_holes} at "
-                "most (generator.max_holes)"
+                f"what is to be filled in are {count} {kind}, this model was trained with {self.max_holes} at most (generator.max_holes)"
             )
         return self.with_holes(holes)
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from gentok.layouts import Layout
-from gentok.types import ABSENT, TokenSpec
+from gentok.types import ABSENT
 
 __all__ = ["HolesLast", "StepMaps", "arrange", "most_steps"]
 

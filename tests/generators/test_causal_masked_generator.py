@@ -148,20 +148,3 @@ def test_holes_that_it_cannot_fill_are_refused_in_one_line():
         ZipAR()(causal_masked(RASTER), Condition(), rng=rng, known=known)
     with pytest.raises(ValueError, match="use generator=autoregressive"):
         CausalMasked(TokenSpec((4,), Line(3), parts=(("a", 0, 2), ("b", 2, 4)), grammar=((0, 1), (-1, -1))), ends=True)
-
-
-def test_four_items_and_their_halves_are_learned_by_heart():
-    torch.manual_seed(0)
-    model = CausalMasked(RASTER, width=32, depth=2, heads=2).train()
-    tokens = codes(RASTER, 4)
-    several, optimizer = tokens.rows([0, 1, 2, 3] * 4), torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(100):
-        loss = model.loss(several, Condition(), RowRNG.of(0, range(16), step)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    asked = ~keep_mask("left-half", RASTER.grid)[None]
-    nats, count, _ = region_nll(model.eval(), tokens, Condition(), asked, RowRNG([0] * 4))
-    assert float(nats.sum() / count.sum()) < 0.3
-    drawn = AutoregressiveSampler(temperature=0)(model, Condition(), rng=RowRNG([0] * 4), known=with_holes(tokens, asked[0]))
-    assert float((drawn.tokens.codes == tokens.codes).double().mean()) > 0.95
