@@ -1,7 +1,7 @@
 """Holes of digits filled in by a causal model: docs/results/objectives.json and .md.
 
-    train [MODEL ...] [seed=0] [budget=3min]    into outputs/objectives/MODEL_seedN, left alone where it is done
-    measure [MODEL ...] [seed=0] [budget=3min]  nats per token of regions of held-out digits given the rest
+    train [MODEL ...] [seed=0] [budget=90s]    into outputs/objectives/MODEL_seedN, left alone where it is done
+    measure [MODEL ...] [seed=0] [budget=90s]  nats per token of regions of held-out digits given the rest
     picture [seed=0]                            completions of both models
     page                                        objectives.md alone
 
@@ -164,7 +164,7 @@ def main() -> None:
     names = [word for word in rest if "=" not in word] or list(MODELS)
     if what not in ("train", "measure", "picture", "page") or set(names) - set(MODELS) or set(given) - {"seed", "budget"}:
         sys.exit(__doc__)
-    store, seed, budget = Store("objectives"), int(given.get("seed", 0)), given.get("budget", "3min")
+    store, seed, budget = Store("objectives"), int(given.get("seed", 0)), given.get("budget", "90s")
     for name in names if what in ("train", "measure") else ():
         if what == "train":
             train_once(run_of(name, seed), words_of(name, seed, budget))

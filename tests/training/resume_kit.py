@@ -43,6 +43,8 @@ CASES: dict[str, list[str]] = {
     "without averages": [*SMALL, "callbacks.ema=null"],
     "autoregressive from tokens": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2"],
     "autoregressive from media": ["experiment=mnist5k/ar", *GENERATOR, "task.views=0", "trainer.accumulate=2"],
+    "causal masking from tokens": ["experiment=mnist5k/causal_masked", *GENERATOR, "task.views=2"],
+    "mixed objectives from media": ["experiment=mnist5k/ar", "generator=mixed_objectives", *GENERATOR, "task.views=0"],
     "masked from tokens": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.workers=2"],
     "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
     "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
