@@ -111,9 +111,10 @@ def find_holes(tokens: Tokens, boxes: bool) -> Tensor:
 def _box_numbers(missing: list[bool], spec: TokenSpec, boxes: bool) -> list[int]:
     """The number of each position's hole; positions are gone through in their order."""
     width = spec.grid.w if boxes and isinstance(spec.grid, Raster) else len(missing)
-    out, count, above = [-1] * len(missing), 0, {}  # above: (first, last column) -> number, of the row before
+    out, count = [-1] * len(missing), 0
+    above: dict[tuple[int, int], int] = {}  # (first, last column) -> number, of the row before
     for row in range(0, len(missing), width):
-        here = {}
+        here: dict[tuple[int, int], int] = {}
         for is_missing, run in itertools.groupby(range(width), key=lambda column: missing[row + column]):
             columns = list(run)
             if not is_missing:

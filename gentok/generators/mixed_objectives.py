@@ -36,7 +36,7 @@ from gentok.nn.token_transformer import attend, full_precision, token_nll
 from gentok.rng import RowRNG
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
-__all__ = ["OBJECTIVES", "MixedObjectives"]
+__all__ = ["OBJECTIVES", "MixedObjectives", "weights_at"]
 
 OBJECTIVES = ("random", "next", "next_all")
 _PARTS = ((0.73, 0.18, 0.09), (0.09, 0.73, 0.18), (0.09, 0.18, 0.73))
