@@ -95,7 +95,8 @@ def tokenizers():
 
 QUICK = {
     "autoregressive": ("fsq",), "causal_masked": ("vq",), "mixed_objectives": (), "depth": ("residual",), "masked": ("pyramid",),
-    "any_order": ("vq",), "self_speculative": ("vq",), "resgen": ("vq", "residual"), "coarse_to_fine": ("vq",), "next_scale": ("pyramid",), "xar": ("vq",),
+    "any_order": ("vq",), "self_speculative": ("vq",), "resgen": ("vq", "residual"),
+    "coarse_to_fine": ("vq",), "next_scale": ("pyramid",), "xar": ("vq",),
 }  # fmt: skip
 """Generator -> the codebooks that the quick suite trains it with: every generator (but the one that samples as
 the autoregressive one does), and the kinds of codebooks whose codes differ."""
