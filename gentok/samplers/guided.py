@@ -104,6 +104,10 @@ class GuidedCausal(_Guided, Causal):
         self.layout, self.exact_slots, self.begin, self.ends = model.layout, model.exact_slots, model.begin, model.ends
         self.moves_rows = model.moves_rows
 
+    def arranged(self, tokens: Tokens) -> GuidedCausal:
+        model = self.model.arranged(tokens)
+        return self if model is self.model else GuidedCausal(model, self.scale, self.schedule)
+
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
         return self.model.init_cache(_both(condition), 2 * batch, capacity)
 

@@ -50,6 +50,8 @@ class ModelDrafts(Drafter):
     ):  # fmt: skip
         super().__init__(progress, tree)
         target = progress.request.model
+        if isinstance(model, Causal):
+            model = model.arranged(progress.request.tokens)
         _check(model, target)
         if isinstance(model, nn.Module):
             model.to(progress.ids.device)
