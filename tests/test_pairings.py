@@ -166,5 +166,6 @@ def test_an_impossible_pair_is_refused_before_anything_is_built(overrides, expec
 
 
 def test_a_layout_that_does_not_fit_is_refused_with_those_that_do(tokenizers):
+    tokenizer = tokenizers("residual")
     with torch.device("meta"), pytest.raises(ValueError, match="position_major"):
-        build_generator({**compose("config", [])["generator"], "layout": "raster"}, tokenizers("residual"), CLASSES)
+        build_generator({**compose("config", [])["generator"], "layout": "raster"}, tokenizer, CLASSES)
