@@ -17,6 +17,7 @@ from gentok.moved import MovedModules
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle as Bundle
+    from gentok.bundle import from_pretrained as from_pretrained
     from gentok.bundle import load as load
     from gentok.certification import certify as certify
     from gentok.data.own_dataset import OwnData as OwnData
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load": "gentok.bundle", "Bundle": "gentok.bundle", "ConfigError": "gentok.errors", "FormatError": "gentok.errors",
+    "load": "gentok.bundle", "from_pretrained": "gentok.bundle", "Bundle": "gentok.bundle", "ConfigError": "gentok.errors",
+    "FormatError": "gentok.errors",
     "Codebook": "gentok.interfaces", "Generator": "gentok.interfaces", "Tokenizer": "gentok.interfaces", "RowRNG": "gentok.rng",
     "Sampler": "gentok.samplers.base", "Samples": "gentok.sampling", "sample": "gentok.sampling",
     "certify": "gentok.certification", "train": "gentok.training.own_data", "OwnData": "gentok.data.own_dataset",

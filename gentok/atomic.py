@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["named_errors", "replacing", "sweep", "sync", "whole_file", "writable_folder"]
+__all__ = ["is_gone", "named_errors", "own_process", "replacing", "sweep", "sync", "unfinished", "whole_file", "writable_folder"]
 
 
 @contextlib.contextmanager
@@ -58,12 +58,21 @@ def whole_file(path: str | os.PathLike[str], setting: str = "") -> Iterator[Bina
     """`with whole_file(path) as file: file.write(...)`: as `replacing`, open for writing, and flushed to the disk."""
     path = Path(os.path.realpath(path))
     sweep(writable_folder(path.parent, setting))
-    named = path.with_name(f".{path.name}.{_host()}.{os.getpid()}.part")
-    with replacing(path, named, setting) as temporary, open(temporary, "wb") as file:
+    with replacing(path, unfinished(path), setting) as temporary, open(temporary, "wb") as file:
         yield file
         file.flush()
         os.fsync(file.fileno())
     sync(path.parent)
+
+
+def unfinished(path: Path, kind: str = "") -> Path:
+    """The file or folder beside `path` in which this process alone prepares it; of a killed one `sweep` removes it.
+
+    Args:
+        path: what is prepared.
+        kind: tells several of them apart.
+    """
+    return path.with_name(f".{path.name}{kind}.{_host()}.{os.getpid()}.part")
 
 
 def writable_folder(folder: str | os.PathLike[str], setting: str = "") -> Path:
@@ -107,6 +116,17 @@ def sweep(folder: Path) -> None:
         process = int(found[1] or found[2]) if found else os.getpid()
         if process != os.getpid() and not _alive(process):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def own_process() -> str:
+    """A name for this process that `is_gone` knows, on this machine and others."""
+    return f"{_host()} {os.getpid()}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether a process of this machine, named by `own_process`, has ended; of other machines' nothing is known."""
+    host, _, process = name.partition(" ")
+    return host == _host() and process.isdigit() and not _alive(int(process))
 
 
 def _host() -> str:

@@ -1,17 +1,22 @@
 """How fast gentok is on this machine's CPU: every figure is a ratio against a peer that does the same work.
 
-    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,speculation,first_hitting,codec] [rounds=5]
-                               [threads=N] [out=outputs/benchmark]
+    python -m gentok.benchmark [only=codebook,train,tokenizers,shards,sample,decode,speculation,first_hitting,codec]
+                               [rounds=5] [threads=N] [out=outputs/benchmark]
 
     python -m gentok.benchmark plan=imagenet256/xar_h gpus=64 [steps_per_second=2] [KEY=VALUE of the experiment]
 
 The second measures nothing: what a large run needs, by formulas (gentok/benchmarks/plan.py).
 
+    python -m gentok.benchmark only=mfu [rounds=5]
+
+Training steps of large generators against the matrix product of this device, also a GPU: only where it is asked for.
+
 How it is measured stands in gentok/metrics/speed.py. Above 1, gentok is faster. Every figure is printed as
 soon as it is measured and written to OUT/benchmark.json; a table is printed at the end. In the file: figure
 -> value, min, max, unit, peer, seconds, peer_seconds, rounds, dtype, setting, threads, machine, command,
-seed; where tokens are drawn also tokens_per_second and peer_tokens_per_second, where tokenizers are trained
-images_per_second, of codecs real_time_factor; where a peer is not installed value = null and a note.
+seed; where tokens are drawn also tokens_per_second and peer_tokens_per_second, where images are trained on
+images_per_second, of codecs real_time_factor, of mfu tflops_per_second; where a peer is not installed value =
+null and a note.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from gentok.benchmarks.codebooks import codebook
 from gentok.benchmarks.codecs import codec
 from gentok.benchmarks.decoding import decode
 from gentok.benchmarks.masked_sampling import first_hitting
+from gentok.benchmarks.mfu import mfu
 from gentok.benchmarks.sampling import sample
 from gentok.benchmarks.speculation import speculation
 from gentok.benchmarks.training import shards, tokenizers, train
@@ -36,8 +42,10 @@ __all__ = ["ITEMS", "benchmark", "main"]
 
 ITEMS: dict[str, Callable[[int], Measured]] = {
     "codebook": codebook, "train": train, "tokenizers": tokenizers, "shards": shards, "sample": sample, "decode": decode,
-    "speculation": speculation, "first_hitting": first_hitting, "codec": codec,
+    "speculation": speculation, "first_hitting": first_hitting, "codec": codec, "mfu": mfu,
 }  # fmt: skip
+USUAL = tuple(name for name in ITEMS if name != "mfu")
+"""What is measured unless `only` says otherwise."""
 
 
 def _count(name: str, value: str | int) -> int:
@@ -47,7 +55,7 @@ def _count(name: str, value: str | int) -> int:
 
 
 def benchmark(
-    only: str = ",".join(ITEMS), rounds: str | int = 5, threads: str | int | None = None, out: str | Path = "outputs/benchmark"
+    only: str = ",".join(USUAL), rounds: str | int = 5, threads: str | int | None = None, out: str | Path = "outputs/benchmark"
 ) -> Figures:
     """Measures, prints a table, and writes out/benchmark.json anew after every figure.
 
@@ -75,7 +83,7 @@ def benchmark(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    given = ["" if only == ",".join(ITEMS) else f"only={only}", f"rounds={rounds}", "" if threads is None else f"threads={threads}"]
+    given = ["" if only == ",".join(USUAL) else f"only={only}", f"rounds={rounds}", "" if threads is None else f"threads={threads}"]
     command = " ".join(["python -m gentok.benchmark", *filter(None, given)])
     common = {"threads": torch.get_num_threads(), "machine": machine(), "command": command, "seed": 0}
     figures: Figures = {}

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gentok.build import resolve
 from gentok.bundle import build_generator, build_tokenizer, nest_inner
-from gentok.bundle.model import find
+from gentok.bundle.places import find
 from gentok.errors import ConfigError
 from gentok.generators.base import Causal
 from gentok.interfaces import MediaData, Tokenizer

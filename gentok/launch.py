@@ -25,7 +25,7 @@ from gentok.devices import chosen_device
 from gentok.errors import ConfigError
 from gentok.training.processes import check_devices, lost_process
 
-__all__ = ["Team", "launched", "lost", "team"]
+__all__ = ["LostProcess", "Team", "launched", "lost", "team"]
 
 _STARTED = "GENTOK_STARTED"
 """The environment variable by which processes know that the one that started them will say what became of them."""
@@ -216,8 +216,12 @@ def _connected() -> Iterator[None]:
         raise lost() from error
 
 
+class LostProcess(OSError):
+    """Another process of the job is gone."""
+
+
 def lost() -> BaseException:
     """What a process that has lost another ends with: who started them says it, or the first two do."""
     if _STARTED in os.environ or int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) > 1:
         return SystemExit(2)
-    return OSError("another process of this job is gone, so this one ends too: the other's own output, or the system's log, says why")
+    return LostProcess("another process of this job is gone, so this one ends too: the other's own output, or the system's log, says why")

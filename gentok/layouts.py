@@ -136,6 +136,12 @@ class Layout:
         """bool [S, G]: slots that hold a cell."""
         return self.level >= 0
 
+    @property
+    def standing(self) -> tuple[Tensor, Tensor]:
+        """Level and position, int64 [S] each, of the cell that stands for a step: its first slot that holds one."""
+        chosen = self.exists.to(torch.int64).argmax(1, keepdim=True)
+        return self.level.gather(1, chosen)[:, 0], self.position.gather(1, chosen)[:, 0]
+
     def flatten(self, codes: Tensor) -> Tensor:
         """codes [B, K, N] of any dtype -> [B, S, G]; ABSENT in slots without a cell."""
         level, position = self.level.to(codes.device), self.position.to(codes.device)

@@ -2,9 +2,10 @@
 region=left-half` measures.
 
 AnyOrder   exact: the joint density of the asked cells in the model's own order, one call
-Causal     exact where every other cell comes before the asked ones in the model's order; elsewhere it has no
-           such density. Where the model ends items by itself, the end counts that comes behind asked cells, or
-           stands at an asked one. Where slots of a step are dependent in the model, an approximation
+Causal     exact where every other cell comes before the asked ones in the model's order (or in that in which it
+           fills holes, if it has one); elsewhere it has no such density. Where the model ends items by itself, the
+           end counts that comes behind asked cells, or stands at an asked one. Where slots of a step are dependent
+           in the model, an approximation
 Masked     a bound: the asked cells drawn one by one in a uniformly random order (Uria et al., arXiv
            1310.1757; Hoogeboom et al., arXiv 2110.02037): the mean over n = 1 .. R of (R / n) times the sum
            over n masked cells of -log p(cell | the others)
@@ -94,6 +95,7 @@ def region_nll(
     if isinstance(model, AnyOrder):
         logits = model.logits(tokens, condition, model.rank(chosen))
     elif isinstance(model, Causal):
+        model = model.arranged(Tokens(tokens.codes.masked_fill(chosen, UNKNOWN), tokens.spec, tokens.lengths))
         return _causal(model, tokens, condition, chosen, asked, count)
     elif isinstance(model, Masked):
         return _bound(model, tokens, condition, chosen, rng, samples), count, False

@@ -13,21 +13,22 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from gentok.atomic import sweep, writable_folder
+from gentok.atomic import replacing, sweep, writable_folder
 from gentok.bundle import Bundle, load
-from gentok.bundle.model import find
+from gentok.bundle.places import find
 from gentok.data.image_files import save_image, to_media, to_uint8
 from gentok.data.sample_grid import condition_labels, save_sample_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.errors import ConfigError, counted
-from gentok.launch import Team, team
+from gentok.folder_lock import folder_lock
+from gentok.launch import LostProcess, Team, team
 from gentok.prompt import read_keep, read_known
 from gentok.sample_parts import Part, Parts, write_npz
 from gentok.samplers.base import described
@@ -71,7 +72,7 @@ def _output(folder: Path) -> Iterator[None]:
     """A folder for the files of one call alone; removed again where it is new and the call fails before it writes.
 
     Raises:
-        ConfigError: it holds files of the names of samples that no call has listed as its own.
+        ConfigError: it holds files of the names of samples that no call has listed as its own, or another call samples into it.
         OSError: it cannot be made.
     """
     found = [path for path in folder.iterdir() if _OURS.fullmatch(path.name)] if folder.is_dir() else []
@@ -85,7 +86,10 @@ def _output(folder: Path) -> Iterator[None]:
         writable_folder(folder, "out=FOLDER")
         sweep(folder)
     try:
-        yield
+        with ExitStack() as stack:
+            with _writing(folder):
+                stack.enter_context(folder_lock(folder, "another call samples into", "out=FOLDER"))
+            yield
     finally:
         if new and not any(folder.iterdir()):
             folder.rmdir()
@@ -98,6 +102,8 @@ def _writing(folder: Path) -> Iterator[None]:
 
     try:
         yield
+    except LostProcess:
+        raise
     except (OSError, SafetensorError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise OSError(f"the samples' folder {folder} cannot be written ({reason}): set out=FOLDER") from error
@@ -195,8 +201,8 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
     folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     kind = "codes" if bundle.spec.levels else "latents"
-    names = (kind, "token_lengths", "calls", "lengths")
-    made, positions, calls, lengths = (parts.joined(plan.parts, name) for name in names)
+    names = (kind, "token_lengths", "calls", "lengths", "log_weight")
+    made, positions, calls, lengths, weights = (parts.joined(plan.parts, name) for name in names)
     stored = {kind: made, **({} if positions is None else {"lengths": positions})}
     save_file(stored, folder / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
     media = parts.joined(plan.parts, "waves" if sounds else "pixels", shown)
@@ -208,6 +214,8 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
         write_npz(folder / "samples.npz", parts.read(plan.parts, "pixels"), config["n"], classes)
     counts = [part.about for part in parts.read(plan.parts)]
     report = _report(config, plan, counts, calls, None if lengths is None else lengths.double() / bundle.spec.sample_rate)
+    if weights is not None:
+        report["log_weight"] = [weight if math.isfinite(weight) else None for weight in weights.tolist()]  # JSON has no -inf
     report["files"] = _names(config["n"], sounds, kind, form)
     _move(out, folder, report)
     clipped = sum(part["clipped"] for part in counts)
@@ -223,13 +231,21 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
 
 def _move(out: Path, folder: Path, report: dict[str, Any]) -> None:
     """Puts finished files in the place of an earlier call's."""
-    for path in _listed(out):
-        path.unlink()
-    (out / "samples.json").write_text(json.dumps({"files": report["files"]}))  # before the first: also of a call that is killed
+    before = _listed(out)
+    names = [*report["files"], *(path.name for path in before if path.name not in report["files"])]
+    _write_report(out, {"files": names})  # of both calls, before the first moves: also of a call that is killed, or finds the disk full
+    for path in before:
+        if path.name not in report["files"]:
+            path.unlink()
     for name in report["files"]:
         if name != "samples.json":
             os.replace(folder / name, out / name)
-    (out / "samples.json").write_text(json.dumps(report, indent=1, default=str) + "\n")
+    _write_report(out, report)
+
+
+def _write_report(out: Path, report: Mapping[str, Any]) -> None:
+    with replacing(out / "samples.json", setting="out=FOLDER") as temporary:
+        temporary.write_text(json.dumps(report, indent=1, default=str) + "\n")
 
 
 def _report(

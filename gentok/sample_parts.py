@@ -33,7 +33,7 @@ class Part:
     """What is kept of a part.
 
     Attributes:
-        tensors: codes or latents, calls; where there are any: token_lengths, lengths, pixels (uint8 [b, C, H, W])
+        tensors: codes or latents, calls; where there are any: token_lengths, lengths, log_weight, pixels (uint8 [b, C, H, W])
             and waves (float32 [b, C, T], of the items that the grid shows).
         about: seconds, rank, network_calls, stats, texts, clipped.
     """
@@ -46,7 +46,8 @@ class Part:
         """All but the media. about: further entries."""
         tokens = samples.tokens
         kind, made = ("latents", tokens.values) if isinstance(tokens, Latents) else ("codes", tokens.codes)
-        tensors = {kind: made, "calls": samples.calls, "token_lengths": tokens.lengths, "lengths": samples.lengths}
+        tensors = {kind: made, "calls": samples.calls, "token_lengths": tokens.lengths, "lengths": samples.lengths,
+                   "log_weight": samples.log_weight}  # fmt: skip
         present = int(tokens.present.sum())
         counts = {"seconds": samples.seconds, "network_calls": samples.network_calls, "stats": samples.stats, "present": present}
         return cls({name: x for name, x in tensors.items() if x is not None}, {**counts, "texts": samples.texts, **about})

@@ -46,6 +46,8 @@ class Samples:
         lengths: int64 [n], of sounds: the samples of each; what lies behind does not belong to it. None: all
             of the media.
         texts: of streams of text and speech.
+        log_weight: float64 [n], of samplers whose items are weighted (constrained, coarse_to_fine with known ids): items follow the
+            sampler's distribution when each counts exp(log_weight), and one of -inf does not count. None: all count the same.
     """
 
     media: Tensor
@@ -56,6 +58,7 @@ class Samples:
     stats: dict[str, Any]
     lengths: Tensor | None = None
     texts: list[str] | None = None
+    log_weight: Tensor | None = None
 
 
 def sample_tokens(
@@ -190,6 +193,7 @@ def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable
         stats=dict(output.stats),
         lengths=torch.cat(lengths) if lengths else None,
         texts=texts or None,
+        log_weight=None if output.log_weight is None else output.log_weight.cpu(),
     )
 
 
@@ -214,6 +218,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
     made = torch.cat([part.tokens.values if latents else part.tokens.codes for part in parts])
     lengths = [part.tokens.lengths for part in parts if part.tokens.lengths is not None]  # asked for, or where a model ended items
     samples = [part.lengths for part in parts if part.lengths is not None]
+    weights = [part.log_weight for part in parts if part.log_weight is not None]
     network_calls = NetworkCalls()
     for part in parts:
         network_calls.merge(part.network_calls)
@@ -226,6 +231,7 @@ def joined(parts: Sequence[Samples]) -> Samples:
         stats=_merged(part.stats for part in parts),
         lengths=torch.cat(samples) if samples else None,
         texts=[text for part in parts for text in part.texts or []] or None,
+        log_weight=torch.cat(weights) if weights else None,
     )
 
 
@@ -239,6 +245,7 @@ def split(samples: Samples, counts: Sequence[int]) -> list[Samples]:
             replace(
                 samples, media=samples.media[rows], tokens=tokens, calls=samples.calls[rows],
                 lengths=None if lengths is None else lengths[rows], texts=texts and texts[first : first + count],
+                log_weight=None if samples.log_weight is None else samples.log_weight[rows],
             )
         )  # fmt: skip
         first += count

@@ -58,7 +58,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "sampler.temperature": NonNegativeFloat, "sampler.top_k": PositiveInt, "sampler.top_p": PositiveFraction, "sampler.min_p": Fraction,
     "sampler.typical": PositiveFraction,
     # sample.py
-    "format": Literal["files", "npz", "both"],
+    "format": Literal["files", "npz", "both", "onnx", "torch_export", "parquet", "shards", "safetensors"],
     "known": Place, "keep": str | float, "text_encoder": Place, "duration": PositiveFloat | Sequence[PositiveFloat], "columns": PositiveInt,
     # evaluate and eval_classifier
     "suite": str, "ckpts": Texts, "region": str, "inception": Place, "reference": Place, "samples": Place,
@@ -71,20 +71,25 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     # serve
     "host": Place, "port": PositiveInt, "max_items": PositiveInt, "max_waiting": PositiveInt, "max_megabytes": PositiveFloat,
     # watermarks
-    "key": Place, "keys": PositiveInt, "inputs": Texts,
-    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8"], "classes": PositiveInt,
+    "key": Place, "keys": PositiveInt, "inputs": Texts, "alignment": Literal["shift", "edit"], "gap": PositiveFloat,
+    "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8", "auto"], "classes": PositiveInt,
+    # push
+    "repo": Place, "private": bool, "revision": Place, "message": Place, "license": Place, "picture": Place, "report": Place, "card": bool,
+    "folder": Place,
+    # export
+    "parts": Sequence[Literal["encoder", "decoder"]], "frames": PositiveInt,
 }  # fmt: skip
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "format", "trust", "freeze", "keys", "task.pictures", "task.decode_items", "task.encode_batch", "task.views",
-    "task.guidance",
+    "chunk", "dtype", "format", "trust", "freeze", "keys", "alignment", "task.pictures", "task.decode_items", "task.encode_batch",
+    "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
     "host", "port", "max_items", "max_waiting", "classes",
     "max_megabytes", "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
-    "logger.tensorboard", "sampler.temperature", "inputs",
+    "logger.tensorboard", "sampler.temperature", "inputs", "message", "card", "parts",
 )  # fmt: skip
 """Keys that cannot be null."""
 

@@ -25,6 +25,7 @@ from gentok.devices import chosen_device
 from gentok.errors import ConfigError, FormatError, counted
 from gentok.sampling import key_mark, watermark_report
 from gentok.types import ABSENT, Tokens, TokenSpec
+from gentok.watermarks.base import KeyMark, PlacedWatermark
 from gentok.watermarks.detection import detect
 
 __all__ = ["main", "run"]
@@ -55,17 +56,31 @@ def run(config: Mapping[str, Any]) -> list[dict[str, Any]]:
     if not 1 <= levels <= bundle.spec.levels:
         raise ConfigError(f"levels={levels}: this tokenizer has 1 to {bundle.spec.levels}")
     mark, found = key_mark(config["watermark"], config["key"], bundle, config["trust"]), []
+    gap = _gap(config, mark)
     for path in paths:
         tokens = _tokens(path, bundle).to("cpu")
         tokens.codes[:, levels:] = ABSENT
-        for i, answer in enumerate(detect(mark, tokens, config["keys"], config["seed"])):
+        for i, answer in enumerate(detect(mark, tokens, config["keys"], config["seed"], gap)):
             name = f"{path}[{i}]" if path.suffix == ".safetensors" else str(path)
             found.append({"file": name, "p": answer.p, "tokens": answer.tokens, "statistic": answer.statistic})
             print(f"{name}: p = {answer.p:.3g}, {counted(answer.tokens, 'token')}", flush=True)
-    about = {"ckpt": str(config["ckpt"]), "watermark": watermark_report(config["watermark"], config["trust"]), "keys": config["keys"]}
+    asked = {"watermark": watermark_report(config["watermark"], config["trust"]), "keys": config["keys"], "gap": gap}
+    about = {"ckpt": str(config["ckpt"]), **asked}
     with whole_file(Path(config["out"]).expanduser(), "out=FILE") as file:
         file.write((json.dumps({**about, "found": found}, indent=1) + "\n").encode())
     return found
+
+
+def _gap(config: Mapping[str, Any], mark: KeyMark) -> float | None:
+    """The gap penalty of alignment=edit; None: alignment=shift. Raises ConfigError where the settings do not fit each other."""
+    gap = config["gap"]
+    if config["alignment"] != "edit":
+        if gap is not None:
+            raise ConfigError(f"gap={gap} is a setting of alignment=edit: set that too, or leave gap out")
+        return None
+    if not isinstance(mark.watermark, PlacedWatermark):
+        raise ConfigError("alignment=edit is for watermarks whose numbers belong to places (exp, its, cluster): set alignment=shift")
+    return mark.watermark.gap if gap is None else gap
 
 
 def _files(paths: Sequence[str], spec: TokenSpec) -> Iterator[Path]:

@@ -15,13 +15,14 @@ BASE = {"atomic", "devices", "errors", "settings", "types", "interfaces", "rng",
 MAY = {  # room or file -> what of gentok it may import (beside itself)
     "atomic": set(),
     "errors": set(),
+    "folder_lock": {"errors"},
     "settings": set(),
     "rng": set(),
     "distributed": set(),
     "devices": {"errors"},
     "precision": set(),
     "types": {"errors", "settings", "rng"},
-    "interfaces": {"settings", "types", "rng"},
+    "interfaces": {"settings", "types", "rng", "precision"},
     "build": {"errors", "settings", "interfaces"},
     "flow": BASE,
     "layouts": {*BASE, "flow"},
@@ -48,10 +49,9 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }
 ANYTHING = {
-    "training", "adopt", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark", "benchmarks",
-    "sampling", "sampling_plan", "sample_parts", "launch", "watch", "serving", "sample_files", "codec", "watermark", "describe", "demo",
-    "report",
-    "__init__",
+    "training", "adopt", "push", "export", "codes", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark",
+    "benchmarks", "sampling", "sampling_plan", "sample_parts", "launch", "watch", "serving", "sample_files", "codec", "watermark",
+    "describe", "demo", "report", "tracing", "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room in ("training", "launch") or path.name == "overhead.py",  # where it is needed
@@ -61,6 +61,7 @@ ONLY_IN = {  # packages that one place wraps
     "encodec": lambda room, path: room in ("tokenizers", "benchmarks"),
     "diffusers": lambda room, path: room == "tokenizers",
     "transformers": lambda room, path: room in ("tokenizers", "nn", "benchmarks"),
+    "huggingface_hub": lambda room, path: path.name == "hub.py",
 }
 LAZY = (
     "torchmetrics",
@@ -68,6 +69,7 @@ LAZY = (
     "encodec",
     "diffusers",
     "transformers",
+    "huggingface_hub",
     "sklearn",
     "mlxtend",
     "matplotlib",

@@ -15,6 +15,7 @@ from gentok.cli import compose
 from gentok.data.image_files import read_image, save_image
 from gentok.prompt import keep_mask
 from gentok.sample_files import sample_to_folder
+from gentok.samplers.constrained import Constrained
 from gentok.sampling import sample
 from gentok.types import ClassSpec, ConditionSpec, Line, Raster
 
@@ -79,6 +80,20 @@ def test_keys_of_a_sampler_reach_it(bundles, tmp_path):
     report = json.loads((out / "samples.json").read_text())
     assert report["calls_per_sample"] == 3 and report["sampler"]["temperature"] == 0.5 and report["guidance"] == 2
     assert report["network_calls"]["generator"] == {"calls": 3, "positions": 3 * 5 * 16 * 2}
+
+
+def test_weights_of_items_are_in_the_report_and_in_the_python_result(bundles, tmp_path):
+    words = ["sampler=constrained", "sampler.allowed=[0,1,2,3]", "condition=cat"]
+    out = run(bundles, tmp_path, "ar", *words, "batch_size=2")
+    stored = json.loads((out / "samples.json").read_text())["log_weight"]
+    samples = sample(load(bundles["ar"]), n=5, condition="cat", sampler=Constrained(allowed=(0, 1, 2, 3)), batch_size=2)
+    assert samples.log_weight.dtype == torch.float64 and stored == samples.log_weight.tolist() and len(set(stored)) == 5
+    assert max(stored) < 0, "some ids were refused"
+    never = Constrained(accept=lambda codes, level, position: torch.zeros_like(level, dtype=torch.bool))
+    config = {**compose("sample", [f"ckpt={bundles['ar']}", f"out={tmp_path / 'never'}", "n=2"]), "sampler": never}
+    assert json.loads((sample_to_folder(config) / "samples.json").read_text(), parse_constant=pytest.fail)["log_weight"] == [None, None]
+    assert sample(load(bundles["ar"]), n=2).log_weight is None
+    assert "log_weight" not in json.loads((run(bundles, tmp_path, "masked") / "samples.json").read_text())
 
 
 def test_item_i_depends_on_seed_and_i_alone(bundles):

@@ -21,7 +21,7 @@ from gentok.training.config_check import check_config
 from gentok.value_checks import SETTINGS, check_values
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("config", "sample", "evaluate", "codec", "watermark_detect", "adopt", "eval_classifier", "serve")
+COMMANDS = ("config", "sample", "evaluate", "codec", "watermark_detect", "adopt", "eval_classifier", "serve", "push", "export", "codes")
 
 
 def _plain_keys(tree, above=""):

@@ -5,6 +5,9 @@ import shutil
 import sys
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from gentok.cli import compose
 from gentok.sample_files import _request, sample_to_folder
@@ -43,6 +46,17 @@ def test_codes_and_images_that_are_encoded_again_are_found_by_their_key_alone(sa
     assert min(answer["p"] for answer in asked(samples, "watermark=its", inputs=[file])) > 0.01, "another kind"
 
 
+def test_codes_of_which_a_row_was_lost_are_found_by_edit_distance(samples, tmp_path):
+    with safe_open(samples / "out" / "codes.safetensors", "pt") as file:
+        codes, metadata = file.get_tensor("codes"), file.metadata()
+    holes = torch.tensor([p for p in range(64) if p not in (9, 20, 31, 42, 53)])
+    shorter = torch.nn.functional.pad(codes[..., holes], (0, 5), value=-1)
+    save_file({"codes": shorter}, tmp_path / "codes.safetensors", metadata=metadata)
+    found = {a: asked(samples, f"alignment={a}", inputs=[str(tmp_path / "codes.safetensors")]) for a in ("shift", "edit")}
+    assert json.loads((samples / "found.json").read_text())["gap"] == 3.0
+    assert sum(answer["p"] <= 0.01 for answer in found["edit"]) >= 3 > sum(answer["p"] <= 0.01 for answer in found["shift"])
+
+
 def test_the_key_is_in_no_file_that_is_written(samples):
     report = json.loads((samples / "out" / "samples.json").read_text())
     assert report["watermark"] == {"name": "exp", "distortion_free": True, "length": None} and "key" not in report
@@ -78,6 +92,8 @@ def test_the_command_takes_files_behind_its_name(samples, monkeypatch, capsys):
         (["watermark=none"], {"inputs": ["out"]}, "name the kind"),
         (["levels=2"], {"inputs": ["out"]}, "levels=2: this tokenizer has 1 to 1"),
         (["command=embed"], {"inputs": ["out"]}, "got embed"),
+        (["gap=2"], {"inputs": ["out"]}, "gap=2 is a setting of alignment=edit"),
+        (["alignment=edit", "watermark=kgw"], {"inputs": ["out"]}, "numbers belong to places.*alignment=shift"),
         ([], {"inputs": ["out/samples.safetensors"]}, "no codes.safetensors"),
     ],
 )

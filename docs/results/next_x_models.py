@@ -31,9 +31,9 @@ VARIANTS = {
 }
 """The finding: 0.9 M parameters each, the same learning rate, schedule, batch and processor minutes."""
 MODELS = {
-    "xar": ("xAR over latents", f"experiment=cifar10/xar {LATENTS} budget=20min clock=cpu bundle_dtype=bfloat16"),
+    "xar": ("xAR over latents", f"experiment=cifar10/xar {LATENTS} generator.width=112 generator.depth=5 budget=12min clock=cpu bundle_dtype=bfloat16"),
     "var": ("tokenizer of 85 tokens", "experiment=cifar10/var clock=cpu bundle_dtype=bfloat16"),
-    "next_scale": ("next scale", "experiment=cifar10/next_scale tokenizer.ckpt=RUN/bundle budget=20min clock=cpu bundle_dtype=bfloat16"),
+    "next_scale": ("next scale", "experiment=cifar10/next_scale tokenizer.ckpt=RUN/bundle generator.width=96 budget=12min clock=cpu bundle_dtype=bfloat16"),
 }
 """Those of docs/zoo; next_scale stands on the tokenizer of `var`."""
 SAMPLERS = {"next_scale": ["sampler=next_scale", "guidance_schedule=linear"]}
@@ -89,7 +89,7 @@ def sections(store: Store) -> list[str]:
         )
     rows = [(f"{MODELS[name][0]}, guidance {guidance}", *row(name, "", guidance, (0,))[1:]) for name in WIDE for guidance in WIDE[name]]
     if any(key.startswith("cifar10/xar/") for key in store.figures):
-        parts.append(f"## The models of docs/zoo on photographs\n\n20 processor minutes each, and 12 of the pyramid's tokenizer, one thread.\n\n{table([('model', *head), *rows])}")
+        parts.append(f"## The models of docs/zoo on photographs\n\n12 processor minutes each, and 12 of the pyramid's tokenizer, one thread.\n\n{table([('model', *head), *rows])}")
         parts += [f"{MODELS[name][0]}:\n\n![{name}](next_x_cifar10_{name}.png)" for name in WIDE if (HERE / f"next_x_cifar10_{name}.png").is_file()]
     return parts
 

@@ -15,6 +15,7 @@ GUIDES = {
     "Add a generator": "add_a_generator.md",
     "Certify a sampler": "certify.md",
     "A model over HTTP": "serve.md",
+    "The hub, ONNX, codes": "hub_and_export.md",
     "On a cluster": "cluster.md",
     "What a big run needs": "scaling.md",
 }
@@ -22,6 +23,7 @@ ABOUT = {"A tour": "architecture.md", "Glossary": "glossary.md", "Contributing":
 PUBLIC = (
     "gentok.bundle.model.load",
     "gentok.bundle.model.Bundle",
+    "gentok.bundle.publishing",
     "gentok.sampling.sample",
     "gentok.sampling.Samples",
     "gentok.training.own_data.train",

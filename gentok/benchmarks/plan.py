@@ -25,7 +25,7 @@ from gentok.describe import built
 from gentok.errors import ConfigError, nearest_name
 from gentok.types import TokenSpec
 
-__all__ = ["IMAGENET", "Plan", "SIZES", "plan", "run"]
+__all__ = ["IMAGENET", "Plan", "SIZES", "composed", "plan", "run"]
 
 IMAGENET, JPEG = 1_281_167, 147_897_477_120 / 1_281_167
 """Training images of ImageNet-1k, and the mean size of one in bytes: of ILSVRC2012_img_train.tar."""
@@ -84,7 +84,7 @@ def plan(name: str, words: Sequence[str] = (), *, gpus: int = 8, precision: str 
     Raises:
         ConfigError: there is no such experiment, or its batch cannot be split.
     """
-    config = _composed(name, words)
+    config = composed(name, words)
     batch = config["batch_size"]
     if batch % gpus:
         raise ConfigError(f"batch_size={batch} of {name} cannot be split over gpus={gpus}: set batch_size to a multiple")
@@ -104,7 +104,16 @@ def plan(name: str, words: Sequence[str] = (), *, gpus: int = 8, precision: str 
     return made
 
 
-def _composed(name: str, words: Sequence[str]) -> dict[str, Any]:
+def composed(name: str, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration of an experiment without its bundle and data.
+
+    Args:
+        name: of the experiment.
+        words: further overrides of it.
+
+    Raises:
+        ConfigError: there is no such experiment.
+    """
     folder = conf_dir() / "experiment"
     names = [str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml")]
     if name not in names:

@@ -13,7 +13,11 @@ checked on loading.
     fingerprints.py  what tells two tokenizers apart
     files.py         reading a bundle folder or a training checkpoint
     writing.py       writing a bundle folder
+    card.py          its model card
+    places.py        where a model is: a folder, a file, a model of gentok's, the hub
+    hub.py           bundles on the Hugging Face Hub
     model.py         a loaded model: Bundle and load
+    publishing.py    bundles that are handed on: save_pretrained, push_to_hub, from_pretrained
     inner.py         tokenizers that work on another, trained one; pretrained ones
 """
 
@@ -22,6 +26,7 @@ from gentok.bundle.fingerprints import stamp
 from gentok.bundle.inner import nest_inner, pretrained
 from gentok.bundle.model import Bundle, load
 from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.publishing import from_pretrained
 from gentok.bundle.writing import save
 
-__all__ = ["FORMAT", "Bundle", "build_generator", "build_tokenizer", "load", "nest_inner", "pretrained", "save", "stamp"]
+__all__ = ["FORMAT", "Bundle", "build_generator", "build_tokenizer", "from_pretrained", "load", "nest_inner", "pretrained", "save", "stamp"]

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gentok.bundle.files import check_checksum, last_good, neighbours, notes, read_checkpoint, read_folder, specs
+from gentok.bundle.files import check_checksum, notes, read_checkpoint, read_folder, specs
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_generator, build_tokenizer
+from gentok.bundle.places import find
 from gentok.bundle.sizes import build_stored
 from gentok.bundle.writing import save
 from gentok.errors import ConfigError, FormatError
@@ -25,7 +26,7 @@ from gentok.sampling import configured_sampler, sample
 from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
 from gentok.types.media import as_batch, as_media
 
-__all__ = ["Bundle", "find", "load"]
+__all__ = ["Bundle", "load"]
 
 
 @dataclass(repr=False)
@@ -199,6 +200,25 @@ class Bundle:
             generator_config=self.generator_config, condition_spec=self.condition_spec, meta=self.meta, dtype=dtype,
         )  # fmt: skip
 
+    def save_pretrained(self, folder: str | os.PathLike[str], **options: Any) -> Path:
+        """Writes it as it is handed on, with a model card; see `gentok.bundle.publishing.save_pretrained`."""
+        from gentok.bundle.publishing import save_pretrained
+
+        return save_pretrained(self, folder, **options)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Uploads it to the Hugging Face Hub as one commit, of which it returns the address; see `gentok.bundle.publishing.push_to_hub`."""
+        from gentok.bundle.publishing import push_to_hub
+
+        return push_to_hub(self, repo, **options)
+
+    @staticmethod
+    def from_pretrained(name: str | os.PathLike[str], **options: Any) -> Bundle:
+        """A folder, a model of gentok's, or "OWNER/NAME" on the hub; see `gentok.bundle.publishing.from_pretrained`."""
+        from gentok.bundle.publishing import from_pretrained
+
+        return from_pretrained(name, **options)
+
 
 def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiu":
@@ -225,7 +245,8 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     """A trained model, in eval mode.
 
     Args:
-        path: a bundle folder, a training checkpoint (.ckpt), or the name of a model that ships with gentok (docs/zoo).
+        path: a bundle folder, a training checkpoint (.ckpt), the name of a model that ships with gentok (docs/zoo), or a bundle on the
+            Hugging Face Hub, hf://OWNER/NAME[@REVISION][/FOLDER].
         trust: packages beside gentok whose components may be built; "paths" says that the model is your own: it may name the files of
             frozen networks that it uses.
         device: where its weights go.
@@ -236,6 +257,7 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
 
     Raises:
         FileNotFoundError: there is nothing at `path`.
+        OSError: the hub cannot be reached, or refuses.
         FormatError: the file is damaged, of a newer format, or no model of gentok.
         ConfigError: it names something that may not be built.
     """
@@ -274,26 +296,3 @@ def load(path: str | os.PathLike[str], *, trust: Iterable[str] = (), device: tor
     check_checksum(document, path)
     about = (condition_spec, dict(config), generator_config, notes(document), str(path), trust)
     return Bundle(document["kind"], tokenizer, generator, *about).to(device)
-
-
-def find(path: str | os.PathLike[str]) -> Path:
-    """The folder or file that `path` names. Raises FileNotFoundError, saying what lies beside it."""
-    given, path = str(path), Path(path).expanduser()
-    if not path.exists() and (last_good(path) / "bundle.json").is_file():
-        return last_good(path)  # a kill fell between the two renames of `save`
-    if not path.exists() and path.name == given:
-        for folder in ZOO:
-            if (folder / given / "bundle.json").is_file():
-                return folder / given
-    if not path.exists():
-        names = sorted(p.name for folder in ZOO if folder.is_dir() for p in folder.iterdir() if (p / "bundle.json").is_file())
-        ships = f"; models that ship with gentok: {', '.join(names)}" if path.name == given and names else neighbours(path)
-        raise FileNotFoundError(f"there is no bundle or checkpoint at {path}{ships}")
-    if path.is_dir() and not (path / "bundle.json").is_file():
-        found = sorted(str(p.parent) for p in path.glob("*/bundle.json"))
-        raise FileNotFoundError(f"{path} is a folder without bundle.json" + (f"; bundles inside it: {', '.join(found)}" if found else ""))
-    return path
-
-
-ZOO = tuple(Path(__file__).resolve().parents[n] / where for n, where in ((1, "zoo"), (2, "docs/zoo")))
-"""Where the models that ship with gentok are: inside an installed wheel, and in a checkout."""

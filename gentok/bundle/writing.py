@@ -17,11 +17,12 @@ from torch import Tensor
 from gentok import __version__
 from gentok.atomic import named_errors, sync
 from gentok.build import identify
+from gentok.bundle.card import card
 from gentok.bundle.files import FORMAT, checksum, last_good, sealed
 from gentok.bundle.fingerprints import stamp
 from gentok.bundle.models import build_tokenizer
 from gentok.interfaces import Generator, Tokenizer
-from gentok.types import ConditionSpec, TokenSpec
+from gentok.types import ConditionSpec
 from gentok.types.documents import seal
 
 __all__ = ["save"]
@@ -102,7 +103,7 @@ def _write(folder: Path, document: dict[str, Any], states: Mapping[str, Mapping[
         save_file(dict(state), folder / name / "model.safetensors")
     document["checksums"] = {str(file.relative_to(folder)): checksum(file) for file in sorted(folder.rglob("*.safetensors"))}
     document["checksum"] = seal(sealed(document))["checksum"]
-    (folder / "README.md").write_text(_card(document))
+    (folder / "README.md").write_text(card(document), encoding="utf-8")
     (folder / "bundle.json").write_text(json.dumps(document, indent=1) + "\n")
     for file in (*folder.rglob("*"), folder):
         sync(file)
@@ -121,24 +122,3 @@ def _take_the_place(temporary: Path, path: Path) -> None:
 def _rounded(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
     target = getattr(torch, dtype)
     return {k: (v.detach().to("cpu", target) if v.is_floating_point() else v.detach().cpu()).contiguous().clone() for k, v in state.items()}
-
-
-def _card(document: Mapping[str, Any]) -> str:
-    spec = TokenSpec.from_dict(document["tokenizer"]["spec"])
-    bits = f"{spec.bits_per_second:.0f} bits per second" if spec.grid.positions is None else f"{spec.bits:.0f} bits per item"
-    media = "sounds" if spec.modality == "audio" else "images"
-    lines = [
-        f"# A gentok {document['kind']}",
-        "",
-        f"Tokens: {spec.describe()}; {bits}.",
-        "",
-        "```python",
-        "import gentok",
-        'model = gentok.load("path/to/this/folder")',
-        f"{media} = model.sample(n=16)" if document["kind"] == "generator" else f"tokens = model.tokenizer.encode({media})",
-        "```",
-        "",
-    ]
-    for key, value in document["meta"].items():
-        lines.append(f"* {key}: {json.dumps(value)}")
-    return "\n".join(lines) + "\n"

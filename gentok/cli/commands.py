@@ -50,7 +50,7 @@ COMMANDS = {
         function="gentok.cli.main:train",
         groups=(
             "experiment", "task", "data", "tokenizer", "codebook", "generator", "sampler", "losses", "discriminator", "balancer",
-            "optimizer", "schedule", "trainer", "logger", "debug", "cluster",
+            "consistency", "optimizer", "schedule", "trainer", "logger", "debug", "cluster",
         ),
     ),
     "sample": Command(
@@ -132,6 +132,38 @@ COMMANDS = {
         config="adopt",
         function="gentok.adopt:main",
         groups=("tokenizer", "generator"),
+    ),
+    "push": Command(
+        "uploads a model to the Hugging Face Hub, with a model card",
+        (
+            ("ckpt=RUN/bundle repo=OWNER/NAME license=apache-2.0", "then anyone has gentok.load('hf://OWNER/NAME')"),
+            ("ckpt=RUN/bundle repo=OWNER/NAME private=true revision=v2", "for you alone, on a branch"),
+            ("ckpt=RUN/bundle repo=OWNER/NAME report=FOLDER/reconstruction.json", "with the figures of `gentok evaluate`"),
+            ("ckpt=RUN/bundle folder=FOLDER", "writes what would be uploaded, to look at first"),
+        ),
+        config="push",
+        function="gentok.push:main",
+    ),
+    "export": Command(
+        "writes a tokenizer's encoder and decoder as ONNX, or for torch.export.load",
+        (
+            ("ckpt=mnist5k_vq out=FOLDER", "encoder.onnx (media to codes) and decoder.onnx (codes to media)"),
+            ("ckpt=RUN/bundle out=FOLDER parts=[decoder]", "one of the two"),
+            ("ckpt=hf://OWNER/NAME out=FOLDER format=torch_export", "for torch.export.load, without gentok"),
+        ),
+        config="export",
+        function="gentok.export:main",
+    ),
+    "codes": Command(
+        "encodes a data set, and writes its codes for other programs",
+        (
+            ("ckpt=mnist5k_vq data=mnist5k out=FOLDER", "train.npz and held_out.npz"),
+            ("ckpt=RUN/bundle data=folder data.path=PHOTOS data.size=64 out=FOLDER format=parquet", "a row per picture"),
+            ("ckpt=RUN/bundle data=sound_folder data.path=SOUNDS out=FOLDER format=shards", "webdataset shards"),
+        ),
+        config="codes",
+        function="gentok.codes:main",
+        groups=("data",),
     ),
     "certify": Command(
         "compares what a sampler draws with its model's distribution, for a sampler and a model of your own",

@@ -15,7 +15,9 @@ from gentok.errors import ConfigError
 
 __all__ = ["exchange"]
 
-PARTS = ("data", "codebook", "losses", "discriminator", "balancer", "tokenizer", "generator", "sampler", "optimizer", "schedule")
+PARTS = (
+    "data", "codebook", "losses", "discriminator", "balancer", "consistency", "tokenizer", "generator", "sampler", "optimizer", "schedule",
+)  # fmt: skip
 """Groups of conf/ whose choices differ in their keys."""
 
 

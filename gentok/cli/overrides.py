@@ -13,6 +13,7 @@ BRACED = ("data.shards", "data.held_out")
 TEXTS = (
     "ckpt", "path", "weights", "out", "known", "input", "output", "cache", "classifier", "init_from", "resume", "region", "root", "run",
     "index", "shards", "held_out", "dir", "text_encoder", "key", "inception", "reference", "samples",
+    "repo", "revision", "message", "license", "picture", "report", "folder",
 )  # fmt: skip
 """Last names of keys whose values are text, mostly paths."""
 _READABLE = re.compile(r"""[\w\s/\-+.$%*@?|:,()\[\]{}'"\\]*""", re.ASCII)

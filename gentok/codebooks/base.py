@@ -58,12 +58,12 @@ class BaseCodebook(Codebook):
     """Projections around a space of its own, and the lookup, nearest codes and table of levels that add up.
 
     Subclasses implement `forward`, and `_added` unless they have a `lookup` of their own. Autocast is
-    disabled inside their `forward`, `lookup`, `nearest`, `table` and `accumulate`.
+    disabled inside their `forward`, `lookup`, `nearest`, `table`, `accumulate` and `unquantized`.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
-        for name in {"forward", "lookup", "nearest", "table", "accumulate"} & vars(cls).keys():
+        for name in {"forward", "lookup", "nearest", "table", "accumulate", "unquantized"} & vars(cls).keys():
             setattr(cls, name, float32(getattr(cls, name)))
 
     def __init__(
@@ -119,6 +119,14 @@ class BaseCodebook(Codebook):
                 f"dim={codebook.dim}), and give width to {type(self).__name__}"
             )
 
+    @float32
+    def unquantized(self, z: Tensor) -> Tensor:
+        return self.outward(self._approximated(self.inward(z))) if self.has_nearest else super().unquantized(z)
+
+    def _approximated(self, x: Tensor) -> Tensor:
+        """x float [B, M, dim] of `inward` as the rows approximate it."""
+        return x
+
     def quantized(self, vectors: Tensor, codes: Tensor, losses: dict[str, Tensor], present: Tensor | None = None) -> Quantized:
         """What `forward` returns, with the rows left out where present bool [B] is False, and the share of
         each level's rows in use."""
@@ -130,7 +138,7 @@ class BaseCodebook(Codebook):
 
     def all_unknown(self, vectors: Tensor) -> Tensor:
         """vectors float [B, width, N] -> int64 [B, K, N], all UNKNOWN."""
-        return torch.full((len(vectors), self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
+        return torch.full((vectors.shape[0], self.levels, vectors.shape[2]), UNKNOWN, dtype=torch.int64, device=vectors.device)
 
     def _added(self, level: int, codes: Tensor) -> Tensor:
         """What a level's codes int64 [B, 1, N] add before the projection behind, float32 [B, dim, N]; those
@@ -140,7 +148,7 @@ class BaseCodebook(Codebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         """residual float [B, width, N] -> the level's nearest codes int64 [B, 1, N]."""
         x = residual.transpose(1, 2).reshape(-1, self.width)
-        return nearest_rows(x.double(), self.table(level).double()).view(len(residual), 1, residual.shape[2])
+        return nearest_rows(x.double(), self.table(level).double()).view(residual.shape[0], 1, residual.shape[2])
 
     @float32
     def lookup(self, codes: Tensor) -> Tensor:
@@ -224,7 +232,7 @@ class SingleLevel(BaseCodebook):
     def _found(self, level: int, residual: Tensor) -> Tensor:
         if self.projected:
             return super()._found(level, residual)
-        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(len(residual), 1, residual.shape[2])
+        return self.search(residual.transpose(1, 2).reshape(-1, self.width)).view(residual.shape[0], 1, residual.shape[2])
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor, given: Tensor | None = None) -> Tensor:

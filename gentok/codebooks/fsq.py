@@ -65,9 +65,15 @@ class FSQ(SingleLevel, id="codebook/fsq"):
         digits = (x * self.middle).round()
         return self._codes(torch.minimum(torch.maximum(digits, -self.middle), self.sizes - 1 - self.middle))
 
-    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def _bounded(self, x: Tensor) -> Tensor:
         half = (self.sizes - 1) * (1 + 1e-3) / 2
         offset = torch.where(self.sizes % 2 == 0, 0.5, 0.0)
-        bounded = torch.tanh(x + torch.atanh(offset / half)) * half - offset
+        return torch.tanh(x + torch.atanh(offset / half)) * half - offset
+
+    def _approximated(self, x: Tensor) -> Tensor:
+        return self._bounded(x) / self.middle
+
+    def quantize(self, x: Tensor, present: Tensor | None, rng: RowRNG | None) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        bounded = self._bounded(x)
         codes = self._codes(bounded.detach().round())
         return codes, straight_through(self.rows(codes), bounded / self.middle), {}

@@ -139,6 +139,9 @@ class LibraryCodebook(BaseCodebook, id="codebook/library"):
             vectors = vectors.masked_fill((n_levels <= 0)[:, None, None], 0.0)
         return self.quantized(vectors, codes, {"codebook": aux[0].sum()} if aux and self.training else {})
 
+    def unquantized(self, z: Tensor) -> Tensor:
+        return super(BaseCodebook, self).unquantized(z)  # the library does not show what it compares
+
     def _outputs(self, codes: Tensor) -> Tensor:
         """codes int64 [B, N], all >= 0, of a kind with one level -> float32 [B, N, width]."""
         if not codes.numel():

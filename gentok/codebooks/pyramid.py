@@ -91,6 +91,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         self.book = codebook
         self.phi = nn.ModuleList([nn.Conv2d(self.dim, self.dim, 3, padding=1) for _ in range(phi)])
         self.cells = [side * side for side in sides]
+        self.phi_of = [self._nearest_phi(scale) for scale in range(len(sides))] if phi else []
         if {id(self._phi(s)) for s in range(len(sides))} != {id(module) for module in self.phi or [None]}:
             raise ValueError(f"phi={phi} convolutions are more than {len(sides)} scales use: take fewer")
         self.learnt = bool(phi) or any(True for _ in codebook.parameters())
@@ -110,14 +111,16 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
 
     # ---------------------------------------------------------------------------------------------------------- one scale
 
-    def _phi(self, scale: int) -> nn.Module | None:
-        """VAR's assignment: the convolution whose place on [0, 1] is nearest to the scale's."""
+    def _nearest_phi(self, scale: int) -> int:
+        """VAR's assignment: which convolution's place on [0, 1] is nearest to the scale's."""
         count = len(self.phi)
-        if not count:
-            return None
         edge = (1 / 3 if count == 4 else 1 / 2) / count
         places = torch.linspace(edge, 1 - edge, count, dtype=torch.float64, device="cpu")
-        return self.phi[int((places - scale / max(1, len(self.sides) - 1)).abs().argmin())]
+        return int((places - scale / max(1, len(self.sides) - 1)).abs().argmin())
+
+    def _phi(self, scale: int) -> nn.Module | None:
+        """The convolution behind a scale's upsampling; None where there are none."""
+        return self.phi[self.phi_of[scale]] if self.phi_of else None
 
     def _map(self, rows: Tensor, side: int) -> Tensor:
         """rows float [B, n, dim] -> [B, dim, side, side]."""
@@ -234,7 +237,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         parts = self._split(codes, len(self.sides))
         if codes.shape[2] != sum(self.cells):
             raise ValueError(f"this pyramid has codes [B, 1, {sum(self.cells)}]; got {tuple(codes.shape)}")
-        total = torch.zeros(len(codes), self.dim, self.sides[-1], self.sides[-1], device=codes.device)
+        total = torch.zeros(codes.shape[0], self.dim, self.sides[-1], self.sides[-1], device=codes.device)
         for s, part in enumerate(parts):
             total = total + self._raised(s, self._rows(part), part)
         return self._outward_map(total)
@@ -260,7 +263,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
             raise ValueError(f"accumulate sums the first 0 to {last + 1} scales; got {list(scales)}")
         full = self.carry == "full"
         side = self.sides[-1 if full else 0]
-        total = torch.zeros(len(codes), self.dim, side, side, device=codes.device)
+        total = torch.zeros(codes.shape[0], self.dim, side, side, device=codes.device)
         sums = [_resized(total, self.sides[0], "area")]
         for s, part in enumerate(self._split(codes, top)):
             if full:
@@ -269,7 +272,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
                 rows = self._rows(part).masked_fill((part < 0)[..., None], 0.0)
                 total = _resized(total, self.sides[s], "bicubic") + self._map(rows, self.sides[s])
             sums.append(_resized(total, self.sides[s if own else min(s + 1, last)], "area" if full else "bicubic"))
-        x = torch.cat([total.new_zeros(len(codes), self.dim, 0), *(sums[s].flatten(2) for s in scales)], 2)
+        x = torch.cat([total.new_zeros(codes.shape[0], self.dim, 0), *(sums[s].flatten(2) for s in scales)], 2)
         return self.outward(x.transpose(1, 2))
 
     @torch.no_grad()
@@ -279,7 +282,7 @@ class PyramidCodebook(BaseCodebook, id="codebook/pyramid"):
         if self.projected:
             x = x @ torch.linalg.pinv(self.project_out.weight.double()).T
         residual = self._map(x.float(), self.sides[-1])
-        given = torch.full((len(vectors), 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
+        given = torch.full((vectors.shape[0], 1, sum(self.cells)), UNKNOWN, device=vectors.device) if given is None else given
         parts, out = self._split(given, len(self.sides)), []
         known = [self._raised(s, self._rows(part), part) for s, part in enumerate(parts)]
         residual = residual - sum(known)

@@ -143,7 +143,7 @@ class ResidualCodebook(BaseCodebook, id="codebook/residual"):
     def _count(self, residual: Tensor, rows: Tensor | None) -> Tensor | float:
         """The weight of a level's losses, which are means over the rows that use it (int64 [B]; None:
         all)."""
-        return residual.new_tensor(len(residual)) if rows is None else rows.sum().to(residual)
+        return residual.new_full((), residual.shape[0]) if rows is None else rows.sum().to(residual)
 
     # ---------------------------------------------------------------------------------------------------------- forward
 

@@ -71,6 +71,10 @@ class SeparateCodebooks(BaseCodebook, id="codebook/separate"):
         losses = {f"{part}_{name}": loss for part, q in zip(self.parts, made) for name, loss in q.losses.items()}
         return Quantized(vectors, codes, losses, torch.cat([q.usage for q in made]))
 
+    def unquantized(self, z: Tensor) -> Tensor:
+        self.inward(z)  # checks the shape
+        return torch.cat([book.unquantized(half) for book, half in zip(self._books(), self._halves(z.float()))], 1)
+
     def lookup(self, codes: Tensor) -> Tensor:
         """As of every codebook: a cell below 0 leaves its half at 0."""
         self.check_codes(codes)

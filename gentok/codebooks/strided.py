@@ -63,7 +63,7 @@ class StridedResidual(ProjectedResidual, id="codebook/strided_residual"):
         return vectors.repeat_interleave(self.strides[level], 2)[..., :positions]
 
     def _placed(self, level: int, codes: Tensor, positions: int) -> Tensor:
-        cells = codes.new_full((len(codes), 1, positions), ABSENT)
+        cells = codes.new_full((codes.shape[0], 1, positions), ABSENT)
         cells[..., :: self.strides[level]] = codes
         return cells
 

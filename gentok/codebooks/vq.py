@@ -132,6 +132,9 @@ class VQ(TableCodebook, id="codebook/vq"):
         """Inputs and rows as they are stored, looked up and averaged."""
         return F.normalize(x, dim=-1) if self.normalize else x
 
+    def _approximated(self, x: Tensor) -> Tensor:
+        return self._scaled(x)
+
     def _table(self) -> Tensor:
         # normalising keeps a copy, so that reviving a row between two forward passes breaks no backward pass
         weight = self.weight.float()

@@ -76,6 +76,9 @@ class Source(Protocol):
     def open(self, i: int) -> str | bytes:
         """The path or the bytes of item i. Raises OSError."""
 
+    def ahead(self, rows: Sequence[int]) -> None:
+        """Told before these items are opened, one after the other: a source that has to wait for each may fetch them together."""
+
     def length(self, i: int) -> int:
         """Bytes of item i. Raises OSError."""
 
@@ -108,6 +111,9 @@ class FileSource:
 
     def open(self, i: int) -> str:
         return self.paths[i]
+
+    def ahead(self, rows: Sequence[int]) -> None:
+        pass
 
     def length(self, i: int) -> int:
         return os.stat(self.paths[i]).st_size

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import SPLITS, Unused, first_few, printable
-from gentok.data.source_options import Found, LabelOptions
+from gentok.data.source_options import Found, LabelOptions, refuse_address
 from gentok.interfaces import LocalPath
 
 __all__ = ["FolderOptions", "ImageFolder"]
@@ -32,10 +32,12 @@ class FolderOptions(LabelOptions):
             FileNotFoundError: a folder is missing, or holds nothing.
             ValueError: the classes of the two folders differ, or there are none although `classes` demands them.
         """
+        refuse_address(path, media_type)
         root = Path(os.path.expanduser(path))
         if not isinstance(self.held_out, (str, os.PathLike)):
             index, names = _list(root, self.classes, media_type)
             return Found(index, self.held_out, names)
+        refuse_address(self.held_out, media_type)
         own = Path(os.path.expanduser(self.held_out))
         if own.is_dir() and root.is_dir() and own.samefile(root):
             raise ValueError(f"data.held_out={own} is the folder that is trained on: give another one, or a share such as 0.05")
@@ -110,7 +112,10 @@ def _find(root: Path, media_type: MediaType, apart: Path | None) -> tuple[dict[P
                 return "the folder that is held out"
             place = place_of(path, stat)
             if S_ISDIR(stat.st_mode) and place not in seen:
-                for entry in sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True):
+                entries = sorted(os.scandir(path), key=lambda entry: entry.name, reverse=True)
+                if not entries and path.name.lower().endswith(media_type.suffixes):
+                    return f"empty folders named as {media_type.many} are"
+                for entry in entries:
                     if entry.is_symlink():
                         links.appendleft(path / entry.name)
                     else:

@@ -111,6 +111,7 @@ class ImageDataset(IndexedDataset):
         with progress("decoding", len(self), "images") as advance:
             for start in range(0, len(self), 256):
                 rows = range(start, min(start + 256, len(self)))
+                self.source.ahead(rows)
                 for i in rows:
                     pixels = self.attempt(i)
                     if pixels is not None:
@@ -132,6 +133,8 @@ class ImageDataset(IndexedDataset):
         if self._memory is not None and not self._broken[index].any():
             media = self._memory[index]
         else:
+            if self._memory is None:
+                self.source.ahead(index.tolist())
             rows = [self.readable(i) for i in index.tolist()]
             index = torch.tensor([j for j, _ in rows], dtype=torch.int64)
             media = torch.from_numpy(np.stack([pixels for _, pixels in rows]))  # float where one of them is

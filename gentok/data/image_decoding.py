@@ -51,10 +51,18 @@ def opened(source: Any, name: str, use: Callable[[Any], Any]) -> Any:
                 return use(image)
     except Exception as error:
         shown = name or (printable(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else "the image")
-        reason = " ".join(str(error).split()) or type(error).__name__
+        said = getattr(error, "strerror", None) or str(error)
+        reason = " ".join(said.split()) or type(error).__name__
         reason = reason.split(", could be decompression bomb")[0]
-        reason = "no known format" if reason.startswith("cannot identify image file") else reason
+        if reason.startswith("cannot identify image file"):
+            reason = "it is empty" if _is_empty(file) else "no known format"
         raise ValueError(f"{shown} cannot be read as an image: {reason}") from error
+
+
+def _is_empty(file: Any) -> bool:
+    if isinstance(file, (str, os.PathLike)):
+        return os.path.getsize(file) == 0
+    return file.seek(0, os.SEEK_END) == 0
 
 
 @functools.cache

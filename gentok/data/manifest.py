@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from gentok.data.file_index import FileIndex, FileSource, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import SPLITS, encodable, first_few, printable
-from gentok.data.source_options import CaptionOptions, Found
+from gentok.data.source_options import CaptionOptions, Found, refuse_address
 from gentok.data.table import read_table
 from gentok.interfaces import LocalPath
 
@@ -49,7 +49,12 @@ class ManifestOptions(CaptionOptions):
         """
         columns = {"path": self.path_column, "label": self.label_column, "caption": self.caption_column}
         captions = self.captions is not None
-        return self.pair(path, lambda place, classes: _list(Path(os.path.expanduser(place)), columns, classes, captions, media_type))
+
+        def rows(place: Any, classes: bool | Sequence[str] | None) -> FileIndex:
+            refuse_address(place, media_type)
+            return _list(Path(os.path.expanduser(place)), columns, classes, captions, media_type)
+
+        return self.pair(path, rows)
 
 
 class Manifest(ImageData, id="data/manifest"):

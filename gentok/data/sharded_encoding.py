@@ -2,9 +2,10 @@
 
 The processes meet in the folder of the file and need no process group, which often does not exist yet when a set is encoded:
     1. who finds the file returns at once;
-    2. every process encodes its share, unless a killed run has left it, and touches a file as a sign of life meanwhile;
+    2. every process encodes its share, unless a killed run has left it, and writes its name into a file as a sign of life meanwhile;
     3. process 0 waits for all shares and joins them; the others wait for the file;
-    4. who waits gives up, with a one-line error, when nothing new has been seen of the others for `patience` seconds.
+    4. who waits gives up, with a one-line error, when a process of this machine is gone, or when nothing new has been seen of the others
+       for `patience` seconds.
 The folder must be one that all of them see.
 
 A trainer calls `encode_together(..., rank=rank, world=world)` with the numbers that its launcher has given to the processes *running now*
@@ -15,10 +16,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from gentok.data.token_cache import alive_path, encode_set, join, share_path
+from gentok.atomic import is_gone
+from gentok.data.token_cache import alive_path, encode_set, join, share_path, sign_of_life
 
 __all__ = ["encode_together"]
 
@@ -40,6 +43,7 @@ def encode_together(
         `path`.
 
     Raises:
+        OSError: another process of this machine is gone.
         TimeoutError: the other processes show no sign of life.
         ValueError, OSError: those of encode_set and join.
     """
@@ -52,18 +56,34 @@ def encode_together(
     if not own.is_file():
         encode_set(tokenizer, data, path, rank=rank, world=world, **options)
     if rank == 0:
-        shares = [share_path(path, r, world) for r in range(world)]
-        _wait(shares, path, world, patience)
-        return join(path, world)
-    _wait([path], path, world, patience)
+        _wait([share_path(path, r, world) for r in range(world)], path, rank, world, patience)
+        join(path, world)
+    else:
+        _wait([path], path, rank, world, patience)
+    for r in range(world) if rank == 0 else [rank]:
+        alive_path(path, r, world).unlink(missing_ok=True)
     return path
 
 
-def _wait(wanted: list[Path], path: Path, world: int, patience: float) -> None:
+def _wait(wanted: list[Path], path: Path, rank: int, world: int, patience: float) -> None:
     """Until all of `wanted` are there. Signs of life are changes, so that no two clocks are compared."""
-    seen, since = None, time.monotonic()
+    seen, since, at_work, job = None, time.monotonic(), set[str](), sign_of_life().partition("\n")[2]
+    with suppress(OSError):  # once: what waits must not look like work to the others
+        alive_path(path, rank, world).write_text(sign_of_life())
     while missing := [p for p in wanted if not p.exists()]:
-        signs = [_changed(f(path, r, world)) for r in range(world) for f in (share_path, alive_path)]
+        for r in range(world):
+            name, _, its = _read(alive_path(path, r, world)).partition("\n")
+            gone = is_gone(name)
+            needed = not share_path(path, r, world).exists() or (r == 0 and not path.exists())  # the first one joins the shares
+            # a sign that an earlier run has left is of another job, and was not seen while its process lived
+            if gone and needed and (its == job or name in at_work) and not path.exists():
+                raise OSError(
+                    f"process {r} of {world} is gone, which encoded its share of {path.name}: its own output, or the system's log, says "
+                    "why; the next start uses the shares that are there"
+                )
+            if name and not gone:
+                at_work.add(name)
+        signs = [_changed(f(path, r, world)) for r in range(world) for f in (share_path, alive_path) if r != rank]
         if signs != seen:
             seen, since = signs, time.monotonic()
         if time.monotonic() - since > patience:
@@ -72,6 +92,13 @@ def _wait(wanted: list[Path], path: Path, world: int, patience: float) -> None:
                 "one of them has stopped (see its output), or paths.cache is not a folder that all processes see"
             )
         time.sleep(_POLL)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
 
 
 def _changed(path: Path) -> int:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,16 +17,13 @@ from typing import Annotated, Any
 from gentok.data.file_index import FileIndex, MediaType, place_of
 from gentok.data.image_dataset import ImageData, ImageOptions
 from gentok.data.names import Unused, encodable, first_few, printable
+from gentok.data.shard_source import ShardSource
 from gentok.data.source_options import CaptionOptions, Found
-from gentok.data.tar_index import index_shard, is_url, open_shard
+from gentok.data.tar_index import index_shard, is_url
 from gentok.errors import counted
 from gentok.interfaces import LocalPath
 
 __all__ = ["ShardOptions", "ShardSource", "Shards", "expand_braces"]
-
-_OPEN = 32
-"""Shards that a process keeps open."""
-
 
 @dataclass(frozen=True)
 class ShardOptions(CaptionOptions):
@@ -101,61 +97,6 @@ def _choices(inside: str, pattern: str) -> list[str]:
     if "," not in inside:
         raise ValueError(f"data.shards={pattern}: {{{inside}}} is neither a range such as {{000..004}} nor a list such as {{a,b}}")
     return inside.split(",")
-
-
-class ShardSource:
-    """Items by shard, offset and size. Arrays and no lists of objects: forked workers would copy those by counting references."""
-
-    def __init__(self, urls: list[str], shard: Any, offset: Any, size: Any, member: Any):
-        self.urls, self.shard, self.offset, self.size, self.member = urls, shard, offset, size, member
-        self.local = not any(map(is_url, urls))
-        self._files: OrderedDict[int, Any] = OrderedDict()
-        self._process = os.getpid()
-
-    def __len__(self) -> int:
-        return len(self.shard)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": OrderedDict()}
-
-    def name(self, i: int) -> str:
-        return f"{printable(self.urls[self.shard[i]])}:{self.member[i].decode(errors='replace')}"
-
-    def open(self, i: int) -> bytes:
-        data = self.piece(i, 0, self.length(i))
-        if len(data) < self.size[i]:
-            raise OSError(f"{self.name(i)}: its shard is cut short")
-        return data
-
-    def length(self, i: int) -> int:
-        return int(self.size[i])
-
-    def piece(self, i: int, start: int, count: int) -> bytes:
-        file = self._file(int(self.shard[i]))
-        try:
-            file.seek(int(self.offset[i]) + start)
-            return file.read(max(0, min(count, self.length(i) - start)))
-        except OSError:
-            raise
-        except Exception as error:  # remote file systems have errors of their own
-            raise OSError(f"{self.name(i)} cannot be fetched: {' '.join(str(error).split())}") from error
-
-    def _file(self, shard: int) -> Any:
-        """This process's own open file: a descriptor that is shared with a forked worker would share its position."""
-        if self._process != os.getpid():
-            self._files, self._process = OrderedDict(), os.getpid()
-        if shard not in self._files:
-            while len(self._files) >= _OPEN:
-                self._files.popitem(last=False)[1].close()
-            self._files[shard] = open_shard(self.urls[shard])
-        self._files.move_to_end(shard)
-        return self._files[shard]
-
-    def select(self, rows: Sequence[int]) -> ShardSource:
-        import numpy as np
-
-        rows = np.asarray(rows, dtype=np.int64)
-        return ShardSource(self.urls, self.shard[rows], self.offset[rows], self.size[rows], self.member[rows])
 
 
 def _list(

@@ -223,6 +223,8 @@ class SoundDataset(IndexedDataset):
     def __getitems__(self, draws: Sequence[int]) -> Batch:
         index, epoch = locate(draws, len(self))
         place = RowRNG.of(self.options.crop_seed, epoch * len(self) + index).fork("crop").uniform(1)[:, 0].tolist()
+        if self._memory is None:
+            self.source.ahead(index.tolist())
         rows = [self.readable(i, functools.partial(self._part, u=u)) for i, u in zip(index.tolist(), place)]
         lengths = torch.tensor([self.crop or wave.shape[1] for _, wave in rows], dtype=torch.int64)
         media = torch.zeros(len(rows), self.options.channels, max(lengths.tolist(), default=0))

@@ -8,6 +8,7 @@ this). conf/data/*.yaml has them all, with a comment each.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from gentok.interfaces import LocalPath
 from gentok.nn.text_encoder import TextEncoder
 from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 
-__all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide"]
+__all__ = ["CaptionOptions", "Found", "LabelOptions", "MediumOptions", "divide", "refuse_address"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,15 @@ class MediumOptions(CheckedDataclass):
     max_broken: Fraction = 0.01
     split_seed: NonNegativeInt = 0
     in_memory: bool = False
+
+
+def refuse_address(place: Any, media_type: MediaType) -> None:
+    """Raises ValueError where a folder or table is a url: its single files would each be a request at the start, and one in every epoch."""
+    if "://" in os.fspath(place):
+        raise ValueError(
+            f"{place} is an address, and a folder or table of this machine is expected: pack the {media_type.many} into tar files, which "
+            f"data={'sound_' if media_type.one == 'sound' else ''}shards reads from there"
+        )
 
 
 def divide(options: Mapping[str, Any], *kinds: type) -> list[Any]:

@@ -1,8 +1,8 @@
 """Named arrays with a header in one file, in the safetensors format: written whole or not at all, piece by piece, and read through a map.
 
-safetensors' own writer wants every tensor in memory; this one takes iterables of pieces, so that a large file can be put together from
-parts. Layout: 8 bytes, the length of a JSON table {name: {dtype, shape, data_offsets}, __metadata__: {"gentok": header, "checksum": CRC-32
-of the rest of the table and of the data}}, then the data. Files of before have no checksum.
+safetensors' own writer wants every tensor in memory; this one takes iterables of pieces, which may lie in other files, so that a file of
+any size is put together in flat memory. Layout: 8 bytes, the length of a JSON table {name: {dtype, shape, data_offsets}, __metadata__:
+{"gentok": header, "checksum": CRC-32 of the rest of the table and of the data}}, then the data. Files of before have no checksum.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,13 +23,49 @@ from gentok.errors import FormatError
 from gentok.types.documents import LIMIT, parse
 from gentok.types.formats import fitted
 
-__all__ = ["FileLayout", "write_arrays", "read_layout", "TYPES"]
+__all__ = ["FileLayout", "StoredArray", "write_arrays", "read_layout", "TYPES"]
 
 TYPES = {"U8": "uint8", "U16": "uint16", "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "BOOL": "bool"}
 """safetensors' names of the numpy types that are stored."""
 _CODES = {name: code for code, name in TYPES.items()}
 _Count = Annotated[int, Field(ge=0, le=2**48)]
 _ENTRY = {"dtype": Literal["U8", "U16", "I32", "I64", "F16", "F32", "BOOL"], "shape": list[_Count], "data_offsets": tuple[_Count, _Count]}
+
+
+_BLOCK = 1 << 20
+"""Bytes that are read at once where all of a file is."""
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array that lies in a file: a piece for `write_arrays`, which copies it block by block.
+
+    Attributes:
+        path: of the file.
+        start: the byte where it begins.
+        dtype: numpy's.
+        shape: of it.
+    """
+
+    path: Path
+    start: int
+    dtype: Any
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes. Raises OSError where the file ends too early."""
+        left = math.prod(self.shape) * self.dtype.itemsize
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            while left:
+                data = file.read(min(left, _BLOCK))
+                if not data:
+                    raise OSError(f"{self.path} has become shorter while it was read")
+                left -= len(data)
+                yield data
 
 
 class FileLayout:
@@ -41,6 +78,15 @@ class FileLayout:
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Of an array; None where the file does not hold it."""
         return tuple(self.table[name]["shape"]) if name in self.table else None
+
+    def stored(self) -> dict[str, StoredArray]:
+        """name -> the array where it lies."""
+        import numpy as np
+
+        return {
+            name: StoredArray(self.path, self.start + entry["data_offsets"][0], np.dtype(TYPES[entry["dtype"]]), tuple(entry["shape"]))
+            for name, entry in self.table.items()
+        }
 
     def maps(self) -> dict[str, Any]:
         """name -> read-only array, mapped from the file."""
@@ -55,7 +101,8 @@ class FileLayout:
 
 
 def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, list[Any]], header: Mapping[str, Any]) -> Path:
-    """arrays: name -> numpy arrays of one type, to be joined along their first axis. Raises OSError with a line where that fails."""
+    """arrays: name -> numpy or stored arrays of one type, to be joined along their first axis. Raises OSError with a line where that
+    fails."""
     table: dict[str, Any] = {"__metadata__": {"gentok": json.dumps(header)}}
     offset = 0
     # the widest types first, so that each array lies at a multiple of its item's size
@@ -80,6 +127,9 @@ def _bytes(pieces: Iterable[Any]) -> Iterable[Any]:
     import numpy as np
 
     for piece in pieces:
+        if isinstance(piece, StoredArray):
+            yield from piece.blocks()
+            continue
         yield np.ascontiguousarray(piece).reshape(-1).view("uint8").data
 
 
@@ -122,7 +172,7 @@ def read_layout(path: str | os.PathLike[str], kind: str, newest: int, what: str)
         if size != expected:
             raise FormatError(f"{path} is cut short or damaged: {expected:,} bytes expected, {size:,} there; {advice}")
         checked = "checksum" in about
-        if checked and about["checksum"] != _checksum(table, iter(lambda: file.read(1 << 20), b"")):
+        if checked and about["checksum"] != _checksum(table, iter(lambda: file.read(_BLOCK), b"")):
             raise FormatError(f"{path} is damaged: its checksum differs; {advice}")
     return FileLayout(path, header, entries, 8 + length, checked)
 

@@ -9,7 +9,8 @@ The file holds
 and its header (safetensors metadata, key "gentok", JSON) the format number, TokenSpec with fingerprint, ConditionSpec, views, augment,
 seed and the set's description. View 0 is the item as it is, view v > 0 is augmented by RowRNG.of(seed, index, step=v), which also draws
 what a tokenizer draws that writes a part of the condition into its codes (of view 0, without the seed). The file is
-written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory.
+written under a temporary name and then renamed: a kill at any time leaves the last good one. Reading maps it into memory; writing keeps
+no more than a batch of it there.
 
 Several processes encode a share each (`encode_set(rank=, world=)`) and one of them joins the shares (`join`);
 gentok.data.sharded_encoding does both. The joined file is byte for byte what one process would have written, whatever their number.
@@ -21,13 +22,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from gentok.atomic import writable_folder
+from gentok.atomic import own_process, writable_folder
+from gentok.data.growing_arrays import GrowingArrays
 from gentok.data.progress import progress as progress_bar
 from gentok.data.tensor_file import write_arrays
 from gentok.data.token_dataset import FORMAT, read_token_file, stored_name
@@ -36,7 +39,7 @@ from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Condition, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["encode_set", "join", "share_path", "alive_path", "cache_name", "stored_type"]
+__all__ = ["encode_set", "join", "share_path", "sign_of_life", "alive_path", "cache_name", "stored_type"]
 
 _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
@@ -64,6 +67,12 @@ def share_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
 def alive_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
     """The file that process `rank` touches while it encodes its share."""
     return Path(path).with_name(f".{share_path(path, rank, world).name}.alive")
+
+
+def sign_of_life() -> str:
+    """What a process writes into its file: its name, and a line that all processes of a machine share that were started together."""
+    words = ("MASTER_PORT", "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_RESTART_COUNT")
+    return f"{own_process()}\n{os.getppid()} {' '.join(os.environ.get(word, '-') for word in words)}"
 
 
 def encode_set(
@@ -111,26 +120,27 @@ def encode_set(
     spec: TokenSpec = tokenizer.spec
     vectors = sum(2 * part.max_length * part.width for _, part in data.condition_spec.parts if part.kind == "vectors")  # bytes of float16
     each = views * (spec.levels or spec.width or 1) * spec.positions * stored_type(spec).itemsize + vectors
-    _check_space(Path(path), len(data) * each * (2 if world > 1 else 1))
+    _check_space(Path(path), len(data) * each * 2)  # as it grows, and whole
     target, alive = (Path(path), None) if world == 1 else (share_path(path, rank, world), alive_path(path, rank, world))
     first, last = len(data) * rank // world, len(data) * (rank + 1) // world
     what = "encoding" if world == 1 else f"encoding, process {rank} of {world}"
-    store: dict[str, list[Any]] = {}
     beat = -_HEARTBEAT
-    try:
-        with progress_bar(what, views * (last - first), "items", progress and rank == 0) as advance, torch.inference_mode():
-            for start in range(first, last, batch_size):
-                if alive is not None and time.monotonic() - beat >= _HEARTBEAT:
-                    alive.touch()
-                    beat = time.monotonic()
-                wanted = torch.arange(start, min(start + batch_size, last))
-                for key, value in _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance).items():
-                    store.setdefault(key, []).append(value.cpu().clone().numpy())
-        items = sum(len(part) for part in store.get("index", ()))
-        if not items:
-            if world == 1:
-                raise ValueError(f"there is nothing to encode: none of the {len(data)} items can be read")
-            store = {"index": [torch.zeros(0, dtype=torch.int64).numpy()]}
+    with ExitStack() as stack:
+        arrays = stack.enter_context(GrowingArrays(target))
+        advance = stack.enter_context(progress_bar(what, views * (last - first), "items", progress and rank == 0))
+        stack.enter_context(torch.inference_mode())
+        for start in range(first, last, batch_size):
+            if alive is not None and time.monotonic() - beat >= _HEARTBEAT:
+                with suppress(OSError):  # others only wait less patiently
+                    alive.write_text(sign_of_life())
+                beat = time.monotonic()
+            wanted = torch.arange(start, min(start + batch_size, last))
+            found = _encode_batch(tokenizer, data, wanted, views, augment, seed, device, advance)
+            arrays.add({key: value.cpu().numpy() for key, value in found.items()})
+        items = len(arrays)
+        store: dict[str, Any] = arrays.pieces() if items else {"index": [torch.zeros(0, dtype=torch.int64).numpy()]}
+        if not items and world == 1:
+            raise ValueError(f"there is nothing to encode: none of the {len(data)} items can be read")
         header = {
             "format": FORMAT,
             "kind": "tokens",
@@ -142,10 +152,10 @@ def encode_set(
             "data": data.description,
             "items": items,
         }
-        return write_arrays(target, store, header)
-    finally:
-        if alive is not None:
-            alive.unlink(missing_ok=True)
+        write_arrays(target, store, header)
+    if alive is not None:  # what fails leaves it: others see that its process is gone
+        alive.unlink(missing_ok=True)
+    return target
 
 
 def _encode_batch(
@@ -198,10 +208,9 @@ def join(path: str | os.PathLike[str], world: int) -> Path:
     full = [share for share in shares if share.header["items"]]
     if not full:
         raise ValueError("there is nothing to encode: no item of the set can be read")
-    maps = [share.maps() for share in full]
+    stored = [share.stored() for share in full]
     header = {**shares[0].header, "items": sum(share.header["items"] for share in full)}
-    write_arrays(path, {key: [m[key] for m in maps] for key in maps[0]}, header)
-    del maps
+    write_arrays(path, {key: [share[key] for share in stored] for key in stored[0]}, header)
     for share in shares:
         share.path.unlink(missing_ok=True)
     return path

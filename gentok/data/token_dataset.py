@@ -132,9 +132,18 @@ class TokenDataset(MediaDataset):
         import numpy as np
 
         if self._arrays is None:
-            self._arrays = self._layout.maps()
+            try:
+                self._arrays = self._layout.maps()
+            except (OSError, ValueError) as error:  # numpy raises the latter where the file is too short
+                what = f"the token file {self.path} has disappeared or changed since it was opened"
+                raise OSError(f"{what}: start again, and it is made anew") from error
         out = self._arrays[key][rows]
         return torch.from_numpy(np.ascontiguousarray(out.astype(np.int64) if out.dtype.kind in "ui" else out))
+
+    def numbers(self, rows: Sequence[int]) -> Tensor:
+        """int64 [len(rows)]: the number of each of these items within the set that was encoded, which is another where items could not be
+        read."""
+        return self._rows("index", torch.as_tensor(rows).numpy())
 
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
         """The view of each item in an epoch.

@@ -4,28 +4,29 @@ every modality.
     h_s      = transformer(begin, the ids of the layout steps before s)
     p(codes) = product over layout steps s and their slots of  softmax(head of the slot's level (h_s))[its code]
 
-Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the
-output at fed step i is the distribution of layout step i, with one head per level. The slots of a step are
-predicted from one hidden state, hence independent given the past: for layouts with several slots (delayed,
-parallel) that is exact for *this model's* distribution, and an approximation of the data's (Copet et al.,
-MusicGen, arXiv 2306.05284).
+Fed step i holds the ids of layout step i - 1 (step 0: `begin`), summed over slots from per-level tables; the output at fed step i is the
+distribution of layout step i, with one head per level. The slots of a step are predicted from one hidden state, hence independent given
+the past: for layouts with several slots (delayed, parallel) that is exact for *this model's* distribution, and an approximation of the
+data's (Copet et al., MusicGen, arXiv 2306.05284).
 
-Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row
-and column, or position); queries are rotated by the cell that they predict and keys by the cell that they
-hold; the condition is a token before `begin` and not in its place. Cells that are ABSENT are fed as a filler
-and carry no loss; with `ends`, the first of level 0 beyond an item's length carries that of the end id. Of
-tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
+Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row and column, or position);
+queries are rotated by the cell that they predict and keys by the cell that they hold; the condition is a token before `begin` and not in
+its place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries
+that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.causal import CausalTransformer
+from gentok.generators.step_tables import cells_of_levels, fed_rows
+from gentok.generators.trimmed_head import TrimmedHead
 from gentok.grammar import Follower, Grammar
 from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
@@ -44,24 +45,6 @@ from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
 
 __all__ = ["Autoregressive"]
-
-
-def _as_slice(values: list[int]) -> slice | Tensor:
-    """Indices as a slice where they are evenly spaced, so that taking them copies nothing."""
-    step = values[1] - values[0] if len(values) > 1 else 1
-    if step > 0 and values == list(range(values[0], values[0] + step * len(values), step)):
-        return slice(values[0], values[-1] + 1, step)
-    return torch.tensor(values, device="cpu")
-
-
-@dataclass(frozen=True)
-class _Level:
-    """The cells of one level in the order of their steps: where they are emitted, where they lie, and the
-    rows of their codes."""
-
-    steps: slice | Tensor
-    positions: slice | Tensor
-    vocab: slice
 
 
 class Autoregressive(CausalTransformer, id="generator/autoregressive"):
@@ -108,7 +91,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         codes, width = sum(spec.vocab_sizes), settings.width
         self.token_table = nn.Embedding(codes + spec.levels + 2, width)  # codes, a filler per level, begin, empty slot
         with torch.device("cpu"):
-            names = self._compile(settings.rope, codes)
+            names = self._compile(settings.rope)
         self.target_table = nn.Embedding(names, width) if names else None
         self.head = None if tie_embeddings else Linear(width, codes)
         initialise_parts(self.token_table, self.target_table, self.head)
@@ -116,33 +99,17 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             nn.init.zeros_(self.head.weight)
         self.end = nn.Parameter(torch.zeros(1, width)) if ends else None
 
-    def _compile(self, rope: str, codes: int) -> int:
+    def _compile(self, rope: str) -> int:
         """Makes index maps of the layout and rotation tables; returns how many rows the table of targets'
         names has."""
         layout, spec = self.layout, self.spec
-        starts = torch.tensor([sum(spec.vocab_sizes[:k]) for k in range(spec.levels)])
-        begin, empty = codes + spec.levels, codes + spec.levels + 1
-        # What fed step i reads: a code's row is its id + offset, a cell without a code reads `absent`.
-        source = layout.level[:-1]
-        offset = torch.where(source >= 0, starts[source.clamp(min=0)], 0)
-        absent = torch.where(source >= 0, codes + source, empty)
-        first = torch.full((1, layout.slots), empty)
-        first[0, 0] = begin
-        # Which cell stands for a step: its first slot that holds one.
-        chosen = layout.exists.to(torch.int64).argmax(1, keepdim=True)
-        level, position = layout.level.gather(1, chosen)[:, 0], layout.position.gather(1, chosen)[:, 0]
+        offset, absent = fed_rows(layout.level, layout.position, spec)
+        level, position = layout.standing
         held = torch.cat((torch.tensor([-1]), position[:-1]))
         cos, sin = rotation_tables(spec, rope, self.conditioner.places, self.trunk.head_width, position, held)
         named, names = cell_names(spec, level if layout.slots == 1 else None, position)
-        self._tables = Constants(
-            offset=torch.cat((first - spec.vocab, offset)), absent=torch.cat((first, absent)), level=layout.level,
-            cos=cos, sin=sin, named=named,
-        )  # fmt: skip
-        self._levels: list[_Level] = []
-        for k, size in enumerate(spec.vocab_sizes):
-            positions = (layout.step[k] >= 0).nonzero()[:, 0]
-            vocab = slice(int(starts[k]), int(starts[k]) + size)
-            self._levels.append(_Level(_as_slice(layout.step[k, positions].tolist()), _as_slice(positions.tolist()), vocab))
+        self._tables = Constants(offset=offset, absent=absent, level=layout.level, cos=cos, sin=sin, named=named)
+        self._levels = cells_of_levels(layout)
         # Levels that a slot can hold: where there is one, its head is applied to all rows at once.
         self._slot_levels = [sorted({int(k) for k in layout.level[:, g] if k >= 0}) for g in range(layout.slots)]
         self._one_level = [len(set(layout.level[:, g].tolist())) == 1 for g in range(layout.slots)]
@@ -150,10 +117,12 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
 
     # ------------------------------------------------------------------------------------------------ network
 
-    def _embed(self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None, names: Tensor | None = None) -> Tensor:
+    def _embed(
+        self, ids: Tensor, steps: Tensor | slice, hide: Tensor | None = None, names: Tensor | None = None, tables: Any = None
+    ) -> Tensor:  # fmt: skip
         """ids int64 [B, S, G] at fed steps [S] or [B, S] -> [B, S, D]; hide bool [B, S]: read as absent; names float [steps, D]: what
-        the steps' names add, where it is known."""
-        tables = self._tables.on(ids.device)
+        the steps' names add, where it is known; tables: offset, absent and named, where they are not the layout's."""
+        tables = self._tables.on(ids.device) if tables is None else tables
         rows = torch.where(ids >= 0, ids + tables.offset[steps], tables.absent[steps])
         if hide is not None:
             rows = torch.where(hide[..., None], tables.absent[steps], rows)
@@ -170,30 +139,41 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
         """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted."""
         self.check_shape(codes)
-        ids, hide = self.feed(codes), None
-        if rng is not None and self.token_dropout:
-            hide = rng.uniform(ids.shape[1]) < self.token_dropout
-            hide = hide & (torch.arange(ids.shape[1], device=ids.device) > 0)
-        return self._attend(self._embed(ids, slice(None), hide), condition, rng)
+        ids = self.feed(codes)
+        return self._attend(self._embed(ids, slice(None), self._hide(ids, rng)), condition, rng)
+
+    def _hide(self, ids: Tensor, rng: RowRNG | None) -> Tensor | None:
+        """ids int64 [B, S, G] -> bool [B, S]: the fed steps that token dropout hides."""
+        if rng is None or not self.token_dropout:
+            return None
+        hide = rng.uniform(ids.shape[1]) < self.token_dropout
+        return hide & (torch.arange(ids.shape[1], device=ids.device) > 0)
+
+    def _level_hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[Tensor]:
+        """Of each level the states [B, N_k, D] from which its cells are predicted."""
+        hidden = self._hidden(codes, condition, rng)
+        return [hidden[:, level.steps] for level in self._levels]
 
     def _weights(self, level: int) -> Tensor:
         """[V_k, D]; of level 0 of a model that ends items, one row more."""
         rows = (self.token_table if self.head is None else self.head).weight[self._levels[level].vocab]
         return rows if level or self.end is None else torch.cat((rows, self.end.to(rows)))
 
-    def _scores(self, hidden: Tensor, level: int) -> Tensor:
+    def _scores(self, hidden: Tensor, level: int, heads: Sequence[TrimmedHead] | None = None) -> Tensor:
         """hidden float [..., D] -> [..., V_k], or V_0 + 1."""
+        if heads is not None:
+            return heads[level](hidden)
         if not isinstance(self.head, Int8Linear):
             return product(hidden, self._weights(level))
         out = self.head(hidden, self._levels[level].vocab)
         return out if level or self.end is None else torch.cat((out, F.linear(hidden, self.end.to(hidden))), -1)
 
-    def _logits(self, hidden: Tensor, level: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor, level: Tensor, heads: Sequence[TrimmedHead] | None = None) -> Tensor:
         """hidden [B, S, D], the slots' level int64 [S, G] or [B, S, G], -1 where empty -> [B, S, G, ids]."""
         hidden = activations(hidden)
         batch, length, _ = hidden.shape
-        if self.spec.levels == 1 and self.layout.slots == 1:
-            return self._scores(hidden, 0).unsqueeze(2)
+        if self.spec.levels == 1 and self._one_level == [True]:
+            return self._scores(hidden, 0, heads).unsqueeze(2)
         level = level.expand(batch, length, -1)
         out = None
         for g, levels in enumerate(self._slot_levels):
@@ -201,13 +181,15 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 rows = None if self._one_level[g] else level[:, :, g] == k
                 if rows is not None and not rows.any():
                     continue
-                part = self._pad(self._scores(hidden if rows is None else hidden[rows], k), k)
+                part = self._pad(self._scores(hidden if rows is None else hidden[rows], k, heads), k)
                 if out is None:
                     out = part.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
                 if rows is None:
                     out[:, :, g] = part
                 else:
                     out[:, :, g].masked_scatter_(rows[..., None], part)
+        if out is None:  # no step of these has a cell
+            out = hidden.new_full((batch, length, self.layout.slots, self.ids), float("-inf"))
         out[..., 0].masked_fill_(level < 0, 0.0)
         return out
 
@@ -228,10 +210,10 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return out.masked_fill(~self.grammar.allowed(self.grammar.states(tokens.codes[:, 0]))[:, :, None], float("-inf"))
 
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        hidden, out = self._hidden(codes, condition, rng), []
-        for k, level in enumerate(self._levels):
+        out = []
+        for k, (level, hidden) in enumerate(zip(self._levels, self._level_hidden(codes, condition, rng))):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(self._scores(hidden[:, level.steps], k)), None
+            logits, allowed = full_precision(self._scores(hidden, k)), None
             if self.grammar is not None:
                 allowed = self.grammar.allowed(self.grammar.states(codes[:, 0]))
                 logits = logits.masked_fill(~allowed, float("-inf"))
@@ -263,7 +245,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         else:
             x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
         hidden = self.trunk.extend(x, rope, cache, window)
-        out = self._logits(hidden, self._tables.on(ids.device).level[steps])
+        out = self._logits(hidden, self._tables.on(ids.device).level[steps], cache.heads)
         if cache.follower is None:
             return out
         allowed = cache.follower.grammar.allowed(cache.follower.read(ids[..., 0], at, parents))
@@ -275,6 +257,11 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             cache.commit(at, path)
             if cache.follower is not None:
                 cache.follower.commit(at, path)
+
+    def keep_ids(self, cache: KVCache, kept: Tensor) -> None:
+        """As Causal.keep_ids."""
+        if self.grammar is None and not isinstance(self.head, Int8Linear):
+            cache.heads = [TrimmedHead(self._weights(k), kept[k, :size]) for k, size in enumerate(self.spec.vocab_sizes)]
 
     def take(self, cache: KVCache, rows: Tensor) -> KVCache:
         """As Causal.take."""

@@ -101,6 +101,15 @@ class Causal(Capability):
                 call's `at` decides how many of them count.
         """
 
+    def keep_ids(self, cache: Any, kept: Tensor) -> None:
+        """Told that some ids alone will be looked at: the logits of others may be -inf from now on, which saves their work. A generator
+        that has none to save does nothing.
+
+        Args:
+            cache: from `init_cache`.
+            kept: bool [K, V], of every level.
+        """
+
     def take(self, cache: Any, rows: Tensor) -> Any:
         """A cache of some rows, of their own memory; a row that is named several times is there as often.
 

@@ -23,6 +23,18 @@ class Capability(ABC):
     branches: int = 1
     """Rows that a network computes for one row of the sampler; guidance computes two."""
 
+    def arranged(self, tokens: Any) -> Capability:
+        """This model as it fills the UNKNOWN cells of some items: itself, but for a model that has an order of its own for what is
+        missing between known cells.
+
+        Args:
+            tokens: B items, as a sampler starts from them.
+
+        Raises:
+            ValueError: it has no order for these.
+        """
+        return self
+
 
 def capabilities(model: Any) -> tuple[str, ...]:
     """Names of the capabilities of a generator or of its class."""

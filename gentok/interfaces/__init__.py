@@ -11,6 +11,7 @@ from gentok.interfaces.parts import (
     Adversary,
     Augmentation,
     Balancer,
+    Consistency,
     Discriminator,
     FeatureNetwork,
     Guidance,
@@ -24,7 +25,7 @@ from gentok.interfaces.parts import (
 from gentok.interfaces.tokenizer import StreamingTokenizer, Tokenizer, TokenizerStream
 
 __all__ = [
-    "Adversary", "Augmentation", "Balancer", "Codebook", "Component", "Discriminator", "FeatureNetwork", "Generator", "Guidance", "Layer",
-    "LocalPath", "Loss", "MediaData", "MediaDataset", "Optimizer", "Schedule", "StreamingTokenizer", "TimeDistribution",
-    "Tokenizer", "TokenizerStream", "component_ids",
+    "Adversary", "Augmentation", "Balancer", "Codebook", "Component", "Consistency", "Discriminator", "FeatureNetwork", "Generator",
+    "Guidance", "Layer", "LocalPath", "Loss", "MediaData", "MediaDataset", "Optimizer", "Schedule", "StreamingTokenizer",
+    "TimeDistribution", "Tokenizer", "TokenizerStream", "component_ids",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.interfaces.component import Component
+from gentok.precision import values_known
 from gentok.rng import RowRNG
 from gentok.types import Grid, Quantized, Raster
 
@@ -94,7 +95,7 @@ class Codebook(nn.Module, Component):
         Raises:
             ValueError: in eval mode, a number of z is NaN or infinite.
         """
-        if not (self.training or z.is_meta or bool(z.isfinite().all())):
+        if not self.training and values_known(z) and not bool(z.isfinite().all()):
             row = int((~z.isfinite()).flatten(1).any(1).nonzero()[0])
             raise ValueError(
                 f"the vectors of row {row} of the batch, of which codes are to be made, are not finite: its media hold NaN or infinite "
@@ -120,7 +121,7 @@ class Codebook(nn.Module, Component):
         if codes.dim() != 3 or codes.shape[1] != self.levels or codes.dtype != torch.int64:
             raise ValueError(f"{type(self).__name__} takes codes int64 [B, {self.levels}, N]; got {codes.dtype} {tuple(codes.shape)}")
         beyond = codes >= torch.tensor(self.vocab_sizes, device=codes.device)[:, None]
-        if not codes.is_meta and bool(beyond.any()):
+        if values_known(codes) and bool(beyond.any()):
             b, k, n = beyond.nonzero()[0].tolist()
             raise ValueError(
                 f"{type(self).__name__} has no row for code {int(codes[b, k, n])} at row {b}, level {k}, position {n}: "
@@ -148,6 +149,20 @@ class Codebook(nn.Module, Component):
             ValueError: there are too many rows to compare.
         """
         raise TypeError(f"{type(self).__name__} has no nearest code of a vector: take a codebook such as vq, lfq or residual")
+
+    def unquantized(self, z: Tensor) -> Tensor:
+        """What z is before its codes are chosen, in the space of the vectors: the nearer to a `lookup`, the surer are its codes.
+
+        Args:
+            z: float [B, in_width, M], as of `forward`.
+
+        Returns:
+            float32 [B, width, M], with gradient to z. No buffer changes.
+
+        Raises:
+            TypeError: rows of this codebook approximate no such vectors.
+        """
+        raise TypeError(f"{type(self).__name__} has no vectors that its rows approximate: take a codebook such as vq, fsq or residual")
 
     def table(self, level: int = 0) -> Tensor:
         """float32 [V_level, width]: the rows as `lookup` adds them, output projection applied. Raises

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn, optim
 
 from gentok.interfaces.component import Component
 from gentok.interfaces.dataset import MediaDataset
 from gentok.rng import RowRNG
-from gentok.types import ConditionSpec
+from gentok.types import ConditionSpec, TokenizerOutput
+
+if TYPE_CHECKING:
+    from gentok.interfaces.tokenizer import Tokenizer
 
 __all__ = [
-    "Adversary", "Augmentation", "Balancer", "Discriminator", "FeatureNetwork", "Guidance", "Layer", "Loss", "MediaData", "Optimizer",
-    "Schedule", "TimeDistribution",
+    "Adversary", "Augmentation", "Balancer", "Consistency", "Discriminator", "FeatureNetwork", "Guidance", "Layer", "Loss", "MediaData",
+    "Optimizer", "Schedule", "TimeDistribution",
 ]  # fmt: skip
 
 
@@ -58,6 +61,27 @@ class Loss(Component):
     """(reconstruction, media) -> {name: weighted scalar}; a term of another loss gives its scalar alone."""
 
     def __call__(self, reconstruction: Tensor, media: Tensor) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Consistency(Component):
+    """Losses of a tokenizer that need more than its reconstruction."""
+
+    def __call__(self, tokenizer: Tokenizer, output: TokenizerOutput, lengths: Tensor | None, rng: RowRNG) -> dict[str, Tensor]:
+        """The weighted terms.
+
+        Args:
+            tokenizer: in training.
+            output: of its forward pass.
+            lengths: int64 [B], of sounds, in samples; None: all are whole.
+            rng: of the rows.
+
+        Returns:
+            {name: scalar}.
+
+        Raises:
+            ValueError: the tokenizer is of another kind than these losses need.
+        """
         raise NotImplementedError
 
 

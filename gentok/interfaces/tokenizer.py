@@ -93,6 +93,20 @@ class Tokenizer(nn.Module, Component):
         assert batch.media is not None, "a batch of cached tokens has nothing to encode"
         return self.encode(batch.media) if batch.lengths is None else self.encode(batch.media, batch.lengths)
 
+    def prequantized(self, media: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What `encode` gives to the codebook, with gradient; changes no buffer.
+
+        Args:
+            media, lengths: as of `encode`.
+
+        Returns:
+            float [B, in_width, M].
+
+        Raises:
+            TypeError: codes are made otherwise.
+        """
+        raise TypeError(f"{type(self).__name__} does not make its codes by a codebook of what its encoder finds")
+
     @property
     def last_layer(self) -> Tensor | None:
         """The decoder's last weight, where gradients of losses are compared (adaptive weights); None where there is none."""

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from gentok.distributed import all_sum
+from gentok.types import Tokens
 
-__all__ = ["CodebookHealth", "Health"]
+__all__ = ["CodebookHealth", "Health", "share_given_back"]
 
 MOST_IDS = 1 << 28
 """Of a level: their counts take 2 GiB."""
@@ -123,3 +124,17 @@ class CodebookHealth:
             rows.append((hit / len(count), 2.0**bits, bits, len(count) - hit, total))
         usage, perplexity, entropy, dead, codes = zip(*rows)
         return Health(usage, perplexity, entropy, dead, codes, sum(bits * n / items for bits, n in zip(entropy, codes)))
+
+
+def share_given_back(tokens: Tokens, again: Tokens) -> Tensor:
+    """The share of an item's codes that are the same where it was decoded and encoded again.
+
+    Args:
+        tokens: [B, K, N].
+        again: [B, K, N], of what they were decoded to.
+
+    Returns:
+        float64 [B], of the cells that hold a code in `tokens`; NaN where none does.
+    """
+    same = (tokens.codes == again.codes) & tokens.present
+    return same.sum((1, 2)).double() / tokens.present.sum((1, 2))

@@ -19,6 +19,7 @@ from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.linear import Linear
 from gentok.nn.norm import constant, rms_norm
 from gentok.nn.rope import Rotation, rotate
+from gentok.precision import exporting
 
 __all__ = ["SelfAttention", "CrossAttention", "attend"]
 
@@ -39,7 +40,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
     Returns:
         float [B, H, S, d].
     """
-    if not q.is_cpu or q.shape[2] * k.shape[2] > _EXPLICIT_SCORES:
+    if not q.is_cpu or exporting() or q.shape[2] * k.shape[2] > _EXPLICIT_SCORES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     batch, heads, steps, width = q.shape
     flat = (batch * heads, -1, width)

@@ -143,7 +143,7 @@ class ISTFTDecoder(nn.Module, Layer, id="layer/istft_decoder"):
             x = block(x)
         h = self.head(self.last_norm(x.transpose(1, 2))).transpose(1, 2)
         with torch.autocast(h.device.type if h.device.type != "meta" else "cpu", enabled=False):
-            h = (h if h.dtype == torch.float64 else h.float()).reshape(len(z) * self.channels, self.n_fft + 2, -1)
+            h = (h if h.dtype == torch.float64 else h.float()).reshape(z.shape[0] * self.channels, self.n_fft + 2, -1)
             magnitude, phase = h.chunk(2, dim=1)
             spectrum = torch.polar(magnitude.exp().clamp(max=100.0), phase)
-            return inverse_stft(spectrum, self.n_fft, self.hop).view(len(z), self.channels, -1)
+            return inverse_stft(spectrum, self.n_fft, self.hop).view(z.shape[0], self.channels, -1)

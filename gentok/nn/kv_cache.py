@@ -81,6 +81,7 @@ class KVCache:
         self.begin: Tensor | None = None  # float [B, 1, D], what fed step 0 reads where that depends on the condition
         self.names: Tensor | None = None  # float [S, D], what the fed steps' names add to their embedding
         self.follower: Any | None = None  # where the rows stand in a grammar (gentok/grammar.py)
+        self.heads: Sequence[Any] | None = None  # of every level, where some ids alone are scored (generators/trimmed_head.py)
 
     def window(self, at: Tensor, steps: int, parents: Tensor | None = None) -> Window:
         """at int64 [B] (-prefix for the prefix itself), parents int64 [B, S] or None. Raises ValueError beyond the capacity."""

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gentok.precision import exporting
+
 __all__ = ["Int8Linear", "Linear", "activations", "packed_product", "pays_to_pack", "product", "quantize", "widens"]
 
 _NARROW = 3
@@ -63,7 +65,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def pays_to_pack(weight: Tensor, rows: int) -> bool:
     """Whether `packed_product` is the quicker one: of large float32 weights on the CPU, and some to many rows."""
-    return weight.is_cpu and weight.dtype == torch.float32 and weight.numel() >= _PACKED and rows > _NARROW and _has_packing()
+    large = weight.is_cpu and weight.dtype == torch.float32 and weight.numel() >= _PACKED
+    return large and not exporting() and rows > _NARROW and _has_packing()
 
 
 @functools.lru_cache(maxsize=1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gentok.nn.rope import Rotation, rotation
 from gentok.nn.streaming import StreamingModule
 from gentok.nn.transformer import Transformer
+from gentok.precision import exporting
 
 __all__ = ["LSTM", "RecentKeys", "WindowModule", "WindowedAttention", "window_mask"]
 
@@ -134,7 +135,7 @@ class WindowModule(StreamingModule):
 
     def forward(self, x: Tensor) -> Tensor:
         frames = x.shape[2]
-        mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and frames > self.window else None
+        mask = window_mask(self.window, 0, 0, frames, x.device) if self.causal and (exporting() or frames > self.window) else None
         return self._leave(x, self._attend(x.transpose(1, 2), self._rope(0, frames, x.device), mask))
 
     def init_state(self) -> RecentKeys:

@@ -120,7 +120,7 @@ class RegisterEncoder(nn.Module):
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         x = self.stem(patches) + positions_2d(grid, self.home, self.stem.out_features, device=patches.device).to(patches.dtype)
-        x = torch.cat((x, self.registers.to(x.dtype).expand(len(x), -1, -1)), 1)
+        x = torch.cat((x, self.registers.to(x.dtype).expand(x.shape[0], -1, -1)), 1)
         x = self.transformer(x, mask=self.mask(patches.shape[1], x.device))
         return self.head(x[:, patches.shape[1] :])
 

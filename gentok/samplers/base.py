@@ -159,6 +159,7 @@ class Sampler(Component, ABC):
         tokens = initial_tokens(model.spec, rng, known, lengths)
         if draft is not None:
             draft = initial_tokens(model.spec, rng, draft, tokens.lengths)
+        model = model.arranged(tokens)
         if mark is not None:
             self.check_marks(choose)
             mark = mark.start(rng, tokens.codes.shape[-1])

@@ -104,6 +104,10 @@ class GuidedCausal(_Guided, Causal):
         self.layout, self.exact_slots, self.begin, self.ends = model.layout, model.exact_slots, model.begin, model.ends
         self.moves_rows = model.moves_rows
 
+    def arranged(self, tokens: Tokens) -> GuidedCausal:
+        model = self.model.arranged(tokens)
+        return self if model is self.model else GuidedCausal(model, self.scale, self.schedule)
+
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
         return self.model.init_cache(_both(condition), 2 * batch, capacity)
 
@@ -113,6 +117,9 @@ class GuidedCausal(_Guided, Causal):
 
     def commit(self, cache: Any, at: Tensor, path: Tensor | None = None) -> None:
         self.model.commit(cache, _twice(at), _twice(path))
+
+    def keep_ids(self, cache: Any, kept: Tensor) -> None:
+        self.model.keep_ids(cache, kept)
 
     def take(self, cache: Any, rows: Tensor) -> Any:
         return self.model.take(cache, torch.cat((rows, rows + cache.batch // 2)))

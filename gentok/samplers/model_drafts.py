@@ -38,6 +38,7 @@ class ModelDrafts(Drafter):
         filter: logits [..., V] -> those of the distribution that ids are drawn from.
         own: drafts of the main chain, with the same tree; None: they are the smaller model's too.
         siblings: how the drafts of one step are drawn, of optimal_acceptance.SIBLINGS.
+        kept: bool [K, V], the ids that drafts may be, of every level (vocab_trim.py); None: all.
 
     Raises:
         ValueError: the model's tokens, order or condition are not those of the model that is sampled.
@@ -45,10 +46,12 @@ class ModelDrafts(Drafter):
 
     def __init__(
         self, progress: Progress, tree: DraftTree | RowTrees, model: Any, filter: Any, own: Drafter | None = None,
-        siblings: str = "without_replacement",
+        siblings: str = "without_replacement", kept: Tensor | None = None,
     ):  # fmt: skip
         super().__init__(progress, tree)
         target = progress.request.model
+        if isinstance(model, Causal):
+            model = model.arranged(progress.request.tokens)
         _check(model, target)
         if isinstance(model, nn.Module):
             model.to(progress.ids.device)
@@ -56,6 +59,9 @@ class ModelDrafts(Drafter):
             model = guided(model, target.scale, target.schedule)
         self.model, self.filter, self.own, self.siblings = model, filter, own, siblings
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)
+        self.kept = None if kept is None else kept.to(progress.ids.device)
+        if kept is not None:
+            model.keep_ids(self.cache, kept)
         self.fed = torch.zeros_like(progress.first)
         self.place = tree.positions(progress.ids.device)[0].clamp(min=0)
         self.levels = [(tree.positions(torch.device("cpu"))[0] == j).nonzero()[:, 0] for j in range(tree.window)]
@@ -67,7 +73,7 @@ class ModelDrafts(Drafter):
         draft = Draft(held[:, self.place], progress.ids.new_zeros(len(rows), len(tree), held.shape[2], progress.vocab, dtype=torch.float64))
         own = None if self.own is None else self.own.propose(rows)
         for nodes in self.levels:
-            logits = self._logits(rows, draft.ids, tree.parents(rows.device)[:, nodes])  # [b, level, G, V]
+            logits = self.logits(rows, draft.ids, tree.parents(rows.device)[:, nodes])  # [b, level, G, V]
             here = (held[:, self.place[nodes]] == UNKNOWN)[..., None]
             p = self.filter(logits.masked_fill(~here, 0.0)).softmax(-1)
             for i, node in enumerate(nodes.tolist()):
@@ -92,7 +98,7 @@ class ModelDrafts(Drafter):
             return q / mass
         return torch.where(mass > 0, q / mass, one_hot(before[:, -1], q.shape[-1]))  # nothing left: the same, rejected again
 
-    def _logits(self, rows: Tensor, drafts: Tensor, nodes: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, drafts: Tensor, nodes: Tensor) -> Tensor:
         """What some nodes predict, int64 [1 or b, n] -> [b, n, G, V]: feeds all that is accepted and not fed yet, and the tree down to
         these nodes."""
         progress, layout, device = self.progress, self.progress.layout, rows.device
@@ -119,7 +125,13 @@ class ModelDrafts(Drafter):
         lead_path = torch.arange(widest + 1, device=device)
         self.model.commit(self.cache, at, torch.where(lead_path <= lead[:, None], lead_path, -1))
         self.fed = torch.maximum(self.fed, first + 1)
-        return logits[rows[:, None], lead[rows, None] + nodes]
+        logits = logits[rows[:, None], lead[rows, None] + nodes]
+        if self.kept is None:
+            return logits
+        after = self.tree.positions(device).expand(len(rows), -1).gather(1, nodes.expand(len(rows), -1)) + 1
+        level = layout.level.to(device)[(progress.first[rows, None] + after).clamp(max=layout.steps - 1)]  # [b, n, G]
+        trimmed = logits.masked_fill(~self.kept[level.clamp(min=0)], -torch.inf)
+        return torch.where(trimmed.isfinite().any(-1, keepdim=True), trimmed, logits)
 
     def observe(self, rows: Tensor, p: Tensor, verdict: Verdict, ahead: Tensor) -> None:
         """The smaller model learns nothing: what is accepted is fed to it when it is needed."""

@@ -29,7 +29,7 @@ from torch import Tensor
 from gentok.samplers.optimal_acceptance import ratios
 from gentok.samplers.sibling_rule import SiblingRule, in_turn
 
-__all__ = ["OptimalSiblings"]
+__all__ = ["OptimalSiblings", "winner"]
 
 DUST = 1e-15
 """Shares that are smaller are rounding, and are not moved."""
@@ -56,18 +56,35 @@ class OptimalSiblings(SiblingRule):
     siblings = ("with_replacement",)
 
     def chances(self, p: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-        q, k = q[..., 0, :], ids.shape[-1]
-        order = ratios(p, q).argsort(dim=-1, descending=True, stable=True)
-        p_, q_ = p.gather(-1, order), q.gather(-1, order)
-        place = torch.zeros_like(order).scatter(-1, order, torch.arange(p.shape[-1], device=p.device).expand_as(order)).gather(-1, ids)
-        labels = _labels(p_, q_, k)
-        accepted = (p_.gather(-1, place) / labels.wins.gather(-1, place)).clamp(max=1)
-        rest = torch.zeros_like(p).scatter(-1, order, (p_ - labels.wins).clamp(min=0))
-        return in_turn(_winner(_label_distributions(place, q_, labels)) * accepted), rest
+        share, wins = winner(p, ids, q[..., 0, :])
+        accepted = (p.gather(-1, ids) / wins.gather(-1, ids)).clamp(max=1)
+        return in_turn(share * accepted), (p - wins).clamp(min=0)
 
 
-def _labels(p: Tensor, q: Tensor, k: int) -> Labels:
-    """Of p, q float64 [..., V] in the order of falling p / q."""
+def winner(p: Tensor, ids: Tensor, q: Tensor, there: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The first stage: which of some independent drafts wins.
+
+    Args:
+        p: what is wanted, float64 [..., V]; it may sum to less than 1.
+        ids: int64 [..., K], draws of q.
+        q: float64 [..., V].
+        there: bool [..., K], the drafts that there are, one at least; None: all.
+
+    Returns:
+        (float64 [..., K], each draft's chance to win, 0 of those that are not there; float64 [..., V], the distribution of the winner, w:
+        no choice among so many drafts has a larger sum of min(p, w)).
+    """
+    order = ratios(p, q).argsort(dim=-1, descending=True, stable=True)
+    rank = torch.zeros_like(order).scatter(-1, order, torch.arange(p.shape[-1], device=p.device).expand_as(order))
+    count = torch.full_like(p[..., :1], ids.shape[-1]) if there is None else there.sum(-1, keepdim=True)
+    q_, there = q.gather(-1, order), torch.ones_like(ids, dtype=torch.bool) if there is None else there
+    labels = _labels(p.gather(-1, order), q_, count)
+    share = _winner(_label_distributions(rank.gather(-1, ids), q_, labels), there)
+    return share, torch.zeros_like(p).scatter(-1, order, labels.wins)
+
+
+def _labels(p: Tensor, q: Tensor, k: Tensor) -> Labels:
+    """Of p, q float64 [..., V] in the order of falling p / q, and the numbers of drafts [..., 1]."""
     ahead = (q.cumsum(-1) - q).clamp(0, 1)
     first = (1 - ahead) ** k - (1 - ahead - q).clamp(min=0) ** k  # of D
     surplus = first - _wanted(p, q, first)
@@ -116,8 +133,9 @@ def _label_distributions(place: Tensor, q: Tensor, labels: Labels) -> Tensor:
     return out.scatter_add(-1, place[..., None], kept)
 
 
-def _winner(labels: Tensor) -> Tensor:
-    """The probability that each draft has the first label, lots included: of labels float64 [..., K, V] -> [..., K].
+def _winner(labels: Tensor, there: Tensor) -> Tensor:
+    """The probability that each draft has the first label, lots included: of labels float64 [..., K, V], and whether there is each
+    draft, bool [..., K] -> [..., K].
 
     Lots are uniform numbers u: against a draft of label v and number u, another one loses with a later label, or with v and a
     larger number. The integral over u is that of a polynomial of degree k - 1, which Gauss's nodes take without error.
@@ -127,8 +145,8 @@ def _winner(labels: Tensor) -> Tensor:
     later = labels.flip(-1).cumsum(-1).flip(-1) - labels
     total = torch.zeros_like(labels[..., 0])
     for u, weight in zip((nodes + 1) / 2, weights / 2):
-        loses = later + u * labels
+        loses = torch.where(there[..., None], later + u * labels, 1.0)
         for i in range(k):
             others = torch.cat((loses[..., :i, :], loses[..., i + 1 :, :]), -2).prod(-2)
             total[..., i] += weight * (labels[..., i, :] * others).sum(-1)
-    return total
+    return total * there

@@ -1,4 +1,5 @@
-"""Trees of drafts whose shape is each row's own (dynamic_drafts.py): as many places for nodes in every row, not all of them used."""
+"""Trees of drafts whose shape is each row's own (dynamic_drafts.py, beam_drafts.py): as many places for nodes in every row, not all of
+them used."""
 
 from __future__ import annotations
 

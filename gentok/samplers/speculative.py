@@ -15,11 +15,11 @@ Siblings are drafts of the same step. By which rule one of them is accepted, and
     k_seq      with_replacement                                                             SpecTr
     optimal    with_replacement                                                             no rule accepts more of such drafts
     greedy     greedy                                                                       no rule accepts more of such drafts
-    block      none: chains
+    block      none, a chain; or with_replacement, whole paths        block verification: looks at later drafts before it stops
 
 Greedy siblings are the most probable ids and one draw of the others: good where the drafts' generator is sure. Where it is not, as on
 image tokens, independent drafts under `optimal` are accepted more often (docs/results/drafts.md; optimal_acceptance.py says how often
-drafts can be accepted at best).
+drafts can be accepted at best). Several paths under `block` gave the most steps per call there (block_paths.py).
 
 Where drafts are refused, nothing is lost: a call gives one step at least. How many it gives depends on how near the
 drafts' distribution is.
@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from gentok.samplers.base import setting
+from gentok.samplers.beam_drafts import BeamDrafts
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.drafter import Drafter, Progress
 from gentok.samplers.dynamic_drafts import DynamicDrafts
@@ -44,6 +45,7 @@ from gentok.samplers.sibling_rule import SiblingRule
 from gentok.samplers.speculative_decoding import SpeculativeDecoding
 from gentok.samplers.table_drafts import Neighbours, TokenTable
 from gentok.samplers.verification import SIBLING_RULES
+from gentok.samplers.vocab_trim import kept_ids, read_ids
 from gentok.settings import PositiveFraction, PositiveInt
 
 __all__ = ["Speculative"]
@@ -59,13 +61,16 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         own: of draft=model: the main chain of drafts is the model's own (coupled, as in jacobi), and the drafts' generator makes the
             siblings, of which there should be some.
         window: steps that a call scores, W >= 1.
-        branches: siblings in the first steps of a window, of model and table; 1: a chain. Of trees that grow, the most there may be.
+        branches: siblings in the first steps of a window, of model and table; 1: a chain. Of trees that grow, the most there may be; of
+            tree=beam, the width of the beam; of verify=block, paths.
         depth: how many steps have siblings, in a fixed tree.
-        tree: the shape of a generator's drafts: fixed, or grown in every row by what is probable, dynamic or layered (dynamic_drafts.py).
-        nodes: drafts of a tree that grows.
+        tree: the shape of a generator's drafts: fixed, or grown in every row by what is probable, dynamic or layered (dynamic_drafts.py),
+            or by a stochastic beam, beam (beam_drafts.py).
+        nodes: drafts of a tree that grows; a beam has up to `branches` at every step but the last.
         threshold: of tree=layered, the chance of being reached that a draft needs.
-        verify: the rule by which drafts are accepted: standard, k_seq, optimal, greedy, or block (chains).
+        verify: the rule by which drafts are accepted: standard, k_seq, optimal, greedy, or block (chains, and paths that begin apart).
         siblings: how a generator's drafts of one step are drawn: without_replacement, with_replacement or greedy; None: as the rule asks.
+        trim: the ids that a generator's drafts may be (vocab_trim.py): a list, one for every level, or a JSON file of that; None: all.
 
     Raises:
         ValueError: an unknown word, or settings that do not go together.
@@ -77,11 +82,12 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     window: PositiveInt = 8
     branches: PositiveInt = 1
     depth: PositiveInt = 1
-    tree: str = setting("fixed", choices=("fixed", "dynamic", "layered"))
+    tree: str = setting("fixed", choices=("fixed", "dynamic", "layered", "beam"))
     nodes: PositiveInt = 16
     threshold: PositiveFraction = 0.05
     verify: str = setting("standard", choices=(*SIBLING_RULES, "block"))
     siblings: str | None = setting(None, choices=(None, *SIBLINGS))
+    trim: Any = None
     _generator: ClassVar[Any] = None  # of ckpt, once it is loaded
 
     def __post_init__(self) -> None:
@@ -93,14 +99,21 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         if self.own and (self.ckpt is None or self.verify != "standard"):
             what = "a generator of the siblings: set sampler.ckpt" if self.ckpt is None else "verify=standard"
             raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
-        if self.branches > 1 and (self.verify == "block" or self.draft in ("above", "left")):
-            what = "verify=block is" if self.verify == "block" else f"drafts from {self.draft} are"
+        alone = self.verify == "block" and (self.ckpt is None or self.own)
+        if self.branches > 1 and (alone or self.draft in ("above", "left")):
+            what = "verify=block without a generator's paths is" if alone else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
+        if self.branches > 1 and self.depth > 1 and self.verify == "block":
+            raise ValueError(f"verify=block has paths that begin apart and then have no siblings: set depth=1; got depth={self.depth}")
+        if self.trim is not None:
+            if self.ckpt is None:
+                raise ValueError("trim is for drafts that a generator draws: set sampler.ckpt, or leave it out")
+            read_ids(self.trim)
 
         if (self.verify not in ("standard", "block") or self.siblings is not None) and (self.ckpt is None or self.own):
             what = f"verify={self.verify}" if self.siblings is None else f"siblings={self.siblings}"
             raise ValueError(f"{what} is for drafts that a generator draws: set sampler.ckpt, and own=false; or leave it out")
-        able = SIBLING_RULES[self.verify].siblings if self.verify != "block" else ()
+        able = SIBLING_RULES[self.verify].siblings if self.verify != "block" else ("with_replacement",) * (self.branches > 1)
         if self.siblings is not None and self.siblings not in able:
             needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
             raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
@@ -129,15 +142,19 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         window = min(self.window, progress.layout.steps)
+        kept = None if self.trim is None else kept_ids(self.trim, progress.request.model.spec, progress.vocab)
         if self.tree != "fixed":
-            rows, device = len(progress.ids), progress.ids.device
-            grown = RowTrees(rows, self.nodes + 1 if window > 1 else 1, window, min(self.branches, self.nodes), device)
+            nodes = self.branches * (window - 1) if self.tree == "beam" else self.nodes * (window > 1)
+            grown = RowTrees(len(progress.ids), nodes + 1, window, min(self.branches, max(nodes, 1)), progress.ids.device)
+            if self.tree == "beam":
+                return BeamDrafts(progress, grown, self._loaded(), self.filter, kept=kept)
             threshold = self.threshold if self.tree == "layered" else None
-            return DynamicDrafts(progress, grown, self._loaded(), self.filter, threshold)
+            return DynamicDrafts(progress, grown, self._loaded(), self.filter, threshold, kept)
         tree = DraftTree(window, self.branches, self.depth)
         if draft == "model":
-            siblings = self.siblings or ("without_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
-            return ModelDrafts(progress, tree, self._loaded(), self.filter, OwnDrafts(progress, tree) if self.own else None, siblings)
+            siblings = self.siblings or ("with_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
+            own = OwnDrafts(progress, tree) if self.own else None
+            return ModelDrafts(progress, tree, self._loaded(), self.filter, own, siblings, kept)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
 
     def _loaded(self) -> Any:

@@ -9,7 +9,8 @@ siblings, and siblings are drawn as the rule asks for:
     k_seq      independent siblings (k_seq.py)
     optimal    the optimum for independent siblings (optimal_siblings.py)
     greedy     the optimum for the most probable ids and one draw of the others (greedy_siblings.py)
-    block      of a chain: the accepted length is chosen by the whole chain (block_verification.py)
+    block      of a chain: the accepted length is chosen by the whole chain (block_verification.py), of independent
+               chains behind the root by one that is selected (block_paths.py)
     match      the step is argmax(log p + g) for standard Gumbel numbers g that belong to its place, and a draft
                is accepted where it is the same. q does not matter. The ids are those that one step at a time draws with
                these g, whatever the drafts are.
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gentok.samplers.block_paths import select_path
 from gentok.samplers.block_verification import block_length, block_rest
 from gentok.samplers.draft_tree import DraftTree
 from gentok.samplers.draws import Choice
@@ -100,11 +102,14 @@ def verify(
     place = tree.positions(p.device).clamp(min=0)  # [1 or b, M]
     drawn = here[rows[:, None], place]  # [b, M, G]
     if rule == "block":
-        good, left = block_length(p, draft.ids, draft.q, drawn, size, rng), None
+        assert isinstance(tree, DraftTree)  # trees that grow have siblings everywhere
+        block = select_path(tree, p, draft.ids, draft.q, drawn, rng)
+        length = block_length(block.p, block.ids, block.q, block.drawn, size, rng)
+        good = torch.zeros_like(drawn).scatter(1, block.nodes[..., None], length)
     elif rule == "match":
         at = tree.positions(p.device)[:, : tree.contexts] + 1
         wanted = (p.log() + noise[rows[:, None], at]).argmax(-1)  # [b, C, G]
-        good, left = (wanted[rows[:, None], tree.parents(p.device).clamp(min=0)] == draft.ids) | ~drawn, None
+        good = (wanted[rows[:, None], tree.parents(p.device).clamp(min=0)] == draft.ids) | ~drawn
     else:
         good, left = _by_siblings(rule, tree, p, draft, drawn, place < size[:, None], rng)
     accepted = good.all(2)
@@ -120,7 +125,8 @@ def verify(
     if rule == "match":
         fresh = wanted[rows, stop]
     elif rule == "block":
-        fresh = choose(block_rest(p, draft.ids, draft.q, drawn, stop), rng)
+        position = tree.positions(p.device)[0, stop] + 1
+        fresh = choose(block_rest(block.p, block.ids, block.q, block.drawn, position), rng)
     else:
         fresh = choose(left[rows, stop].masked_fill(~wants[..., None], 0.0), rng)
     ids = draft.ids.gather(1, path.clamp(min=0)[..., None].expand(-1, -1, draft.ids.shape[2]))

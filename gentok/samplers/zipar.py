@@ -59,6 +59,8 @@ class ZipAR(Sampler, id="sampler/zipar"):
         model, tokens, layout = request.model, request.tokens, request.model.layout
         grid = model.spec.grid
         check_known(tokens, layout)
+        if layout.steps != grid.positions:
+            raise ValueError("zipar draws an image row by row, and this model fills holes in an order of its own: use sampler=jacobi")
         ids = layout.flatten(tokens.codes)[..., 0]  # [B, S]
         batch, steps = ids.shape
         position = layout.position[:, 0].to(ids.device)

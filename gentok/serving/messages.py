@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from typing import Annotated, Any, Literal
 
 import torch
@@ -132,7 +133,8 @@ def media_file(media: Tensor, spec: TokenSpec) -> bytes:
 
 
 def items_of(samples: Samples, spec: TokenSpec, media: bool, codes: bool) -> list[dict[str, Any]]:
-    """What an answer says of each item: its media in base64, its codes [K][N] (-1: absent), its network calls, its text."""
+    """What an answer says of each item: its media in base64, its codes [K][N] (-1: absent), its network calls, its text,
+    and of samplers that weight items the log of its weight (null: 0)."""
     items = []
     for i, calls in enumerate(samples.calls.tolist()):
         item: dict[str, Any] = {"calls": calls}
@@ -143,6 +145,9 @@ def items_of(samples: Samples, spec: TokenSpec, media: bool, codes: bool) -> lis
             if not isinstance(samples.tokens, Tokens):
                 raise ConfigError("codes=true: this model makes latents, which are not sent")
             item["codes"] = samples.tokens.codes[i].tolist()
+        if samples.log_weight is not None:
+            weight = float(samples.log_weight[i])
+            item["log_weight"] = weight if math.isfinite(weight) else None
         if samples.texts:
             item["text"] = samples.texts[i]
         items.append(item)

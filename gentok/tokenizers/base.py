@@ -106,6 +106,12 @@ class ImageTokenizer(Tokenizer):
         spec = self.check_media(media)
         return Tokens(self.codebook.encode(self.features(media.to(self.dtype)).flatten(2), rng), spec)
 
+    def prequantized(self, media: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if type(self).encode is not ImageTokenizer.encode:  # a subclass's own may quantise something else
+            return super().prequantized(media)
+        self.check_media(media)
+        return self.features(media.to(self.dtype)).flatten(2)
+
     @torch.no_grad()
     def decode(self, tokens: Tokens, rng: RowRNG | None = None) -> Tensor:
         """Tokens [B, K, N] -> media float32 [B, C, H, W] in [-1, 1]; absent levels add nothing."""

@@ -129,8 +129,8 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         media, z = media.to(self.dtype), None
         for rows, length in groups_of(lengths, media):
             part = self.padded(media[rows, :, :length])
-            part = self.encoder(part) if length else part.new_zeros(len(part), self.encoder.width, 0)
-            z = _placed(part, rows, z, (len(media), self.encoder.width, self._frames(media.shape[2])))
+            part = self.encoder(part) if length else part.new_zeros(part.shape[0], self.encoder.width, 0)
+            z = _placed(part, rows, z, (media.shape[0], self.encoder.width, self._frames(media.shape[2])))
         return z
 
     def padded(self, media: Tensor) -> Tensor:
@@ -143,8 +143,8 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         vectors, media = vectors.to(self.dtype), None
         for rows, frames in groups_of(lengths, vectors):
             part = vectors[rows, :, :frames]
-            part = self._decoded(part, rng, rows) if frames else part.new_zeros(len(part), self.decoder.channels, 0)
-            media = _placed(at_least_float32(part), rows, media, (len(vectors), self.decoder.channels, vectors.shape[2] * self.hop))
+            part = self._decoded(part, rng, rows) if frames else part.new_zeros(part.shape[0], self.decoder.channels, 0)
+            media = _placed(at_least_float32(part), rows, media, (vectors.shape[0], self.decoder.channels, vectors.shape[2] * self.hop))
         return media
 
     def _decoded(self, vectors: Tensor, rng: RowRNG | None, rows: slice | Tensor) -> Tensor:
@@ -153,7 +153,7 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
 
     def codes_of(self, z: Tensor, rng: RowRNG | None = None) -> Tensor:
         """float [B, D, N], N >= 0 -> int64 [B, K, N]. Changes no buffer."""
-        return self.codebook.encode(z, rng) if z.shape[2] else z.new_zeros(len(z), self.spec.levels, 0, dtype=torch.int64)
+        return self.codebook.encode(z, rng) if z.shape[2] else z.new_zeros(z.shape[0], self.spec.levels, 0, dtype=torch.int64)
 
     def tokens_of(self, codes: Tensor, frames: Tensor | None = None) -> Tokens:
         """codes int64 [B, K, N] -> Tokens, ABSENT behind a row's `frames` int64 [B]. Their spec's grid is as long as they are."""
@@ -183,6 +183,9 @@ class Codec(StreamingTokenizer, id="tokenizer/codec"):
         """
         lengths = check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, sample_rate)
         return self.tokens_of(self.codes_of(self.features(media, lengths), rng), None if lengths is None else self._frames(lengths))
+
+    def prequantized(self, media: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.features(media, check_sound(media, lengths, self.encoder.channels, self.spec.sample_rate, finite=False))
 
     @torch.no_grad()
     def decode(self, tokens: Tokens, rng: RowRNG | None = None, keep: int | None = None, samples: int | Tensor | None = None) -> Tensor:

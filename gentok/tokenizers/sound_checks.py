@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gentok.errors import counted
+from gentok.precision import values_known
 from gentok.types import ABSENT, Tokens
 
 __all__ = ["check_known", "check_sound", "frames_of", "groups_of", "within"]
@@ -58,7 +59,7 @@ def check_sound(
         raise ValueError(f"this tokenizer takes sound of {counted(channels, 'channel')}, got {media.shape[1]}: mix or convert it")
     if sample_rate is not None and sample_rate != rate:
         raise ValueError(f"this tokenizer takes sound of {rate} samples per second, got {sample_rate}: resample it")
-    if finite and not media.is_meta and not bool(media.isfinite().all()):
+    if finite and values_known(media) and not bool(media.isfinite().all()):
         row, _, sample = (~media.isfinite()).nonzero()[0].tolist()
         raise ValueError(f"the sound has a value that is not finite: {float(media[row, 0, sample])} in row {row}, sample {sample}")
     if lengths is None:
@@ -73,5 +74,5 @@ def check_sound(
 
 def check_known(tokens: Tokens) -> None:
     """Raises ValueError where a position is still masked."""
-    if not tokens.codes.is_meta and bool((tokens.codes < ABSENT).any()):
+    if values_known(tokens.codes) and bool((tokens.codes < ABSENT).any()):
         raise ValueError("these tokens have masked positions (UNKNOWN), which a generator fills first")

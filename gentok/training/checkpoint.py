@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +19,11 @@ from lightning.pytorch.callbacks import Checkpoint
 from gentok.atomic import replacing, sweep
 from gentok.distributed import all_sum
 from gentok.training.sharding import own_part
+from gentok.training.stop_signals import StopSignals
 
 __all__ = ["WholeFiles", "Saver", "Stopped", "LAST"]
 
 LAST = "last.ckpt"
-_SIGNALS = ("SIGTERM", "SIGINT", "SIGUSR1")  # a scheduler's, a person's, and the one that sbatch --signal=USR1@90 sends ahead
 
 
 class Stopped(Exception):
@@ -54,7 +52,7 @@ class WholeFiles(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
         except (OSError, RuntimeError) as error:  # torch's writer reports a full disk as a RuntimeError
-            cause = error if isinstance(error, OSError) else error.__context__
+            cause = (error.__cause__ or error) if isinstance(error, OSError) else error.__context__
             reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(error).splitlines()[0]
             raise OSError(f"the checkpoint {path} cannot be written ({reason}); the one of before is untouched") from error
 
@@ -62,8 +60,8 @@ class WholeFiles(TorchCheckpointIO):
 class Saver(Checkpoint):
     """Saves FOLDER/last.ckpt at intervals and at the end.
 
-    From SIGTERM, SIGINT or SIGUSR1 on any process it finishes the step, saves and raises Stopped on all of them; a second SIGINT
-    interrupts at once.
+    From SIGTERM, SIGINT or SIGUSR1 on any process it finishes the step, saves and raises Stopped on all of them; a second SIGTERM or
+    SIGINT is obeyed at once.
 
     Args:
         folder: of the checkpoints.
@@ -77,8 +75,7 @@ class Saver(Checkpoint):
         self.saved: int | None = None
         """The step of the last checkpoint, None before the first."""
         self._step = 0
-        self._told: str | None = None
-        self._before: dict[int, Any] = {}
+        self._signals = StopSignals(self.last_good)
 
     @property
     def path(self) -> Path:
@@ -90,33 +87,19 @@ class Saver(Checkpoint):
             self.saved = self._step
         if trainer.is_global_zero and self.folder.is_dir():
             sweep(self.folder)
-        if threading.current_thread() is threading.main_thread():  # after Lightning's own handlers, which these replace while training
-            for number in (getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)):
-                self._before[number] = signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: Any) -> None:
-        if self._told and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._told = signal.Signals(number).name
-        if number == signal.SIGINT:
-            os.write(sys.stderr.fileno(), b"\ngentok: stopping after this step (Ctrl-C again: at once)\n")
-
-    def _restore_signals(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
+        self._signals.take()  # after Lightning's own handlers, which these replace while training
 
     def on_train_batch_end(self, trainer: Any, module: Any, *args: Any) -> None:
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        stop = self._told is not None
+        stop = self._signals.told is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop or self._step % self.every == 0:
             self.save(trainer, module)
         if stop:
-            raise Stopped(self._told or "SIGTERM", self._step)
+            raise Stopped(self._signals.told or "SIGTERM", self._step)
 
     def save(self, trainer: Any, module: Any) -> None:
         """On all processes. Raises ValueError instead where a weight is not finite."""
@@ -133,9 +116,9 @@ class Saver(Checkpoint):
         return f"the last good checkpoint, {self.path}, is of step {self.saved}" if self.saved else "there is no checkpoint yet"
 
     def on_train_end(self, trainer: Any, module: Any) -> None:
-        self._restore_signals()
+        self._signals.give_back()
         if self.saved != trainer.global_step:
             self.save(trainer, module)
 
     def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-        self._restore_signals()
+        self._signals.give_back()

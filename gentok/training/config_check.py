@@ -7,7 +7,7 @@ from typing import Any
 
 from gentok.build import check, resolve
 from gentok.errors import ConfigError
-from gentok.interfaces import Augmentation, Generator, MediaData, Optimizer, Schedule, Tokenizer
+from gentok.interfaces import Augmentation, Consistency, Generator, MediaData, Optimizer, Schedule, Tokenizer
 from gentok.sampling import pick_sampler
 from gentok.training.loggers import check_loggers
 from gentok.training.processes import check_devices
@@ -40,6 +40,10 @@ def check_config(config: Mapping[str, Any]) -> None:
                 )
         if config.get("balancer"):
             check(config["balancer"], where="balancer")
+        if config.get("consistency"):
+            check(config["consistency"], trust=trust, where="consistency", role=Consistency)
+            if config["trainer"]["strategy"] == "fsdp":
+                raise ConfigError("trainer=fsdp gathers weights for one pass of an encoder, and consistency makes two: set trainer=ddp")
     else:
         given = ("spec", "condition_spec", "codebook")
         check(config["generator"], trust=trust, where="generator", given=given, role=Generator)
@@ -47,4 +51,6 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise ConfigError("a discriminator belongs to task=tokenizer: set discriminator=none")
         if config.get("balancer"):
             raise ConfigError("a balancer belongs to task=tokenizer: set balancer=none")
+        if config.get("consistency"):
+            raise ConfigError("consistency belongs to task=tokenizer: set consistency=none")
         pick_sampler(config["sampler"], resolve(config["generator"]["_target_"], trust), trust)

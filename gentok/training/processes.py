@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from gentok.errors import ConfigError
 
-__all__ = ["is_first", "lost_process", "running", "check_devices", "strategy"]
+__all__ = ["check_devices", "is_first", "local_devices", "lost_process", "running", "strategy"]
 
 
 def is_first() -> bool:
@@ -31,7 +32,7 @@ def is_first() -> bool:
 
 def lost_process(error: Exception) -> str | None:
     """A line for an error that says that another process of the run is gone; None for other errors."""
-    text = " ".join(str(error).split())
+    text = re.sub(r"\[/[^\]]*\] ", "", " ".join(str(error).split()))  # without places in the library's source
     if "DataLoader worker" in text:
         return (
             f"a loader worker was killed or has crashed ({text[:120]}): often for want of memory, so lower trainer.workers or batch_size; "
@@ -53,6 +54,19 @@ def running() -> tuple[int, int, str]:
     if "SLURM_PROCID" in environment and environment.get("SLURM_NTASKS", "1") != "1":
         return int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"]), device
     return 0, 1, device
+
+
+def local_devices(settings: Mapping[str, Any]) -> list[str]:
+    """What the processes that a trainer has on this machine compute on: "cuda:0", "cuda:1", ..., or "cpu" for each.
+
+    Args:
+        settings: config["trainer"].
+    """
+    devices, on_gpu = settings["devices"], settings["accelerator"] != "cpu" and torch.cuda.is_available()
+    if isinstance(devices, (list, tuple)):
+        return [f"cuda:{number}" for number in devices]
+    count = int(devices) if devices != "auto" else torch.cuda.device_count() if on_gpu else 1
+    return [f"cuda:{number}" if on_gpu else "cpu" for number in range(count)]
 
 
 def check_devices(settings: Mapping[str, Any], batch_size: int) -> None:

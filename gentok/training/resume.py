@@ -30,7 +30,7 @@ __all__ = ["check_optimizer", "check_same_run", "data_identity", "find", "read"]
 _Count = Annotated[int, Field(ge=0)]
 
 _SAME = {
-    "tokenizer": ("tokenizer", "discriminator", "balancer"),
+    "tokenizer": ("tokenizer", "discriminator", "balancer", "consistency"),
     "generator": ("generator", "task.views"),
     "both": ("task.name", "task.augment", "seed", "batch_size", "optimizer", "schedule", "freeze", "callbacks.ema", "trainer.precision",
              "trainer.clip", "trainer.accumulate", "data._target_", "data.path", "limit_items", "overfit"),

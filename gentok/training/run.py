@@ -26,7 +26,7 @@ from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.finish import command_line, last_validation, skipped_items, write_results
 from gentok.training.module import GentokModule, Unregistered
-from gentok.training.processes import is_first, lost_process, running
+from gentok.training.processes import is_first, local_devices, lost_process, running
 from gentok.training.run_folder import Begin, claimed
 from gentok.training.trainer import build_trainer
 
@@ -177,6 +177,8 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     settings = config["task"]
     if settings["name"] == "tokenizer" or not settings["views"]:
         return data.train, data.held_out
+    from gentok.data.encoding_processes import MANY, encode_by_processes
+    from gentok.data.remote_files import cache_folder, fetched, named_copy, store
     from gentok.data.sharded_encoding import encode_together
     from gentok.data.token_cache import cache_name
     from gentok.data.token_dataset import TokenDataset
@@ -184,14 +186,22 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     tokenizer = task.frozen.module
     augment = build(settings["augment"], trust=config["trust"], where="task.augment")
     rank, world, device = running()
+    devices = local_devices(config["trainer"])
     if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
         device = "cpu"
     sets = []
     for split, views in ((data.train.whole(), settings["views"]), (data.held_out, 1)):
         how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
-        path = Path(config["paths"]["cache"]) / cache_name(split, tokenizer.spec, **how)
-        if not path.is_file():
-            model = tokenizer.to(device).tokenizer
-            encode_together(model, split, path, rank=rank, world=world, batch_size=settings["encode_batch"], device=device, **how)
-        sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
+        cache, name = config["paths"]["cache"], cache_name(split, tokenizer.spec, **how)
+        path = cache_folder(cache) / name
+        if not fetched(cache, name):
+            how |= {"batch_size": settings["encode_batch"]}
+            if world == 1 and len(devices) > 1 and len(split) * views >= MANY:  # the others are started behind this
+                encode_by_processes(tokenizer.tokenizer.cpu(), split, path, devices, **how)
+            else:
+                encode_together(tokenizer.to(device).tokenizer, split, path, rank=rank, world=world, device=device, **how)
+            if rank == 0:
+                store(cache, name)
+        with named_copy(cache, name):
+            sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
     return sets[0], sets[1]

@@ -7,8 +7,6 @@ before: config.yaml is written, and an earlier run deleted, when training begins
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,13 +16,12 @@ from lightning.pytorch.callbacks import Callback
 
 from gentok.atomic import replacing, sweep
 from gentok.errors import ConfigError
+from gentok.folder_lock import folder_lock
 
 __all__ = ["Begin", "claimed"]
 
 _FILES = ("config.yaml", "metrics.csv", "metrics.json", "profile.txt", "report.html", "events.out.tfevents.*", "hparams.yaml")
 _FOLDERS = ("checkpoints", "bundle", "pictures", "sounds")
-_LOCK = ".lock"
-_held: set[Path] = set()  # by this process, to which the system gives a lock twice
 
 
 @contextlib.contextmanager
@@ -64,53 +61,12 @@ def _check_free(run: Path, config: Mapping[str, Any], ckpt: Path | None) -> None
 
 @contextlib.contextmanager
 def _lock(run: Path) -> Iterator[None]:
-    """A lock of POSIX: it ends with its process, and loader workers do not inherit it."""
-    taken = "another run trains in {} ({}): wait for it, or choose another folder with paths.run=FOLDER"
-    if run in _held:
-        raise ConfigError(taken.format(run, "of this process"))
-    path, file = run / _LOCK, None
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        while file is None or not _same(file, path):  # one that has just ended takes its file away
-            file = open(path, "a+")  # noqa: SIM115 closed below
-            if not _taken(file):
-                file.seek(0)
-                holder = file.read(200).strip()
-                file.close()
-                raise ConfigError(taken.format(run, holder))
-    except OSError as error:
-        raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}")
-        file.flush()
-        _held.add(run)
+    with contextlib.ExitStack() as stack:
         try:
-            yield
-        finally:
-            _held.discard(run)
-            path.unlink(missing_ok=True)
-
-
-def _taken(file: Any) -> bool:
-    """Takes the lock; whether that went well, which it also does where there are no locks."""
-    try:
-        import fcntl
-
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except (ImportError, OSError):  # Windows, and some file systems
-        pass
-    return True
-
-
-def _same(file: Any, path: Path) -> bool:
-    """Whether an open file is the one of this name."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except OSError:
-        return False
+            stack.enter_context(folder_lock(run, "another run trains in", "paths.run=FOLDER"))
+        except OSError as error:
+            raise OSError(f"the run's folder {run} cannot be written ({error.strerror or error}): set paths.root or paths.run") from error
+        yield
 
 
 def _remove_if_empty(run: Path) -> None:

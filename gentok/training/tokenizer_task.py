@@ -14,9 +14,11 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import build_tokenizer, load
+from gentok.data.remote_files import cache_folder
 from gentok.distributed import all_sum, rank
 from gentok.errors import ConfigError
-from gentok.metrics.codebook import CodebookHealth
+from gentok.interfaces import Consistency
+from gentok.metrics.codebook import CodebookHealth, share_given_back
 from gentok.rng import RowRNG
 from gentok.training.feature_cache import map_bytes, remember
 from gentok.training.modality import modality
@@ -43,6 +45,9 @@ class TokenizerTask(GentokModule):
         self._check_frozen()
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.balancer = build(self.config["balancer"], where="balancer") if self.config.get("balancer") else None
+        self.consistency = None
+        if self.config.get("consistency"):
+            self.consistency = build(self.config["consistency"], trust=self.config["trust"], where="consistency", role=Consistency)
         watched = self.config["callbacks"]
         self.collapse = Collapse(watched["collapse_below"], watched["collapse_steps"], _settings(self.config["tokenizer"].get("codebook")))
         sizes = self.tokenizer.spec.vocab_sizes  # none of latents, which have no codebook to be healthy
@@ -79,7 +84,7 @@ class TokenizerTask(GentokModule):
                 continue
             sets = self.sets.module
             if map_bytes(sum(map(len, sets)), network.width, grid) <= limit:
-                remember(network, settings, sets, grid, self.config["paths"]["cache"], self.device)
+                remember(network, settings, sets, grid, cache_folder(self.config["paths"]["cache"]), self.device)
 
     def training_step(self, batch: Batch, step: int) -> Tensor:
         batch.media = self.augment(batch.media, self.rng(batch, "augment"))
@@ -98,7 +103,9 @@ class TokenizerTask(GentokModule):
 
     def terms(self, batch: Batch, output: TokenizerOutput) -> dict[str, Tensor]:
         """What the loss is made of, {name: weighted scalar}."""
-        return output.losses
+        if self.consistency is None:
+            return output.losses
+        return {**output.losses, **self.consistency(self.tokenizer, output, batch.lengths, self.rng(batch, "consistency"))}
 
     def ramps(self) -> dict[str, float]:
         """Factors of the balancer's weights, where they are not 1."""
@@ -141,6 +148,9 @@ class TokenizerTask(GentokModule):
             self.log("latent_std", tokens.values.float().std(), batch_size=len(batch.media), sync_dist=True)
         self._add(self.modality.measure(reconstruction, media, lengths))
         self._add(self.tokenizer.scores(batch, tokens))
+        if self.consistency is not None:
+            share = share_given_back(tokens, self._encode(reconstruction, lengths))
+            self._add({"ids_given_back": share[share.isfinite()]})  # a sound without a frame has none
         if step == 0:
             self._show(media, reconstruction, lengths)
 

@@ -86,7 +86,13 @@ class PlacedWatermark(Watermark):
     Args:
         length: n, the places of the key. A longer one makes it rarer that items begin at the same place, and marks harder to find. None:
             the power of two of at least 256 that holds the longest item.
+
+    Attributes:
+        gap: a penalty of lost positions for `alignment.py`, in units of `cost`: about three of its standard deviations, small enough to
+            pass over lost positions and large enough not to look for the best places one by one.
     """
+
+    gap: ClassVar[float] = 3.0
 
     length: PositiveInt | None = None
 
@@ -122,7 +128,8 @@ class KeyMark(Mark):
         if not spec.vocab_sizes:
             raise ValueError("these are latents: a watermark is for tokens, whose ids it chooses")
         self.watermark, self.seed, self.levels, self.length = watermark, key.seed, spec.levels, watermark.places(spec)
-        self.groups, self.vocab = watermark.groups(spec, codebook), spec.vocab
+        self.groups = watermark.groups(spec, codebook)
+        self.vocab = spec.vocab if self.groups is None else int(self.groups.max()) + 1
         self.starts: Tensor | None = None
 
     def start(self, rng: RowRNG, positions: int) -> KeyMark:
@@ -153,6 +160,12 @@ class KeyMark(Mark):
     def gumbel(self, rng: RowRNG, level: Tensor, position: Tensor, vocab: int) -> Tensor | None:
         place = self._place(rng, level, position, level.dim())
         return self.watermark.gumbel(self._seed(place), place, vocab)
+
+    def symbols(self, codes: Tensor) -> Tensor:
+        """int64 [K, N]: the symbols of codes int64 [K, N] of one item; of cells below 0 anything."""
+        if self.groups is None:
+            return codes
+        return self.groups.to(codes.device)[torch.arange(len(codes), device=codes.device)[:, None], codes.clamp(min=0)]
 
     def _seed(self, like: Tensor) -> Tensor:
         return torch.tensor(self.seed, device=like.device)

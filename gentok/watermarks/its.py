@@ -30,6 +30,8 @@ def _order(seeds: Tensor, vocab: int) -> Tensor:
 class ITS(PlacedWatermark, id="watermark/its"):
     """Inverse transform sampling by the key's numbers; single items keep their distribution."""
 
+    gap = 0.7
+
     def choose(self, logits: Tensor, seed: Tensor, place: Tensor, groups: Tensor | None, rng: RowRNG) -> Tensor:
         order = _order(seed, logits.shape[-1])
         cumulative = (logits - logits.amax(-1, keepdim=True)).exp()[..., order].cumsum(-1)

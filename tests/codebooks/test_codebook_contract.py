@@ -105,6 +105,23 @@ def test_nearest_undoes_lookup_or_errs_less_with_every_level(book):
     assert all(b < a for a, b in zip(errors, errors[1:])), errors
 
 
+def test_what_is_unquantized_is_nearest_to_its_own_codes_and_has_a_gradient(name, book):
+    z = inputs(book).requires_grad_()
+    if not book.has_nearest or isinstance(book, LibraryCodebook):
+        with pytest.raises(TypeError, match="no vectors that its rows approximate"):
+            book.unquantized(z)
+        return
+    before, x = state(book), book.unquantized(z)
+    assert x.shape == (len(z), book.width, z.shape[2]) and x.dtype == torch.float32 and same(before, state(book))
+    (gradient,) = torch.autograd.grad(x.square().sum(), z)
+    assert gradient.abs().sum() > 0
+    if book.invertible and not book.projected and name not in ("ibq", "dual"):  # whose codes are chosen by another measure
+        same_rows = (book.lookup(book.nearest(x.detach())) - book.lookup(book(z).codes)).abs().amax(1) < 1e-4
+        assert same_rows.double().mean() > 0.99, "beside ties of float32 and float64; rows may be there twice"
+    distance = (x - book.lookup(book(z).codes)).square().mean()
+    assert distance < (x - book.lookup(book(z).codes).roll(1, 0)).square().mean()
+
+
 def test_nearest_fills_only_the_unknown_cells(book):
     if not book.has_nearest:
         pytest.skip("this codebook has no nearest code")

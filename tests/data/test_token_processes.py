@@ -3,11 +3,14 @@
 import errno
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -17,11 +20,12 @@ from token_writer import ITEMS
 from gentok.atomic import whole_file
 from gentok.data.augment import Augment
 from gentok.data.datasets import MemoryDataset
+from gentok.data.growing_arrays import GrowingArrays
 from gentok.data.sharded_encoding import encode_together
-from gentok.data.token_cache import encode_set, join, share_path
+from gentok.data.token_cache import alive_path, encode_set, join, share_path
 from gentok.data.token_dataset import TokenDataset
 from gentok.errors import FormatError
-from gentok.types import Batch
+from gentok.types import Batch, Line, Tokens, TokenSpec
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -48,7 +52,7 @@ def kill_at_random_moments(folder, moments):
         process.communicate()
         codes = TokenDataset(folder / "t.safetensors", PixelTokenizer(60000).spec).__getitems__(range(ITEMS)).tokens.codes
         assert codes.shape == (ITEMS, 1, 16) and len(codes.unique()) == 1
-        assert len(list(folder.iterdir())) <= 2, "the next writer removes what the last one left"
+        assert len(list(folder.iterdir())) <= 3, "the next writer removes what the last one left: a folder and a file that grow"
 
 
 def test_kill_9_while_writing_leaves_a_whole_file(tmp_path):
@@ -181,6 +185,66 @@ def test_who_waits_in_vain_says_for_whom(tmp_path):
         with pytest.raises(TimeoutError, match=rf"waited 0 s .* for {missing} in .*paths\.cache") as error:
             encode_together(PixelTokenizer(), pictures(), tmp_path / str(rank) / "t.safetensors", rank=rank, world=2, patience=0.3, **QUIET)
         assert isinstance(error.value, OSError) and "\n" not in str(error.value)
+
+
+def test_who_waits_for_a_process_that_is_killed_says_so_at_once(tmp_path):
+    class Stuck(PixelTokenizer):
+        def encode(self, media, lengths=None, rng=None):
+            time.sleep(600)
+
+    path = tmp_path / "t.safetensors"
+    pid = os.fork()
+    if pid == 0:
+        encode_set(Stuck(), pictures(), path, rank=1, world=2, **QUIET)
+        os._exit(0)
+    while not alive_path(path, 1, 2).exists():
+        time.sleep(0.01)
+    killer = threading.Timer(1.0, lambda: (os.kill(pid, signal.SIGKILL), os.waitpid(pid, 0)))
+    killer.start()
+    with pytest.raises(OSError, match=r"process 1 of 2 is gone, which encoded its share of t\.safetensors") as error:
+        encode_together(PixelTokenizer(), pictures(), path, rank=0, world=2, **QUIET)
+    killer.join()
+    assert "\n" not in str(error.value)
+    with pytest.raises(TimeoutError):  # what an earlier run has left says nothing
+        encode_together(PixelTokenizer(), pictures(), path, rank=0, world=2, patience=0.3, **QUIET)
+
+
+@pytest.mark.parametrize("count", [40, 160])
+def test_a_set_of_any_length_is_encoded_in_flat_memory(tmp_path, count):
+    """Of 256 kB an item; no more than a few of them are held."""
+    held = most_held(tmp_path / "t.safetensors", count)
+    assert held < 4 << 20
+    assert len(TokenDataset(tmp_path / "t.safetensors")) == count
+
+
+def test_one_that_keeps_what_it_encodes_would_be_seen(tmp_path, monkeypatch):
+    class Keeping(GrowingArrays):
+        everything: ClassVar[list] = []
+
+        def add(self, pieces):
+            self.everything.append({name: piece.copy() for name, piece in pieces.items()})
+            super().add(pieces)
+
+    monkeypatch.setattr("gentok.data.token_cache.GrowingArrays", Keeping)
+    assert most_held(tmp_path / "t.safetensors", 40) > 8 << 20
+
+
+def most_held(path, count):
+    """Bytes of numpy and Python at the most, over what was held before."""
+
+    class Wide(PixelTokenizer):
+        def __init__(self):
+            super().__init__()
+            self.spec = TokenSpec((200,), Line(1 << 18), media_shape=(1, 4, 4), encode_fingerprint="wide")
+
+        def encode(self, media, lengths=None, rng=None):
+            return Tokens(torch.ones(len(media), 1, 1, dtype=torch.int64).expand(-1, 1, 1 << 18), self.spec)
+
+    tracemalloc.start()
+    encode_set(Wide(), pictures(count), path, batch_size=1, progress=False)
+    held = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return held
 
 
 def test_a_set_of_which_nothing_can_be_read_is_said(tmp_path):

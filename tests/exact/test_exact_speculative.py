@@ -41,6 +41,9 @@ DRAFTS = {
     "table, tree": {"draft": "table", "branches": 2},
     "above": {"draft": "above"},
     "left, block": {"draft": "left", "verify": "block"},
+    "model, beam": {"draft": "model", "branches": 2, "tree": "beam"},
+    "model, paths": {"draft": "model", "branches": 2, "verify": "block"},
+    "model, trimmed": {"draft": "model", "branches": 2, "trim": [0, 1]},
 }
 
 
@@ -55,7 +58,9 @@ MANY = [name for name in DRAFTS if DRAFTS[name].get("verify") in ("k_seq", "opti
 TREES = [(drafts, vocab) for drafts in MANY for vocab in ((2,) if "wide" in drafts else (2, 3))]
 
 
-FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY]
+APART = ["model, beam", "model, paths"]
+"""Those whose paths are followed elsewhere: test_exact_beam_drafts, test_exact_block_paths."""
+FEW = [name for name in DRAFTS if "wide" not in name and name not in MANY + APART]
 
 
 @checkered(drafts=FEW, window=[1, 2, 3], guidance=[(1.0, "constant"), (2.0, "linear")])
@@ -95,11 +100,16 @@ def test_a_network_with_a_smaller_one_draws_its_enumerated_distribution(drafts):
     assert agreement(sample(sampler, model, cases, 800), [causal_distribution(model, case, sampler) for case in cases]) > 1e-3
 
 
-@pytest.mark.parametrize("order", ["k1-raster", "k2-delayed"])
-def test_items_that_end_by_themselves_draw_the_enumerated_distribution(order):
+ENDING = [("model", "k1-raster"), ("model", "k2-delayed")]
+ENDING += [pytest.param(drafts, "k1-raster", marks=pytest.mark.slow) for drafts in ("model, block", *APART, "model, trimmed")]
+
+
+@pytest.mark.parametrize(("drafts", "order"), ENDING)
+def test_items_that_end_by_themselves_draw_the_enumerated_distribution(drafts, order):
     spec, layout = order.split("-")
     model, small = Ending(SPECS[spec], layout), Ending(SPECS[spec], layout, seed=5)
-    sampler, cases = Speculative(draft="model", ckpt=small, window=3), [c for c in ending_cases(model.spec) if c.codes.max() < 0]
+    sampler = Speculative(**DRAFTS[drafts], ckpt=small, window=3)
+    cases = [c for c in ending_cases(model.spec) if c.codes.max() < 0]
     assert agreement(sample(sampler, model, cases, 2500), [distribution_of(model, case, sampler) for case in cases]) > 1e-3
 
 
@@ -162,8 +172,8 @@ class Flattened(ModelDrafts):
 class Blind(ModelDrafts):
     """The small model reads id 0 in the place of its own drafts: no bias, since q is still what was drawn from."""
 
-    def _logits(self, rows, drafts, nodes):
-        return super()._logits(rows, drafts.clamp(max=0), nodes)
+    def logits(self, rows, drafts, nodes):
+        return super().logits(rows, drafts.clamp(max=0), nodes)
 
 
 @pytest.mark.parametrize(("own", "biased"), [(Renamed, True), (Flattened, True), (Blind, False)])
@@ -184,7 +194,7 @@ def test_mutants_of_the_drafts_are_told_and_bad_drafts_are_no_bias(own, biased, 
         ({"draft": "model"}, "draft=model needs the drafts' generator: set sampler.ckpt"),
         ({"draft": "table", "ckpt": "a"}, "ckpt is for draft=model; draft=table has no generator: leave one"),
         ({"draft": "above", "branches": 2}, "drafts from above are for a chain: set branches=1; got branches=2"),
-        ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block is for a chain"),
+        ({"draft": "table", "branches": 2, "verify": "block"}, "verify=block without a generator's paths is for a chain"),
         ({"own": True}, "own=true needs a generator of the siblings: set sampler.ckpt"),
     ],
 )

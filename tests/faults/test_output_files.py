@@ -16,6 +16,7 @@ import gentok
 from gentok.atomic import replacing, sweep, whole_file
 from gentok.cli import compose
 from gentok.errors import ConfigError
+from gentok.folder_lock import folder_lock
 from gentok.sample_files import sample_to_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,6 +65,13 @@ def test_samples_of_an_earlier_version_are_replaced_by_their_number(tmp_path):
     del report["files"]
     (tmp_path / "samples.json").write_text(json.dumps(report))
     assert sampled(tmp_path, "n=2") == OF
+
+
+def test_a_second_call_for_a_folder_is_refused_while_the_first_samples(tmp_path):
+    out = tmp_path / "out"
+    with folder_lock(out, "another call samples into", "out=FOLDER"), pytest.raises(ConfigError, match="samples into .*out.*out=FOLDER$"):
+        sampled(out, "n=1")
+    assert sampled(out, "n=1") == ["0000.png", "codes.safetensors", "grid.png", "samples.json"]
 
 
 def test_a_call_that_fails_leaves_no_folder_and_loses_nothing(tmp_path):

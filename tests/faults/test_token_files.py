@@ -118,3 +118,12 @@ def test_a_damaged_file_of_kept_figures_is_made_anew(tmp_path):
             path.write_bytes(path.read_bytes()[:-2] + b"\x00\x00")
         tensors, problem = cached("x", compute, tmp_path)
         assert problem is None and tensors["value"].equal(value) and len(calls) == made
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-40])])
+def test_a_file_that_changes_before_a_worker_maps_it_is_named_in_a_line(file, change):
+    data = TokenDataset(file)
+    change(file)
+    with pytest.raises(OSError, match=r"t\.safetensors has disappeared or changed") as error:
+        data.__getitems__([0])
+    assert "\n" not in str(error.value)

@@ -169,7 +169,7 @@ def test_four_items_are_learned_by_heart():
     expected = spec.positions * math.log(3) + sizes[model.labels(tokens.codes)].double().log().sum() / 4
     assert abs(float(start) - float(expected)) < 1e-4, "uniform over labels, and over the members of each"
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for step in range(50):
+    for step in range(80):
         optimizer.zero_grad()
         model.loss(tokens, condition, RowRNG.of(0, range(4), step)).loss.backward()
         optimizer.step()

@@ -92,7 +92,8 @@ def test_one_pass_has_the_loss_of_a_pass_per_entity(entity, context):
         torch.testing.assert_close(out.terms["last"].double(), errors[-1].mean().detach(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-6), (torch.float32, 1e-5)])  # what is drawn is float32
+# What is drawn is float32; in a float32 network rounding grows over the passes.
+@pytest.mark.parametrize("dtype, close", [(torch.float64, 1e-6), (torch.float32, 2e-4)])
 @pytest.mark.parametrize("entity", KINDS)
 def test_cached_sampling_is_a_loop_over_uncached_passes(entity, dtype, close):
     model, condition, parts, steps = model_of(entity, dtype=dtype), classes(3), KINDS[entity], 3
@@ -114,7 +115,7 @@ def test_cached_sampling_is_a_loop_over_uncached_passes(entity, dtype, close):
     if len(parts) > 1:  # a cache that keeps what the last noisy call left there is found out
         model.__class__ = Stale
         stale = EntitiesSampler(solver="euler", steps=steps)(model, condition, rng=rows(3)).tokens.values
-        assert torch.equal(stale[:, :, parts[0]], out.tokens.values[:, :, parts[0]]) and (stale.double() - wanted).abs().max() > 100 * close
+        assert torch.equal(stale[:, :, parts[0]], out.tokens.values[:, :, parts[0]]) and (stale.double() - wanted).abs().max() > 1e-3
 
 
 class Stale(XAR):

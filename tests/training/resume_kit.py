@@ -43,6 +43,8 @@ CASES: dict[str, list[str]] = {
     "without averages": [*SMALL, "callbacks.ema=null"],
     "autoregressive from tokens": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2"],
     "autoregressive from media": ["experiment=mnist5k/ar", *GENERATOR, "task.views=0", "trainer.accumulate=2"],
+    "causal masking from tokens": ["experiment=mnist5k/causal_masked", *GENERATOR, "task.views=2"],
+    "mixed objectives from media": ["experiment=mnist5k/ar", "generator=mixed_objectives", *GENERATOR, "task.views=0"],
     "masked from tokens": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.workers=2"],
     "masked from media": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0"],
     "any order from tokens": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.orders=random",
@@ -80,7 +82,7 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
+    generators = ("mnist5k/ar", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
