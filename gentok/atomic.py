@@ -12,11 +12,13 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-__all__ = ["is_gone", "named_errors", "own_process", "replacing", "sweep", "sync", "unfinished", "whole_file", "writable_folder"]
+__all__ = [
+    "is_gone", "named_errors", "own_process", "replacing", "save_tensors", "sweep", "sync", "unfinished", "whole_file", "writable_folder",
+]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -51,6 +53,23 @@ def replacing(path: str | os.PathLike[str], temporary: Path | None = None, setti
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def save_tensors(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file that may be read by whoever may read this process's other files: the library's own are its user's alone.
+
+    Args:
+        tensors: of torch, contiguous.
+        path: of the file, which is not there or may be replaced.
+        metadata: of its header.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.touch()  # with the permissions that this process gives to what it writes
+    mode = path.stat().st_mode & 0o777
+    save_file(dict(tensors), path, metadata=metadata)
+    path.chmod(mode)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gentok.atomic import replacing, sweep, writable_folder
+from gentok.atomic import replacing, save_tensors, sweep, writable_folder
 from gentok.bundle import Bundle, load
 from gentok.bundle.places import find
 from gentok.data.image_files import save_image, to_media, to_uint8
@@ -196,15 +196,13 @@ def _request(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: SamplingPlan, parts: Parts, shown: int) -> None:
     """The parts as files of the folder, and the report."""
-    from safetensors.torch import save_file
-
     folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
     spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
     kind = "codes" if bundle.spec.levels else "latents"
     names = (kind, "token_lengths", "calls", "lengths", "log_weight")
     made, positions, calls, lengths, weights = (parts.joined(plan.parts, name) for name in names)
     stored = {kind: made, **({} if positions is None else {"lengths": positions})}
-    save_file(stored, folder / f"{kind}.safetensors", metadata={"spec": json.dumps(bundle.spec.to_dict())})
+    save_tensors(stored, folder / f"{kind}.safetensors", {"spec": json.dumps(bundle.spec.to_dict())})
     media = parts.joined(plan.parts, "waves" if sounds else "pixels", shown)
     media = spectrograms(media, bundle.spec.sample_rate, lengths[:shown]) if sounds else to_media(media)
     columns = config["columns"] or math.ceil(math.sqrt(shown))

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.atomic import replacing
+from gentok.atomic import replacing, save_tensors
 from gentok.sampling_plan import Samples
 from gentok.types import Latents
 
@@ -83,11 +83,9 @@ class Parts:
 
     def write(self, first: int, part: Part) -> None:
         """A part, whole or not at all."""
-        from safetensors.torch import save_file
-
         tensors = {name: x.contiguous() for name, x in part.tensors.items()}
         with replacing(self.path(first)) as temporary:
-            save_file(tensors, temporary, metadata={"about": json.dumps(part.about, default=str)})
+            save_tensors(tensors, temporary, {"about": json.dumps(part.about, default=str)})
 
     def read(self, parts: Sequence[range], *names: str) -> Iterator[Part]:
         """Parts in order. names: of the tensors that are wanted; those that a part has not are left out."""

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from gentok import __version__
-from gentok.atomic import named_errors, sync
+from gentok.atomic import named_errors, save_tensors, sync
 from gentok.build import identify
 from gentok.bundle.card import card
 from gentok.bundle.files import FORMAT, checksum, last_good, sealed
@@ -95,12 +95,10 @@ def save(
 
 def _write(folder: Path, document: dict[str, Any], states: Mapping[str, Mapping[str, Tensor]]) -> None:
     """All files of a bundle, flushed to the disk."""
-    from safetensors.torch import save_file
-
     shutil.rmtree(folder, ignore_errors=True)
     for name, state in states.items():
         (folder / name).mkdir(parents=True)
-        save_file(dict(state), folder / name / "model.safetensors")
+        save_tensors(state, folder / name / "model.safetensors")
     document["checksums"] = {str(file.relative_to(folder)): checksum(file) for file in sorted(folder.rglob("*.safetensors"))}
     document["checksum"] = seal(sealed(document))["checksum"]
     (folder / "README.md").write_text(card(document), encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gentok.atomic import replacing
+from gentok.atomic import replacing, save_tensors
 from gentok.types import fingerprint
 
 __all__ = ["cached"]
@@ -31,7 +31,6 @@ def cached(
         a full disk stops nothing.
     """
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import save_file
 
     root = Path(folder) if folder is not None else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gentok"
     path = root / f"{name}.safetensors"
@@ -43,7 +42,7 @@ def cached(
     try:
         kept = {key: value.cpu().contiguous() for key, value in tensors.items()}
         with replacing(path) as temporary:
-            save_file(kept, temporary, metadata={"fingerprint": fingerprint(kept)})
+            save_tensors(kept, temporary, {"fingerprint": fingerprint(kept)})
     except (OSError, SafetensorError) as error:
         return tensors, f"not written: {error}"
     return tensors, None

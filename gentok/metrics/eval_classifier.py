@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gentok.atomic import replacing
+from gentok.atomic import replacing, save_tensors
 from gentok.metrics.classifier import fit, seeded, shrunk
 from gentok.rng import RowRNG
 from gentok.types import fingerprint
@@ -171,13 +171,11 @@ def save_eval_classifier(model: PhotoCNN, path: str | os.PathLike[str], about: d
         path: of the file.
         about: what the header says.
     """
-    from safetensors.torch import save_file
-
     state = {k: v.cpu().contiguous() for k, v in model.state_dict().items()}
     state = {k: v.half() if v.dim() == 4 and k != "whiten.weight" else v for k, v in state.items()}
     with replacing(path) as temporary:
         header = {"version": VERSION, **about, "fingerprint": fingerprint(state)}
-        save_file(state, temporary, metadata={HEADER: json.dumps(header)})
+        save_tensors(state, temporary, {HEADER: json.dumps(header)})
 
 
 def load_eval_classifier(path: str | os.PathLike[str]) -> tuple[PhotoCNN, dict[str, Any]]:

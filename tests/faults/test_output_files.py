@@ -47,6 +47,18 @@ def test_samples_of_two_calls_do_not_mix(tmp_path):
     assert report["files"] == ["grid.png", "codes.safetensors", "samples.json", "0000.png", "0001.png"] and report["condition"] == 7
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_weights_and_codes_may_be_read_by_whom_the_user_lets_read(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        sampled(tmp_path / "out", "n=2")
+        gentok.load("mnist5k_vq").save(tmp_path / "bundle")
+    finally:
+        os.umask(before)
+    for path in (*tmp_path.rglob("*.safetensors"), tmp_path / "bundle" / "bundle.json"):
+        assert path.stat().st_mode & 0o777 == mode, path
+
+
 def test_only_what_was_listed_is_replaced(tmp_path):
     names = sampled(tmp_path, "n=1")
     (tmp_path / "0007.png").write_text("mine")
