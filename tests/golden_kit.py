@@ -46,15 +46,16 @@ def hundredths(values: Tensor) -> Tensor:
 
 
 def sampled(bundle: Any) -> Tensor:
-    """codes int64 [2, K, N] of two conditioned samples, drawn by the model in float64, where machines do not differ enough to matter."""
+    """codes int64 [2, K, N] (of continuous latents: in hundredths) of two conditioned samples, drawn by the
+    model in float64, where machines do not differ enough to matter."""
     bundle.tokenizer.double()
     bundle.generator.double()
     seen, decode = [], bundle.tokenizer.decode
-    bundle.tokenizer.decode = lambda tokens, **options: (seen.append(tokens.codes), decode(tokens, **options))[1]
+    bundle.tokenizer.decode = lambda tokens, **options: (seen.append(tokens), decode(tokens, **options))[1]
     condition = next(CONDITIONS[name] for name, _ in bundle.condition_spec.parts)
     bundle.sample(n=2, condition=condition, guidance=1.5, seed=0)
-    (codes,) = seen
-    return codes
+    (tokens,) = seen
+    return tokens.codes if bundle.spec.levels else hundredths(tokens.values)
 
 
 def observed(path: Path) -> dict[str, Tensor]:
