@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from typing import Any
 
 from gentok.errors import ConfigError
@@ -25,6 +27,7 @@ def run(config: dict[str, Any]) -> None:
         import uvicorn
     except ImportError as error:
         raise ConfigError(f"serving needs {error.name}: pip install 'gentok[serve]'") from None
+    listening = _listening(config["host"], config["port"])
     from gentok.bundle import load
     from gentok.devices import chosen_device
     from gentok.sampling import key_mark, lower_precision, pick_sampler
@@ -46,7 +49,18 @@ def run(config: dict[str, Any]) -> None:
     )  # fmt: skip
     place = f"http://{config['host']}:{config['port']}"
     print(f"gentok: {bundle}\ngentok: {place} is a page to try it, {place}/docs lists the addresses; Ctrl-C stops", flush=True)
-    uvicorn.run(make_app(served), host=config["host"], port=config["port"], log_level="warning", timeout_graceful_shutdown=60)
+    server = uvicorn.Server(uvicorn.Config(make_app(served), log_level="warning", timeout_graceful_shutdown=60))
+    with contextlib.suppress(KeyboardInterrupt):  # which it raises again when it has stopped
+        server.run([listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket at that address. Raises ConfigError where there can be none."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        said = getattr(error, "strerror", None) or "ports are numbers up to 65535"
+        raise ConfigError(f"cannot listen at {host}:{port} ({said}): set another host= or port=") from None
 
 
 def main() -> None:

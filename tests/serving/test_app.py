@@ -23,7 +23,9 @@ from starlette.testclient import TestClient  # noqa: E402
 
 from gentok.bundle import load  # noqa: E402
 from gentok.data.image_files import to_media  # noqa: E402
+from gentok.errors import ConfigError  # noqa: E402
 from gentok.serving.app import Served, make_app  # noqa: E402
+from gentok.serving.server import _listening  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -162,6 +164,13 @@ def test_a_tokenizer_alone_encodes_and_decodes():
         assert client.get("/v1/model").json()["generator"] is None
         assert "a tokenizer alone" in client.post("/v1/sample", json={}).json()["error"]
         assert len(client.post("/v1/decode", json={"codes": [[[0] * 64]]}).json()["items"]) == 1
+
+
+@pytest.mark.parametrize(("port", "says"), [(99999, "65535"), (None, "in use")])
+def test_an_address_that_cannot_be_had_is_a_line(port, says):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ConfigError, match=says) as error:
+        _listening("127.0.0.1", port or taken.getsockname()[1])
+    assert "\n" not in str(error.value)
 
 
 @pytest.fixture
