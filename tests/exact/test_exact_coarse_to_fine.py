@@ -8,6 +8,7 @@ import pytest
 import torch
 from enumeration import changed, enumerated, gap, same, some_impossible, variation
 from kit import CLASSES, SPECS, Case, Distribution, agreement, alone, cases_of, checkered, completions, rejects, sample
+from random_weights import randomized
 from refines_kit import CLUSTERS, TabularRefines, refined_distribution
 from test_exact_endings import Ending
 from test_exact_endings import distribution_of as ending_distribution
@@ -110,12 +111,7 @@ def network(name, dtype=torch.float64, **settings):
     spec = SPECS[name]
     own = {"width": 16, "depth": 2, "heads": 2, "refiner_width": 16, "refiner_depth": 2, "refiner_heads": 2, **settings}
     model = CoarseToFine(spec, CLASSES, clusters=2, clustering="random", **own).to(dtype).eval()
-    rng = RowRNG([len(name)])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
-    return model
+    return randomized(model, len(name))
 
 
 @torch.no_grad()

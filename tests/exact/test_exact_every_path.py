@@ -10,6 +10,7 @@ import torch
 from any_order_kit import TabularAnyOrder, mean_distribution, ordered_distribution
 from enumeration import changed, enumerated, gap, same, some_impossible, variation
 from kit import CLASSES, Case, Distribution, TabularCausal, causal_distribution, checkered, completions, reference_filter
+from random_weights import randomized
 from self_speculative_kit import Tabular, window_distribution
 from test_exact_networks import network
 from test_exact_settings import GRIDS, SETTINGS, leak, leans
@@ -258,12 +259,7 @@ def tree_model(kind, spec, layout):
         return TabularCausal(spec, layout)
     cls, own = (DepthTransformer, {"level_width": 8, "level_heads": 2}) if kind == "depth" else (Autoregressive, {"layout": layout})
     model = cls(spec, CLASSES, width=16, depth=2, heads=2, **own).double().eval()
-    rng = RowRNG([1])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
-    return model
+    return randomized(model, 1)
 
 
 @pytest.mark.parametrize("guidance", [(1.0, "constant"), (0.5, "constant"), (2.0, "linear")], ids=str)

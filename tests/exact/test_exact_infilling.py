@@ -3,6 +3,7 @@
 import pytest
 import torch
 from kit import CLASSES, SPECS, Case, agreement, altered, causal_distribution, rejects
+from random_weights import randomized
 
 from gentok.generators.causal_masked import CausalMasked
 from gentok.rng import RowRNG
@@ -25,12 +26,7 @@ SAMPLERS = {
 
 def network(spec, layout="auto"):
     model = CausalMasked(SPEC[spec], CLASSES, width=16, depth=2, heads=2, layout=layout).double().eval()
-    rng = RowRNG([len(spec)])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
-    return model
+    return randomized(model, len(spec))
 
 
 def cases(spec):

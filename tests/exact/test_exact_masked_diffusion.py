@@ -22,6 +22,7 @@ from kit import (
     sample,
 )  # fmt: skip
 from masked_distributions import TimedMasked, ancestral_distribution, hitting_distribution
+from random_weights import randomized
 
 from gentok.generators.masked import MaskedTransformer
 from gentok.rng import RowRNG
@@ -39,11 +40,7 @@ SETTINGS = {
 
 def network(spec, **settings):
     model = MaskedTransformer(SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).double().eval().requires_grad_(False)
-    rng = RowRNG([len(spec)])
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
-    return model
+    return randomized(model, len(spec))
 
 
 # ----------------------------------------------------------------------------------------------------------- first hitting

@@ -20,6 +20,7 @@ from kit import (
     rejects,
     sample,
 )  # fmt: skip
+from random_weights import randomized
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
@@ -48,12 +49,7 @@ def network(cls, spec, dtype=torch.float64, **settings):
     """Two layers of width 16 with random weights, large enough that the distribution depends on everything
     and is far from uniform."""
     model = cls(SQUARE if spec == "square" else SPECS[spec], CLASSES, width=16, depth=2, heads=2, **settings).to(dtype).eval()
-    rng = RowRNG([len(spec)])
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() > 1:
-                parameter.copy_(rng.normal(*parameter.shape)[0] * 0.35)
-    return model
+    return randomized(model, len(spec))
 
 
 def run(spec, layout, setting, n):

@@ -11,7 +11,6 @@ Imports everything once and forks: a forked child is a process of its own, which
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import random
@@ -23,6 +22,7 @@ from pathlib import Path
 
 import torch
 from resume_kit import CASES, SMALL, configured, different, last, state
+from slow_disk import slow_disk
 
 from gentok.bundle import load
 from gentok.training.resume import read
@@ -60,23 +60,6 @@ def wait_for(condition: Callable[[], bool], pid: int, what: str, log: Path) -> N
             sys.exit(f"the child ended before {what}: {log.read_text()}")
         time.sleep(0.01)
     sys.exit(f"no {what} within a minute")
-
-
-def slow_disk() -> None:
-    """From now on this process writes checkpoints in 50 pieces of 5 ms, so that most moments lie within the writing of one."""
-    quick = torch.save
-
-    def slow(checkpoint: object, file: io.IOBase) -> None:
-        whole = io.BytesIO()
-        quick(checkpoint, whole)
-        content = whole.getvalue()
-        size = len(content) // 50 + 1
-        for i in range(0, len(content), size):
-            file.write(content[i : i + size])
-            file.flush()
-            time.sleep(0.005)
-
-    torch.save = slow
 
 
 def moments(root: Path, count: int, seed: int) -> dict:
