@@ -70,6 +70,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "chunk": PositiveFloat,
     # serve
     "host": Place, "port": PositiveInt, "max_items": PositiveInt, "max_waiting": PositiveInt, "max_megabytes": PositiveFloat,
+    "max_seconds": PositiveFloat,
     # watermarks
     "key": Place, "keys": PositiveInt, "inputs": Texts, "alignment": Literal["shift", "edit"], "gap": PositiveFloat,
     "media_shape": Sequence[PositiveInt], "dtype": Dtype | Literal["int8", "auto"], "classes": PositiveInt,
@@ -87,8 +88,8 @@ NEEDED = (
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",
     "trainer.progress_bar", "trainer.compile", "trainer.checkpoint_activations", "cluster.nodes", "cluster.gpus_per_node",
-    "host", "port", "max_items", "max_waiting", "classes",
-    "max_megabytes", "cluster.cpus_per_task", "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
+    "host", "port", "max_items", "max_waiting", "max_megabytes", "max_seconds", "classes", "cluster.cpus_per_task",
+    "cluster.time", "callbacks.collapse_below", "callbacks.collapse_steps", "logger.csv",
     "logger.tensorboard", "sampler.temperature", "inputs", "message", "card", "parts",
 )  # fmt: skip
 """Keys that cannot be null."""

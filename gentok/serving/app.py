@@ -66,7 +66,7 @@ class Served:
         guidance: of requests that name none; None: the bundle's.
         mark: the watermark of everything that is drawn.
         text_encoder: a folder, of models that are conditioned on its vectors.
-        batch_size, max_items, max_waiting, max_bytes: as in conf/serve.yaml.
+        batch_size, max_items, max_waiting, max_bytes, max_seconds: as in conf/serve.yaml.
     """
 
     bundle: Bundle
@@ -78,6 +78,7 @@ class Served:
     max_items: int = 64
     max_waiting: int = 256
     max_bytes: int = 16 << 20
+    max_seconds: float = 60.0
 
     def plan(self, wanted: SampleRequest) -> SamplingPlan:
         """The plan of a request. Raises ValueError or ConfigError where it cannot be done."""
@@ -91,7 +92,7 @@ class Served:
             sampler = configured_sampler(wanted.sampler or sampler, type(self.bundle.generator), settings)
         if self.mark is not None:
             sampler.check_marks()
-        known = None if wanted.known is None else read_media(decoded_text(wanted.known, "known"), self.bundle.spec)
+        known = None if wanted.known is None else read_media(decoded_text(wanted.known, "known"), self.bundle.spec, self.max_seconds)
         guidance = self.guidance if wanted.guidance is None else wanted.guidance
         return SamplingPlan(
             self.bundle, sampler, n=wanted.n, condition=wanted.condition, seed=wanted.seed, known=known, keep=keep_of(wanted.keep),
@@ -226,7 +227,7 @@ def make_app(served: Served) -> FastAPI:
         data = await request.body()
 
         def work() -> Any:
-            tokens = served.bundle.encode(read_media(data, spec)[None])
+            tokens = served.bundle.encode(read_media(data, spec, served.max_seconds)[None])
             if not isinstance(tokens, Tokens):
                 raise ConfigError("this model's tokenizer makes latents, which are not sent")
             return tokens.codes.tolist()
@@ -237,7 +238,7 @@ def make_app(served: Served) -> FastAPI:
     async def decode(wanted: DecodeRequest) -> dict[str, Any]:
         if len(wanted.codes) > served.max_items:
             raise ConfigError(f"{len(wanted.codes)} items: this server decodes up to {served.max_items} for a request")
-        work = lambda: served.bundle.decode(tokens_of(wanted.codes, served.bundle)).float().cpu()  # noqa: E731
+        work = lambda: served.bundle.decode(tokens_of(wanted.codes, served.bundle, served.max_seconds)).float().cpu()  # noqa: E731
         media = await asyncio.wrap_future(engine.call(work))
         made = Samples(media, None, media.new_zeros(len(media)).long(), {}, 0.0, {})
         items = await asyncio.to_thread(items_of, made, spec, True, False)

@@ -16,7 +16,7 @@ from gentok.data.image_files import read_pixels, to_media, to_uint8
 from gentok.data.sound_files import FullScale, read_sound, sound_bytes
 from gentok.errors import ConfigError, counted
 from gentok.sampling_plan import Samples
-from gentok.types import Tokens, TokenSpec
+from gentok.types import Frames, Tokens, TokenSpec
 
 __all__ = [
     "DecodeRequest", "SampleRequest", "decoded_text", "items_of", "keep_of", "media_file", "media_type", "read_media", "sampler_settings",
@@ -85,22 +85,27 @@ def media_type(spec: TokenSpec) -> str:
     return "audio/wav" if spec.modality == "audio" else "image/png"
 
 
-def read_media(data: bytes, spec: TokenSpec) -> Tensor:
+def read_media(data: bytes, spec: TokenSpec, max_seconds: float) -> Tensor:
     """The bytes of an image or sound file as media of a tokenizer.
 
     Args:
         data: of any format that gentok reads.
         spec: of the tokenizer.
+        max_seconds: of a sound.
 
     Returns:
         float [C, H, W] of the media's size, or [C, T] at its rate, in [-1, 1].
 
     Raises:
-        ValueError: they cannot be read.
+        ValueError: they cannot be read, or the sound is longer.
     """
     channels, *size = spec.media_shape or (1,)
     if spec.modality == "audio":
-        return FullScale()(read_sound(data, spec.sample_rate, channels, name="the sound"), "the sound")
+        most = int(max_seconds * (spec.sample_rate or 1))
+        sound = read_sound(data, spec.sample_rate, channels, samples=most + 1, name="the sound")
+        if sound.shape[-1] > most:
+            raise ConfigError(f"the sound is longer than the {max_seconds:g} s that this server takes")
+        return FullScale()(sound, "the sound")
     return to_media(torch.from_numpy(read_pixels(data, channels, size, name="the image")))
 
 
@@ -154,16 +159,18 @@ def items_of(samples: Samples, spec: TokenSpec, media: bool, codes: bool) -> lis
     return items
 
 
-def tokens_of(codes: list[list[list[int]]], bundle: Bundle) -> Tokens:
+def tokens_of(codes: list[list[list[int]]], bundle: Bundle, max_seconds: float) -> Tokens:
     """Codes of a request as tokens of the model.
 
     Raises:
-        ConfigError, ValueError: they are none.
+        ConfigError, ValueError: they are none, or of a longer sound.
     """
     spec = bundle.spec
     lengths = {len(level) for item in codes for level in item}
     if not codes or len(lengths) != 1 or {len(item) for item in codes} != {spec.levels}:
         raise ConfigError(f"codes: expected [items][{counted(spec.levels, 'level')}][positions], all of the same length")
+    if isinstance(spec.grid, Frames) and max(lengths) > max_seconds * spec.grid.rate_hz:
+        raise ConfigError(f"codes: {max(lengths)} frames are more than the {max_seconds:g} s that this server takes")
     if any(not -(2**63) <= code < 2**63 for item in codes for level in item for code in level):
         raise ConfigError("codes: numbers beyond 64 bits")
     return Tokens(torch.tensor(codes, dtype=torch.int64), spec)

@@ -45,7 +45,7 @@ def run(config: dict[str, Any]) -> None:
             sampler.check_marks()
     served = Served(
         bundle, sampler, config["guidance"], mark, config["text_encoder"], config["batch_size"], config["max_items"], config["max_waiting"],
-        int(config["max_megabytes"] * (1 << 20)),
+        int(config["max_megabytes"] * (1 << 20)), config["max_seconds"],
     )  # fmt: skip
     place = f"http://{config['host']}:{config['port']}"
     print(f"gentok: {bundle}\ngentok: {place} is a page to try it, {place}/docs lists the addresses; Ctrl-C stops", flush=True)

@@ -159,6 +159,19 @@ def test_over_the_limit_is_429_and_the_others_are_answered(bundle):
     assert len(served) + len(refused) == 24 and served and all(len(answer.json()["items"]) == 2 for answer in served)
 
 
+def test_sounds_have_a_longest():
+    soundfile = pytest.importorskip("soundfile")
+    bundle, files = load("fsdd_codec"), {}
+    for seconds in (0.5, 0.6):
+        soundfile.write(file := io.BytesIO(), np.zeros(int(16000 * seconds)), 16000, format="wav")
+        files[seconds] = file.getvalue()
+    with TestClient(make_app(Served(bundle, max_seconds=0.5))) as client:
+        codes = client.post("/v1/encode", content=files[0.5]).json()["codes"]
+        assert np.shape(codes) == (1, 8, 25) and client.post("/v1/decode", json={"codes": codes}).json()["type"] == "audio/wav"
+        for answer in (client.post("/v1/encode", content=files[0.6]), client.post("/v1/decode", json={"codes": [[[0] * 26] * 8]})):
+            assert answer.status_code == 400 and "0.5 s that this server takes" in answer.json()["error"]
+
+
 def test_a_tokenizer_alone_encodes_and_decodes():
     with TestClient(make_app(Served(load("mnist5k_vq")))) as client:
         assert client.get("/v1/model").json()["generator"] is None
