@@ -41,15 +41,25 @@ def weighted_rejection(log_p: Tensor, order: Tensor, accept: Callable[[Tensor, T
         good = accept(active, order[active, j])
         asked[active] += 1
         refused, drawn = active[~good], active[good]
-        log_weight[refused] += left[refused, j + 1].log() - left[refused, j].log()
+        log_weight[refused] += of_refusal(p, left, refused, j)
         ids[drawn] = order[drawn, j]
         behind = drawn[left[drawn, j + 1] > 0]  # the last possible id has q = 1 and none behind it
         if len(behind):
             other = accept(behind, order[behind, j + 1])
             asked[behind] += 1
             alone = behind[~other]
-            log_weight[alone] += p[alone, j].log() - left[alone, j].log()
+            log_weight[alone] += of_lone_choice(p, left, alone, j)
         active = refused[left[refused, j + 1] > 0]
         if not len(active):
             break
     return ids, log_weight, asked
+
+
+def of_refusal(p: Tensor, left: Tensor, rows: Tensor, j: int) -> Tensor:
+    """log(1 - q) float64 [m] of the j-th ids of rows int64 [m], from p and 1 - R before each, both float64 [b, V] in the order."""
+    return left[rows, j + 1].log() - left[rows, j].log()
+
+
+def of_lone_choice(p: Tensor, left: Tensor, rows: Tensor, j: int) -> Tensor:
+    """log q float64 [m], as of_refusal."""
+    return p[rows, j].log() - left[rows, j].log()

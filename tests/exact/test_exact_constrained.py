@@ -51,27 +51,36 @@ def test_the_weighted_distribution_of_an_id_is_p_where_it_is_valid():
         assert asked <= sum(q > 0 for q in p) + 1e-9
 
 
-def mutant(change):
-    source = rejection.__loader__.get_source(rejection.__name__)
-    assert source.count(change[0]) == 1
-    space = {"__name__": "mutant"}
-    exec(compile(source.replace(*change), "mutant", "exec"), space)
-    return space["weighted_rejection"]
+def nothing(p, left, rows, j):
+    return torch.zeros(len(rows), dtype=torch.float64)
+
+
+def of_p_alone(p, left, rows, j):
+    return p[rows, j].log()
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        ("log_weight[alone] += p[alone, j].log() - left[alone, j].log()", "pass"),
-        ("log_weight[refused] += left[refused, j + 1].log() - left[refused, j].log()", "pass"),
-        ("alone = behind[~other]", "alone = behind"),
-        ("log_weight[alone] += p[alone, j].log() - left[alone, j].log()", "log_weight[alone] += p[alone, j].log()"),
-    ],
+    ("factor", "wrong"), [("of_lone_choice", nothing), ("of_refusal", nothing), ("of_lone_choice", of_p_alone)]
 )
-def test_mutants_of_the_weight_are_told_by_enumeration(change):
+def test_mutants_of_the_weight_are_told_by_enumeration(factor, wrong, monkeypatch):
+    monkeypatch.setattr(rejection, factor, wrong)
     p, valid = [0.4, 0.3, 0.2, 0.1], [True, False, True, False]
-    found, _ = weighted(p, valid, mutant(change))
-    assert (found - torch.tensor(p) * torch.tensor(valid)).abs().max() > 1e-3
+    assert (weighted(p, valid)[0] - torch.tensor(p) * torch.tensor(valid)).abs().max() > 1e-3
+
+
+def test_mutant_for_which_no_choice_has_a_valid_one_behind_it_is_told_by_enumeration():
+    def once(log_p, order, accept):
+        drawn = torch.zeros(len(log_p), dtype=torch.bool)
+
+        def first_answers(rows, ids):
+            good = accept(rows, ids) & ~drawn[rows]
+            drawn[rows[good]] = True
+            return good
+
+        return weighted_rejection(log_p, order, first_answers)
+
+    p, valid = [0.4, 0.3, 0.2, 0.1], [True, False, True, False]
+    assert (weighted(p, valid, once)[0] - torch.tensor(p) * torch.tensor(valid)).abs().max() > 1e-3
 
 
 def test_few_ids_are_asked_about():
