@@ -15,7 +15,7 @@ nll             bits per token of a region of the held-out items' tokens given t
 inception       with inception=WEIGHTS reference=FILE.npz: FID, sFID, Inception score, precision and recall of a
                 model's samples, or of samples=FILE.npz
 
-Several processes (trainer=ddp) share the drawing of samples; what is measured is what one process measures.
+Several processes (trainer=ddp) share the work of networks; what is measured is what one process measures.
 
 suite=audio_tokenizers ckpts=[PATH, PATH] compares tokenizers of sound (gentok/evaluation/audio_suite.py).
 
@@ -165,7 +165,7 @@ def _prepared(config: Mapping[str, Any], crew: Team, trusted: bool) -> tuple[Con
     sampler = None
     if "generation" in names:  # a mismatch stops before anything is computed
         sampler = pick_sampler(config["sampler"], type(bundle.generator), config["trust"])
-    context = Context(config, bundle, data, crew.device, Sharing(config, crew, bundle, sampler))
+    context = Context(config, bundle, data, crew.device, Sharing(config, crew, bundle, sampler, data))
     return context, {name: measures[name] for name in names}
 
 

@@ -13,19 +13,49 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMED = ("seconds_of_sampling", "tokens_per_second")
 
 
-@pytest.mark.slow
-def test_two_processes_measure_what_one_does(tmp_path, images, cache):  # noqa: F811
-    ckpt, found = models(tmp_path, images), []
-    for name, more in (("one", []), ("two", ["trainer=ddp_sim"])):
-        words = [f"ckpt={ckpt}", f"cache={cache}", f"out={tmp_path / name}", "classifier_steps=40", "trust=[paths]", "few=true", "n=40",
-                 "batch_size=8", *more]  # fmt: skip
+def measured(tmp_path, name, words):
+    """The reports that a command in one process and one in two have written."""
+    reports = []
+    for folder, more in (("one", []), ("two", ["trainer=ddp_sim"])):
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "gentok.evaluate", *words]
+        command = [sys.executable, "-m", "gentok.evaluate", *words, f"out={tmp_path / folder}", "trust=[paths]", "batch_size=8", *more]
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1800)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("written to") == 1
-        report = json.loads((tmp_path / name / "generation.json").read_text())
-        report["protocol"]["classifier"].pop("seconds")  # the second finds it in the cache
-        found.append({key: {k: v for k, v in value.items() if k not in TIMED} for key, value in report.items()})
-    assert found[0] == found[1]
-    assert (tmp_path / "one" / "samples.png").read_bytes() == (tmp_path / "two" / "samples.png").read_bytes()
+        report = json.loads((tmp_path / folder / f"{name}.json").read_text())
+        report["protocol"].get("classifier", {}).pop("seconds", None)  # the second finds it in the cache
+        reports.append({key: {k: v for k, v in value.items() if k not in TIMED} for key, value in report.items()})
+    return reports
+
+
+def same_files(tmp_path, *names):
+    return all((tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes() for name in names)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(tmp_path, images, cache):  # noqa: F811
+    words = [f"ckpt={models(tmp_path, images)}", f"cache={cache}", "classifier_steps=40", "few=true", "n=40"]
+    one, two = measured(tmp_path, "generation", words)
+    assert one == two and same_files(tmp_path, "samples.png")
+
+
+@pytest.mark.slow
+def test_two_processes_reconstruct_what_one_does(tmp_path, images, cache):  # noqa: F811
+    words = [f"ckpt={models(tmp_path, images, generator=False)}", f"cache={cache}", "classifier_steps=40", "few=true", "max_held_out=20"]
+    one, two = measured(tmp_path, "reconstruction", words)
+    assert one == two and same_files(tmp_path, "reconstructions.png")
+
+
+@pytest.mark.slow
+def test_two_processes_reconstruct_the_sounds_that_one_does(tmp_path):
+    words = [f"ckpt={ROOT / 'docs/zoo/spoken_digits_codec'}", "max_held_out=20", "data=spoken_digits", "data.items=50"]
+    one, two = measured(tmp_path, "reconstruction", words)
+    assert one == two and same_files(tmp_path, "reconstructions.png", "07_reconstruction.wav")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("region", ["null", "left-half"])
+def test_two_processes_measure_the_nll_that_one_does(region, tmp_path):
+    words = [f"ckpt={ROOT / 'docs/zoo/mnist5k_masked'}", "protocol=nll", f"region={region}", "max_held_out=20"]
+    one, two = measured(tmp_path, "nll", words)
+    assert one == two

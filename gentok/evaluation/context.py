@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -20,7 +20,7 @@ import gentok
 from gentok.bundle import Bundle
 from gentok.data.datasets import batches, whole
 from gentok.data.progress import progress
-from gentok.evaluation.sharing import Sharing
+from gentok.evaluation.sharing import Sharing, samples
 from gentok.interfaces import MediaData
 from gentok.metrics.classifier import STEPS, classifier, predict
 from gentok.metrics.distance import image_features
@@ -29,7 +29,7 @@ from gentok.metrics.generation import accuracy
 from gentok.rng import RowRNG
 from gentok.samplers.base import described
 from gentok.sampling_plan import Samples, joined
-from gentok.types import Batch, Condition, ConditionSpec
+from gentok.types import Condition, ConditionSpec
 
 __all__ = ["Context", "check_images", "choice", "class_names", "in_words", "left_out", "scale_of"]
 
@@ -47,7 +47,7 @@ class Context:
         bundle: the model, on `device`.
         data: what it is measured on.
         device: where networks run.
-        sharing: the processes that draw samples; its sampler is None where there is no generator.
+        sharing: the processes that do its work; its sampler is None where there is no generator.
     """
 
     config: Mapping[str, Any]
@@ -74,14 +74,9 @@ class Context:
             rows = self.rows(split)
             with self.progress(f"reading {split}", len(rows), least=5001) as advance:
                 self._media[split] = whole(getattr(self.data, split), rows=rows, advance=advance)
+            if split == "held_out":
+                self.sharing.held_out = rows, self._media[split][0]
         return self._media[split]
-
-    def held_out_batches(self, what: str, rows: list[int]) -> Iterator[Batch]:
-        """Held-out items, batch by batch, on the device, under a progress bar that says `what`."""
-        with self.progress(what, len(rows)) as advance:
-            for batch in batches(self.data.held_out, self.config["batch_size"], rows=rows):
-                yield batch.to(self.device)
-                advance(len(batch.index))
 
     def held_out_conditions(self, n: int) -> Condition | None:
         """Those of `n` held-out items, in turn; None where the model is conditioned on nothing."""
@@ -104,7 +99,7 @@ class Context:
 
     def sample(self, n: int, condition: Any, guidance: float, duration: list[float] | None = None) -> Samples:
         """n samples; the arguments are those of gentok.sampling.sample."""
-        return joined(self.sharing.run("samples", n=n, condition=condition, guidance=guidance, duration=duration))
+        return joined(self.sharing.run(samples, n=n, condition=condition, guidance=guidance, duration=duration))
 
     def sampling_protocol(self, samples: Samples) -> dict[str, Any]:
         """How samples were drawn."""

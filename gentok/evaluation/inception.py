@@ -17,7 +17,7 @@ from gentok.bundle import load
 from gentok.data.npz_images import NpzImages, npz_array, npz_arrays
 from gentok.errors import ConfigError, FormatError
 from gentok.evaluation.context import class_names, in_words, left_out
-from gentok.evaluation.sharing import Sharing
+from gentok.evaluation.sharing import Sharing, image_features, sample_features
 from gentok.launch import Team
 from gentok.metrics.distance import LEAST
 from gentok.metrics.inception import IS_PART, Statistics, measures
@@ -51,13 +51,13 @@ def measure(config: Mapping[str, Any], crew: Team) -> tuple[dict[str, Any], dict
         return None
     protocol: dict[str, Any] = {}
     if request is None:
-        made = _joined(sharing.run("image_features", path=config["samples"]))
+        made = _joined(sharing.run(image_features, path=config["samples"]))
     else:
-        parts = sharing.run("sample_features", **request)
+        parts = sharing.run(sample_features, **request)
         made, protocol = _joined(parts), _of_sampling(config, sharing, request, parts)
     reference = None
     if "arr_0" in npz_arrays(config["reference"]):
-        reference = _joined(sharing.run("image_features", path=config["reference"]))
+        reference = _joined(sharing.run(image_features, path=config["reference"]))
     sharing.finish()
     stored = sorted(statistics)
     if reference is not None:

@@ -4,7 +4,6 @@ bound."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,31 +11,36 @@ import torch
 from torch import Tensor
 
 from gentok.evaluation.context import Context, in_words
+from gentok.evaluation.sharing import Sharing, Work
 from gentok.generators.base import AnyOrder, Causal, NextScale, Refines
 from gentok.region_likelihood import SCATTERED, region_cells, region_nll
 from gentok.rng import RowRNG
-from gentok.types import Condition, Frames, Tokens
+from gentok.types import Batch, Frames
 
-__all__ = ["NLL_SAMPLES", "likelihood", "measure", "nll_in_words"]
+__all__ = ["NLL_SAMPLES", "held_out_nll", "likelihood", "measure", "nll_in_words"]
 
 NLL_SAMPLES = 4
 """Masks per item where the likelihood is a bound; a causal model's is exact and takes none."""
-Nats = Callable[[Tokens, Condition, RowRNG], tuple[Tensor, Tensor, bool]]
-"""(tokens, condition, rng) -> (nats float64 [B], cells int64 [B] that they are of, whether exact)."""
 
 
-@torch.inference_mode()
-def _summed(context: Context, nats_of: Nats, rows: list[int]) -> tuple[float, int, int, list[Tensor], bool]:
-    """(nats, cells, frames, bits of each batch's items, whether exact) of held-out items."""
-    nats, cells, frames, bits, exact = 0.0, 0, 0, [], True
-    for batch in context.held_out_batches("held-out nll", rows):
-        rng = RowRNG.of(context.config["seed"], batch.index.cpu()).to(context.device)
-        tokens = context.bundle.encode_batch(batch, rng.fork("encoding"))
-        row, count, known = nats_of(tokens, batch.condition, rng)
-        nats, cells, exact = nats + row.sum().item(), cells + int(count.sum()), exact and known
-        frames += 0 if tokens.lengths is None else int(tokens.lengths.sum())
-        bits.append((row / math.log(2)).cpu())
-    return nats, cells, frames, bits, exact
+def held_out_nll(sharing: Sharing, rows: list[int], region: Any = None, of_items: bool = False) -> Work:
+    """Of batches of held-out items: (nats float64 [B], cells int64 [B] that they are of, whether exact, frames). of_items: of whole items,
+    by the generator's own bound; else of a region given the rest."""
+    generator, seed = sharing.bundle.generator, sharing.config["seed"]
+    asked = None if of_items else region_cells(region, sharing.bundle.spec)
+
+    @torch.inference_mode()
+    def make(batch: Batch) -> tuple[Tensor, Tensor, bool, int]:
+        rng = RowRNG.of(seed, batch.index.cpu()).to(sharing.crew.device)
+        tokens = sharing.bundle.encode_batch(batch, rng.fork("encoding"))
+        if of_items:
+            nats = generator.nll_bound(tokens, batch.condition, rng, samples=NLL_SAMPLES).double()
+            cells, exact = tokens.present.sum((1, 2)), True
+        else:
+            nats, cells, exact = region_nll(generator, tokens, batch.condition, asked, rng, NLL_SAMPLES)
+        return nats.cpu(), cells.cpu(), exact, 0 if tokens.lengths is None else int(tokens.lengths.sum())
+
+    return sharing.held_out_work(rows, make)
 
 
 def likelihood(context: Context) -> dict[str, float]:
@@ -44,14 +48,10 @@ def likelihood(context: Context) -> dict[str, float]:
     (channel of a pixel). What the tokens leave out of the media is not counted. {} of a generator without nll."""
     if not context.bundle.generator.has_nll:
         return {}
-    generator, spec = context.bundle.generator, context.bundle.spec
-
-    def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:
-        return generator.nll_bound(tokens, condition, rng, samples=NLL_SAMPLES).double(), tokens.present.sum((1, 2)), True
-
-    rows = context.rows("held_out")
-    nats, cells, *_ = _summed(context, nats_of, rows)
-    bits = nats / math.log(2)
+    spec, rows = context.bundle.spec, context.rows("held_out")
+    parts = context.sharing.run(held_out_nll, rows=rows, of_items=True)
+    bits = sum(nats.sum().item() for nats, *_ in parts) / math.log(2)
+    cells = sum(int(count.sum()) for _, count, *_ in parts)
     out = {"held_out_bits_per_token": bits / cells}
     if spec.media_shape is not None and len(spec.media_shape) == 3:
         out["held_out_bits_per_dimension"] = bits / len(rows) / math.prod(spec.media_shape)
@@ -82,13 +82,12 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     generator, spec, region = context.bundle.generator, context.bundle.spec, context.config["region"]
     if not generator.has_nll:
         raise ValueError(f"protocol=nll: there is {nll_in_words(generator)}; choose protocol=generation")
-    asked, rows = region_cells(region, spec), context.rows("held_out", in_memory=False)
-
-    def nats_of(tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor, bool]:
-        return region_nll(generator, tokens, condition, asked, rng, NLL_SAMPLES)
-
-    nats, cells, frames, bits, exact = _summed(context, nats_of, rows)
-    error = torch.cat(bits).std().item() * math.sqrt(len(rows)) / cells if len(rows) > 1 else None
+    rows = context.rows("held_out", in_memory=False)
+    parts = context.sharing.run(held_out_nll, rows=rows, region=region)
+    nats, cells = sum(each.sum().item() for each, *_ in parts), sum(int(count.sum()) for _, count, *_ in parts)
+    exact, frames = all(known for _, _, known, _ in parts), sum(length for *_, length in parts)
+    bits = torch.cat([each / math.log(2) for each, *_ in parts])
+    error = bits.std().item() * math.sqrt(len(rows)) / cells if len(rows) > 1 else None
     metrics = {"items": len(rows), "tokens": cells, "bits_per_token": nats / math.log(2) / cells, "standard_error": error}
     if frames and isinstance(spec.grid, Frames):
         metrics["bits_per_second"] = nats / math.log(2) / frames * spec.grid.rate_hz

@@ -12,12 +12,12 @@ from torch import Tensor
 from gentok.data.image_files import pairs, save_grid
 from gentok.errors import ConfigError
 from gentok.evaluation.context import Context, check_images, choice, in_words, left_out, scale_of
+from gentok.evaluation.sharing import Sharing, Work
 from gentok.metrics.distance import LEAST, SIZE, distances, enough, halves
 from gentok.metrics.image import frechet
 from gentok.metrics.reconstruction import RoundTrip, fidelity
-from gentok.types import Batch
 
-__all__ = ["measure"]
+__all__ = ["measure", "reconstructions"]
 
 ROWS = 10
 """Items in the image of prefixes."""
@@ -32,16 +32,14 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         ConfigError: the code has no such prefixes.
     """
-    trip, config = RoundTrip(context.bundle.tokenizer, _prefixes(context)), context.config
+    prefixes, config = _prefixes(context), context.config
+    trip = RoundTrip(context.bundle.tokenizer, prefixes)
     media, labels = context.media("held_out")
-    parts = []
-    with context.progress("reconstructing", len(media)) as advance:
-        for part in media.split(config["batch_size"]):
-            made, of_prefix = trip(Batch(part.to(context.device), torch.arange(len(part))))
-            parts.append({0: made.cpu(), **{k: values.cpu() for k, values in of_prefix.items()}})
-            advance(len(part))
-    of_prefix = {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
-    reconstructed = of_prefix.pop(0)
+    parts = context.sharing.run(reconstructions, rows=context.rows("held_out"), prefixes=prefixes)
+    for part in parts:
+        trip.count(part)
+    reconstructed = torch.cat([part.media for part in parts])
+    of_prefix = {k: torch.cat([part.prefixes[k] for part in parts]) for k in parts[0].prefixes}
     metrics = {"items": len(media), **fidelity(reconstructed, media, config["batch_size"]), **trip.image_codes()}
     protocol: dict[str, Any] = {"what": in_words("reconstruction")}
     if context.classes:
@@ -66,6 +64,11 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
         save_grid(columns.flatten(0, 1), out / "prefixes.png", len(of_prefix) + 1, scale=scale_of(media))
     save_grid(pairs(media, reconstructed), out / "reconstructions.png", 10, scale=scale_of(media))
     return metrics, protocol
+
+
+def reconstructions(sharing: Sharing, rows: list[int], prefixes: list[int]) -> Work:
+    """Held-out items after encode and decode, `Reconstructed`."""
+    return sharing.held_out_work(rows, RoundTrip(sharing.bundle.tokenizer, prefixes).made, media_alone=True)
 
 
 def _prefixes(context: Context) -> list[int]:

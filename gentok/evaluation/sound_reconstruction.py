@@ -4,6 +4,7 @@ the first few."""
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from gentok.data.image_files import pairs, save_grid
 from gentok.data.sound_files import save_sound
 from gentok.data.spectrograms import spectrograms
 from gentok.evaluation.context import Context, in_words
+from gentok.evaluation.sharing import Sharing, Work
 from gentok.metrics.audio import mel_distance, si_sdr
-from gentok.metrics.reconstruction import RoundTrip
+from gentok.metrics.reconstruction import Reconstructed, RoundTrip
 from gentok.types import Batch
 
-__all__ = ["measure"]
+__all__ = ["measure", "reconstructions"]
 
 SHOWN = 8
 """Items whose spectrograms are drawn, and whose sounds are written."""
@@ -33,14 +35,12 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     spec, rows = context.bundle.spec, context.rows("held_out", in_memory=False)
     prefixes = [1 << i for i in range(spec.levels.bit_length()) if 1 << i < spec.levels] if spec.nested_levels else []
     trip, values, samples = RoundTrip(context.bundle.tokenizer, prefixes), {}, 0
-    for batch in context.held_out_batches("reconstructing", rows):
-        made, of_prefix = trip(batch)
-        if not values:
-            _show(batch, made, spec.sample_rate, out)
-        for suffix, wave in (("", made), *((f"_of_{k}_levels", part) for k, part in of_prefix.items())):
-            _add(values, suffix, wave, batch, spec.sample_rate)
-        samples += int(batch.lengths.sum())
-    report, seconds = trip.statistics.health.compute(), samples / spec.sample_rate
+    for made, of_batch, length in context.sharing.run(reconstructions, rows=rows, prefixes=prefixes, out=str(out)):
+        trip.count(made)
+        samples += length
+        for name, each in of_batch.items():
+            values.setdefault(name, []).append(each)
+    report, seconds = trip.statistics.health.compute(own=True), samples / spec.sample_rate
     return {
         "items": len(rows),
         "seconds_of_sound": seconds,
@@ -57,14 +57,30 @@ def measure(context: Context, out: Path) -> tuple[dict[str, Any], dict[str, Any]
     }  # fmt: skip
 
 
-def _add(values: dict[str, list[Tensor]], suffix: str, made: Tensor, batch: Batch, rate: int) -> None:
-    """Adds the figures of a batch; silent items have no SI-SDR."""
-    audible = batch.media.abs().amax((1, 2)) > 0
+def reconstructions(sharing: Sharing, rows: list[int], prefixes: list[int], out: str) -> Work:
+    """Of batches of held-out items: (their codes, as Reconstructed without media; figures of each item by name; samples of sound). The
+    first items are drawn and written into the folder `out`."""
+    trip, rate = RoundTrip(sharing.bundle.tokenizer, prefixes), sharing.bundle.spec.sample_rate
+    first = rows[0]
+
+    def make(batch: Batch) -> tuple[Reconstructed, dict[str, Tensor], int]:
+        made, values = trip.made(batch), {}
+        if first in batch.index.tolist():
+            _show(batch, made.media, rate, Path(out))
+        for suffix, wave in (("", made.media), *((f"_of_{k}_levels", part) for k, part in made.prefixes.items())):
+            values |= _figures(suffix, wave.to(batch.media), batch, rate)
+        return replace(made, media=made.media[:0], prefixes={}), values, int(batch.lengths.sum())
+
+    return sharing.held_out_work(rows, make)
+
+
+def _figures(suffix: str, made: Tensor, batch: Batch, rate: int) -> dict[str, Tensor]:
+    """The figures of a batch's items; silent items have no SI-SDR."""
+    audible, found = batch.media.abs().amax((1, 2)) > 0, {}
     if bool(audible.any()):
-        ratio = si_sdr(made[audible], batch.media[audible], batch.lengths[audible])
-        values.setdefault(f"si_sdr_db{suffix}", []).append(ratio.cpu())
-    distance = mel_distance(made, batch.media, rate, batch.lengths)
-    values.setdefault(f"mel_distance{suffix}", []).append(distance.cpu())
+        found[f"si_sdr_db{suffix}"] = si_sdr(made[audible], batch.media[audible], batch.lengths[audible]).cpu()
+    found[f"mel_distance{suffix}"] = mel_distance(made, batch.media, rate, batch.lengths).cpu()
+    return found
 
 
 def _show(batch: Batch, made: Tensor, rate: int, out: Path) -> None:

@@ -61,7 +61,7 @@ class CodebookHealth:
     """Counts codes over any number of batches.
 
     Counts are exact integers on `device`; compute sums them over all processes, at that moment, and all must
-    call it.
+    call it, unless it is asked for one process's figures.
 
     Args:
         vocab_sizes: V of each level.
@@ -111,12 +111,13 @@ class CodebookHealth:
         self.items.zero_()
 
     @torch.no_grad()
-    def compute(self) -> Health:
-        """The figures of all codes that were counted by all processes."""
-        items = max(1, int(all_sum(self.items)))
+    def compute(self, own: bool = False) -> Health:
+        """The figures of all codes that were counted by all processes; own: by this one."""
+        summed = (lambda x: x) if own else all_sum
+        items = max(1, int(summed(self.items)))
         rows = []
         for count in self.counts:
-            count = all_sum(count)
+            count = summed(count)
             total = int(count.sum())
             p = count.double() / max(1, total)
             bits = float(torch.special.entr(p).sum() / torch.log(torch.tensor(2.0, dtype=torch.float64)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from gentok.metrics.codebook import CodebookHealth
 from gentok.metrics.image import psnr, ssim
 from gentok.types import Batch, Tokens, TokenSpec
 
-__all__ = ["CodeStatistics", "RoundTrip", "fidelity"]
+__all__ = ["CodeStatistics", "Reconstructed", "RoundTrip", "fidelity"]
 
 
 class CodeStatistics:
@@ -47,8 +47,27 @@ class CodeStatistics:
         return self._survived / self.cells
 
 
+@dataclass(frozen=True)
+class Reconstructed:
+    """A batch after encode and decode, all on the CPU.
+
+    Attributes:
+        media: float [B, C, ...] in [-1, 1].
+        prefixes: the same of every prefix.
+        tokens: codes; None for latents.
+        again: those of `media`.
+        looked_up: how many codes `nearest` finds again from the vectors of `lookup`; -inf where the codebook has no nearest.
+    """
+
+    media: Tensor
+    prefixes: dict[int, Tensor]
+    tokens: Tokens | None = None
+    again: Tokens | None = None
+    looked_up: float = 0.0
+
+
 class RoundTrip:
-    """Encodes and decodes batches, and counts their codes.
+    """Encodes and decodes batches (`made`), and counts their codes (`count`), which another process may do.
 
     Args:
         tokenizer: in eval mode.
@@ -56,7 +75,7 @@ class RoundTrip:
             Tokens.prefix.
 
     Attributes:
-        statistics: of all batches so far; empty for latents.
+        statistics: of all that was counted so far; empty for latents.
     """
 
     def __init__(self, tokenizer: Tokenizer, prefixes: Sequence[int] = ()):
@@ -65,18 +84,24 @@ class RoundTrip:
         self._looked_up = 0.0
 
     @torch.inference_mode()
-    def __call__(self, batch: Batch) -> tuple[Tensor, dict[int, Tensor]]:
-        """A batch on the tokenizer's device -> its reconstruction float [B, C, ...] in [-1, 1], and that of
-        every prefix."""
+    def made(self, batch: Batch) -> Reconstructed:
+        """Encodes and decodes a batch on the tokenizer's device."""
         tokens = self.tokenizer.encode_batch(batch)
-        made = self._decoded(tokens, batch)
+        media = self._decoded(tokens, batch)
         if not isinstance(tokens, Tokens):
-            return made, {}
-        self.statistics.update(tokens, self.tokenizer.encode_batch(replace(batch, media=made)))
-        if batch.lengths is None:
-            self._codes.append(tokens.codes)
-            self._looked_up += _survive_lookup(self.tokenizer.codebook, tokens)
-        return made, {k: self._decoded(tokens.prefix(k), batch) for k in self.prefixes}
+            return Reconstructed(media.cpu(), {})
+        again = self.tokenizer.encode_batch(replace(batch, media=media))
+        prefixes = {k: self._decoded(tokens.prefix(k), batch).cpu() for k in self.prefixes}
+        looked_up = _survive_lookup(self.tokenizer.codebook, tokens) if batch.lengths is None else 0.0
+        return Reconstructed(media.cpu(), prefixes, tokens.to("cpu"), again.to("cpu"), looked_up)
+
+    def count(self, made: Reconstructed) -> None:
+        """Counts the codes of a batch."""
+        if made.tokens is None:
+            return
+        self.statistics.update(made.tokens, made.again)
+        self._codes.append(made.tokens.codes)
+        self._looked_up += made.looked_up
 
     def _decoded(self, tokens: Any, batch: Batch) -> Tensor:
         """Of the batch's shape: what a sound lacks at the end is filled with zeros."""
@@ -95,7 +120,7 @@ class RoundTrip:
         cells, spec = self.statistics.cells, self.tokenizer.spec
         if not cells:
             return {}
-        report = self.statistics.health.compute()
+        report = self.statistics.health.compute(own=True)
         per_scale = self.tokenizer.codebook.scale_usage(torch.cat(self._codes))
         return {
             "usage": list(report.usage),
