@@ -60,7 +60,7 @@ PLAIN = "one step at a time"
 SMALL = "generator.depth=2 generator.width=64 generator.heads=2"
 TRAINED = {
     "mnist5k_small": f"experiment=mnist5k/ar tokenizer.ckpt=docs/zoo/mnist5k_vq {SMALL} budget=150s",
-    "spoken_small": f"experiment=spoken_digits/ar_delay tokenizer.ckpt=docs/zoo/spoken_digits_codec {SMALL} data.items=1000 budget=120s",
+    "spoken_small": f"experiment=spoken_digits/ar_delay tokenizer.ckpt=docs/zoo/spoken_digits_codec {SMALL} budget=120s",
     "cifar10_ar": "experiment=cifar10/ar tokenizer.ckpt=docs/zoo/cifar10_vq task.views=1 budget=5min",
     "cifar10_small": f"experiment=cifar10/ar tokenizer.ckpt=docs/zoo/cifar10_vq task.views=1 {SMALL} budget=90s",
 }  # fmt: skip

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gentok.samplers.sibling_rule import SiblingRule
-from gentok.samplers.speculation import ratio, residual
+from gentok.samplers.speculation import left_over, ratio
 
 __all__ = ["RecursiveRejection"]
 
@@ -31,8 +31,18 @@ class RecursiveRejection(SiblingRule):
         self.chance = chance
 
     def chances(self, p: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        chances, p = self._tried(p, ids, q)
+        return chances, left_over(p, q[..., -1, :])
+
+    def accepts(self, p: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, None]:
+        return self._tried(p, ids, q)[0], None
+
+    def _tried(self, p: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+        """The chances, and what the last sibling is tried against."""
         out = []
         for i in range(ids.shape[-1]):
+            if i > 0:
+                rest = left_over(p, q[..., i - 1, :])
+                p = rest / rest.sum(-1, keepdim=True)
             out.append(self.chance(p, q[..., i, :], ids[..., i]))
-            p = residual(p, q[..., i, :]).softmax(-1)
         return torch.stack(out, -1), p

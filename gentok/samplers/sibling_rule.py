@@ -37,6 +37,10 @@ class SiblingRule(ABC):
             factor, of the step where none was: 0 everywhere where that cannot be).
         """
 
+    def accepts(self, p: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor | None]:
+        """As `chances`. The distribution is None where it would cost extra: `chances` then gives it for the few places that need it."""
+        return self.chances(p, ids, q)
+
 
 def in_turn(share: Tensor) -> Tensor:
     """The chances of a rule that accepts one of k siblings, x_i with probability share[..., i]: float64 [..., K] -> [..., K]."""

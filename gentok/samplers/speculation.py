@@ -12,7 +12,7 @@ from torch import Tensor
 
 from gentok.types import RowRNG
 
-__all__ = ["accepted", "ratio", "residual"]
+__all__ = ["accepted", "left_over", "ratio", "residual"]
 
 
 def ratio(p: Tensor, q: Tensor, x: Tensor) -> Tensor:
@@ -40,8 +40,12 @@ def accepted(p: Tensor, q: Tensor, drafts: Tensor, sure: Tensor, drafted: Tensor
     return (good & (place < drafted[:, None])).to(torch.int64).cumprod(1).sum(1)
 
 
+def left_over(p: Tensor, q: Tensor) -> Tensor:
+    """(p - q)+ of distributions float64 [..., V]; p itself where nothing is left, which rounding may cause."""
+    rest = (p - q).clamp_(min=0)
+    return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p)
+
+
 def residual(p: Tensor, q: Tensor) -> Tensor:
-    """Logits of norm((p - q)+) of distributions float64 [..., V]; of p itself where nothing is left, which
-    rounding may cause."""
-    rest = (p - q).clamp(min=0)
-    return torch.where(rest.sum(-1, keepdim=True) > 0, rest, p).log()
+    """Logits of norm((p - q)+), float64 [..., V]; see `left_over`."""
+    return left_over(p, q).log()

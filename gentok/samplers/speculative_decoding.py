@@ -119,11 +119,11 @@ class _Decoding:
         drawn, known = here[row, place.clamp(min=0)], held[row, place.clamp(min=0)]
         draft.ids = torch.where(drawn, draft.ids, known)
         p = self._predict(rows, draft.ids, here)
-        possible = p.isfinite().flatten(2).all(-1)  # [b, contexts]
-        # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node is accepted.
-        behind = self.tree.first_drafts(rows.device).expand(len(rows), -1)[row, place[:, : self.tree.contexts] + 1]
-        main = one_hot(draft.ids[row, behind], progress.vocab)
-        p = torch.where(possible[..., None, None], p, main)
+        possible = p[..., 0].isfinite().all(-1)  # [b, contexts]; a softmax is finite everywhere or nowhere
+        if not bool(possible.all()):
+            # Behind a draft that cannot be (an end, an id that a grammar forbids) nothing need be possible; no such node is accepted.
+            behind = self.tree.first_drafts(rows.device).expand(len(rows), -1)[row, place[:, : self.tree.contexts] + 1]
+            p = torch.where(possible[..., None, None], p, one_hot(draft.ids[row, behind], progress.vocab))
         closed = ((draft.ids >= self.model.spec.vocab) & drawn).any(2)
         verdict = verify(
             self.sampler.rule, self.tree, p, draft, here, size, closed, self.request.rng.rows(rows), self.request.choose,

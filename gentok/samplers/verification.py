@@ -22,6 +22,7 @@ fresh draw where there is something left to draw.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -128,7 +129,7 @@ def verify(
         position = tree.positions(p.device)[0, stop] + 1
         fresh = choose(block_rest(block.p, block.ids, block.q, block.drawn, position), rng)
     else:
-        fresh = choose(left[rows, stop].masked_fill(~wants[..., None], 0.0), rng)
+        fresh = choose(left(stop).log().masked_fill(~wants[..., None], 0.0), rng)
     ids = draft.ids.gather(1, path.clamp(min=0)[..., None].expand(-1, -1, draft.ids.shape[2]))
     main = draft.ids[rows, tree.first_drafts(p.device).expand(len(p), -1)[rows, last]]  # where no cell is drawn, what the step holds
     final = torch.where(~wants if rule == "block" else held, main, fresh)
@@ -138,22 +139,39 @@ def verify(
 
 def _by_siblings(
     rule: SiblingRule, tree: DraftTree | RowTrees, p: Tensor, draft: Draft, drawn: Tensor, there: Tensor, rng: RowRNG
-) -> tuple[Tensor, Tensor]:
-    """Whether each node is accepted where its parent is and its earlier siblings are not, bool [b, M, G], and the logits of the
-    step where all children of a context are rejected, float64 [b, C, G, V]. drawn bool [b, M, G], there bool [b, M]: the others
-    are accepted, or rejected, for sure."""
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Whether each node is accepted where its parent is and its earlier siblings are not, bool [b, M, G]; and what gives the distribution,
+    up to a factor, of the step where all children of a row's context int64 [b] are rejected: float64 [b, G, V]. drawn bool [b, M, G],
+    there bool [b, M]: the others are accepted, or rejected, for sure."""
     rows, nodes_at_most = torch.arange(len(p), device=p.device)[:, None, None], draft.ids.shape[1]
-    chances, left = torch.zeros_like(torch.cat((draft.ids, draft.ids[:, :1]), 1), dtype=torch.float64), p
+    chances = torch.zeros_like(torch.cat((draft.ids, draft.ids[:, :1]), 1), dtype=torch.float64)
+    rests: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    def siblings(nodes: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """ids int64 [..., G, K] and distributions float64 [..., G, K, V] of nodes int64 [..., K] of some rows; a sibling that a row lacks
+        has no distribution, and changes nothing."""
+        ids, q = draft.ids[row, nodes.clamp(min=0)].clamp(min=0), draft.q[row, nodes.clamp(min=0)]
+        if bool((nodes < 0).any()):
+            q = q.masked_fill((nodes < 0)[..., None, None], 0.0)
+        return ids.transpose(-1, -2), q.transpose(-2, -3)
+
     for contexts, nodes in tree.families(p.device):
-        own, missing = left[:, contexts], nodes < 0  # a sibling that a row lacks has no distribution, and changes nothing
-        ids = draft.ids[rows, nodes.clamp(min=0)].clamp(min=0).transpose(2, 3)  # [b, n, G, K]
-        q = draft.q[rows, nodes.clamp(min=0)].masked_fill(missing[..., None, None], 0.0).transpose(2, 3)  # [b, n, G, K, V]
-        chance, rest = rule.chances(own, ids, q)
-        chances[rows, nodes.masked_fill(missing, nodes_at_most)] = chance.transpose(2, 3)
-        left = left.index_copy(1, contexts, torch.where(rest.sum(-1, keepdim=True) > 0, rest, own))
+        chance, rest = rule.accepts(p[:, contexts], *siblings(nodes.expand(len(p), -1, -1), rows))
+        chances[rows, nodes.masked_fill(nodes < 0, nodes_at_most)] = chance.transpose(2, 3)
+        rests.append((contexts, nodes.expand(len(p), -1, -1), rest))
     chances = chances[:, :-1]
     chances = torch.where(drawn, chances, 1.0) * there[..., None]
-    return rng.uniform(*chances.shape[1:]) < chances, left.log()
+
+    def left(stop: Tensor) -> Tensor:
+        out = p[rows[:, 0, 0], stop]
+        for contexts, nodes, rest in rests:
+            row, place = (stop[:, None] == contexts).nonzero(as_tuple=True)
+            own = out[row]
+            here = rule.chances(own, *siblings(nodes[row, place], row[:, None]))[1] if rest is None else rest[row, place]
+            out[row] = torch.where(here.sum(-1, keepdim=True) > 0, here, own)
+        return out
+
+    return rng.uniform(*chances.shape[1:]) < chances, left
 
 
 def _walk(tree: DraftTree | RowTrees, accepted: Tensor, closed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
