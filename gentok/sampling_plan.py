@@ -7,7 +7,7 @@ and their last bits depend on how many these are: so two processes write what on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +98,7 @@ class SamplingPlan:
 
     Attributes:
         conditions: of the n items.
+        mark: as given.
         parts: the items that are drawn together, range by range.
 
     Raises:
@@ -116,7 +117,7 @@ class SamplingPlan:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.bundle, self.sampler, self.seed, self.schedule = bundle, sampler, seed, guidance_schedule
         self.guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-        self._batch_size, self._mark = batch_size, mark
+        self._batch_size, self.mark = batch_size, mark
         tokenizer = bundle.tokenizer
         spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
         encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
@@ -149,31 +150,34 @@ class SamplingPlan:
         return None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=self.bundle.spec, lengths=None)
 
 
-def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None) -> Samples:
+def draw_together(
+    some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None, options: Mapping[str, Any] | None = None
+) -> Samples:
     """Items of one plan, or of several of the same kind, in one batch. Each depends on its own plan's seed and on its number there alone.
 
     Args:
         some: plans of one bundle, mark and `kind`, and the numbers of their items, int64 [b].
         advance: as of SamplingPlan.draw.
+        options: further arguments of the sampler; None: none.
 
     Returns:
         Samples: all of them, plan by plan.
     """
     plan, device, at_once = some[0][0], some[0][0]._device, some[0][0]._batch_size
     tokenizer, spec = plan.bundle.tokenizer, plan.bundle.spec
-    options: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
-    if plan._mark is not None:
-        options["mark"] = plan._mark
+    own: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
+    if plan.mark is not None:
+        own["mark"] = plan.mark
     if plan._frames is not None:
-        options["lengths"] = torch.cat([one._frames[rows] for one, rows in some])  # type: ignore[index]
+        own["lengths"] = torch.cat([one._frames[rows] for one, rows in some])  # type: ignore[index]
     if plan._prompt is not None:
-        options["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
+        own["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
     conditions = Condition.concat([one.conditions.rows(rows) for one, rows in some])
     rng = RowRNG.concat([RowRNG.of(one.seed, rows) for one, rows in some])
     began = time.perf_counter()
     output = sample_tokens(
         plan.bundle.generator, conditions.to(device), plan.sampler, rng=rng.to(device), guidance=plan.guidance, schedule=plan.schedule,
-        **options,
+        **{**own, **(options or {})},
     )  # fmt: skip
     seconds = time.perf_counter() - began
     media, lengths, texts = [], [], []

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gentok.sampling_plan import Samples, SamplingPlan, draw_together, joined, split
+from gentok.serving.watch import Watch, Watcher
 
 __all__ = ["Busy", "Engine"]
 
@@ -26,8 +27,8 @@ class Busy(Exception):
 class _Job:
     """A request: its plan, how many of its n items were taken, and what was drawn of them; or a function to be called."""
 
-    def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None):
-        self.plan, self.work, self.future = plan, work, Future[Any]()
+    def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None, watcher: Watcher | None = None):
+        self.plan, self.work, self.watcher, self.future = plan, work, watcher, Future[Any]()
         self.items = 1 if plan is None else plan.parts[-1].stop
         self.kind = "" if plan is None else plan.kind
         self.taken, self.drawn = 0, []  # type: tuple[int, list[Samples]]
@@ -61,11 +62,12 @@ class Engine:
         """Items that wait."""
         return sum(job.left for job in self._jobs)
 
-    def sample(self, plan: SamplingPlan) -> Future[Samples]:
+    def sample(self, plan: SamplingPlan, watcher: Watcher | None = None) -> Future[Samples]:
         """Asks for the items of a plan.
 
         Args:
             plan: checked; all plans of an engine are of one bundle and one watermark.
+            watcher: called in the engine's thread after every step of the plan's items; None: nobody watches.
 
         Returns:
             Future of Samples. Cancelling it takes back what was not yet begun.
@@ -73,7 +75,7 @@ class Engine:
         Raises:
             Busy: with it more than `max_waiting` items would wait.
         """
-        return self._add(_Job(plan))
+        return self._add(_Job(plan, watcher=watcher))
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         """Asks for a call in the model's thread, such as decoding, which counts as an item. Result and errors are those of `sample`."""
@@ -133,7 +135,7 @@ class Engine:
                 turn[0][0].future.set_result(turn[0][0].work())
             elif turn:
                 plans = [(job.plan, torch.arange(job.taken - count, job.taken)) for job, count in turn]
-                drawn = draw_together(plans)  # type: ignore[arg-type]
+                drawn = draw_together(plans, options=self._watch(turn))  # type: ignore[arg-type]
                 self.batches, self.items = self.batches + 1, self.items + len(drawn.calls)
                 for (job, _), part in zip(turn, split(drawn, [count for _, count in turn])):
                     job.drawn.append(part)
@@ -146,3 +148,11 @@ class Engine:
                     job.future.set_exception(error)
             with self._change:
                 self._jobs = [job for job in self._jobs if job.left]
+
+    def _watch(self, turn: list[tuple[_Job, int]]) -> dict[str, Any]:
+        """Options of the sampler through which a batch is watched, where someone does."""
+        if all(job.watcher is None for job, _ in turn):
+            return {}
+        plan: Any = turn[0][0].plan
+        parts = [(job.taken - count, count, job.watcher) for job, count in turn]
+        return Watch(parts, plan.sampler, plan.mark, plan.bundle.spec).options
