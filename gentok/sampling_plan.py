@@ -20,13 +20,13 @@ from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, described
 from gentok.samplers.draws import Mark
 from gentok.samplers.guided import guided
-from gentok.samplers.request import NetworkCalls, SampleOutput
+from gentok.samplers.request import Joining, NetworkCalls, SampleOutput
 from gentok.types import Condition, ConditionSpec, Latents, Tokens
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "SamplingPlan", "draw_together", "joined", "sample_tokens", "split"]
+__all__ = ["Samples", "SamplingPlan", "decoded", "draw_together", "joined", "sample_tokens", "split"]
 
 _TURNS = 16
 """So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
@@ -145,6 +145,16 @@ class SamplingPlan:
         sized = self._frames is not None, self._prompt is not None, self._joins
         return repr((described(self.sampler), self.guidance, self.schedule, sized, shapes))
 
+    @property
+    def open(self) -> bool:
+        """Whether items of other plans of its kind may join a batch of its items between two steps (samplers/request.py, Arrivals)."""
+        return self.sampler.joins and getattr(self.bundle.generator, "moves_rows", False) and self._prompt is None and self.mark is None
+
+    def rows(self, rows: Tensor) -> Joining:
+        """What items int64 [b] are drawn from."""
+        lengths = None if self._frames is None else self._frames[rows].to(self._device)
+        return Joining(self.conditions.rows(rows).to(self._device), RowRNG.of(self.seed, rows).to(self._device), lengths)
+
     def _prompt_rows(self, rows: Tensor) -> Tokens | Latents | None:
         prompt = self._prompt
         return None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=self.bundle.spec, lengths=None)
@@ -164,7 +174,6 @@ def draw_together(
         Samples: all of them, plan by plan.
     """
     plan, device, at_once = some[0][0], some[0][0]._device, some[0][0]._batch_size
-    tokenizer, spec = plan.bundle.tokenizer, plan.bundle.spec
     own: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
     if plan.mark is not None:
         own["mark"] = plan.mark
@@ -180,8 +189,21 @@ def draw_together(
         **{**own, **(options or {})},
     )  # fmt: skip
     seconds = time.perf_counter() - began
+    return decoded(plan, output, seconds, advance)
+
+
+def decoded(plan: SamplingPlan, output: SampleOutput, seconds: float, advance: Callable[[int], None] = lambda n: None) -> Samples:
+    """What a sampler made, with its media.
+
+    Args:
+        plan: of a model.
+        output: drawn by it.
+        seconds: that drawing took.
+        advance: as of SamplingPlan.draw.
+    """
+    tokenizer = plan.bundle.tokenizer
     media, lengths, texts = [], [], []
-    for part in map(output.tokens.rows, torch.arange(rng.batch, device=device).split(at_once)):
+    for part in map(output.tokens.rows, torch.arange(len(output.calls), device=plan._device).split(plan._batch_size)):
         with torch.no_grad():
             media.append(tokenizer.decode(part).float().cpu())
         counted = tokenizer.samples_of(part, media[-1])
@@ -190,7 +212,7 @@ def draw_together(
         advance(part.batch)
     return Samples(
         media=_longest(media),
-        tokens=replace(output.tokens.to("cpu"), spec=spec),
+        tokens=replace(output.tokens.to("cpu"), spec=plan.bundle.spec),
         calls=output.calls.cpu(),
         network_calls=dict(output.network_calls),
         seconds=seconds,

@@ -60,7 +60,7 @@ class Watch:
     """
 
     def __init__(self, parts: Sequence[tuple[int, int, Watcher | None]], sampler: Sampler, mark: Mark | None, spec: TokenSpec):
-        self.parts, shape = parts, (sum(count for _, count, _ in parts), spec.levels, spec.positions)
+        self.parts, shape = list(parts), (sum(count for _, count, _ in parts), spec.levels, spec.positions)
         by_cell = type(sampler).marks and sampler.marks  # says of what cell a draw is; ids of drafts are drawn in other ways
         whole_grids = isinstance(sampler, StepwiseSampler) and mark is None
         self.confidence = torch.full(shape, torch.nan, dtype=torch.float64) if by_cell or whole_grids else None
@@ -69,6 +69,12 @@ class Watch:
             self.options["mark"] = _Seen(self, mark)
         elif whole_grids:
             self.options["choose"] = self._choose
+
+    def add(self, begin: int, count: int, watcher: Watcher | None) -> None:
+        """Items that join the batch, behind the others; arguments as of `parts`."""
+        self.parts.append((begin, count, watcher))
+        if self.confidence is not None:
+            self.confidence = torch.cat((self.confidence, torch.full((count, *self.confidence.shape[1:]), torch.nan, dtype=torch.float64)))
 
     def on_step(self, tokens: Tokens | Latents, step: int, steps: int) -> None:
         """As of `Sampler.__call__`. What a watcher raises is its own affair."""
@@ -105,7 +111,7 @@ class _Seen(Mark):
     """A watermark, or plain draws, that are noted."""
 
     def __init__(self, watch: Watch, inner: Mark | None):
-        self.watch, self.inner = watch, inner
+        self.watch, self.inner, self.joins = watch, inner, inner is None
 
     def start(self, rng: RowRNG, positions: int) -> Mark:
         return _Seen(self.watch, None if self.inner is None else self.inner.start(rng, positions))
