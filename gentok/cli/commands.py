@@ -171,6 +171,15 @@ COMMANDS = {
         function="gentok.certification:main",
         keys=(("MY.py", "the file; it is run"), ("n=SAMPLES", "20,000 by default"), ("seed=NUMBER", "given to draw; 0 by default")),
     ),
+    "check": Command(
+        "compares what a device computes of a model with the CPU, operation by operation",
+        (("BUNDLE device=mps", "names what differs, is missing or falls back to the CPU"), ("mnist5k_ar device=cuda", "on a GPU")),
+        function="gentok.device_check:main",
+        keys=(
+            ("CKPT", "a bundle or a training checkpoint"), ("device=NAME", "cpu, cuda, cuda:N, mps; auto by default"),
+            ("trust=[PACKAGE]", "packages of your own whose components may be built"), ("samplers=false", "leaves the samplers out"),
+        ),
+    ),
     "benchmark": Command(
         "measures speed against named peers in the same run, or plans what a large run needs",
         (

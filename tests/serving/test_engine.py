@@ -189,7 +189,8 @@ def test_nobody_joins_while_a_request_of_another_kind_waits_and_calls_are_made_b
                 futures.append(engine.sample(plans[number]))
                 futures[-1].add_done_callback(lambda _, number=number: order.append(number))
 
-    engine.sample(plans[0], watcher).add_done_callback(lambda _: order.append(0))
-    engine.call(lambda: None).result(120)
+    first = engine.sample(plans[0], watcher)
+    first.add_done_callback(lambda _: order.append(0))
+    first.result(120)
     engine.close()
     assert order == ["called", 0, 1, 2] and engine.batches == 3
