@@ -82,9 +82,14 @@ COMMANDS = {
     ),
     "report": Command(
         "writes one self-contained HTML page of a training run, or of several side by side",
-        (("RUN", "RUN/report.html"), ("RUN RUN2 out=FILE.html", "curves of both in each chart, figures in columns")),
+        (
+            ("RUN", "RUN/report.html"), ("RUN RUN2 out=FILE.html", "curves of both in each chart, figures in columns"),
+            ("outputs/sweeps/SWEEP", "all runs of a sweep, with a table of what was varied"),
+        ),
         function="gentok.report.__main__:main",
-        keys=(("RUN ...", "folders of runs, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
+        keys=(
+            ("RUN ...", "folders of runs or sweeps, also of those that still train"), ("out=FILE", "of the page; RUN/report.html by default"),
+        ),
     ),
     "serve": Command(
         "answers over HTTP: samples, completions, encoding, decoding; requests that wait are drawn together",

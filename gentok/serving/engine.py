@@ -173,9 +173,10 @@ class Engine:
                 with self._change:
                     self._jobs = [job for job in self._jobs if not job.future.cancelled()]
                     first = self._jobs[0] if self._jobs else None
-                    if first is None or (first.plan is not None and (first.kind != kind or taken >= _TURNS * self.batch_size)):
+                    closed = room <= 0 or taken >= _TURNS * self.batch_size
+                    if first is None or (first.plan is not None and (closed or first.kind != kind)):
                         return []
-                    some = self._turn(room)
+                    some = self._turn(max(room, 1))
                 if first.plan is not None:
                     taken += sum(count for _, count in some)
                     return some

@@ -37,7 +37,8 @@ class Running(Arrivals):
         self._more, self._done, self.batch_size = more, done, batch_size
         self._plan, self._rows, self.jobs = turn[0][0].plan, [], []  # type: ignore[var-annotated]
         parts = [(job.taken - count, count, self._watcher(job)) for job, count in turn]
-        self._watch = Watch(parts, self._plan.sampler, None, self._plan.bundle.spec)
+        # who comes later to a batch that nobody watched is told of its steps without probabilities, which cost a look at every draw
+        self._watch = Watch(parts, self._plan.sampler, None, self._plan.bundle.spec, any(job.watcher for job, _ in turn))
         self._first = self._rows_of(turn)
 
     def draw(self) -> None:
@@ -49,7 +50,7 @@ class Running(Arrivals):
         )  # fmt: skip
 
     def join(self, room: int) -> Joining | None:
-        turn = self._more(room) if room > 0 else []
+        turn = self._more(room)
         if not turn:
             return None
         for job, count in turn:

@@ -54,15 +54,18 @@ class Watch:
         sampler: that draws.
         mark: a watermark; None: none.
         spec: of the items.
+        likely: whether probabilities are kept, where the sampler lets them be seen.
 
     Attributes:
         options: of `Sampler.__call__`, through which it sees the batch.
     """
 
-    def __init__(self, parts: Sequence[tuple[int, int, Watcher | None]], sampler: Sampler, mark: Mark | None, spec: TokenSpec):
+    def __init__(
+        self, parts: Sequence[tuple[int, int, Watcher | None]], sampler: Sampler, mark: Mark | None, spec: TokenSpec, likely: bool = True
+    ):
         self.parts, shape = list(parts), (sum(count for _, count, _ in parts), spec.levels, spec.positions)
-        by_cell = type(sampler).marks and sampler.marks  # says of what cell a draw is; ids of drafts are drawn in other ways
-        whole_grids = isinstance(sampler, StepwiseSampler) and mark is None
+        by_cell = likely and type(sampler).marks and sampler.marks  # says of what cell a draw is; ids of drafts are drawn in other ways
+        whole_grids = likely and isinstance(sampler, StepwiseSampler) and mark is None
         self.confidence = torch.full(shape, torch.nan, dtype=torch.float64) if by_cell or whole_grids else None
         self.options: dict[str, Any] = {"on_step": self.on_step}
         if by_cell:

@@ -178,6 +178,20 @@ def test_who_comes_later_joins_between_steps_and_leaves_when_done(causal):
     engine.close()
 
 
+def test_calls_are_made_between_the_steps_of_a_full_batch(causal):
+    engine, order = Engine(batch_size=1), []
+
+    def watcher(step):
+        if step.step == 5:
+            engine.call(lambda: order.append("called"))
+
+    first = engine.sample(causal_plan(causal, 1), watcher)
+    first.add_done_callback(lambda _: order.append("drawn"))
+    first.result(120)
+    engine.close()
+    assert order == ["called", "drawn"]
+
+
 def test_nobody_joins_while_a_request_of_another_kind_waits_and_calls_are_made_between_steps(causal):
     engine, order, futures = Engine(batch_size=4), [], []
     plans = [causal_plan(causal, 1), causal_plan(causal, 2, temperature=0.5), causal_plan(causal, 3)]
