@@ -88,7 +88,8 @@ COMMANDS = {
         ),
         function="gentok.report.__main__:main",
         keys=(
-            ("RUN ...", "folders of runs or sweeps, also of those that still train"), ("out=FILE", "of the page; RUN/report.html by default"),
+            ("RUN ...", "folders of runs or sweeps, also of those that still train"),
+            ("out=FILE", "of the page; RUN/report.html by default"),
         ),
     ),
     "serve": Command(
