@@ -37,8 +37,10 @@ def watched(bundle, sampler, settings=None, guidance=1.0, rows=(2, 1)):
 
 
 @pytest.mark.parametrize("model, sampler, settings", [
-    ("mnist5k_masked", "maskgit", FEW), ("mnist5k_masked", "halton", FEW), ("mnist5k_masked", "remasking", FEW),
-    ("mnist5k_ar", "autoregressive", {}), ("mnist5k_ar", "jacobi", {}), ("mnist5k_ar", "jacobi", {"verify": "match", "tail": "gumbel"}),
+    ("mnist5k_masked", "maskgit", FEW), ("mnist5k_masked", "halton", FEW), ("mnist5k_ar", "autoregressive", {}),
+    pytest.param("mnist5k_masked", "remasking", FEW, marks=pytest.mark.slow),
+    pytest.param("mnist5k_ar", "jacobi", {}, marks=pytest.mark.slow),
+    pytest.param("mnist5k_ar", "jacobi", {"verify": "match", "tail": "gumbel"}, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_who_is_watched_draws_the_same(model, sampler, settings):
     bundle = load(model)
