@@ -24,6 +24,7 @@ test-slow: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python docs/site/public_api.py  # whether the public API breaks
 
 benchmark: setup
 	$(BIN)/python -m gentok.benchmark

@@ -7,7 +7,7 @@ and their last bits depend on how many these are: so two processes write what on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +20,13 @@ from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler, described
 from gentok.samplers.draws import Mark
 from gentok.samplers.guided import guided
-from gentok.samplers.request import NetworkCalls, SampleOutput
+from gentok.samplers.request import Joining, NetworkCalls, SampleOutput
 from gentok.types import Condition, ConditionSpec, Latents, Tokens
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "SamplingPlan", "draw_together", "joined", "sample_tokens", "split"]
+__all__ = ["Samples", "SamplingPlan", "decoded", "draw_together", "joined", "sample_tokens", "split"]
 
 _TURNS = 16
 """So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
@@ -98,6 +98,7 @@ class SamplingPlan:
 
     Attributes:
         conditions: of the n items.
+        mark: as given.
         parts: the items that are drawn together, range by range.
 
     Raises:
@@ -116,7 +117,7 @@ class SamplingPlan:
             raise ValueError(f"batch_size={batch_size}: must be at least 1")
         self.bundle, self.sampler, self.seed, self.schedule = bundle, sampler, seed, guidance_schedule
         self.guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
-        self._batch_size, self._mark = batch_size, mark
+        self._batch_size, self.mark = batch_size, mark
         tokenizer = bundle.tokenizer
         spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
         encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
@@ -144,40 +145,65 @@ class SamplingPlan:
         sized = self._frames is not None, self._prompt is not None, self._joins
         return repr((described(self.sampler), self.guidance, self.schedule, sized, shapes))
 
+    @property
+    def open(self) -> bool:
+        """Whether items of other plans of its kind may join a batch of its items between two steps (samplers/request.py, Arrivals)."""
+        return self.sampler.joins and getattr(self.bundle.generator, "moves_rows", False) and self._prompt is None and self.mark is None
+
+    def rows(self, rows: Tensor) -> Joining:
+        """What items int64 [b] are drawn from."""
+        lengths = None if self._frames is None else self._frames[rows].to(self._device)
+        return Joining(self.conditions.rows(rows).to(self._device), RowRNG.of(self.seed, rows).to(self._device), lengths)
+
     def _prompt_rows(self, rows: Tensor) -> Tokens | Latents | None:
         prompt = self._prompt
         return None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=self.bundle.spec, lengths=None)
 
 
-def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None) -> Samples:
+def draw_together(
+    some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None, options: Mapping[str, Any] | None = None
+) -> Samples:
     """Items of one plan, or of several of the same kind, in one batch. Each depends on its own plan's seed and on its number there alone.
 
     Args:
         some: plans of one bundle, mark and `kind`, and the numbers of their items, int64 [b].
         advance: as of SamplingPlan.draw.
+        options: further arguments of the sampler; None: none.
 
     Returns:
         Samples: all of them, plan by plan.
     """
     plan, device, at_once = some[0][0], some[0][0]._device, some[0][0]._batch_size
-    tokenizer, spec = plan.bundle.tokenizer, plan.bundle.spec
-    options: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
-    if plan._mark is not None:
-        options["mark"] = plan._mark
+    own: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
+    if plan.mark is not None:
+        own["mark"] = plan.mark
     if plan._frames is not None:
-        options["lengths"] = torch.cat([one._frames[rows] for one, rows in some])  # type: ignore[index]
+        own["lengths"] = torch.cat([one._frames[rows] for one, rows in some])  # type: ignore[index]
     if plan._prompt is not None:
-        options["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
+        own["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
     conditions = Condition.concat([one.conditions.rows(rows) for one, rows in some])
     rng = RowRNG.concat([RowRNG.of(one.seed, rows) for one, rows in some])
     began = time.perf_counter()
     output = sample_tokens(
         plan.bundle.generator, conditions.to(device), plan.sampler, rng=rng.to(device), guidance=plan.guidance, schedule=plan.schedule,
-        **options,
+        **{**own, **(options or {})},
     )  # fmt: skip
     seconds = time.perf_counter() - began
+    return decoded(plan, output, seconds, advance)
+
+
+def decoded(plan: SamplingPlan, output: SampleOutput, seconds: float, advance: Callable[[int], None] = lambda n: None) -> Samples:
+    """What a sampler made, with its media.
+
+    Args:
+        plan: of a model.
+        output: drawn by it.
+        seconds: that drawing took.
+        advance: as of SamplingPlan.draw.
+    """
+    tokenizer = plan.bundle.tokenizer
     media, lengths, texts = [], [], []
-    for part in map(output.tokens.rows, torch.arange(rng.batch, device=device).split(at_once)):
+    for part in map(output.tokens.rows, torch.arange(len(output.calls), device=plan._device).split(plan._batch_size)):
         with torch.no_grad():
             media.append(tokenizer.decode(part).float().cpu())
         counted = tokenizer.samples_of(part, media[-1])
@@ -186,7 +212,7 @@ def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable
         advance(part.batch)
     return Samples(
         media=_longest(media),
-        tokens=replace(output.tokens.to("cpu"), spec=spec),
+        tokens=replace(output.tokens.to("cpu"), spec=plan.bundle.spec),
         calls=output.calls.cpu(),
         network_calls=dict(output.network_calls),
         seconds=seconds,

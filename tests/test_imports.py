@@ -51,11 +51,11 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
 ANYTHING = {
     "training", "adopt", "push", "export", "codes", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark",
     "benchmarks", "sampling", "sampling_plan", "sample_parts", "launch", "watch", "serving", "sample_files", "codec", "watermark",
-    "describe", "demo", "report", "tracing", "__init__",
+    "describe", "device_check", "demo", "report", "tracing", "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room in ("training", "launch") or path.name == "overhead.py",  # where it is needed
-    "fastapi": lambda room, path: path.name == "app.py" or path.name == "server.py",  # which are imported where they are needed
+    "fastapi": lambda room, path: path.name in ("app.py", "live.py", "server.py"),  # which are imported where they are needed
     "hydra": lambda room, path: path.name == "hydra_run.py",
     "torchaudio": lambda room, path: "sound" in path.name or "audio" in path.name or room in ("tokenizers", "metrics"),
     "encodec": lambda room, path: room in ("tokenizers", "benchmarks"),

@@ -20,7 +20,8 @@ from safetensors.numpy import save_file
 from gentok.report.__main__ import main, write_report
 from gentok.report.chart import MOST, Curve, chart, number, smooth, thin
 from gentok.report.measures import charts, title
-from gentok.report.run_folder import IMAGES, SOUNDS, read_run
+from gentok.report.run_folder import read_run
+from gentok.report.run_media import IMAGES, SOUNDS
 from gentok.types import Raster, TokenSpec
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from pathlib import Path
 
 import mkdocs_gen_files
@@ -16,6 +17,7 @@ GUIDES = {
     "Certify a sampler": "certify.md",
     "A model over HTTP": "serve.md",
     "The hub, ONNX, codes": "hub_and_export.md",
+    "Devices": "devices.md",
     "On a cluster": "cluster.md",
     "What a big run needs": "scaling.md",
 }
@@ -88,13 +90,27 @@ def write(path: str, text: str) -> None:
         file.write(text)
 
 
+def notebooks() -> list[tuple[str, str]]:
+    """Writes a page per notebook of docs/notebooks, its text and code; (title, page) of each."""
+    made = []
+    for path in sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")):
+        parts = []
+        for cell in json.loads(path.read_text())["cells"]:
+            text = "".join(cell["source"])
+            parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        head, *rest = "\n\n".join(parts).split("\n\n", 1)
+        write(f"notebooks/{path.stem}.md", "\n\n".join([head, f"As a notebook: [{path.name}]({path.name}).", *rest]) + "\n")
+        made.append((head.removeprefix("# "), f"notebooks/{path.stem}.md"))
+    return made
+
+
 def summary() -> str:
     docs = ROOT / "docs"
     results = sorted((title(path), f"results/{path.name}") for path in (docs / "results").glob("*.md"))
     decisions = sorted((title(path), f"decisions/{path.name}") for path in (docs / "decisions").glob("*.md") if path.name != "README.md")
     listed = {*GUIDES.values(), *ABOUT.values()}
     guides = [*GUIDES.items(), *sorted((title(path), path.name) for path in docs.glob("*.md") if path.name not in listed)]
-    parts = [("Guides", guides), ("How it is built", list(ABOUT.items())), ("Results", results)]
+    parts = [("Guides", guides), ("Notebooks", notebooks()), ("How it is built", list(ABOUT.items())), ("Results", results)]
     lines = ["* [Start](index.md)"]
     for head, pages in parts:
         lines += [f"* {head}", *(f"    * [{name}]({path})" for name, path in pages)]

@@ -82,9 +82,15 @@ COMMANDS = {
     ),
     "report": Command(
         "writes one self-contained HTML page of a training run, or of several side by side",
-        (("RUN", "RUN/report.html"), ("RUN RUN2 out=FILE.html", "curves of both in each chart, figures in columns")),
+        (
+            ("RUN", "RUN/report.html"), ("RUN RUN2 out=FILE.html", "curves of both in each chart, figures in columns"),
+            ("outputs/sweeps/SWEEP", "all runs of a sweep, with a table of what was varied"),
+        ),
         function="gentok.report.__main__:main",
-        keys=(("RUN ...", "folders of runs, also of one that still trains"), ("out=FILE", "of the page; RUN/report.html by default")),
+        keys=(
+            ("RUN ...", "folders of runs or sweeps, also of those that still train"),
+            ("out=FILE", "of the page; RUN/report.html by default"),
+        ),
     ),
     "serve": Command(
         "answers over HTTP: samples, completions, encoding, decoding; requests that wait are drawn together",
@@ -170,6 +176,15 @@ COMMANDS = {
         (("MY.py", "a file with draw(n, seed), log_p(ids), VOCAB and POSITIONS"), ("MY.py n=100000", "smaller differences are seen")),
         function="gentok.certification:main",
         keys=(("MY.py", "the file; it is run"), ("n=SAMPLES", "20,000 by default"), ("seed=NUMBER", "given to draw; 0 by default")),
+    ),
+    "check": Command(
+        "compares what a device computes of a model with the CPU, operation by operation",
+        (("BUNDLE device=mps", "names what differs, is missing or falls back to the CPU"), ("mnist5k_ar device=cuda", "on a GPU")),
+        function="gentok.device_check:main",
+        keys=(
+            ("CKPT", "a bundle or a training checkpoint"), ("device=NAME", "cpu, cuda, cuda:N, mps; auto by default"),
+            ("trust=[PACKAGE]", "packages of your own whose components may be built"), ("samplers=false", "leaves the samplers out"),
+        ),
     ),
     "benchmark": Command(
         "measures speed against named peers in the same run, or plans what a large run needs",

@@ -1,5 +1,5 @@
 """`gentok report RUN [RUN ...] [out=FILE]`: one self-contained HTML page of a run, or of several side by side,
-report.html in the first one's folder by default.
+report.html in the first one's folder by default. The folder of a sweep (`train.py -m`) stands for all of its runs.
 
 Reads config.yaml, metrics.csv, pictures/, sounds/, metrics.json and bundle/, whatever of them is there (a run
 that still trains is fine), and puts curves, images, sounds, codebook use, sizes and the configuration on one
@@ -15,7 +15,7 @@ from pathlib import Path
 from gentok.atomic import whole_file
 from gentok.command import run_command
 from gentok.report.page import page
-from gentok.report.run_folder import read_run
+from gentok.report.run_folder import read_run, runs_of
 
 __all__ = ["main", "write_report"]
 
@@ -24,9 +24,9 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     """Writes the page of a run, or of several.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or that of a sweep.
         out: the file to write; None: RUN/report.html.
-        beside: folders of further runs, shown beside it.
+        beside: folders of further runs or sweeps, shown beside it.
 
     Returns:
         The file.
@@ -34,7 +34,8 @@ def write_report(run: str | os.PathLike[str], out: str | os.PathLike[str] | None
     Raises:
         OSError: there is no run, or the file cannot be written.
     """
-    folders = list({Path(folder).resolve(): Path(folder) for folder in (run, *beside)}.items())
+    every = [one for folder in (run, *beside) for one in runs_of(Path(folder))]
+    folders = list({folder.resolve(): folder for folder in every}.items())
     top = os.path.commonpath([folder.parent for folder, _ in folders])
     text = page([read_run(given, os.path.relpath(folder, top), 1 / len(folders)) for folder, given in folders])
     out = Path(run) / "report.html" if out is None else Path(out)

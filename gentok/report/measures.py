@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from gentok.report.chart import Chart, Curve, chart
 from gentok.report.run_folder import Run
 
-__all__ = ["Columns", "charts", "measures", "run_color", "title"]
+__all__ = ["Columns", "better", "charts", "measures", "run_color", "title"]
 
 Columns = dict[tuple[str, "int | None"], Sequence[tuple[int, float]]]
 """(side, level) -> points. side: "train" or "held_out"; level: of the codebook, None without levels."""
@@ -35,6 +35,17 @@ TITLES = {
     "codebook/bits_per_item": "bits per item, by entropy",
 }
 """Measure -> title; the charts of the codebook are shown in this order. Shares, which end in %, are logged as 0..1."""
+BETTER = (
+    (
+        "higher",
+        r"psnr|ssim|si_sdr_db|pesq|stoi|codebook/(usage|perplexity|entropy)|.*(right|accuracy|precision|recall)|ids_given_back|.*_per_second|mfu",
+    ),
+    (
+        "lower",
+        r"loss|nll|bits_per_token|l1|l2|kl|stft|mel.*|perceptual|.*distance|fd.*|kid.*|codebook/dead|data_wait|.*wait_share|.*memory.*|wer|cer",
+    ),
+)
+"""Which direction of a measure is better, where that can be said: it cannot of a learning rate, or of discriminators' losses."""
 WORDS = {"db": "dB", "nll": "NLL", "kl": "KL", "l1": "L1", "l2": "L2", "stft": "STFT", "psnr": "PSNR", "ssim": "SSIM"}
 
 
@@ -42,6 +53,11 @@ def title(measure: str) -> str:
     """The measure's title, or its name in words."""
     text = TITLES.get(measure) or ", ".join(" ".join(WORDS.get(w, w) for w in part.split("_")) for part in measure.split("/"))
     return text[:1].upper() + text[1:]
+
+
+def better(measure: str) -> str:
+    """"higher" or "lower", whichever is better; "" where neither is."""
+    return next((direction for direction, names in BETTER if re.fullmatch(names, measure)), "")
 
 
 def charts(runs: Sequence[Run]) -> dict[str, list[Chart]]:
@@ -118,6 +134,8 @@ def _curves(by_run: Mapping[str, Columns], names: Sequence[str], noisy: bool) ->
 
 def _chart(section: str, measure: str, by_run: Mapping[str, Columns], names: Sequence[str], last_step: int) -> Chart:
     curves, hint = _curves(by_run, names, measure != "lr")
+    direction = better(measure)
+    hint = ", ".join(filter(None, [direction and f"{direction} is better", hint]))
     return chart(
         title(measure), curves, name=f"{section}-{re.sub('[^a-z0-9]', '-', measure.lower())}", percent=title(measure).endswith("%"),
         zero=section == "throughput" or measure in ("lr", "codebook/perplexity", "codebook/dead"),

@@ -54,3 +54,22 @@ for (const figure of document.querySelectorAll("figure.chart")) {
     show();
   });
 }
+
+// A picture is shown as large as the window by a click, or by Enter once it has the focus; another click, or Escape, closes it.
+const large = document.querySelector("dialog");
+for (const image of document.querySelectorAll(".pictures img, .sounds img")) {
+  image.dataset.enlarge = "";
+  image.tabIndex = 0;
+  image.setAttribute("role", "button");
+  const enlarge = () => {
+    const shown = document.createElement("img"), below = document.createElement("p");
+    shown.src = image.src;
+    shown.alt = below.textContent = image.alt;
+    shown.style.setProperty("--shape", image.naturalWidth / image.naturalHeight);
+    large.replaceChildren(shown, below);
+    large.showModal();
+  };
+  image.addEventListener("click", enlarge);
+  image.addEventListener("keydown", (event) => event.key === "Enter" && enlarge());
+}
+large.addEventListener("click", () => large.close());

@@ -13,7 +13,7 @@ from typing import Any
 
 from gentok.build import component_name
 from gentok.report.chart import BOTTOM, HEIGHT, TOP, WIDTH, number
-from gentok.report.measures import Columns, charts, measures, run_color, title
+from gentok.report.measures import Columns, better, charts, measures, run_color, title
 from gentok.report.run_folder import Run
 
 __all__ = ["page"]
@@ -38,6 +38,7 @@ def page(runs: Sequence[Run]) -> str:
     parts.sort(key=lambda row: (not row[0].startswith("generator"), -max(n or 0 for n in row[1])))
     settings = _columns([dict(_flat(run.config)) for run in runs])
     sections = {
+        "sweep": ("Sweep", _sweep(runs)),
         "differences": ("What differs in the configuration", [row for row in settings if len(set(map(str, row[1]))) > 1]),
         "curves": ("Curves", drawn["curves"]),
         "pictures": ("Images over time", [kind for kind, _ in _columns([run.images for run in runs])]),
@@ -56,6 +57,25 @@ def page(runs: Sequence[Run]) -> str:
         size={"width": WIDTH, "height": HEIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM},
         made=time.strftime("%Y-%m-%d %H:%M"), style=Markup((here / "page.css").read_text()), script=Markup((here / "page.js").read_text()),
     )  # fmt: skip
+
+
+def _sweep(runs: Sequence[Run]) -> dict[str, Any]:
+    """What was varied in a sweep, and what came out: heads, and a row of (text, whether it is the best) per run; {} without a sweep."""
+    keys = {key: None for run in runs for key in run.overrides}
+    varied = [key for key in keys if len({run.overrides.get(key) for run in runs if run.overrides}) > 1]
+    if not varied:
+        return {}
+    found = [{m: value for m, columns in measures(run).items() if (value := _last(columns)) is not None} for run in runs]
+    names = {m: None for m in (*FIRST, *(name for figures in found for name in figures)) if any(m in figures for figures in found)}
+    shown = [m for m in names if not m.startswith("codebook/")][:6] + [m for m in ("codebook/usage",) if m in names]
+    best = {m: (max if better(m) == "higher" else min)(figures[m] for figures in found if m in figures) for m in shown if better(m)}
+    rows = []
+    for run, figures in zip(runs, found):
+        cells = [(run.overrides.get(key, "–"), False) for key in varied]
+        cells += [(number(figures[m]), figures[m] == best.get(m)) if m in figures else ("–", False) for m in shown]
+        rows.append((run, cells))
+    heads = ["run", *varied, *(f"{title(m)}{f', {better(m)} is better' if better(m) else ''}" for m in shown)]
+    return {"heads": heads, "rows": rows}
 
 
 def _columns(tables: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[Any]]]:

@@ -5,43 +5,19 @@ Nothing in it needs to be complete: what cannot be read is listed in `Run.notes`
 
 from __future__ import annotations
 
-import base64
 import csv
 import functools
-import io
 import json
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Run", "Shown", "read_run"]
+from gentok.report.run_media import Shown, images_of, sounds_of
 
-IMAGES = 8
-"""Steps shown of every kind of image, evenly spaced, the last among them."""
-IMAGES_BYTES = 1_000_000
-"""Of the images of a page; those above their share are made smaller."""
-IMAGE_SIDES = ((1200, 85), (1200, 60), (900, 60), (600, 60), (400, 40))
-"""Longest side and JPEG quality of images that are made smaller: the first that fits is taken."""
-SOUNDS = 16
-"""Sounds shown of a page, first ones first."""
-SOUNDS_BYTES = 1_000_000
-"""Of the sounds of a page; of those above their share the beginning is kept."""
-
-
-@dataclass
-class Shown:
-    """An image, or a sound of the last step that has some: `url` holds it, of a long sound the beginning that `name` tells."""
-
-    step: int
-    name: str
-    url: str
-    width: int = 0
-    height: int = 0
-
+__all__ = ["Run", "read_run", "runs_of"]
 
 @dataclass
 class Run:
@@ -59,6 +35,7 @@ class Run:
         images: kind -> images by step.
         image_counts: kind -> how many lie in the folder.
         sounds: kind -> those of the last step.
+        overrides: of a job of a sweep, what it was started with: setting -> value.
         notes: what could not be read, and why.
     """
 
@@ -73,11 +50,20 @@ class Run:
     images: dict[str, list[Shown]] = field(default_factory=dict)
     image_counts: dict[str, int] = field(default_factory=dict)
     sounds: dict[str, list[Shown]] = field(default_factory=dict)
+    overrides: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         return max([self.result.get("step") or 0, *(points[-1][0] for points in self.series.values())], default=0)
+
+
+def runs_of(folder: Path) -> list[Path]:
+    """The runs of a sweep's folder, those that have begun, in their order; the folder itself where it is no sweep's."""
+    if (folder / "config.yaml").is_file() or (folder / "metrics.csv").is_file():
+        return [folder]
+    jobs = sorted((path.parent for path in folder.glob("*/job.json")), key=lambda path: (len(path.name), path.name))
+    return [job for job in jobs if (job / "config.yaml").is_file() or (job / "metrics.csv").is_file()] or [folder]
 
 
 def read_run(folder: Path, name: str = "", share: float = 1.0) -> Run:
@@ -101,9 +87,13 @@ def read_run(folder: Path, name: str = "", share: float = 1.0) -> Run:
     run.result = _read(run, "metrics.json", _result) or {}
     run.bundle = _read(run, "bundle/bundle.json", _json) or {}
     _read(run, "metrics.csv", lambda path: _metrics(run, path))
+    if (folder / "job.json").is_file():
+        run.overrides = _read(run, "job.json", lambda path: dict(word.split("=", 1) for word in _json(path)["overrides"])) or {}
     run.sizes = _sizes(run)
-    _images(run, share)
-    _sounds(run, share)
+    attempt = functools.partial(_read, run)
+    run.images, run.image_counts = images_of(folder, share, attempt)
+    run.sounds, left_out = sounds_of(folder, share, attempt)
+    run.notes += left_out
     return run
 
 
@@ -213,79 +203,3 @@ def _checkpoint(path: Path) -> dict[str, int]:
         **{f"tokenizer.{name}": value for name, value in (checkpoint.get("tokenizer_state") or {}).items()},
     }
     return {name: value.numel() for name, value in state.items()}
-
-
-# --------------------------------------------------------------------------------------------- images, sounds
-
-
-def _by_kind(paths: Any) -> dict[str, list[tuple[int, Path]]]:
-    """KIND_STEP... -> {kind: [(step, path)]}, by step."""
-    kinds: dict[str, list[tuple[int, Path]]] = {}
-    for path in paths:
-        match = re.fullmatch(r"([^.].*)_(\d+)", path.stem)
-        if match:
-            kinds.setdefault(match[1], []).append((int(match[2]), path))
-    return {kind: sorted(found) for kind, found in sorted(kinds.items())}
-
-
-def _media(run: Run, chosen: Sequence[tuple[str, int, Path]], read: Callable[..., Shown], room: float) -> dict[str, list[Shown]]:
-    """(kind, step, path) -> kind -> what could be read of it, in `room` bytes altogether."""
-    out: dict[str, list[Shown]] = {}
-    for kind, step, path in chosen:
-        one = functools.partial(read, step=step, room=int(room / len(chosen)))
-        found = _read(run, str(path.relative_to(run.folder)), one)
-        out.setdefault(kind, []).extend([found] if found else [])
-    return {kind: found for kind, found in out.items() if found}
-
-
-def _images(run: Run, share: float) -> None:
-    n, chosen = max(1, round(IMAGES * share)), []
-    for kind, found in _by_kind((run.folder / "pictures").glob("*.png")).items():
-        run.image_counts[kind] = len(found)
-        places = sorted({len(found) - 1 - round(i * (len(found) - 1) / max(1, n - 1)) for i in range(n)})
-        chosen += [(kind, *found[place]) for place in places]
-    run.images = _media(run, chosen, _image, IMAGES_BYTES * share)
-
-
-def _image(path: Path, step: int, room: int) -> Shown:
-    from PIL import Image
-
-    with Image.open(path) as image:
-        image.load()
-        size, kind, data = image.size, "png", path.read_bytes()
-        small = image.convert("RGB")
-    for side, quality in IMAGE_SIDES:
-        if max(size) <= IMAGE_SIDES[0][0] and len(data) <= room:
-            break
-        buffer, kind = io.BytesIO(), "jpeg"
-        small.thumbnail((side, side))
-        small.save(buffer, "JPEG", quality=quality)
-        size, data = small.size, buffer.getvalue()
-    return Shown(step, path.stem, _url(f"image/{kind}", data), *size)
-
-
-def _sounds(run: Run, share: float) -> None:
-    last = [(kind, *found[-1]) for kind, found in _by_kind((run.folder / "sounds").glob("*")).items()]
-    chosen = [(kind, step, path) for kind, step, folder in last for path in sorted(folder.glob("*.wav"))]
-    most = max(1, round(SOUNDS * share))
-    run.sounds = _media(run, chosen[:most], _sound, SOUNDS_BYTES * share)
-    if most < len(chosen):
-        run.notes.append(f"{len(chosen) - most} of {len(chosen)} sounds left out")
-
-
-def _sound(path: Path, step: int, room: int) -> Shown:
-    name = path.stem.replace("_", " ")
-    if path.stat().st_size <= room:
-        return Shown(step, name, _url("audio/wav", path.read_bytes()))
-    import soundfile
-
-    buffer = io.BytesIO()
-    with soundfile.SoundFile(path) as file:
-        frames = min(file.frames, max(1, (room - 44) // (2 * file.channels)))
-        soundfile.write(buffer, file.read(frames), file.samplerate, "PCM_16", format="WAV")
-        cut = f", the first {frames / file.samplerate:.1f} s of {file.frames / file.samplerate:.1f} s" if frames < file.frames else ""
-    return Shown(step, name + cut, _url("audio/wav", buffer.getvalue()))
-
-
-def _url(kind: str, data: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

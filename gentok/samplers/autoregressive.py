@@ -19,7 +19,8 @@ does not end before a cell that is known.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,11 +29,11 @@ from torch import Tensor
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
 from gentok.samplers.base import Sampler, check_known
-from gentok.samplers.request import SampleOutput, SampleRequest
+from gentok.samplers.request import SampleOutput, SampleRequest, initial_tokens
 from gentok.samplers.row_queue import Draws, RowQueue
-from gentok.types import ABSENT, UNKNOWN, Tokens
+from gentok.types import ABSENT, UNKNOWN, Condition, RowRNG, Tokens
 
-__all__ = ["AutoregressiveSampler", "Ending", "check_slots"]
+__all__ = ["AutoregressiveSampler", "Ending", "check_slots", "hand_out", "joining_rows"]
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,18 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
         fed = fed.masked_fill(fed == UNKNOWN, ABSENT)
         ending = Ending(tokens, layout) if model.ends else None
         draws = Draws(masked)
-        queue = RowQueue(model, request.condition, draws, request.at_once, model.ends, request.network_calls)
+        grows = request.arrivals is not None
+        queue = RowQueue(model, request.condition, draws, request.at_once, model.ends, request.network_calls, grows)
         steps, turns = max([*draws.counts, math.ceil(sum(draws.counts) / max(queue.size, 1))], default=0), 0
-        while queue:
+        hand_out(request, draws, ids, ending, range(len(ids)))  # a row without a cell to draw has no turn
+        while True:
+            while grows and (joined := joining_rows(request, queue, ending)) is not None:
+                request, more, begins = joined
+                first, tokens, steps = len(ids), request.tokens, turns + max(layout.steps, 1)
+                ids, masked, fed = torch.cat((ids, more)), torch.cat((masked, more == UNKNOWN)), torch.cat((fed, begins))
+                hand_out(request, draws, ids, ending, range(first, len(ids)))
+            if not queue:
+                break
             turn = queue.turn(fed)
             active = None if turn.rows == list(range(len(ids))) else torch.tensor(turn.rows).to(ids.device)
             rows: Any = slice(None) if active is None else active
@@ -93,6 +103,7 @@ class AutoregressiveSampler(Sampler, id="sampler/autoregressive"):
             turns += 1
             if request.on_step is not None:
                 request.report(layout.unflatten(ids), min(turns, steps), steps)
+            hand_out(request, draws, ids, ending, turn.rows)
 
         output = Tokens(layout.unflatten(ids), tokens.spec, tokens.lengths if ending is None else ending.lengths)
         calls = torch.tensor(draws.calls, dtype=torch.int64, device=ids.device)
@@ -135,6 +146,44 @@ def check_slots(model: Causal, ids: Tensor, forced: bool = False) -> bool:
     return True
 
 
+def hand_out(request: SampleRequest, draws: Draws, ids: Tensor, ending: Ending | None, rows: Iterable[int]) -> None:
+    """Tells the request's arrivals which of some rows of ids int64 [B, S, G] are done; draws and ending are of all rows."""
+    if request.arrivals is None or not (done := [row for row in rows if not draws.waiting(row)]):
+        return
+    lengths = request.tokens.lengths if ending is None else ending.lengths
+    made = Tokens(request.model.layout.unflatten(ids[done]), request.tokens.spec, None if lengths is None else lengths[done])
+    request.arrivals.leave(done, made.validate(), [draws.calls[row] for row in done])
+
+
+def joining_rows(request: SampleRequest, queue: RowQueue, ending: Ending | None) -> tuple[SampleRequest, Tensor, Tensor] | None:
+    """Asks who joins, and makes room for them in the queue.
+
+    Args:
+        request: of the rows so far, with arrivals.
+        queue: of these rows.
+        ending: of these rows; None: items do not end by themselves.
+
+    Returns:
+        (the request of all rows, the ids of the new ones [b, S, G], what these feed [b, S, G]); None: nobody comes now.
+    """
+    new = None if request.arrivals is None else request.arrivals.join(queue.room)
+    if new is None:
+        return None
+    layout, old = request.model.layout, request.tokens
+    tokens = initial_tokens(request.model.spec, new.rng, None, new.lengths)
+    ids = layout.flatten(tokens.codes)
+    fed = torch.cat([request.model.begin.to(ids).expand(len(ids), 1, layout.slots), ids[:, :-1]], 1)
+    queue.draws.add(ids == UNKNOWN)
+    queue.add(new.condition, len(ids))
+    if ending is not None:
+        ending.add(tokens)
+    some = [one.lengths if one.lengths is not None else torch.full_like(one.codes[:, 0, 0], one.codes.shape[2]) for one in (old, tokens)]
+    lengths = None if old.lengths is None and tokens.lengths is None else torch.cat(some)
+    whole = Tokens(torch.cat((old.codes, tokens.codes)), old.spec, lengths)
+    condition, rng = Condition.concat([request.condition, new.condition]), RowRNG.concat([request.rng, new.rng])
+    return replace(request, condition=condition, rng=rng, tokens=whole), ids, fed.masked_fill(fed == UNKNOWN, ABSENT)
+
+
 class Ending:
     """The ends of a batch's items: id spec.vocab, drawn at a cell of level 0.
 
@@ -148,6 +197,11 @@ class Ending:
         self.known = (place * tokens.present.any(1)).amax(1)  # [B]: one behind the last known position
         self.guarded = bool((tokens.masked[:, 0] & (place <= self.known[:, None])).any())
         self.lengths = torch.full_like(self.known, len(place)) if tokens.lengths is None else tokens.lengths.clone()
+
+    def add(self, tokens: Tokens) -> None:
+        """Further rows, of which nothing is known."""
+        more = torch.full_like(tokens.codes[:, 0, 0], tokens.codes.shape[2]) if tokens.lengths is None else tokens.lengths.clone()
+        self.known, self.lengths = torch.cat((self.known, torch.zeros_like(more))), torch.cat((self.lengths, more))
 
     def allow(self, logits: Tensor, rows: Any, last: Any) -> Tensor:
         """Logits [b, G, V + 1] of some rows' steps, without an end where a known cell lies behind it."""

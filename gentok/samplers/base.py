@@ -28,7 +28,7 @@ from gentok.interfaces import Component
 from gentok.layouts import Layout
 from gentok.samplers import filters
 from gentok.samplers.draws import Choice, Mark, checked, draw
-from gentok.samplers.request import OnStep, SampleOutput, SampleRequest, initial_tokens
+from gentok.samplers.request import Arrivals, OnStep, SampleOutput, SampleRequest, initial_tokens
 from gentok.settings import Fraction, NonNegativeFloat, PositiveFraction, PositiveInt
 from gentok.types import Condition, RowRNG, Tokens
 
@@ -120,6 +120,7 @@ class Sampler(Component, ABC):
         mark: Mark | None = None,
         on_step: OnStep | None = None,
         at_once: int | None = None,
+        arrivals: Arrivals | None = None,
     ) -> SampleOutput:
         """Draws B items.
 
@@ -139,6 +140,8 @@ class Sampler(Component, ABC):
                 counts the leading positions that are whole.
             at_once: how many rows are computed together at most, of samplers whose rows can wait (`joins`) and
                 of models that can move rows; None: all.
+            arrivals: rows that join between steps, of the same samplers and models, with neither `known` nor `mark`; None: none. `at_once`
+                is then given.
 
         Returns:
             SampleOutput: the items, and what they cost.
@@ -152,6 +155,9 @@ class Sampler(Component, ABC):
             raise ValueError(f"rows of the sampler {sampler_name(type(self))} cannot wait for others; leave at_once out")
         if at_once is not None and at_once < 1:
             raise ValueError(f"at_once={at_once}: at least one row must be computed at once")
+        stays = known is not None or (mark is not None and not mark.joins) or not getattr(model, "moves_rows", False)
+        if arrivals is not None and (at_once is None or stays):
+            raise ValueError("rows can join later where at_once is given, nothing is known, no watermark is set, and the model moves rows")
         if draft is not None and not self.takes_draft:
             raise ValueError(f"the sampler {sampler_name(type(self))} does not start from a draft; leave draft out, or mark cells as known")
         if lengths is None and known is None and draft is not None:
@@ -163,7 +169,8 @@ class Sampler(Component, ABC):
         if mark is not None:
             self.check_marks(choose)
             mark = mark.start(rng, tokens.codes.shape[-1])
-        return self.run(SampleRequest(model, condition, rng, tokens, draft, checked(choose or draw), mark, on_step, at_once=at_once))
+        choose = checked(choose or draw)
+        return self.run(SampleRequest(model, condition, rng, tokens, draft, choose, mark, on_step, at_once=at_once, arrivals=arrivals))
 
     def check_marks(self, choose: Choice | None = None) -> None:
         """Raises ValueError where ids that this sampler draws cannot carry a watermark."""

@@ -19,7 +19,13 @@ Choice = Callable[[Tensor, RowRNG], Tensor]
 
 class Mark(ABC):
     """A watermark, for samplers that draw the id of every cell once: numbers of a secret key take the place of the row's own
-    (gentok/watermarks)."""
+    (gentok/watermarks).
+
+    Attributes:
+        joins: whether rows may join a batch that it was started with.
+    """
+
+    joins: bool = False
 
     @abstractmethod
     def start(self, rng: RowRNG, positions: int) -> Mark:

@@ -3,6 +3,7 @@ its network calls."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +15,7 @@ from gentok.generators.base import Capability
 from gentok.samplers.draws import Choice, Mark, check_finite, draw
 from gentok.types import ABSENT, Condition, Latents, RowRNG, Tokens, TokenSpec
 
-__all__ = ["NetworkCalls", "OnStep", "SampleOutput", "SampleRequest", "initial_tokens"]
+__all__ = ["Arrivals", "Joining", "NetworkCalls", "OnStep", "SampleOutput", "SampleRequest", "initial_tokens"]
 
 OnStep = Callable[[Any, int, int], None]
 """(tokens so far, step, steps); of latents these, NaN where nothing is drawn yet."""
@@ -57,6 +58,47 @@ class NetworkCalls(dict[str, tuple[int, int]]):
 
 
 @dataclass(frozen=True)
+class Joining:
+    """Rows that come while others are drawn.
+
+    Attributes:
+        condition: of b rows.
+        rng: of these rows.
+        lengths: int64 [b], in positions; None: the spec's.
+    """
+
+    condition: Condition
+    rng: RowRNG
+    lengths: Tensor | None = None
+
+
+class Arrivals(ABC):
+    """Who joins a batch between its steps and leaves it before its end, of samplers whose rows can wait (`joins`) and models that can
+    move rows. Rows are numbered in the order in which they come."""
+
+    @abstractmethod
+    def join(self, room: int) -> Joining | None:
+        """Asked before every call.
+
+        Args:
+            room: how many more rows could be computed at once.
+
+        Returns:
+            Joining; None: nobody comes now. The batch ends when it has no row to draw and nobody comes.
+        """
+
+    @abstractmethod
+    def leave(self, rows: list[int], tokens: Tokens, calls: list[int]) -> None:
+        """Takes rows that are done.
+
+        Args:
+            rows: b numbers.
+            tokens: b items.
+            calls: b numbers, the network calls that each needed.
+        """
+
+
+@dataclass(frozen=True)
 class SampleRequest:
     """What a sampler is asked for, already checked.
 
@@ -73,6 +115,7 @@ class SampleRequest:
         on_step: called after every step, see `report`.
         network_calls: those that were made so far, shared by all requests made of this one.
         at_once: rows that are computed together at most; None: all.
+        arrivals: who joins later; None: nobody.
     """
 
     model: Any
@@ -85,6 +128,7 @@ class SampleRequest:
     on_step: OnStep | None = None
     network_calls: NetworkCalls = field(default_factory=NetworkCalls)
     at_once: int | None = None
+    arrivals: Arrivals | None = None
 
     def with_codes(self, codes: Tensor) -> Tokens:
         """Codes of all rows, int64 [B, K, N] or [B, K N], as Tokens with the items' lengths."""

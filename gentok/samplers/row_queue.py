@@ -34,11 +34,20 @@ class Draws:
     """
 
     def __init__(self, masked: Tensor):
+        self._whole = masked.new_zeros(0, masked.shape[1], device="cpu")
+        self._steps: list[list[int]] = []
+        self.done: list[int] = []
+        self.calls: list[int] = []
+        self.add(masked)
+
+    def add(self, masked: Tensor) -> None:
+        """Further rows, behind the others; masked as of the class."""
         masked = masked.cpu()
-        self._whole = masked.all(2)
+        self._whole = torch.cat((self._whole, masked.all(2)))
         self._everywhere: list[bool] = self._whole.all(0).tolist()
-        self._steps: list[list[int]] = [row.nonzero()[:, 0].tolist() for row in masked.any(2)]
-        self.done, self.calls = [0] * len(masked), [0] * len(masked)
+        self._steps += [row.nonzero()[:, 0].tolist() for row in masked.any(2)]
+        self.done += [0] * len(masked)
+        self.calls += [0] * len(masked)
 
     @property
     def counts(self) -> list[int]:
@@ -103,18 +112,20 @@ class RowQueue:
         draws: of these rows.
         at_once: rows that are computed together at most; None: all.
         whole_layout: whether a row may need every step.
+        grows: whether rows may be added.
         network_calls: where calls are counted.
     """
 
     def __init__(
-        self, model: Causal, condition: Condition, draws: Draws, at_once: int | None, whole_layout: bool, network_calls: NetworkCalls
-    ):
+        self, model: Causal, condition: Condition, draws: Draws, at_once: int | None, whole_layout: bool, network_calls: NetworkCalls,
+        grows: bool = False,
+    ):  # fmt: skip
         self.model, self.condition, self.draws, self.network_calls = model, condition, draws, network_calls
         n = len(draws.done)
         self.moves = model.moves_rows
         self.waiting = [row for row in range(n) if draws.waiting(row)] if self.moves else list(range(n))
-        self.size = max(min(at_once or n, n), 1) if self.moves else n
-        self.capacity = model.layout.steps if whole_layout else draws.capacity
+        self.size = at_once if grows and at_once else max(min(at_once or n, n), 1) if self.moves else n
+        self.capacity = model.layout.steps if whole_layout or grows else draws.capacity
         self.keys = condition.keys(n) if self.moves else []
         self.rows: list[int] = []  # of the cache, in its order
         self.cache: Any = None
@@ -122,6 +133,18 @@ class RowQueue:
     def __bool__(self) -> bool:
         """Whether a row is to be drawn."""
         return any(map(self.draws.waiting, self.rows)) or any(map(self.draws.waiting, self.waiting))
+
+    @property
+    def room(self) -> int:
+        """How many more rows could be computed at once."""
+        return self.size - len(self._busy()) - len(self.waiting)
+
+    def add(self, condition: Condition, n: int) -> None:
+        """Further rows, which `draws` has already; condition: of n rows."""
+        first = len(self.draws.done) - n
+        self.condition = Condition.concat([self.condition, condition])
+        self.keys += condition.keys(n)
+        self.waiting += [row for row in range(first, first + n) if self.draws.waiting(row)]
 
     def turn(self, fed: Tensor) -> Turn:
         """The next call.
@@ -209,6 +232,9 @@ class RowQueue:
         if self.cache is None:
             self.cache, self.rows = cache, joining
             return
+        if (more := len(joining) - len(free)) > 0:  # places that the batch did not have before: copies, which are then written over
+            self.cache = self.model.take(self.cache, self._tensor([*range(len(self.rows)), *[0] * more], like))
+            free, self.rows = [*free, *range(len(self.rows), len(self.rows) + more)], [*self.rows, *joining[:more]]
         self.model.put(self.cache, self._tensor(free[: len(joining)], like), cache)
         for i, row in zip(free, joining):
             self.rows[i] = row

@@ -5,6 +5,7 @@
     GET  /v1/sample    one item as a file: ?condition=7&seed=3&sampler=jacobi&guidance=2, for a browser
     POST /v1/encode    the bytes of an image or sound file -> codes
     POST /v1/decode    codes -> items
+    /v1/watch, /v1/stream, /v1/decode/stream    answers that come while the model works (live.py)
     GET  /v1/model     what the model is: its tokens, its conditions, the samplers that fit
     GET  /health       200 while it works
     GET  /metrics      counts, in Prometheus' form
@@ -22,9 +23,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -37,10 +38,13 @@ from gentok.samplers.draws import Mark
 from gentok.sampling import configured_sampler
 from gentok.sampling_plan import Samples, SamplingPlan
 from gentok.serving.engine import Busy, Engine
+from gentok.serving.live import add_live
 from gentok.serving.messages import (
     DecodeRequest,
     SampleRequest,
+    asked_by_address,
     decoded_text,
+    grid_of,
     items_of,
     keep_of,
     media_file,
@@ -112,6 +116,9 @@ class Served:
             "samplers": [] if generator is None else [sampler_name(cls) for cls in fitting(generator)],
             "sampler": None if self.sampler is None else described(self.sampler),
             "guidance": self.bundle.meta.get("guidance", 1.0) if self.guidance is None else self.guidance,
+            "grid": grid_of(self.bundle.spec),
+            "codes": bool(self.bundle.spec.vocab_sizes),
+            "streams": self.bundle.spec.modality == "audio",
             "media": media_type(self.bundle.spec),
             "media_shape": self.bundle.spec.media_shape,
             "watermarked": self.mark is not None,
@@ -190,7 +197,11 @@ def make_app(served: Served) -> FastAPI:
 
     @app.get("/", response_class=HTMLResponse)
     async def page() -> str:
-        return (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+        here = Path(__file__).parent
+        text = (here / "page.html").read_text(encoding="utf-8")
+        for part in ("page.css", "page.js"):  # one answer, so that the page works behind any prefix of a proxy
+            text = text.replace(f"/* {part} */", (here / part).read_text(encoding="utf-8"))
+        return text
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
@@ -204,21 +215,19 @@ def make_app(served: Served) -> FastAPI:
     async def model() -> dict[str, Any]:
         return served.about()
 
-    @app.post("/v1/sample")
-    async def sample(wanted: SampleRequest) -> dict[str, Any]:
-        plan, made = await drawn(wanted)
-        items = await asyncio.to_thread(items_of, made, spec, wanted.media, wanted.codes)
+    async def answer(wanted: SampleRequest, plan: SamplingPlan, made: Samples) -> dict[str, Any]:
         return {
-            "items": items, "type": media_type(spec), "sampler": described(plan.sampler), "guidance": plan.guidance, "seed": wanted.seed,
-            "seconds": round(made.seconds, 4),
+            "items": await asyncio.to_thread(items_of, made, spec, wanted.media, wanted.codes), "type": media_type(spec),
+            "sampler": described(plan.sampler), "guidance": plan.guidance, "seed": wanted.seed, "seconds": round(made.seconds, 4),
         }  # fmt: skip
 
+    @app.post("/v1/sample")
+    async def sample(wanted: SampleRequest) -> dict[str, Any]:
+        return await answer(wanted, *await drawn(wanted))
+
     @app.get("/v1/sample")
-    async def sample_file(
-        condition: str | None = None, seed: int = 0, sampler: str | None = None, guidance: float | None = None
-    ) -> Response:  # fmt: skip
-        given: Any = int(condition) if condition is not None and condition.isdigit() else condition
-        _, made = await drawn(SampleRequest.model_validate({"condition": given, "seed": seed, "sampler": sampler, "guidance": guidance}))
+    async def sample_file(wanted: Annotated[SampleRequest, Depends(asked_by_address)]) -> Response:
+        _, made = await drawn(wanted)
         item = made.media[0] if made.lengths is None else made.media[0][..., : int(made.lengths[0])]
         return Response(await asyncio.to_thread(media_file, item, spec), media_type=media_type(spec))
 
@@ -238,12 +247,18 @@ def make_app(served: Served) -> FastAPI:
     async def decode(wanted: DecodeRequest) -> dict[str, Any]:
         if len(wanted.codes) > served.max_items:
             raise ConfigError(f"{len(wanted.codes)} items: this server decodes up to {served.max_items} for a request")
-        work = lambda: served.bundle.decode(tokens_of(wanted.codes, served.bundle, served.max_seconds)).float().cpu()  # noqa: E731
-        media = await asyncio.wrap_future(engine.call(work))
-        made = Samples(media, None, media.new_zeros(len(media)).long(), {}, 0.0, {})
+
+        def work() -> Samples:
+            tokens = tokens_of(wanted.codes, served.bundle, served.max_seconds, wanted.keep)
+            media = served.bundle.decode(tokens).float().cpu()
+            ends = served.bundle.tokenizer.samples_of(tokens, media)
+            return Samples(media, tokens, media.new_zeros(len(media)).long(), {}, 0.0, {}, ends)
+
+        made = await asyncio.wrap_future(engine.call(work))
         items = await asyncio.to_thread(items_of, made, spec, True, False)
         return {"items": [{"media": item["media"]} for item in items], "type": media_type(spec)}
 
+    add_live(app, served, engine, answer)
     return app
 
 

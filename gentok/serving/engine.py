@@ -2,7 +2,10 @@
 
 Requests are taken in the order of their arrival. The first one that waits says the kind of the next batch (sampler, settings, guidance);
 every waiting request of that kind gives items to it, each an equal share first, so that a small request does not wait for all of a large
-one. A request's items depend on its own seed and on their numbers alone (gentok/sampling_plan.py), whoever else is served.
+one. Where rows can join a batch (running.py), requests of its kind that come later do so between two steps, as long as there is room, no
+request of another kind was there before them, and the batch has not taken _TURNS times its size; each is answered when its own items are
+done. Elsewhere they wait for the batch's end. A request's items depend on its own seed and on their numbers alone
+(gentok/sampling_plan.py), whoever else is served.
 """
 
 from __future__ import annotations
@@ -15,8 +18,12 @@ from typing import Any
 import torch
 
 from gentok.sampling_plan import Samples, SamplingPlan, draw_together, joined, split
+from gentok.serving.running import Running
+from gentok.serving.watch import Watch, Watcher
 
 __all__ = ["Busy", "Engine"]
+
+_TURNS = 16
 
 
 class Busy(Exception):
@@ -26,11 +33,13 @@ class Busy(Exception):
 class _Job:
     """A request: its plan, how many of its n items were taken, and what was drawn of them; or a function to be called."""
 
-    def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None):
-        self.plan, self.work, self.future = plan, work, Future[Any]()
+    def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None, watcher: Watcher | None = None):
+        self.plan, self.work, self.watcher, self.future = plan, work, watcher, Future[Any]()
         self.items = 1 if plan is None else plan.parts[-1].stop
         self.kind = "" if plan is None else plan.kind
         self.taken, self.drawn = 0, []  # type: tuple[int, list[Samples]]
+        self.pieces: dict[int, Any] = {}  # number of an item -> what was drawn of it, of batches that are left one by one
+        self.began = 0.0
 
     @property
     def left(self) -> int:
@@ -61,11 +70,12 @@ class Engine:
         """Items that wait."""
         return sum(job.left for job in self._jobs)
 
-    def sample(self, plan: SamplingPlan) -> Future[Samples]:
+    def sample(self, plan: SamplingPlan, watcher: Watcher | None = None) -> Future[Samples]:
         """Asks for the items of a plan.
 
         Args:
             plan: checked; all plans of an engine are of one bundle and one watermark.
+            watcher: called in the engine's thread after every step of the plan's items; None: nobody watches.
 
         Returns:
             Future of Samples. Cancelling it takes back what was not yet begun.
@@ -73,7 +83,7 @@ class Engine:
         Raises:
             Busy: with it more than `max_waiting` items would wait.
         """
-        return self._add(_Job(plan))
+        return self._add(_Job(plan, watcher=watcher))
 
     def call(self, work: Callable[[], Any]) -> Future[Any]:
         """Asks for a call in the model's thread, such as decoding, which counts as an item. Result and errors are those of `sample`."""
@@ -104,15 +114,16 @@ class Engine:
                     self._change.wait()
                 if not self._jobs:
                     return
-                turn = self._turn()
+                turn = self._turn(self.batch_size)
             self._do(turn)
 
-    def _turn(self) -> list[tuple[_Job, int]]:
-        """The next batch: jobs, and how many items of each; these are taken. Jobs without further items wait no longer."""
+    def _turn(self, room: int) -> list[tuple[_Job, int]]:
+        """The next batch of up to `room` items: jobs, and how many items of each; these are taken. Jobs without further items wait no
+        longer."""
         first = self._jobs[0]
-        same = [job for job in self._jobs if job.kind == first.kind][: self.batch_size] if first.plan else [first]
+        same = [job for job in self._jobs if job.kind == first.kind][:room] if first.plan else [first]
         same = [job for job in same if job.taken or job.future.set_running_or_notify_cancel()]
-        room, turn = self.batch_size, []
+        turn: list[Any] = []
         for number, job in enumerate(same):  # those that want less than their share leave the rest to those behind them
             count = min(job.left, max(room // (len(same) - number), 1), room)
             turn.append([job, count])
@@ -131,18 +142,60 @@ class Engine:
         try:
             if turn and turn[0][0].work is not None:
                 turn[0][0].future.set_result(turn[0][0].work())
+            elif turn and turn[0][0].plan is not None and turn[0][0].plan.open:
+                self._draw_open(turn)
             elif turn:
                 plans = [(job.plan, torch.arange(job.taken - count, job.taken)) for job, count in turn]
-                drawn = draw_together(plans)  # type: ignore[arg-type]
+                drawn = draw_together(plans, options=self._watch(turn))  # type: ignore[arg-type]
                 self.batches, self.items = self.batches + 1, self.items + len(drawn.calls)
                 for (job, _), part in zip(turn, split(drawn, [count for _, count in turn])):
                     job.drawn.append(part)
                     if not job.left and not job.future.done():
                         job.future.set_result(joined(job.drawn))
         except BaseException as error:  # the thread goes on: other requests are no worse for it
-            for job, _ in turn:
-                job.taken = job.items
-                if not job.future.done():
-                    job.future.set_exception(error)
-            with self._change:
-                self._jobs = [job for job in self._jobs if job.left]
+            self._fail([job for job, _ in turn], error)
+
+    def _fail(self, jobs: list[_Job], error: BaseException) -> None:
+        for job in jobs:
+            job.taken = job.items
+            if not job.future.done():
+                job.future.set_exception(error)
+        with self._change:
+            self._jobs = [job for job in self._jobs if job.left]
+
+    def _draw_open(self, turn: list[tuple[_Job, int]]) -> None:
+        """Draws a batch that others may join."""
+        kind, taken = turn[0][0].kind, sum(count for _, count in turn)
+
+        def more(room: int) -> list[tuple[_Job, int]]:
+            nonlocal taken
+            while True:
+                with self._change:
+                    self._jobs = [job for job in self._jobs if not job.future.cancelled()]
+                    first = self._jobs[0] if self._jobs else None
+                    closed = room <= 0 or taken >= _TURNS * self.batch_size
+                    if first is None or (first.plan is not None and (closed or first.kind != kind)):
+                        return []
+                    some = self._turn(max(room, 1))
+                if first.plan is not None:
+                    taken += sum(count for _, count in some)
+                    return some
+                self._do(some)  # a call, such as the plan of the next request
+
+        def done(count: int) -> None:
+            self.items += count
+
+        self.batches += 1
+        batch = Running(turn, more, done, self.batch_size)
+        try:
+            batch.draw()
+        except BaseException as error:
+            self._fail(batch.jobs, error)
+
+    def _watch(self, turn: list[tuple[_Job, int]]) -> dict[str, Any]:
+        """Options of the sampler through which a batch is watched, where someone does."""
+        if all(job.watcher is None for job, _ in turn):
+            return {}
+        plan: Any = turn[0][0].plan
+        parts = [(job.taken - count, count, job.watcher) for job, count in turn]
+        return Watch(parts, plan.sampler, plan.mark, plan.bundle.spec).options

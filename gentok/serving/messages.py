@@ -16,11 +16,11 @@ from gentok.data.image_files import read_pixels, to_media, to_uint8
 from gentok.data.sound_files import FullScale, read_sound, sound_bytes
 from gentok.errors import ConfigError, counted
 from gentok.sampling_plan import Samples
-from gentok.types import Frames, Tokens, TokenSpec
+from gentok.types import ABSENT, Frames, Tokens, TokenSpec
 
 __all__ = [
-    "DecodeRequest", "SampleRequest", "decoded_text", "items_of", "keep_of", "media_file", "media_type", "read_media", "sampler_settings",
-    "tokens_of",
+    "DecodeRequest", "SampleRequest", "asked_by_address", "decoded_text", "grid_of", "items_of", "keep_of", "media_file", "media_type",
+    "read_media", "sampler_settings", "tokens_of",
 ]  # fmt: skip
 
 Number = float | int | bool
@@ -61,11 +61,26 @@ class SampleRequest(BaseModel):
 
 
 class DecodeRequest(BaseModel):
-    """POST /v1/decode: codes [B][K][N]."""
+    """POST /v1/decode.
+
+    Attributes:
+        codes: [B][K][N].
+        keep: only the first so many nested levels, tokens of a nested line or scales of a pyramid; null: all.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     codes: list[list[list[int]]]
+    keep: Annotated[int, Field(ge=1)] | None = None
+
+
+def asked_by_address(
+    condition: str | None = None, seed: int = 0, sampler: str | None = None, guidance: float | None = None, duration: float | None = None
+) -> SampleRequest:  # fmt: skip
+    """The request of a GET. Raises ValueError where a field is wrong."""
+    given: Any = int(condition) if condition is not None and condition.isdigit() else condition
+    fields = {"condition": given, "seed": seed, "sampler": sampler, "guidance": guidance, "duration": duration}
+    return SampleRequest.model_validate(fields)
 
 
 def sampler_settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -159,8 +174,20 @@ def items_of(samples: Samples, spec: TokenSpec, media: bool, codes: bool) -> lis
     return items
 
 
-def tokens_of(codes: list[list[list[int]]], bundle: Bundle, max_seconds: float) -> Tokens:
+def grid_of(spec: TokenSpec) -> dict[str, Any]:
+    """Where the cells of an item lie, for a page that shows them: its kind and sizes (types/grids.py), levels and positions."""
+    grid = {"kind": type(spec.grid).__name__.lower(), **vars(spec.grid)}
+    return {**grid, "levels": spec.levels or 1, "positions": spec.positions if spec.grid.positions else None, "prefixes": spec.prefixes}
+
+
+def tokens_of(codes: list[list[list[int]]], bundle: Bundle, max_seconds: float, keep: int | None = None) -> Tokens:
     """Codes of a request as tokens of the model.
+
+    Args:
+        codes: [items][levels][positions].
+        bundle: the model.
+        max_seconds: of a sound.
+        keep: the prefix that stays of them; None: all.
 
     Raises:
         ConfigError, ValueError: they are none, or of a longer sound.
@@ -173,4 +200,8 @@ def tokens_of(codes: list[list[list[int]]], bundle: Bundle, max_seconds: float) 
         raise ConfigError(f"codes: {max(lengths)} frames are more than the {max_seconds:g} s that this server takes")
     if any(not -(2**63) <= code < 2**63 for item in codes for level in item for code in level):
         raise ConfigError("codes: numbers beyond 64 bits")
-    return Tokens(torch.tensor(codes, dtype=torch.int64), spec)
+    tokens = Tokens(torch.tensor(codes, dtype=torch.int64), spec)
+    if isinstance(spec.grid, Frames):  # a sound ends with its last frame
+        there = (tokens.codes != ABSENT).any(1) * torch.arange(1, tokens.codes.shape[2] + 1)
+        tokens.lengths = there.amax(1).clamp(min=1)
+    return tokens if keep is None else tokens.prefix(keep)

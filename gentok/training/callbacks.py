@@ -28,7 +28,7 @@ class Budget(L.Callback):
 
 
 class ImageLogger(L.Callback):
-    """Writes what the task drew while validating, as FOLDER/NAME_STEP.png and into the run's loggers.
+    """Writes what the task drew while validating, as FOLDER/NAME_STEP.png and into the run's loggers, and its codes as maps.
 
     Args:
         folder: of the pictures.
@@ -42,18 +42,21 @@ class ImageLogger(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, module: Any) -> None:
         if module.pictures is None or not trainer.is_global_zero or trainer.sanity_checking:
             return
+        for name, pictures in ((self.name, module.pictures), ("codes", module.code_maps)):
+            if pictures is not None and pictures.shape[1] in (1, 3):
+                self._write(trainer, name, pictures)
+        module.pictures = module.code_maps = None
+
+    def _write(self, trainer: L.Trainer, name: str, pictures: Any) -> None:
         from gentok.data.image_files import grid, save_image, to_uint8
 
-        if module.pictures.shape[1] not in (1, 3):
-            return
-        picture = grid(module.pictures, self.columns)
-        save_image(picture, self.folder / f"{self.name}_{trainer.global_step:07d}.png")
+        picture = grid(pictures, self.columns)
+        save_image(picture, self.folder / f"{name}_{trainer.global_step:07d}.png")
         for logger in trainer.loggers:  # of tensorboard the writer has the method, of others the logger, if it takes images at all
             if hasattr(logger.experiment, "add_image"):
-                logger.experiment.add_image(self.name, (picture + 1) / 2, trainer.global_step)
+                logger.experiment.add_image(name, (picture + 1) / 2, trainer.global_step)
             elif hasattr(logger, "log_image"):
-                logger.log_image(self.name, [to_uint8(picture).movedim(0, -1).numpy()], step=trainer.global_step)
-        module.pictures = None
+                logger.log_image(name, [to_uint8(picture).movedim(0, -1).numpy()], step=trainer.global_step)
 
 
 class SoundLogger(L.Callback):

@@ -6,6 +6,7 @@ import json
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gentok.bundle import Bundle, save, stamp
 from gentok.interfaces import MediaData
 from gentok.training.module import GentokModule
 
-__all__ = ["command_line", "last_validation", "skipped_items", "write_results"]
+__all__ = ["command_line", "last_validation", "next_command", "skipped_items", "write_results"]
 
 
 def last_validation(trainer: Any, task: GentokModule, loader: Any) -> dict[str, float]:
@@ -95,14 +96,21 @@ def write_results(config: dict[str, Any], run: Path, task: GentokModule, metrics
     rest = ", ".join(f"{k} {v:.4g}" for k, v in metrics.items() if k != task.main_metric)
     main = f"{task.main_metric} {metrics[task.main_metric]:.4g}" if task.main_metric in metrics else "nothing was measured"
     print(f"\n{meta['step']} steps in {task.seconds_done:.0f} s: {main}" + (f"  ({rest})" if rest else ""))
-    print(f"bundle: {bundle}\nnext:   {_next_command(document['kind'], bundle)}\n        gentok report {run}")
+    print(f"bundle: {bundle}\nnext:   {next_command(document['kind'], bundle, config['trust'])}\n        gentok report {run}")
 
 
-def _next_command(kind: str, bundle: Path) -> str:
-    """What a person does with a bundle."""
+def next_command(kind: str, bundle: Path, trust: Sequence[str]) -> str:
+    """What a person does with a bundle.
+
+    Args:
+        kind: "generator" or "tokenizer".
+        bundle: its folder.
+        trust: packages of the user's own, which the bundle may need to be loaded.
+    """
+    own = f" trust=[{','.join(trust)}]" if trust else ""
     if kind == "generator":
-        return f"python sample.py ckpt={bundle} n=16"
-    return f"gentok evaluate ckpt={bundle}"
+        return f"python sample.py ckpt={bundle}{own} n=16"
+    return f"gentok evaluate ckpt={bundle}{own}"
 
 
 def command_line(*more: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import Bundle, build_generator
+from gentok.data.code_maps import code_maps
 from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.training.modality import modality
@@ -55,6 +56,7 @@ class GeneratorTask(GentokModule):
         self.modality = modality(tokenizer.spec)
         self.main_metric = "held_out_bits_per_token" if self.generator.has_nll else "held_out_loss"
         self.pictures: Tensor | None = None
+        self.code_maps: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
     def tokens(self, batch: Batch, augmented: bool) -> Tokens | Latents:
@@ -128,6 +130,7 @@ class GeneratorTask(GentokModule):
         ends = tokenizer.samples_of(output.tokens, media, least=1)
         ends = None if ends is None else ends.cpu()
         self.pictures = self.modality.pictures(media, ends)
+        self.code_maps = code_maps(output.tokens) if isinstance(output.tokens, Tokens) else None
         self.sounds = self.modality.waves({"sample": media}, ends, self.config["task"].get("sounds", 0))
 
     def document(self) -> dict[str, Any]:

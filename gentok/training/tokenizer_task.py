@@ -14,6 +14,7 @@ from torch import Tensor
 
 from gentok.build import build
 from gentok.bundle import build_tokenizer, load
+from gentok.data.code_maps import code_maps
 from gentok.data.remote_files import cache_folder
 from gentok.distributed import all_sum, rank
 from gentok.errors import ConfigError
@@ -58,6 +59,7 @@ class TokenizerTask(GentokModule):
         if heard and meant and heard != meant:
             raise ConfigError(f"data.sample_rate={heard}, but this tokenizer takes {meant} Hz: set data.sample_rate={meant}")
         self.pictures: Tensor | None = None
+        self.code_maps: Tensor | None = None
         self.sounds: list[tuple[str, Tensor]] | None = None
 
     def _check_frozen(self) -> None:
@@ -152,13 +154,14 @@ class TokenizerTask(GentokModule):
             share = share_given_back(tokens, self._encode(reconstruction, lengths))
             self._add({"ids_given_back": share[share.isfinite()]})  # a sound without a frame has none
         if step == 0:
-            self._show(media, reconstruction, lengths)
+            self._show(media, tokens, reconstruction, lengths)
 
     def _encode(self, media: Tensor, lengths: Tensor | None) -> Tokens | Latents:
         return self.tokenizer.encode(media) if lengths is None else self.tokenizer.encode(media, lengths)
 
-    def _show(self, media: Tensor, reconstruction: Tensor, lengths: Tensor | None) -> None:
+    def _show(self, media: Tensor, tokens: Tokens | Latents, reconstruction: Tensor, lengths: Tensor | None) -> None:
         n = self.config["task"]["pictures"]
+        self.code_maps = code_maps(tokens.rows(slice(n))) if isinstance(tokens, Tokens) and n else None
         ends = None if lengths is None else lengths[:n]
         self.pictures = torch.cat([self.modality.pictures(part[:n], ends) for part in (media, reconstruction)])
         both = {"original": media, "reconstruction": reconstruction}

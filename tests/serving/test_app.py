@@ -89,7 +89,7 @@ def test_what_is_painted_is_drawn_anew_and_the_rest_stays(client):
 def test_the_page_asks_this_server_and_no_other(client):
     page = client.get("/")
     assert page.status_code == 200 and "text/html" in page.headers["content-type"]
-    assert not re.search(r"(https?:)?//\w", page.text) and 'fetch("v1/sample"' in page.text
+    assert not re.search(r"(https?:)?//\w", page.text) and '"v1/sample"' in page.text and "/* page" not in page.text
 
 
 def test_what_it_is_and_how_it_does(client):

@@ -142,3 +142,69 @@ def test_an_engine_that_mixes_seeds_is_noticed(plan):
     futures = [engine.sample(one) for one in plans]
     gate.set()
     assert not futures[1].result(60).tokens.codes.equal(own.tokens.codes)
+
+
+# ----------------------------------------------------------------------------------------------------- rows that join a running batch
+
+
+@pytest.fixture(scope="module")
+def causal():
+    return load("mnist5k_ar")
+
+
+def causal_plan(bundle, seed, n=1, sampler="autoregressive", **settings):
+    chosen = configured_sampler(sampler, type(bundle.generator), settings)
+    return SamplingPlan(bundle, chosen, n=n, condition=seed % 10, seed=seed, guidance=1.5)
+
+
+def test_who_comes_later_joins_between_steps_and_leaves_when_done(causal):
+    """A request that comes while another is drawn is in the same batch, and is what it is alone."""
+    engine, seen, futures = Engine(batch_size=6), [], []
+    plans = [causal_plan(causal, seed, n) for seed, n in ((1, 2), (2, 1), (3, 3), (4, 4))]
+    assert all(plan.open for plan in plans)
+
+    def watcher(step):
+        seen.append(step.step)
+        if len(seen) in (10, 20, 30):  # in the engine's thread, between two steps
+            futures.append(engine.sample(plans[len(futures) + 1]))
+
+    first = engine.sample(plans[0], watcher).result(120)
+    made = [first, *[future.result(120) for future in futures]]
+    assert engine.batches == 1 and engine.items == 10 and 64 <= len(seen) <= 67  # its own steps, and the calls in which others begin
+    for plan, samples in zip(plans, made, strict=True):
+        own = alone(plan)
+        assert samples.tokens.codes.equal(own.tokens.codes) and samples.calls.equal(own.calls)
+        assert torch.allclose(samples.media, own.media, atol=1e-5)
+    engine.close()
+
+
+def test_calls_are_made_between_the_steps_of_a_full_batch(causal):
+    engine, order = Engine(batch_size=1), []
+
+    def watcher(step):
+        if step.step == 5:
+            engine.call(lambda: order.append("called"))
+
+    first = engine.sample(causal_plan(causal, 1), watcher)
+    first.add_done_callback(lambda _: order.append("drawn"))
+    first.result(120)
+    engine.close()
+    assert order == ["called", "drawn"]
+
+
+def test_nobody_joins_while_a_request_of_another_kind_waits_and_calls_are_made_between_steps(causal):
+    engine, order, futures = Engine(batch_size=4), [], []
+    plans = [causal_plan(causal, 1), causal_plan(causal, 2, temperature=0.5), causal_plan(causal, 3)]
+
+    def watcher(step):
+        if step.step == 5:
+            futures.append(engine.call(lambda: order.append("called")))
+            for number in (1, 2):
+                futures.append(engine.sample(plans[number]))
+                futures[-1].add_done_callback(lambda _, number=number: order.append(number))
+
+    first = engine.sample(plans[0], watcher)
+    first.add_done_callback(lambda _: order.append(0))
+    first.result(120)
+    engine.close()
+    assert order == ["called", 0, 1, 2] and engine.batches == 3

@@ -58,7 +58,7 @@ def rows(path: Path) -> list[dict]:
 @pytest.mark.parametrize("name, picture, measure", [("vq", "reconstructions", "psnr"), ("ar", "samples", "held_out_bits_per_token")])
 def test_a_run_leaves_logs_pictures_checkpoint_and_bundle(runs, name, picture, measure):
     run = runs(name)
-    assert {p.name for p in (run / "pictures").iterdir()} == {f"{picture}_0000003.png", f"{picture}_0000006.png"}
+    assert {p.name for p in (run / "pictures").iterdir()} == {f"{kind}_000000{n}.png" for kind in (picture, "codes") for n in (3, 6)}
     assert list(run.glob("events.out.tfevents*")) and (run / "config.yaml").is_file()
     report = json.loads((run / "metrics.json").read_text())
     assert report["step"] == 6 and report["metrics"][measure] > 0
