@@ -1,0 +1,86 @@
+"""A bidirectional transformer with a token density, for tokens on a grid and, behind them, others (FlexTok's patches and registers)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gentok.nn.density import Density, Shape
+from gentok.nn.density_blocks import Side, begin, blocks_of, sparse_group
+from gentok.nn.norm import RMSNorm
+from gentok.nn.transformer import feed_forward_width
+
+__all__ = ["DensityTransformer"]
+
+
+class DensityTransformer(nn.Module):
+    """As Transformer, of the same settings, with the blocks of a plan (nn/density.py).
+
+    Args:
+        density: the plan.
+        width: D.
+        depth: blocks, of all kinds together.
+        heads: of attention.
+        adaln: kinds of tokens, each modulated by itself, patches first; False: no modulation.
+
+    Raises:
+        ValueError: the plan has more blocks than `depth`.
+    """
+
+    def __init__(self, density: Density, width: int, depth: int, heads: int, adaln: bool | int = False):
+        super().__init__()
+        self.density, self.plan = density, density.plan(depth)
+        self.blocks = blocks_of(density, depth, width, heads, feed_forward_width(width), "swiglu", True, adaln, False, 0.0)
+        self.norm = RMSNorm(width)
+
+    def begin(self, zero_gates: bool) -> None:
+        """Makes the `recover` blocks the identity, once weights are initialised; as `density_blocks.begin`."""
+        begin(self.blocks, zero_gates)
+
+    def forward(
+        self, x: Tensor, grid: Shape, t: Tensor | None, vector: Tensor | None, kinds: tuple[int, int] | None,
+        tap: tuple[int, list[Tensor]] | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The whole sequence.
+
+        Args:
+            x: float [B, T, D]: the tokens of the grid, then others.
+            grid: (rows, columns).
+            t: float [B], the rows' times; None: there are none, and level 0 holds.
+            vector: float [B, D], by which blocks are modulated.
+            kinds: how many tokens are modulated each way; None: x is not modulated.
+            tap: as in Transformer; no block among the few tokens.
+
+        Returns:
+            float [B, T, D], normalised.
+        """
+        levels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if t is None else self.density.level(t)
+        order, counts = levels.argsort(stable=True), levels.bincount(minlength=len(self.density.rates)).tolist()
+        alone = max(counts) == len(x)
+        number = 0
+        while number < len(self.blocks):
+            if self.plan[number] == "gather":
+                last = self.plan.index("recover", number)
+                blocks = self.blocks[number : last + 1]
+                if alone:
+                    x = self._group(blocks, x, grid, vector, counts.index(len(x)))
+                else:
+                    rows = order.split(counts)
+                    parts = [
+                        self._group(blocks, x[r], grid, None if vector is None else vector[r], level)
+                        for level, r in enumerate(rows) if len(r)
+                    ]  # fmt: skip
+                    x = torch.cat(parts)[order.argsort()]
+                number = last
+            else:
+                x = self.blocks[number](x, vector=vector, kinds=kinds)
+            if tap is not None and tap[0] == number:
+                tap[1].append(x)
+            number += 1
+        return self.norm(x)
+
+    def _group(self, blocks: nn.ModuleList, x: Tensor, grid: Shape, vector: Tensor | None, level: int) -> Tensor:
+        small, on_grid = self.density.small(grid, level), grid[0] * grid[1]
+        others = x.shape[1] - on_grid if self.density.registers else 0
+        full, few = Side((on_grid, others)), Side((small[0] * small[1], others))
+        return sparse_group(list(blocks), x, [grid], [small], full, few, vector=vector)
