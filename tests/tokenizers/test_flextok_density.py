@@ -59,7 +59,7 @@ def test_it_decodes_other_sizes_and_is_trained(decoder):
         x = media(2, shape)
         assert model.decode(model.encode(x)).shape == x.shape
     if decoder == "regression":
-        assert learns(model_of("with registers", stirred=False, decoder="regression"), media(), steps=50)
+        assert learns(model_of("with registers", stirred=False, decoder="regression"), media(), steps=40, share=0.9)
 
 
 def test_a_bundle_gives_back_the_model(tmp_path):

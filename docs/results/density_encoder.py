@@ -1,0 +1,198 @@
+"""FlexTok's encoder with token merging, measured for density.md; it is no option of the package, for the reasons given there.
+
+    python docs/results/density_encoder.py train shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
+    python docs/results/density_encoder.py quality shards=... held_out=...
+    python docs/results/density_encoder.py speed
+
+Token merging (ToMe; Bolya et al., arXiv 2210.09461). Between attention and feed-forward part of every block, P patches become P - r:
+
+    even patches a_i, odd ones b_j;  score_i = max_j cos(key of a_i, key of b_j), keys being means over the heads
+    the r patches a_i with the highest scores are added to their b_j, patches being weighted by how many of the first ones they hold, s
+    attention = softmax(q k / sqrt(d) + log s)                                   as if each of them stood there s times
+
+Registers are neither merged nor matched. What the encoder gives are registers, so nothing is taken apart again.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from density_models import BASE, FLOW_STEPS, ITEMS, MINUTES, PICTURES, RUNS, SEEDS
+from evidence import CIFAR, Store, cifar_words, figures, train_once
+from torch import Tensor, nn
+
+from gentok.nn.norm import rms_norm
+from gentok.nn.patches import positions_2d
+from gentok.nn.registers import RegisterEncoder
+from gentok.tokenizers.flextok import FlexTok
+
+MERGES = (0, 4, 8, 16, 24)
+"""r of 64 patches and 2 blocks; a model is trained at the fourth."""
+TRAINED = MERGES[3]
+SHAPES = {
+    "small": (96, 2, 3, 64, 16, 64, MERGES[1:]), "d12": (768, 12, 12, 256, 256, 2, (8, 16, 21)), "d12, 32 registers": (768, 12, 12, 256, 32, 2, (8, 16, 21)),
+}  # fmt: skip
+"""Width, depth, heads, patches, registers, rows, and r."""
+
+
+def merged(x: Tensor, sizes: Tensor, keys: Tensor, r: int) -> tuple[Tensor, Tensor]:
+    """One merging.
+
+    Args:
+        x: float [B, P, D].
+        sizes: float [B, P], s.
+        keys: float [B, P, d].
+        r: patches that are merged, at most P / 2.
+
+    Returns:
+        float [B, P - r, D] and float [B, P - r].
+    """
+    unit = F.normalize(keys, dim=-1)
+    score, to = (unit[:, ::2] @ unit[:, 1::2].transpose(1, 2)).max(-1)
+    order = score.argsort(-1, descending=True)
+    gone, kept = order[:, :r], order[:, r:].sort(-1).values
+    both = torch.cat((x * sizes[..., None], sizes[..., None]), -1)  # weighted sums, and their weights
+    a, b = both[:, ::2], both[:, 1::2]
+    rows = lambda index: index[..., None].expand(-1, -1, both.shape[2])  # noqa: E731
+    b = b.scatter_add(1, rows(to.gather(1, gone)), a.gather(1, rows(gone)))
+    both = torch.cat((a.gather(1, rows(kept)), b), 1)
+    return both[..., :-1] / both[..., -1:], both[..., -1]
+
+
+def encode(encoder: RegisterEncoder, patches: Tensor, grid: tuple[int, int], r: int) -> Tensor:
+    """As RegisterEncoder.forward, with merging; r = 0: the same operations without any."""
+    x = encoder.stem(patches) + positions_2d(grid, encoder.home, encoder.stem.out_features, device=patches.device).to(patches.dtype)
+    registers = len(encoder.registers)
+    x = torch.cat((x, encoder.registers.to(x.dtype).expand(len(x), -1, -1)), 1)
+    sizes = x.new_ones(len(x), patches.shape[1])
+    for block in encoder.transformer.blocks:
+        count, part = sizes.shape[1], block.attention
+        qkv = part.qkv(block.norm1(x)).view(len(x), x.shape[1], 3, part.heads, part.head_width)
+        q, k = rms_norm(qkv[:, :, :2], part.qk_weight).permute(2, 0, 3, 1, 4).unbind(0)
+        bias = torch.zeros_like(encoder.mask(count, x.device), dtype=x.dtype).masked_fill(~encoder.mask(count, x.device), float("-inf"))
+        bias = bias + F.pad(sizes.log(), (0, registers))[:, None, None]
+        y = F.scaled_dot_product_attention(q, k, qkv[:, :, 2].transpose(1, 2), attn_mask=bias)
+        x = x + part.out(y.transpose(1, 2).flatten(2))
+        if r:
+            few, sizes = merged(x[:, :count], sizes, k[:, :, :count].mean(1), min(r, count // 2))
+            x = torch.cat((few, x[:, count:]), 1)
+        x = x + block.mlp(block.norm2(x))
+    return encoder.head(encoder.transformer.norm(x)[:, -registers:])
+
+
+class MergingEncoder(RegisterEncoder):
+    r = TRAINED
+
+    def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        return encode(self, patches, grid, self.r) if self.r else super().forward(patches, grid)
+
+
+class MergingFlexTok(FlexTok, id="tokenizer/merging_flextok"):
+    """FlexTok whose encoder merges TRAINED patches in every block."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.encoder.__class__ = MergingEncoder
+
+
+WORDS = [*BASE.split(), "tokenizer._target_=density_encoder.MergingFlexTok", "trust=[density_encoder]", f"budget={MINUTES}min"]
+
+
+def train(given: dict[str, str], seed: int) -> Path:
+    return train_once(RUNS / f"merging_{seed}", [*WORDS, f"seed={seed}", *cifar_words(given)])
+
+
+@torch.inference_mode()
+def quality(store: Store, given: dict[str, str]) -> None:
+    """Of `dense` models run with merging that they were not trained for, and of those trained with it: as density_models.measure."""
+    from gentok.build import build
+    from gentok.bundle import load
+    from gentok.cli import compose
+    from gentok.data.datasets import whole
+    from gentok.metrics.image import psnr
+    from gentok.rng import RowRNG
+    from gentok.types import Batch
+
+    data = build(compose("evaluate", ["ckpt=none", "data=cifar10", *cifar_words(given)])["data"])
+    media, _ = whole(data.held_out, ITEMS)
+    for seed in SEEDS:
+        for name, tried in (("dense", MERGES), ("merging", (TRAINED,))):
+            if not (RUNS / f"{name}_{seed}" / "bundle").is_dir():
+                continue
+            tokenizer = load(RUNS / f"{name}_{seed}" / "bundle", trust=["density_encoder"]).tokenizer.eval()
+            tokenizer.encoder.__class__ = MergingEncoder
+            for r in tried:
+                began, tokenizer.encoder.r = time.monotonic(), r
+                losses = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in torch.arange(ITEMS).split(250)]
+                shown = torch.arange(PICTURES).split(250)
+                made = [tokenizer.decode(tokenizer.encode(media[part]), RowRNG.of(0, part), steps=FLOW_STEPS) for part in shown]
+                values = {
+                    "held_out_flow_loss": sum(losses) / len(losses),
+                    "psnr_db": psnr(torch.cat(made).clamp(-1, 1), media[:PICTURES]).mean().item(),
+                }
+                how = f"python docs/results/density_encoder.py quality, after: python train.py {' '.join(WORDS) if name == 'merging' else BASE} {CIFAR}"
+                store.add(figures(f"encoder/{name}/r{r}/seed{seed}", values, how, seed, time.monotonic() - began))
+                print(name, seed, r, values, flush=True)
+
+
+@torch.inference_mode()
+def speed(store: Store, rounds: int = 7) -> None:
+    """Operations and seconds of encoders of several sizes, untrained, in turn in one process."""
+    import statistics
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from gentok.metrics.speed import interleaved, timed
+
+    for name, (width, depth, heads, patches, registers, rows, tried) in SHAPES.items():
+        began, side = time.monotonic(), int(patches**0.5)
+        encoder = RegisterEncoder(16, 6, (side, side), registers, width, depth, width // heads).eval()
+        x = torch.randn(rows, patches, 16)
+        assert torch.allclose(encode(encoder, x, (side, side), 0), encoder(x, (side, side)), atol=1e-4)
+        flops, contenders = {}, {}
+        for r in (0, *tried):
+            work = (lambda e=encoder, x=x, g=(side, side): e(x, g)) if r == 0 else (lambda e=encoder, x=x, g=(side, side), r=r: encode(e, x, g, r))
+            with FlopCounterMode(display=False) as counter:
+                work()
+            flops[r], contenders[str(r)] = counter.get_total_flops() / rows, timed(work)
+        seconds = interleaved(contenders, rounds)
+        for r in flops:
+            ratios = [a / b for a, b in zip(seconds[str(r)], seconds["0"])]
+            values = {"flops": flops[r], "time_ratio": statistics.median(ratios), "time_ratio_least": min(ratios), "time_ratio_greatest": max(ratios)}
+            store.add(figures(f"encoder/speed/{name}/r{r}", values, "python docs/results/density_encoder.py speed", 0, time.monotonic() - began))
+            print(name, r, values, flush=True)
+
+
+def exact() -> bool:
+    """Whether equal patches that are merged leave attention as it was: the softmax counts them s times."""
+    generator = torch.Generator().manual_seed(0)
+    keys, values, query = (torch.randn(1, 4, 8, generator=generator, dtype=torch.float64) for _ in range(3))
+    twice_k, twice_v = keys.repeat_interleave(2, 1), values.repeat_interleave(2, 1)
+    few_k, sizes = merged(twice_k, twice_k.new_ones(1, 8), twice_k, 4)
+    few_v, _ = merged(twice_v, twice_v.new_ones(1, 8), twice_k, 4)
+    plain = F.scaled_dot_product_attention(query, twice_k, twice_v)
+    return torch.allclose(F.scaled_dot_product_attention(query, few_k, few_v, attn_mask=sizes.log()[:, None]), plain)
+
+
+def main(words: list[str]) -> None:
+    from density import page
+
+    assert exact()
+    given, store = dict(word.split("=", 1) for word in words[1:]), Store("density")
+    if words[0] == "train":
+        for seed in SEEDS:
+            train(given, seed)
+    elif words[0] == "quality":
+        quality(store, given)
+    else:
+        speed(store)
+    page(store)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
