@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from density_models import BASE, FLOW_STEPS, ITEMS, MINUTES, PICTURES, RUNS, SEEDS
 from evidence import CIFAR, Store, cifar_words, figures, train_once
-from torch import Tensor, nn
+from torch import Tensor
 
 from gentok.nn.norm import rms_norm
 from gentok.nn.patches import positions_2d

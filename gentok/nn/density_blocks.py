@@ -158,11 +158,11 @@ def begin(blocks: nn.ModuleList, zero_gates: bool) -> None:
     """Makes every `recover` block the identity. zero_gates: whether both branches' gates are zero; else their output matrices become so."""
     for block in blocks:
         if isinstance(block, RecoverBlock):
-            nn.init.zeros_(block.coarse.weight)
-            nn.init.eye_(block.fine.weight)
-            for layer in () if zero_gates else (block.attention.out, block.mlp.out):
+            outputs = () if zero_gates else (block.attention.out, block.mlp.out)
+            for layer in (block.coarse, block.fine, *outputs):
                 for parameter in layer.parameters():
                     nn.init.zeros_(parameter)
+            nn.init.ones_(block.fine.weight.diagonal())
 
 
 def pooled(x: Tensor, shapes: Sequence[Shape], small: Sequence[Shape]) -> Tensor:

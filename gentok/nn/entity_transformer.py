@@ -78,6 +78,7 @@ class EntityTransformer(nn.Module):
         xavier(self)
         initialise(self.places)
         nn.init.zeros_(self.head.weight)
+        begin(self.blocks, zero_gates=False)
         self._shapes, self._small = tuple(shapes), ()
         with torch.device("cpu"):
             cos, sin = rotation(place, head_width=width // heads)
@@ -85,7 +86,6 @@ class EntityTransformer(nn.Module):
             self._ends = (0, *accumulate(self.sizes))
             if density is not None:
                 density.check(shapes)
-                begin(self.blocks, zero_gates=False)
                 self._small = tuple(density.small(shape) for shape in shapes)
                 few = pooled(place[None], shapes, self._small)[0]
                 self._few_tables = Constants(**dict(zip(("cos", "sin"), rotation(few, head_width=width // heads))))

@@ -1,4 +1,4 @@
-"""xAR with a token density: nothing leaks between entities, caches and single passes agree, and what does not fit is refused in one line."""
+"""xAR with a token density: nothing leaks between entities, caches and single passes agree, and misfits are refused in one line."""
 
 import pytest
 import torch

@@ -182,7 +182,7 @@ def formula(density: Density | None, depth: int, t: float) -> int:
         "pool": 2 * 2 * d * d + 2 * n * 3 * d * hidden, "dense": block(n, n), "gather": block(s, n), "sparse": block(s, s),
         "recover": block(q, s) + 2 * patches * 2 * d * d,
     }  # fmt: skip
-    around = 2 * patches * 2 * 4 * d + 2 * REGISTERS * 5 * d + 2 * d * (256 + d) + 2 * d * 2 * d  # stem and head, inward, time, last modulation
+    around = 2 * patches * 2 * 4 * d + 2 * REGISTERS * 5 * d + 2 * d * (256 + d) + 2 * d * 2 * d  # stem, head, inward, time, modulation
     return sum(cost[kind] for kind in plan) + len(plan) * 2 * d * 12 * d + around
 
 
