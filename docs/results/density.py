@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from density_models import FLOW_STEPS, SETTINGS
+from density_models import FLOW_STEPS, SETTINGS, counted
 from evidence import Store, figures
-from torch.utils.flop_counter import FlopCounterMode
 
 from gentok.flow.solvers import time_grid
 from gentok.generators.xar import XAR
@@ -43,12 +42,6 @@ XAR_SIZES = {
 def density_of(words: str, **more: Any) -> Density | None:
     given = {key: value == "true" if value in ("true", "false") else float(value) for key, value in (word.split(":") for word in words.split(",") if word)}
     return Density(**given, **more) if words else None
-
-
-def counted(work: Callable[[], Any]) -> int:
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops()
 
 
 def compare(store: Store, key: str, works: dict[str, Callable[[], Any]], rows: int, rounds: int) -> None:

@@ -1,6 +1,6 @@
 """FlexTok's encoder with token merging, measured for density.md; it is no option of the package, for the reasons given there.
 
-    python docs/results/density_encoder.py train shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
+    python docs/results/density_encoder.py train [seed=0] shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
     python docs/results/density_encoder.py quality shards=... held_out=...
     python docs/results/density_encoder.py speed
 
@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from density_models import BASE, FLOW_STEPS, ITEMS, MINUTES, PICTURES, RUNS, SEEDS
+from density_models import BASE, FLOW_STEPS, ITEMS, MINUTES, PICTURES, RUNS, SEEDS, counted
 from evidence import CIFAR, Store, cifar_words, figures, train_once
 from torch import Tensor
 
@@ -35,7 +35,7 @@ MERGES = (0, 4, 8, 16, 24)
 """r of 64 patches and 2 blocks; a model is trained at the fourth."""
 TRAINED = MERGES[3]
 SHAPES = {
-    "small": (96, 2, 3, 64, 16, 64, MERGES[1:]), "d12": (768, 12, 12, 256, 256, 2, (8, 16, 21)), "d12, 32 registers": (768, 12, 12, 256, 32, 2, (8, 16, 21)),
+    "small": (96, 2, 3, 64, 16, 64, MERGES[1:]), "d12": (768, 12, 12, 256, 256, 1, (8, 16, 21)), "d12, 32 registers": (768, 12, 12, 256, 32, 1, (8, 16, 21)),
 }  # fmt: skip
 """Width, depth, heads, patches, registers, rows, and r."""
 
@@ -141,11 +141,9 @@ def quality(store: Store, given: dict[str, str]) -> None:
 
 
 @torch.inference_mode()
-def speed(store: Store, rounds: int = 7) -> None:
+def speed(store: Store) -> None:
     """Operations and seconds of encoders of several sizes, untrained, in turn in one process."""
     import statistics
-
-    from torch.utils.flop_counter import FlopCounterMode
 
     from gentok.metrics.speed import interleaved, timed
 
@@ -157,10 +155,8 @@ def speed(store: Store, rounds: int = 7) -> None:
         flops, contenders = {}, {}
         for r in (0, *tried):
             work = (lambda e=encoder, x=x, g=(side, side): e(x, g)) if r == 0 else (lambda e=encoder, x=x, g=(side, side), r=r: encode(e, x, g, r))
-            with FlopCounterMode(display=False) as counter:
-                work()
-            flops[r], contenders[str(r)] = counter.get_total_flops() / rows, timed(work)
-        seconds = interleaved(contenders, rounds)
+            flops[r], contenders[str(r)] = counted(work) / rows, timed(work)
+        seconds = interleaved(contenders, 9 if rows > 1 else 3)
         for r in flops:
             ratios = [a / b for a, b in zip(seconds[str(r)], seconds["0"])]
             values = {"flops": flops[r], "time_ratio": statistics.median(ratios), "time_ratio_least": min(ratios), "time_ratio_greatest": max(ratios)}
@@ -185,7 +181,7 @@ def main(words: list[str]) -> None:
     assert exact()
     given, store = dict(word.split("=", 1) for word in words[1:]), Store("density")
     if words[0] == "train":
-        for seed in SEEDS:
+        for seed in [int(given["seed"])] if "seed" in given else SEEDS:
             train(given, seed)
     elif words[0] == "quality":
         quality(store, given)

@@ -11,10 +11,14 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from evidence import CIFAR, ROOT, Store, cifar_words, figures, train_once, train_or_measure
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 RUNS = ROOT / "outputs" / "density"
 MINUTES, SEEDS, ITEMS, PICTURES, FLOW_STEPS = 2, (0, 1), 2000, 500, 8
@@ -30,6 +34,13 @@ SETTINGS = {
     "timed": ("9/16 to 1/16 of the patches by time, registers wait", "rate:0.4375,noise_rate:0.9375,registers:false"),
 }
 NAMES = (*SETTINGS, *(f"{name}-steps" for name in SETTINGS if name != "dense"))
+
+
+def counted(work: Callable[[], Any]) -> int:
+    """Floating-point operations of a call, by torch's counter, which does not know the fused attention of processors."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
 
 
 def steps_of_dense(seed: int) -> int:

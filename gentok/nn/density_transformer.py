@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from gentok.distributed import world_size
 from gentok.nn.density import Density, Shape
 from gentok.nn.density_blocks import Side, begin, blocks_of, sparse_group
 from gentok.nn.norm import RMSNorm
@@ -54,23 +55,12 @@ class DensityTransformer(nn.Module):
         Returns:
             float [B, T, D], normalised.
         """
-        levels = torch.zeros(len(x), dtype=torch.int64, device=x.device) if t is None else self.density.level(t)
-        order, counts = levels.argsort(stable=True), levels.bincount(minlength=len(self.density.rates)).tolist()
-        alone = max(counts) == len(x)
+        rows = self._rows(t, len(x), x.device)
         number = 0
         while number < len(self.blocks):
             if self.plan[number] == "gather":
                 last = self.plan.index("recover", number)
-                blocks = self.blocks[number : last + 1]
-                if alone:
-                    x = self._group(blocks, x, grid, vector, counts.index(len(x)))
-                else:
-                    rows = order.split(counts)
-                    parts = [
-                        self._group(blocks, x[r], grid, None if vector is None else vector[r], level)
-                        for level, r in enumerate(rows) if len(r)
-                    ]  # fmt: skip
-                    x = torch.cat(parts)[order.argsort()]
+                x = self._groups(self.blocks[number : last + 1], x, grid, vector, rows)
                 number = last
             else:
                 x = self.blocks[number](x, vector=vector, kinds=kinds)
@@ -78,6 +68,27 @@ class DensityTransformer(nn.Module):
                 tap[1].append(x)
             number += 1
         return self.norm(x)
+
+    def _rows(self, t: Tensor | None, batch: int, device: torch.device) -> tuple[Tensor, ...]:
+        """The rows of each level."""
+        if t is None or len(self.density.rates) == 1:
+            return (torch.arange(batch, device=device),)
+        levels = self.density.level(t)
+        return levels.argsort(stable=True).split(levels.bincount(minlength=len(self.density.rates)).tolist())
+
+    def _groups(self, blocks: nn.ModuleList, x: Tensor, grid: Shape, vector: Tensor | None, rows: tuple[Tensor, ...]) -> Tensor:
+        """`_group` of the rows of each level. Sharded blocks gather their weights when they are called, so all processes of a training run
+        call them as often: one row goes through a level that has none here, and is left out."""
+        together = self.training and torch.is_grad_enabled() and world_size() > 1
+        parts = []
+        for level, own in enumerate(rows):
+            if len(own) == len(x) and not together:
+                return self._group(blocks, x, grid, vector, level)
+            if len(own) or together:
+                taken = own if len(own) else torch.zeros(1, dtype=torch.int64, device=x.device)
+                given = None if vector is None else vector[taken]
+                parts.append(self._group(blocks, x[taken], grid, given, level)[: len(own)])
+        return torch.cat(parts)[torch.cat(rows).argsort()]
 
     def _group(self, blocks: nn.ModuleList, x: Tensor, grid: Shape, vector: Tensor | None, level: int) -> Tensor:
         small, on_grid = self.density.small(grid, level), grid[0] * grid[1]

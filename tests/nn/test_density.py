@@ -221,3 +221,19 @@ def test_rows_at_other_times_do_not_change_a_row():
         torch.testing.assert_close(together[[row]], alone, atol=1e-9, rtol=1e-9)
     other = decoder(registers[[0]], GRID, noised[[0]], t[[1]])
     assert not torch.allclose(together[[0]], other, atol=1e-3)
+
+
+def test_processes_that_share_blocks_call_them_as_often(monkeypatch):
+    """Whatever times their rows have: a block whose weights are spread gathers them when it is called."""
+    decoder = decoder_of(DENSITIES[3], 12)
+    monkeypatch.setattr("gentok.nn.density_transformer.world_size", lambda: 2)
+    calls = []
+    decoder.transformer.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    registers, noised = torch.randn(3, REGISTERS, WIDTH), torch.randn(3, 64, 4)
+    for t in ([0.1, 0.1, 0.1], [0.1, 0.5, 0.9], [0.9, 0.3, 0.9]):
+        calls.clear()
+        shared = decoder.train()(registers, GRID, noised, torch.tensor(t))
+        assert len(calls) == 4
+        torch.testing.assert_close(shared, decoder.eval()(registers, GRID, noised, torch.tensor(t)))
+    decoder.train()(registers, GRID, noised, torch.full((3,), 0.1)).sum().backward()
+    assert all(p.grad is not None for p in decoder.transformer.parameters())
