@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from density_encoder import MERGES, SHAPES, TRAINED
 from density_models import FLOW_STEPS, ITEMS, MINUTES, PICTURES, SEEDS, SETTINGS
 from evidence import HERE, Store, held_by_tests, table
@@ -16,7 +14,8 @@ LAWS = {
     "xAR: the gradient of an entity's output to later inputs is zero; cached sampling is a loop over single passes": "generators/test_xar_density",
     "a killed and resumed run is the run; activations computed twice; pairing": "training/test_resume training/test_blocks test_pairings",
 }  # fmt: skip
-METRICS = {"held_out_flow_loss": ("held-out loss", ".4f"), "psnr_db": ("PSNR, dB", ".2f"), "fd_efflite0_own": ("FD-efflite0", ".1f")}
+TITLES = {name: title for name, (title, _) in SETTINGS.items()}
+METRICS = {"held_out_flow_loss": ("held-out loss", ".4f"), "psnr_db": ("PSNR, dB", ".2f")}
 
 
 def ratio(store: Store, key: str) -> str:
@@ -30,11 +29,11 @@ def fewer(store: Store, key: str) -> str:
     return "–" if share is None else f"{100 * (share - 1):+.0f} %".replace("-", "−")
 
 
-def costs(store: Store, keys: dict[str, str], names: Any) -> str:
-    """Operations and time of `names`; keys: of the store -> title."""
+def costs(store: Store, keys: dict[str, str], names: dict[str, str]) -> str:
+    """Operations and time of `names` -> titles; keys: of the store -> title."""
     rows = [("", *(part for title in keys.values() for part in (f"{title}: MFLOP", "fewer", "time ratio")))]
-    for name in names:
-        row = [SETTINGS[name][0]]
+    for name, own in names.items():
+        row = [own]
         for key in keys:
             row += [store.value(f"{key}/{name}/flops", ",.1f", 1e-6), fewer(store, f"{key}/{name}"), ratio(store, f"{key}/{name}")]
         rows.append(tuple(row))
@@ -112,14 +111,15 @@ def write(store: Store) -> None:
         HEAD,
         held_by_tests(LAWS),
         f"## FlexTok's decoder\n\n{DECODER['cost']}\n\n"
-        + costs(store, {"small/solve": f"{FLOW_STEPS} passes", "small/train": "a training step"}, SETTINGS)
+        + costs(store, {"small/solve": f"{FLOW_STEPS} passes", "small/train": "a training step"}, TITLES)
         + f"\n\n{DECODER['large']}\n\n"
-        + costs(store, {"d12/solve": "3 passes"}, SETTINGS),
+        + costs(store, {"d12/solve": "3 passes"}, TITLES),
         f"### Quality\n\n{DECODER['quality'].format(minutes=MINUTES, items=ITEMS, pictures=PICTURES, steps=FLOW_STEPS)}\n\n"
         f"The same processor minutes:\n\n{qualities(store, '')}\n\nThe same steps:\n\n{qualities(store, '-steps')}\n\n"
         f"![operations against quality](density.png)\n\n{DECODER['says']}",
         f"## xAR\n\n{XAR['cost']}\n\n"
-        + "\n\n".join(f"{XAR[n]}:\n\n" + costs(store, {f"xar_{n}/pass": "all cells", f"xar_{n}/call": "the last cell"}, ("dense", "quarter"))
+        + "\n\n".join(f"{XAR[n]}:\n\n" + costs(store, {f"xar_{n}/pass": "all cells", f"xar_{n}/call": "the last cell"},
+                      {"dense": "dense", "quarter": "1/4 of the vectors"})
                       for n in ("small", "b"))
         + f"\n\n{XAR['says']}",
         f"## FlexTok's encoder: merged patches, left out\n\n{ENCODER['what']}\n\n{encoders(store)}\n\n{ENCODER['says']}",
