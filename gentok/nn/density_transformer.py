@@ -70,8 +70,8 @@ class DensityTransformer(nn.Module):
         return self.norm(x)
 
     def _rows(self, t: Tensor | None, batch: int, device: torch.device) -> tuple[Tensor, ...]:
-        """The rows of each level."""
-        if t is None or len(self.density.rates) == 1:
+        """The rows of each level; where t has no values (on the meta device), all are of level 0, which has most tokens."""
+        if t is None or t.is_meta or len(self.density.rates) == 1:
             return (torch.arange(batch, device=device),)
         levels = self.density.level(t)
         return levels.argsort(stable=True).split(levels.bincount(minlength=len(self.density.rates)).tolist())

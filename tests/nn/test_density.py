@@ -237,3 +237,10 @@ def test_processes_that_share_blocks_call_them_as_often(monkeypatch):
         torch.testing.assert_close(shared, decoder.eval()(registers, GRID, noised, torch.tensor(t)))
     decoder.train()(registers, GRID, noised, torch.full((3,), 0.1)).sum().backward()
     assert all(p.grad is not None for p in decoder.transformer.parameters())
+
+
+def test_it_is_measured_without_weights():
+    with torch.device("meta"):
+        decoder = decoder_of(DENSITIES[3], 12)
+        registers, noised, t = torch.empty(3, REGISTERS, WIDTH), torch.empty(3, 64, 4), torch.empty(3)
+        assert decoder(registers, GRID, noised, t).shape == noised.shape
