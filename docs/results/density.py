@@ -33,10 +33,10 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """The decoder that density_models.py trains, and that of imagenet256/flextok_d12_d12."""
 XAR_SIZES = {
-    "small": (Raster(8, 8), 4, 4, {"width": 96, "depth": 8, "heads": 3}, 16),
-    "b": (Raster(16, 16), 16, 8, {"width": 768, "depth": 16, "heads": 12}, 1),
+    "small": (Raster(8, 8), 4, 4, {"width": 96, "depth": 8, "heads": 3}, 16, {}),
+    "b": (Raster(16, 16), 16, 8, {"width": 768, "depth": 16, "heads": 12}, 1, {"pool": 2, "groups": 2, "sparse": 3}),
 }
-"""Grid, channels, side of a cell, sizes and rows: xAR over CIFAR-10's latents, and that of imagenet256/xar_b."""
+"""Grid, channels, side of a cell, sizes, rows and plan: xAR over CIFAR-10's latents, and that of imagenet256/xar_b."""
 
 
 def density_of(words: str, **more: Any) -> Density | None:
@@ -89,9 +89,9 @@ def decoders(store: Store, name: str) -> None:
 
 def entities(store: Store, name: str) -> None:
     """One pass over all cells, as in training (without its backward pass), and one call of the last cell's solver, the others being cached."""
-    grid, channels, side, sizes, rows = XAR_SIZES[name]
+    grid, channels, side, sizes, rows, plan = XAR_SIZES[name]
     spec = TokenSpec((), grid, width=channels)
-    models = {setting: XAR(spec, ConditionSpec(), entity_side=side, density=density_of(words), **sizes).eval()
+    models = {setting: XAR(spec, ConditionSpec(), entity_side=side, density=density_of(words, **plan), **sizes).eval()
               for setting, (_, words) in SETTINGS.items() if setting in ("dense", "quarter")}  # fmt: skip
     passes, calls = {}, {}
     for setting, model in models.items():

@@ -1,7 +1,6 @@
 """FlexTok's encoder with token merging, measured for density.md; it is no option of the package, for the reasons given there.
 
-    python docs/results/density_encoder.py train [seed=0] shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
-    python docs/results/density_encoder.py quality shards=... held_out=...
+    python docs/results/density_encoder.py quality shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
     python docs/results/density_encoder.py speed
 
 Token merging (ToMe; Bolya et al., arXiv 2210.09461). Between attention and feed-forward part of every block, P patches become P - r:
@@ -17,23 +16,21 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from density_models import BASE, FLOW_STEPS, ITEMS, MINUTES, PICTURES, RUNS, SEEDS, counted
-from evidence import CIFAR, Store, cifar_words, figures, train_once
+from density_models import BASE, ITEMS, RUNS, SEEDS, counted
+from evidence import CIFAR, Store, cifar_words, figures
 from torch import Tensor
 
 from gentok.nn.norm import rms_norm
 from gentok.nn.patches import positions_2d
 from gentok.nn.registers import RegisterEncoder
-from gentok.tokenizers.flextok import FlexTok
 
 MERGES = (0, 4, 8, 16, 24)
-"""r of 64 patches and 2 blocks; a model is trained at the fourth."""
-TRAINED = MERGES[3]
+"""r of 64 patches and 2 blocks."""
+OTHERS = -1
+"""In the place of r: every photograph is given the registers of another one, which tells what they are worth to the decoder."""
 SHAPES = {
     "small": (96, 2, 3, 64, 16, 64, MERGES[1:]), "d12": (768, 12, 12, 256, 256, 1, (8, 16, 21)), "d12, 32 registers": (768, 12, 12, 256, 32, 1, (8, 16, 21)),
 }  # fmt: skip
@@ -86,58 +83,37 @@ def encode(encoder: RegisterEncoder, patches: Tensor, grid: tuple[int, int], r: 
 
 
 class MergingEncoder(RegisterEncoder):
-    r = TRAINED
+    """An encoder that merges r patches in every block."""
+
+    r = 0
 
     def forward(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self.r == OTHERS:
+            return super().forward(patches, grid).roll(1, 0)
         return encode(self, patches, grid, self.r) if self.r else super().forward(patches, grid)
-
-
-class MergingFlexTok(FlexTok, id="tokenizer/merging_flextok"):
-    """FlexTok whose encoder merges TRAINED patches in every block."""
-
-    def __init__(self, *args: Any, **options: Any):
-        super().__init__(*args, **options)
-        self.encoder.__class__ = MergingEncoder
-
-
-WORDS = [*BASE.split(), "tokenizer._target_=density_encoder.MergingFlexTok", "trust=[density_encoder]", f"budget={MINUTES}min"]
-
-
-def train(given: dict[str, str], seed: int) -> Path:
-    return train_once(RUNS / f"merging_{seed}", [*WORDS, f"seed={seed}", *cifar_words(given)])
 
 
 @torch.inference_mode()
 def quality(store: Store, given: dict[str, str]) -> None:
-    """Of `dense` models run with merging that they were not trained for, and of those trained with it: as density_models.measure."""
+    """The held-out loss of `dense` models run with merging, which they were not trained for, as in density_models.measure."""
     from gentok.build import build
     from gentok.bundle import load
     from gentok.cli import compose
     from gentok.data.datasets import whole
-    from gentok.metrics.image import psnr
-    from gentok.rng import RowRNG
     from gentok.types import Batch
 
-    data = build(compose("evaluate", ["ckpt=none", "data=cifar10", *cifar_words(given)])["data"])
+    data = build(compose("evaluate", ["ckpt=none", "data=cifar10", "data.in_memory=false", *cifar_words(given)])["data"])
     media, _ = whole(data.held_out, ITEMS)
     for seed in SEEDS:
-        for name, tried in (("dense", MERGES), ("merging", (TRAINED,))):
-            if not (RUNS / f"{name}_{seed}" / "bundle").is_dir():
-                continue
-            tokenizer = load(RUNS / f"{name}_{seed}" / "bundle", trust=["density_encoder"]).tokenizer.eval()
-            tokenizer.encoder.__class__ = MergingEncoder
-            for r in tried:
-                began, tokenizer.encoder.r = time.monotonic(), r
-                losses = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in torch.arange(ITEMS).split(250)]
-                shown = torch.arange(PICTURES).split(250)
-                made = [tokenizer.decode(tokenizer.encode(media[part]), RowRNG.of(0, part), steps=FLOW_STEPS) for part in shown]
-                values = {
-                    "held_out_flow_loss": sum(losses) / len(losses),
-                    "psnr_db": psnr(torch.cat(made).clamp(-1, 1), media[:PICTURES]).mean().item(),
-                }
-                how = f"python docs/results/density_encoder.py quality, after: python train.py {' '.join(WORDS) if name == 'merging' else BASE} {CIFAR}"
-                store.add(figures(f"encoder/{name}/r{r}/seed{seed}", values, how, seed, time.monotonic() - began))
-                print(name, seed, r, values, flush=True)
+        tokenizer = load(RUNS / f"dense_{seed}" / "bundle").tokenizer.eval()
+        tokenizer.encoder.__class__ = MergingEncoder
+        for r in (*MERGES, OTHERS):
+            began, tokenizer.encoder.r = time.monotonic(), r
+            losses = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in torch.arange(ITEMS).split(250)]
+            how = f"python docs/results/density_encoder.py quality, after: python train.py {BASE} budget=1min seed={seed} {CIFAR}"
+            values = {"held_out_flow_loss": sum(losses) / len(losses)}
+            store.add(figures(f"encoder/dense/r{r}/seed{seed}", values, how, seed, time.monotonic() - began))
+            print(seed, r, values, flush=True)
 
 
 @torch.inference_mode()
@@ -180,10 +156,7 @@ def main(words: list[str]) -> None:
 
     assert exact()
     given, store = dict(word.split("=", 1) for word in words[1:]), Store("density")
-    if words[0] == "train":
-        for seed in [int(given["seed"])] if "seed" in given else SEEDS:
-            train(given, seed)
-    elif words[0] == "quality":
+    if words[0] == "quality":
         quality(store, given)
     else:
         speed(store)

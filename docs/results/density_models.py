@@ -58,8 +58,6 @@ def words_of(name: str, seed: int) -> list[str]:
 
 
 def train(name: str, seed: int, given: dict[str, str]) -> Path:
-    if name in ("waiting", "timed") and seed == 1:
-        train(name, 0, given)
     return train_once(RUNS / f"{name}_{seed}", [*words_of(name, seed), *cifar_words(given)])
 
 
@@ -77,7 +75,7 @@ def measure(store: Store, name: str, seed: int, given: dict[str, str]) -> None:
     bundle, began = train(name, seed, given), time.monotonic()
     model = load(bundle)
     tokenizer = model.tokenizer.eval()
-    data = build(compose("evaluate", ["ckpt=none", "data=cifar10", *cifar_words(given)])["data"])
+    data = build(compose("evaluate", ["ckpt=none", "data=cifar10", "data.in_memory=false", *cifar_words(given)])["data"])
     media, _ = whole(data.held_out, ITEMS)
     rows = torch.arange(ITEMS)
     losses = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in rows.split(250)]
@@ -88,7 +86,8 @@ def measure(store: Store, name: str, seed: int, given: dict[str, str]) -> None:
         "steps": model.meta["step"], "training_seconds": model.meta["seconds"],
         "parameters": sum(p.numel() for p in tokenizer.decoder.parameters()),
     }  # fmt: skip
-    how = f"python docs/results/density_models.py measure {name} seed={seed}, after: python train.py {' '.join(words_of(name, seed))} {CIFAR}"
+    trained = " ".join(f"'{word}'" if "{" in word else word for word in words_of(name, seed))
+    how = f"python docs/results/density_models.py measure {name} seed={seed}, after: python train.py {trained} {CIFAR}"
     store.add(figures(f"{name}/seed{seed}", values, how, seed, time.monotonic() - began))
     print(name, seed, values, flush=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from density_encoder import MERGES, SHAPES, TRAINED
+from density_encoder import MERGES, OTHERS, SHAPES
 from density_models import FLOW_STEPS, ITEMS, MINUTES, PICTURES, SEEDS, SETTINGS
 from evidence import HERE, Store, held_by_tests, table
 
@@ -46,7 +46,9 @@ def seeds(store: Store, name: str, metric: str, form: str) -> str:
 
 def qualities(store: Store, suffix: str) -> str:
     rows = [("", "steps", "training, s", *(title for title, _ in METRICS.values()))]
-    for name, (title, _) in SETTINGS.items():
+    for name, title in TITLES.items():
+        if not any(f"{name}{end}/seed0/steps" in store.figures for end in ("", suffix)):
+            continue
         key = name if name == "dense" else name + suffix
         forms = {"steps": ".0f", "training_seconds": ".0f"} | {metric: form for metric, (_, form) in METRICS.items()}
         rows.append((title, *(seeds(store, key, metric, form) for metric, form in forms.items())))
@@ -71,12 +73,11 @@ def plot(store: Store) -> None:
                 left.plot([flops / 1e6] * len(points), points, marker, color=f"C{number}", label=label, linestyle="-", linewidth=1)
     left.set(title="Decoder: o same minutes, x same steps", xlabel=f"MFLOP of {FLOW_STEPS} passes, one image", ylabel="held-out loss of the flow")
     left.legend(fontsize=7)
-    for name, marker, title in (("dense", "o", "trained without merging"), ("merging", "x", "trained with it")):
-        for seed in SEEDS:
-            found = [(value(f"encoder/speed/small/r{r}/flops"), value(f"encoder/{name}/r{r}/seed{seed}/held_out_flow_loss")) for r in MERGES]
-            points = [(flops / 1e6, loss) for flops, loss in found if flops and loss]
-            if points:
-                right.plot(*zip(*points), marker=marker, color=f"C{seed}", linewidth=1, label=f"{title}, seed {seed}")
+    for seed in SEEDS:
+        found = [(value(f"encoder/speed/small/r{r}/flops"), value(f"encoder/dense/r{r}/seed{seed}/held_out_flow_loss")) for r in MERGES]
+        points = [(flops / 1e6, loss) for flops, loss in found if flops and loss]
+        if points:
+            right.plot(*zip(*points), marker="o", color=f"C{seed}", linewidth=1, label=f"seed {seed}")
     right.set(title=f"Encoder with r = {', '.join(map(str, MERGES))} patches merged a block", xlabel="MFLOP of the encoder, one image")
     right.legend(fontsize=7)
     figure.tight_layout()
@@ -93,12 +94,10 @@ def encoders(store: Store) -> str:
             share = "–" if not flops or not whole else f"{100 * (flops / whole - 1):+.0f} %".replace("-", "−")
             title = f"{depth} blocks of {width}, {patches} patches, {registers} registers"
             rows.append((title, str(r), store.value(f"{key}/flops", ",.1f", 1e-6), share, ratio(store, key)))
-    quality = [("r", "held-out loss", "PSNR, dB")]
-    for name, tried in (("dense", MERGES), ("merging", (TRAINED,))):
-        for r in tried:
-            found = [" / ".join(store.value(f"encoder/{name}/r{r}/seed{seed}/{metric}", form) for seed in SEEDS)
-                     for metric, form in (("held_out_flow_loss", ".4f"), ("psnr_db", ".2f"))]  # fmt: skip
-            quality.append((f"{r}{', trained with it' if name == 'merging' else ''}", *found))
+    quality = [("r", "held-out loss")]
+    for r in (*MERGES, OTHERS):
+        found = " / ".join(store.value(f"encoder/dense/r{r}/seed{seed}/held_out_flow_loss", ".4f") for seed in SEEDS)
+        quality.append(("registers of another photograph" if r == OTHERS else str(r), found))
     return table(rows) + "\n\n" + table(quality)
 
 
