@@ -1,6 +1,7 @@
 """FlexTok's encoder with token merging, measured for density.md; it is no option of the package, for the reasons given there.
 
-    python docs/results/density_encoder.py quality shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
+    python docs/results/density_encoder.py quality
+    python docs/results/density_encoder.py losses shards='PATH/cifar10-train-{000..004}.tar' held_out=PATH/cifar10-test-000.tar
     python docs/results/density_encoder.py speed
 
 Token merging (ToMe; Bolya et al., arXiv 2210.09461). Between attention and feed-forward part of every block, P patches become P - r:
@@ -19,8 +20,8 @@ import time
 
 import torch
 import torch.nn.functional as F
-from density_models import BASE, ITEMS, RUNS, SEEDS, counted
-from evidence import CIFAR, Store, cifar_words, figures
+from density_models import ITEMS, PICTURES, RUNS, counted
+from evidence import CIFAR, Store, cifar_words, figures, train_once
 from torch import Tensor
 
 from gentok.nn.norm import rms_norm
@@ -30,7 +31,12 @@ from gentok.nn.registers import RegisterEncoder
 MERGES = (0, 4, 8, 16, 24)
 """r of 64 patches and 2 blocks."""
 OTHERS = -1
-"""In the place of r: every photograph is given the registers of another one, which tells what they are worth to the decoder."""
+"""In the place of r: every image is given the registers of another one, which tells what they are worth to the decoder."""
+DIGITS = (
+    "tokenizer=flextok codebook=fsq codebook.values=[8,8,8,5,5,5] codebook.width=null losses=l2 tokenizer.decoder=regression tokenizer.nested=null "
+    "tokenizer.registers=16 tokenizer.encoder_width=96 tokenizer.decoder_width=96 tokenizer.decoder_depth=2 optimizer.lr=2e-3 schedule.warmup=30 "
+    "batch_size=32 budget=40s clock=cpu"
+)
 SHAPES = {
     "small": (96, 2, 3, 64, 16, 64, MERGES[1:]), "d12": (768, 12, 12, 256, 256, 1, (8, 16, 21)), "d12, 32 registers": (768, 12, 12, 256, 32, 1, (8, 16, 21)),
 }  # fmt: skip
@@ -94,8 +100,28 @@ class MergingEncoder(RegisterEncoder):
 
 
 @torch.inference_mode()
-def quality(store: Store, given: dict[str, str]) -> None:
-    """The held-out loss of `dense` models run with merging, which they were not trained for, as in density_models.measure."""
+def quality(store: Store) -> None:
+    """PSNR of held-out digits, reconstructed by a regression FlexTok that was trained without merging and is run with it."""
+    from gentok.build import build
+    from gentok.bundle import load
+    from gentok.cli import compose
+    from gentok.data.datasets import whole
+    from gentok.metrics.image import psnr
+
+    tokenizer = load(train_once(RUNS / "digits_0", [*DIGITS.split(), "seed=0"])).tokenizer.eval()
+    tokenizer.encoder.__class__ = MergingEncoder
+    media, _ = whole(build(compose("evaluate", ["ckpt=none", "data=mnist5k"])["data"]).held_out, PICTURES)
+    for r in (*MERGES, OTHERS):
+        began, tokenizer.encoder.r = time.monotonic(), r
+        values = {"psnr_db": psnr(tokenizer.decode(tokenizer.encode(media)), media).mean().item()}
+        how = f"python docs/results/density_encoder.py quality, after: python train.py {DIGITS} seed=0"
+        store.add(figures(f"encoder/digits/r{r}/seed0", values, how, 0, time.monotonic() - began))
+        print(r, values, flush=True)
+
+
+@torch.inference_mode()
+def losses(store: Store, given: dict[str, str]) -> None:
+    """The held-out loss of the `dense` model of seed 0 run with merging, as in density_models.measure."""
     from gentok.build import build
     from gentok.bundle import load
     from gentok.cli import compose
@@ -104,16 +130,13 @@ def quality(store: Store, given: dict[str, str]) -> None:
 
     data = build(compose("evaluate", ["ckpt=none", "data=cifar10", "data.in_memory=false", *cifar_words(given)])["data"])
     media, _ = whole(data.held_out, ITEMS)
-    for seed in SEEDS:
-        tokenizer = load(RUNS / f"dense_{seed}" / "bundle").tokenizer.eval()
-        tokenizer.encoder.__class__ = MergingEncoder
-        for r in (*MERGES, OTHERS):
-            began, tokenizer.encoder.r = time.monotonic(), r
-            losses = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in torch.arange(ITEMS).split(250)]
-            how = f"python docs/results/density_encoder.py quality, after: python train.py {BASE} budget=1min seed={seed} {CIFAR}"
-            values = {"held_out_flow_loss": sum(losses) / len(losses)}
-            store.add(figures(f"encoder/dense/r{r}/seed{seed}", values, how, seed, time.monotonic() - began))
-            print(seed, r, values, flush=True)
+    tokenizer = load(RUNS / "dense_0" / "bundle").tokenizer.eval()
+    tokenizer.encoder.__class__ = MergingEncoder
+    for r in (*MERGES, OTHERS):
+        began, tokenizer.encoder.r = time.monotonic(), r
+        each = [tokenizer(Batch(media[part], part)).losses["flow"].item() for part in torch.arange(ITEMS).split(250)]
+        how = f"python docs/results/density_encoder.py losses {CIFAR}, after: python docs/results/density_models.py train dense"
+        store.add(figures(f"encoder/dense/r{r}/seed0", {"held_out_flow_loss": sum(each) / len(each)}, how, 0, time.monotonic() - began))
 
 
 @torch.inference_mode()
@@ -155,9 +178,11 @@ def main(words: list[str]) -> None:
     from density import page
 
     assert exact()
-    given, store = dict(word.split("=", 1) for word in words[1:]), Store("density")
+    store = Store("density")
     if words[0] == "quality":
-        quality(store, given)
+        quality(store)
+    elif words[0] == "losses":
+        losses(store, dict(word.split("=", 1) for word in words[1:]))
     else:
         speed(store)
     page(store)

@@ -73,13 +73,10 @@ def plot(store: Store) -> None:
                 left.plot([flops / 1e6] * len(points), points, marker, color=f"C{number}", label=label, linestyle="-", linewidth=1)
     left.set(title="Decoder: o same minutes, x same steps", xlabel=f"MFLOP of {FLOW_STEPS} passes, one image", ylabel="held-out loss of the flow")
     left.legend(fontsize=7)
-    for seed in SEEDS:
-        found = [(value(f"encoder/speed/small/r{r}/flops"), value(f"encoder/dense/r{r}/seed{seed}/held_out_flow_loss")) for r in MERGES]
-        points = [(flops / 1e6, loss) for flops, loss in found if flops and loss]
-        if points:
-            right.plot(*zip(*points), marker="o", color=f"C{seed}", linewidth=1, label=f"seed {seed}")
-    right.set(title=f"Encoder with r = {', '.join(map(str, MERGES))} patches merged a block", xlabel="MFLOP of the encoder, one image")
-    right.legend(fontsize=7)
+    found = [(value(f"encoder/speed/small/r{r}/flops"), value(f"encoder/digits/r{r}/seed0/psnr_db")) for r in MERGES]
+    points = [(flops / 1e6, quality) for flops, quality in found if flops and quality]
+    right.plot(*zip(*points), marker="o", linewidth=1)
+    right.set(title=f"Encoder with r = {', '.join(map(str, MERGES))} patches merged a block", xlabel="MFLOP of the encoder, one image", ylabel="PSNR, dB")
     figure.tight_layout()
     figure.savefig(HERE / "density.png", dpi=110)
     plt.close(figure)
@@ -94,10 +91,10 @@ def encoders(store: Store) -> str:
             share = "–" if not flops or not whole else f"{100 * (flops / whole - 1):+.0f} %".replace("-", "−")
             title = f"{depth} blocks of {width}, {patches} patches, {registers} registers"
             rows.append((title, str(r), store.value(f"{key}/flops", ",.1f", 1e-6), share, ratio(store, key)))
-    quality = [("r", "held-out loss")]
+    quality = [("r", "digits: PSNR, dB", "photographs: held-out loss")]
     for r in (*MERGES, OTHERS):
-        found = " / ".join(store.value(f"encoder/dense/r{r}/seed{seed}/held_out_flow_loss", ".4f") for seed in SEEDS)
-        quality.append(("registers of another photograph" if r == OTHERS else str(r), found))
+        found = (store.value(f"encoder/digits/r{r}/seed0/psnr_db", ".2f"), store.value(f"encoder/dense/r{r}/seed0/held_out_flow_loss", ".4f"))
+        quality.append(("registers of another image" if r == OTHERS else str(r), *found))
     return table(rows) + "\n\n" + table(quality)
 
 
@@ -121,6 +118,6 @@ def write(store: Store) -> None:
                       {"dense": "dense", "quarter": "1/4 of the vectors"})
                       for n in ("small", "b"))
         + f"\n\n{XAR['says']}",
-        f"## FlexTok's encoder: merged patches, left out\n\n{ENCODER['what']}\n\n{encoders(store)}\n\n{ENCODER['says']}",
+        f"## FlexTok's encoder: merged patches, left out\n\n{ENCODER['what'].format(pictures=PICTURES)}\n\n{encoders(store)}\n\n{ENCODER['says']}",
     ]  # fmt: skip
     (HERE / "density.md").write_text("\n\n".join(parts) + "\n")
