@@ -75,7 +75,11 @@ def plot(store: Store) -> None:
     left.legend(fontsize=7)
     found = [(value(f"encoder/speed/small/r{r}/flops"), value(f"encoder/digits/r{r}/seed0/psnr_db")) for r in MERGES]
     points = [(flops / 1e6, quality) for flops, quality in found if flops and quality]
-    right.plot(*zip(*points), marker="o", linewidth=1)
+    right.plot(*zip(*points), marker="o", linewidth=1, label="digits, by the encoder's operations")
+    if (other := value(f"encoder/digits/r{OTHERS}/seed0/psnr_db")) is not None:
+        right.axhline(other, color="gray", linewidth=1, label="with the registers of another image")
+        right.set_ylim(other - 0.2, max(y for _, y in points) + 0.3)
+    right.legend(fontsize=7)
     right.set(title=f"Encoder with r = {', '.join(map(str, MERGES))} patches merged a block", xlabel="MFLOP of the encoder, one image", ylabel="PSNR, dB")
     figure.tight_layout()
     figure.savefig(HERE / "density.png", dpi=110)
