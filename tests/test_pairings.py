@@ -43,7 +43,11 @@ GENERATORS = {
         "width": 64, "depth": 2, "heads": 2, "refiner_width": 64, "refiner_depth": 2, "refiner_heads": 2, "clusters": 8,
     },
     "xar": {"width": 64, "depth": 2, "heads": 2},
+    "xar, few vectors": {
+        "width": 64, "depth": 6, "heads": 2, "density": {"_target_": "gentok.nn.density.Density", "rate": 0.75, "sparse": 1},
+    },
 }
+"""Name, and after a comma what is told of it -> its settings."""
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
 DRAWS, RATE = {"xar": 4}, {"xar": 1e-2}
@@ -110,7 +114,8 @@ whose codes differ; of resgen, which needs levels, the refusal."""
     ],
 )
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
-    tokenizer = tokenizers(codebook)
+    tokenizer, settings = tokenizers(codebook), GENERATORS[generator_name]
+    generator_name = generator_name.partition(",")[0]
     if codebook not in ONLY.get(generator_name, CODEBOOKS):
         with pytest.raises(ValueError, match=f"{generator_name} models .* {ONLY[generator_name][0]}") as error:
             build_generator(compose("config", [f"generator={generator_name}"])["generator"], tokenizer, CLASSES)
@@ -121,7 +126,7 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     own = (psnr(tokenizer.decode(tokens), media) - 1.0).clamp(max=35.0)  # above 35 dB a code of the finest level is a decibel by itself
 
     torch.manual_seed(1)
-    config = {**compose("config", [f"generator={generator_name}"])["generator"], **GENERATORS[generator_name]}
+    config = {**compose("config", [f"generator={generator_name}"])["generator"], **settings}
     generator = build_generator(config, tokenizer, CLASSES)
     steps = STEPS.get((generator_name, codebook), 160)
     drawn = index.repeat(DRAWS.get(generator_name, 1))

@@ -40,7 +40,7 @@ class EntityMap:
         place: float [T, 2], row and column of each vector in the grid; of a pooled one the middle of what it covers.
         order: int64 [N], which vector of the grid each of the sequence is; None: of scales.
         words: what the entities are, for messages.
-        sides: (rows, columns) of each scale; () of other kinds.
+        sides: (rows, columns) of each entity, whose vectors are a grid of their own.
     """
 
     grid: Raster
@@ -48,7 +48,7 @@ class EntityMap:
     place: Tensor
     order: Tensor | None
     words: str
-    sides: tuple[tuple[int, int], ...] = ()
+    sides: tuple[tuple[int, int], ...]
 
     @property
     def entity(self) -> Tensor:
@@ -123,7 +123,8 @@ def entity_map(kind: EntityKind, grid: Raster, side: int | None = None) -> Entit
     if kind in ("token", "image"):
         if side is not None:
             raise ValueError(f"entity={kind} has no side; leave entity_side={side} out")
-        return EntityMap(grid, (1,) * (h * w) if kind == "token" else (h * w,), _places(grid, h, w), index.flatten(), f"{kind}s")
+        sides = ((1, 1),) * (h * w) if kind == "token" else ((h, w),)
+        return EntityMap(grid, tuple(a * b for a, b in sides), _places(grid, h, w), index.flatten(), f"{kind}s", sides)
     if kind == "scale":
         return _scales(grid, side)
     k = max(min(h, w) // 2, 1) if side is None else side
@@ -133,7 +134,8 @@ def entity_map(kind: EntityKind, grid: Raster, side: int | None = None) -> Entit
     rows, columns = (h // k, w // k) if kind == "cell" else (k, k)
     order = index.view(rows, h // rows, columns, w // columns)
     order = (order.permute(0, 2, 1, 3) if kind == "cell" else order.permute(1, 3, 0, 2)).flatten()
-    return EntityMap(grid, (k * k,) * (h * w // (k * k)), _places(grid, h, w)[order], order, f"{kind}s of {k} x {k}")
+    count = h * w // (k * k)
+    return EntityMap(grid, (k * k,) * count, _places(grid, h, w)[order], order, f"{kind}s of {k} x {k}", ((k, k),) * count)
 
 
 def _scales(grid: Raster, side: int | None) -> EntityMap:

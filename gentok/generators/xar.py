@@ -36,6 +36,7 @@ from gentok.generators.base import Entities
 from gentok.generators.vector_coordinates import VectorCoordinates
 from gentok.interfaces import Codebook, Generator
 from gentok.nn.conditioning import Conditioner
+from gentok.nn.density import Density
 from gentok.nn.entity_transformer import EntityTransformer
 from gentok.nn.frozen import Frozen
 from gentok.nn.kv_cache import KVCache
@@ -60,11 +61,13 @@ class XAR(Generator, Entities, id="generator/xar"):
         depth: blocks, of both halves together.
         heads: of attention.
         hidden: width of the feed-forward part; None: 8/3 D.
+        density: of the vectors inside of entities (gentok.nn.density); None: all blocks see all of them.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
         dropout: rate, of both branches of a block.
 
     Raises:
-        ValueError: the items lie on no raster, the grid has no such entities, or the codebook has no nearest codes.
+        ValueError: the items lie on no raster, the grid has no such entities, the codebook has no nearest codes, or the density depends on
+            time or does not fit the depth or the entities.
     """
 
     models_latents = True
@@ -83,6 +86,7 @@ class XAR(Generator, Entities, id="generator/xar"):
         depth: Count = 6,
         heads: PositiveInt = 4,
         hidden: PositiveInt | None = None,
+        density: Density | None = None,
         condition_dropout: Fraction = 0.1,
         dropout: FractionBelow1 = 0.0,
     ):
@@ -100,8 +104,12 @@ class XAR(Generator, Entities, id="generator/xar"):
         with torch.device("cpu"):
             self._map = entity_map(entity, _raster(spec.grid), entity_side)
         self.sizes = self._map.sizes
+        if density is not None and density.noise_rate is not None:
+            raise ValueError("xar's entities are at times of their own, so a density has one rate: set density.noise_rate to null")
         self.conditioner = Conditioner(self.condition_spec, width, "adaln")
-        self.network = EntityTransformer(self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout)
+        self.network = EntityTransformer(
+            self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout, density, self._map.sides
+        )
 
     # ---------------------------------------------------------------------------------------------------- vectors
 

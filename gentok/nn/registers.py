@@ -16,12 +16,15 @@ modulation of the last norm is our reading of DiT's last layer.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.constants import Constants
+from gentok.nn.density import Density
+from gentok.nn.density_transformer import DensityTransformer
 from gentok.nn.patches import positions_2d
 from gentok.nn.transformer import Transformer
 from gentok.rng import RowRNG
@@ -138,11 +141,15 @@ class RegisterDecoder(nn.Module):
         head_width: channels of an attention head.
         flow: whether it is a flow's; else it predicts the patches themselves.
         time_period: as of TimeEmbedding.
+        density: of the patches in the transformer; None: all blocks see all of them.
+
+    Raises:
+        ValueError: the density does not fit the depth or the grid.
     """
 
     def __init__(
         self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int, flow: bool,
-        time_period: float = 256.0,
+        time_period: float = 256.0, density: Density | None = None,
     ):  # fmt: skip
         super().__init__()
         self.home, self.flow = home, flow
@@ -153,7 +160,8 @@ class RegisterDecoder(nn.Module):
         self.dropped = nn.Parameter(torch.empty(width))
         self.null = nn.Parameter(torch.empty(width)) if flow else None
         self.time = TimeEmbedding(width, period=time_period) if flow else None
-        self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False, adaln=2 if flow else False)
+        sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": _heads(width, head_width), "adaln": 2 if flow else False}
+        self.transformer = Transformer(**sizes, causal=False) if density is None else DensityTransformer(density, **sizes)
         self.modulation = nn.Linear(width, 2 * width) if flow else None
         self.head = nn.Linear(width, out_width)
         xavier(self)
@@ -163,6 +171,9 @@ class RegisterDecoder(nn.Module):
         modulations = [block.modulation for block in self.transformer.blocks] + [self.modulation]
         for part in (self.head, *(modulations if flow else ())):
             nn.init.zeros_(part.weight)
+        if density is not None:
+            density.check([home])
+            self.transformer.begin(zero_gates=flow)
 
     def registers(self, vectors: Tensor, kept: Tensor, null: Tensor | None = None) -> Tensor:
         """The tokens that `forward` takes.
@@ -208,7 +219,9 @@ class RegisterDecoder(nn.Module):
         patches = x.shape[1]
         x = torch.cat((x.to(registers.dtype), registers), 1)
         whole = None if tap is None else (tap[0], [])
-        x = self.transformer(x, vector=vector, kinds=(patches, registers.shape[1]) if self.flow else None, tap=whole)[:, :patches]
+        kinds = (patches, registers.shape[1]) if self.flow else None
+        sparse = {"grid": grid, "t": t} if isinstance(self.transformer, DensityTransformer) else {}
+        x = self.transformer(x, vector=vector, kinds=kinds, tap=whole, **sparse)[:, :patches]
         if tap is not None:
             tap[1].extend(y[:, :patches] for y in whole[1])
         if self.flow:

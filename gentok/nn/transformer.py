@@ -28,7 +28,7 @@ from gentok.nn.norm import RMSNorm
 from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
-__all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "initialise", "shifted"]
+__all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "feed_forward_width", "gated", "initialise", "shifted"]
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -44,9 +44,13 @@ def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
     """x float [B, ...]; elements are zeroed with probability `rate`, the others scaled by 1 / (1 - rate). rng None: x itself."""
     if rate == 0.0 or rng is None:
         return x
-    count = x[0].numel()
-    bits = rng.words(math.ceil(count / 4)).view(torch.int16)[:, :count].view(x.shape)
+    bits = rng.words(math.ceil(x[0].numel() / 4)).view(torch.int16)[:, : x[0].numel()].view(x.shape)
     return x * (bits >= round(rate * 65536) - 32768).to(x.dtype).mul_(1.0 / (1.0 - rate))
+
+
+def feed_forward_width(width: int, activation: str = "swiglu") -> int:
+    """8/3 of the width, up to the next multiple of 64, or 4 times the width for gelu."""
+    return 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
 
 
 class FeedForward(nn.Module):
@@ -76,11 +80,9 @@ def shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None
     return torch.cat([torch.addcmul(part + b, part, a) for part, b, a in parts], 1)
 
 
-def _gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
+def gated(x: Tensor, gate: Tensor, kinds: Sequence[int] | None) -> Tensor:
     """x gate, as in shifted."""
-    if kinds is None:
-        return x * gate
-    return torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
+    return x * gate if kinds is None else torch.cat([part * g for part, g in zip(x.split(kinds, 1), gate.split(1, 1))], 1)
 
 
 class TransformerBlock(Block):
@@ -132,14 +134,14 @@ class TransformerBlock(Block):
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
             h = shifted(h, shift1, scale1, kinds)
         h = self.attention(h, rope, mask, causal, cache, layer, window)
-        x = x + dropout(h if modulation is None else _gated(h, gate1, kinds), self.rate, rng)
+        x = x + dropout(h if modulation is None else gated(h, gate1, kinds), self.rate, rng)
         if self.cross is not None:
             x = x + dropout(self.cross(self.norm_cross(x), context, context_mask), self.rate, rng)
         h = self.norm2(x)
         if modulation is not None:
             h = shifted(h, shift2, scale2, kinds)
         h = self.mlp(h)
-        return x + dropout(h if modulation is None else _gated(h, gate2, kinds), self.rate, rng)
+        return x + dropout(h if modulation is None else gated(h, gate2, kinds), self.rate, rng)
 
 
 class Transformer(nn.Module):
@@ -172,10 +174,8 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        if hidden is None:
-            hidden = 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
         self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout)
+        settings = (width, heads, hidden or feed_forward_width(width, activation), activation, qk_norm, adaln, cross, dropout)
         self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
         self.norm = RMSNorm(width)
         initialise(self)

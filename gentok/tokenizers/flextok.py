@@ -30,6 +30,7 @@ from gentok.flow.projected import Projected
 from gentok.flow.solvers import Euler, Solver, time_grid
 from gentok.flow.times import LogitNormal, Stratified, Times
 from gentok.interfaces import Codebook, FeatureNetwork, Loss, Tokenizer
+from gentok.nn.density import Density
 from gentok.nn.feature_cache import Shared
 from gentok.nn.patches import patchify, unpatchify
 from gentok.nn.registers import KEEP_MODES, RegisterDecoder, RegisterEncoder, draw_keep
@@ -64,6 +65,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         decoder_width: PositiveInt = 192,
         decoder_depth: Count = 6,
         head_width: PositiveInt = 64,
+        density: Density | None = None,
         nested: str | None = "uniform",
         null_rate: Fraction = 0.1,
         times: Times | None = None,
@@ -89,6 +91,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
             registers: tokens of an image.
             patch: pixels (or latents) per side of a patch.
             encoder_width, encoder_depth, decoder_width, decoder_depth, head_width: of the transformers (gentok.nn.registers).
+            density: of patches in the decoder's blocks (gentok.nn.density); None: all blocks see all of them.
             nested: how prefixes are drawn, "uniform", "powers" or "rounded"; None: all registers are always kept.
             null_rate: share of rows without registers.
             times: distribution of t.
@@ -110,24 +113,23 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
             raise ValueError(f"flextok needs a codebook with one code per register; {type(codebook).__name__} lays codes on another grid")
         if align and not 0 <= align_block < decoder_depth:
             raise ValueError(f"align_block={align_block}: the decoder has blocks 0..{decoder_depth - 1}")
+        if align and density is not None and density.plan(decoder_depth)[align_block] in ("gather", "sparse"):
+            raise ValueError(f"align_block={align_block} sees few tokens in this density; align a block that pools, recovers or is dense")
         channels, height, width = (int(n) for n in media_shape)
         latents = None if latents is None else latent_tokenizer(latents, (channels, height, width))
         values, inside = (channels, 1) if latents is None else (latents.spec.width, height // latents.spec.grid.h)
         super().__init__(media_shape, patch * inside, codebook, losses)
         self.generative = decoder == "flow"
         self._teacher, self.patch, self.nested, self.null_rate = Shared(teacher), patch, nested, null_rate
-        times = times or LogitNormal()
-        self.times, self.solver, self.steps = Stratified(times) if stratified else times, solver or Euler(), steps
-        self.guidance, self.apg, self.align, self.align_block = guidance, apg, align, align_block
-        self.latents = latents
+        self.times = Stratified(times or LogitNormal()) if stratified else times or LogitNormal()
+        self.solver, self.steps = solver or Euler(), steps
+        self.guidance, self.apg, self.align, self.align_block, self.latents = guidance, apg, align, align_block, latents
         home = (height // self.stride, width // self.stride)
-        common: dict[str, Any] = {"home": home, "registers": registers, "head_width": head_width}
-        features = values * patch**2
+        features, common = values * patch**2, dict[str, Any](home=home, registers=registers, head_width=head_width)
         self.encoder = RegisterEncoder(features, codebook.in_width, width=encoder_width, depth=encoder_depth, **common)
         self.codebook = codebook
-        self.decoder = RegisterDecoder(
-            codebook.width, features, width=decoder_width, depth=decoder_depth, flow=self.generative, time_period=time_period, **common
-        )
+        common |= {"width": decoder_width, "depth": decoder_depth, "time_period": time_period, "density": density}
+        self.decoder = RegisterDecoder(codebook.width, features, flow=self.generative, **common)
         self.projector = None
         if align:
             sizes = (decoder_width, align_hidden, align_hidden, teacher_width)
@@ -228,9 +230,8 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         if not self.generative:
             return self._media(at_least_float32(unpatchify(self.decoder(registers, patches), self.patch, patches)), spec)
         if rng is None:
-            first = torch.where(kept[:, :1], tokens.codes[:, :, 0], -1)
-            radix = torch.tensor([1_000_003**k % (1 << 31) for k in range(first.shape[1])], device=first.device)
-            rng = RowRNG(((first + 1) * radix).sum(1))
+            first = torch.where(kept[:, :1], tokens.codes[:, :, 0], -1) + 1
+            rng = RowRNG((first * torch.tensor([1_000_003**k % (1 << 31) for k in range(first.shape[1])], device=first.device)).sum(1))
         values = self.encoder.stem.in_features // self.patch**2
         start = rng.normal(values, patches[0] * self.patch, patches[1] * self.patch).to(self.encoder.stem.weight.dtype)
         scale = self.guidance if guidance is None else float(guidance)

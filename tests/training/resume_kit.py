@@ -38,6 +38,8 @@ CASES: dict[str, list[str]] = {
     "multi-scale": [*TOKENIZER, "codebook=var", "codebook.sides=[1,2,8]", "codebook.phi=2", "codebook.codebook.vocab_size=32"],
     "binary": [*TOKENIZER, "codebook=bae"],
     "flextok": ["tokenizer=flextok", "codebook=vq_ema", *FLEXTOK, "codebook.vocab_size=32"],
+    "flextok with few patches": ["tokenizer=flextok", "codebook=vq_ema", *FLEXTOK, "codebook.vocab_size=32", "tokenizer.decoder_depth=6",
+                                 "tokenizer.density={_target_:gentok.nn.density.Density,rate:0.5,noise_rate:0.9,sparse:1}"],
     "accumulated": [*SMALL, "trainer.accumulate=2"],
     "workers": [*SMALL, "trainer.workers=2"],
     "without averages": [*SMALL, "callbacks.ema=null"],
@@ -52,6 +54,8 @@ CASES: dict[str, list[str]] = {
     "next scale from tokens": ["experiment=mnist5k/next_scale", *GENERATOR, "task.views=2"],
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
     "xar from media": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.context=clean"],
+    "xar with few vectors": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.depth=6",
+                             "generator.density={_target_:gentok.nn.density.Density,sparse:1}"],
     "xar from latents": ["experiment=mnist5k/xar", *GENERATOR, "task.views=2", "tokenizer.ckpt=OF_LATENTS"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")

@@ -30,6 +30,7 @@ RUNS = {
     "next_scale": [*CASES["next scale from tokens"], *EXACT],
     "without_averages": ["experiment=mnist5k/ar", *DEEP, "task.views=2", "callbacks.ema=null"],
     "flextok": [*CASES["flextok"], *EXACT],
+    "flextok_density": [*CASES["flextok with few patches"], *EXACT],
     "vq_gradient": [*CASES["vq by gradient"], *EXACT],
     "vq_ema": [*CASES["vq by averages"], *EXACT],
     "residual": [*TOKENIZER, "codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32", *EXACT],

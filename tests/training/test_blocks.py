@@ -78,7 +78,10 @@ EXACT = ["trainer.precision=32-true", "steps=3", "trainer.checkpoint_every=3"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["autoregressive from tokens", "flextok", "xar from media", "masked from media"])
+@pytest.mark.parametrize(
+    "name",
+    ["autoregressive from tokens", "flextok", "flextok with few patches", "xar from media", "xar with few vectors", "masked from media"],
+)
 def test_a_run_with_activations_computed_twice_is_the_run(root, name):
     folder = name.replace(" ", "_")
     kept = run(root, folder, CASES[name], *EXACT)
