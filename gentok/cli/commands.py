@@ -43,7 +43,7 @@ COMMANDS = {
             ("experiment=mnist5k/vq budget=4min", "digits to tokens and back"),
             ("experiment=mnist5k/ar tokenizer.ckpt=mnist5k_vq budget=6min", "a generator over these tokens"),
             ("data=folder data.path=PHOTOS data.size=64 codebook=vq budget=30min", "your own images"),
-            ("experiment=cifar10/flextok describe=true data.size=32", "sizes, FLOPs and memory; trains nothing"),
+            ("experiment=imagenet256/xar_b describe=true", "sizes, FLOPs and memory; trains nothing"),
             ("-m experiment=mnist5k/vq seed=0,1 optimizer.lr=1e-3,3e-3 steps=500", "every combination, one summary"),
         ),
         config="config",
