@@ -197,7 +197,7 @@ def _request(config: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: SamplingPlan, parts: Parts, shown: int) -> None:
     """The parts as files of the folder, and the report."""
     folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
-    spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
+    spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.asked_condition.parts)
     kind = "codes" if bundle.spec.levels else "latents"
     names = (kind, "token_lengths", "calls", "lengths", "log_weight")
     made, positions, calls, lengths, weights = (parts.joined(plan.parts, name) for name in names)

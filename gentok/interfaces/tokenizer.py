@@ -153,6 +153,15 @@ class Tokenizer(nn.Module, Component):
         """
         return None
 
+    @property
+    def asked_condition(self) -> ConditionSpec:
+        """The parts of `written_condition` that samples may be asked for by."""
+        return self.written_condition
+
+    def drawings(self, tokens: Tokens) -> list[str] | None:
+        """Each row as an SVG document, of a tokenizer whose codes are drawings; None for others."""
+        return None
+
     def text(self, tokens: Tokens) -> list[str] | None:
         """The text of each row, of a tokenizer whose codes hold one; None for others."""
         return None
