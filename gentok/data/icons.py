@@ -17,7 +17,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-
 from gentok.data.datasets import locate
 from gentok.data.file_index import FileIndex, MediaType, split
 from gentok.data.folder import FolderOptions

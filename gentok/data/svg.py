@@ -19,7 +19,8 @@ __all__ = ["SVG_SUFFIXES", "read_svg"]
 SVG_SUFFIXES = (".svg",)
 _LARGEST = 1 << 20
 _NOT_DRAWN = ("defs", "clipPath", "mask", "symbol", "marker", "pattern", "linearGradient", "radialGradient", "filter", "metadata")
-_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError, AssertionError, RecursionError, NotImplementedError)
+_ERRORS = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, SyntaxError, AssertionError, RuntimeError)
+"""What fontTools and the parser of XML raise; SyntaxError: what is no XML; RuntimeError: too deep, or not implemented."""
 
 
 def read_svg(source: str | Path | bytes, name: str = "") -> Outline:
@@ -62,8 +63,8 @@ def _outline(data: bytes) -> Outline:
     if _tag(root) != "svg":
         raise ValueError(f"its root is <{_tag(root)}>, and <svg> is expected")
     x, y, width, height = _view_box(root)
-    scale = (STEPS - 1) / max(width, height)
-    fit = Transform(scale, 0, 0, scale, (max(width, height) - width) / 2 * scale - x * scale, (max(width, height) - height) / 2 * scale - y * scale)
+    side = max(width, height)
+    fit = Transform().scale((STEPS - 1) / side).translate((side - width) / 2 - x, (side - height) / 2 - y)
     builder = PathBuilder()
     for element in _drawn(root, filled=True):
         builder.add_path_from_element(element)

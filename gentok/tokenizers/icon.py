@@ -20,6 +20,7 @@ tables of rows and columns.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,11 +28,12 @@ import torch
 from torch import Tensor
 
 from gentok.data.outlines import CURVE, LINE, MOVE, SHAPE, Command, Outline, from_ids, on_grid, outline_spec, rasterise, to_svg
+from gentok.data.svg import read_svg
 from gentok.errors import ConfigError
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
 from gentok.settings import PositiveInt
-from gentok.types import ABSENT, Batch, Condition, ConditionSpec, Ids, Line, TokenizerOutput, Tokens, TokenSpec
+from gentok.types import ABSENT, UNKNOWN, Batch, Condition, ConditionSpec, Ids, Line, TokenizerOutput, Tokens, TokenSpec
 
 __all__ = ["Icon"]
 
@@ -55,6 +57,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
 
     codebook = None
     needs_training = False
+    draws = True
 
     def __init__(self, grid: PositiveInt = 49, longest: PositiveInt = 200, media_shape: Sequence[PositiveInt] | None = None):
         """
@@ -98,7 +101,9 @@ class Icon(Tokenizer, id="tokenizer/icon"):
     def encode_batch(self, batch: Batch, rng: RowRNG | None = None) -> Tokens:
         return self.encode(batch.media, batch.lengths, rng, batch.condition)
 
-    def encode(self, media: Tensor | None, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None) -> Tokens:
+    def encode(
+        self, media: Tensor | None, lengths: Tensor | None = None, rng: RowRNG | None = None, condition: Condition | None = None
+    ) -> Tokens:  # fmt: skip
         """Outlines as rows of ids.
 
         Args:
@@ -134,6 +139,27 @@ class Icon(Tokenizer, id="tokenizer/icon"):
 
     def drawings(self, tokens: Tokens) -> list[str]:
         return [to_svg(outline, self.grid) for outline in self.outlines(tokens)]
+
+    # -------------------------------------------------------------------------------------------------------- what is known
+
+    def read_drawing(self, source: Any) -> Tensor:
+        ids = self.written(on_grid(read_svg(source), self.grid))
+        if len(ids) == 1:
+            raise ValueError(f"{source} has no shape of any extent on a grid of {self.grid} points per side")
+        return torch.tensor(ids, dtype=torch.int64)
+
+    def prompt_drawing(self, codes: Tensor, keep: Any = None) -> Tokens:
+        if codes.is_floating_point() or codes.dim() != 1:
+            raise ValueError("known: of icons an SVG file, whose commands can be kept; a picture does not say what they are")
+        codes = self.tokens([codes.tolist()], codes.device).codes[0, 0]
+        starts = [i for i, at in enumerate(codes.tolist()) if _MOVE <= at < POINT] + [int((codes >= 0).sum()) - 1]
+        kept = _kept_commands(keep, len(starts) - 1)
+        for command, (first, last) in enumerate(zip(starts, starts[1:])):
+            if command not in kept:
+                codes[first:last] = UNKNOWN
+        if len(starts) - 2 not in kept:
+            codes[starts[-1] :] = UNKNOWN
+        return Tokens(codes[None, None], self.spec)
 
     # ----------------------------------------------------------------------------------------------------------------- rows
 
@@ -178,10 +204,25 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         lengths = [len(row) for row in rows]
         if max(lengths, default=0) > self.longest:
             raise ValueError(
-                f"an icon has {max(lengths)} ids, tokenizer.longest={self.longest}: set data.longest={self.longest}, which leaves longer ones "
-                "out, or a larger tokenizer.longest"
+                f"an icon has {max(lengths)} ids, tokenizer.longest={self.longest}: set data.longest={self.longest}, which leaves "
+                "longer ones out, or a larger tokenizer.longest"
             )
         ids = torch.full((len(rows), 1, self.longest), ABSENT, dtype=torch.int64)
         for row, values in zip(ids, rows):
             row[0, : len(values)] = torch.tensor(values, dtype=torch.int64)
         return Tokens(ids.to(device), self.spec, torch.tensor(lengths, dtype=torch.int64, device=device))
+
+
+def _kept_commands(keep: Any, count: int) -> set[int]:
+    """The numbers of the commands that "0:3,6:" names, of `count`. Raises ValueError where it names none, or all."""
+    text = f":{(count + 1) // 2}" if keep is None else str(keep)
+    kept: set[int] = set()
+    for piece in text.split(","):
+        found = re.fullmatch(r"\s*(\d*)(?:(:)(\d*))?\s*", piece)
+        if found is None or not piece.strip():
+            raise ValueError(f"keep={keep}: of icons the commands that stay, such as 0:3,6: (this one has {count}, counted from 0)")
+        first = int(found[1] or 0)
+        kept |= set(range(first, min(int(found[3] or count), count) if found[2] else min(first + 1, count)))
+    if not 0 < len(kept) < count:
+        raise ValueError(f"keep={keep}: that keeps {len(kept)} of {count} commands; keep some of them, and leave some to be drawn")
+    return kept
