@@ -171,7 +171,9 @@ def _prepared(config: Mapping[str, Any], crew: Team, trusted: bool) -> tuple[Con
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
     _check_keys(config, names, f"protocol={' and '.join(names)}", crew.rank == 0)
     if config.get("prefixes") and measures is not MEASURES:
-        raise ConfigError("prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway, icons have one): leave it out")
+        raise ConfigError(
+            "prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway, icons have one): leave it out"
+        )
     data = _data(config, bundle, trusted)
     if modelled and bundle.condition_spec != data.condition_spec.without(bundle.tokenizer.written_condition):
         raise ConfigError(

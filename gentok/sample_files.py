@@ -51,8 +51,7 @@ _GRID_PIXELS, _GRID_SOUNDS = 1 << 24, 256
 def _names(n: int, beside: str | None, tokens: str = "codes", form: str = "files") -> list[str]:
     """Of the files of one call. beside: what else than an image there is of each item, wav or svg."""
     suffixes = [] if form == "npz" else ["png", *([beside] if beside else [])]
-    joined = ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"])]
-    return joined + [f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes]
+    return ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"])] + [f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes]
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -1,5 +1,5 @@
-"""protocol=generation and protocol=reconstruction of drawings (tokenizer=icon): what a generator draws, given the words of held-out items, and what
-the grid rounds off."""
+"""protocol=generation and protocol=reconstruction of drawings (tokenizer=icon): what a generator draws, given the words of held-out items,
+and what the grid rounds off."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class Tokenizer(nn.Module, Component):
 
         Args:
             codes: int64 [n], those of `read_drawing`.
-            keep: the commands that stay, such as "0:3,6:", counted from 0; None: the first half of them.
+            keep: the commands that stay, such as "0:3+6:", counted from 0; None: the first half of them.
 
         Returns:
             Tokens [1, 1, N], UNKNOWN where something is to be drawn.

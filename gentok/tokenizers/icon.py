@@ -64,7 +64,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         Args:
             grid: points per side of the canvas, at least 2; 49: half units of the usual 24.
             longest: ids of the longest row.
-            media_shape: (1, H, H) of the pictures; filled in from the data.
+            media_shape: (.., H, H) of the pictures, which are grey; filled in from the data.
 
         Raises:
             ValueError: a setting is out of its range.
@@ -72,9 +72,9 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         super().__init__()
         if grid < 2 or longest < 6:
             raise ValueError(f"tokenizer.grid={grid}, tokenizer.longest={longest}: at least 2 points per side, and rows of 6 ids or more")
-        shape = tuple(media_shape or (1, 64, 64))
-        if len(shape) != 3 or shape[0] != 1 or shape[1] != shape[2]:
-            raise ValueError(f"tokenizer.media_shape={list(shape)}: pictures of icons are grey and square, [1, SIDE, SIDE]; use data=icons")
+        *_, height, width = media_shape or (64, 64)
+        if height != width:
+            raise ValueError(f"tokenizer.media_shape={list(media_shape or ())}: pictures of icons are square; use data=icons")
         self.grid, self.longest = grid, longest
         self.written_condition = ConditionSpec((("outline", outline_spec(2 * longest)),))
         names = ("end", "move", "line", "curve")
@@ -83,7 +83,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
             grid=Line(longest),
             parts=(*((name, i, i + 1) for i, name in enumerate(names)), ("point", POINT, POINT + grid * grid)),
             grammar=_GRAMMAR,
-            media_shape=shape,
+            media_shape=(1, height, width),
         )
 
     @classmethod
@@ -214,13 +214,13 @@ class Icon(Tokenizer, id="tokenizer/icon"):
 
 
 def _kept_commands(keep: Any, count: int) -> set[int]:
-    """The numbers of the commands that "0:3,6:" names, of `count`. Raises ValueError where it names none, or all."""
+    """The numbers of the commands that "0:3+6:" names, of `count`. Raises ValueError where it names none, or all."""
     text = f":{(count + 1) // 2}" if keep is None else str(keep)
     kept: set[int] = set()
-    for piece in text.split(","):
+    for piece in text.split("+"):
         found = re.fullmatch(r"\s*(\d*)(?:(:)(\d*))?\s*", piece)
         if found is None or not piece.strip():
-            raise ValueError(f"keep={keep}: of icons the commands that stay, such as 0:3,6: (this one has {count}, counted from 0)")
+            raise ValueError(f"keep={keep}: of icons the commands that stay, such as 0:3+6: (this one has {count}, counted from 0)")
         first = int(found[1] or 0)
         kept |= set(range(first, min(int(found[3] or count), count) if found[2] else min(first + 1, count)))
     if not 0 < len(kept) < count:
