@@ -50,8 +50,8 @@ _GRID_PIXELS, _GRID_SOUNDS = 1 << 24, 256
 
 def _names(n: int, beside: str | None, tokens: str = "codes", form: str = "files") -> list[str]:
     """Of the files of one call. beside: what else than an image there is of each item, wav or svg."""
-    suffixes = [] if form == "npz" else ["png", *([beside] if beside else [])]
-    return ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"])] + [f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes]
+    files = [f"{i:04d}.{suffix}" for i in range(n) for suffix in ("png", beside) if suffix and form != "npz"]
+    return ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"]), *files]
 
 
 def _listed(folder: Path) -> list[Path]:
