@@ -16,9 +16,8 @@ from gentok.data.sound_files import FullScale, read_sound
 from gentok.errors import counted
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Latents, Raster, Tokens, TokenSpec
-from gentok.types.media import as_media
 
-__all__ = ["KEEPS", "as_known", "default_keep", "frames_of", "keep_mask", "known_tokens", "read_keep", "read_known"]
+__all__ = ["KEEPS", "default_keep", "frames_of", "keep_mask", "known_tokens", "read_keep", "read_known"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -45,11 +44,6 @@ def read_known(path: str, tokenizer: Tokenizer) -> Tensor:
         sound = read_sound(path, spec.sample_rate, channels, samples=_longest_known(tokenizer))
         return FullScale()(sound, str(path))
     return read_image(path, channels=channels, size=size)
-
-
-def as_known(known: Any, tokenizer: Tokenizer) -> Tensor:
-    """What a program has to be completed, media or an SVG file's path or bytes, as `known_tokens` takes it. Raises ValueError."""
-    return tokenizer.read_drawing(known) if tokenizer.draws else as_media(known, (tokenizer.spec.media_shape or (None,))[0])
 
 
 def default_keep(tokenizer: Tokenizer) -> str:

@@ -20,10 +20,9 @@ from gentok.bundle.sizes import build_stored
 from gentok.bundle.writing import save
 from gentok.errors import ConfigError, FormatError
 from gentok.interfaces import Generator, Tokenizer
-from gentok.prompt import as_known
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler
-from gentok.sampling import configured_sampler, sample
+from gentok.sampling import as_known, configured_sampler, sample
 from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
 from gentok.types.media import as_batch
 

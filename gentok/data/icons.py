@@ -1,7 +1,7 @@
 """Icons: filled SVG icons with the words of their files' names, of a folder, a zip file, or an installed package.
 
-All files are read at the start, as outlines (gentok/data/svg.py); a batch has their pictures as media, and as conditions the words, `text`,
-by characters, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
+All files are read at the start, as outlines (gentok/drawings/svg.py). A batch has their pictures as media, and as conditions the words,
+`text`, by characters, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
 gentok.data.indexed_dataset; icons of more than `longest` ids are left out, counted and listed.
 """
 
@@ -24,9 +24,9 @@ from gentok.data.image_files import to_media
 from gentok.data.indexed_dataset import IndexedDataset
 from gentok.data.labels import Conditions, spec_of
 from gentok.data.names import Unused, printable
-from gentok.data.outlines import LINE, MOVE, SHAPE, STEPS, Outline, outline_spec, packed, rasterise, to_ids
 from gentok.data.source_options import Found, divide
-from gentok.data.svg import SVG_SUFFIXES, read_svg
+from gentok.drawings.outlines import LINE, MOVE, SHAPE, STEPS, Outline, outline_spec, packed, rasterise, to_ids
+from gentok.drawings.svg import SVG_SUFFIXES, read_svg
 from gentok.interfaces import LocalPath, MediaData
 from gentok.settings import CheckedDataclass, Fraction, NonNegativeInt, PositiveInt
 from gentok.types import Batch, Condition, ConditionSpec

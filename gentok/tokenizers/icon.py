@@ -27,8 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.data.outlines import CURVE, LINE, MOVE, SHAPE, Command, Outline, from_ids, on_grid, outline_spec, rasterise, to_svg
-from gentok.data.svg import read_svg
+from gentok.drawings.outlines import CURVE, LINE, MOVE, SHAPE, Command, Outline, from_ids, on_grid, outline_spec, rasterise, to_svg
+from gentok.drawings.svg import read_svg
 from gentok.errors import ConfigError
 from gentok.interfaces import Tokenizer
 from gentok.rng import RowRNG
@@ -109,7 +109,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         Args:
             media: pictures, which are not looked at.
             lengths, rng: not used.
-            condition: its part `outline` holds the outlines, as gentok.data.outlines.to_ids writes them.
+            condition: its part `outline` holds the outlines, as gentok.drawings.outlines.to_ids writes them.
 
         Returns:
             Tokens [B, 1, N], N = `longest`.

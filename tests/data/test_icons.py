@@ -1,14 +1,18 @@
 """data=icons: words and outlines of SVG files; what is broken, too long or of another kind is listed and stops nothing."""
 
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "drawings"))
 from icon_kit import BROKEN, GOOD, folder
 
 from gentok.data.icons import Icons, ids_of, words
-from gentok.data.outlines import from_ids
-from gentok.data.svg import read_svg
+from gentok.drawings.outlines import from_ids
+from gentok.drawings.svg import read_svg
 
 
 def texts(data, batch):

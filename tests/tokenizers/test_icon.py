@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "drawings"))
 from icon_kit import GOOD, svg
 
-from gentok.data.outlines import CURVE, LINE, MOVE, SHAPE, on_grid, packed, to_ids, to_svg
-from gentok.data.svg import read_svg
+from gentok.drawings.outlines import CURVE, LINE, MOVE, SHAPE, on_grid, packed, to_ids, to_svg
+from gentok.drawings.svg import read_svg
 from gentok.errors import ConfigError
 from gentok.grammar import Grammar
 from gentok.tokenizers.icon import POINT, Icon

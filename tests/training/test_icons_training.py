@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "drawings"))
 from icon_kit import BROKEN, GOOD, folder, svg
 
 from gentok.bundle import load
 from gentok.cli import compose
-from gentok.data.outlines import on_grid
-from gentok.data.svg import read_svg
+from gentok.drawings.outlines import on_grid
+from gentok.drawings.svg import read_svg
 from gentok.evaluate import evaluate
 from gentok.sample_files import sample_to_folder
 from gentok.sampling import sample

@@ -6,8 +6,8 @@ import pytest
 import torch
 from icon_kit import BROKEN, GOOD, svg
 
-from gentok.data.outlines import CURVE, LINE, MOVE, SHAPE, STEPS, from_ids, on_grid, rasterise, to_ids, to_svg
-from gentok.data.svg import read_svg
+from gentok.drawings.outlines import CURVE, LINE, MOVE, SHAPE, STEPS, from_ids, on_grid, rasterise, to_ids, to_svg
+from gentok.drawings.svg import read_svg
 
 UNIT = 40
 

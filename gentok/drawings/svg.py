@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gentok.data.outlines import CURVE, LINE, MOVE, SHAPE, STEPS, Command, Outline, on_grid
+from gentok.drawings.outlines import CURVE, LINE, MOVE, SHAPE, STEPS, Command, Outline, on_grid
 
 __all__ = ["SVG_SUFFIXES", "read_svg"]
 
@@ -31,7 +31,7 @@ def read_svg(source: str | Path | bytes, name: str = "") -> Outline:
         name: what errors call the file; by default its path.
 
     Returns:
-        The outline on the grid of gentok.data.outlines.STEPS; what lies outside of the canvas is moved to its border.
+        The outline on the grid of gentok.drawings.outlines.STEPS; what lies outside of the canvas is moved to its border.
 
     Raises:
         ValueError: it cannot be read, or nothing in it is filled; a line that says why.
