@@ -31,8 +31,8 @@ from gentok.sampling import sample, sample_tokens
 from gentok.types import UNKNOWN, Condition, Tokens
 
 RUNS = ROOT / "outputs" / "icons"
-BUDGET = {"ar": "15min", "infill": "8min"}
-LONGEST, ITEMS, FILLED, SHOWN = 128, 500, 100, 12
+BUDGET = {"ar": "15min", "infill": "4min"}
+LONGEST, ITEMS, FILLED, SHOWN = 128, 200, 100, 12
 GUIDANCE = (1, 1.5, 2)
 LAWS = {
     "decode of encode is the identity on the grid, of every icon of both sets (the whole sets: a slow test)": "tokenizers/test_icon",
