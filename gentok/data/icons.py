@@ -12,7 +12,7 @@ import os
 import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,6 +44,14 @@ def words(name: str) -> str:
 def ids_of(outline: Outline) -> int:
     """How many ids tokenizer=icon needs at most: 3 for a move, 2 for a line, 4 for a curve, 1 for the end."""
     return 1 + sum(3 if kind in (SHAPE, MOVE) else 2 if kind == LINE else 4 for kind, _ in outline)
+
+
+def _size(source: Any, name: str) -> tuple[int, ...]:
+    return (ids_of(read_svg(source, name)),)
+
+
+ICONS = MediaType("icon", "icons", SVG_SUFFIXES, _size)
+"""Their size is how many ids they need at most."""
 
 
 @dataclass(frozen=True)
@@ -167,16 +175,16 @@ class Icons(MediaData, id="data/icons"):
         finder, own = divide(options, IconFiles, IconOptions)
         read: dict[str, Outline] = {}
 
-        def header(source: Any, name: str) -> tuple[int, ...]:
+        def header(source: Any, name: str) -> tuple[int, ...]:  # reads the whole file, and keeps it
             read[name] = read_svg(source, name)
             return (ids_of(read[name]),)
 
-        found: Found = finder.find(path, MediaType("icon", "icons", SVG_SUFFIXES, header))
+        found: Found = finder.find(path, replace(ICONS, header=header))
         for index in (found.index, found.held_out):
             if isinstance(index, FileIndex):
                 index.captions = [words(name) for name in index.names]
         parts = split(found.index, found.held_out, own.max_broken, own.split_seed)
-        parts = {name: _short(part, own.longest) for name, part in parts.items()}
+        parts = {name: _short(replace(part, media_type=ICONS), own.longest) for name, part in parts.items()}
         self.media_shape = (1, own.size, own.size)
         spec = spec_of(parts, found.classes, own.caption_length)
         outlines = {name: [read[part.source.name(i)] for i in range(len(part.names))] for name, part in parts.items()}

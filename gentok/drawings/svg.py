@@ -8,6 +8,7 @@ shape is black, and filled by the rule nonzero.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,9 @@ def _outline(data: bytes) -> Outline:
     from fontTools.svgLib.path import SVGPath, parse_path
     from fontTools.svgLib.path.shapes import PathBuilder
 
+    encoding = re.match(rb"\s*<\?xml[^>]*?encoding\s*=\s*[\"']([^\"']*)", data)
+    if b"\0" in data or (encoding and encoding[1].lower() not in (b"utf-8", b"us-ascii")):
+        raise ValueError("its encoding is another than UTF-8")  # in which the next line could not see what it looks for
     if b"<!ENTITY" in data:
         raise ValueError("it defines entities")
     root = SVGPath.fromstring(data).root

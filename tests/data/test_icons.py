@@ -1,5 +1,6 @@
 """data=icons: words and outlines of SVG files; what is broken, too long or of another kind is listed and stops nothing."""
 
+import pickle
 import sys
 import zipfile
 from pathlib import Path
@@ -29,6 +30,8 @@ def test_an_item_has_its_words_its_outline_and_its_picture(tmp_path):
     assert texts(data, batch) == names and "arrow left 1" in names + [words(name) for name in data.held_out.names]
     for name, row in zip(data.train.names, batch.condition.parts["outline"].ids.tolist()):
         assert from_ids(row) == read_svg(name)
+    sent = pickle.loads(pickle.dumps(data.train))  # to a loader's worker
+    assert torch.equal(sent.__getitems__([3, 1]).media, batch.media[[3, 1]])
     again = Icons(tmp_path / "icons", held_out=0.2, size=32)
     assert again.train.names == data.train.names and again.train.description == data.train.description
     other = Icons(tmp_path / "icons", held_out=0.2, size=32, split_seed=1)

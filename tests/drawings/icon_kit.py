@@ -24,6 +24,7 @@ BROKEN = {
     "no-end": '<svg viewBox="0 0 24 24"><path d="M0 0H9V9Z">',
     "huge": '<svg viewBox="0 0 24 24"><path d="M0 0L1e999 5L3 3Z"/></svg>',
     "entities": '<!DOCTYPE svg [<!ENTITY a "aaaa">]><svg viewBox="0 0 24 24"><path d="M0 0H9V9Z"/></svg>',
+    "utf-7": '<?xml version="1.0" encoding="utf-7"?><svg viewBox="0 0 24 24"><path d="M0 0H9V9Z"/></svg>',
     "turned": '<svg viewBox="0 0 24 24"><g transform="rotate(45)"><path d="M0 0H9V9Z"/></g></svg>',
     "empty": "",
 }
