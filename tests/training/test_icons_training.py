@@ -90,29 +90,32 @@ def test_an_icon_is_completed_and_a_hole_in_it_filled(world):
     assert all(bundle.tokenizer.outlines(free.tokens))
 
 
-def test_its_samples_are_measured(world):
+both = pytest.mark.parametrize("name", ["ar", pytest.param("infill", marks=pytest.mark.slow)])
+
+
+@both
+def test_its_samples_are_measured(world, name):
     root, _ = world
-    for model in ("ar", "infill"):
-        words = [f"ckpt={root / model / 'bundle'}", f"out={root / model / 'measured'}", "n=6", "progress=false", "trust=[paths]"]
-        metrics = evaluate(compose("evaluate", words))["metrics"]
-        assert {"validity", "uniqueness", "novelty", "nearest_training", "held_out_nearest_training"} <= set(metrics)
-        assert 0 <= metrics["validity"] <= 1 and metrics["held_out_overlap"] > 0.9 and 0 < metrics["held_out_bits_per_token"] < 12
-        assert len(json.loads((root / model / "measured" / "samples.json").read_text())) == 6
-    words = [f"ckpt={root / 'ar' / 'bundle'}", f"out={root / 'again'}", "protocol=reconstruction", "progress=false", "trust=[paths]"]
-    assert evaluate(compose("evaluate", words))["metrics"]["overlap"] > 0.9
+    words = [f"ckpt={root / name / 'bundle'}", f"out={root / name / 'measured'}", "n=6", "progress=false", "trust=[paths]"]
+    metrics = evaluate(compose("evaluate", words))["metrics"]
+    assert {"validity", "uniqueness", "novelty", "nearest_training", "held_out_nearest_training"} <= set(metrics)
+    assert 0 <= metrics["validity"] <= 1 and metrics["held_out_overlap"] > 0.9 and 0 < metrics["held_out_bits_per_token"] < 12
+    assert len(json.loads((root / name / "measured" / "samples.json").read_text())) == 6
+    words = [*words[:1], f"out={root / 'again'}", "progress=false", "trust=[paths]"]
+    assert evaluate(compose("evaluate", [*words, "protocol=reconstruction"]))["metrics"]["overlap"] > 0.9
     with pytest.raises(ValueError, match="of icons there are reconstruction, generation, nll"):
         evaluate(compose("evaluate", [*words, "protocol=probe"]))
 
 
-def test_a_run_goes_on_where_it_was_stopped(world):
+@both
+def test_a_run_goes_on_where_it_was_stopped(world, name):
     root, words = world
-    for name, some in words.items():
-        some = [*some, f"paths.run={root / f'{name}_parts'}"]
-        train(compose("config", [*some, "steps=2", "schedule=constant"]))
-        train(compose("config", [*some, "steps=4", "schedule=constant", "resume=auto"]))
-        train(compose("config", [*words[name], f"paths.run={root / f'{name}_whole'}", "steps=4", "schedule=constant"]))
-        parts, whole = (load(root / f"{name}_{kind}" / "bundle").generator.state_dict() for kind in ("parts", "whole"))
-        assert all(torch.equal(parts[key], whole[key]) for key in whole)
+    some = [*words[name], "schedule=constant", "trainer.validate_every=100"]
+    train(compose("config", [*some, f"paths.run={root / f'{name}_parts'}", "steps=2"]))
+    train(compose("config", [*some, f"paths.run={root / f'{name}_parts'}", "steps=4", "resume=auto"]))
+    train(compose("config", [*some, f"paths.run={root / f'{name}_whole'}", "steps=4"]))
+    parts, whole = (load(root / f"{name}_{kind}" / "bundle").generator.state_dict() for kind in ("parts", "whole"))
+    assert all(torch.equal(parts[key], whole[key]) for key in whole)
 
 
 def test_data_and_tokenizers_that_do_not_fit_are_refused_in_one_line(world):
