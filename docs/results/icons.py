@@ -173,7 +173,8 @@ the commands is cut out, {store.value("holes/ids", ".1f")} ids on average. Nats 
 
 {table([("given", "nats per id"), *((kind, store.value(f"holes/nats_per_id, {kind}")) for kind in kinds)])}
 
-The first also knows how many ids are missing. As a model of whole icons it reaches {store.value("holes/nats_per_id, whole icons")} nats per id after {store.value("holes/steps", ",.0f")} steps. Held-out icons, what is kept of them, and four fills each, two icons a row:
+The first also knows how many ids are missing. As a model of whole icons it reaches {store.value("holes/nats_per_id, whole icons")} nats per id after {store.value("holes/steps", ",.0f")} steps.
+A miss as well: so short a training has learnt the form of rows, and what stands on the other side hardly helps yet. Held-out icons, what is kept of them, and four fills each, two icons a row:
 
 ![icons filled in](icons_filled.png)
 
