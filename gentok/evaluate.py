@@ -9,7 +9,8 @@ probe           how well a linear classifier reads the class from the quantized 
 generation      accuracy per class by an eval classifier, precision, recall and KID in its features (without
                 classes, in EfficientNet-lite0's), FD-efflite0 to held-out images, distance to the nearest
                 training item, nll. Of sounds: what is recognised of what held-out items say, mel Fréchet
-                distance, distance to the nearest training item, calls, real-time factor, nll
+                distance, distance to the nearest training item, calls, real-time factor, nll. Of icons: how many are
+                valid, different, new, the nearest training icon, nll
 nll             bits per token of a region of the held-out items' tokens given the rest, or of all: exact, or
                 a bound, as the generator can
 inception       with inception=WEIGHTS reference=FILE.npz: FID, sFID, Inception score, precision and recall of a
@@ -36,7 +37,17 @@ import yaml
 from gentok.build import build, check, identify
 from gentok.bundle import Bundle, load
 from gentok.errors import ConfigError
-from gentok.evaluation import audio_suite, generation, inception, likelihood, probe, reconstruction, sound_generation, sound_reconstruction
+from gentok.evaluation import (
+    audio_suite,
+    drawing_generation,
+    generation,
+    inception,
+    likelihood,
+    probe,
+    reconstruction,
+    sound_generation,
+    sound_reconstruction,
+)  # fmt: skip
 from gentok.evaluation.context import Context
 from gentok.evaluation.sharing import Sharing
 from gentok.interfaces import MediaData
@@ -53,6 +64,10 @@ MEASURES = {"reconstruction": reconstruction.measure, "probe": probe.measure, "g
 """name -> (context, out: folder for images) -> (metrics, protocol)."""
 OF_SOUNDS = {"reconstruction": sound_reconstruction.measure, "generation": sound_generation.measure, "nll": likelihood.measure}
 """The same, of sounds."""
+OF_DRAWINGS = {
+    "reconstruction": drawing_generation.reconstruction, "generation": drawing_generation.measure, "nll": likelihood.measure,
+}  # fmt: skip
+"""The same, of icons."""
 SUITES = {"audio_tokenizers": audio_suite.audio_tokenizers}
 """name -> what compares several checkpoints: config -> report."""
 
@@ -145,17 +160,20 @@ def _prepared(config: Mapping[str, Any], crew: Team, trusted: bool) -> tuple[Con
     if config["n"] < 1 or config["batch_size"] < 1:
         raise ConfigError(f"n={config['n']}, batch_size={config['batch_size']}: both must be at least 1")
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=crew.device)
-    measures = OF_SOUNDS if bundle.spec.modality == "audio" else MEASURES
+    measures = OF_SOUNDS if bundle.spec.modality == "audio" else OF_DRAWINGS if bundle.tokenizer.draws else MEASURES
     names = {"auto": ["generation" if bundle.kind == "generator" else "reconstruction"], "both": ["reconstruction", "generation"]}
     names = names.get(config["protocol"], [config["protocol"]])
     if names[0] not in measures:
-        raise ConfigError(f"protocol={config['protocol']} is of images; of sounds there are {', '.join(measures)}")
+        what = "sounds" if measures is OF_SOUNDS else "icons"
+        raise ConfigError(f"protocol={config['protocol']} is of images; of {what} there are {', '.join(measures)}")
     modelled = {"generation", "nll"}.intersection(names)
     if modelled and bundle.generator is None:
         raise ConfigError(f"{config['ckpt']} holds a tokenizer alone: protocol={names[-1]} needs a generator's bundle or checkpoint")
     _check_keys(config, names, f"protocol={' and '.join(names)}", crew.rank == 0)
-    if config.get("prefixes") and measures is OF_SOUNDS:
-        raise ConfigError("prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway): leave it out")
+    if config.get("prefixes") and measures is not MEASURES:
+        raise ConfigError(
+            "prefixes is of protocol=reconstruction of images (of sounds all levels are measured anyway, icons have one): leave it out"
+        )
     data = _data(config, bundle, trusted)
     if modelled and bundle.condition_spec != data.condition_spec.without(bundle.tokenizer.written_condition):
         raise ConfigError(

@@ -11,6 +11,8 @@ those that are possible.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -53,6 +55,10 @@ class Grammar:
         part."""
         return self._tables.on(ids.device).part[torch.where((ids < 0) | (ids > self.vocab), self.vocab, ids)]
 
+    def start(self, batch: int) -> Tensor:
+        """int64 [batch]: the states before anything is fed."""
+        return torch.zeros(batch, dtype=torch.int64)
+
     def step(self, state: Tensor, ids: Tensor) -> Tensor:
         """State and id, int64 [...] -> the state after it; ABSENT changes nothing."""
         return self._tables.on(ids.device).follows[state, self._parts(ids)]
@@ -91,7 +97,7 @@ class Follower:
 
     def __init__(self, grammar: Grammar, batch: int, capacity: int, device: torch.device):
         self.grammar = grammar
-        self._before = torch.zeros(batch, capacity + 1, dtype=torch.int64, device=device)  # the state before each fed step
+        self._before = grammar.start(batch).to(device)[:, None].repeat(1, capacity + 1)  # the state before each fed step
         self._last: Tensor | None = None
 
     def read(self, ids: Tensor, at: Tensor, parents: Tensor | None = None) -> Tensor:
@@ -120,7 +126,7 @@ class Follower:
 
     def take(self, rows: Tensor) -> Follower:
         """rows int64 [b] -> a follower of these rows."""
-        out = Follower(self.grammar, len(rows), self._before.shape[1] - 1, self._before.device)
+        out = copy.copy(self)
         out._before = self._before[rows]
         return out
 

@@ -17,7 +17,7 @@ from gentok.errors import counted
 from gentok.interfaces import Tokenizer
 from gentok.types import UNKNOWN, Condition, Frames, Latents, Raster, Tokens, TokenSpec
 
-__all__ = ["KEEPS", "frames_of", "keep_mask", "known_tokens", "read_keep", "read_known"]
+__all__ = ["KEEPS", "default_keep", "frames_of", "keep_mask", "known_tokens", "read_keep", "read_known"]
 
 KEEPS = ("left-half", "right-half", "top-half", "bottom-half", "center", "border")
 
@@ -31,17 +31,24 @@ def read_known(path: str, tokenizer: Tokenizer) -> Tensor:
 
     Returns:
         Tensor: an image [C, H, W] of the media's size, or a sound [C, T] at the model's rate, in [-1, 1]: as much
-            of its beginning as the model can keep.
+            of its beginning as the model can keep; or the codes int64 [n] of a drawing.
 
     Raises:
         ValueError, OSError: it cannot be read.
     """
     spec = tokenizer.spec
+    if tokenizer.draws:
+        return tokenizer.read_drawing(path)
     channels, *size = spec.media_shape or (1,)
     if spec.modality == "audio":
         sound = read_sound(path, spec.sample_rate, channels, samples=_longest_known(tokenizer))
         return FullScale()(sound, str(path))
     return read_image(path, channels=channels, size=size)
+
+
+def default_keep(tokenizer: Tokenizer) -> str:
+    """What stays of what is known where nothing is said, in words."""
+    return "the first half of the commands" if tokenizer.draws else "all" if tokenizer.spec.modality == "audio" else "left-half"
 
 
 def _longest_known(tokenizer: Tokenizer) -> int | None:
@@ -63,8 +70,9 @@ def known_tokens(
         tokenizer: whose tokens they are. One that writes a part of the condition into its codes knows that
             part; with a sound too, the item begins with both.
         condition: of the rows to be sampled.
-        known: float [C, ...], the image or sound to complete; None: none.
-        keep: what stays of it: a region or a mask of an image (`keep_mask`; None: its left half), the first seconds of a sound (None: all).
+        known: float [C, ...], the image or sound to complete, or the codes int64 [n] of a drawing; None: none.
+        keep: what stays of it: commands of a drawing (Tokenizer.prompt_drawing), a region or a mask of an image
+            (`keep_mask`; None: its left half), the first seconds of a sound (None: all).
         frames: int64 [n], how long each sound is to be.
 
     Returns:
@@ -77,6 +85,8 @@ def known_tokens(
     spec = tokenizer.spec
     if keep is not None and known is None:
         raise ValueError(f"keep={keep} says what stays of `known`, and nothing is known: set known=FILE, or leave keep out")
+    if tokenizer.draws:
+        return None if known is None else tokenizer.prompt_drawing(known, keep)
     longest = _longest_known(tokenizer)
     cut = known is not None and longest is not None and known.shape[-1] >= longest
     if known is not None and cut:

@@ -1,4 +1,4 @@
-"""`python sample.py`: samples into a folder, as images, or as WAV files with their spectrograms.
+"""`python sample.py`: samples into a folder, as images, as SVG files with their pictures, or as WAV files with their spectrograms.
 
 Several processes draw the parts of a plan in turn (gentok/launch.py) and write them as they go (gentok/sample_parts.py); the first one puts
 the rest together. One process does the same alone. What an earlier call has left in the folder is replaced when all is drawn.
@@ -29,7 +29,7 @@ from gentok.data.spectrograms import spectrograms
 from gentok.errors import ConfigError, counted
 from gentok.folder_lock import folder_lock
 from gentok.launch import LostProcess, Team, team
-from gentok.prompt import read_keep, read_known
+from gentok.prompt import default_keep, read_keep, read_known
 from gentok.sample_parts import Part, Parts, write_npz
 from gentok.samplers.base import described
 from gentok.samplers.request import NetworkCalls
@@ -42,26 +42,23 @@ from gentok.watermarks.key import Key
 __all__ = ["sample_to_folder"]
 
 _log = logging.getLogger("gentok")
-
-
-_OURS = re.compile(r"grid\.png|(codes|latents)\.safetensors|samples\.(json|npz)|\d{4,}\.(png|wav)")
+_OURS = re.compile(r"grid\.png|(codes|latents)\.safetensors|samples\.(json|npz)|\d{4,}\.(png|wav|svg)")
 """Names of what is written."""
 _GRID_PIXELS, _GRID_SOUNDS = 1 << 24, 256
 """The grid shows the first images, so many that they have no more pixels than this (256 of 256 px), or the first sounds."""
 
 
-def _names(n: int, sounds: bool, tokens: str = "codes", form: str = "files") -> list[str]:
-    """Of the files of one call."""
-    suffixes = () if form == "npz" else ("png", "wav") if sounds else ("png",)
-    joined = ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"])]
-    return joined + [f"{i:04d}.{suffix}" for i in range(n) for suffix in suffixes]
+def _names(n: int, beside: str | None, tokens: str = "codes", form: str = "files") -> list[str]:
+    """Of the files of one call. beside: what else than an image there is of each item, wav or svg."""
+    files = [f"{i:04d}.{suffix}" for i in range(n) for suffix in ("png", beside) if suffix and form != "npz"]
+    return ["grid.png", f"{tokens}.safetensors", "samples.json", *([] if form == "files" else ["samples.npz"]), *files]
 
 
 def _listed(folder: Path) -> list[Path]:
     """What an earlier call has written into the folder and listed there; one of an earlier version lists their number."""
     try:
         report = json.loads((folder / "samples.json").read_text())
-        names = report.get("files", _names(report["n"], "seconds_of_sound" in report))
+        names = report.get("files", _names(report["n"], "wav" if "seconds_of_sound" in report else None))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [folder / name for name in names if _OURS.fullmatch(str(name)) and (folder / name).is_file()]
@@ -112,7 +109,8 @@ def _writing(folder: Path) -> Iterator[None]:
 def sample_to_folder(config: Mapping[str, Any]) -> Path:
     """Samples, and writes grid.png, 0000.png ..., codes.safetensors and samples.json; with format=npz samples.npz in place of the images.
 
-    Of sounds the images are spectrograms, beside 0000.wav ... All files of an earlier call in the folder are replaced, and no others.
+    Of sounds the images are spectrograms, beside 0000.wav ...; beside those of drawings is 0000.svg ... All files of an earlier call in the
+    folder are replaced, and no others.
 
     Args:
         config: a resolved conf/sample.yaml.
@@ -150,7 +148,7 @@ def _sample(config: Mapping[str, Any], out: Path, crew: Team) -> None:
                 samples = plan.draw(part, done)
                 kept = Part.of(samples, rank=crew.rank, clipped=0)
                 if config["format"] != "npz":
-                    kept.about["clipped"] = _write_media(samples, part.start, parts.folder, bundle.spec)
+                    kept.about["clipped"] = _write_media(samples, part.start, parts.folder, bundle)
                 if sounds and part.start < shown:
                     kept.tensors["waves"] = samples.media[: shown - part.start]
                 elif not sounds and (config["format"] != "files" or part.start < shown):
@@ -197,7 +195,7 @@ def _request(config: Mapping[str, Any]) -> dict[str, Any]:
 def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: SamplingPlan, parts: Parts, shown: int) -> None:
     """The parts as files of the folder, and the report."""
     folder, sounds, form = parts.folder, bundle.spec.modality == "audio", config["format"]
-    spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.written_condition.parts)
+    spec = ConditionSpec(bundle.condition_spec.parts + bundle.tokenizer.asked_condition.parts)
     kind = "codes" if bundle.spec.levels else "latents"
     names = (kind, "token_lengths", "calls", "lengths", "log_weight")
     made, positions, calls, lengths, weights = (parts.joined(plan.parts, name) for name in names)
@@ -214,7 +212,7 @@ def _finish(config: Mapping[str, Any], out: Path, bundle: Bundle, plan: Sampling
     report = _report(config, plan, counts, calls, None if lengths is None else lengths.double() / bundle.spec.sample_rate)
     if weights is not None:
         report["log_weight"] = [weight if math.isfinite(weight) else None for weight in weights.tolist()]  # JSON has no -inf
-    report["files"] = _names(config["n"], sounds, kind, form)
+    report["files"] = _names(config["n"], "wav" if sounds else "svg" if bundle.tokenizer.draws else None, kind, form)
     _move(out, folder, report)
     clipped = sum(part["clipped"] for part in counts)
     if clipped:
@@ -273,7 +271,7 @@ def _report(
     if config["watermark"] is not None:
         report["watermark"] = watermark_report(config["watermark"], config["trust"])
     if config["known"] is not None:
-        report |= {"known": str(config["known"]), "keep": config["keep"] or ("left-half" if sounds is None else "all")}
+        report |= {"known": str(config["known"]), "keep": config["keep"] or default_keep(plan.bundle.tokenizer)}
     if sounds is not None:
         report["seconds_of_sound"] = [round(value, 3) for value in sounds.tolist()]
         report["seconds_of_sound_per_second"] = round(float(sounds.sum()) / max(seconds, 1e-9), 2)
@@ -285,13 +283,16 @@ def _report(
     return report
 
 
-def _write_media(samples: Samples, first: int, folder: Path, spec: TokenSpec) -> int:
+def _write_media(samples: Samples, first: int, folder: Path, bundle: Bundle) -> int:
     """A file of each item, of which `first` is the first one's number. Returns how many samples of sound were clipped."""
+    if bundle.tokenizer.draws:
+        for i, drawing in enumerate(bundle.tokenizer.drawings(samples.tokens), first):
+            (folder / f"{i:04d}.svg").write_text(drawing, encoding="utf-8")
     if samples.lengths is None:
         for i, media in enumerate(samples.media, first):
             save_image(media, folder / f"{i:04d}.png")
         return 0
-    rate, clipped = spec.sample_rate, 0
+    rate, clipped = bundle.spec.sample_rate, 0
     hop = max(1, samples.media.shape[-1] // samples.tokens.codes.shape[2])  # a sound that ended at once is a frame of silence
     for i, (media, length) in enumerate(zip(samples.media, samples.lengths.clamp(min=hop).tolist()), first):
         clipped += save_sound(media[:, :length], folder / f"{i:04d}.wav", rate)

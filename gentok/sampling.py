@@ -13,9 +13,11 @@ from torch import Tensor
 from gentok.build import build, resolve
 from gentok.errors import ConfigError, check_choice, nearest_name
 from gentok.generators.base import capabilities
+from gentok.interfaces import Tokenizer
 from gentok.nn.linear import quantize
 from gentok.samplers.base import Sampler, every_sampler, fitting, sampler_name
 from gentok.sampling_plan import Samples, SamplingPlan, joined, sample_tokens
+from gentok.types.media import as_media
 from gentok.watermarks.base import KeyMark, Watermark
 from gentok.watermarks.key import Key
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
 __all__ = [
-    "Samples", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens",
+    "Samples", "as_known", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens",
     "watermark_report",
 ]  # fmt: skip
 
@@ -195,6 +197,11 @@ def sample(
     advance = advance or (lambda items: None)
     advance(0)
     return joined([plan.draw(part, advance) for part in plan.parts])
+
+
+def as_known(known: Any, tokenizer: Tokenizer) -> Tensor:
+    """What a program has to be completed, media or an SVG file's path or bytes, as `known_tokens` takes it. Raises ValueError."""
+    return tokenizer.read_drawing(known) if tokenizer.draws else as_media(known, (tokenizer.spec.media_shape or (None,))[0])
 
 
 def planned(

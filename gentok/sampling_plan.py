@@ -119,7 +119,7 @@ class SamplingPlan:
         self.guidance = guidance if guidance is not None else bundle.meta.get("guidance", 1.0)
         self._batch_size, self.mark = batch_size, mark
         tokenizer = bundle.tokenizer
-        spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.written_condition.parts)
+        spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.asked_condition.parts)
         encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
         self.conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n, encode)
         self._frames = frames_of(duration, n, bundle.spec)

@@ -22,9 +22,9 @@ from gentok.errors import ConfigError, FormatError
 from gentok.interfaces import Generator, Tokenizer
 from gentok.rng import RowRNG
 from gentok.samplers.base import Sampler
-from gentok.sampling import configured_sampler, sample
+from gentok.sampling import as_known, configured_sampler, sample
 from gentok.types import Batch, ConditionSpec, Frames, Latents, Tokens, TokenSpec
-from gentok.types.media import as_batch, as_media
+from gentok.types.media import as_batch
 
 __all__ = ["Bundle", "load"]
 
@@ -144,6 +144,7 @@ class Bundle:
             guidance_schedule: how the strength changes while an item is drawn.
             seed: of all draws.
             known: an image or a sound to complete: float [C, H, W] or [C, T], a PIL image, an array uint8 [H, W, C].
+                Of drawings: the path or the bytes of an SVG file.
             keep: the part of `known` that stays: "left-half", ... or a mask [H, W] of an image, 1 where it stays; or seconds of a sound.
             duration: of sounds, in seconds.
             batch_size: items drawn at once; it changes no item.
@@ -161,7 +162,7 @@ class Bundle:
         chosen = configured_sampler(sampler, type(self.generator), given)
         out = sample(
             self, n=n, condition=condition, sampler=chosen, guidance=guidance, guidance_schedule=guidance_schedule, seed=seed,
-            known=None if known is None else as_media(known, (self.spec.media_shape or (None,))[0]),
+            known=None if known is None else as_known(known, self.tokenizer),
             keep=keep, duration=duration, batch_size=batch_size, text_encoder=text_encoder,
         )  # fmt: skip
         return out.media

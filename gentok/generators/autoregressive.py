@@ -213,9 +213,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         out = []
         for k, (level, hidden) in enumerate(zip(self._levels, self._level_hidden(codes, condition, rng))):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(self._scores(hidden, k)), None
-            if self.grammar is not None:
-                allowed = self.grammar.allowed(self.grammar.states(codes[:, 0]))
+            logits, allowed = full_precision(self._scores(hidden, k)), self._allowed(codes, rng)
+            if allowed is not None:
                 logits = logits.masked_fill(~allowed, float("-inf"))
             nll = smoothed = token_nll(logits, target, there)
             if self.training and self.label_smoothing:
@@ -223,6 +222,10 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
                 smoothed = torch.lerp(nll, uniform, self.label_smoothing)
             out.append((nll, smoothed, there))
         return out
+
+    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+        """codes int64 [B, 1, N] -> bool [B, N, V + 1], the ids that each cell may have given those before it; None: all."""
+        return None if self.grammar is None else self.grammar.allowed(self.grammar.states(codes[:, 0]))
 
     # ------------------------------------------------------------------------------------------------- Causal
 

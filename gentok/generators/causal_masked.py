@@ -10,6 +10,8 @@ without holes is one of the autoregressive model, whose network and loss this is
 long as known cells come first. Else a sampler, or the likelihood of a region, gets the order with holes at the end:
 the same model with another layout (`arranged`), exact for every causal sampler.
 
+Of tokens with a grammar, what is filled in can be read together with what is kept (generators/hole_grammar.py).
+
 What is filled in follows p(hole | both sides) as it was trained: that is no conditional of the distribution of items
 without holes.
 
@@ -30,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.hole_grammar import HoleGrammar
 from gentok.generators.hole_order import HolesLast, StepMaps, arrange, most_steps
 from gentok.generators.holes import draw_holes, find_holes
 from gentok.generators.step_tables import fed_rows
@@ -55,10 +58,8 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         options: those of Autoregressive, and of TransformerSettings.
 
     Raises:
-        ValueError: a setting is out of range, or the tokens have a grammar.
+        ValueError: a setting is out of range.
     """
-
-    follows_grammar = False
 
     def __init__(
         self,
@@ -70,8 +71,6 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         shape: Literal["boxes", "spans"] = "boxes",
         **options: Annotated[Any, Autoregressive],
     ):
-        if spec.grammar:
-            raise ValueError("these tokens have a grammar, which the order of holes does not follow: use generator=autoregressive")
         super().__init__(spec, condition_spec, **options)
         self.holes, self.max_holes, self.boxes = holes, max_holes, shape == "boxes"
         rows, width = self.token_table.weight.shape
@@ -117,6 +116,13 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         of_cells = (maps.step[:, k, level.positions] for k, level in enumerate(self._levels))
         return [hidden.gather(1, step[..., None].expand(-1, -1, hidden.shape[2])) for step in of_cells]
 
+    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+        """Before a hole is filled it is not known which parts may follow behind it: items with holes are learnt without the grammar."""
+        if rng is not None and self.holes:
+            return None
+        allowed = super()._allowed(codes, rng)
+        return allowed[:, self._levels[0].steps] if isinstance(self.grammar, HoleGrammar) else allowed
+
     # ----------------------------------------------------------------------------------------------- sampling
 
     def arranged(self, tokens: Tokens) -> CausalMasked:
@@ -133,10 +139,13 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
             raise ValueError(
                 f"what is to be filled in are {count} {kind}, this model was trained with {self.max_holes} at most (generator.max_holes)"
             )
-        return self.with_holes(holes)
+        model = self.with_holes(holes)
+        if self.grammar is not None:
+            model.grammar = HoleGrammar(tokens, holes, model.layout)
+        return model
 
     def with_holes(self, holes: Tensor) -> CausalMasked:
-        """This model, with the same weights, in the order of items with the same holes.
+        """This model, with the same weights, in the order of items with the same holes, and without a grammar.
 
         Args:
             holes: int64 [N], the number of the hole that each position lies in, -1 where it is kept.
@@ -145,4 +154,5 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         with torch.device("cpu"):
             other.layout = HolesLast(holes, self.layout)
             other._compile(self._rope)
+        other.grammar = None
         return other

@@ -36,6 +36,7 @@ class Tokenizer(nn.Module, Component):
             that works on the output of another, trained one.
         needs_training: False where it works as it is built: pretrained, or only rewriting the codes of the tokenizer inside.
         generative: whether `decode` draws, from a model that `forward` trains; the output of `forward` then has no reconstruction.
+        draws: whether its codes are drawings, which `drawings` gives as SVG documents, and of which commands can be kept.
         written_condition: the parts of an item's condition that `encode` writes into the codes; generators are not conditioned on them.
         latency_samples: how far the output of a stream lags behind its input; None where the tokenizer does not work chunk by chunk.
     """
@@ -51,6 +52,7 @@ class Tokenizer(nn.Module, Component):
     inner: ClassVar[Mapping[str, Callable[[TokenSpec], dict[str, Any]]]] = {}
     needs_training: bool = True
     generative: bool = False
+    draws: ClassVar[bool] = False
     written_condition: ConditionSpec = ConditionSpec()
     latency_samples: int | None = None
 
@@ -152,6 +154,46 @@ class Tokenizer(nn.Module, Component):
             Tokens [B, K, N]; None where nothing is known.
         """
         return None
+
+    @property
+    def asked_condition(self) -> ConditionSpec:
+        """The parts of `written_condition` that samples may be asked for by."""
+        return self.written_condition
+
+    def drawings(self, tokens: Tokens) -> list[str]:
+        """Each row as an SVG document. Raises TypeError where codes are no drawings."""
+        raise TypeError(f"{type(self).__name__} makes no drawings")
+
+    def read_drawing(self, source: Any) -> Tensor:
+        """An SVG file as codes.
+
+        Args:
+            source: its path, or its bytes.
+
+        Returns:
+            int64 [n].
+
+        Raises:
+            ValueError, OSError: it cannot be read, with a line.
+            TypeError: codes are no drawings.
+        """
+        raise TypeError(f"{type(self).__name__} makes no drawings")
+
+    def prompt_drawing(self, codes: Tensor, keep: Any = None) -> Tokens:
+        """What is known of a drawing that is to be completed.
+
+        Args:
+            codes: int64 [n], those of `read_drawing`.
+            keep: the commands that stay, such as "0:3+6:", counted from 0; None: the first half of them.
+
+        Returns:
+            Tokens [1, 1, N], UNKNOWN where something is to be drawn.
+
+        Raises:
+            ValueError: `keep` or `codes` are something else.
+            TypeError: codes are no drawings.
+        """
+        raise TypeError(f"{type(self).__name__} makes no drawings")
 
     def text(self, tokens: Tokens) -> list[str] | None:
         """The text of each row, of a tokenizer whose codes hold one; None for others."""

@@ -146,5 +146,3 @@ def test_holes_that_it_cannot_fill_are_refused_in_one_line():
         AutoregressiveSampler()(model, Condition(), rng=rng, known=known)
     with pytest.raises(ValueError, match="zipar .* use sampler=jacobi"):
         ZipAR()(causal_masked(RASTER), Condition(), rng=rng, known=known)
-    with pytest.raises(ValueError, match="use generator=autoregressive"):
-        CausalMasked(TokenSpec((4,), Line(3), parts=(("a", 0, 2), ("b", 2, 4)), grammar=((0, 1), (-1, -1))), ends=True)

@@ -108,7 +108,9 @@ def make(
 ) -> torch.nn.Module:
     """The tokenizer of conf/tokenizer/NAME.yaml around a codebook's configuration; whole: at the yaml's size."""
     shape = shape or (SOUND if is_sound(name) else IMAGE)
-    config = merged({**read("tokenizer", name), "losses": losses or LOSSES}, {} if whole else QUICK.get(name, {}))
+    config = read("tokenizer", name)
+    given = {"losses": losses or LOSSES} if "losses" in config else {}  # tokenizer=icon learns nothing
+    config = merged({**config, **given}, {} if whole else QUICK.get(name, {}))
     config = merged(config, overrides)
     if config.get("symbols", 0) is None:
         config["symbols"] = ["a", "b"]
