@@ -81,6 +81,7 @@ class SelfAttention(nn.Module):
         # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'; or the heads' log scales.
         start = torch.full((heads,), math.log(4.0)) if self.cosine else torch.ones(2 * self.head_width)
         self.qk_scale = nn.Parameter(start) if qk_norm else None
+        self.qk_eps = 1e-6
 
     @property
     def qk_weight(self) -> Tensor | None:
@@ -119,7 +120,7 @@ class SelfAttention(nn.Module):
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
         if self.qk_scale is not None:
-            qk = rms_norm(qk, self.qk_weight)
+            qk = rms_norm(qk, self.qk_weight, self.qk_eps)
         if rope is not None:
             qk = rotate(qk, rope)
         q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)

@@ -1,8 +1,8 @@
 """The transformer that every token generator uses: causal or bidirectional, LLaMA-like (Touvron et al., arXiv 2302.13971).
 
-Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; optionally
-cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv 2212.09748): shift, scale and gate of both branches
-from SiLU(vector), zero at the start, so that every block begins as the identity. Tokens of several kinds in one sequence (FlexTok: patches
+Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; or, as in ViT and
+GPT-2, of LayerNorm and GELU with biases. Optionally cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv
+2212.09748): shift, scale and gate of both branches from SiLU(vector), zero at the start, so that every block begins as the identity. Tokens of several kinds in one sequence (FlexTok: patches
 and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
@@ -11,6 +11,7 @@ Dropout of the branches draws from the rows' own RowRNG: 16 random bits per elem
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -24,11 +25,15 @@ from gentok.nn.block import Block
 from gentok.nn.decoding import plain_blocks
 from gentok.nn.kv_cache import KVCache, Window
 from gentok.nn.linear import Linear, activations
-from gentok.nn.norm import RMSNorm
+from gentok.nn.norm import make_norm
 from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
 __all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "initialise", "shifted"]
+
+
+BENDS = {"swiglu": F.silu, "geglu": F.gelu, "gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh")}
+"""Activations of the feed-forward part; the first two are gates."""
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -50,13 +55,13 @@ def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
 
 
 class FeedForward(nn.Module):
-    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu: down(gelu(up x))."""
+    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu, gelu_tanh: down(gelu(up x))."""
 
     def __init__(self, width: int, hidden: int, activation: str = "swiglu", bias: bool = False):
         super().__init__()
-        if activation not in ("swiglu", "geglu", "gelu"):
-            raise ValueError(f"activation must be swiglu, geglu or gelu; got {activation!r}")
-        self.gated, self.bend = activation != "gelu", F.silu if activation == "swiglu" else F.gelu
+        if activation not in BENDS:
+            raise ValueError(f"activation must be one of {', '.join(BENDS)}; got {activation!r}")
+        self.gated, self.bend = activation in ("swiglu", "geglu"), BENDS[activation]
         self.up = Linear(width, hidden * (2 if self.gated else 1), bias)
         self.out = Linear(hidden, width, bias)
 
@@ -88,15 +93,15 @@ class TransformerBlock(Block):
 
     def __init__(
         self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool,
-        rate: float, bias: bool = False,
+        rate: float, bias: bool = False, norm: str = "rms", eps: float = 1e-6,
     ):
         super().__init__()
         self.rate, self.kinds = rate, int(adaln)
-        self.norm1 = RMSNorm(width, affine=not adaln)
+        self.norm1 = make_norm(norm, width, not adaln, eps)
         self.attention = SelfAttention(width, heads, qk_norm, bias)
-        self.norm_cross = RMSNorm(width) if cross else None
+        self.norm_cross = make_norm(norm, width, True, eps) if cross else None
         self.cross = CrossAttention(width, heads, qk_norm) if cross else None
-        self.norm2 = RMSNorm(width, affine=not adaln)
+        self.norm2 = make_norm(norm, width, not adaln, eps)
         self.mlp = FeedForward(width, hidden, activation, bias)
         self.modulation = nn.Linear(width, 6 * self.kinds * width) if adaln else None
 
@@ -151,11 +156,14 @@ class Transformer(nn.Module):
         heads: of attention.
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
-        activation: swiglu or gelu.
+        activation: swiglu, geglu, gelu or gelu_tanh.
         qk_norm: whether queries and keys are RMS-normalised; "cosine": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].
         dropout: rate, of both branches.
+        bias: whether the linear layers of both branches have one.
+        norm: rms (RMSNorm) or layer (LayerNorm, with a bias).
+        eps: of the norms.
     """
 
     def __init__(
@@ -170,20 +178,22 @@ class Transformer(nn.Module):
         adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,
+        bias: bool = False,
+        norm: str = "rms",
+        eps: float = 1e-6,
     ):
         super().__init__()
         if hidden is None:
-            hidden = 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
+            hidden = 4 * width if activation.startswith("gelu") else 64 * math.ceil(8 * width / 3 / 64)
         self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout)
+        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout, bias, norm, eps)
         self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
-        self.norm = RMSNorm(width)
+        self.norm = make_norm(norm, width, True, eps)
         initialise(self)
         std = 0.02 / math.sqrt(2 * depth)
         for block in self.blocks:
-            for part in (block.attention, block.mlp, block.cross):
-                if part is not None:
-                    nn.init.trunc_normal_(part.out.weight, std=std, a=-2 * std, b=2 * std)
+            for part in filter(None, (block.attention, block.mlp, block.cross)):
+                nn.init.trunc_normal_(part.out.weight, std=std, a=-2 * std, b=2 * std)
             if adaln:
                 nn.init.zeros_(block.modulation.weight)
 
@@ -221,20 +231,10 @@ class Transformer(nn.Module):
             float [B, T, D], normalised.
         """
         given, x, context = x, activations(x), None if context is None else activations(context)
-        rope = self.typed(rope, x)
-        context_mask = None if context_mask is None else context_mask[:, None, None]
+        rope, context_mask = self.typed(rope, x), None if context_mask is None else context_mask[:, None, None]
+        causal, beside = self.causal and mask is None, {"context": context, "context_mask": context_mask, "vector": vector}
         for number, block in enumerate(self.blocks):
-            x = block(
-                x,
-                rope,
-                mask,
-                self.causal and mask is None,
-                context=context,
-                context_mask=context_mask,
-                rng=rng,
-                kinds=kinds,
-                vector=vector,
-            )
+            x = block(x, rope, mask, causal, rng=rng, kinds=kinds, **beside)
             if tap is not None and tap[0] == number:
                 tap[1].append(x.to(given.dtype))
         return self._normalised(x, given)
