@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 GOLDEN = Path(__file__).parent / "golden"
-TABLE = re.compile(r"embedding|class_emb|lvl_embed|pos_embed|pos_1LC|pos_start|latent_tokens|(mask|cls)_token")
+TABLE = re.compile(r"embedding|class_emb|lvl_embed|pos_embed|pos_1LC|pos_start|latent_tokens|patch_embed.weight|(mask|cls)_token")
 """Tensors that are not divided by the root of their width."""
 ZERO = re.compile(r"codebook_used|zero_k_bias|_hit_SV")
 """Tensors that a release has at zero."""
@@ -20,7 +20,7 @@ def drawn(name, shape):
     """A tensor that depends on its name alone."""
     draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if len(shape) == 1:
-        draw = 0.1 * draw + (1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        draw = 0.1 * draw + (1.0 if re.search(r"norm|ln_", name) and name.endswith("weight") else 0.0)
     elif not TABLE.search(name):
         draw = draw * np.prod(shape[1:]) ** -0.5
     return torch.from_numpy(draw.astype(np.float32))

@@ -2,8 +2,8 @@
 
 Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; or, as in ViT and
 GPT-2, of LayerNorm and GELU with biases. Optionally cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv
-2212.09748): shift, scale and gate of both branches from SiLU(vector), zero at the start, so that every block begins as the identity. Tokens of several kinds in one sequence (FlexTok: patches
-and registers, arXiv 2502.13967) may each have a modulation of their own.
+2212.09748): shift, scale and gate of both branches from SiLU(vector), zero at the start, so that every block begins as the identity.
+Tokens of several kinds in one sequence (FlexTok: patches and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
 Dropout of the branches draws from the rows' own RowRNG: 16 random bits per element, so its rate is a multiple of 2^-16.

@@ -6,7 +6,7 @@ A subclass says what its release calls the layers of the two networks (`layers`,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -18,7 +18,7 @@ from gentok.nn.released import fill, read_state
 from gentok.settings import PositiveInts
 from gentok.tokenizers.vqgan import VQGAN
 
-__all__ = ["QKV", "ReleasedVQGAN", "taming_layers"]
+__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "taming_layers"]
 
 ENDS = {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
 """What every descendant of the published VQGAN calls the two ends of its networks."""
@@ -40,6 +40,30 @@ def taming_layers(settings: ConvSettings, side: str) -> list[str]:
         if stage != (lowest if encoder else 0):
             names.append(f"{arm}.{stage}.{arm}sample")
     return [*names, *middle] if encoder else [*middle, *names]
+
+
+def network_sources(
+    keys: Iterable[str], own: str, released: str, layers: Sequence[str], of_a_block: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Own names of a network's tensors and the released ones that they are made of.
+
+    Args:
+        keys: own names of tensors; those of other parts are passed over.
+        own: where the network lies here.
+        released: where it lies in the release.
+        layers: the released names of its `body`, in its order.
+        of_a_block: own names of layers of a block -> the released ones, one below the other, where they differ.
+    """
+    names = ENDS | {f"body.{i}": name for i, name in enumerate(layers)}
+    for key in keys:
+        if not key.startswith(f"{own}."):
+            continue
+        place, _, tensor = key.removeprefix(f"{own}.").rpartition(".")
+        if place in names:
+            yield key, (f"{released}.{names[place]}.{tensor}",)
+        else:
+            at, _, layer = place.rpartition(".")
+            yield key, tuple(f"{released}.{names[at]}.{part}.{tensor}" for part in of_a_block.get(layer, (layer,)))
 
 
 class ReleasedVQGAN(VQGAN):
@@ -112,16 +136,8 @@ class ReleasedVQGAN(VQGAN):
         for own, released in outside.items():
             yield own, (released,)
         for side in ("encoder", "decoder"):
-            names = ENDS | {f"body.{i}": name for i, name in enumerate(self.layers(settings, side))}
-            for key in self.state_dict():
-                if not key.startswith(f"{side}.") or key in outside:
-                    continue
-                place, _, tensor = key.removeprefix(f"{side}.").rpartition(".")
-                if place in names:
-                    yield key, (f"{side}.{names[place]}.{tensor}",)
-                else:
-                    at, _, layer = place.rpartition(".")
-                    yield key, tuple(f"{side}.{names[at]}.{part}.{tensor}" for part in self.of_a_block.get(layer, (layer,)))
+            keys = [key for key in self.state_dict() if key not in outside]
+            yield from network_sources(keys, side, side, self.layers(settings, side), self.of_a_block)
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "weights": None} if "weights" in config else dict(config)
