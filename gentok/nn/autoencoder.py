@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from gentok.settings import CheckedDataclass, Count, PositiveInt, PositiveInts
 
-__all__ = ["VQ16", "ConvDecoder", "ConvEncoder", "ConvOptions", "ConvSettings", "ResidualBlock", "SpatialAttention"]
+__all__ = [
+    "VQ16", "ConvDecoder", "ConvEncoder", "ConvOptions", "ConvSettings", "ResidualBlock", "SpatialAttention", "Upsample", "group_norm",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ VQ16 = ConvSettings(128, (1, 1, 2, 2, 4), blocks=2, attention=True, patch=1)
 """The published networks of 16 pixels per code."""
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Of 32 groups, or of as many as divide both."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
@@ -68,13 +71,14 @@ class ResidualBlock(nn.Module):
     Args:
         width_in: channels.
         width_out: channels; where they differ, the skip is a 1x1 convolution.
+        bias: whether convolutions have one.
     """
 
-    def __init__(self, width_in: int, width_out: int):
+    def __init__(self, width_in: int, width_out: int, bias: bool = True):
         super().__init__()
-        self.norm1, self.conv1 = _norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm2, self.conv2 = _norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1)
-        self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        self.norm1, self.conv1 = group_norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1, bias=bias)
+        self.norm2, self.conv2 = group_norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1, bias=bias)
+        self.skip = nn.Conv2d(width_in, width_out, 1, bias=bias) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -91,7 +95,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = group_norm(width)
         self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -169,7 +173,7 @@ class ConvEncoder(_Convolutional):
             now = width * multiplier
             layers += [] if last else [Downsample(now)]
         self.body = nn.Sequential(*layers, *_middle(now, attention))
-        self.norm, self.head = _norm(now), nn.Conv2d(now, out_width, 3, padding=1)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 3, padding=1)
         self.to_code = _code_conv(out_width, settings.code_conv)
 
     def forward(self, media: Tensor) -> Tensor:
@@ -198,7 +202,7 @@ class ConvDecoder(_Convolutional):
             now = width * multiplier
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)
-        self.norm, self.head = _norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(settings.patch)
 
     def forward(self, features: Tensor) -> Tensor:

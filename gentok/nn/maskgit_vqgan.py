@@ -7,33 +7,22 @@ Images are in [0, 1]. Any height and width that the stride divides go through.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gentok.nn.autoencoder import Upsample
+from gentok.nn.autoencoder import ResidualBlock, Upsample, group_norm
 
 __all__ = ["MaskGITDecoder", "MaskGITEncoder", "maskgit_layers"]
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
-
-
-def _conv(width_in: int, width_out: int, side: int, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(width_in, width_out, side, padding=side // 2, bias=bias)
-
-
-class MaskGITBlock(nn.Module):
+class MaskGITBlock(ResidualBlock):
     """x [B, width_in, H, W] -> [B, width_out, H, W]: two pre-activated 3x3 convolutions h; x + h, or skip(h) + h where widths differ."""
 
     def __init__(self, width_in: int, width_out: int):
-        super().__init__()
-        self.norm1, self.conv1 = _norm(width_in), _conv(width_in, width_out, 3)
-        self.norm2, self.conv2 = _norm(width_out), _conv(width_out, width_out, 3)
-        self.skip = _conv(width_out, width_out, 1) if width_in != width_out else None
+        super().__init__(width_in, width_out, bias=False)
+        self.skip = nn.Conv2d(width_out, width_out, 1, bias=False) if width_in != width_out else None
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -63,7 +52,7 @@ class MaskGITEncoder(_Network):
 
     def __init__(self, channels: int, out_width: int, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2):
         super().__init__()
-        self.stem = _conv(channels, width, 3)
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         layers: list[nn.Module] = []
         now = width
         for i, multiplier in enumerate(multipliers):
@@ -71,7 +60,7 @@ class MaskGITEncoder(_Network):
             layers += _stage(now, width * multiplier, blocks)
             now = width * multiplier
         self.body = nn.Sequential(*layers, *_stage(now, now, blocks))
-        self.norm, self.head = _norm(now), _conv(now, out_width, 1, bias=True)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 1)
 
 
 class MaskGITDecoder(_Network):
@@ -80,14 +69,14 @@ class MaskGITDecoder(_Network):
     def __init__(self, channels: int, in_width: int, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2):
         super().__init__()
         now = width * multipliers[-1]
-        self.stem = _conv(in_width, now, 3, bias=True)
+        self.stem = nn.Conv2d(in_width, now, 3, padding=1)
         layers = _stage(now, now, blocks)
         for i, multiplier in reversed(list(enumerate(multipliers))):
             layers += _stage(now, width * multiplier, blocks)
             now = width * multiplier
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)
-        self.norm, self.head = _norm(now), _conv(now, channels, 3, bias=True)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, channels, 3, padding=1)
 
 
 def maskgit_layers(stages: int, blocks: int, side: str) -> list[str]:

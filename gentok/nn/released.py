@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gentok.errors import counted
 
-__all__ = ["fill", "read_state"]
+__all__ = ["channels_outermost", "fill", "read_state"]
 
 
 def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
@@ -92,3 +92,11 @@ def fill(
                 raise ValueError(f"{path} is not the {model} that is configured here: {name} is {there} there and {shape} here")
         if not here.is_meta:
             here.copy_(torch.cat([state[name].view(shape) for name in names]))
+
+
+@torch.no_grad()
+def channels_outermost(layer: nn.Module, side: int) -> None:
+    """Reorders a layer's outputs from (row, column, channel) of squares of side x side pixels to (channel, row, column), in place."""
+    for tensor in (layer.weight, layer.bias):
+        if not tensor.is_meta:
+            tensor.copy_(tensor.unflatten(0, (side, side, -1)).movedim(2, 0).flatten(0, 2))

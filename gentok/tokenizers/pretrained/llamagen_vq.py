@@ -53,10 +53,11 @@ class LlamaGenVQ(ReleasedVQGAN, id="tokenizer/llamagen_vq"):
         projections = {f"codebook.project_{way}.{t}": f"{conv}.{t}" for way, conv in around.items() for t in ("weight", "bias")}
         return {"codebook.weight": "quantize.embedding.weight", **projections}
 
-    def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> None:
+    def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> dict[str, Tensor]:
         stages, here = sum(STAGE.fullmatch(key) is not None for key in state), len(settings.multipliers)
         if stages != here:
             raise ValueError(
                 f"{path} is LlamaGen's VQ-{2 ** (stages - 1)}, configured is VQ-{2 ** (here - 1)}: tokenizer.multipliers is [1,1,2,2,4] "
                 "for VQ-16 and [1,2,2,4] for VQ-8"
             )
+        return state

@@ -107,8 +107,9 @@ class ReleasedVQGAN(VQGAN):
         if weights is not None:
             settings = ConvSettings(**networks)
             state = read_state(weights, self.model, self.files, self.known, self.released_by)
-            self.check_release(state, weights, settings)
+            state = self.check_release(state, weights, settings)
             fill(self, dict(self._sources(settings)), state, weights, self.model, self.ignored)
+            self.put()
             self._count_as_used()
             self.needs_training = False
 
@@ -120,8 +121,12 @@ class ReleasedVQGAN(VQGAN):
         """Own tensors that lie outside of the two networks' layers -> the released ones."""
         raise NotImplementedError
 
-    def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> None:
-        """Raises ValueError where more can be said of a file that does not fit than which tensor is missing; may change `state`."""
+    def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> dict[str, Tensor]:
+        """The tensors that are read. Raises ValueError where more can be said of a file that does not fit than which one is missing."""
+        return state
+
+    def put(self) -> None:
+        """What is done once all tensors are in their place."""
 
     def _count_as_used(self) -> None:
         """A release does not know how often a row is used: all alike, so that none is taken for dead."""

@@ -19,14 +19,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from gentok.codebooks.vq import VQ
 from gentok.errors import counted
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.nn.maskgit_vqgan import MaskGITDecoder, maskgit_layers
-from gentok.nn.released import fill, read_state
+from gentok.nn.released import channels_outermost, fill, read_state
 from gentok.nn.titok import MixedPatches, PixelPatches, TokenDecoder, TokenEncoder
 from gentok.settings import PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
@@ -143,11 +142,8 @@ class TiTok(ImageTokenizer, id="tokenizer/titok"):
         files = ("tokenizer_titok*.bin", "model.safetensors", "*.bin", "*.safetensors")
         state = read_state(path, "TiTok", files, KNOWN, "a tokenizer of TiTok")
         fill(self, self._sources(stages), state, path, "TiTok")
-        if isinstance(self.decoder.patches, PixelPatches) and not self.encoder.places.is_meta:
-            with torch.no_grad():
-                for tensor in (self.decoder.patches.up.weight, self.decoder.patches.up.bias):  # the release has channels innermost
-                    side = self.decoder.patches.patch
-                    tensor.copy_(tensor.unflatten(0, (side, side, -1)).movedim(2, 0).flatten(0, 2))
+        if isinstance(self.decoder.patches, PixelPatches):
+            channels_outermost(self.decoder.patches.up, self.decoder.patches.patch)
         if isinstance(self.codebook, VQ) and not self.codebook.usage.is_meta:
             self.codebook.usage.fill_(1.0)  # the release does not know it; all alike, no row is taken for dead
             self.codebook.started.fill_(True)
