@@ -130,6 +130,7 @@ COMMANDS = {
             ("tokenizer=from_bundle tokenizer.ckpt=BUNDLE generator=llamagen generator.weights=FILE out=BOTH", "and LlamaGen-B"),
             ("tokenizer=var_vq tokenizer.weights=FILE generator=var generator.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "VAR"),
             ("tokenizer=titok tokenizer.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "TiTok-L-32"),
+            ("tokenizer=from_bundle tokenizer.ckpt=MASKGIT generator=rar generator.weights=FILE out=BUNDLE", "RAR-B over MaskGIT's tokens"),
         ),
         config="adopt",
         function="gentok.adopt:main",

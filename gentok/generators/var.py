@@ -24,11 +24,12 @@ import re
 import torch
 from torch import Tensor
 
+from gentok.generators.class_raster import check_class
 from gentok.generators.next_scale import NextScaleTransformer
 from gentok.interfaces import Codebook, LocalPath
-from gentok.nn.released import fill, read_state
+from gentok.nn.released import fill, read_state, take
 from gentok.settings import Count, Fraction, FractionBelow1, NonNegativeFloat, PositiveInt
-from gentok.types import ClassSpec, ConditionSpec, TokenSpec
+from gentok.types import ConditionSpec, TokenSpec
 
 __all__ = ["VAR"]
 
@@ -82,10 +83,7 @@ class VAR(NextScaleTransformer, id="generator/var"):
         dropout: FractionBelow1 = 0.0,
         gate_init: NonNegativeFloat = 1e-3,
     ):
-        parts = condition_spec.parts if condition_spec else ()
-        if len(parts) != 1 or not isinstance(parts[0][1], ClassSpec):
-            found = ", ".join(f"{name} ({part.kind})" for name, part in parts) or "none"
-            raise ValueError(f"var takes one class as its condition; here it is {found}: use next_scale")
+        name = check_class("var", condition_spec, "next_scale")
         super().__init__(
             spec, condition_spec, codebook, activation="gelu_tanh", norm="layer", bias=True, qk_norm="cosine", gate_init=gate_init,
             zero_init_head=True, width=width or 64 * depth, depth=depth, heads=heads or depth, condition_by="adaln",
@@ -94,14 +92,13 @@ class VAR(NextScaleTransformer, id="generator/var"):
         for block in self.transformer.blocks:
             block.attention.qk_eps = 1e-12
         if weights is not None:
-            self._load(weights)
+            self._load(weights, name)
             self.needs_training = False
 
-    def _load(self, path: LocalPath) -> None:
+    def _load(self, path: LocalPath, name: str) -> None:
         state = read_state(path, "VAR", ("var_d*.pth", "*.safetensors"), TABLE, "a class-conditional generator of VAR")
         if "shared_ada_lin.1.weight" in state:
             raise ValueError(f"{path} is a VAR whose blocks share their modulation (d36); those of a modulation each are read (d16 to d30)")
-        (name, _), *_ = self.condition_spec.parts
         sources = {own: (released,) for own, released in PARTS.items()}
         sources[f"conditioner.parts.{name}_.table.weight"] = ("class_emb.weight",)
         for i in range(self.transformer.depth):
@@ -111,9 +108,7 @@ class VAR(NextScaleTransformer, id="generator/var"):
             sources[f"transformer.blocks.{i}.attention.qkv.bias"] = tuple(bias)
             for tensor in ("weight", "bias"):
                 sources[f"transformer.blocks.{i}.modulation.{tensor}"] = (f"blocks.{i}.ada_lin.1.{tensor}",)
-        start, shape = state.pop("pos_start", torch.empty(0)), (1, self.cells[0], self.transformer.width)
-        if tuple(start.shape) != shape:
-            raise ValueError(f"{path} is not the VAR that is configured here: pos_start is {tuple(start.shape)} there and {shape} here")
+        (start,) = take(state, {"pos_start": (1, self.cells[0], self.transformer.width)}, path, "VAR")
         fill(self, sources, {key: _squeezed(key, value) for key, value in state.items()}, path, "VAR", ("lvl_1L", "attn_bias_for_masking"))
         with torch.no_grad():
             self._rearrange(start)

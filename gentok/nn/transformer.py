@@ -92,7 +92,7 @@ class TransformerBlock(Block):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x). bias: of the linear layers of the first and the last."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool,
+        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine", "layer"], adaln: int, cross: bool,
         rate: float, bias: bool = False, norm: str = "rms", eps: float = 1e-6,
     ):
         super().__init__()
@@ -157,7 +157,7 @@ class Transformer(nn.Module):
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
         activation: swiglu, geglu, gelu or gelu_tanh.
-        qk_norm: whether queries and keys are RMS-normalised; "cosine": see nn/attention.py.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine", "layer": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].
         dropout: rate, of both branches.
@@ -174,7 +174,7 @@ class Transformer(nn.Module):
         hidden: int | None = None,
         causal: bool = True,
         activation: str = "swiglu",
-        qk_norm: bool | Literal["cosine"] = True,
+        qk_norm: bool | Literal["cosine", "layer"] = True,
         adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,

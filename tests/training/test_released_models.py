@@ -23,8 +23,16 @@ FAMILIES = {
         ("vq", "gpt"),
         {"NextScaleSampler"},
     ),
+    "maskgit": (
+        48,
+        """tokenizer=maskgit_vq tokenizer.weights={root}/maskgit.vq.pt tokenizer.width=32 tokenizer.multipliers=[1,1,1,1,2]
+        tokenizer.codebook.vocab_size=64 tokenizer.codebook.dim=16""",
+        "generator=rar generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.dropout=0",
+        ("vq", "rar"),
+        {"AutoregressiveSampler", "Jacobi", "Speculative"},
+    ),
 }
-"""Side of the images, words of the tokenizer and of the generator, names of their files in the record, and the samplers that draw."""
+"""By record: side of the images, words of the tokenizer and of the generator, names of their files in it, and samplers that draw."""
 
 
 @pytest.fixture

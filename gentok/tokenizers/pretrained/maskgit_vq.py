@@ -3,8 +3,8 @@
     z = encoder(media);  code = argmin |z - row|;  media = decoder(row)
 
 Read is maskgit-vqgan-imagenet-f16-256.bin of bytedance/1d-tokenizer (Apache-2.0, as the release for JAX that it was made of): 16 x 16
-pixels per code, 1,024 codes of 256 channels. RAR's generators are over its codes. The networks are gentok's (gentok/nn/maskgit_vqgan.py); the
-release's images are in [0, 1], here they are in [-1, 1] as everywhere.
+pixels per code, 1,024 codes of 256 channels. RAR's generators are over its codes. The networks are gentok's (gentok/nn/maskgit_vqgan.py).
+The release's images are in [0, 1], here they are in [-1, 1] as everywhere.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     z = encoder(media);  code = the signs of z as bits;  media = decoder(sign z)
 
-Read are the files of TencentARC/SEED-Voken (Apache-2.0): imagenet_256_L.ckpt (16 x 16 pixels per code of 18 bits),
-imagenet_128_L.ckpt (8 x 8) and those of 14 bits. The networks are gentok's (gentok/nn/magvit2.py). Where a file holds moving averages of the weights, those are read,
-with which the release is measured; its losses are left out. Its video tokenizer is not read.
+Read are the files of TencentARC/SEED-Voken (Apache-2.0): imagenet_256_L.ckpt (16 x 16 pixels per code of 18 bits), imagenet_128_L.ckpt
+(8 x 8) and those of 14 bits. The networks are gentok's (gentok/nn/magvit2.py). Where a file holds moving averages of the weights, those are
+read, with which the release is measured; its losses are left out. Its video tokenizer is not read.
 """
 
 from __future__ import annotations
