@@ -20,7 +20,7 @@ def drawn(name, shape):
     """A tensor that depends on its name alone."""
     draw = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
     if len(shape) == 1:
-        draw = 0.1 * draw + (1.0 if re.search(r"norm|ln_", name) and name.endswith("weight") else 0.0)
+        draw = 0.1 * draw + (1.0 if re.search(r"[nN]orm|ln_", name) and name.endswith("weight") else 0.0)
     elif not TABLE.search(name):
         draw = draw * np.prod(shape[1:]) ** -0.5
     return torch.from_numpy(draw.astype(np.float32))

@@ -88,7 +88,9 @@ def plain_blocks(blocks: nn.ModuleList, x: Tensor, rows: int = 1) -> list[PlainB
     for block in blocks:
         if block.cross is not None or block.modulation is not None or block.mlp.bend is not (F.silu if block.mlp.gated else F.gelu):
             return None
-        if not isinstance(block.norm1, RMSNorm) or block.attention.qkv.bias is not None or block.attention.qk_shift is not None:
+        if not isinstance(block.norm1, RMSNorm) or block.post_norm:
+            return None
+        if block.attention.qkv.bias is not None or block.attention.qk_shift is not None:
             return None
         attention, scale = block.attention, block.attention.qk_weight
         norms: tuple[RMSNorm, RMSNorm] = (block.norm1, block.norm2)

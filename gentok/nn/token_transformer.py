@@ -40,7 +40,7 @@ class TransformerSettings(CheckedDataclass):
         hidden: width of the feed-forward part; None: 8/3 D (4 D for gelu).
         condition_by: prefix, cross or adaln.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
-        rope: auto (axial on a raster), line or axial.
+        rope: auto (axial on a raster), line, axial or none.
         qk_norm: whether queries and keys are normalised; cosine: l2-normalised, with a learned scale per head; layer: by a LayerNorm.
         dropout: rate, of embeddings and of both branches of a block.
     """

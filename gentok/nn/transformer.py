@@ -11,7 +11,6 @@ Dropout of the branches draws from the rows' own RowRNG: 16 random bits per elem
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -23,17 +22,14 @@ from torch import Tensor, nn
 from gentok.nn.attention import CrossAttention, SelfAttention
 from gentok.nn.block import Block
 from gentok.nn.decoding import plain_blocks
+from gentok.nn.feed_forward import FeedForward
 from gentok.nn.kv_cache import KVCache, Window
-from gentok.nn.linear import Linear, activations
+from gentok.nn.linear import activations
 from gentok.nn.norm import make_norm
 from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
-__all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "initialise", "shifted"]
-
-
-BENDS = {"swiglu": F.silu, "geglu": F.gelu, "gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh")}
-"""Activations of the feed-forward part; the first two are gates."""
+__all__ = ["Transformer", "TransformerBlock", "dropout", "initialise", "shifted"]
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -52,25 +48,6 @@ def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
     count = x[0].numel()
     bits = rng.words(math.ceil(count / 4)).view(torch.int16)[:, :count].view(x.shape)
     return x * (bits >= round(rate * 65536) - 32768).to(x.dtype).mul_(1.0 / (1.0 - rate))
-
-
-class FeedForward(nn.Module):
-    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu, gelu_tanh: down(gelu(up x))."""
-
-    def __init__(self, width: int, hidden: int, activation: str = "swiglu", bias: bool = False):
-        super().__init__()
-        if activation not in BENDS:
-            raise ValueError(f"activation must be one of {', '.join(BENDS)}; got {activation!r}")
-        self.gated, self.bend = activation in ("swiglu", "geglu"), BENDS[activation]
-        self.up = Linear(width, hidden * (2 if self.gated else 1), bias)
-        self.out = Linear(hidden, width, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.up(x)
-        if not self.gated:
-            return self.out(self.bend(h))
-        gate, value = h.chunk(2, -1)
-        return self.out(self.bend(gate) * value)
 
 
 def shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
@@ -93,10 +70,10 @@ class TransformerBlock(Block):
 
     def __init__(
         self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine", "layer"], adaln: int, cross: bool,
-        rate: float, bias: bool = False, norm: str = "rms", eps: float = 1e-6,
+        rate: float, bias: bool = False, norm: str = "rms", eps: float = 1e-6, post_norm: bool = False,
     ):
         super().__init__()
-        self.rate, self.kinds = rate, int(adaln)
+        self.rate, self.kinds, self.post_norm = rate, int(adaln), post_norm
         self.norm1 = make_norm(norm, width, not adaln, eps)
         self.attention = SelfAttention(width, heads, qk_norm, bias)
         self.norm_cross = make_norm(norm, width, True, eps) if cross else None
@@ -132,6 +109,9 @@ class TransformerBlock(Block):
         """x [B, T, D] -> [B, T, D]; vector or its modulation; context or its keys and values; the rest as in Transformer."""
         modulation = modulation if vector is None else self.modulate(vector)
         context = self.cross.project(context) if isinstance(context, Tensor) else context
+        if self.post_norm:
+            x = self.norm1(x + dropout(self.attention(x, rope, mask, causal, cache, layer, window), self.rate, rng))
+            return self.norm2(x + dropout(self.mlp(x), self.rate, rng))
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
@@ -164,6 +144,7 @@ class Transformer(nn.Module):
         bias: whether the linear layers of both branches have one.
         norm: rms (RMSNorm) or layer (LayerNorm, with a bias).
         eps: of the norms.
+        post_norm: whether norms stand behind the sums and before the first block, as in BERT; such blocks have no adaln and no cross.
     """
 
     def __init__(
@@ -181,12 +162,15 @@ class Transformer(nn.Module):
         bias: bool = False,
         norm: str = "rms",
         eps: float = 1e-6,
+        post_norm: bool = False,
     ):
         super().__init__()
+        if post_norm and (adaln or cross):
+            raise ValueError("post_norm needs condition_by=prefix: such blocks have no modulation and no context")
         if hidden is None:
             hidden = 4 * width if activation.startswith("gelu") else 64 * math.ceil(8 * width / 3 / 64)
-        self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout, bias, norm, eps)
+        self.width, self.depth, self.heads, self.causal, self.post_norm = width, depth, heads, causal, post_norm
+        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout, bias, norm, eps, post_norm)
         self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
         self.norm = make_norm(norm, width, True, eps)
         initialise(self)
@@ -233,6 +217,7 @@ class Transformer(nn.Module):
         given, x, context = x, activations(x), None if context is None else activations(context)
         rope, context_mask = self.typed(rope, x), None if context_mask is None else context_mask[:, None, None]
         causal, beside = self.causal and mask is None, {"context": context, "context_mask": context_mask, "vector": vector}
+        x = self.norm(x) if self.post_norm else x
         for number, block in enumerate(self.blocks):
             x = block(x, rope, mask, causal, rng=rng, kinds=kinds, **beside)
             if tap is not None and tap[0] == number:
@@ -265,6 +250,7 @@ class Transformer(nn.Module):
         rope = self.typed(rope, x)
         if rope is not None and not torch.is_grad_enabled() and rope[0].shape[-1] < self.head_width:
             rope = widened(rope)
+        x = self.norm(x) if self.post_norm else x
         if isinstance(cache, KVCache):
             if cache.blocks is None:
                 cache.blocks = plain_blocks(self.blocks, x, cache.batch) or ()
@@ -287,6 +273,8 @@ class Transformer(nn.Module):
 
     def _normalised(self, x: Tensor, given: Tensor) -> Tensor:
         """The last norm, in the type of what was given, unless autocast chooses it."""
+        if self.post_norm:
+            return x.to(given.dtype)
         return self.norm(x) if x.dtype == given.dtype else self.norm(x).to(given.dtype)
 
     @staticmethod

@@ -10,6 +10,7 @@ from resume_kit import different, killed_at, state
 from gentok import load
 from gentok.adopt import adopt
 from gentok.cli import compose
+from gentok.rng import RowRNG
 from gentok.samplers.base import fitting
 from gentok.training.run import train
 from gentok.types import Class, Condition
@@ -30,6 +31,15 @@ FAMILIES = {
         "generator=rar generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.dropout=0",
         ("vq", "rar"),
         {"AutoregressiveSampler", "Jacobi", "Speculative"},
+    ),
+    "titok": (
+        64,
+        """tokenizer=titok tokenizer.weights={root}/titok.vqgan.pt tokenizer.tokens=5 tokenizer.width=48 tokenizer.depth=2
+        tokenizer.heads=3 tokenizer.vqgan_codes=32 tokenizer.vqgan_dim=16 tokenizer.vqgan_width=32
+        tokenizer.vqgan_multipliers=[1,1,1,1,2] tokenizer.codebook.vocab_size=64 tokenizer.codebook.dim=6""",
+        "generator=titok generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.dropout=0",
+        ("vqgan", "bert"),
+        {"MaskGIT", "FirstHitting", "Ancestral"},
     ),
 }
 """By record: side of the images, words of the tokenizer and of the generator, names of their files in it, and samplers that draw."""
@@ -86,7 +96,8 @@ def test_a_released_model_is_trained_further_on_a_folder_of_images(family, photo
     start = load(bundle)
     tokens = start.encode(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1)
     condition = Condition({"class": Class(torch.arange(10) % 5)})
-    before, after = (model.generator.nll_bound(tokens, condition).mean() for model in (start, load(trained / "bundle")))
+    rng = RowRNG.of(0, range(10))
+    before, after = (model.generator.nll_bound(tokens, condition, rng, 5).mean() for model in (start, load(trained / "bundle")))
     assert after < 0.95 * before
 
 
