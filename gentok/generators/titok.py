@@ -7,16 +7,17 @@ QK-norm. The last row of the class table is the null, which guidance needs. The 
 sampler.steps=8; its guidance_scale s is guidance = 1 + s with guidance_schedule = linear.
 
 Read are the class-conditional files of bytedance/1d-tokenizer (Apache-2.0), generator_titok_l32.bin and generator_titok_b64.bin, over the
-codes of tokenizer=titok. What the release adds to every token (its type) is put into places. The generator of S-128, which is a U-ViT, is
-not read.
+codes of tokenizer=titok. What the release adds to every token (its type) is put into places. That of S-128 is generator=titok_uvit.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from gentok.generators.class_raster import check_class
 from gentok.generators.masked import MaskedTransformer
@@ -27,7 +28,6 @@ from gentok.types import ConditionSpec, Line, TokenSpec
 
 __all__ = ["TiTokMasked"]
 
-KNOWN = re.compile(r"model\.embeddings\.position_embeddings\.weight|in_blocks\.0\.norm1\.weight")
 BLOCK = {
     "attention.qkv": ("attention.self.query", "attention.self.key", "attention.self.value"), "attention.out": ("attention.output.dense",),
     "norm1": ("attention.output.LayerNorm",), "mlp.up": ("intermediate.dense",), "mlp.out": ("output.dense",),
@@ -58,8 +58,10 @@ class TiTokMasked(MaskedTransformer, id="generator/titok"):
         FileNotFoundError: there are no weights.
     """
 
-    network = {"norm": "layer", "bias": True, "eps": 1e-12, "post_norm": True}
+    network: ClassVar[Mapping[str, Any]] = {"norm": "layer", "bias": True, "eps": 1e-12, "post_norm": True}
     head_bias = True
+    known: ClassVar[re.Pattern[str]] = re.compile(r"model\.embeddings\.position_embeddings\.weight")
+    of: ClassVar[str] = "L-32 or B-64"
 
     def __init__(
         self,
@@ -92,25 +94,31 @@ class TiTokMasked(MaskedTransformer, id="generator/titok"):
     @torch.no_grad()
     def _load(self, path: LocalPath, name: str) -> None:
         files = ("generator_titok*.bin", "model.safetensors", "*.bin", "*.safetensors")
-        state = read_state(path, "TiTok generator", files, KNOWN, "a generator of TiTok")
-        if any(key.startswith("in_blocks.") for key in state):
-            raise ValueError(f"{path} is TiTok's generator of S-128, a U-ViT, which is not read; those of L-32 and B-64 are")
-        width, cells, codes = self.transformer.width, self.spec.positions, self.spec.vocab
+        state = read_state(path, "TiTok generator", files, self.known, f"a generator of TiTok ({self.of})")
         table = self.conditioner.parts[f"{name}_"].table.weight
-        inside = "model.embeddings."
+        embeddings, place = self._taken(state, path, self.spec.vocab + 1 + len(table))
+        fill(self, self._sources(), state, path, "TiTok generator", ("model.embeddings.position_ids",))
+        if table.is_meta:
+            return
+        codes = self.spec.vocab
+        self.token_table.weight[: codes + 1].copy_(embeddings[: codes + 1])  # codes, then the id of a masked token
+        table.copy_(embeddings[codes + 1 :] + place[0])
+        self.place_table.weight.copy_(place[1:])
+
+    def _taken(self, state: dict[str, Tensor], path: LocalPath, ids: int) -> tuple[Tensor, Tensor]:
+        """Taken out of `state`: of all ids float [ids, D], and what is added to the class and to every token, float [1 + N, D]."""
+        width, inside = self.transformer.width, "model.embeddings."
         shapes = {
-            f"{inside}word_embeddings.weight": (codes + 1 + len(table), width),
-            f"{inside}position_embeddings.weight": (cells + 1, width), f"{inside}token_type_embeddings.weight": (2, width),
+            f"{inside}word_embeddings.weight": (ids, width), f"{inside}position_embeddings.weight": (self.spec.positions + 1, width),
+            f"{inside}token_type_embeddings.weight": (2, width),
         }  # fmt: skip
         embeddings, place, kind = take(state, shapes, path, "TiTok generator")
-        layers: dict[str, tuple[str, ...]] = {"head": ("model.lm_head",), "transformer.norm": (f"{inside}LayerNorm",)}
+        return embeddings, place + kind[0]
+
+    def _sources(self) -> dict[str, tuple[str, ...]]:
+        """Own names and the released tensors that they are made of."""
+        layers: dict[str, tuple[str, ...]] = {"head": ("model.lm_head",), "transformer.norm": ("model.embeddings.LayerNorm",)}
         for i in range(self.transformer.depth):
             at = f"model.encoder.layer.{i}."
             layers |= {f"transformer.blocks.{i}.{own}": tuple(at + part for part in parts) for own, parts in BLOCK.items()}
-        sources = {f"{own}.{t}": tuple(f"{part}.{t}" for part in parts) for own, parts in layers.items() for t in ("weight", "bias")}
-        fill(self, sources, state, path, "TiTok generator", (f"{inside}position_ids",))
-        if table.is_meta:
-            return
-        self.token_table.weight[: codes + 1].copy_(embeddings[: codes + 1])  # codes, then the id of a masked token
-        table.copy_(embeddings[codes + 1 :] + place[0] + kind[0])
-        self.place_table.weight.copy_(place[1:] + kind[0])
+        return {f"{own}.{t}": tuple(f"{part}.{t}" for part in parts) for own, parts in layers.items() for t in ("weight", "bias")}

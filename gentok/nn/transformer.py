@@ -145,6 +145,8 @@ class Transformer(nn.Module):
         norm: rms (RMSNorm) or layer (LayerNorm, with a bias).
         eps: of the norms.
         post_norm: whether norms stand behind the sums and before the first block, as in BERT; such blocks have no adaln and no cross.
+        skips: whether each block of the first half is read again, by a linear layer, before its counterpart in the second, as in U-ViT
+            (Bao et al., arXiv 2209.12152); the depth is odd, and there is no cache.
     """
 
     def __init__(
@@ -163,8 +165,11 @@ class Transformer(nn.Module):
         norm: str = "rms",
         eps: float = 1e-6,
         post_norm: bool = False,
+        skips: bool = False,
     ):
         super().__init__()
+        if skips and depth % 2 == 0:
+            raise ValueError(f"a transformer with skips has a block in the middle: an odd depth, not {depth}")
         if post_norm and (adaln or cross):
             raise ValueError("post_norm needs condition_by=prefix: such blocks have no modulation and no context")
         if hidden is None:
@@ -173,6 +178,7 @@ class Transformer(nn.Module):
         settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout, bias, norm, eps, post_norm)
         self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
         self.norm = make_norm(norm, width, True, eps)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2)) if skips else None
         initialise(self)
         std = 0.02 / math.sqrt(2 * depth)
         for block in self.blocks:
@@ -218,8 +224,13 @@ class Transformer(nn.Module):
         rope, context_mask = self.typed(rope, x), None if context_mask is None else context_mask[:, None, None]
         causal, beside = self.causal and mask is None, {"context": context, "context_mask": context_mask, "vector": vector}
         x = self.norm(x) if self.post_norm else x
+        first: list[Tensor] = []
         for number, block in enumerate(self.blocks):
+            if self.skips is not None and number > self.depth // 2:
+                x = self.skips[number - self.depth // 2 - 1](torch.cat((x, first.pop()), -1))
             x = block(x, rope, mask, causal, rng=rng, kinds=kinds, **beside)
+            if self.skips is not None and number < self.depth // 2:
+                first.append(x)
             if tap is not None and tap[0] == number:
                 tap[1].append(x.to(given.dtype))
         return self._normalised(x, given)

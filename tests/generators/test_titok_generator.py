@@ -1,4 +1,4 @@
-"""TiTok's generator: the logits are those of its own code; other tokens, conditions and files are refused."""
+"""TiTok's generators: the logits are those of its own code; other tokens, conditions and files are refused."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, codes, randomise
 from released_kit import recorded, released
 
 from gentok.generators.titok import TiTokMasked
+from gentok.generators.titok_uvit import TiTokUViT
 from gentok.rng import RowRNG
 from gentok.types import UNKNOWN, Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
 
@@ -15,8 +16,8 @@ SMALL = {"width": 48, "depth": 2, "heads": 3, "hidden": 96}
 """As the record was made."""
 
 
-def stored(tmp_path, **changes):
-    torch.save(released("titok", "bert", **changes), tmp_path / "generator_titok.bin")
+def stored(tmp_path, model="bert", **changes):
+    torch.save(released("titok", model, **changes), tmp_path / "generator_titok.bin")
     return str(tmp_path / "generator_titok.bin")
 
 
@@ -24,17 +25,23 @@ def classes(*ids):
     return Condition({"class": Class(torch.tensor(ids))})
 
 
+def given(model):
+    """The recorded tokens, conditions and logits."""
+    ids, labels, wanted = recorded("titok", model, "codes", "labels", "logits")
+    tokens = Tokens(torch.where(ids == 64, UNKNOWN, ids), SPEC)  # their id of a masked token
+    assert bool(tokens.masked.any())
+    return tokens, classes(*(int(label) if label < 5 else -1 for label in labels)), wanted  # their null is id 5
+
+
 @torch.no_grad()
 def test_logits_are_those_of_the_release(tmp_path):
     model = TiTokMasked(SPEC, FIVE, weights=stored(tmp_path), **SMALL).eval()
-    given, labels, wanted = recorded("titok", "bert", "codes", "labels", "logits")
-    tokens = Tokens(torch.where(given == 64, UNKNOWN, given), SPEC)  # their id of a masked token
-    condition = classes(*(int(label) if label < 5 else -1 for label in labels))  # their null is id 5
+    tokens, condition, wanted = given("bert")
 
     def off():
         return (model(tokens, condition)[:, 0] - wanted).abs().max()
 
-    assert off() < 1e-5 and bool(tokens.masked.any())
+    assert off() < 1e-5
     # mutants: norms before and not behind, rows of the table of places in another order, a head without its bias
     for part in (model.transformer, *model.transformer.blocks):
         part.post_norm = False
@@ -48,9 +55,19 @@ def test_logits_are_those_of_the_release(tmp_path):
     assert off() > 1e-3
 
 
-def test_a_training_step_lowers_the_bound():
+@torch.no_grad()
+def test_logits_of_the_u_vit_are_those_of_the_release(tmp_path):
+    model = TiTokUViT(SPEC, FIVE, weights=stored(tmp_path, "uvit"), **{**SMALL, "depth": 5}).eval()
+    tokens, condition, wanted = given("uvit")
+    assert (model(tokens, condition)[:, 0] - wanted).abs().max() < 1e-5
+    model.transformer.skips = torch.nn.ModuleList(reversed(model.transformer.skips))  # mutant: skips in another order
+    assert (model(tokens, condition)[:, 0] - wanted).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("cls, depth", [(TiTokMasked, 2), (TiTokUViT, 3)])
+def test_a_training_step_lowers_the_bound(cls, depth):
     spec = TokenSpec((7,), Line(6))
-    model = randomise(TiTokMasked(spec, CLASSES, width=16, depth=2, heads=2, hidden=32)).float()
+    model = randomise(cls(spec, CLASSES, width=16, depth=depth, heads=2, hidden=32)).float()
     tokens, condition = codes(spec, 4), classes(0, 1, 2, -1)
 
     def bound():
@@ -66,11 +83,12 @@ def test_a_training_step_lowers_the_bound():
     assert bound() < before
 
 
-def test_it_has_its_published_size():
+@pytest.mark.parametrize("cls, tokens, millions", [(TiTokMasked, 32, 177), (TiTokUViT, 128, 295)])
+def test_it_has_the_size_that_its_yaml_says(cls, tokens, millions):
     names = tuple(map(str, range(1000)))
     with torch.device("meta"):
-        model = TiTokMasked(TokenSpec((4096,), Line(32)), ConditionSpec((("class", ClassSpec(names)),)))
-    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(177, abs=2)
+        model = cls(TokenSpec((4096,), Line(tokens)), ConditionSpec((("class", ClassSpec(names)),)))
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.02)
 
 
 def test_other_tokens_conditions_and_files_are_refused_in_one_line(tmp_path):
@@ -85,8 +103,10 @@ def test_other_tokens_conditions_and_files_are_refused_in_one_line(tmp_path):
         (SPEC, FIVE, {"spare": torch.zeros(1)}, "beyond this model, 1 tensor, such as spare"),
         (SPEC, FIVE, {table: torch.zeros(8, 48)}, r"position_embeddings\.weight is \(8, 48\) there and \(6, 48\) here"),
         (SPEC, four, {}, r"word_embeddings\.weight is \(71, 48\) there and \(70, 48\) here"),
-        (SPEC, FIVE, {"in_blocks.0.norm1.weight": torch.zeros(1)}, "generator of S-128, a U-ViT, which is not read"),
+        (SPEC, FIVE, {table: None, "in_blocks.0.norm1.weight": torch.zeros(1)}, r"expected the weights of .* \(L-32 or B-64\)"),
     ):
         with pytest.raises(ValueError, match=line) as error:
             TiTokMasked(spec, given, weights=None if changes is None else stored(tmp_path, **changes), **SMALL)
         assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="an odd depth, not 4"):
+        TiTokUViT(SPEC, FIVE, **{**SMALL, "depth": 4})

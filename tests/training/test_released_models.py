@@ -30,7 +30,7 @@ FAMILIES = {
         tokenizer.codebook.vocab_size=64 tokenizer.codebook.dim=16""",
         "generator=rar generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.dropout=0",
         ("vq", "rar"),
-        {"AutoregressiveSampler", "Jacobi", "Speculative"},
+        {"AutoregressiveSampler", "Jacobi", "Speculative", "GroupedJacobi", "ZipAR"},
     ),
     "titok": (
         64,
@@ -39,9 +39,13 @@ FAMILIES = {
         tokenizer.vqgan_multipliers=[1,1,1,1,2] tokenizer.codebook.vocab_size=64 tokenizer.codebook.dim=6""",
         "generator=titok generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.dropout=0",
         ("vqgan", "bert"),
-        {"MaskGIT", "FirstHitting", "Ancestral"},
+        {"MaskGIT", "FirstHitting", "Ancestral", "Halton", "EntropyBounded", "ConfidenceThreshold", "Remasking", "Corrector"},
     ),
 }
+FAMILIES["titok_uvit"] = (
+    *FAMILIES["titok"][:2], FAMILIES["titok"][2].replace("=titok", "=titok_uvit").replace("depth=2", "depth=5"), ("vqgan", "uvit"),
+    FAMILIES["titok"][4],
+)  # fmt: skip
 """By record: side of the images, words of the tokenizer and of the generator, names of their files in it, and samplers that draw."""
 
 
@@ -58,12 +62,13 @@ def photos(tmp_path):
 
 
 def adopted(family, root):
-    """The bundle of a family's small released files, and the words that name its generator."""
+    """The bundle of a family's small released files."""
     side, tokenizer, generator, files, _ = FAMILIES[family]
+    record = family.partition("_")[0]
     for name in files:
-        torch.save(released(family, name), root / f"{family}.{name}.pt")
+        torch.save(released(record, name), root / f"{record}.{name}.pt")
     words = [*tokenizer.format(root=root).split(), *generator.split()]
-    own = [f"generator.weights={root}/{family}.{files[1]}.pt", f"media_shape=[3,{side},{side}]", "classes=5", f"out={root}/bundle"]
+    own = [f"generator.weights={root}/{record}.{files[1]}.pt", f"media_shape=[3,{side},{side}]", "classes=5", f"out={root}/bundle"]
     return adopt(compose("adopt", [*words, *own]))
 
 
