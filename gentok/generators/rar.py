@@ -8,8 +8,8 @@ queries and keys by a LayerNorm each, GELU, and biases. The last row of the clas
 
 Read are the class-conditional files of bytedance/1d-tokenizer (Apache-2.0), rar_b.bin to rar_xxl.bin, over the codes of
 tokenizer=maskgit_vq. What the release adds to itself is added on loading: the place of the cell that a step holds and of the cell that it
-predicts, and the weight and bias of a norm that is modulated afterwards. The release's guidance grows with a power of the progress;
-guidance_schedule = cosine is that of power 1.
+predicts, and the weight and bias of a norm that is modulated afterwards. The release draws with guidance_schedule = cosine:2.75 and
+guidance = 16 (B), cosine:2.5 and 15.5 (L), cosine:1.5 and 6.9 (XL), cosine:1.2 and 8 (XXL).
 
 Deviations: orders other than raster, in which the release begins its training and whose share it lowers to none, are left out: next cells
 are named by one table in place of two.

@@ -2,7 +2,8 @@
 
 It is generator=titok with the blocks of ViT (LayerNorm before both branches, biases) and a skip from each block of the first half to its
 counterpart in the second. Read is generator_titok_s128.bin of bytedance/1d-tokenizer (Apache-2.0), over the codes of tokenizer=titok
-tokenizer.tokens=128 tokenizer.encoder=S tokenizer.decoder=S.
+tokenizer.tokens=128 tokenizer.encoder=S tokenizer.decoder=S. The release draws in 64 steps with guidance = 6.9 and
+guidance_schedule = cosine:3.
 
 Deviations: queries, keys and values have biases, which are 0 in the release and are trained here.
 """
