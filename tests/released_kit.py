@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 
@@ -38,6 +39,11 @@ def recorded(family, model, *names):
     """What the release's own code made of these weights: codes, pixels or logits."""
     with safe_open(GOLDEN / f"{family}.safetensors", "pt") as file:
         return [file.get_tensor(f"{model}.{name}") for name in names]
+
+
+def some_slow(names, *quick):
+    """Parameters of a test: of all names but the quick ones it is slow."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def images(height, width):

@@ -82,8 +82,14 @@ def test_a_depth_transformer_draws_its_enumerated_distribution(spec, setting):
     assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [AutoregressiveSampler(temperature=0.7), Jacobi(window=3)], ids=["autoregressive", "jacobi"])
-@pytest.mark.parametrize("cls", [LlamaGen, RAR])
+@pytest.mark.parametrize(
+    "cls, sampler",
+    [
+        (LlamaGen, AutoregressiveSampler(temperature=0.7)), (LlamaGen, Jacobi(window=3)), (RAR, AutoregressiveSampler(temperature=0.7)),
+        pytest.param(RAR, Jacobi(window=3), marks=pytest.mark.slow),
+    ],
+    ids=["llamagen-autoregressive", "llamagen-jacobi", "rar-autoregressive", "rar-jacobi"],
+)  # fmt: skip
 def test_a_released_network_draws_its_enumerated_distribution(cls, sampler):
     model = network(cls, "square")
     cases = cases_of(model)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from released_kit import images, recorded, released
+from released_kit import images, recorded, released, some_slow
 from tokenizer_kit import LOSSES, batch_of, noise_of, read
 
 from gentok.build import build
@@ -58,7 +58,7 @@ def test_codes_and_pixels_are_those_of_the_release(name, tmp_path):
     assert off(model, codes, wanted) > 1e-3
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_slow(FAMILIES))
 def test_a_file_is_adopted_and_trained_from_where_the_release_stands(name, tmp_path):
     path = pretrained(config(name, stored(tmp_path, state_of(name))), (3, 48, 48)).save(tmp_path / "bundle")
     (tmp_path / "released.ckpt").rename(tmp_path / "moved.ckpt")

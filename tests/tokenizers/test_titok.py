@@ -49,6 +49,7 @@ def test_codes_and_pixels_are_those_of_the_release(kind, tmp_path):
     assert (pixels(model, codes, len(wanted)) - wanted).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_file_is_adopted_and_trained_from_where_the_release_stands(tmp_path):
     path = pretrained(config("vqgan", stored(tmp_path, "vqgan")), (3, 64, 64)).save(tmp_path / "bundle")
     (tmp_path / "tokenizer_titok.bin").unlink()

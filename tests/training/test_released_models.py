@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from released_kit import released
+from released_kit import released, some_slow
 from resume_kit import different, killed_at, state
 
 from gentok import load
@@ -82,7 +82,7 @@ def training(family, bundle, photos, root, run, *more):
     return compose("config", [*words.split(), *more])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", some_slow(FAMILIES, "var", "maskgit"))
 def test_a_released_model_is_adopted_and_sampled_by_what_fits_it(family, tmp_path):
     side, samplers = FAMILIES[family][0], FAMILIES[family][-1]
     bundle = load(adopted(family, tmp_path))
@@ -93,7 +93,7 @@ def test_a_released_model_is_adopted_and_sampled_by_what_fits_it(family, tmp_pat
             assert drawn.shape == (2, 3, side, side) and torch.equal(drawn, bundle.sample(3, 3, sampler=sampler(), guidance=1.5)[:2])
 
 
-@pytest.mark.parametrize("family", [name if name == "var" else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES])
+@pytest.mark.parametrize("family", some_slow(FAMILIES, "var"))
 def test_a_released_model_is_trained_further_on_a_folder_of_images(family, photos, tmp_path):
     side, bundle = FAMILIES[family][0], adopted(family, tmp_path)
     trained = train(training(family, bundle, photos, tmp_path, "run"))
