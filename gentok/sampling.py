@@ -171,7 +171,7 @@ def sample(
             is spoken.
         sampler: see `pick_sampler`.
         guidance: None takes the bundle's recommendation, else 1.
-        guidance_schedule: constant, linear or cosine.
+        guidance_schedule: constant, linear, cosine or cosine:POWER.
         seed: of the random numbers.
         known: an image [C, H, W] or a sound [C, T] in [-1, 1] to complete. Of streams of text and speech: the
             sound is written down; with a text too, that sound goes on.

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llamagen_kit import images, released
+from released_kit import images, released
 
 from gentok import load
 from gentok.adopt import adopt
@@ -16,8 +16,8 @@ from gentok.types import Class, Condition, Tokens
 def config(tmp_path):
     """A resolved conf/adopt.yaml of small released files, of images of 32 x 32 pixels and 4 x 4 codes."""
     vocabulary = {"tok_embeddings.weight": torch.randn(64, 48), "output.weight": torch.randn(64, 48) / 7}
-    torch.save({"model": released("vq8")}, tmp_path / "vq.pt")
-    torch.save({**released("gpt"), **vocabulary}, tmp_path / "c2i.pt")
+    torch.save({"model": released("llamagen", "vq8")}, tmp_path / "vq.pt")
+    torch.save({**released("llamagen", "gpt"), **vocabulary}, tmp_path / "c2i.pt")
     words = f"""tokenizer=llamagen_vq tokenizer.weights={tmp_path}/vq.pt tokenizer.width=32 tokenizer.multipliers=[1,2,2,4]
         tokenizer.codebook.vocab_size=64 tokenizer.codebook.dim=4 tokenizer.codebook.width=32 media_shape=[3,32,32]
         generator=llamagen generator.weights={tmp_path}/c2i.pt generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=128

@@ -134,6 +134,8 @@ COMMANDS = {
             ("tokenizer=encodec_24khz tokenizer.weights=FILE 'media_shape=[1,24000]' out=BUNDLE", "released weights of EnCodec"),
             ("tokenizer=llamagen_vq tokenizer.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "LlamaGen's VQ-16"),
             ("tokenizer=from_bundle tokenizer.ckpt=BUNDLE generator=llamagen generator.weights=FILE out=BOTH", "and LlamaGen-B"),
+            ("tokenizer=from_bundle tokenizer.ckpt=BUNDLE generator=var generator.weights=FILE out=BOTH", "VAR-d16, over var_vq"),
+            ("tokenizer=titok tokenizer.weights=FILE 'media_shape=[3,256,256]' out=BUNDLE", "TiTok-L-32"),
         ),
         config="adopt",
         function="gentok.adopt:main",

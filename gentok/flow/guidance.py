@@ -10,12 +10,14 @@ generation, and all end at the scale:
 
     constant   g(r) = scale
     linear     g(r) = 1 + (scale - 1) r                            (Muse, MAR)
-    cosine     g(r) = 1 + (scale - 1) (1 - cos(pi r)) / 2          (the power-cosine schedule with power 1)
+    cosine     g(r) = 1 + (scale - 1) (1 - cos(pi r)) / 2
+    cosine:P   g(r) = 1 + (scale - 1) (1 - cos(pi r^P)) / 2        (power-cosine of MDT, TiTok and RAR; P > 0)
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -38,12 +40,13 @@ def check_guidance(scale: float, schedule: str) -> None:
 
     Args:
         scale: g >= 0; 1: no guidance.
-        schedule: one of SCHEDULES.
+        schedule: one of SCHEDULES, or cosine:POWER.
 
     Raises:
         ValueError: the scale is negative, or the schedule unknown.
     """
-    check_choice("guidance schedule", schedule, SCHEDULES)
+    if _power(schedule) is None:
+        check_choice("guidance schedule", schedule, SCHEDULES)
     if scale < 0:
         raise ValueError(f"the guidance scale must be >= 0 (1: no guidance); got {scale}")
 
@@ -52,7 +55,7 @@ def guidance_scale(schedule: str, scale: float, progress: Tensor) -> Tensor:
     """The scale g at some progress.
 
     Args:
-        schedule: one of SCHEDULES.
+        schedule: one of SCHEDULES, or cosine:POWER.
         scale: g at the end, >= 0.
         progress: float [...] in [0, 1]; values outside are clamped.
 
@@ -63,7 +66,15 @@ def guidance_scale(schedule: str, scale: float, progress: Tensor) -> Tensor:
         ValueError: see `check_guidance`.
     """
     check_guidance(scale, schedule)
-    return 1.0 + (scale - 1.0) * SCHEDULES[schedule](progress.clamp(0.0, 1.0))
+    power, progress = _power(schedule), progress.clamp(0.0, 1.0)
+    share = SCHEDULES[schedule](progress) if power is None else SCHEDULES["cosine"](progress**power)
+    return 1.0 + (scale - 1.0) * share
+
+
+def _power(schedule: str) -> float | None:
+    """P of cosine:P; None where it is another schedule, or P is 0."""
+    found = re.fullmatch(r"cosine:(\d+(\.\d+)?)", str(schedule))
+    return (float(found[1]) or None) if found else None
 
 
 def combine(conditional: Tensor, null: Tensor, scale: Tensor | float) -> Tensor:

@@ -7,7 +7,9 @@ the position's place. There is one head per level, whose weights may be the tabl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +41,13 @@ class BidirectionalTransformer(Generator):
         zero_init_head: whether the first prediction is uniform.
 
     Attributes:
+        network: further arguments of Transformer, of a subclass.
+        head_bias: whether the head has one, of a subclass.
         vocab: for each level, the rows of its codes in the table and in the head.
     """
+
+    network: ClassVar[Mapping[str, Any]] = {}
+    head_bias: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -57,11 +64,13 @@ class BidirectionalTransformer(Generator):
         super().__init__()
         self.spec, self.condition_spec, self.uses_time = spec, condition_spec or ConditionSpec(), uses_time
         self.condition_dropout, self.dropout = settings.condition_dropout, settings.dropout
-        self.conditioner, self.transformer = settings.build(self.condition_spec, uses_time, causal=False, activation=activation)
+        self.conditioner, self.transformer = settings.build(
+            self.condition_spec, uses_time, causal=False, activation=activation, **self.network
+        )
         codes, levels, width = sum(spec.vocab_sizes), spec.levels, settings.width
         self.vocab = [slice(sum(spec.vocab_sizes[:k]), sum(spec.vocab_sizes[: k + 1])) for k in range(levels)]
         self.token_table = nn.Embedding(codes + 2 * levels, width)  # codes, then two marks per level
-        self.head = None if tie_embeddings else nn.Linear(width, codes, bias=False)
+        self.head = None if tie_embeddings else nn.Linear(width, codes, bias=self.head_bias)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width)) if uses_time else None
         with torch.device("cpu"):
             position = torch.arange(spec.positions) if position is None else position
@@ -114,9 +123,14 @@ class BidirectionalTransformer(Generator):
         """[V_k, D], of the head of a level."""
         return (self.token_table if self.head is None else self.head).weight[self.vocab[level]]
 
+    def _scores(self, hidden: Tensor, level: int) -> Tensor:
+        """[..., D] -> [..., V_k], by the head of a level."""
+        bias = None if self.head is None or self.head.bias is None else self.head.bias[self.vocab[level]]
+        return F.linear(hidden, self._weights(level), bias)
+
     def _logits(self, hidden: Tensor) -> Tensor:
         """States of positions [B, N, D] -> [B, K, N, V]."""
-        parts = [F.linear(hidden, self._weights(k)) for k in range(self.spec.levels)]
+        parts = [self._scores(hidden, k) for k in range(self.spec.levels)]
         if len(parts) == 1:
             return parts[0][:, None]  # no copy of what is the largest tensor of all
         return torch.stack([F.pad(part, (0, self.spec.vocab - part.shape[-1]), value=float("-inf")) for part in parts], 1)
@@ -126,7 +140,7 @@ class BidirectionalTransformer(Generator):
         the uniform distribution."""
         nats, uniform = [], []
         for k in range(self.spec.levels):
-            logits = full_precision(F.linear(hidden, self._weights(k)))
+            logits = full_precision(self._scores(hidden, k))
             nats.append(token_nll(logits, codes[:, k], chosen[:, k]))
             if smoothed:
                 uniform.append(uniform_nll(logits, nats[-1], codes[:, k], chosen[:, k]))

@@ -9,7 +9,7 @@ item's length is the end id.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -40,6 +40,7 @@ class CausalTransformer(Generator, Causal):
         layout: one of gentok.layouts.LAYOUTS.
         token_dropout: share of what is fed in training that is hidden.
         ends: whether items end by themselves, by an id of their own at level 0.
+        network: further arguments of Transformer.
 
     Attributes:
         ids: how many ids logits have: V, and one more where items end by themselves.
@@ -57,6 +58,7 @@ class CausalTransformer(Generator, Causal):
         layout: str,
         token_dropout: Fraction,
         ends: bool,
+        **network: Any,
     ):
         super().__init__()
         self.spec, self.condition_spec, self.ends = spec, condition_spec or ConditionSpec(), ends
@@ -65,7 +67,7 @@ class CausalTransformer(Generator, Causal):
         with torch.device("cpu"):
             self.layout = Layout.of(layout, spec)
             self.begin = torch.full((self.layout.slots,), spec.vocab, dtype=torch.int64)
-        self.conditioner, transformer = settings.build(self.condition_spec, causal=True)
+        self.conditioner, transformer = settings.build(self.condition_spec, causal=True, **network)
         self.add_module(self.TRUNK, transformer)
 
     @property

@@ -23,7 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gentok.generators.causal import CausalTransformer
+from gentok.generators.class_raster import ClassRaster, check_class, check_raster
 from gentok.interfaces import LocalPath
 from gentok.nn.cell_positions import held_cells
 from gentok.nn.conditioning import Conditioned
@@ -33,10 +33,10 @@ from gentok.nn.linear import Linear, activations
 from gentok.nn.norm import RMSNorm
 from gentok.nn.released import fill, read_state
 from gentok.nn.rope import Rotation
-from gentok.nn.token_transformer import TransformerSettings, attend, full_precision, initialise_parts, token_nll
+from gentok.nn.token_transformer import TransformerSettings, attend, initialise_parts
 from gentok.rng import RowRNG
 from gentok.settings import Count, Fraction, FractionBelow1, PositiveInt
-from gentok.types import ClassSpec, Condition, ConditionSpec, Raster, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, TokenSpec
 
 __all__ = ["SIZES", "LlamaGen"]
 
@@ -53,7 +53,7 @@ BLOCK = {
 """A block's tensors and their released names."""
 
 
-class LlamaGen(CausalTransformer, id="generator/llamagen"):
+class LlamaGen(ClassRaster, id="generator/llamagen"):
     """A causal transformer over the cells of a raster, conditioned on a class.
 
     Args:
@@ -73,8 +73,6 @@ class LlamaGen(CausalTransformer, id="generator/llamagen"):
         FileNotFoundError: there are no weights.
     """
 
-    moves_rows = True
-
     def __init__(
         self,
         spec: TokenSpec,
@@ -89,12 +87,8 @@ class LlamaGen(CausalTransformer, id="generator/llamagen"):
         condition_dropout: Fraction = 0.1,
         dropout: FractionBelow1 = 0.1,
     ):
-        parts = condition_spec.parts if condition_spec else ()
-        if spec.levels != 1 or not isinstance(spec.grid, Raster):
-            raise ValueError(f"llamagen models one code per cell of a raster; these tokens are {spec.describe()}: use autoregressive")
-        if len(parts) != 1 or not isinstance(parts[0][1], ClassSpec):
-            found = ", ".join(f"{name} ({part.kind})" for name, part in parts) or "none"
-            raise ValueError(f"llamagen takes one class as its condition; here it is {found}: use autoregressive")
+        check_raster("llamagen", spec)
+        name = check_class("llamagen", condition_spec, "autoregressive")
         width, depth, heads = (own or released for own, released in zip((width, depth, heads), SIZES[size]))
         settings = TransformerSettings(
             width, depth, heads, hidden or -(-int(8 * width / 3) // 256) * 256,
@@ -112,15 +106,14 @@ class LlamaGen(CausalTransformer, id="generator/llamagen"):
             cos, sin = held_cells(spec, self.trunk.head_width)
         self._tables = Constants(cos=cos, sin=sin)
         if weights is not None:
-            self._load(weights)
+            self._load(weights, name)
             self.needs_training = False
 
     @torch.no_grad()
-    def _load(self, path: LocalPath) -> None:
+    def _load(self, path: LocalPath, name: str) -> None:
         state = read_state(path, "LlamaGen", ("c2i_*.pt", "*.safetensors"), TABLE, "a class-conditional generator of LlamaGen")
         if any(key.startswith("cls_embedding.cap_proj.") for key in state):
             raise ValueError(f"{path} is a text-conditional LlamaGen; class-conditional ones are read (c2i_*.pt)")
-        (name, _), *_ = self.condition_spec.parts
         sources = {
             f"conditioner.parts.{name}_.table.weight": ("cls_embedding.embedding_table.weight",),
             "token_table.weight": ("tok_embeddings.weight",), "head.weight": ("output.weight",),
@@ -162,22 +155,8 @@ class LlamaGen(CausalTransformer, id="generator/llamagen"):
     def _scores(self, hidden: Tensor) -> Tensor:
         return self.head(activations(hidden))
 
-    def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
-        """Teacher-forced logits, without a cache.
-
-        Args:
-            tokens: codes int64 [B, 1, N].
-            condition: B rows; None: null.
-
-        Returns:
-            float [B, N, 1, V]: of every cell given the cells before, as `logits` gives them.
-        """
-        return self._scores(self._hidden(tokens.codes, condition or Condition(), None)).unsqueeze(2)
-
-    def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
-        target, there = self._targets(codes, 0)
-        nll = token_nll(full_precision(self._scores(self._hidden(codes, condition, rng))), target, there)
-        return [(nll, nll, there)]
+    def _predict(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
+        return self._scores(self._hidden(codes, condition, rng))
 
     # ------------------------------------------------------------------------------------------------- Causal
 
@@ -197,16 +176,3 @@ class LlamaGen(CausalTransformer, id="generator/llamagen"):
         else:
             rope = cache.rotation[0][steps], cache.rotation[1][steps]
         return self._scores(self.trunk.extend(self._embed(ids, cache.begin), rope, cache, window)).unsqueeze(2)
-
-    def commit(self, cache: KVCache, at: Tensor, path: Tensor | None = None) -> None:
-        """As Causal.commit."""
-        if path is not None:
-            cache.commit(at, path)
-
-    def take(self, cache: KVCache, rows: Tensor) -> KVCache:
-        """As Causal.take."""
-        return cache.take(rows)
-
-    def put(self, cache: KVCache, rows: Tensor, other: KVCache) -> None:
-        """As Causal.put."""
-        cache.put(rows, other)

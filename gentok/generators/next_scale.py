@@ -15,9 +15,10 @@ VAR: condition_by=adaln (its class modulates every block, and the norm before th
 `read`, and a codebook that carries sums at full size. TokenFlow (Qu et al., arXiv 2412.03069): condition_by=prefix,
 a `read` of two layers (mlp_read), and a codebook that carries them from scale to scale.
 
-Deviations from VAR: RMSNorm instead of LayerNorm; gelu is not approximated; no biases in the blocks but those of
-their modulation; no stochastic depth (VAR: 0.1 depth / 24); weights begin at 0.02 for any width, and the head at
-zero (VAR: a fiftieth of the others); the start of the first scale has no table of its own beside its place's.
+Deviations from VAR: RMSNorm instead of LayerNorm (norm=layer); gelu is not approximated (activation=gelu_tanh); no
+biases in the blocks but those of their modulation (bias=true); no stochastic depth (VAR: 0.1 depth / 24); weights
+begin at 0.02 for any width, and the head at zero (VAR: a fiftieth of the others); the start of the first scale has no
+table of its own beside its place's. The released networks are generator=var.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         spec: the tokens.
         condition_spec: what they are conditioned on; None: nothing.
         codebook: whose sums are read; a frozen copy is kept, outside of the state dict.
-        activation: of the feed-forward part, gelu or swiglu.
+        activation: of the feed-forward part, gelu, gelu_tanh or swiglu.
+        norm: rms or layer, of the blocks and before the head.
+        bias: whether the linear layers of the blocks and the head have one.
         qk_norm: cosine, or as in TransformerSettings.
         gate_init: with condition_by=adaln, how much smaller the weights of the branches' gates begin than others.
         mlp_read: whether the sums go through two layers instead of one.
@@ -79,7 +82,9 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         codebook: Codebook | None = None,
         *,
         activation: str = "gelu",
-        qk_norm: bool | Literal["cosine"] = "cosine",
+        norm: str = "rms",
+        bias: bool = False,
+        qk_norm: bool | Literal["cosine", "layer"] = "cosine",
         gate_init: NonNegativeFloat = 1e-3,
         mlp_read: bool = False,
         zero_init_head: bool = False,
@@ -98,14 +103,16 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         self.spec, self.condition_spec = spec, condition_spec or ConditionSpec()
         self.condition_dropout, self.dropout, width = settings.condition_dropout, settings.dropout, settings.width
         self.codebook = Frozen(codebook)
-        self.conditioner, self.transformer = settings.build(self.condition_spec, causal=False, activation=activation)
+        self.conditioner, self.transformer = settings.build(
+            self.condition_spec, causal=False, activation=activation, norm=norm, bias=bias
+        )
         second = [nn.GELU(), nn.Linear(width, width)] if mlp_read else []
         self.read = nn.Sequential(nn.Linear(codebook.width, width), *second)
         self.place_table = nn.Embedding(spec.positions, width)
         self.level_table = nn.Embedding(len(spec.grid.sides), width)
         modulated = self.conditioner.by == "adaln" and bool(self.condition_spec.parts)
         self.modulation = nn.Linear(width, 2 * width) if modulated else None  # of the norm before the head
-        self.head = Linear(width, spec.vocab)
+        self.head = Linear(width, spec.vocab, bias)
         initialise_parts(self.read, self.place_table, self.level_table, self.modulation, self.head)
         if modulated:
             self._initialise_modulation(gate_init)

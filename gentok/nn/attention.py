@@ -63,14 +63,14 @@ class SelfAttention(nn.Module):
     Args:
         width: D.
         heads: of D / heads channels each.
-        qk_norm: whether queries and keys are RMS-normalised; "cosine": scores are scaled cosines.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine": scores are scaled cosines; "layer": by a LayerNorm.
         bias: whether the two linear layers have one.
 
     Raises:
         ValueError: heads do not divide the width.
     """
 
-    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine"] = True, bias: bool = False):
+    def __init__(self, width: int, heads: int, qk_norm: bool | Literal["cosine", "layer"] = True, bias: bool = False):
         super().__init__()
         if width % heads:
             raise ValueError(f"the width must be a multiple of the heads; got width {width}, heads {heads}")
@@ -81,6 +81,8 @@ class SelfAttention(nn.Module):
         # One vector, so that "decay what has two dimensions" leaves it alone: queries' weights, then keys'; or the heads' log scales.
         start = torch.full((heads,), math.log(4.0)) if self.cosine else torch.ones(2 * self.head_width)
         self.qk_scale = nn.Parameter(start) if qk_norm else None
+        self.qk_shift = nn.Parameter(torch.zeros(2 * self.head_width)) if qk_norm == "layer" else None
+        self.qk_eps = 1e-6
 
     @property
     def qk_weight(self) -> Tensor | None:
@@ -118,8 +120,10 @@ class SelfAttention(nn.Module):
         batch, length, width = x.shape
         qkv = self.qkv(x).view(batch, length, 3, self.heads, self.head_width)
         qk, v = qkv[:, :, :2], qkv[:, :, 2].transpose(1, 2)
-        if self.qk_scale is not None:
-            qk = rms_norm(qk, self.qk_weight)
+        if self.qk_shift is not None:
+            qk = F.layer_norm(qk, (self.head_width,), eps=self.qk_eps) * self.qk_weight + self.qk_shift.view(2, 1, -1)
+        elif self.qk_scale is not None:
+            qk = rms_norm(qk, self.qk_weight, self.qk_eps)
         if rope is not None:
             qk = rotate(qk, rope)
         q, k = qk.permute(2, 0, 3, 1, 4).unbind(0)

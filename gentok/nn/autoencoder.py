@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 
 from gentok.settings import CheckedDataclass, Count, PositiveInt, PositiveInts
 
-__all__ = ["VQ16", "ConvDecoder", "ConvEncoder", "ConvOptions", "ConvSettings", "ResidualBlock", "SpatialAttention"]
+__all__ = [
+    "VQ16", "ConvDecoder", "ConvEncoder", "ConvOptions", "ConvSettings", "ResidualBlock", "SpatialAttention", "Upsample", "group_norm",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class ConvSettings(CheckedDataclass):
         attention: whether it follows every block of the lowest resolution.
         patch: side in pixels of the squares that are folded into channels first.
         decoder_width: the decoder's width where it differs.
+        code_conv: side of a convolution between each network and the codebook; 0: none.
     """
 
     width: PositiveInt = 32
@@ -43,6 +46,7 @@ class ConvSettings(CheckedDataclass):
     attention: bool = False
     patch: PositiveInt = 2
     decoder_width: PositiveInt | None = None
+    code_conv: Literal[0, 1, 3] = 0
 
     @property
     def stride(self) -> int:
@@ -56,7 +60,8 @@ VQ16 = ConvSettings(128, (1, 1, 2, 2, 4), blocks=2, attention=True, patch=1)
 """The published networks of 16 pixels per code."""
 
 
-def _norm(channels: int) -> nn.GroupNorm:
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Of 32 groups, or of as many as divide both."""
     return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
 
 
@@ -66,13 +71,14 @@ class ResidualBlock(nn.Module):
     Args:
         width_in: channels.
         width_out: channels; where they differ, the skip is a 1x1 convolution.
+        bias: whether convolutions have one.
     """
 
-    def __init__(self, width_in: int, width_out: int):
+    def __init__(self, width_in: int, width_out: int, bias: bool = True):
         super().__init__()
-        self.norm1, self.conv1 = _norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1)
-        self.norm2, self.conv2 = _norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1)
-        self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        self.norm1, self.conv1 = group_norm(width_in), nn.Conv2d(width_in, width_out, 3, padding=1, bias=bias)
+        self.norm2, self.conv2 = group_norm(width_out), nn.Conv2d(width_out, width_out, 3, padding=1, bias=bias)
+        self.skip = nn.Conv2d(width_in, width_out, 1, bias=bias) if width_in != width_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -89,7 +95,7 @@ class SpatialAttention(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = group_norm(width)
         self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,6 +140,10 @@ def _middle(width: int, attention: bool) -> list[nn.Module]:
     return [ResidualBlock(width, width), *([SpatialAttention(width)] if attention else []), ResidualBlock(width, width)]
 
 
+def _code_conv(width: int, side: int) -> nn.Module | None:
+    return nn.Conv2d(width, width, side, padding=side // 2) if side else None
+
+
 class _Convolutional(nn.Module):
     def _run(self, x: Tensor) -> Tensor:
         # Tensor cores want channels last; on CPU its GroupNorm takes 12 times as long in bfloat16, and a training step 1.4 times.
@@ -163,10 +173,12 @@ class ConvEncoder(_Convolutional):
             now = width * multiplier
             layers += [] if last else [Downsample(now)]
         self.body = nn.Sequential(*layers, *_middle(now, attention))
-        self.norm, self.head = _norm(now), nn.Conv2d(now, out_width, 3, padding=1)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 3, padding=1)
+        self.to_code = _code_conv(out_width, settings.code_conv)
 
     def forward(self, media: Tensor) -> Tensor:
-        return self._run(self.fold(media))
+        features = self._run(self.fold(media))
+        return features if self.to_code is None else self.to_code(features)
 
 
 class ConvDecoder(_Convolutional):
@@ -182,6 +194,7 @@ class ConvDecoder(_Convolutional):
         super().__init__()
         width, multipliers, attention = settings.decoder_width or settings.width, settings.multipliers, settings.attention
         now = width * multipliers[-1]
+        self.from_code = _code_conv(in_width, settings.code_conv)
         self.stem = nn.Conv2d(in_width, now, 3, padding=1)
         layers = _middle(now, attention)
         for i, multiplier in reversed(list(enumerate(multipliers))):
@@ -189,8 +202,8 @@ class ConvDecoder(_Convolutional):
             now = width * multiplier
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)
-        self.norm, self.head = _norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
+        self.norm, self.head = group_norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(settings.patch)
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.unfold(self._run(features))
+        return self.unfold(self._run(features if self.from_code is None else self.from_code(features)))

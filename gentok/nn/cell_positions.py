@@ -22,7 +22,7 @@ def rotation_tables(
 
     Args:
         spec: the tokens.
-        rope: auto (axial on a raster, line elsewhere), line or axial.
+        rope: auto (axial on a raster, line elsewhere), line, axial, or none: nothing is rotated.
         places: how many tokens a condition can have.
         head_width: channels of an attention head.
         position: int64 [C], of the cells; -1 is a causal model's `begin`.
@@ -34,8 +34,10 @@ def rotation_tables(
     Raises:
         ValueError: no such rope; axial where there is no raster; a head width that does not split evenly.
     """
-    if rope not in ("auto", "line", "axial"):
-        raise ValueError(f"rope must be auto, line or axial; got {rope!r}")
+    if rope not in ("auto", "line", "axial", "none"):
+        raise ValueError(f"rope must be auto, line, axial or none; got {rope!r}")
+    if rope == "none":
+        return rotation(torch.zeros(places + len(position), 1, dtype=torch.int64), head_width=head_width)
     raster = isinstance(spec.grid, Raster)
     if rope == "axial" and not raster:
         raise ValueError(f"rope=axial needs tokens on a raster; these lie on a {type(spec.grid).__name__.lower()}: use auto or line")

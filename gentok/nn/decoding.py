@@ -1,8 +1,8 @@
 """One call of a causal transformer over its cache, where nothing is trained: the same operations as its blocks, in the same order, without
 what a module costs around each of them (calls, look-ups of attributes, numbers that become tensors).
 
-At 6 layers of width 128 that is a third of a step, at 12 of width 768 some per cent. Blocks with cross-attention or modulation, and
-autocast, go the usual way.
+At 6 layers of width 128 that is a third of a step, at 12 of width 768 some per cent. Blocks with cross-attention, modulation,
+biases or LayerNorm, and autocast, go the usual way.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ def plain_blocks(blocks: nn.ModuleList, x: Tensor, rows: int = 1) -> list[PlainB
         return None
     made = []
     for block in blocks:
-        if block.cross is not None or block.modulation is not None or (block.mlp.gated and block.mlp.bend is not F.silu):
+        if block.cross is not None or block.modulation is not None or block.mlp.bend is not (F.silu if block.mlp.gated else F.gelu):
+            return None
+        if not isinstance(block.norm1, RMSNorm) or block.post_norm:
+            return None
+        if block.attention.qkv.bias is not None or block.attention.qk_shift is not None:
             return None
         attention, scale = block.attention, block.attention.qk_weight
         norms: tuple[RMSNorm, RMSNorm] = (block.norm1, block.norm2)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from gentok.distributed import world_size
 from gentok.nn.density import Density, Shape
 from gentok.nn.density_blocks import Side, begin, blocks_of, sparse_group
+from gentok.nn.feed_forward import feed_forward_width
 from gentok.nn.norm import RMSNorm
-from gentok.nn.transformer import feed_forward_width
 
 __all__ = ["DensityTransformer"]
 

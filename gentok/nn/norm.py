@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["RMSNorm", "constant", "rms_norm"]
+__all__ = ["RMSNorm", "constant", "make_norm", "rms_norm"]
 
 
 @functools.lru_cache(maxsize=256)
@@ -106,3 +106,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps)
+
+
+def make_norm(kind: str, width: int, affine: bool = True, eps: float = 1e-6) -> nn.Module:
+    """An RMSNorm (rms) or a LayerNorm (layer, with a bias) of so many channels. Raises ValueError on another kind."""
+    if kind not in ("rms", "layer"):
+        raise ValueError(f"norm must be rms or layer; got {kind!r}")
+    return RMSNorm(width, affine, eps) if kind == "rms" else nn.LayerNorm(width, eps, elementwise_affine=affine)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gentok.errors import counted
 
-__all__ = ["fill", "read_state"]
+__all__ = ["channels_outermost", "fill", "read_state", "take"]
 
 
 def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
@@ -53,6 +53,29 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
     return dict(state)
 
 
+def _other(path: str | Path, model: str, why: str) -> ValueError:
+    return ValueError(f"{path} is not the {model} that is configured here: {why}")
+
+
+def _refuse(keys: Collection[str], how: str, path: str | Path, model: str) -> None:
+    if keys:
+        raise _other(path, model, f"it {how} {counted(len(keys), 'tensor')}, such as {min(keys)}")
+
+
+def take(state: dict[str, Tensor], shapes: Mapping[str, Sequence[int]], path: str | Path, model: str) -> list[Tensor]:
+    """Takes tensors out of `state` that are not put in as they are. path, model: for messages.
+
+    Raises:
+        ValueError: one is missing, or of another shape; the message names it.
+    """
+    _refuse(shapes.keys() - state.keys(), "lacks", path, model)
+    for name, shape in shapes.items():
+        there = tuple(state[name].shape)
+        if there != tuple(shape):
+            raise _other(path, model, f"{name} is {there} there and {tuple(shape)} here")
+    return [state.pop(name) for name in shapes]
+
+
 @torch.no_grad()
 def fill(
     network: nn.Module,
@@ -79,16 +102,22 @@ def fill(
     """
     own, wanted = network.state_dict(), {name for names in sources.values() for name in names}
     found = state.keys() - set(ignored)
-    for how, keys in (("lacks", wanted - found), ("has, beyond this model,", found - wanted)):
-        if keys:
-            shown = f"{counted(len(keys), 'tensor')}, such as {min(keys)}"
-            raise ValueError(f"{path} is not the {model} that is configured here: it {how} {shown}")
+    _refuse(wanted - found, "lacks", path, model)
+    _refuse(found - wanted, "has, beyond this model,", path, model)
     for target, names in sources.items():
         here = own[target]
         shape = (len(here) // len(names), *here.shape[1:])
         for name in names:
             there = tuple(state[name].shape)
             if there[: len(shape)] != shape or any(n > 1 for n in there[len(shape) :]):
-                raise ValueError(f"{path} is not the {model} that is configured here: {name} is {there} there and {shape} here")
+                raise _other(path, model, f"{name} is {there} there and {shape} here")
         if not here.is_meta:
             here.copy_(torch.cat([state[name].view(shape) for name in names]))
+
+
+@torch.no_grad()
+def channels_outermost(layer: nn.Module, side: int) -> None:
+    """Reorders a layer's outputs from (row, column, channel) of squares of side x side pixels to (channel, row, column), in place."""
+    for tensor in (layer.weight, layer.bias):
+        if not tensor.is_meta:
+            tensor.copy_(tensor.unflatten(0, (side, side, -1)).movedim(2, 0).flatten(0, 2))

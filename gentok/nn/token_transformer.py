@@ -40,8 +40,8 @@ class TransformerSettings(CheckedDataclass):
         hidden: width of the feed-forward part; None: 8/3 D (4 D for gelu).
         condition_by: prefix, cross or adaln.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
-        rope: auto (axial on a raster), line or axial.
-        qk_norm: whether queries and keys are normalised; cosine: l2-normalised, with a learned scale per head.
+        rope: auto (axial on a raster), line, axial or none.
+        qk_norm: whether queries and keys are normalised; cosine: l2-normalised, with a learned scale per head; layer: by a LayerNorm.
         dropout: rate, of embeddings and of both branches of a block.
     """
 
@@ -52,7 +52,7 @@ class TransformerSettings(CheckedDataclass):
     condition_by: str = "prefix"
     condition_dropout: Fraction = 0.1
     rope: str = "auto"
-    qk_norm: bool | Literal["cosine"] = True
+    qk_norm: bool | Literal["cosine", "layer"] = True
     dropout: FractionBelow1 = 0.0
 
     def build(self, condition_spec: ConditionSpec, adaln: bool = False, **options: Any) -> tuple[Conditioner, Transformer]:

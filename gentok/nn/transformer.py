@@ -1,9 +1,9 @@
 """The transformer that every token generator uses: causal or bidirectional, LLaMA-like (Touvron et al., arXiv 2302.13971).
 
-Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; optionally
-cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv 2212.09748): shift, scale and gate of both branches
-from SiLU(vector), zero at the start, so that every block begins as the identity. Tokens of several kinds in one sequence (FlexTok: patches
-and registers, arXiv 2502.13967) may each have a modulation of their own.
+Pre-norm blocks of RMSNorm, self-attention (rotary, QK-norm) and SwiGLU (Shazeer, arXiv 2002.05202), without biases; or, as in ViT and
+GPT-2, of LayerNorm and GELU with biases. Optionally cross-attention to a context, and adaLN-zero on a vector (Peebles and Xie, DiT, arXiv
+2212.09748): shift, scale and gate of both branches from SiLU(vector), zero at the start, so that every block begins as the identity.
+Tokens of several kinds in one sequence (FlexTok: patches and registers, arXiv 2502.13967) may each have a modulation of their own.
 
 Initialisation: truncated normal, 0.02; projections back into the residual stream 0.02 / sqrt(2 depth) (GPT-2).
 Dropout of the branches draws from the rows' own RowRNG: 16 random bits per element, so its rate is a multiple of 2^-16.
@@ -22,13 +22,14 @@ from torch import Tensor, nn
 from gentok.nn.attention import CrossAttention, SelfAttention
 from gentok.nn.block import Block
 from gentok.nn.decoding import plain_blocks
+from gentok.nn.feed_forward import FeedForward, feed_forward_width
 from gentok.nn.kv_cache import KVCache, Window
-from gentok.nn.linear import Linear, activations
-from gentok.nn.norm import RMSNorm
+from gentok.nn.linear import activations
+from gentok.nn.norm import make_norm
 from gentok.nn.rope import Rotation, widened
 from gentok.rng import RowRNG
 
-__all__ = ["FeedForward", "Transformer", "TransformerBlock", "dropout", "feed_forward_width", "gated", "initialise", "shifted"]
+__all__ = ["Transformer", "TransformerBlock", "dropout", "gated", "initialise", "shifted"]
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:
@@ -48,30 +49,6 @@ def dropout(x: Tensor, rate: float, rng: RowRNG | None) -> Tensor:
     return x * (bits >= round(rate * 65536) - 32768).to(x.dtype).mul_(1.0 / (1.0 - rate))
 
 
-def feed_forward_width(width: int, activation: str = "swiglu") -> int:
-    """8/3 of the width, up to the next multiple of 64, or 4 times the width for gelu."""
-    return 4 * width if activation == "gelu" else 64 * math.ceil(8 * width / 3 / 64)
-
-
-class FeedForward(nn.Module):
-    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu: down(gelu(up x))."""
-
-    def __init__(self, width: int, hidden: int, activation: str = "swiglu", bias: bool = False):
-        super().__init__()
-        if activation not in ("swiglu", "geglu", "gelu"):
-            raise ValueError(f"activation must be swiglu, geglu or gelu; got {activation!r}")
-        self.gated, self.bend = activation != "gelu", F.silu if activation == "swiglu" else F.gelu
-        self.up = Linear(width, hidden * (2 if self.gated else 1), bias)
-        self.out = Linear(hidden, width, bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.up(x)
-        if not self.gated:
-            return self.out(self.bend(h))
-        gate, value = h.chunk(2, -1)
-        return self.out(self.bend(gate) * value)
-
-
 def shifted(x: Tensor, shift: Tensor, scale: Tensor, kinds: Sequence[int] | None) -> Tensor:
     """x (1 + scale) + shift for x [B, T, D], shift and scale [B, S, D]; kinds: how many tokens each of the S kinds has, in turn."""
     if kinds is None:
@@ -89,16 +66,16 @@ class TransformerBlock(Block):
     """x + attention(norm x), x + cross(norm x), x + mlp(norm x). bias: of the linear layers of the first and the last."""
 
     def __init__(
-        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine"], adaln: int, cross: bool,
-        rate: float, bias: bool = False,
+        self, width: int, heads: int, hidden: int, activation: str, qk_norm: bool | Literal["cosine", "layer"], adaln: int, cross: bool,
+        rate: float, bias: bool = False, norm: str = "rms", eps: float = 1e-6, post_norm: bool = False,
     ):
         super().__init__()
-        self.rate, self.kinds = rate, int(adaln)
-        self.norm1 = RMSNorm(width, affine=not adaln)
+        self.rate, self.kinds, self.post_norm = rate, int(adaln), post_norm
+        self.norm1 = make_norm(norm, width, not adaln, eps)
         self.attention = SelfAttention(width, heads, qk_norm, bias)
-        self.norm_cross = RMSNorm(width) if cross else None
+        self.norm_cross = make_norm(norm, width, True, eps) if cross else None
         self.cross = CrossAttention(width, heads, qk_norm) if cross else None
-        self.norm2 = RMSNorm(width, affine=not adaln)
+        self.norm2 = make_norm(norm, width, not adaln, eps)
         self.mlp = FeedForward(width, hidden, activation, bias)
         self.modulation = nn.Linear(width, 6 * self.kinds * width) if adaln else None
 
@@ -129,6 +106,9 @@ class TransformerBlock(Block):
         """x [B, T, D] -> [B, T, D]; vector or its modulation; context or its keys and values; the rest as in Transformer."""
         modulation = modulation if vector is None else self.modulate(vector)
         context = self.cross.project(context) if isinstance(context, Tensor) else context
+        if self.post_norm:
+            x = self.norm1(x + dropout(self.attention(x, rope, mask, causal, cache, layer, window), self.rate, rng))
+            return self.norm2(x + dropout(self.mlp(x), self.rate, rng))
         h = self.norm1(x)
         if modulation is not None:
             shift1, scale1, gate1, shift2, scale2, gate2 = modulation.unbind(0)
@@ -153,11 +133,17 @@ class Transformer(nn.Module):
         heads: of attention.
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
-        activation: swiglu or gelu.
-        qk_norm: whether queries and keys are RMS-normalised; "cosine": see nn/attention.py.
+        activation: swiglu, geglu, gelu or gelu_tanh.
+        qk_norm: whether queries and keys are RMS-normalised; "cosine", "layer": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].
         dropout: rate, of both branches.
+        bias: whether the linear layers of both branches have one.
+        norm: rms (RMSNorm) or layer (LayerNorm, with a bias).
+        eps: of the norms.
+        post_norm: whether norms stand behind the sums and before the first block, as in BERT; such blocks have no adaln and no cross.
+        skips: whether each block of the first half is read again, by a linear layer, before its counterpart in the second, as in U-ViT
+            (Bao et al., arXiv 2209.12152); the depth is odd, and there is no cache.
     """
 
     def __init__(
@@ -168,22 +154,32 @@ class Transformer(nn.Module):
         hidden: int | None = None,
         causal: bool = True,
         activation: str = "swiglu",
-        qk_norm: bool | Literal["cosine"] = True,
+        qk_norm: bool | Literal["cosine", "layer"] = True,
         adaln: bool | int = False,
         cross: bool = False,
         dropout: float = 0.0,
+        bias: bool = False,
+        norm: str = "rms",
+        eps: float = 1e-6,
+        post_norm: bool = False,
+        skips: bool = False,
     ):
         super().__init__()
-        self.width, self.depth, self.heads, self.causal = width, depth, heads, causal
-        settings = (width, heads, hidden or feed_forward_width(width, activation), activation, qk_norm, adaln, cross, dropout)
+        if skips and depth % 2 == 0:
+            raise ValueError(f"a transformer with skips has a block in the middle: an odd depth, not {depth}")
+        if post_norm and (adaln or cross):
+            raise ValueError("post_norm needs condition_by=prefix: such blocks have no modulation and no context")
+        hidden = hidden or feed_forward_width(width, activation)
+        self.width, self.depth, self.heads, self.causal, self.post_norm = width, depth, heads, causal, post_norm
+        settings = (width, heads, hidden, activation, qk_norm, adaln, cross, dropout, bias, norm, eps, post_norm)
         self.blocks = nn.ModuleList(TransformerBlock(*settings) for _ in range(depth))
-        self.norm = RMSNorm(width)
+        self.norm = make_norm(norm, width, True, eps)
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(depth // 2)) if skips else None
         initialise(self)
         std = 0.02 / math.sqrt(2 * depth)
         for block in self.blocks:
-            for part in (block.attention, block.mlp, block.cross):
-                if part is not None:
-                    nn.init.trunc_normal_(part.out.weight, std=std, a=-2 * std, b=2 * std)
+            for part in filter(None, (block.attention, block.mlp, block.cross)):
+                nn.init.trunc_normal_(part.out.weight, std=std, a=-2 * std, b=2 * std)
             if adaln:
                 nn.init.zeros_(block.modulation.weight)
 
@@ -221,20 +217,16 @@ class Transformer(nn.Module):
             float [B, T, D], normalised.
         """
         given, x, context = x, activations(x), None if context is None else activations(context)
-        rope = self.typed(rope, x)
-        context_mask = None if context_mask is None else context_mask[:, None, None]
+        rope, context_mask = self.typed(rope, x), None if context_mask is None else context_mask[:, None, None]
+        causal, beside = self.causal and mask is None, {"context": context, "context_mask": context_mask, "vector": vector}
+        x = self.norm(x) if self.post_norm else x
+        first: list[Tensor] = []
         for number, block in enumerate(self.blocks):
-            x = block(
-                x,
-                rope,
-                mask,
-                self.causal and mask is None,
-                context=context,
-                context_mask=context_mask,
-                rng=rng,
-                kinds=kinds,
-                vector=vector,
-            )
+            if self.skips is not None and number > self.depth // 2:
+                x = self.skips[number - self.depth // 2 - 1](torch.cat((x, first.pop()), -1))
+            x = block(x, rope, mask, causal, rng=rng, kinds=kinds, **beside)
+            if self.skips is not None and number < self.depth // 2:
+                first.append(x)
             if tap is not None and tap[0] == number:
                 tap[1].append(x.to(given.dtype))
         return self._normalised(x, given)
@@ -265,6 +257,7 @@ class Transformer(nn.Module):
         rope = self.typed(rope, x)
         if rope is not None and not torch.is_grad_enabled() and rope[0].shape[-1] < self.head_width:
             rope = widened(rope)
+        x = self.norm(x) if self.post_norm else x
         if isinstance(cache, KVCache):
             if cache.blocks is None:
                 cache.blocks = plain_blocks(self.blocks, x, cache.batch) or ()
@@ -287,6 +280,8 @@ class Transformer(nn.Module):
 
     def _normalised(self, x: Tensor, given: Tensor) -> Tensor:
         """The last norm, in the type of what was given, unless autocast chooses it."""
+        if self.post_norm:
+            return x.to(given.dtype)
         return self.norm(x) if x.dtype == given.dtype else self.norm(x).to(given.dtype)
 
     @staticmethod

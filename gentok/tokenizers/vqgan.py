@@ -11,7 +11,7 @@ Deviations: the projections between the network's features and a low-dimensional
 
 from __future__ import annotations
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentok.interfaces import Codebook, Loss
 from gentok.nn.autoencoder import ConvDecoder, ConvEncoder, ConvOptions, ConvSettings
@@ -38,9 +38,14 @@ class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
         settings = ConvSettings(**networks)
         super().__init__(media_shape, settings.stride, codebook, losses)
         channels = self.spec.media_shape[0]
-        self.encoder = ConvEncoder(channels, codebook.in_width, settings)
+        encoder, decoder = self.networks(channels, codebook, settings)
+        self.encoder = encoder
         self.codebook = codebook
-        self.decoder = ConvDecoder(channels, codebook.width, settings)
+        self.decoder = decoder
+
+    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
+        """The encoder and the decoder."""
+        return ConvEncoder(channels, codebook.in_width, settings), ConvDecoder(channels, codebook.width, settings)
 
     @property
     def last_layer(self) -> Tensor | None:

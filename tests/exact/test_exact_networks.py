@@ -26,6 +26,7 @@ from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
 from gentok.generators.llamagen import LlamaGen
 from gentok.generators.masked import MaskedTransformer
+from gentok.generators.rar import RAR
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.first_hitting import FirstHitting
@@ -81,9 +82,16 @@ def test_a_depth_transformer_draws_its_enumerated_distribution(spec, setting):
     assert agreement(sample(sampler, guided(model, *guidance), cases, 1200, seed=3), distributions) > 1e-3
 
 
-@pytest.mark.parametrize("sampler", [AutoregressiveSampler(temperature=0.7), Jacobi(window=3)], ids=["autoregressive", "jacobi"])
-def test_llamagen_draws_its_enumerated_distribution(sampler):
-    model = network(LlamaGen, "square")
+@pytest.mark.parametrize(
+    "cls, sampler",
+    [
+        (LlamaGen, AutoregressiveSampler(temperature=0.7)), (LlamaGen, Jacobi(window=3)), (RAR, AutoregressiveSampler(temperature=0.7)),
+        pytest.param(RAR, Jacobi(window=3), marks=pytest.mark.slow),
+    ],
+    ids=["llamagen-autoregressive", "llamagen-jacobi", "rar-autoregressive", "rar-jacobi"],
+)  # fmt: skip
+def test_a_released_network_draws_its_enumerated_distribution(cls, sampler):
+    model = network(cls, "square")
     cases = cases_of(model)
     distributions = [causal_distribution(model, case, sampler, (2.0, "constant")) for case in cases]
     assert agreement(sample(sampler, guided(model, 2.0), cases, 800, seed=3), distributions) > 1e-3

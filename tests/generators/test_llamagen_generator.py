@@ -3,7 +3,7 @@
 import pytest
 import torch
 from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, at, codes, fed, randomise, same
-from llamagen_kit import recorded, released
+from released_kit import recorded, released
 
 from gentok.build import build
 from gentok.generators.llamagen import LlamaGen
@@ -18,7 +18,7 @@ SMALL = {"width": 48, "depth": 2, "heads": 3, "hidden": 128}
 
 def stored(tmp_path, **changes):
     """The file, as it is released; changes: tensors, None to leave one out."""
-    state = {key: value for key, value in {**released("gpt"), **changes}.items() if value is not None}
+    state = {key: value for key, value in {**released("llamagen", "gpt"), **changes}.items() if value is not None}
     torch.save({"model": state}, tmp_path / "c2i.pt")
     return str(tmp_path / "c2i.pt")
 
@@ -34,7 +34,7 @@ def classes(*ids):
 @torch.no_grad()
 def test_logits_are_those_of_the_release(tmp_path):
     model = LlamaGen(SPEC, FIVE, weights=stored(tmp_path), **SMALL).eval()
-    given, labels, wanted = recorded("gpt", "codes", "labels", "logits")
+    given, labels, wanted = recorded("llamagen", "gpt", "codes", "labels", "logits")
     tokens, condition = Tokens(given, SPEC), classes(*(int(label) if label < 5 else -1 for label in labels))  # their null is id 5
     assert (model(tokens, condition)[:, :, 0] - wanted).abs().max() < 1e-5
     cache, ids = model.init_cache(condition, 3, 16), fed(model, tokens)
@@ -48,7 +48,7 @@ def test_logits_are_those_of_the_release(tmp_path):
     model.trunk.norm.eps = 1e-3
     assert (model(tokens, condition)[:, :, 0] - wanted).abs().max() > 1e-4
     model.trunk.norm.eps = 1e-5
-    model.trunk.blocks[0].attention.qkv.weight.copy_(released("gpt")["layers.0.attention.wqkv.weight"])
+    model.trunk.blocks[0].attention.qkv.weight.copy_(released("llamagen", "gpt")["layers.0.attention.wqkv.weight"])
     assert (model(tokens, condition)[:, :, 0] - wanted).abs().max() > 1e-2
 
 

@@ -37,7 +37,7 @@ def test_half_precision_is_combined_in_float32():
     assert combine(c, u, 7.3).item() == pytest.approx(9.9375 + 7.3 * 0.0625)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "cosine:2.75", "cosine:0.5"])
 def test_schedules_end_at_the_scale_and_vary_between_one_and_it(schedule):
     progress = torch.linspace(-0.5, 1.5, 41, dtype=torch.float64)
     g = guidance_scale(schedule, 4.0, progress)
@@ -53,6 +53,10 @@ def test_half_way_values():
     assert guidance_scale("linear", 3.0, half).item() == pytest.approx(2.0)
     assert guidance_scale("cosine", 3.0, half).item() == pytest.approx(2.0)
     assert guidance_scale("cosine", 3.0, third).item() == pytest.approx(1 + 2 * (1 - math.cos(math.pi / 3)) / 2)
+    assert guidance_scale("cosine:2", 3.0, half).item() == pytest.approx(1 + 2 * (1 - math.cos(math.pi / 4)) / 2)
+    for other in ("cosine:0", "cosine:-1", "linear:2", "cosine:"):
+        with pytest.raises(ValueError, match="guidance schedule"):
+            guidance_scale(other, 3.0, half)
 
 
 def test_the_wrapper_fits_the_capability_and_is_left_out_without_guidance():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from llamagen_kit import images, recorded, released
+from released_kit import images, recorded, released
 from safetensors.torch import save_file
 from tokenizer_kit import LOSSES, batch_of, noise_of, read
 
@@ -23,7 +23,7 @@ def config(model="vq16", **changes):
 
 def stored(tmp_path, model="vq16", **changes):
     """The file, as it is released; changes: tensors, None to leave one out."""
-    state = {key: value for key, value in {**released(model), **changes}.items() if value is not None}
+    state = {key: value for key, value in {**released("llamagen", model), **changes}.items() if value is not None}
     torch.save({"model": state}, tmp_path / f"{model}.pt")
     return str(tmp_path / f"{model}.pt")
 
@@ -41,7 +41,7 @@ def pixels(model, codes):
 @pytest.mark.parametrize("model", MULTIPLIERS)
 def test_codes_and_pixels_are_those_of_the_release(model, tmp_path):
     ours, x = built(model, stored(tmp_path, model))
-    codes, wanted = recorded(model, "codes", "pixels")
+    codes, wanted = recorded("llamagen", model, "codes", "pixels")
     assert torch.equal(ours.encode(x).codes, codes) and len(codes.unique()) > 8
     assert (pixels(ours, codes) - wanted).abs().max() < 1e-5
     assert torch.equal(ours.decode(Tokens(codes, ours.spec)), pixels(ours, codes).clamp(-1, 1))
@@ -56,12 +56,12 @@ def test_codes_and_pixels_are_those_of_the_release(model, tmp_path):
 
 
 def test_a_file_is_adopted_and_its_bundle_needs_it_no_more(tmp_path):
-    save_file(released("vq8"), tmp_path / "vq.safetensors")
+    save_file(released("llamagen", "vq8"), tmp_path / "vq.safetensors")
     found = pretrained(config("vq8", weights=str(tmp_path / "vq.safetensors")), (3, 24, 16))
     path = found.save(tmp_path / "bundle")
     (tmp_path / "vq.safetensors").unlink()
     again = load(path)
-    assert torch.equal(again.tokenizer.encode(images(24, 16)).codes, recorded("vq8", "codes")[0])
+    assert torch.equal(again.tokenizer.encode(images(24, 16)).codes, recorded("llamagen", "vq8", "codes")[0])
     assert again.spec == found.spec and str(tmp_path) not in (path / "bundle.json").read_text()
 
 
@@ -69,14 +69,14 @@ def test_it_is_trained_from_where_the_release_stands(tmp_path):
     model = build(config("vq8", weights=stored(tmp_path, "vq8"), losses=LOSSES), media_shape=(3, 24, 16)).train()
     before, x = model.codebook.weight.detach().clone(), images(24, 16)
     out = model(batch_of(x), noise_of(x))
-    assert torch.equal(out.tokens.codes, recorded("vq8", "codes")[0]) and torch.equal(model.codebook.weight, before)
+    assert torch.equal(out.tokens.codes, recorded("llamagen", "vq8", "codes")[0]) and torch.equal(model.codebook.weight, before)
     sum(out.losses.values()).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pt")
-    torch.save({"model": released("vq16"), "args": print}, tmp_path / "code.pt")
+    torch.save({"model": released("llamagen", "vq16"), "args": print}, tmp_path / "code.pt")
     for changes, line in (
         ({"decoder.mid.1.k.bias": None}, r"lacks 1 tensor, such as decoder\.mid\.1\.k\.bias"),
         ({"encoder.extra.weight": torch.zeros(2)}, r"beyond this model, 1 tensor, such as encoder\.extra\.weight"),

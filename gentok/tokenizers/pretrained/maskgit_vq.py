@@ -1,0 +1,50 @@
+"""MaskGIT's image tokenizer (Chang et al., arXiv 2202.04200), with released weights or to be trained.
+
+    z = encoder(media);  code = argmin |z - row|;  media = decoder(row)
+
+Read is maskgit-vqgan-imagenet-f16-256.bin of bytedance/1d-tokenizer (Apache-2.0, as the release for JAX that it was made of): 16 x 16
+pixels per code, 1,024 codes of 256 channels. RAR's generators are over its codes. The networks are gentok's (gentok/nn/maskgit_vqgan.py).
+The release's images are in [0, 1], here they are in [-1, 1] as everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+
+from torch import Tensor, nn
+
+from gentok.interfaces import Codebook
+from gentok.nn.autoencoder import ConvSettings
+from gentok.nn.maskgit_vqgan import MaskGITDecoder, MaskGITEncoder, maskgit_layers
+from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN
+
+__all__ = ["MaskGITVQ"]
+
+
+class MaskGITVQ(ReleasedVQGAN, id="tokenizer/maskgit_vq"):
+    """A VQGAN with MaskGIT's networks whose codebook is a VQ without projections."""
+
+    model = "MaskGIT VQGAN"
+    files = ("maskgit-vqgan*.bin", "*.bin", "*.safetensors")
+    known = re.compile(r"decoder\.up\.1\.upsample_conv\.weight")
+    released_by = "MaskGIT's tokenizer"
+    of_a_block = {"skip": ("nin_shortcut",), "conv": ("upsample_conv",)}
+
+    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
+        if settings.attention or settings.patch != 1 or settings.code_conv:
+            raise ValueError("maskgit_vq has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
+        sizes = (settings.multipliers, settings.blocks)
+        encoder = MaskGITEncoder(channels, codebook.in_width, settings.width, *sizes)
+        return encoder, MaskGITDecoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
+
+    def features(self, media: Tensor) -> Tensor:
+        return self.encoder((media + 1) / 2)
+
+    def to_media(self, vectors: Tensor) -> Tensor:
+        return self.decoder(vectors) * 2 - 1
+
+    def layers(self, settings: ConvSettings, side: str) -> list[str]:
+        return maskgit_layers(len(settings.multipliers), settings.blocks, side)
+
+    def outside(self) -> dict[str, str]:
+        return {"codebook.weight": "quantize.embedding.weight"}
