@@ -113,6 +113,8 @@ def ranks(root: Path, kills: int, seed: int, counted: Counted) -> None:
         took = job.wait(PATIENCE)
         said, traceback = job.said([1 - rank])
         done = job.statuses[1 - rank] == 0  # the other one had nothing left to do
+        if traceback or not (done or len(said) == 1):
+            job.log(1 - rank).rename(root / f"surprise_{at}.log")  # to look at
         job.run()  # the same command again
         found["kills"] += 1
         found["longest_seconds"] = max(found["longest_seconds"], round(took, 2))
