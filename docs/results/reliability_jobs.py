@@ -27,10 +27,11 @@ import gentok.training.run  # noqa: F401
 TINY = ["trainer=cpu", "trainer.precision=32-true", "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false",
         "trainer.validate_every=100000", "budget=null", "batch_size=16", "data=noise", "data.items=512", "data.held_out=16",
         "data.size=8", "data.channels=1"]  # fmt: skip
-TOKENIZER = [*TINY, "experiment=mnist5k/vq", "data=noise", "task.pictures=1", "task.augment.shift=0", "tokenizer.width=4",
+TOKENIZER = [*TINY, "task=tokenizer", "codebook=vq_ema", "losses=l2", "task.pictures=1", "task.augment.shift=0", "tokenizer.width=4",
              "codebook.vocab_size=16", "codebook.dim=4"]  # fmt: skip
-GENERATOR = [*TINY, "experiment=mnist5k/ar", "data=noise", "task.pictures=10", "task.views=2", "task.encode_batch=16",
-             "generator.width=16", "generator.depth=1", "generator.heads=1"]  # fmt: skip
+GENERATOR = [*TINY, "task=generator", "tokenizer=from_bundle", "generator=autoregressive", "task.pictures=10", "task.views=2",
+             "task.encode_batch=16", "generator.width=16", "generator.depth=1", "generator.heads=1"]  # fmt: skip
+"""Small models; without an experiment, whose other parts Hydra would have to compose three more times at every start."""
 PATIENCE = 60.0
 """Seconds within which a job must have ended after one of its processes was killed."""
 

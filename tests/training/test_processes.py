@@ -75,6 +75,12 @@ def alone(root: Path, name: str) -> Path:
     return folder if (folder / "bundle").is_dir() else run(root, folder.name, RUNS[name])
 
 
+def test_a_process_that_learns_from_its_share_alone_would_be_seen(root):
+    own = run(root, "own_share", RUNS["vq_ema"], "batch_size=8")
+    with pytest.raises(AssertionError):
+        alike(alone(root, "vq_ema"), own)
+
+
 def test_only_the_first_process_writes_and_the_set_is_encoded_once(two):
     made = {"bundle", "checkpoints", "config.yaml", "metrics.csv", "metrics.json", "pictures"}
     for name in QUICK:
