@@ -131,7 +131,7 @@ def ranks(root: Path, kills: int, seed: int, counted: Counted) -> None:
 
 def kills(root: Path, count: int, seed: int, counted: Counted) -> None:
     """kill -9 of one process at random moments of runs that go on each time: every fourth before the start has written a checkpoint,
-    the others up to half a second after one."""
+    the others up to half a second after one. The run without a kill is a whole command."""
     notes = Notes(root / "kills.json", counted)
     found = {"kills": 0, "runs": 0, "different": 0, "unreadable_checkpoints": 0, "kills_before_a_checkpoint": 0,
              "kills_within_a_checkpoint": 0, **notes.values.get("found", {})}  # fmt: skip
@@ -144,7 +144,7 @@ def kills(root: Path, count: int, seed: int, counted: Counted) -> None:
     while found["kills"] < count or (root / f"alone_{found['runs']}").is_dir():
         folder = root / f"alone_{found['runs']}"  # where it is there: goes on
         last = folder / "checkpoints" / "last.ckpt"
-        job = Job("train", [*common, f"paths.run={folder}"], folder, ranks=1, prepare=slow_checkpoints)
+        job = Job("train", [*common, f"paths.run={folder}"], folder, ranks=1, prepare=slow_checkpoints, at_once=True)
         while found["kills"] < count:
             draw, early = random.Random(f"{seed} {found['kills']}"), found["kills"] % 4 == 3
             before, began = written(last), time.monotonic()

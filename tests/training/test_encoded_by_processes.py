@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from resume_kit import alike
 
+from gentok.cli import compose
 from gentok.data.encoding_processes import MANY
+from gentok.training.run import train
 
 HERE = Path(__file__).parent
 NOISE = ["trainer=cpu", "trainer.precision=32-true", "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false",
@@ -23,21 +25,18 @@ GENERATOR = ["task=generator", "tokenizer=from_bundle", "generator=autoregressiv
 
 
 
-def trained(root: Path, name: str, *words: str) -> Path:
-    """The folder of a run of the command line."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "ENCODED": str(root / f"{name}.encoded")}
-    words = [str(HERE / "noted_encoders.py"), *NOISE, *words, f"paths.run={root / name}", f"paths.cache={root / name}_cache"]
-    done = subprocess.run([sys.executable, *words], env=environment, text=True, capture_output=True, timeout=1200, cwd=root)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return root / name
-
-
 @pytest.mark.slow
 def test_the_set_and_the_weights_are_those_of_one_process(tmp_path):
-    generator = [*GENERATOR, f"tokenizer.ckpt={trained(tmp_path, 'tokenizer', *TOKENIZER) / 'bundle'}"]
-    one = trained(tmp_path, "one", *generator)
-    two = trained(tmp_path, "two", *generator, "trainer=ddp_sim", "trainer.precision=32-true")
-    assert (tmp_path / "two.encoded").read_text() == f"2 {MANY // 2}\n" and not (tmp_path / "one.encoded").exists()
+    def words(name: str, *more: str) -> list[str]:
+        return [*NOISE, *more, f"paths.run={tmp_path / name}", f"paths.cache={tmp_path / name}_cache"]
+
+    generator = [*GENERATOR, f"tokenizer.ckpt={train(compose('config', words('tokenizer', *TOKENIZER))) / 'bundle'}"]
+    one = train(compose("config", words("one", *generator)))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[1]), "ENCODED": str(tmp_path / "encoded")}
+    command = [sys.executable, str(HERE / "noted_encoders.py"), *words("two", *generator, "trainer=ddp_sim", "trainer.precision=32-true")]
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=1200, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / "encoded").read_text() == f"2 {MANY // 2}\n"
     sets = [{path.name: path.read_bytes() for path in (tmp_path / f"{name}_cache").iterdir()} for name in ("one", "two")]
     assert sets[0] == sets[1] and len(sets[0]) == 2 and max(map(len, sets[0].values())) > MANY
-    alike(one, two)
+    alike(one, tmp_path / "two")
