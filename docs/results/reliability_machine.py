@@ -17,7 +17,7 @@ LARGER = [*TINY, "experiment=mnist5k/vq", "data=noise", "data.items=1024", "data
 """The tokenizer of mnist5k, on noise."""
 
 
-def stall(root: Path) -> dict[str, Any]:
+def stall(root: Path, steps: int = 40) -> dict[str, Any]:
     """The time for which training stands still while a checkpoint is written, beside that of the steps between two of them."""
 
     def work() -> dict[str, Any]:
@@ -36,7 +36,7 @@ def stall(root: Path) -> dict[str, Any]:
             begin(self, *args)
 
         WholeFiles.save_checkpoint, GentokModule.on_train_batch_start = timed, started
-        command("train", [*LARGER, "batch_size=64", "steps=40", "trainer.checkpoint_every=10", f"paths.run={root / 'stall'}"], int)()
+        command("train", [*LARGER, "batch_size=64", f"steps={steps}", "trainer.checkpoint_every=10", f"paths.run={root / 'stall'}"], int)()
         step = median(after - before for before, after in zip(starts, starts[1:]))
         size = (root / "stall" / "checkpoints" / "last.ckpt").stat().st_size
         return {"step_seconds": step, "save_seconds": median(saves), "checkpoint_megabytes": size / 1e6,
@@ -45,7 +45,7 @@ def stall(root: Path) -> dict[str, Any]:
     return found_by(work, root, "stall")
 
 
-def efficiency(root: Path, steps: int = 60, first: int = 10) -> dict[str, Any]:
+def efficiency(root: Path, steps: int = 150, first: int = 10) -> dict[str, Any]:
     """Items per second of two processes that train together, beside those of two that train alone at the same time; behind the first steps,
     in which memory is taken and processes meet."""
 
