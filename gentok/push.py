@@ -49,7 +49,7 @@ def push(config: Mapping[str, Any]) -> str:
 def _newest_picture(ckpt: Path) -> Path | None:
     """Of the run whose bundle or checkpoint this is; None where there is none."""
     runs = [folder for folder in (ckpt.parent, ckpt.parent.parent) if (folder / "config.yaml").is_file()]
-    found = [path for run in runs for path in (run / "pictures").glob("*.png") if not path.name.startswith("codes_")]
+    found = [path for run in runs for path in (run / "pictures").glob("[!.]*.png") if not path.name.startswith("codes_")]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 

@@ -89,7 +89,7 @@ def _files(paths: Sequence[str], spec: TokenSpec) -> Iterator[Path]:
     for path in map(Path, paths):
         path = path.expanduser()
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in suffixes and p.name != "grid.png")
+            inside = sorted(p for p in path.glob("[!.]*") if p.suffix.lower() in suffixes and p.name != "grid.png")
             if not inside:
                 raise ConfigError(f"{path} holds no {'sound' if spec.modality == 'audio' else 'image'}")
             yield from inside

@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,11 @@ import gentok.training.run  # noqa: F401
 TINY = ["trainer=cpu", "trainer.precision=32-true", "print_config=false", "trainer.progress_bar=false", "logger.tensorboard=false",
         "trainer.validate_every=100000", "budget=null", "batch_size=16", "data=noise", "data.items=512", "data.held_out=16",
         "data.size=8", "data.channels=1"]  # fmt: skip
-TOKENIZER = [*TINY, "experiment=mnist5k/vq", "data=noise", "task.pictures=1", "task.augment.shift=0", "tokenizer.width=4",
+TOKENIZER = [*TINY, "task=tokenizer", "codebook=vq_ema", "losses=l2", "task.pictures=1", "task.augment.shift=0", "tokenizer.width=4",
              "codebook.vocab_size=16", "codebook.dim=4"]  # fmt: skip
-GENERATOR = [*TINY, "experiment=mnist5k/ar", "data=noise", "task.pictures=10", "task.views=2", "task.encode_batch=16",
-             "generator.width=16", "generator.depth=1", "generator.heads=1"]  # fmt: skip
+GENERATOR = [*TINY, "task=generator", "tokenizer=from_bundle", "generator=autoregressive", "task.pictures=10", "task.views=2",
+             "task.encode_batch=16", "generator.width=16", "generator.depth=1", "generator.heads=1"]  # fmt: skip
+"""Small models; without an experiment, whose other parts Hydra would have to compose three more times at every start."""
 PATIENCE = 60.0
 """Seconds within which a job must have ended after one of its processes was killed."""
 
@@ -67,6 +69,23 @@ def command(name: str, words: Sequence[str], prepare: Callable[[], Any]) -> Call
     return work
 
 
+@cache
+def _composed(words: tuple[str, ...]) -> dict[str, Any]:
+    return gentok.cli.compose("config", list(words))
+
+
+def training(words: Sequence[str], prepare: Callable[[], Any]) -> Callable[[], None]:
+    """What such a process does behind its command line, which is composed once for all that are started with these words: most of the time
+    until a small run begins."""
+    config = _composed(tuple(words))
+
+    def work() -> None:
+        prepare()
+        gentok.training.run.train(config)  # the child's own copy
+
+    return work
+
+
 @dataclass
 class Job:
     """Processes that do one command together.
@@ -77,6 +96,7 @@ class Job:
         folder: of its output.
         ranks: processes.
         prepare: what each of them does first, such as to slow something down.
+        at_once: whether a training begins with a command line that is composed already.
     """
 
     name: str
@@ -84,6 +104,7 @@ class Job:
     folder: Path
     ranks: int = 2
     prepare: Callable[[], Any] = lambda: None
+    at_once: bool = False
     pids: list[int] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
 
@@ -92,11 +113,12 @@ class Job:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
         self.pids, self.statuses = [], {}
+        work = training(self.words, self.prepare) if self.at_once else command(self.name, self.words, self.prepare)
         for rank in range(self.ranks):
             self.log(rank).unlink(missing_ok=True)
             own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(self.ranks), "LOCAL_WORLD_SIZE": str(self.ranks),
                    "GROUP_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "job"}  # fmt: skip
-            self.pids.append(forked(command(self.name, self.words, self.prepare), self.log(rank), **(own if self.ranks > 1 else {})))
+            self.pids.append(forked(work, self.log(rank), **(own if self.ranks > 1 else {})))
         return self
 
     def log(self, rank: int) -> Path:
@@ -125,8 +147,12 @@ class Job:
         return time.monotonic() - began
 
     def run(self) -> None:
-        """To its end. Raises RuntimeError with its output where it failed."""
-        self.start().wait()
+        """From its start to its end, as `finish`."""
+        self.start().finish()
+
+    def finish(self) -> None:
+        """Waits for its end. Raises RuntimeError with its output where it failed."""
+        self.wait()
         if any(self.statuses.values()):
             raise RuntimeError("\n".join(self.log(rank).read_text()[-3000:] for rank in range(self.ranks)))
 

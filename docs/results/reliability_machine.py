@@ -17,7 +17,7 @@ LARGER = [*TINY, "experiment=mnist5k/vq", "data=noise", "data.items=1024", "data
 """The tokenizer of mnist5k, on noise."""
 
 
-def stall(root: Path) -> dict[str, Any]:
+def stall(root: Path, steps: int = 40) -> dict[str, Any]:
     """The time for which training stands still while a checkpoint is written, beside that of the steps between two of them."""
 
     def work() -> dict[str, Any]:
@@ -36,7 +36,7 @@ def stall(root: Path) -> dict[str, Any]:
             begin(self, *args)
 
         WholeFiles.save_checkpoint, GentokModule.on_train_batch_start = timed, started
-        command("train", [*LARGER, "batch_size=64", "steps=40", "trainer.checkpoint_every=10", f"paths.run={root / 'stall'}"], int)()
+        command("train", [*LARGER, "batch_size=64", f"steps={steps}", "trainer.checkpoint_every=10", f"paths.run={root / 'stall'}"], int)()
         step = median(after - before for before, after in zip(starts, starts[1:]))
         size = (root / "stall" / "checkpoints" / "last.ckpt").stat().st_size
         return {"step_seconds": step, "save_seconds": median(saves), "checkpoint_megabytes": size / 1e6,
@@ -45,26 +45,42 @@ def stall(root: Path) -> dict[str, Any]:
     return found_by(work, root, "stall")
 
 
-def efficiency(root: Path, steps: int = 60) -> dict[str, Any]:
-    """Items per second of two processes that train together, beside those of two that train alone at the same time."""
+def efficiency(root: Path, steps: int = 150, first: int = 10) -> dict[str, Any]:
+    """Items per second of two processes that train together, beside those of two that train alone at the same time; behind the first steps,
+    in which memory is taken and processes meet."""
 
     def rate(name: str, ranks: int, size: int) -> Job:
         words = [*LARGER, f"batch_size={size}", f"steps={steps}", f"paths.run={root / name}", f"trainer={'ddp_sim' if ranks > 1 else 'cpu'}"]
-        return Job("train", [*words, "trainer.precision=32-true"], root / name, ranks=ranks)
+        return Job("train", [*words, "trainer.precision=32-true"], root / name, ranks=ranks, prepare=lambda: _note_steps(root / f"{name}.steps"))
 
     def items(jobs: Sequence[Job], size: int) -> float:
         for job in jobs:
             job.start()
         for job in jobs:
-            job.wait()
-        seconds = [torch.load(job.folder / "checkpoints" / "last.ckpt", weights_only=True)["training"]["elapsed"] for job in jobs]
-        return sum(steps * size / one for one in seconds)
+            job.finish()
+        times = [[float(line) for line in job.folder.with_suffix(".steps").read_text().split()] for job in jobs]
+        return sum(size * (len(one) - 1 - first) / (one[-1] - one[first]) for one in times)
 
     one = items([rate("one", 1, 32)], 32)
     ideal = items([rate("first", 1, 32), rate("second", 1, 32)], 32)
     together = items([rate("together", 2, 64)], 64)
     return {"items_per_second_of_one": one, "items_per_second_of_two_alone": ideal, "items_per_second_of_two_together": together,
             "efficiency": together / ideal}  # fmt: skip
+
+
+def _note_steps(path: Path) -> None:
+    """From now on the first process of a run notes when each of its steps begins."""
+    from gentok.training.module import GentokModule
+
+    begin = GentokModule.on_train_batch_start
+
+    def started(self: Any, *args: Any) -> None:
+        if self.global_rank == 0:
+            with open(path, "a") as file:
+                print(time.perf_counter(), file=file)
+        begin(self, *args)
+
+    GentokModule.on_train_batch_start = started
 
 
 def memory_of_tokens(root: Path, tokens: int, positions: int = 256) -> dict[str, Any]:

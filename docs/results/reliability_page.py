@@ -70,8 +70,12 @@ counted here that was not run: each table says how many were tried.
 Signal 9, at random moments. Of two processes, which nobody watches over, the one that is left must end by itself
 ({counted}); then the same command is given
 again, with `resume=auto`, and the result compared by a hash with that of an undisturbed job: weights, averages and optimizer of the last
-checkpoint, the encoded set, the pictures of samples. One process is killed again and again until its run has ended, and so compared;
-checkpoints that could not be read after a kill: {value("kills/unreadable_checkpoints", ".0f")}.
+checkpoint, the encoded set, the pictures of samples. One process is killed again and again until its run has ended, and so compared, bundle
+included: every fourth kill before the start has written a checkpoint ({value("kills/kills_before_a_checkpoint", ".0f")}), the others up to half a second after one, so that
+{value("kills/kills_within_a_checkpoint", ".0f")} fell into the writing of the next; checkpoints that could not be read after a kill: {value("kills/unreadable_checkpoints", ".0f")}.
+
+Processes are forked from one that has imported all packages, else most kills would wait for imports. Of the two, each goes through the
+command line of train.py or sample.py; the one that is killed alone begins behind it, with its configuration composed.
 
 * {_when(store, "ranks")}
 * {_when(store, "kills")}

@@ -39,7 +39,7 @@ def lost_process(error: Exception) -> str | None:
             "resume=auto goes on from the last checkpoint"
         )
     gone = ("closed by peer", "reset by peer", "Broken pipe", "remote process exited", "Connection refused", "Timed out waiting")
-    if isinstance(error, torch.distributed.DistError) or ("gloo" in text and any(word in text for word in gone)):
+    if isinstance(error, torch.distributed.DistError) or ("gloo" in str(error) and any(word in text for word in gone)):
         return f"another process of this run is gone ({text[:120]}): its own output says why; resume=auto goes on from the last checkpoint"
     return None
 

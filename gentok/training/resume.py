@@ -38,6 +38,9 @@ _SAME = {
 """Keys that the course of a run depends on."""
 _LOCATIONS = ("tokenizer.ckpt", "data.path")  # may have moved; what lies there is compared
 
+WHOLE = "[!.]*.ckpt"
+"""Checkpoints of a folder: not the one that a killed process had begun to write, under a hidden name (gentok/atomic.py)."""
+
 
 def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
     """The checkpoint that `resume` means.
@@ -57,7 +60,7 @@ def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
     if resume is None or str(resume).lower() in ("", "false", "none"):
         return None
     if str(resume) == "auto":
-        found = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime_ns, reverse=True)
+        found = sorted((run / "checkpoints").glob(WHOLE), key=lambda p: p.stat().st_mtime_ns, reverse=True)
         reason = None
         for path in found:
             try:
@@ -80,7 +83,7 @@ def find(resume: str | None, run: Path, overwrite: bool = False) -> Path | None:
         if candidate.is_file():
             return candidate
     parent = path if path.is_dir() else path.parent
-    there = sorted(str(p) for p in [*parent.glob("*.ckpt"), *parent.glob(f"*/{LAST}"), *parent.glob(f"*/checkpoints/{LAST}")])
+    there = sorted(str(p) for p in [*parent.glob(WHOLE), *parent.glob(f"*/{LAST}"), *parent.glob(f"*/checkpoints/{LAST}")])
     hint = f"; there is {', '.join(there[:3])}" if there else f" ({parent} {'holds no checkpoint' if parent.is_dir() else 'is no folder'})"
     raise FileNotFoundError(f"resume={resume}: there is no checkpoint at {path}{hint}")
 

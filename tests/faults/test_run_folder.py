@@ -17,6 +17,7 @@ from gentok.bundle.files import FORMAT
 from gentok.cli import compose
 from gentok.errors import ConfigError, FormatError
 from gentok.training.processes import lost_process
+from gentok.training.resume import find
 from gentok.training.run import train
 from gentok.training.run_folder import claimed
 
@@ -161,6 +162,23 @@ def test_auto_does_not_take_a_newer_or_damaged_checkpoint_for_none(finished):
         run(finished, "steps=1", "resume=auto", "overwrite=true")
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_auto_does_not_see_what_a_killed_process_had_begun_to_write(finished, first, share):
+    """It is newer than last.ckpt, or was to be the first; cut off, or whole but not yet renamed."""
+    ckpt, dead = finished / "checkpoints" / "last.ckpt", finished / "checkpoints" / ".last.4194304.writing.ckpt"
+    content = ckpt.read_bytes()
+    dead.write_bytes(content[: int(share * len(content))])
+    if first:
+        ckpt.unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert find("auto", finished) == (None if first else ckpt)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint") as error:
+        find(str(finished / "checkpoints" / "other.ckpt"), finished)
+    assert "writing" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -245,6 +263,7 @@ def test_the_same_data_elsewhere_are_gone_on_with_and_new_times_are_said(picture
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "trainer.workers"),
         (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "trainer.workers"),
         (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:2"), "another process"),
+        (RuntimeError("[/__w/gloo/transport/tcp/pair.cc:5] Read error [::1]:2: Connection reset by peer."), "another process"),
         (torch.distributed.DistError("a rank is gone"), "another process"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
     ],

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from forked import on_two
+from forked import on_processes
 from resume_kit import CASES, GENERATOR, configured, killed_at
 
 from gentok.distributed import rank
@@ -41,7 +41,7 @@ def note_items(root: Path) -> None:
 def main(root: Path, part: str, names: Sequence[str]) -> None:
     note_items(root)
 
-    def work(second: bool) -> None:
+    def work(rank: int) -> None:
         for name in names:
             words, *trainers = RUNS[name]
             config = configured(root, name, words, f"trainer={trainers[part == 'last']}", "resume=auto")
@@ -51,7 +51,7 @@ def main(root: Path, part: str, names: Sequence[str]) -> None:
             else:
                 train(config)
 
-    on_two(work)
+    on_processes(work)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 import torch
 import torch.distributed as dist
-from forked import on_two
+from forked import on_processes
 
 from gentok.cli import compose
 from gentok.training.run import train
@@ -74,7 +74,7 @@ def agree(self: TokenizerTask, *args: object) -> None:
 
 def main(root: Path) -> None:
     TokenizerTask.on_train_batch_end = agree
-    on_two(lambda second: run(root, "two", "trainer.precision=32-true", "trainer=ddp_sim"))
+    on_processes(lambda rank: run(root, "two", "trainer.precision=32-true", "trainer=ddp_sim"))
 
 
 if __name__ == "__main__":

@@ -137,3 +137,18 @@ def state(folder: Path) -> dict:
 def curves(folder: Path) -> list[dict[str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
         return [{k: v for k, v in row.items() if v and k not in CLOCKED} for row in csv.DictReader(file)]
+
+
+def alike(one: Path, several: Path) -> None:
+    """What one process trained and what several did are the same up to roundings: weights, averages, optimizer and validation."""
+    whole, shared, moved = last(one), last(several), 0.0
+    for key in ("state_dict", "current_model_state"):
+        for k, value in whole[key].items():
+            assert torch.allclose(shared[key][k].double(), value.double(), atol=2e-4, rtol=1e-3), (key, k)
+    for k, value in whole["optimizer_states"][0]["state"].items():
+        assert torch.allclose(shared["optimizer_states"][0]["state"][k]["exp_avg"], value["exp_avg"], atol=1e-4, rtol=1e-2)
+        moved += float(value["exp_avg"].abs().sum())
+    assert moved > 0
+    measures = [{k: float(v) for k, v in curves(folder)[-1].items() if "psnr" in k or "held_out" in k} for folder in (several, one)]
+    assert measures[0].keys() == measures[1].keys() and measures[0]
+    assert all(abs(measures[0][k] - v) <= 1e-3 + 0.02 * abs(v) for k, v in measures[1].items()), measures

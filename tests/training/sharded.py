@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
-from forked import on_two
+from forked import on_processes
 from resume_kit import CASES, GENERATOR, HALF, TOKENIZER, configured, killed_at
 from torch.distributed.tensor import DTensor
 
@@ -74,9 +74,9 @@ def broken(root: Path) -> None:
 def main(root: Path, names: list[str]) -> None:
     GentokModule.on_train_batch_end = look
     if names == ["broken"]:
-        on_two(lambda second: broken(root))
+        on_processes(lambda rank: broken(root))
 
-    def work(second: bool) -> None:
+    def work(rank: int) -> None:
         for name in names:
             train(configured(root, f"{name}_ddp", RUNS[name], "trainer=ddp_sim"))
             sharded = configured(root, f"{name}_fsdp", RUNS[name], "trainer=fsdp_sim")
@@ -86,7 +86,7 @@ def main(root: Path, names: list[str]) -> None:
             train({**sharded, "resume": "auto"})  # it has ended: is validated and written once more
         assert len(seen) >= 6 * len(names)
 
-    on_two(work)
+    on_processes(work)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,20 @@
-"""Runs on two gloo processes with halves of every batch; run by test_processes.py as a script.
+"""Runs on two or four gloo processes with shares of every batch; run by test_processes.py as a script.
 
-    python two_processes.py FOLDER         those of QUICK, a run on the clock and one that breaks
-    python two_processes.py FOLDER rest    the other ones
+    python several_processes.py FOLDER         those of QUICK on two, a run on the clock and one that breaks
+    python several_processes.py FOLDER rest    the other ones
+    python several_processes.py FOLDER four    those of FOUR on four, into FOLDER/NAME_four
 
 A throw-away quantizer of the library is built before the process group exists: what it remembers from then must not matter later.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from forked import on_two
+from forked import on_processes
 from resume_kit import CASES, GENERATOR, TOKENIZER, configured
 
 from gentok.codebooks.library import LibraryCodebook
@@ -31,6 +31,7 @@ RUNS: dict[str, list[str]] = {
     "library": [*TOKENIZER, "codebook=library", "codebook.options.codebook_size=32", *EXACT],
     "multi_scale": [*CASES["multi-scale"], *EXACT],
     "binary": [*CASES["binary"], *EXACT],
+    "vqgan": [*CASES["vqgan with a discriminator"], *EXACT],
     "flextok": [*CASES["flextok"], "tokenizer.stratified=true", *EXACT],
     "autoregressive": ["experiment=mnist5k/ar", *GENERATOR, "task.views=2", *EXACT],
     "masked": ["experiment=mnist5k/masked", *GENERATOR, "task.views=0", *EXACT],
@@ -42,16 +43,17 @@ RUNS: dict[str, list[str]] = {
 }
 QUICK = ("vq_gradient", "vq_ema", "autoregressive", "masked", "masked_accumulated")
 REST = tuple(name for name in RUNS if name not in QUICK)
+FOUR = ("vq_ema", "vqgan", "flextok", "autoregressive", "masked")
 compared: list[int] = []
 
 
 def agree(self: TokenizerTask, *args: object) -> None:
-    """Stops unless both processes have the same codebook, to the bit."""
+    """Stops unless all processes have the same codebook, to the bit."""
     part = self.tokenizer if self.tokenizer.codebook is None else self.tokenizer.codebook  # latents: all
     for name, tensor in part.state_dict().items():
-        both = [torch.empty_like(tensor) for _ in range(2)]
-        dist.all_gather(both, tensor.contiguous())
-        assert torch.equal(*both), f"{name} differs between the processes at step {self.global_step}"
+        all_of_it = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(all_of_it, tensor.contiguous())
+        assert all(torch.equal(part, tensor) for part in all_of_it), f"{name} differs between the processes at step {self.global_step}"
     compared.append(self.global_step)
 
 
@@ -72,25 +74,27 @@ def broken() -> None:
 def main(root: Path, names: tuple[str, ...]) -> None:
     LibraryCodebook("VectorQuantize", 4, {"codebook_size": 16})
     TokenizerTask.on_train_batch_end = agree
+    world = 4 if names is FOUR else 2
 
-    def work(second: bool) -> None:
+    def work(rank: int) -> None:
         for name in names:
-            train(configured(root, name, RUNS[name], "trainer=ddp_sim"))
+            folder = f"{name}_four" if names is FOUR else name
+            train(configured(root, folder, RUNS[name], "trainer=ddp_sim", f"trainer.devices={world}"))
         generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "next_scale", "xar")
         assert len(compared) == 4 * sum(name not in generators for name in names), compared
-        if names is REST:
+        if names is not QUICK:
             return
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.
         train(configured(root, "clock", RUNS["vq_gradient"], "trainer=ddp_sim", "steps=null", "budget=2s", "schedule.warmup=1"))
-        if second:
+        if rank:
             broken()
         try:
             train(configured(root, "broken", RUNS["vq_ema"], "trainer=ddp_sim"))
         except ValueError as error:
-            (root / f"broken_{os.environ['LOCAL_RANK']}.txt").write_text(str(error))
+            (root / f"broken_{rank}.txt").write_text(str(error))
 
-    on_two(work)
+    on_processes(work, world)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), REST if "rest" in sys.argv[2:] else QUICK)
+    main(Path(sys.argv[1]), {"rest": REST, "four": FOUR}.get(" ".join(sys.argv[2:]), QUICK))
