@@ -147,7 +147,7 @@ def kills(root: Path, count: int, seed: int, counted: Counted) -> None:
         job = Job("train", [*common, f"paths.run={folder}"], folder, ranks=1, prepare=slow_checkpoints, at_once=True)
         while found["kills"] < count:
             draw, early = random.Random(f"{seed} {found['kills']}"), found["kills"] % 4 == 3
-            before, began = written(last), time.monotonic()
+            before, began, cut = written(last), time.monotonic(), unfinished(last)
             job.start()
             if early:
                 time.sleep(draw.random() * start_seconds)
@@ -160,7 +160,7 @@ def kills(root: Path, count: int, seed: int, counted: Counted) -> None:
             job.wait()
             found["kills"] += 1
             found["kills_before_a_checkpoint"] += written(last) == before
-            found["kills_within_a_checkpoint"] += any(last.parent.glob(".*.writing.ckpt"))
+            found["kills_within_a_checkpoint"] += bool(unfinished(last) - cut)
             try:
                 weights(folder) if written(last) else None
             except Exception:
@@ -179,6 +179,11 @@ def kills(root: Path, count: int, seed: int, counted: Counted) -> None:
 def written(path: Path) -> int:
     """When a file was written, 0 where it is not there."""
     return path.stat().st_mtime_ns if path.is_file() else 0
+
+
+def unfinished(path: Path) -> set[str]:
+    """Names of the files beside a checkpoint that were begun."""
+    return {begun.name for begun in path.parent.glob(".*.writing.ckpt")}
 
 
 def result(run: Path) -> str:

@@ -6,6 +6,9 @@ from evidence import HERE, Store, held_by_tests, table
 
 LAWS = {
     "a run that was killed goes on and ends, to the bit, where it would have": "training/test_killed training/test_resume",
+    "several processes, also on two hosts, train what one does": "training/test_processes training/test_hosts training/test_sharding",
+    "a set that several processes encoded is that of one": "training/test_encoded_by_processes data/test_encoding_processes",
+    "a checkpoint that a killed process had begun to write is not taken for one": "faults/test_run_folder",
     "a second SIGTERM leaves at once, also a process that hangs": "faults/test_stop_signals",
     "a full or read-only disk is one line, and nothing of before is lost": "faults/test_full_disk data/test_token_processes",
     "broken pictures of ten kinds end no run, and are listed": "faults/test_ten_ways",
@@ -76,6 +79,9 @@ included: every fourth kill before the start has written a checkpoint ({value("k
 
 Processes are forked from one that has imported all packages, else most kills would wait for imports. Of the two, each goes through the
 command line of train.py or sample.py; the one that is killed alone begins behind it, with its configuration composed.
+
+Two faults came out by such kills and were mended: a connection that was lost in the backward pass ended in a traceback, and a kill within the
+very first checkpoint kept `resume=auto` from beginning anew.
 
 * {_when(store, "ranks")}
 * {_when(store, "kills")}
