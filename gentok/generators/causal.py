@@ -112,6 +112,7 @@ class CausalTransformer(Generator, Causal):
         cache = self.trunk.init_cache(batch, capacity, prefix, given.mask)
         window = cache.window(torch.full((batch,), -prefix, device=given.prefix.device), prefix)
         self.trunk.extend(given.prefix, (tables.cos[given.place], tables.sin[given.place]), cache, window)
+        cache.prefix_mask = given.mask if given.seen is None else given.seen
         self._keep_tables(cache)
         return cache
 

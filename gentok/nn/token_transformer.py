@@ -127,6 +127,7 @@ def attend(
             if transformer.causal:
                 mask = mask & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             mask = mask[:, None]
+        mask = mask if mask is None else given.narrowed(mask)
     x = dropout(x, rate, rng)
     whole: dict[int, list[Tensor]] = {number: [] for number in taps or ()}
     x = transformer(x, (cos, sin), mask=mask, rng=rng, taps=whole, **given.beside())[:, prefix:]
