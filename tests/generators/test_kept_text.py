@@ -79,7 +79,7 @@ def test_a_cache_reads_what_a_whole_pass_reads(spec, layout, by):
 def test_scales_of_a_pyramid_read_it_with_a_cache_as_without(by):
     model, tokens, condition = model_of(SPEC, condition_by=by), codes(PYRAMID, 2), given("xyzw", "first:2")
     whole = model(tokens, condition)
-    assert same(fed_one_by_one(model, tokens, condition), whole)
+    assert same(fed_one_by_one(model, tokens, condition), whole, 1e-6)  # the codebook computes in float32
     assert not same(whole, model(tokens, given("xyzw"))) and not same(whole, model(tokens, given("yyzw", "first:2")))
 
 
