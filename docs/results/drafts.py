@@ -221,7 +221,7 @@ probable ids and one draw of the others. Without replacement there is a bound, a
 at whole chains or paths before it stops, and `tree=beam` drafts sequences without replacement, in place of siblings without replacement at every step.
 
 Smaller generators are made by `python docs/results/drafts.py train NAME`. Not measured: photographs (`train cifar10_ar cifar10_small` makes both models), and
-speech with a smaller generator (`train spoken_small`).
+speech with a smaller generator (`train spoken_small`). Drafters trained for their model, and exits: [trained_drafts.md](trained_drafts.md).
 
 {held_by_tests(LAWS)}
 
