@@ -27,7 +27,7 @@ import gentok
 from gentok.build import build
 from gentok.cli import compose
 from gentok.data.datasets import whole
-from gentok.generators.distilled import divergences, draw_items, probabilities
+from gentok.generators.aligned_drafter import divergences, draw_items, probabilities
 from gentok.generators.early_exits import first_blocks
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
@@ -173,7 +173,7 @@ distribution; they differ in how many calls these take.
 
 ## A small drafter, trained towards its model
 
-`generator=distilled` trains a drafter towards the probabilities of its target, on what the target says itself (DistillSpec, arXiv 2310.08461;
+`generator=aligned_drafter` trains a drafter towards the probabilities of its target, on what the target says itself (DistillSpec, arXiv 2310.08461;
 `experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and 150 s of
 processor time on one thread, in which the items that the target draws, and what it says of them, are included: hence the fewer steps.
 

@@ -61,7 +61,7 @@ class EarlyExits(Autoregressive, id="generator/early_exits"):
         self.exits, self.exit_weight = tuple(exits), exit_weight
         if len(set(self.exits)) < len(self.exits) or max(self.exits) >= self.trunk.depth:
             raise ValueError(
-                f"exits={list(exits)}: numbers of blocks, each once and below depth={self.trunk.depth}, after which the model itself predicts"
+                f"exits={list(exits)}: numbers of blocks, each once and below depth={self.trunk.depth}, after which the whole predicts"
             )
 
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
@@ -86,8 +86,8 @@ class EarlyExits(Autoregressive, id="generator/early_exits"):
 
 
 def first_blocks(model: _Model, depth: int) -> _Model:
-    """The first blocks of a causal transformer as a model, with the same norm, head and weights; also of one that was trained without exits,
-    where it predicts badly.
+    """The first blocks of a causal transformer as a model, with the same norm, head and weights; also of one that was trained without
+    exits, where it predicts badly.
 
     Args:
         model: a CausalTransformer.

@@ -47,8 +47,8 @@ class Conditioned:
         return {"context": self.context, "context_mask": None if self.context is None else mask, "vector": self.vector}
 
     def narrowed(self, mask: Tensor) -> Tensor:
-        """What sees what in a prefix of P and the sequence behind it, bool [B, 1, P + T or 1, P + T] -> the same without what the sequence may
-        not read of the prefix."""
+        """What sees what in a prefix of P and the sequence behind it, bool [B, 1, P + T or 1, P + T] -> the same without what the
+        sequence may not read of the prefix."""
         if self.prefix is None or self.seen is None:
             return mask
         prefix, mask = self.prefix.shape[1], mask.expand(-1, -1, mask.shape[3], -1).clone()
@@ -153,7 +153,8 @@ class Conditioner(nn.Module):
                 raise ValueError(f"the condition {name!r} has {x.shape[0]} rows; the batch has {batch}")
             tokens.append(x)
             masks.append(mask)
-            seen.append(mask & kept.to(device).mask[:, : x.shape[1]] if isinstance(kept, Kept) and name == TEXT and mask is not None else mask)
+            chosen = kept.to(device).mask if isinstance(kept, Kept) and name == TEXT and mask is not None else None
+            seen.append(mask if chosen is None else mask & chosen[:, : x.shape[1]])
             places.append(torch.arange(x.shape[1], device=device) + offset)
             offset += module.places
         if self.by == "adaln":

@@ -3,7 +3,7 @@ nearby; exact.
 
 A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
 
-    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level; generator=distilled is trained for it
+    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level; generator=aligned_drafter is trained for it
     exit     the first blocks of the model itself, of one that was trained for it (generator=early_exits)
     table    what was most probable behind the same id before, in this item (Token Recycling)
     above    a repetition of the row above

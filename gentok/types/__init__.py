@@ -19,6 +19,6 @@ from gentok.types.tokens import ABSENT, UNKNOWN, Latents, Tokens
 
 __all__ = [
     "ABSENT", "UNKNOWN", "NULL_CLASS", "Grid", "Raster", "Line", "Frames", "Pyramid", "TokenSpec", "Tokens", "Latents",
-    "Class", "Ids", "Vectors", "Kept", "KEEP_TEXT", "TEXT", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec", "Batch", "Quantized",
-    "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
+    "KEEP_TEXT", "TEXT", "Class", "Ids", "Vectors", "Kept", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec",
+    "Batch", "Quantized", "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
 ]  # fmt: skip

@@ -112,8 +112,8 @@ class ConditionSpec:
         """A user's `condition=7`, `condition=horse`, `condition={class: [3, 4], text: "seven"}` as a Condition of `batch` rows.
 
         A scalar goes to the only part, or to the part named `class`; a list gives the rows in turn, repeated to fill the batch;
-        None is null everywhere. Texts for a part of vectors become such by `encode`. `keep_text` beside the parts says which tokens of the part
-        `text` media are generated from (gentok/types/kept_text.py). Raises ValueError, naming what the model understands.
+        None is null everywhere. Texts for a part of vectors become such by `encode`. `keep_text` beside the parts says which tokens of the
+        part `text` media are generated from (gentok/types/kept_text.py). Raises ValueError, naming what the model understands.
         """
         names = [name for name, _ in self.parts]
         if value is None:

@@ -83,8 +83,8 @@ class Vectors:
 
 @dataclass
 class Kept:
-    """Which tokens of the condition `text` media may read: mask bool [B, L], of its symbols or vectors (gentok/types/kept_text.py); all where
-    a row has no text."""
+    """Which tokens of the condition `text` media may read: mask bool [B, L], of its symbols or vectors (gentok/types/kept_text.py); all
+    where a row has no text."""
 
     mask: Tensor
 

@@ -61,7 +61,7 @@ def _chosen(keep: Any, place: Tensor, count: Tensor) -> Tensor:
     wanted = list(keep) if isinstance(keep, (list, tuple)) else [keep]
     numbers = [int(value) for value in wanted if not isinstance(value, (bool, float)) and re.fullmatch(r"-?\d+", str(value))]
     if not wanted or len(numbers) < len(wanted):
-        raise ValueError(f"condition.keep_text={keep}: all, first:n or last:n (n from 1), or positions of the text's tokens, such as [0,-1]")
+        raise ValueError(f"condition.keep_text={keep}: all, first:n or last:n (n from 1), or positions of its tokens, such as [0,-1]")
     chosen = torch.zeros(len(count), len(place), dtype=torch.bool, device=place.device)
     for number in numbers:
         chosen |= place == (number if number >= 0 else count + number)

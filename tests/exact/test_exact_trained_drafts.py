@@ -1,12 +1,12 @@
-"""Drafts of a model's own exits, and of a drafter that was trained towards it: items have the model's distribution, whatever the training was."""
+"""Drafts of a model's own exits, and of a drafter that was trained towards it: items have its distribution, whatever the training."""
 
 import pytest
 import torch
 from enumeration import enumerated, gap
-from kit import CLASSES, SPECS, Case, cases_of, causal_distribution, checkered, sample, agreement
+from kit import CLASSES, SPECS, Case, agreement, cases_of, causal_distribution, checkered, sample
 from random_weights import randomized
 
-from gentok.generators.distilled import Distilled
+from gentok.generators.aligned_drafter import AlignedDrafter
 from gentok.generators.early_exits import EarlyExits
 from gentok.rng import RowRNG
 from gentok.samplers import speculative
@@ -28,7 +28,7 @@ def with_exits(spec=SPEC, **options):
 def drafter(target, spec=SPEC):
     """A drafter of some steps of training towards a target."""
     torch.manual_seed(0)
-    model = Distilled(spec, CLASSES, width=8, depth=1, heads=1, target="TARGET", draws=2, reuse=2).double()
+    model = AlignedDrafter(spec, CLASSES, width=8, depth=1, heads=1, target="TARGET", draws=2, reuse=2).double()
     model.with_models(lambda path: target)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
     known, condition = Tokens(torch.zeros(8, 1, spec.positions, dtype=torch.int64), spec), Condition({"class": Class(torch.arange(8) % 2)})
@@ -103,5 +103,5 @@ def test_a_model_without_that_exit_is_refused():
     known, condition = Tokens.unknown(SPEC, 1), Condition({"class": Class(torch.zeros(1, dtype=torch.int64))})
     with pytest.raises(ValueError, match="this EarlyExits has no exit after 3 blocks: it has exits after 1, 2 blocks"):
         Speculative(exit=3)(with_exits(), condition, rng=RowRNG.of(0, [0]), known=known)
-    with pytest.raises(ValueError, match="this Distilled has no exit after 1 blocks: train one with generator=early_exits"):
+    with pytest.raises(ValueError, match="this AlignedDrafter has no exit after 1 blocks: train one with generator=early_exits"):
         Speculative(exit=1)(drafter(with_exits()), condition, rng=RowRNG.of(0, [0]), known=known)

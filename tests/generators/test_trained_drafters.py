@@ -5,15 +5,15 @@ import torch
 from generator_kit import CASES, CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, autoregressive, codes, everything, masked, randomise, same
 
 from gentok.errors import ConfigError
+from gentok.generators.aligned_drafter import AlignedDrafter, divergences, draw_items, probabilities
 from gentok.generators.autoregressive import Autoregressive
-from gentok.generators.distilled import Distilled, divergences, draw_items, probabilities
 from gentok.generators.early_exits import EarlyExits, first_blocks
 from gentok.rng import RowRNG
 from gentok.types import Class, Condition, Line, Tokens, TokenSpec
 
 
-def distilled(spec, target, condition_spec=None, **options):
-    model = Distilled(spec, condition_spec, **{"width": 16, "depth": 1, "heads": 2, "target": "T", **options}).double()
+def drafter(spec, target, condition_spec=None, **options):
+    model = AlignedDrafter(spec, condition_spec, **{"width": 16, "depth": 1, "heads": 2, "target": "T", **options}).double()
     randomise(model).with_models(lambda path: target)
     return model.train()
 
@@ -75,14 +75,14 @@ def test_items_that_are_drawn_have_the_models_distribution_and_those_of_a_sharpe
 @pytest.mark.parametrize("context", ["target", "data"])
 def test_a_drafter_that_is_the_target_has_no_divergence(context):
     target = autoregressive(LEVELS, EVERYTHING, layout="delayed", ends=True)
-    model = distilled(LEVELS, target, EVERYTHING, layout="delayed", ends=True, depth=2, context=context, condition_dropout=0.5)
+    model = drafter(LEVELS, target, EVERYTHING, layout="delayed", ends=True, depth=2, context=context, condition_dropout=0.5)
     model.load_state_dict(target.state_dict())
     output = model.loss(codes(LEVELS, 4), everything(4), RowRNG.of(0, range(4)))
     assert abs(float(output.loss.detach())) < 1e-12 and abs(float(output.terms["acceptance"]) - 1) < 1e-7
 
 
 def test_items_are_used_in_turn_and_then_drawn_anew():
-    model = distilled(RASTER, autoregressive(RASTER, CLASSES), CLASSES, draws=2, reuse=3)
+    model = drafter(RASTER, autoregressive(RASTER, CLASSES), CLASSES, draws=2, reuse=3)
     condition, seen = Condition({"class": Class(torch.tensor([0, 1]))}), []
     for step in range(8):
         model.loss(codes(RASTER, 2), condition, RowRNG.of(0, range(2), step))
@@ -93,7 +93,7 @@ def test_items_are_used_in_turn_and_then_drawn_anew():
 
 def test_training_brings_the_drafter_near_and_leaves_the_target_alone():
     target = autoregressive(RASTER, CLASSES)
-    model = distilled(RASTER, target, CLASSES, divergence="tv", condition_dropout=0.0, draws=4, reuse=8)
+    model = drafter(RASTER, target, CLASSES, divergence="tv", condition_dropout=0.0, draws=4, reuse=8)
     before, condition = {k: v.clone() for k, v in target.state_dict().items()}, Condition({"class": Class(torch.arange(16) % 3)})
     optimizer, found = torch.optim.Adam(model.parameters(), lr=1e-2), []
     for step in range(40):
@@ -108,7 +108,7 @@ def test_training_brings_the_drafter_near_and_leaves_the_target_alone():
 
 
 def test_what_is_stored_names_no_target_and_scores_as_the_autoregressive_model():
-    model = distilled(RASTER, autoregressive(RASTER)).eval()
+    model = drafter(RASTER, autoregressive(RASTER)).eval()
     plain = autoregressive(RASTER, depth=1)
     plain.load_state_dict(model.state_dict())
     assert model.portable({"target": "PATH", "depth": 1}) == {"target": None, "depth": 1}
@@ -117,16 +117,16 @@ def test_what_is_stored_names_no_target_and_scores_as_the_autoregressive_model()
 
 def test_targets_that_do_not_fit_are_refused():
     with pytest.raises(ConfigError, match="set generator.target to its bundle"):
-        Distilled(RASTER, width=16, depth=1, heads=2).with_models(lambda path: None)
+        AlignedDrafter(RASTER, width=16, depth=1, heads=2).with_models(lambda path: None)
     with pytest.raises(ValueError, match="generator.target=T must be a Causal generator; this MaskedTransformer is Masked"):
-        distilled(RASTER, masked(RASTER))
+        drafter(RASTER, masked(RASTER))
     for target in (autoregressive(LEVELS), autoregressive(RASTER, CLASSES), autoregressive(RASTER, ends=True)):
         with pytest.raises(ValueError, match=r"generator.target=T has other tokens, another order .*: they must be the same"):
-            distilled(RASTER, target)
+            drafter(RASTER, target)
     with pytest.raises(ValueError, match="divergence"):
-        Distilled(RASTER, divergence="js")
+        AlignedDrafter(RASTER, divergence="js")
     with pytest.raises(ValueError, match="use generator=autoregressive"):
-        Distilled(TokenSpec((4,), Line(3), parts=(("a", 0, 2), ("b", 2, 4)), grammar=((0, 1), (-1, -1))), ends=True)
+        AlignedDrafter(TokenSpec((4,), Line(3), parts=(("a", 0, 2), ("b", 2, 4)), grammar=((0, 1), (-1, -1))), ends=True)
 
 
 # -------------------------------------------------------------------------------------------------------------------------- exits

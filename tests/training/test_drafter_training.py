@@ -1,4 +1,4 @@
-"""A drafter is trained towards a bundle, and what it leaves needs that bundle no more; a model with exits drafts for itself out of one bundle."""
+"""A drafter is trained towards a bundle, and what it leaves needs that bundle no more; a model with exits drafts for itself."""
 
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from gentok.samplers.speculative import Speculative
 from gentok.training.run import train
 
 ZOO = Path(__file__).resolve().parents[2] / "docs" / "zoo"
-SHORT = ["steps=3", "budget=null", "batch_size=4", "limit_items=8", "task.views=1", "task.pictures=0", "print_config=false", "trainer.progress_bar=false",
-         "trainer.validate_batches=1", "task.encode_batch=8", f"tokenizer.ckpt={ZOO / 'mnist5k_vq'}"]  # fmt: skip
+SHORT = ["steps=3", "budget=null", "batch_size=4", "limit_items=8", "task.views=1", "task.pictures=0", "print_config=false",
+         "trainer.progress_bar=false", "trainer.validate_batches=1",
+         "task.encode_batch=8", f"tokenizer.ckpt={ZOO / 'mnist5k_vq'}"]  # fmt: skip
 
 
 def run(folder, *words):

@@ -39,10 +39,10 @@ from gentok.rng import RowRNG
 from gentok.settings import PositiveInt
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
 
-__all__ = ["Distilled", "divergences", "draw_items"]
+__all__ = ["AlignedDrafter", "divergences", "draw_items", "probabilities"]
 
 
-class Distilled(Autoregressive, id="generator/distilled"):
+class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
     """The autoregressive model, trained towards another one's probabilities.
 
     Args:
@@ -104,7 +104,7 @@ class Distilled(Autoregressive, id="generator/distilled"):
         self._frozen = Frozen(model)  # type: ignore[arg-type]
 
     def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None) -> LossOutput:
-        """Mean divergence per present cell and end; the loss of the autoregressive model outside of training, and where no target was loaded.
+        """Mean divergence per present cell and end; outside of training, and where no target was loaded, the autoregressive model's loss.
 
         Args:
             tokens: codes int64 [B, K, N].
