@@ -1,8 +1,8 @@
 """Drafters that were trained for the model that they draft for, and a model that drafts for itself by early exits: trained_drafts.json and .md.
 
-    python docs/results/trained_drafts.py train NAME ... [seed=0]        into outputs/trained_drafts/NAME_seedN, left alone where it is done
-    python docs/results/trained_drafts.py measure NAME ... [seed=0]      acceptance of one draft, calls
-    python docs/results/trained_drafts.py page                           the page anew, from the figures that are there
+    train NAME ... [seed=0] [budget=150s]        into outputs/trained_drafts/NAME_BUDGET_seedN, left alone where it is done
+    measure NAME ... [seed=0] [budget=150s]      acceptance of one draft, calls
+    page                                         the page anew, from the figures that are there
 
 NAME: plain (a small model of the data, as in drafts.py), kl, tv, data (trained towards docs/zoo/mnist5k_ar), exits (that model, trained to
 predict after its first blocks too), untrained (the exits of that model as it is: nothing to train). Further seeds add to the page.
@@ -37,16 +37,16 @@ from gentok.types import Class, Condition, Tokens
 
 RUNS = ROOT / "outputs" / "trained_drafts"
 TARGET = ZOO / "mnist5k_ar"
-ITEMS, CALLS_ITEMS, HELD_OUT = 96, 48, 400
+ITEMS, CALLS_ITEMS, HELD_OUT = 48, 24, 400
 DEPTHS = (1, 2, 3, 4)
 _SAME = "tokenizer.ckpt=docs/zoo/mnist5k_vq"
 _DRAFTER = f"experiment=mnist5k/drafter {_SAME} generator.target=docs/zoo/mnist5k_ar"
 TRAINED = {
-    "plain": f"experiment=mnist5k/ar {_SAME} generator.depth=2 generator.width=64 generator.heads=2 budget=150s",
-    "kl": f"{_DRAFTER} budget=150s",
-    "tv": f"{_DRAFTER} generator.divergence=tv budget=150s",
-    "data": f"{_DRAFTER} generator.context=data task.views=6 task.augment.shift=1 budget=150s",
-    "exits": f"experiment=mnist5k/early_exits {_SAME} init_from=docs/zoo/mnist5k_ar budget=150s",
+    "plain": f"experiment=mnist5k/ar {_SAME} generator.depth=2 generator.width=64 generator.heads=2",
+    "kl": f"{_DRAFTER}",
+    "tv": f"{_DRAFTER} generator.divergence=tv",
+    "data": f"{_DRAFTER} generator.context=data task.views=6 task.augment.shift=1",
+    "exits": f"experiment=mnist5k/early_exits {_SAME} init_from=docs/zoo/mnist5k_ar",
 }
 """Trained on one thread, by processor time."""
 SAYS = {
@@ -54,10 +54,11 @@ SAYS = {
     "data": "towards the target, KL, contexts of the data",
 }  # fmt: skip
 WAYS: dict[str, dict[str, Any]] = {"chain": {}, "block": {"verify": "block"}, "4 paths": {"verify": "block", "branches": 4}}
+"""Those of `untrained` exits are chains alone."""
 
 
-def run_of(name: str, seed: int) -> Path:
-    return RUNS / f"{name}_seed{seed}"
+def run_of(name: str, seed: int, budget: str) -> Path:
+    return RUNS / f"{name}_{budget}_seed{seed}"
 
 
 def compared(target: Any, small: Any, items: Tokens, condition: Condition, p: Tensor) -> dict[str, float]:
@@ -86,11 +87,11 @@ def held_out_nats(bundle: Any) -> tuple[float, float]:
     return mean(nats / bundle.spec.positions)
 
 
-def measure(store: Store, name: str, seed: int) -> None:
-    command = f"python docs/results/trained_drafts.py measure {name} seed={seed}"
+def measure(store: Store, name: str, seed: int, budget: str) -> None:
+    command = f"python docs/results/trained_drafts.py measure {name} seed={seed} budget={budget}"
     if name in TRAINED:
-        command += f", after: python train.py {TRAINED[name]} clock=cpu seed={seed}"
-    bundle = gentok.load(run_of(name, seed) / "bundle" if name == "exits" else TARGET)
+        command += f", after: python train.py {TRAINED[name]} budget={budget} clock=cpu seed={seed}"
+    bundle = gentok.load(run_of(name, seed, budget) / "bundle" if name == "exits" else TARGET)
     target, condition, began = bundle.generator, conditions(bundle, ITEMS), time.time()
     rng = RowRNG.of(seed, torch.arange(ITEMS)).fork("items")
     codes, p = draw_items(target, Tokens(torch.zeros(ITEMS, 1, target.spec.positions, dtype=torch.int64), target.spec), condition, rng)
@@ -98,13 +99,13 @@ def measure(store: Store, name: str, seed: int) -> None:
     if name in ("exits", "untrained"):
         drafters = {f"depth {depth}": first_blocks(target, depth) for depth in DEPTHS}
     else:
-        small = gentok.load(run_of(name, seed) / "bundle")
+        small = gentok.load(run_of(name, seed, budget) / "bundle")
         drafters = {"": small.generator}
-        store.add(figures(f"{name}/seed{seed}", {"steps": small.meta["step"], "parameters": _size(small.generator)}, command, seed, 0.0))
+        store.add(figures(f"{name}/seed{seed}", {"steps": small.meta["step"], "parameters": _size(small.generator)}, command, seed, 0.0), {"budget": budget})
     for which, small in drafters.items():
         key, own = "/".join(filter(None, (name, which, f"seed{seed}"))), name == "exits"
         store.add(figures(key, compared(target, small, items, condition, p), command, seed, time.time() - began))
-        for way, settings in {"chain": {}}.items() if name == "untrained" else WAYS.items():
+        for way, settings in list(WAYS.items())[: 1 if name == "untrained" else None]:
             drafts: dict[str, Any] = {"exit": int(which.split()[1])} if own else {"ckpt": small}
             began = time.time()
             found = calls(bundle, Speculative(**drafts, window=8, **settings), seed)
@@ -174,7 +175,7 @@ distribution; they differ in how many calls these take.
 ## A small drafter, trained towards its model
 
 `generator=aligned_drafter` trains a drafter towards the probabilities of its target, on what the target says itself (DistillSpec, arXiv 2310.08461;
-`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and 150 s of
+`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and {store.protocols.get("budget", "–")} of
 processor time on one thread, in which the items that the target draws, and what it says of them, are included: hence the fewer steps.
 
 {table(small)}
@@ -184,7 +185,7 @@ Without drafts an item takes 64 calls and {one} processor seconds.{_found_small(
 ## Early exits
 
 `generator=early_exits` trains a model to predict after its first blocks too, with the same norm and head; `sampler=speculative draft=exit exit=n` drafts with the
-first n, out of the same bundle. The same target, trained for another 150 s with exits after 1, 2, 3 and 4 of its 6 blocks
+first n, out of the same bundle. The same target, trained for another {store.protocols.get("budget", "–")} with exits after 1, 2, 3 and 4 of its 6 blocks
 (`experiment=mnist5k/early_exits init_from=BUNDLE`), and the exits of the target as it was:
 
 {table(exits)}
@@ -226,15 +227,16 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     what, given = words[0] if words else "", dict(word.split("=", 1) for word in words[1:] if "=" in word)
     names, seed = [word for word in words[1:] if "=" not in word], int(given.pop("seed", 0))
+    budget = given.pop("budget", "150s")
     known = set(TRAINED) if what == "train" else {*TRAINED, "untrained"}
     if what not in ("train", "measure", "page") or set(names) - known or given:
         sys.exit(__doc__)
     store = Store("trained_drafts")
     for name in names:
         if what == "train":
-            train_once(run_of(name, seed), [*TRAINED[name].split(), "clock=cpu", f"seed={seed}"])
+            train_once(run_of(name, seed, budget), [*TRAINED[name].split(), f"budget={budget}", "clock=cpu", f"seed={seed}"])
         elif what == "measure":
-            measure(store, name, seed)
+            measure(store, name, seed, budget)
     if what != "train":
         page(store)
 
