@@ -158,6 +158,8 @@ def _verdict(store: Store, data: str) -> str:
 
 
 def _table(store: Store, data: str) -> str:
+    if not seeds_of(store, data):
+        return f"Not measured yet: `python docs/results/objectives.py train data={data} budget=5min`, then `measure data={data} budget=5min`."
     rows = [("nats per token of what is filled in", *MODELS.values())]
     rows += [(f"{known} known", *(_each(store, data, m, f"known/{known}/nats_per_token", ".3f") for m in MODELS)) for known in known_of(data)]
     rows += [("nothing known: whole items", *(_each(store, data, m, "known/nothing/nats_per_token", ".3f") for m in MODELS))]
@@ -167,7 +169,9 @@ def _table(store: Store, data: str) -> str:
 
 
 def _about(store: Store, data: str, items: int) -> str:
-    seeds = ", ".join(map(str, seeds_of(store, data))) or "–"
+    seeds = ", ".join(map(str, seeds_of(store, data)))
+    if not seeds:
+        return ""
     return (
         f"Both had {store.protocols.get(f'{data}/budget', '–')} of processor time on one thread, the same tokenizer, width and depth. Both\n"
         f"likelihoods are exact, each in its model's own order, of {items:,} held-out items, given their class. Seeds: {seeds}."

@@ -156,18 +156,21 @@ def row(store: Store, says: str, key: str) -> tuple[str, ...]:
 def page(store: Store) -> None:
     head = ("acceptance of one draft", "KL(p, q), nats", "calls: chain", "block", "4 paths, block", "processor seconds per item, chain")
     small = [("drafter, trained", *head, "steps")]
-    small += [(*row(store, says, f"{name}/seed{{}}"), each(store, f"{name}/seed{{}}", "steps", ",.0f")) for name, says in SAYS.items()]
+    there = {name for name in SAYS if _values(store, f"{name}/seed{{}}", "acceptance")}
+    small += [(*row(store, says, f"{name}/seed{{}}"), each(store, f"{name}/seed{{}}", "steps", ",.0f")) for name, says in SAYS.items() if name in there]
+    missing = ", ".join(f"`{name}`" for name in TRAINED if name not in there and not (name == "exits" and _values(store, "exits/seed{}", "nats_per_token")))
     exits = [("exit after", *head)]
     exits += [row(store, f"{depth} of 6 blocks", f"exits/depth {depth}/seed{{}}") for depth in DEPTHS]
     exits += [row(store, f"{depth} of 6, of the model as it was", f"untrained/depth {depth}/seed{{}}") for depth in DEPTHS]
-    sizes = each(store, "kl/seed{}", "parameters", ",.0f").split(" ")[0], each(store, "target/seed{}", "target_parameters", ",.0f").split(" ")[0]
+    exits = [found for found in exits if found[1] != "–"]
+    sizes = each(store, "plain/seed{}", "parameters", ",.0f").split(" ")[0], each(store, "target/seed{}", "target_parameters", ",.0f").split(" ")[0]
     before, after = (each(store, f"{name}/seed{{}}", "nats_per_token", ".3f") for name in ("target", "exits"))
     one = each(store, "target/seed{}/one by one", "processor_seconds_per_item", ".3f")
     text = f"""# Drafters trained for their model
 
 How often is a draft accepted if the drafter was trained for it? This page is made by `python docs/results/trained_drafts.py page` from
 [trained_drafts.json](trained_drafts.json), where every figure has its command, seed, seconds and machine. Machine: {machine()}. Several drafts of a step, and
-all rules: [drafts.md](drafts.md). Seeds: {", ".join(map(str, seeds_of(store))) or "–"}; where there are several, a mean and each of them.
+all rules: [drafts.md](drafts.md). Seeds: {", ".join(map(str, seeds_of(store))) or "–"}; where there are several, a mean and each of them.{missing and f" Not measured yet: {missing}."}
 
 A draft of q is accepted with the chance min(1, p / q), so one draft of a step with sum min(p, q) = 1 − TV(p, q). All drafters give samples of the model's own
 distribution; they differ in how many calls these take.

@@ -7,8 +7,8 @@ Speculative decoding accepts a draft x of q with the chance min(1, p(x) / q(x)),
 
 p being the target's distribution and q the drafter's, both given the ids before. What is trained is the mean over cells of
 
-    kl    KL(p || q) = sum over ids of p (log p - log q)      word-level distillation; seconds of training favour it at the start
-    tv    TV(p, q)   = 1/2 sum over ids of |p - q|            what is lost of the acceptance, but small gradients where q is far from p
+    kl    KL(p || q) = sum over ids of p (log p - log q)      pulls hardest where q misses what p finds probable
+    tv    TV(p, q)   = 1/2 sum over ids of |p - q|            what is lost of the acceptance; its gradient vanishes where q is far from p
 
 where the ids before are the target's own: sampled from it at temperature 1, given the conditions of the training batch and as long as its
 items (context=target); or those of the data (context=data). Sampling is most of the work, so a step draws several items for each row
