@@ -101,7 +101,7 @@ def measure(store: Store, name: str, seed: int, budget: str) -> None:
     else:
         small = gentok.load(run_of(name, seed, budget) / "bundle")
         drafters = {"": small.generator}
-        store.add(figures(f"{name}/seed{seed}", {"steps": small.meta["step"], "parameters": _size(small.generator)}, command, seed, 0.0), {"budget": budget})
+        store.add(figures(f"{name}/seed{seed}", {"steps": small.meta["step"], "parameters": _size(small.generator)}, command, seed, 0.0), {"drafters/budget": budget})
     for which, small in drafters.items():
         key, own = "/".join(filter(None, (name, which, f"seed{seed}"))), name == "exits"
         store.add(figures(key, compared(target, small, items, condition, p), command, seed, time.time() - began))
@@ -113,10 +113,10 @@ def measure(store: Store, name: str, seed: int, budget: str) -> None:
             print(key, way, found, flush=True)
     began, (nats, error) = time.time(), held_out_nats(bundle)
     about = {"nats_per_token": nats, "nats_per_token_standard_error": error, "target_parameters": _size(target), "target_steps": bundle.meta["step"]}
-    store.add(figures(f"{'exits' if name == 'exits' else 'target'}/seed{seed}", about, command, seed, time.time() - began))
+    key = "exits" if name == "exits" else "target"
+    store.add(figures(f"{key}/seed{seed}", about, command, seed, time.time() - began), {f"{key}/budget": budget})
     if name in ("exits", "untrained"):
-        plainly = calls(bundle, AutoregressiveSampler(), seed)
-        store.add(figures(f"{'exits' if name == 'exits' else 'target'}/seed{seed}/one by one", plainly, command, seed, 0.0))
+        store.add(figures(f"{key}/seed{seed}/one by one", calls(bundle, AutoregressiveSampler(), seed), command, seed, 0.0))
 
 
 def _size(model: Any) -> int:
@@ -178,7 +178,7 @@ distribution; they differ in how many calls these take.
 ## A small drafter, trained towards its model
 
 `generator=aligned_drafter` trains a drafter towards the probabilities of its target, on what the target says itself (DistillSpec, arXiv 2310.08461;
-`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and {store.protocols.get("budget", "–")} of
+`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and {store.protocols.get("drafters/budget", "–")} of
 processor time on one thread, in which the items that the target draws, and what it says of them, are included: hence the fewer steps.
 
 {table(small)}
@@ -188,7 +188,7 @@ Without drafts an item takes 64 calls and {one} processor seconds.{_found_small(
 ## Early exits
 
 `generator=early_exits` trains a model to predict after its first blocks too, with the same norm and head; `sampler=speculative draft=exit exit=n` drafts with the
-first n, out of the same bundle. The same target, trained for another {store.protocols.get("budget", "–")} with exits after 1, 2, 3 and 4 of its 6 blocks
+first n, out of the same bundle. The same target, trained for another {store.protocols.get("exits/budget", "–")} with exits after 1, 2, 3 and 4 of its 6 blocks
 (`experiment=mnist5k/early_exits init_from=BUNDLE`), and the exits of the target as it was:
 
 {table(exits)}
