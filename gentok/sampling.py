@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
 __all__ = [
-    "Samples", "as_known", "configured_sampler", "key_mark", "lower_precision", "pick_sampler", "planned", "sample", "sample_tokens",
-    "watermark_report",
+    "Samples", "as_known", "configured_sampler", "key_mark", "load_generator", "lower_precision", "pick_sampler", "planned", "sample",
+    "sample_tokens", "watermark_report",
 ]  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
     """
     if isinstance(config, Sampler):
         config.check_model(generator)
-        return config.with_models(_generator)
+        return config.with_models(load_generator)
     config = dict(config or {})
     if config.get("_target_") is None:
         able = fitting(generator)
@@ -57,10 +57,10 @@ def pick_sampler(config: Mapping[str, Any] | Sampler | None, generator: type, tr
         config["_target_"] = able[0].component_id
     else:
         resolve(config["_target_"], trust).check_model(generator)
-    return build(config, trust=trust, where="sampler", role=Sampler).with_models(_generator)
+    return build(config, trust=trust, where="sampler", role=Sampler).with_models(load_generator)
 
 
-def _generator(path: str) -> Any:
+def load_generator(path: str) -> Any:
     """The generator of a bundle or checkpoint. Raises ValueError where it holds none."""
     from gentok.bundle import load
 

@@ -21,7 +21,7 @@ from gentok.samplers.base import Sampler, described
 from gentok.samplers.draws import Mark
 from gentok.samplers.guided import guided
 from gentok.samplers.request import Joining, NetworkCalls, SampleOutput
-from gentok.types import Condition, ConditionSpec, Latents, Tokens
+from gentok.types import KEEP_TEXT, TEXT, Condition, ConditionSpec, Latents, Tokens
 
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
@@ -122,6 +122,8 @@ class SamplingPlan:
         spec = ConditionSpec(bundle.condition_spec.parts + tokenizer.asked_condition.parts)
         encode = None if text_encoder is None else TextEncoder(text_encoder).of_condition
         self.conditions = condition if isinstance(condition, Condition) else spec.parse(condition, n, encode)
+        if KEEP_TEXT in self.conditions.parts and TEXT in dict(tokenizer.written_condition.parts):
+            raise ValueError("condition.keep_text: this model has its text among its tokens, and reads all of it: leave it out")
         self._frames = frames_of(duration, n, bundle.spec)
         on_device = self.conditions.to(self._device), None if known is None else known.to(self._device)
         self._prompt = known_tokens(tokenizer, *on_device, keep, self._frames)

@@ -33,6 +33,7 @@ GENERATORS = {
     "autoregressive": {"width": 64, "depth": 2, "heads": 2},
     "causal_masked": {"width": 64, "depth": 2, "heads": 2},
     "mixed_objectives": {"width": 64, "depth": 2, "heads": 2},
+    "early_exits": {"width": 64, "depth": 3, "heads": 2, "exits": [1]},
     "depth": {"width": 64, "depth": 2, "heads": 2, "level_width": 64, "level_heads": 2},
     "masked": {"width": 64, "depth": 2, "heads": 2, "zero_init_head": False},  # with it, bae is half learnt after 160 steps
     "any_order": {"width": 64, "depth": 2, "heads": 2},

@@ -224,7 +224,8 @@ All rules are exact. `optimal` reaches the bound of independent drafts, in close
 probable ids and one draw of the others. Without replacement there is a bound, and recursive rejection beneath it. Over several steps, `verify=block` looks
 at whole chains or paths before it stops, and `tree=beam` drafts sequences without replacement, in place of siblings without replacement at every step.
 
-Smaller generators, and the model of photographs, are made by `python docs/results/drafts.py train NAME`.
+Smaller generators, and the model of photographs, are made by `python docs/results/drafts.py train NAME`. Drafters trained for their model, and
+early exits: [trained_drafts.md](trained_drafts.md).
 
 {held_by_tests(LAWS)}
 

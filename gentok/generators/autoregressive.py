@@ -17,7 +17,7 @@ that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that canno
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -136,11 +136,13 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             x = x + self.target_table(tables.named[steps]).sum(-2)
         return x
 
-    def _hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
-        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted."""
+    def _hidden(
+        self, codes: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
+    ) -> Tensor:  # fmt: skip
+        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`."""
         self.check_shape(codes)
         ids = self.feed(codes)
-        return self._attend(self._embed(ids, slice(None), self._hide(ids, rng)), condition, rng)
+        return self._attend(self._embed(ids, slice(None), self._hide(ids, rng)), condition, rng, taps)
 
     def _hide(self, ids: Tensor, rng: RowRNG | None) -> Tensor | None:
         """ids int64 [B, S, G] -> bool [B, S]: the fed steps that token dropout hides."""
@@ -151,7 +153,10 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
 
     def _level_hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[Tensor]:
         """Of each level the states [B, N_k, D] from which its cells are predicted."""
-        hidden = self._hidden(codes, condition, rng)
+        return self._by_level(self._hidden(codes, condition, rng))
+
+    def _by_level(self, hidden: Tensor) -> list[Tensor]:
+        """hidden [B, S, D] -> of each level [B, N_k, D]."""
         return [hidden[:, level.steps] for level in self._levels]
 
     def _weights(self, level: int) -> Tensor:
@@ -210,8 +215,12 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return out.masked_fill(~self.grammar.allowed(self.grammar.states(tokens.codes[:, 0]))[:, :, None], float("-inf"))
 
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
+        return self._nats(codes, self._level_hidden(codes, condition, rng), rng)
+
+    def _nats(self, codes: Tensor, states: list[Tensor], rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """What `_level_nats` returns, of the states [B, N_k, D] of each level."""
         out = []
-        for k, (level, hidden) in enumerate(zip(self._levels, self._level_hidden(codes, condition, rng))):
+        for k, (level, hidden) in enumerate(zip(self._levels, states)):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
             logits, allowed = full_precision(self._scores(hidden, k)), self._allowed(codes, rng)
             if allowed is not None:

@@ -35,6 +35,21 @@ class Capability(ABC):
         """
         return self
 
+    exits: tuple[int, ...] = ()
+    """After how many of its blocks a causal model can also predict, as a smaller model of the same tokens."""
+
+    def at_exit(self, depth: int) -> Capability:
+        """The model of the first blocks, which shares all weights with this one.
+
+        Args:
+            depth: how many blocks, one of `exits`.
+
+        Raises:
+            ValueError: this model has no such exit.
+        """
+        where = f"it has exits after {', '.join(map(str, self.exits))} blocks" if self.exits else "train one with generator=early_exits"
+        raise ValueError(f"this {type(self).__name__} has no exit after {depth} blocks: {where}")
+
 
 def capabilities(model: Any) -> tuple[str, ...]:
     """Names of the capabilities of a generator or of its class."""

@@ -9,6 +9,7 @@ item's length is the end id.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -77,11 +78,13 @@ class CausalTransformer(Generator, Causal):
 
     # ------------------------------------------------------------------------------------------------ network
 
-    def _attend(self, x: Tensor, condition: Condition, rng: RowRNG | None) -> Tensor:
-        """All that is fed, float [B, T, D], from the beginning -> [B, T, D]."""
+    def _attend(
+        self, x: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
+    ) -> Tensor:  # fmt: skip
+        """All that is fed, float [B, T, D], from the beginning -> [B, T, D]; taps: as in `attend`."""
         tables, given = self._tables.on(x.device), self.conditioner(condition, len(x))
         tokens = slice(self.conditioner.places, None)
-        return attend(self.trunk, x, given, (tables.cos, tables.sin), tokens, rate=self.dropout, rng=rng)
+        return attend(self.trunk, x, given, (tables.cos, tables.sin), tokens, rate=self.dropout, rng=rng, taps=taps)
 
     def _rotation(self, device: torch.device, steps: Tensor | slice) -> Rotation:
         """Of some of what is fed."""
@@ -111,6 +114,7 @@ class CausalTransformer(Generator, Causal):
         cache = self.trunk.init_cache(batch, capacity, prefix, given.mask)
         window = cache.window(torch.full((batch,), -prefix, device=given.prefix.device), prefix)
         self.trunk.extend(given.prefix, (tables.cos[given.place], tables.sin[given.place]), cache, window)
+        cache.prefix_mask = given.mask if given.seen is None else given.seen
         self._keep_tables(cache)
         return cache
 

@@ -174,7 +174,7 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         prefix = 0 if given.prefix is None else given.prefix.shape[1]
         if given.prefix is not None:
             x = torch.cat((given.prefix.to(x.dtype), x), 1)
-        mask = self._seen(slice(-prefix, self.spec.positions), prefix, given.mask if prefix else None)
+        mask = given.narrowed(self._seen(slice(-prefix, self.spec.positions), prefix, given.mask if prefix else None))
         x = dropout(x, self.dropout, rng)
         return self.transformer(x, mask=mask, rng=rng, **given.beside())[:, prefix:], given
 
@@ -208,6 +208,7 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         prefix = given.prefix.shape[1]
         kv = self.transformer.init_cache(batch, self.spec.positions, prefix, given.mask)
         self.transformer.extend(given.prefix, None, kv, self._window(kv, slice(-prefix, 0), 1))
+        kv.prefix_mask = given.mask if given.seen is None else given.seen
         return _Cache(kv, None)
 
     def _window(self, kv: KVCache, cells: slice, scales: int) -> Window:

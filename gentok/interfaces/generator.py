@@ -3,7 +3,7 @@ gentok/generators/base.py."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -43,6 +43,10 @@ class Generator(nn.Module, Component):
         """`config` as it rebuilds this generator anywhere: without the path that its weights were loaded
         from."""
         return {**config, "weights": None} if "weights" in config else dict(config)
+
+    def with_models(self, load: Callable[[str], Any]) -> None:
+        """Told once before training how other models are loaded; a generator whose loss needs one, which its configuration names by path,
+        loads it then, and keeps it outside of its weights. load: path -> generator."""
 
     def loss(self, tokens: Tokens | Latents, condition: Condition, rng: RowRNG) -> LossOutput:
         """The training loss of one batch.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.nn.transformer import initialise
-from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Vectors, VectorsSpec
+from gentok.types import KEEP_TEXT, TEXT, Class, ClassSpec, Condition, ConditionSpec, Ids, IdsSpec, Kept, Vectors, VectorsSpec
 
 __all__ = ["Conditioner", "Conditioned", "CONDITION_BY"]
 
@@ -29,6 +29,7 @@ class Conditioned:
         prefix: float [B, P, D], tokens that stand before the sequence.
         context: float [B, P, D], tokens for cross-attention.
         mask: bool [B, P], which of these tokens are there; None: all.
+        seen: bool [B, P], which of them the sequence may read, of a prefix whose tokens read all of each other; None: all that are there.
         place: int64 [P], each token's number among `Conditioner.places`, for rotary embedding.
         vector: float [B, D], for adaLN.
     """
@@ -36,12 +37,23 @@ class Conditioned:
     prefix: Tensor | None = None
     context: Tensor | None = None
     mask: Tensor | None = None
+    seen: Tensor | None = None
     place: Tensor | None = None
     vector: Tensor | None = None
 
     def beside(self) -> dict[str, Tensor | None]:
         """What a Transformer takes beside its sequence."""
-        return {"context": self.context, "context_mask": None if self.context is None else self.mask, "vector": self.vector}
+        mask = self.mask if self.seen is None else self.seen
+        return {"context": self.context, "context_mask": None if self.context is None else mask, "vector": self.vector}
+
+    def narrowed(self, mask: Tensor) -> Tensor:
+        """What sees what in a prefix of P and the sequence behind it, bool [B, 1, P + T or 1, P + T] -> the same without what the
+        sequence may not read of the prefix."""
+        if self.prefix is None or self.seen is None:
+            return mask
+        prefix, mask = self.prefix.shape[1], mask.expand(-1, -1, mask.shape[3], -1).clone()
+        mask[:, :, prefix:, :prefix] &= self.seen[:, None, None]
+        return mask
 
 
 class _ClassPart(nn.Module):
@@ -128,7 +140,8 @@ class Conditioner(nn.Module):
         if not self.spec.parts:
             return Conditioned()
         device = next(self.parameters()).device
-        tokens, masks, places, offset = [], [], [], 0  # of every part
+        tokens, masks, seen, places, offset = [], [], [], [], 0  # of every part
+        kept = condition.parts.get(KEEP_TEXT)
         for name, spec in self.spec.parts:
             module = self.parts[f"{name}_"]
             part = condition.parts.get(name)
@@ -140,13 +153,16 @@ class Conditioner(nn.Module):
                 raise ValueError(f"the condition {name!r} has {x.shape[0]} rows; the batch has {batch}")
             tokens.append(x)
             masks.append(mask)
+            chosen = kept.to(device).mask if isinstance(kept, Kept) and name == TEXT and mask is not None else None
+            seen.append(mask if chosen is None else mask & chosen[:, : x.shape[1]])
             places.append(torch.arange(x.shape[1], device=device) + offset)
             offset += module.places
         if self.by == "adaln":
-            pooled = [x.mean(1) if m is None else (x * m[..., None]).sum(1) / m.sum(1, keepdim=True) for x, m in zip(tokens, masks)]
+            pooled = [x.mean(1) if m is None else (x * m[..., None]).sum(1) / m.sum(1, keepdim=True) for x, m in zip(tokens, seen)]
             return Conditioned(vector=torch.stack(pooled).sum(0))
-        mask = None
+        mask, read = None, None
         if any(m is not None for m in masks):
-            full = [torch.ones(x.shape[:2], dtype=torch.bool, device=device) if m is None else m for x, m in zip(tokens, masks)]
-            mask = torch.cat(full, 1)
-        return Conditioned(**{"prefix" if self.by == "prefix" else "context": torch.cat(tokens, 1)}, mask=mask, place=torch.cat(places))
+            every = [torch.ones(x.shape[:2], dtype=torch.bool, device=device) for x in tokens]
+            mask, read = (torch.cat([e if m is None else m for e, m in zip(every, part)], 1) for part in (masks, seen))
+        form = "prefix" if self.by == "prefix" else "context"
+        return Conditioned(**{form: torch.cat(tokens, 1)}, mask=mask, seen=None if kept is None else read, place=torch.cat(places))

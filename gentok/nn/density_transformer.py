@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -40,7 +42,7 @@ class DensityTransformer(nn.Module):
 
     def forward(
         self, x: Tensor, grid: Shape, t: Tensor | None, vector: Tensor | None, kinds: tuple[int, int] | None,
-        tap: tuple[int, list[Tensor]] | None = None,
+        taps: Mapping[int, list[Tensor]] | None = None,
     ) -> Tensor:  # fmt: skip
         """The whole sequence.
 
@@ -50,7 +52,7 @@ class DensityTransformer(nn.Module):
             t: float [B], the rows' times; None: there are none, and level 0 holds.
             vector: float [B, D], by which blocks are modulated.
             kinds: how many tokens are modulated each way; None: x is not modulated.
-            tap: as in Transformer; no block among the few tokens.
+            taps: as in Transformer; no block among the few tokens.
 
         Returns:
             float [B, T, D], normalised.
@@ -64,8 +66,8 @@ class DensityTransformer(nn.Module):
                 number = last
             else:
                 x = self.blocks[number](x, vector=vector, kinds=kinds)
-            if tap is not None and tap[0] == number:
-                tap[1].append(x)
+            if taps is not None and number in taps:
+                taps[number].append(x)
             number += 1
         return self.norm(x)
 

@@ -206,7 +206,7 @@ class RegisterDecoder(nn.Module):
             grid: (h, w), of the patches.
             noised: float [B, P, out_width], of a flow.
             t: float [B], of a flow.
-            tap: as in Transformer; what is appended is of the patches alone.
+            tap: (number of a block, list); this block's output, not normalised, is appended to the list, of the patches alone.
 
         Returns:
             float [B, P, out_width].
@@ -218,12 +218,12 @@ class RegisterDecoder(nn.Module):
             x, vector = (self.query.to(place.dtype) + place).expand(len(registers), -1, -1), None
         patches = x.shape[1]
         x = torch.cat((x.to(registers.dtype), registers), 1)
-        whole = None if tap is None else (tap[0], [])
+        taps: dict[int, list[Tensor]] = {} if tap is None else {tap[0]: []}
         kinds = (patches, registers.shape[1]) if self.flow else None
         sparse = {"grid": grid, "t": t} if isinstance(self.transformer, DensityTransformer) else {}
-        x = self.transformer(x, vector=vector, kinds=kinds, tap=whole, **sparse)[:, :patches]
+        x = self.transformer(x, vector=vector, kinds=kinds, taps=taps, **sparse)[:, :patches]
         if tap is not None:
-            tap[1].extend(y[:, :patches] for y in whole[1])
+            tap[1].extend(y[:, :patches] for y in taps[tap[0]])
         if self.flow:
             shift, scale = self.modulation(F.silu(vector)).unsqueeze(1).chunk(2, -1)
             x = torch.addcmul(x + shift, x, scale)

@@ -7,6 +7,7 @@ see nn/conditioning.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -96,6 +97,7 @@ def attend(
     mask: Tensor | None = None,
     rate: float = 0.0,
     rng: RowRNG | None = None,
+    taps: Mapping[int, list[Tensor]] | None = None,
 ) -> Tensor:
     """Runs a transformer over tokens and their condition.
 
@@ -109,6 +111,7 @@ def attend(
             the transformer's own.
         rate: dropout of what enters the transformer.
         rng: for dropout; None: none.
+        taps: as in Transformer; what is appended is of the tokens alone.
 
     Returns:
         float [B, T, D], normalised.
@@ -124,8 +127,13 @@ def attend(
             if transformer.causal:
                 mask = mask & torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
             mask = mask[:, None]
+        mask = mask if mask is None else given.narrowed(mask)
     x = dropout(x, rate, rng)
-    return transformer(x, (cos, sin), mask=mask, rng=rng, **given.beside())[:, prefix:]
+    whole: dict[int, list[Tensor]] = {number: [] for number in taps or ()}
+    x = transformer(x, (cos, sin), mask=mask, rng=rng, taps=whole, **given.beside())[:, prefix:]
+    for number, outputs in whole.items():
+        taps[number].extend(y[:, prefix:] for y in outputs)  # type: ignore[index]
+    return x
 
 
 def full_precision(logits: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ Dropout of the branches draws from the rows' own RowRNG: 16 random bits per elem
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
         vector: Tensor | None = None,
         rng: RowRNG | None = None,
         kinds: Sequence[int] | None = None,
-        tap: tuple[int, list[Tensor]] | None = None,
+        taps: Mapping[int, list[Tensor]] | None = None,
     ) -> Tensor:
         """The whole sequence.
 
@@ -211,7 +211,7 @@ class Transformer(nn.Module):
             vector: float [B, D], by which blocks are modulated.
             rng: for dropout; None: no dropout.
             kinds: of a model with several, how many tokens of each there are, one kind behind the other; they sum to T.
-            tap: (number of a block, list); this block's output, not normalised, is appended to the list.
+            taps: number of a block -> list; the outputs of these blocks, not normalised, are appended to their lists.
 
         Returns:
             float [B, T, D], normalised.
@@ -227,8 +227,8 @@ class Transformer(nn.Module):
             x = block(x, rope, mask, causal, rng=rng, kinds=kinds, **beside)
             if self.skips is not None and number < self.depth // 2:
                 first.append(x)
-            if tap is not None and tap[0] == number:
-                tap[1].append(x.to(given.dtype))
+            if taps is not None and number in taps:
+                taps[number].append(x.to(given.dtype))
         return self._normalised(x, given)
 
     def init_cache(

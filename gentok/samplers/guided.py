@@ -108,6 +108,9 @@ class GuidedCausal(_Guided, Causal):
         model = self.model.arranged(tokens)
         return self if model is self.model else GuidedCausal(model, self.scale, self.schedule)
 
+    def at_exit(self, depth: int) -> GuidedCausal:
+        return GuidedCausal(self.model.at_exit(depth), self.scale, self.schedule)
+
     def init_cache(self, condition: Condition, batch: int, capacity: int) -> Any:
         return self.model.init_cache(_both(condition), 2 * batch, capacity)
 

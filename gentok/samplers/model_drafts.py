@@ -55,7 +55,7 @@ class ModelDrafts(Drafter):
         _check(model, target)
         if isinstance(model, nn.Module):
             model.to(progress.ids.device)
-        if isinstance(target, GuidedCausal):
+        if isinstance(target, GuidedCausal) and not isinstance(model, GuidedCausal):
             model = guided(model, target.scale, target.schedule)
         self.model, self.filter, self.own, self.siblings = model, filter, own, siblings
         self.cache = model.init_cache(progress.request.condition, len(progress.ids), progress.layout.steps + tree.contexts)

@@ -3,7 +3,8 @@ nearby; exact.
 
 A call of the model scores a whole tree of drafts (speculative_decoding.py). The drafts:
 
-    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level
+    model    a smaller causal generator of the same tokens (`ckpt`), sampled level by level; generator=aligned_drafter is trained for it
+    exit     the first blocks of the model itself, of one that was trained for it (generator=early_exits)
     table    what was most probable behind the same id before, in this item (Token Recycling)
     above    a repetition of the row above
     left     a repetition of the position before
@@ -56,8 +57,10 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
     """Drafts of something smaller, verified by the model.
 
     Args:
-        draft: model, table, above or left; None: model where there is a ckpt, else table, or left in orders of several slots.
+        draft: model, exit, table, above or left; None: model where there is a ckpt, exit where `exit` is set, else table, or left in
+            orders of several slots.
         ckpt: of draft=model, the drafts' generator: a bundle folder or a training checkpoint; from Python also the generator itself.
+        exit: of draft=exit: after how many blocks the model drafts for itself. What is said of draft=model below holds for it too.
         own: of draft=model: the main chain of drafts is the model's own (coupled, as in jacobi), and the drafts' generator makes the
             siblings, of which there should be some.
         window: steps that a call scores, W >= 1.
@@ -76,8 +79,9 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         ValueError: an unknown word, or settings that do not go together.
     """
 
-    draft: str | None = setting(None, choices=(None, "model", "table", "above", "left"))
+    draft: str | None = setting(None, choices=(None, "model", "exit", "table", "above", "left"))
     ckpt: Any = None
+    exit: PositiveInt | None = None
     own: bool = False
     window: PositiveInt = 8
     branches: PositiveInt = 1
@@ -96,21 +100,27 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             raise ValueError("draft=model needs the drafts' generator: set sampler.ckpt to its bundle folder or checkpoint")
         if self.draft not in ("model", None) and self.ckpt is not None:
             raise ValueError(f"ckpt is for draft=model; draft={self.draft} has no generator: leave one of them out")
-        if self.own and (self.ckpt is None or self.verify != "standard"):
-            what = "a generator of the siblings: set sampler.ckpt" if self.ckpt is None else "verify=standard"
+        if self.draft == "exit" and self.exit is None:
+            raise ValueError("draft=exit needs the number of blocks after which the model drafts for itself: set sampler.exit, such as 2")
+        if self.exit is not None and (self.ckpt is not None or self.draft not in ("exit", None)):
+            other = "ckpt" if self.ckpt is not None else f"draft={self.draft}"
+            raise ValueError(f"exit={self.exit} is for draft=exit, and {other} is another drafter: leave one of them out")
+        drawn = self._drawn
+        if self.own and (not drawn or self.verify != "standard"):
+            what = "a generator of the siblings: set sampler.ckpt" if not drawn else "verify=standard"
             raise ValueError(f"own=true needs {what}; for the model's own drafts alone there is sampler=jacobi")
-        alone = self.verify == "block" and (self.ckpt is None or self.own)
+        alone = self.verify == "block" and (not drawn or self.own)
         if self.branches > 1 and (alone or self.draft in ("above", "left")):
             what = "verify=block without a generator's paths is" if alone else f"drafts from {self.draft} are"
             raise ValueError(f"{what} for a chain: set branches=1; got branches={self.branches}")
         if self.branches > 1 and self.depth > 1 and self.verify == "block":
             raise ValueError(f"verify=block has paths that begin apart and then have no siblings: set depth=1; got depth={self.depth}")
         if self.trim is not None:
-            if self.ckpt is None:
+            if not drawn:
                 raise ValueError("trim is for drafts that a generator draws: set sampler.ckpt, or leave it out")
             read_ids(self.trim)
 
-        if (self.verify not in ("standard", "block") or self.siblings is not None) and (self.ckpt is None or self.own):
+        if (self.verify not in ("standard", "block") or self.siblings is not None) and (not drawn or self.own):
             what = f"verify={self.verify}" if self.siblings is None else f"siblings={self.siblings}"
             raise ValueError(f"{what} is for drafts that a generator draws: set sampler.ckpt, and own=false; or leave it out")
         able = SIBLING_RULES[self.verify].siblings if self.verify != "block" else ("with_replacement",) * (self.branches > 1)
@@ -118,7 +128,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             needed = f"needs siblings={' or '.join(able)}" if able else "is for a chain, without siblings"
             raise ValueError(f"verify={self.verify} {needed}; got siblings={self.siblings}")
 
-        growing = self.ckpt is not None and not self.own and self.verify == "standard" and self.branches > 1
+        growing = drawn and not self.own and self.verify == "standard" and self.branches > 1
         if self.tree != "fixed" and not growing:
             raise ValueError(
                 f"tree={self.tree} grows drafts of a generator: set sampler.ckpt, branches=2 or more, verify=standard and own=false; "
@@ -126,6 +136,11 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             )
         if self.tree != "fixed" and self.siblings not in (None, "without_replacement"):
             raise ValueError(f"tree={self.tree} draws siblings without replacement; got siblings={self.siblings}")
+
+    @property
+    def _drawn(self) -> bool:
+        """Whether a generator draws the drafts."""
+        return self.ckpt is not None or self.exit is not None
 
     @property
     def rule(self) -> str | SiblingRule:
@@ -139,7 +154,7 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
         return loaded
 
     def drafter(self, progress: Progress) -> Drafter:
-        draft = self.draft or ("model" if self.ckpt is not None else "table" if progress.layout.slots == 1 else "left")
+        draft = self.draft or ("model" if self._drawn else "table" if progress.layout.slots == 1 else "left")
         self.check_slots(progress.layout, draft == "table", self.branches > 1, self.verify == "block")
         window = min(self.window, progress.layout.steps)
         kept = None if self.trim is None else kept_ids(self.trim, progress.request.model.spec, progress.vocab)
@@ -147,18 +162,20 @@ class Speculative(SpeculativeDecoding, id="sampler/speculative"):
             nodes = self.branches * (window - 1) if self.tree == "beam" else self.nodes * (window > 1)
             grown = RowTrees(len(progress.ids), nodes + 1, window, min(self.branches, max(nodes, 1)), progress.ids.device)
             if self.tree == "beam":
-                return BeamDrafts(progress, grown, self._loaded(), self.filter, kept=kept)
+                return BeamDrafts(progress, grown, self._small(progress), self.filter, kept=kept)
             threshold = self.threshold if self.tree == "layered" else None
-            return DynamicDrafts(progress, grown, self._loaded(), self.filter, threshold, kept)
+            return DynamicDrafts(progress, grown, self._small(progress), self.filter, threshold, kept)
         tree = DraftTree(window, self.branches, self.depth)
-        if draft == "model":
+        if draft in ("model", "exit"):
             siblings = self.siblings or ("with_replacement" if self.verify == "block" else SIBLING_RULES[self.verify].siblings[0])
             own = OwnDrafts(progress, tree) if self.own else None
-            return ModelDrafts(progress, tree, self._loaded(), self.filter, own, siblings, kept)
+            return ModelDrafts(progress, tree, self._small(progress), self.filter, own, siblings, kept)
         return TokenTable(progress, tree) if draft == "table" else Neighbours(progress, tree, draft)
 
-    def _loaded(self) -> Any:
-        """The drafts' generator. Raises ValueError where there is only its path."""
+    def _small(self, progress: Progress) -> Any:
+        """The drafts' generator. Raises ValueError where there is only its path, or the model has no such exit."""
+        if self.exit is not None:
+            return progress.request.model.at_exit(self.exit)
         if self._generator is None and isinstance(self.ckpt, str):
             raise ValueError(f"the generator of {self.ckpt} is not loaded: sample through gentok, or give a generator as ckpt")
         return self.ckpt if self._generator is None else self._generator

@@ -13,7 +13,7 @@ from gentok.build import build
 from gentok.bundle import Bundle, build_generator
 from gentok.data.code_maps import code_maps
 from gentok.rng import RowRNG
-from gentok.sampling import pick_sampler, sample_tokens
+from gentok.sampling import load_generator, pick_sampler, sample_tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Unregistered
 from gentok.types import Batch, Condition, ConditionSpec, Frames, Latents, LossOutput, Tokens
@@ -51,6 +51,7 @@ class GeneratorTask(GentokModule):
             return
         tokenizer = self.frozen.module.tokenizer
         self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
+        self.generator.with_models(load_generator)
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.modality = modality(tokenizer.spec)

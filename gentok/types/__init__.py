@@ -9,15 +9,16 @@ The words themselves are defined in gentok/types, a file per kind; everything el
 
 from gentok.rng import RowRNG
 from gentok.types.condition_specs import ClassSpec, ConditionSpec, IdsSpec, VectorsSpec
-from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
+from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Kept, Part, Vectors
 from gentok.types.formats import fingerprint
 from gentok.types.grids import Frames, Grid, Line, Pyramid, Raster
+from gentok.types.kept_text import KEEP_TEXT, TEXT
 from gentok.types.outputs import Batch, LossOutput, Quantized, TokenizerOutput
 from gentok.types.token_spec import TokenSpec
 from gentok.types.tokens import ABSENT, UNKNOWN, Latents, Tokens
 
 __all__ = [
     "ABSENT", "UNKNOWN", "NULL_CLASS", "Grid", "Raster", "Line", "Frames", "Pyramid", "TokenSpec", "Tokens", "Latents",
-    "Class", "Ids", "Vectors", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec", "Batch", "Quantized",
-    "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
+    "KEEP_TEXT", "TEXT", "Class", "Ids", "Vectors", "Kept", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec",
+    "Batch", "Quantized", "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
 ]  # fmt: skip

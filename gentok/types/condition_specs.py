@@ -14,6 +14,7 @@ from torch import Tensor
 from gentok.errors import ConfigError, FormatError
 from gentok.types.conditions import NULL_CLASS, Class, Condition, Ids, Part, Vectors
 from gentok.types.formats import CELLS, Size, strict
+from gentok.types.kept_text import KEEP_TEXT, TEXT, kept_text
 from gentok.types.tokens import ABSENT
 
 __all__ = ["ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec"]
@@ -111,7 +112,8 @@ class ConditionSpec:
         """A user's `condition=7`, `condition=horse`, `condition={class: [3, 4], text: "seven"}` as a Condition of `batch` rows.
 
         A scalar goes to the only part, or to the part named `class`; a list gives the rows in turn, repeated to fill the batch;
-        None is null everywhere. Texts for a part of vectors become such by `encode`. Raises ValueError, naming what the model understands.
+        None is null everywhere. Texts for a part of vectors become such by `encode`. `keep_text` beside the parts says which tokens of the
+        part `text` media are generated from (gentok/types/kept_text.py). Raises ValueError, naming what the model understands.
         """
         names = [name for name, _ in self.parts]
         if value is None:
@@ -123,8 +125,9 @@ class ConditionSpec:
                     f"condition={value}: this model is {'unconditional' if not names else 'conditioned on ' + ', '.join(names)}"
                 )
             value = {target: value}
+        keep = value.get(KEEP_TEXT)
         for name in value:
-            if name not in names:
+            if name not in (*names, KEEP_TEXT):
                 raise ValueError(f"condition.{name}: this model is conditioned on {', '.join(names) or 'nothing'}")
         parts: dict[str, Part] = {}
         for name, spec in self.parts:
@@ -135,7 +138,8 @@ class ConditionSpec:
             if encode is not None and isinstance(spec, VectorsSpec):
                 row_values = encode(row_values, spec)
             parts[name] = spec.parse([row_values[i % len(row_values)] for i in range(batch)], f"condition.{name}")
-        return Condition(parts)
+        kept = None if keep is None else kept_text(keep, parts.get(TEXT))
+        return Condition(parts if kept is None else {**parts, KEEP_TEXT: kept})
 
     def without(self, other: ConditionSpec) -> ConditionSpec:
         """The parts that `other` has no part of that name for."""

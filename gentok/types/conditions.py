@@ -1,4 +1,4 @@
-"""What a generator is conditioned on, row by row: classes, symbols, vectors."""
+"""What a generator is conditioned on, row by row: classes, symbols, vectors; and what of a text it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gentok.types.tokens import ABSENT
 
-__all__ = ["NULL_CLASS", "Class", "Ids", "Vectors", "Part", "Condition"]
+__all__ = ["NULL_CLASS", "Class", "Ids", "Vectors", "Kept", "Part", "Condition"]
 
 NULL_CLASS = -1
 """The class id of "no class": what classifier-free guidance contrasts with."""
@@ -81,7 +81,31 @@ class Vectors:
         return Vectors(torch.cat([i.x for i in items]), torch.cat([i.mask for i in items]))
 
 
-Part = Class | Ids | Vectors
+@dataclass
+class Kept:
+    """Which tokens of the condition `text` media may read: mask bool [B, L], of its symbols or vectors (gentok/types/kept_text.py); all
+    where a row has no text."""
+
+    mask: Tensor
+
+    def null(self) -> Kept:
+        return Kept(torch.ones_like(self.mask))
+
+    def drop(self, rows: Tensor) -> Kept:
+        return Kept(self.mask | rows[:, None])
+
+    def select(self, index: Any) -> Kept:
+        return Kept(self.mask[index])
+
+    def to(self, device: Any) -> Kept:
+        return Kept(self.mask.to(device))
+
+    @staticmethod
+    def concat(items: Sequence[Kept]) -> Kept:
+        return Kept(torch.cat([i.mask for i in items]))
+
+
+Part = Class | Ids | Vectors | Kept
 
 
 @dataclass

@@ -115,6 +115,7 @@ def test_a_text_is_spoken_a_sound_written_down_and_both_made_up(world):
     assert alone.texts == rows.texts and torch.equal(alone.tokens.codes, rows.tokens.codes)
     for words, options in {
         "never saw": {"condition": "7"},
+        "has its text among its tokens": {"condition": {"text": "one", "keep_text": "last:1"}},
         "no frames of time": {"duration": 1.0},
         "unconditional": {"guidance": 2.0},
         "s long": {"known": item.media[0], "keep": "9s"},

@@ -1,0 +1,193 @@
+"""A drafter that is trained towards the model that it drafts for, on what that model says itself (DistillSpec: Zhou et al., arXiv
+2310.08461).
+
+Speculative decoding accepts a draft x of q with the chance min(1, p(x) / q(x)), so a step of one draft is accepted with
+
+    beta = sum over ids of min(p, q) = 1 - TV(p, q)                       (Leviathan et al., arXiv 2211.17192)
+
+p being the target's distribution and q the drafter's, both given the ids before. What is trained is the mean over cells of
+
+    kl    KL(p || q) = sum over ids of p (log p - log q)      pulls hardest where q misses what p finds probable
+    tv    TV(p, q)   = 1/2 sum over ids of |p - q|            what is lost of the acceptance; its gradient vanishes where q is far from p
+
+where the ids before are the target's own: sampled from it at temperature 1, given the conditions of the training batch and as long as its
+items (context=target); or those of the data (context=data). Sampling is most of the work, so a step draws several items for each row
+of its batch, and the steps after it take them in turn, several times. The drafter is never sampled in training.
+
+The network, sampling and likelihood are those of the autoregressive model; a bundle holds the drafter alone. For
+`sampler=speculative sampler.ckpt=BUNDLE`, which draws the target's distribution whatever the drafter is.
+
+Deviations: DistillSpec compares contexts of the data, of the target and of the drafter, and more divergences; contexts of the drafter
+(on-policy) are left out. What was drawn is not kept with a checkpoint: a resumed run draws anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from gentok.errors import ConfigError
+from gentok.generators.autoregressive import Autoregressive
+from gentok.generators.base import Causal, capabilities
+from gentok.interfaces import LocalPath
+from gentok.nn.frozen import Frozen
+from gentok.nn.token_transformer import full_precision
+from gentok.rng import RowRNG
+from gentok.settings import PositiveInt
+from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+
+__all__ = ["AlignedDrafter", "divergences", "draw_items", "probabilities"]
+
+
+class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
+    """The autoregressive model, trained towards another one's probabilities.
+
+    Args:
+        spec: the tokens.
+        condition_spec: what they are conditioned on; None: nothing.
+        target: the model that it drafts for: a bundle folder or a training checkpoint of a causal generator of the same tokens, order and
+            condition. None: it is not to be trained.
+        divergence: kl or tv.
+        context: what the ids before are: the target's own, or the data's.
+        draws: items that the target draws at once for each row of a batch.
+        reuse: how often each of them is trained on.
+        options: those of Autoregressive, and of TransformerSettings.
+
+    Raises:
+        ValueError: the tokens have a grammar.
+    """
+
+    follows_grammar = False
+
+    def __init__(
+        self,
+        spec: TokenSpec,
+        condition_spec: ConditionSpec | None = None,
+        *,
+        target: LocalPath | None = None,
+        divergence: Literal["kl", "tv"] = "kl",
+        context: Literal["target", "data"] = "target",
+        draws: PositiveInt = 8,
+        reuse: PositiveInt = 8,
+        **options: Annotated[Any, Autoregressive],
+    ):
+        if spec.grammar:
+            raise ValueError("these tokens have a grammar, which a draw of the target would have to follow: use generator=autoregressive")
+        super().__init__(spec, condition_spec, **options)
+        self.target, self.divergence, self.context = target, divergence, context
+        self.draws, self.reuse = draws, reuse
+        self._frozen: Frozen | None = None
+        self._drawn: list[tuple[Tokens, Condition, Tensor]] = []
+        self._turn = 0
+
+    def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """As Generator.portable: without the target, which sampling does not need."""
+        return {**super().portable(config), "target": None}
+
+    def with_models(self, load: Callable[[str], Any]) -> None:
+        """As Generator.with_models. Raises ConfigError or ValueError where the target is missing or does not fit."""
+        if self.target is None:
+            raise ConfigError("this drafter is trained towards the model that it drafts for: set generator.target to its bundle")
+        model = load(self.target)
+        if not isinstance(model, Causal):
+            able = ", ".join(capabilities(model)) or "without capability"
+            raise ValueError(f"generator.target={self.target} must be a Causal generator; this {type(model).__name__} is {able}")
+        same = torch.equal(model.layout.step, self.layout.step) if model.layout.step.shape == self.layout.step.shape else False
+        if not model.spec.same_codes(self.spec) or not same or model.ends != self.ends or model.condition_spec != self.condition_spec:
+            raise ValueError(
+                f"generator.target={self.target} has other tokens, another order ({model.layout.name}), other ends of items or another "
+                f"condition than this drafter of {self.spec.describe()} in the {self.layout.name} order: they must be the same"
+            )
+        self._frozen = Frozen(model)  # type: ignore[arg-type]
+
+    def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG | None = None) -> LossOutput:
+        """Mean divergence per present cell and end; outside of training, and where no target was loaded, the autoregressive model's loss.
+
+        Args:
+            tokens: codes int64 [B, K, N].
+            condition: B rows.
+            rng: for condition dropout, dropout and what the target draws.
+
+        Returns:
+            LossOutput with the terms kl, tv, and acceptance: that of one draft, 1 - tv.
+        """
+        if not self.training or self._frozen is None or rng is None:
+            return super().loss(tokens, condition, rng)
+        target: Any = self._frozen.on(tokens.codes.device)
+        if self.context == "data":
+            condition = self.drop_condition(condition, rng)
+            p = probabilities(target, tokens, condition)
+        else:
+            tokens, condition, p = self._next_items(target, tokens, condition, rng)
+        logits = full_precision(self._logits(self._hidden(tokens.codes, condition, rng), self._tables.on(p.device).level))
+        there = torch.stack([self._targets(tokens.codes, k)[1] for k in range(self.spec.levels)], 1)
+        there = self.layout.flatten(there.to(torch.int64)) > 0  # [B, S, G]
+        found = {name: value[there].sum() / there.sum().clamp(min=1) for name, value in divergences(p, logits).items()}
+        terms = {name: value.detach() for name, value in found.items()}
+        return LossOutput(found[self.divergence], there.sum(), None, {**terms, "acceptance": 1 - terms["tv"]})
+
+    def _next_items(self, target: Any, tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tokens, Condition, Tensor]:
+        """Items of the target's own, their conditions and what it says of them, float [B, S, G, ids]."""
+        if self._turn % (self.draws * self.reuse) == 0:
+            many = torch.arange(tokens.batch, device=tokens.codes.device).repeat(self.draws)
+            streams = RowRNG.concat([rng.fork(f"draw {i}") for i in range(self.draws)])
+            given = self.drop_condition(condition.rows(many), streams)
+            lengths = None if tokens.lengths is None else tokens.lengths[many]
+            drawn, p = draw_items(target, Tokens(tokens.codes[many], tokens.spec, lengths), given, streams)
+            parts = torch.arange(len(many), device=many.device).split(tokens.batch)
+            self._drawn = [
+                (Tokens(drawn[rows], tokens.spec, None if lengths is None else lengths[rows]), given.rows(rows), p[rows]) for rows in parts
+            ]
+        items = self._drawn[self._turn % self.draws]
+        self._turn += 1
+        return items
+
+
+def probabilities(model: Any, tokens: Tokens, condition: Condition) -> Tensor:
+    """What a causal model says of items: float32 [B, S, G, ids] of every step of its layout given the steps before it."""
+    with torch.no_grad():
+        cache = model.init_cache(condition, tokens.batch, model.layout.steps)
+        logits = model.logits(model.feed(tokens.codes), cache, torch.zeros(tokens.batch, dtype=torch.int64))
+        return full_precision(logits).softmax(-1)
+
+
+@torch.no_grad()
+def draw_items(model: Any, like: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor]:
+    """Items of a causal model, exact draws at temperature 1, with cells where those of other items are.
+
+    Args:
+        model: Causal.
+        like: codes int64 [B, K, N]; of these, which cells are there is looked at, and nothing else.
+        condition: B rows.
+        rng: B rows.
+
+    Returns:
+        Codes int64 [B, K, N], and what the model says of every step given the drawn ones before it, float32 [B, S, G, ids], an end
+        included, although none is drawn: the items are as long as `like`.
+    """
+    layout, batch = model.layout, like.batch
+    ids = layout.flatten(like.codes)
+    cache, found = model.init_cache(condition, batch, layout.steps), []
+    fed = model.begin.to(ids).expand(batch, 1, -1)
+    for step in range(layout.steps):
+        at = torch.full((batch,), step, dtype=torch.int64)
+        logits = full_precision(model.logits(fed, cache, at)[:, 0])  # [B, G, ids]
+        model.commit(cache, at)
+        found.append(logits.softmax(-1))
+        there = (ids[:, step] >= 0)[..., None]
+        choice = logits[..., : model.spec.vocab].double().masked_fill(~there, 0.0)
+        new = (choice + rng.gumbel(layout.slots, model.spec.vocab)).argmax(-1)
+        ids[:, step] = torch.where(there[..., 0], new, ids[:, step])
+        fed = ids[:, step : step + 1]
+    return layout.unflatten(ids), torch.stack(found, 1)
+
+
+def divergences(p: Tensor, logits: Tensor) -> dict[str, Tensor]:
+    """kl and tv of distributions p float [..., V] and those of logits [..., V]: float [...]."""
+    log_q = logits.log_softmax(-1)
+    possible = p > 0
+    ratio = p.clamp(min=torch.finfo(p.dtype).tiny).log() - torch.where(possible, log_q, 0.0)
+    return {"kl": torch.where(possible, p * ratio, 0.0).sum(-1), "tv": (p - log_q.exp()).abs().sum(-1) / 2}
