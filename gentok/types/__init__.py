@@ -15,9 +15,10 @@ from gentok.types.grids import Frames, Grid, Line, Pyramid, Raster
 from gentok.types.outputs import Batch, LossOutput, Quantized, TokenizerOutput
 from gentok.types.token_spec import TokenSpec
 from gentok.types.tokens import ABSENT, UNKNOWN, Latents, Tokens
+from gentok.types.trajectories import Trajectories
 
 __all__ = [
     "ABSENT", "UNKNOWN", "NULL_CLASS", "Grid", "Raster", "Line", "Frames", "Pyramid", "TokenSpec", "Tokens", "Latents",
     "Class", "Ids", "Vectors", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec", "Batch", "Quantized",
-    "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
+    "TokenizerOutput", "LossOutput", "RowRNG", "Trajectories", "fingerprint",
 ]  # fmt: skip

@@ -1,0 +1,85 @@
+"""One or two passes in the place of a pass per code: distilled decoding (Liu et al., arXiv 2412.17153).
+
+Every row draws its noise once. One pass maps the noise of all positions to codes. With two, the codes before `split` are kept, the noise
+behind them is put back, and a second pass maps it again, which now sees codes in the place of noise. With `assist` the model's teacher
+gives the codes of a span, a call each, from the same noise: of all positions these are exactly the teacher's, of some the student's
+passes go on from its last code.
+
+Only approximately the model's teacher's distribution, unless `assist` is everything. Known codes stay where they precede all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from gentok.generators.base import Jumps
+from gentok.samplers.base import Sampler, check_steps
+from gentok.samplers.request import SampleOutput, SampleRequest
+from gentok.settings import NonNegativeFloat, NonNegativeInt
+from gentok.types import UNKNOWN
+
+__all__ = ["DistilledSampler"]
+
+
+@dataclass(frozen=True)
+class DistilledSampler(Sampler, id="sampler/distilled"):
+    """Passes of a student from noise to codes.
+
+    Args:
+        steps: 1 or 2 passes over an item, without those that `assist` needs.
+        assist: [first, last): positions whose codes the teacher gives, a call each; None: none. The student was trained to go on from its
+            `split`: a span should end there, or be everything.
+        temperature: of the student's codes; 0: the most probable, which is what it was trained for. The noise is what differs from item to
+            item.
+    """
+
+    requires = Jumps
+    exact = False
+
+    temperature: NonNegativeFloat = 0.0
+    steps: Literal[1, 2] = 1
+    assist: Sequence[NonNegativeInt] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.assist is not None and (len(self.assist) != 2 or not self.assist[0] < self.assist[1]):
+            raise ValueError(f"assist={list(self.assist)}: the first position that the teacher gives, and the one behind the last, such as [0, 16]")
+
+    def run(self, request: SampleRequest) -> SampleOutput:
+        """As Sampler. network_calls: student and teacher."""
+        model, tokens, codes = request.model, request.tokens, request.tokens.codes
+        positions = codes.shape[2]
+        check_steps(tokens, torch.arange(positions)[None], "left to right")
+        span = range(*self.assist) if self.assist else range(0)
+        if span.stop > positions:
+            raise ValueError(f"assist=[{span.start}, {span.stop}]: these items have {positions} positions, so a span ends at {positions} at most")
+        noise = request.rng.normal(positions, model.channels)
+        calls, parts = codes.new_zeros(len(codes)), self._parts(model.split, span, positions)
+        for number, part in enumerate(parts):
+            asked = codes[:, :, part.start : part.stop] == UNKNOWN
+            needed = asked.any(2)[:, 0]
+            if part == span:
+                codes = model.follow(codes, noise, request.condition, part)
+                each = (asked[:, 0].flip(1).cumsum(1) > 0).sum(1)  # up to a row's last unknown position
+                cost, name, made = each, "teacher", len(part)
+            else:
+                drawn = request.choose(self.filter(model.jump(codes, noise, request.condition)), request.rng)
+                kept = torch.arange(positions, device=codes.device) < part.stop
+                codes, cost, name, made = torch.where((codes == UNKNOWN) & kept, drawn, codes), needed.long(), "student", 1
+            calls = calls + cost
+            request.network_calls.merge({name: (made, made * len(codes))})
+            request.report(codes, number + 1, len(parts))
+        return request.output(codes, calls)
+
+    def _parts(self, split: int, span: range, positions: int) -> list[range]:
+        """What is filled one after the other: `span` by the teacher, the others by a pass each."""
+        ends = {positions, *((split,) if self.steps == 2 else ())}
+        if not span:
+            cuts = sorted({0, *ends})
+        else:
+            cuts = sorted({0, span.start, span.stop, *(e for e in ends if e not in span or e == span.start)})
+        return [range(first, last) for first, last in zip(cuts, cuts[1:])]
