@@ -237,8 +237,8 @@ def _checked(teacher: Any, spec: TokenSpec, condition_spec: ConditionSpec) -> Au
         raise ValueError(f"distilled learns from generator=autoregressive; its teacher is a {type(teacher).__name__}")
     if spec.levels != 1 or teacher.ends or teacher.layout.step[0].tolist() != list(range(spec.positions)):
         raise ValueError(
-            f"distilled learns from a teacher of one level that emits position after position, and whose items do not end by themselves; "
-            f"this one has {counted(spec.levels, 'level')} in the {teacher.layout.name} order{', and ends' if teacher.ends else ''}"
+            "distilled models one level of codes, as of codebook=vq, in the order of their positions, of items that do not end by "
+            f"themselves; its teacher has {counted(spec.levels, 'level')} in the {teacher.layout.name} order{', and ends' if teacher.ends else ''}"
         )
     if teacher.spec.vocab_sizes != spec.vocab_sizes or teacher.spec.grid != spec.grid or teacher.condition_spec != condition_spec:
         raise ValueError(f"the teacher models {teacher.spec.describe()}; these are {spec.describe()}")

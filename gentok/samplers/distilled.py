@@ -50,7 +50,7 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
             raise ValueError(f"assist={list(self.assist)}: the first position that the teacher gives, and the one behind the last, such as [0, 16]")
 
     def run(self, request: SampleRequest) -> SampleOutput:
-        """As Sampler. network_calls: student and teacher."""
+        """As Sampler. calls: passes of the student and of the teacher that a row needed; network_calls: student and teacher."""
         model, tokens, codes = request.model, request.tokens, request.tokens.codes
         positions = codes.shape[2]
         check_steps(tokens, torch.arange(positions)[None], "left to right")
@@ -60,18 +60,18 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
         noise = request.rng.normal(positions, model.channels)
         calls, parts = codes.new_zeros(len(codes)), self._parts(model.split, span, positions)
         for number, part in enumerate(parts):
-            asked = codes[:, :, part.start : part.stop] == UNKNOWN
-            needed = asked.any(2)[:, 0]
-            if part == span:
-                codes = model.follow(codes, noise, request.condition, part)
-                each = (asked[:, 0].flip(1).cumsum(1) > 0).sum(1)  # up to a row's last unknown position
-                cost, name, made = each, "teacher", len(part)
-            else:
+            asked = codes[:, 0, part.start : part.stop] == UNKNOWN
+            if part == span and bool(asked.any()):
+                first = part.start + int(asked.any(0).nonzero()[0])
+                codes = model.follow(codes, noise, request.condition, range(first, part.stop))
+                calls = calls + asked.sum(1)
+                request.network_calls.merge({"teacher": (part.stop - first, (part.stop - first) * len(codes))})
+            elif bool(asked.any()):
                 drawn = request.choose(self.filter(model.jump(codes, noise, request.condition)), request.rng)
-                kept = torch.arange(positions, device=codes.device) < part.stop
-                codes, cost, name, made = torch.where((codes == UNKNOWN) & kept, drawn, codes), needed.long(), "student", 1
-            calls = calls + cost
-            request.network_calls.merge({name: (made, made * len(codes))})
+                before = torch.arange(positions, device=codes.device) < part.stop
+                codes = torch.where((codes == UNKNOWN) & before, drawn, codes)
+                calls = calls + asked.any(1)
+                request.network_calls.merge({"student": (1, positions * len(codes))})
             request.report(codes, number + 1, len(parts))
         return request.output(codes, calls)
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import build
+from gentok.build import build, resolve
 from gentok.bundle import Bundle
+from gentok.generators.base import Jumps
 from gentok.rng import RowRNG
 from gentok.sampling import pick_sampler, sample_tokens
 from gentok.training.modality import modality
@@ -43,8 +44,10 @@ class GeneratorTask(GentokModule):
 
     @property
     def guidance(self) -> float:
-        """Of the logged samples, and what the bundle recommends: task.guidance, or 1 where there is no condition to be guided by."""
-        return self.config["task"]["guidance"] if self.condition_spec.parts else 1.0
+        """Of the logged samples, and what the bundle recommends: task.guidance, or 1 where there is no condition to be guided by, or the
+        guidance is in what the model has learned."""
+        own = issubclass(resolve(self.config["generator"]["_target_"], self.config["trust"]), Jumps)
+        return self.config["task"]["guidance"] if self.condition_spec.parts and not own else 1.0
 
     def token_source(self) -> Encoded | Taught:
         """What makes the tokens that are cached."""
