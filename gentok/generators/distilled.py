@@ -240,6 +240,9 @@ def _checked(teacher: Any, spec: TokenSpec, condition_spec: ConditionSpec) -> Au
             "distilled models one level of codes, as of codebook=vq, in the order of their positions, of items that do not end by "
             f"themselves; its teacher has {counted(spec.levels, 'level')} in the {teacher.layout.name} order{', and ends' if teacher.ends else ''}"
         )
-    if teacher.spec.vocab_sizes != spec.vocab_sizes or teacher.spec.grid != spec.grid or teacher.condition_spec != condition_spec:
-        raise ValueError(f"the teacher models {teacher.spec.describe()}; these are {spec.describe()}")
+    if not teacher.spec.same_codes(spec):
+        raise ValueError(f"the teacher models {teacher.spec.describe()}; these tokens are {spec.describe()}")
+    if teacher.condition_spec != condition_spec:
+        theirs, ours = ([name for name, _ in given.parts] or "nothing" for given in (teacher.condition_spec, condition_spec))
+        raise ValueError(f"the teacher is conditioned on {theirs}, the data give {ours}: the same names of classes or symbols are needed")
     return teacher
