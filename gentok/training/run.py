@@ -167,7 +167,8 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     fit_to_items(tokenizer, data)
     if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
-    config["generator"], inner = nest_teacher(config["generator"], tokenizer.spec, config["trust"])
+    conditions = data.condition_spec.without(tokenizer.tokenizer.written_condition)
+    config["generator"], inner = nest_teacher(config["generator"], tokenizer.spec, config["trust"], conditions)
     if inner is not None:
         config["inner_from"] = list(inner)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
