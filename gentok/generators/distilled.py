@@ -154,6 +154,12 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
             logits = self.teacher.logits(both(fed), cache, where)[:, -1, 0].double()
             self.teacher.commit(cache, where)
             logits = combine(*logits.chunk(2), self.guidance) if guided else logits
+            wrong = ~logits.amax(1).isfinite()
+            if bool(wrong.any()):
+                raise ValueError(
+                    f"the teacher's distribution for row {int(wrong.nonzero()[0])} of the batch is not finite (NaN, infinite, or no id "
+                    "possible): its weights are damaged or its precision is too low"
+                )
             drawn = flow(noise[:, step], logits)
             now = codes[:, 0, step]
             codes[:, 0, step] = now = torch.where(now == UNKNOWN, drawn, now)

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from gentok.generators.base import Jumps
 from gentok.samplers.base import Sampler, check_steps
+from gentok.samplers.draws import check_finite
 from gentok.samplers.request import SampleOutput, SampleRequest
-from gentok.settings import NonNegativeFloat, NonNegativeInt
+from gentok.settings import NonNegativeInt
 from gentok.types import UNKNOWN
 
 __all__ = ["DistilledSampler"]
@@ -33,16 +35,16 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
         steps: 1 or 2 passes over an item, without those that `assist` needs.
         assist: [first, last): positions whose codes the teacher gives, a call each; None: none. The student was trained to go on from its
             `split`: a span should end there, or be everything.
-        temperature: of the student's codes; 0: the most probable, which is what it was trained for. The noise is what differs from item to
-            item.
+        draw: whether the student's codes are drawn, as temperature and the filters say; else they are the most probable ones, since the
+            noise is what differs from item to item. The teacher's are the map's.
     """
 
     requires = Jumps
     exact = False
 
-    temperature: NonNegativeFloat = 0.0
     steps: Literal[1, 2] = 1
     assist: Sequence[NonNegativeInt] | None = None
+    draw: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -67,13 +69,20 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
                 calls = calls + asked.sum(1)
                 request.network_calls.merge({"teacher": (part.stop - first, (part.stop - first) * len(codes))})
             elif bool(asked.any()):
-                drawn = request.choose(self.filter(model.jump(codes, noise, request.condition)), request.rng)
+                drawn = self._codes(request, model.jump(codes, noise, request.condition))
                 before = torch.arange(positions, device=codes.device) < part.stop
                 codes = torch.where((codes == UNKNOWN) & before, drawn, codes)
                 calls = calls + asked.any(1)
                 request.network_calls.merge({"student": (1, positions * len(codes))})
             request.report(codes, number + 1, len(parts))
         return request.output(codes, calls)
+
+    def _codes(self, request: SampleRequest, logits: Tensor) -> Tensor:
+        """logits float [B, 1, N, V] -> int64 [B, 1, N]."""
+        if self.draw:
+            return request.choose(self.filter(logits), request.rng)
+        check_finite(logits.amax(-1), request.rng, "distribution")
+        return logits.argmax(-1)
 
     def _parts(self, split: int, span: range, positions: int) -> list[range]:
         """What is filled one after the other: `span` by the teacher, the others by a pass each."""

@@ -113,7 +113,7 @@ def test_the_assisted_distribution_is_the_teachers_and_that_of_a_random_student_
 
 @torch.no_grad()
 def test_a_row_alone_is_that_row_of_a_batch(model):
-    for options in ({"steps": 2}, {"assist": [0, 6]}, {"temperature": 1.0}):
+    for options in ({"steps": 2}, {"assist": [0, 6]}, {"draw": True}):
         whole, _ = drawn(model, DistilledSampler(**options))
         alone, _ = drawn(model, DistilledSampler(**options), rows=[3])
         assert torch.equal(whole.tokens.codes[3:4], alone.tokens.codes)
@@ -146,12 +146,26 @@ def test_items_may_be_shorter(model):
 
 
 @torch.no_grad()
-def test_temperature_is_of_the_students_codes(model):
-    cold, warm = (drawn(model, DistilledSampler(temperature=t))[0].tokens.codes for t in (0.0, 3.0))
-    assert not torch.equal(cold, warm)
+def test_codes_are_drawn_only_where_it_is_asked(model):
+    best, cold, drawn_ones, same = (
+        drawn(model, DistilledSampler(**options))[0].tokens.codes
+        for options in ({}, {"draw": True, "temperature": 0.0}, {"draw": True}, {"temperature": 3.0})
+    )
+    assert torch.equal(best, cold) and torch.equal(best, same) and not torch.equal(best, drawn_ones)
     seen = []
     drawn(model, DistilledSampler(steps=2), on_step=lambda tokens, step, steps: seen.append((int(tokens.finished.min()), step, steps)))
     assert seen == [(4, 1, 2), (N, 2, 2)]
+
+
+@pytest.mark.parametrize("part, options", [("teacher", {"assist": [0, N]}), ("student", {})])
+@torch.no_grad()
+def test_a_network_that_is_not_finite_is_said_with_its_row(part, options):
+    model = distilled()
+    wrong = model.teacher if part == "teacher" else model
+    wrong.conditioner.parts["class_"].table.weight[2] = torch.nan  # the class of row 2 alone
+    with pytest.raises(ValueError, match="for row 2 of the batch is not finite") as error:
+        drawn(model, DistilledSampler(**options), batch=4)
+    assert "\n" not in str(error.value)
 
 
 def test_what_cannot_be_is_refused_in_a_line(model):
