@@ -39,7 +39,9 @@ def nest_teacher(
             continue
         path = given.get("ckpt") if isinstance(given, Mapping) else None
         if path in (None, "???"):
-            raise ConfigError(f"{component.__name__} learns from a trained generator, its {name}: give its bundle, generator.{name}.ckpt=BUNDLE")
+            raise ConfigError(
+                f"{component.__name__} learns from a trained generator, its {name}: give its bundle, generator.{name}.ckpt=BUNDLE"
+            )
         bundle = load(path, trust=trust)
         if bundle.generator is None:
             raise ConfigError(f"generator.{name}.ckpt={path} holds a tokenizer alone: give the bundle of a generator")

@@ -122,11 +122,12 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
     def take_inner(self, inner: Generator) -> None:
         """Takes the teacher's weights, and begins as the teacher. inner: the trained one."""
         self.teacher.load_state_dict(inner.state_dict())
-        for own, theirs in ((self.conditioner, self.teacher.conditioner), (self.trunk, self.teacher.trunk), (self.names, self.teacher.target_table)):
+        teacher = self.teacher
+        for own, its in ((self.conditioner, teacher.conditioner), (self.trunk, teacher.trunk), (self.names, teacher.target_table)):
             if own is not None:
-                own.load_state_dict(theirs.state_dict())
+                own.load_state_dict(its.state_dict())
         with torch.no_grad():
-            self.head.weight.copy_(self.teacher.level_weights(0))
+            self.head.weight.copy_(teacher.level_weights(0))
 
     # ------------------------------------------------------------------------------------------------ teacher
 
@@ -203,8 +204,9 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
 
     def forward(self, tokens: Tokens, condition: Condition | None = None) -> Tensor:
         """As `jump`, of Trajectories from their noise, of other tokens from zeros."""
-        noise = tokens.noise if isinstance(tokens, Trajectories) else torch.zeros(1, self.spec.positions, self.channels, device=tokens.codes.device)
-        return self.jump(tokens.codes, noise, condition or Condition())
+        codes = tokens.codes
+        silent = torch.zeros(1, self.spec.positions, self.channels, device=codes.device)
+        return self.jump(codes, tokens.noise if isinstance(tokens, Trajectories) else silent, condition or Condition())
 
     def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """Mean nats of a code behind the start, plus the weighted mean squared error of a number of its vector.
@@ -243,8 +245,9 @@ def _checked(teacher: Any, spec: TokenSpec, condition_spec: ConditionSpec) -> Au
         raise ValueError(f"distilled learns from generator=autoregressive; its teacher is a {type(teacher).__name__}")
     if spec.levels != 1 or teacher.ends or teacher.layout.step[0].tolist() != list(range(spec.positions)):
         raise ValueError(
-            "distilled models one level of codes, as of codebook=vq, in the order of their positions, of items that do not end by "
-            f"themselves; its teacher has {counted(spec.levels, 'level')} in the {teacher.layout.name} order{', and ends' if teacher.ends else ''}"
+            "distilled models one level of codes, as of a vq or fsq codebook, in the order of their positions, of items that do not end by "
+            f"themselves; its teacher has {counted(spec.levels, 'level')} in the {teacher.layout.name} order"
+            + (", and ends" if teacher.ends else "")
         )
     if not teacher.spec.same_codes(spec):
         raise ValueError(f"the teacher models {teacher.spec.describe()}; these tokens are {spec.describe()}")

@@ -49,7 +49,9 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.assist is not None and (len(self.assist) != 2 or not self.assist[0] < self.assist[1]):
-            raise ValueError(f"assist={list(self.assist)}: the first position that the teacher gives, and the one behind the last, such as [0, 16]")
+            raise ValueError(
+                f"assist={list(self.assist)}: the first position that the teacher gives, and the one behind the last, such as [0, 16]"
+            )
 
     def run(self, request: SampleRequest) -> SampleOutput:
         """As Sampler. calls: passes of the student and of the teacher that a row needed; network_calls: student and teacher."""
@@ -58,7 +60,9 @@ class DistilledSampler(Sampler, id="sampler/distilled"):
         check_steps(tokens, torch.arange(positions)[None], "left to right")
         span = range(*self.assist) if self.assist else range(0)
         if span.stop > positions:
-            raise ValueError(f"assist=[{span.start}, {span.stop}]: these items have {positions} positions, so a span ends at {positions} at most")
+            raise ValueError(
+                f"assist=[{span.start}, {span.stop}]: these items have {positions} positions, so a span ends at {positions} at most"
+            )
         noise = request.rng.normal(positions, model.channels)
         calls, parts = codes.new_zeros(len(codes)), self._parts(model.split, span, positions)
         for number, part in enumerate(parts):

@@ -3,13 +3,13 @@
 import pytest
 import torch
 from distilled_kit import SPEC, codebook, distilled, start
-from generator_kit import CLASSES, autoregressive, masked
+from generator_kit import CLASSES, LEVELS, autoregressive, masked
 
 from gentok.flow.codewords import CodewordFlow
 from gentok.flow.guidance import combine
 from gentok.generators.distilled import DistilledTransformer
 from gentok.rng import RowRNG
-from gentok.types import UNKNOWN, Condition, Line, Tokens, TokenSpec, Trajectories
+from gentok.types import UNKNOWN, Condition, Tokens, TokenSpec, Trajectories
 
 N = SPEC.positions
 
@@ -130,7 +130,7 @@ def test_other_tokens_are_replaced_by_trajectories_of_fresh_noise():
         ("dopri5.*euler, midpoint, heun", {"solver": "dopri5"}, SPEC),
         ("at least 2", {"solver_steps": 1}, SPEC),
         ("one level .* and ends", {"teacher": autoregressive(SPEC, CLASSES, ends=True)}, SPEC),
-        ("one level .* 3 levels", {"teacher": autoregressive(TokenSpec((5, 7, 3), Line(5)), CLASSES, layout="delayed")}, TokenSpec((5, 7, 3), Line(5))),
+        ("one level .* 3 levels", {"teacher": autoregressive(LEVELS, CLASSES, layout="delayed")}, LEVELS),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_in_a_line(message, options, spec):
