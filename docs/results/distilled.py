@@ -1,7 +1,7 @@
 """Measures distilled decoding on digits: writes distilled.json, distilled.md and the picture beside it.
 
-    python docs/results/distilled.py train RUNS [seed=0] [budget=5min]      a student of docs/zoo/mnist5k_ar in RUNS/seed0
-    python docs/results/distilled.py measure BUNDLE [seed=0] [n=1000] [rows=teacher,one,...]
+    python docs/results/distilled.py train RUNS [seed=0] [budget=55s]       a student of docs/zoo/mnist5k_ar in RUNS/seed0
+    python docs/results/distilled.py measure BUNDLE [seed=0] [n=1000] [rows=teacher,one,...] [budget=55s]
     python docs/results/distilled.py page                                   the page anew, from the figures that are there
 
 Rows are ways to sample one and the same bundle, which holds its teacher.
@@ -70,7 +70,7 @@ def tokens_of(bundle: Bundle, name: str, n: int, seed: int) -> tuple[Tokens, Ten
     return drawn.tokens, drawn.calls, drawn.seconds
 
 
-def measure(store: Store, path: str, seed: int, n: int, names: list[str]) -> None:
+def measure(store: Store, path: str, seed: int, n: int, names: list[str], budget: str) -> None:
     bundle, data = load(path), MNIST5k()
     (train_media, train_labels), (held_out, _) = whole(data.train), whole(data.held_out)
     judge = classifier(train_media, train_labels, DIGITS)[0]
@@ -78,7 +78,7 @@ def measure(store: Store, path: str, seed: int, n: int, names: list[str]) -> Non
     kept = {"held_out": predict(judge, held_out)[1], "train": predict(judge, same)[1]}
     labels, pictures = torch.arange(n) % DIGITS, []
     meta = bundle.meta
-    how = f"python docs/results/distilled.py measure RUN/bundle seed={seed} n={n}, after: {meta.get('command', '')}"
+    how = f"python docs/results/distilled.py measure RUN/bundle seed={seed} n={n}, after: {trained_by(seed, budget)}"
     for name in names:
         began = time.process_time()
         tokens, calls, seconds = tokens_of(bundle, name, n, seed)
@@ -93,7 +93,7 @@ def measure(store: Store, path: str, seed: int, n: int, names: list[str]) -> Non
         pictures.append(media[:DIGITS])
         print(name, {k: round(v, 4) for k, v in found.items()}, flush=True)
     about = {"steps": meta.get("step"), "training_seconds": meta.get("seconds"), "held_out_loss": meta.get("metrics", {}).get("held_out_loss")}
-    store.add(figures(f"mnist5k/training/seed {seed}", about, str(meta.get("command", "")), seed, meta.get("seconds") or 0.0))
+    store.add(figures(f"mnist5k/training/seed {seed}", about, trained_by(seed, budget), seed, meta.get("seconds") or 0.0))
     if seed == 0 and len(names) == len(ROWS):
         save_grid(torch.cat(pictures), HERE / "distilled_mnist5k.png", DIGITS, scale=2)
 
@@ -151,11 +151,11 @@ def main(words: list[str]) -> None:
     store = Store("distilled")
     plain = [word for word in words[1:] if "=" not in word]
     given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    seed = int(given.get("seed", 0))
+    seed, budget = int(given.get("seed", 0)), given.get("budget", "55s")
     if words[0] == "train":
-        train(Path(plain[0]), seed, given.get("budget", "5min"))
+        train(Path(plain[0]), seed, budget)
     elif words[0] == "measure":
-        measure(store, plain[0], seed, int(given.get("n", 1000)), given.get("rows", ",".join(ROWS)).split(","))
+        measure(store, plain[0], seed, int(given.get("n", 1000)), given.get("rows", ",".join(ROWS)).split(","), budget)
     page(store)
 
 
