@@ -20,7 +20,9 @@ class Trajectories(Tokens):
     noise: Tensor = field(default_factory=lambda: torch.zeros(0, 0, 0))
 
     def to(self, device: torch.device | str) -> Trajectories:
-        return Trajectories(*vars(super().to(device)).values(), self.noise.to(device))
+        moved = super().to(device)
+        return Trajectories(moved.codes, self.spec, moved.lengths, self.noise.to(device))
 
     def rows(self, index: Tensor | slice | Sequence[int]) -> Trajectories:
-        return Trajectories(*vars(super().rows(index)).values(), self.noise[index])
+        chosen = super().rows(index)
+        return Trajectories(chosen.codes, self.spec, chosen.lengths, self.noise[index])
