@@ -55,11 +55,12 @@ def trained_by(seed: int, budget: str) -> str:
     return f"python train.py experiment=mnist5k/distilled budget={budget} clock=cpu seed={seed}"
 
 
-def tokens_of(bundle: Bundle, name: str, n: int, seed: int) -> tuple[Tokens, Tensor, float]:
-    """(tokens, calls of each, seconds) of a row, item i of class i mod 10."""
+def tokens_of(bundle: Bundle, name: str, n: int, seed: int, teachers: Tokens | None) -> tuple[Tokens, Tensor, float]:
+    """(tokens, calls of each, seconds) of a row, item i of class i mod 10. teachers: tokens of the row "teacher", where they are there."""
     labels = torch.arange(n) % DIGITS
     if name == "naive":  # the teacher's codes, at every position shuffled among the items of a class: the same marginals, nothing else
-        out, rng = tokens_of(bundle, "teacher", n, seed)[0], RowRNG.of(seed, range(DIGITS * bundle.spec.positions))
+        out = tokens_of(bundle, "teacher", n, seed, None)[0] if teachers is None else teachers
+        rng = RowRNG.of(seed, range(DIGITS * bundle.spec.positions))
         codes = out.codes.clone()
         order = rng.permutation(n // DIGITS)
         for c in range(DIGITS):
@@ -76,12 +77,13 @@ def measure(store: Store, path: str, seed: int, n: int, names: list[str], budget
     judge = classifier(train_media, train_labels, DIGITS)[0]
     same = train_media[alike(train_labels, DIGITS, n)]
     kept = {"held_out": predict(judge, held_out)[1], "train": predict(judge, same)[1]}
-    labels, pictures = torch.arange(n) % DIGITS, []
+    labels, pictures, teachers = torch.arange(n) % DIGITS, [], None
     meta = bundle.meta
     how = f"python docs/results/distilled.py measure RUN/bundle seed={seed} n={n}, after: {trained_by(seed, budget)}"
     for name in names:
         began = time.process_time()
-        tokens, calls, seconds = tokens_of(bundle, name, n, seed)
+        tokens, calls, seconds = tokens_of(bundle, name, n, seed, teachers)
+        teachers = tokens if name == "teacher" else teachers
         media = bundle.decode(tokens).clamp(-1, 1)
         predicted, features = predict(judge, media)
         found = {"accuracy": accuracy(predicted, labels, [str(c) for c in range(DIGITS)])[0], "calls": calls.double().mean().item()}
