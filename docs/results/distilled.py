@@ -111,10 +111,16 @@ def verdicts(store: Store) -> list[str]:
         right = {name: store.figures.get(f"mnist5k/{name}/{seed}/accuracy", {}).get("value") for name in ROWS}
         if None in (right["teacher"], right["naive"], right["one"], right["two"]):
             continue
-        way = right["teacher"] - right["naive"]
+        way, n = right["teacher"] - right["naive"], store.figures[f"mnist5k/one/{seed}/samples"]["value"]
         one, two = ((right[name] - right["naive"]) / way for name in ("one", "two"))
-        words = f"{'reached' if one >= 0.5 else 'missed'}; two passes {'go further' if two > one else 'do not go further'}"
-        out.append(f"{seed}: one pass covers {one:.0%} of the way from independent marginals to the teacher, two passes {two:.0%}; half of it is {words}.")
+        error = sum(right[name] * (1 - right[name]) / n for name in ("one", "two")) ** 0.5
+        more = right["two"] - right["one"]
+        further = "go further" if more > 2 * error else "fall behind" if more < -2 * error else "cannot be told from one, a miss"
+        out.append(
+            f"{seed}: one pass covers {one:.0%} of the way from independent marginals to the teacher, two passes {two:.0%}. "
+            f"Half of it is {'reached' if one >= 0.5 else 'missed'}; two passes {further}: {100 * more:+.1f} points, of a standard error of "
+            f"{100 * error:.1f}."
+        )
     return out
 
 
