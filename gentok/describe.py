@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gentok.build import resolve
-from gentok.bundle import build_generator, build_tokenizer, nest_inner
+from gentok.bundle import build_generator, build_tokenizer, nest_inner, nest_teacher
 from gentok.bundle.places import find
 from gentok.errors import ConfigError
 from gentok.generators.base import Causal
-from gentok.interfaces import MediaData, Tokenizer
+from gentok.interfaces import Generator, MediaData, Tokenizer
 from gentok.sampling import pick_sampler
 from gentok.types import Batch, ClassSpec, ConditionSpec, Latents, Tokens, TokenSpec
 
@@ -68,7 +68,7 @@ def built(config: Mapping[str, Any]) -> tuple[nn.Module, Tokenizer, int]:
         tokenizer = _tokenizer(config)
         return tokenizer, tokenizer, sum(_discriminators(config).values())
     tokenizer = _tokenizer_of_generator(config)
-    return build_generator(config["generator"], tokenizer, _condition_spec(config), config["trust"]).eval(), tokenizer, 0
+    return _generator(config, tokenizer), tokenizer, 0
 
 
 def _count(module: nn.Module) -> int:
@@ -132,6 +132,12 @@ def _tokenizer_of_generator(config: Mapping[str, Any]) -> Tokenizer:
     return build_tokenizer(json.loads(document.read_text())["tokenizer"]["config"], config["trust"]).eval()
 
 
+def _generator(config: Mapping[str, Any], tokenizer: Tokenizer) -> Generator:
+    with torch.device("cpu"):
+        settings, _ = nest_teacher(config["generator"], tokenizer.spec, config["trust"])
+    return build_generator(settings, tokenizer, _condition_spec(config), config["trust"]).eval()
+
+
 def _tokens(spec: TokenSpec) -> Tokens | Latents:
     """One item."""
     if not spec.levels:
@@ -186,7 +192,7 @@ def _tokenizer_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], Table]
 def _generator_report(config: Mapping[str, Any]) -> tuple[dict[str, Any], Table]:
     tokenizer, condition_spec = _tokenizer_of_generator(config), _condition_spec(config)
     decode = _decode_flops(tokenizer)
-    generator = build_generator(config["generator"], tokenizer, condition_spec, config["trust"]).eval()
+    generator = _generator(config, tokenizer)
     with torch.device("cpu"):
         condition = condition_spec.parse(None, 1)
     forward = _flops(generator, _tokens(tokenizer.spec), condition.to("meta"))

@@ -47,13 +47,17 @@ GENERATORS = {
     "xar, few vectors": {
         "width": 64, "depth": 6, "heads": 2, "density": {"_target_": "gentok.nn.density.Density", "rate": 0.75, "sparse": 1},
     },
+    "distilled": {"solver_steps": 4},
 }
 """Name, and after a comma what is told of it -> its settings."""
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
-DRAWS, RATE = {"xar": 4}, {"xar": 1e-2}
-"""Of each item in a step, where what a step teaches depends on noise; and a learning rate."""
-ONLY = {"resgen": ("residual",), "next_scale": ("pyramid",), "xar": tuple(name for name in CODEBOOKS if name != "bae")}
+DRAWS, RATE, TEACHER = {"xar": 4}, {"xar": 1e-2}, {"distilled": "autoregressive"}
+"""Of each item in a step, where what a step teaches depends on noise; a learning rate; and who is trained first, to be learned from."""
+ONLY = {
+    "resgen": ("residual",), "next_scale": ("pyramid",), "xar": tuple(name for name in CODEBOOKS if name != "bae"),
+    "distilled": tuple(name for name in CODEBOOKS if name not in ("residual", "bae")),
+}  # fmt: skip
 """Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""
 
 
@@ -117,9 +121,13 @@ whose codes differ; of resgen, which needs levels, the refusal."""
 def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_back(tokenizers, codebook, generator_name):
     tokenizer, settings = tokenizers(codebook), GENERATORS[generator_name]
     generator_name = generator_name.partition(",")[0]
+    config = {**compose("config", [f"generator={generator_name}"])["generator"], **settings}
+    if generator_name in TEACHER:
+        first = TEACHER[generator_name]
+        config["teacher"] = {**compose("config", [f"generator={first}"])["generator"], **GENERATORS[first]}
     if codebook not in ONLY.get(generator_name, CODEBOOKS):
         with pytest.raises(ValueError, match=f"{generator_name} models .* {ONLY[generator_name][0]}") as error:
-            build_generator(compose("config", [f"generator={generator_name}"])["generator"], tokenizer, CLASSES)
+            build_generator(config, tokenizer, CLASSES)
         assert "\n" not in str(error.value)
         return
     media, index = images(), torch.arange(ITEMS)
@@ -127,8 +135,10 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     own = (psnr(tokenizer.decode(tokens), media) - 1.0).clamp(max=35.0)  # above 35 dB a code of the finest level is a decibel by itself
 
     torch.manual_seed(1)
-    config = {**compose("config", [f"generator={generator_name}"])["generator"], **settings}
     generator = build_generator(config, tokenizer, CLASSES)
+    if generator_name in TEACHER:
+        teacher = build_generator(config["teacher"], tokenizer, CLASSES)
+        generator.take_inner(fit(teacher, lambda step: teacher.loss(tokens, condition, RowRNG.of(1, index, step)).loss, 160, 5e-3))
     steps = STEPS.get((generator_name, codebook), 160)
     drawn = index.repeat(DRAWS.get(generator_name, 1))
     items, given, number = tokens.rows(drawn), condition.rows(drawn), torch.arange(len(drawn))

@@ -19,6 +19,7 @@ checked on loading.
     model.py         a loaded model: Bundle and load
     publishing.py    bundles that are handed on: save_pretrained, push_to_hub, from_pretrained
     inner.py         tokenizers that work on another, trained one; pretrained ones
+    teacher.py       generators that learn from another, trained one
 """
 
 from gentok.bundle.files import FORMAT
@@ -27,6 +28,10 @@ from gentok.bundle.inner import nest_inner, pretrained
 from gentok.bundle.model import Bundle, load
 from gentok.bundle.models import build_generator, build_tokenizer
 from gentok.bundle.publishing import from_pretrained
+from gentok.bundle.teacher import nest_teacher
 from gentok.bundle.writing import save
 
-__all__ = ["FORMAT", "Bundle", "build_generator", "build_tokenizer", "from_pretrained", "load", "nest_inner", "pretrained", "save", "stamp"]
+__all__ = [
+    "FORMAT", "Bundle", "build_generator", "build_tokenizer", "from_pretrained", "load", "nest_inner", "nest_teacher", "pretrained", "save",
+    "stamp",
+]  # fmt: skip

@@ -43,7 +43,8 @@ def build_tokenizer(
 def build_generator(
     config: Mapping[str, Any], tokenizer: Tokenizer, condition_spec: ConditionSpec, trust: Iterable[str] = (), *, stored: bool = False
 ) -> Generator:
-    """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook. It is not conditioned on what the
+    """A generator for the tokens of `tokenizer`; one that needs code vectors is handed its codebook, one that
+    learns from another is handed that. It is not conditioned on what the
     tokenizer writes into its codes. Raises ConfigError where the tokens have a grammar that this generator does not follow, or are latents
     and it models codes alone."""
     kind, name = resolve(config["_target_"], trust), component_name(config)
@@ -56,4 +57,8 @@ def build_generator(
         )
     left = condition_spec.without(tokenizer.written_condition)
     given = {"spec": tokenizer.spec, "condition_spec": left, "codebook": tokenizer.codebook}
+    nested = [key for key in getattr(kind, "inner", ()) if isinstance(config.get(key), Mapping) and "_target_" in config[key]]
+    for key in nested:
+        given[key] = build_generator(config[key], tokenizer, condition_spec, trust, stored=stored)
+    config = {key: value for key, value in config.items() if key not in nested}
     return build(config, trust=trust, where="generator", role=Generator, stored=stored, **given)

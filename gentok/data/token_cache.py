@@ -39,7 +39,10 @@ from gentok.interfaces import Augmentation, MediaDataset
 from gentok.rng import RowRNG
 from gentok.types import ABSENT, Batch, Condition, Latents, Tokens, TokenSpec, Vectors, fingerprint
 
-__all__ = ["encode_set", "join", "share_path", "sign_of_life", "alive_path", "cache_name", "stored_type"]
+__all__ = [
+    "encode_set", "join", "share_path", "sign_of_life", "alive_path", "cache_name", "item_rng",
+    "stored_type",
+]  # fmt: skip
 
 _HEARTBEAT = 2.0
 """Seconds between two signs of life of a process that encodes its share."""
@@ -56,6 +59,17 @@ def cache_name(data: MediaDataset, spec: TokenSpec, *, views: int = 1, augment: 
     how = [views, augment and augment.to_dict(), seed] if views > 1 else []
     word = fingerprint(FORMAT, {**spec.to_dict(), "decode_fingerprint": ""}, data.description, how)
     return f"{data.description.get('split', 'set')}-{word}.safetensors"
+
+
+def item_rng(seed: int, index: Tensor, view: int) -> RowRNG:
+    """The random numbers of one view of some items.
+
+    Args:
+        seed: of the augmentation; view 0 does not depend on it.
+        index: int64 [B], their numbers within the set.
+        view: 0, 1, ...
+    """
+    return RowRNG.of(seed if view else 0, index, step=view)
 
 
 def share_path(path: str | os.PathLike[str], rank: int, world: int) -> Path:
@@ -111,7 +125,8 @@ def encode_set(
         ValueError: views without an augmentation, or nothing can be read.
         OSError: `path` cannot be written; nothing has been encoded then.
     """
-    if views < 1 or (views > 1 and augment is None and not tokenizer.written_condition.parts):
+    draws = tokenizer.written_condition.parts or getattr(tokenizer, "draws", False)  # views differ by themselves
+    if views < 1 or (views > 1 and augment is None and not draws):
         raise ValueError(f"views={views}: 1, or more together with an augmentation that makes them differ")
     if not 0 <= rank < world:
         raise ValueError(f"rank={rank} of world={world}: ranks are 0..{world - 1}")
@@ -171,7 +186,7 @@ def _encode_batch(
     given = None if batch.lengths is None else batch.lengths[rows].to(device)
     codes, lengths = [], []
     for view in range(views):
-        rng = RowRNG.of(seed if view else 0, index, step=view)
+        rng = item_rng(seed, index, view)
         seen = media if view == 0 or augment is None else augment(media, rng)
         part = Batch(seen.to(device), index, batch.condition.rows(rows).to(device), given)
         tokens = tokenizer.encode_batch(part, rng.fork("encoding").to(device))

@@ -86,6 +86,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             raise ValueError("these tokens have a grammar, by which their items end: set generator.ends=true")
         settings = TransformerSettings(**transformer)
         super().__init__(spec, condition_spec, settings, layout, token_dropout, ends)
+        self.rope = settings.rope
         self.grammar = Grammar(spec) if spec.grammar else None
         self.label_smoothing = label_smoothing
         codes, width = sum(spec.vocab_sizes), settings.width
@@ -158,6 +159,14 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def _by_level(self, hidden: Tensor) -> list[Tensor]:
         """hidden [B, S, D] -> of each level [B, N_k, D]."""
         return [hidden[:, level.steps] for level in self._levels]
+
+    def named(self, device: torch.device) -> Tensor:
+        """int64 [S, names of a cell]: the rows of `target_table` that name what each fed step predicts."""
+        return self._tables.on(device).named
+
+    def level_weights(self, level: int) -> Tensor:
+        """float [V_k, D]: the rows of the head that a level's codes have, without that of the end."""
+        return self._weights(level)[: self.spec.vocab_sizes[level]]
 
     def _weights(self, level: int) -> Tensor:
         """[V_k, D]; of level 0 of a model that ends items, one row more."""

@@ -28,6 +28,8 @@ class Generator(nn.Module, Component):
             over the run.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
         needs_training: False where it was built with weights that others trained.
+        inner: keys of its configuration that hold another, trained generator of the same tokens, which its bundle then holds. In a
+            training run each is given as {ckpt: BUNDLE}.
     """
 
     spec: TokenSpec
@@ -38,6 +40,10 @@ class Generator(nn.Module, Component):
     progress: float = 1.0
     condition_dropout: float = 0.0
     needs_training: bool = True
+    inner: ClassVar[tuple[str, ...]] = ()
+
+    def take_inner(self, inner: Generator) -> None:
+        """Takes the weights of the trained generator inside, where there is one, before training begins."""
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` as it rebuilds this generator anywhere: without the path that its weights were loaded

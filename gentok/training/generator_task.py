@@ -9,13 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.build import build
-from gentok.bundle import Bundle, build_generator
+from gentok.build import build, resolve
+from gentok.bundle import Bundle
 from gentok.data.code_maps import code_maps
+from gentok.generators.base import Jumps
 from gentok.rng import RowRNG
 from gentok.sampling import load_generator, pick_sampler, sample_tokens
 from gentok.training.modality import modality
 from gentok.training.module import GentokModule, Unregistered
+from gentok.training.token_source import Encoded, Taught, built_generator, token_source
 from gentok.types import Batch, Condition, ConditionSpec, Frames, Latents, LossOutput, Tokens
 
 __all__ = ["GeneratorTask"]
@@ -43,14 +45,20 @@ class GeneratorTask(GentokModule):
 
     @property
     def guidance(self) -> float:
-        """Of the logged samples, and what the bundle recommends: task.guidance, or 1 where there is no condition to be guided by."""
-        return self.config["task"]["guidance"] if self.condition_spec.parts else 1.0
+        """Of the logged samples, and what the bundle recommends: task.guidance, or 1 where there is no condition to be guided by, or the
+        guidance is in what the model has learned."""
+        own = issubclass(resolve(self.config["generator"]["_target_"], self.config["trust"]), Jumps)
+        return self.config["task"]["guidance"] if self.condition_spec.parts and not own else 1.0
+
+    def token_source(self) -> Encoded | Taught:
+        """What makes the tokens that are cached."""
+        return token_source(self.config, self.frozen.module, self.condition_spec)
 
     def configure_model(self) -> None:
         if hasattr(self, "generator"):  # Lightning calls this before every stage
             return
         tokenizer = self.frozen.module.tokenizer
-        self.generator = self.prepared(build_generator(self.config["generator"], tokenizer, self.condition_spec, self.config["trust"]))
+        self.generator = self.prepared(built_generator(self.config, tokenizer, self.condition_spec))
         self.generator.with_models(load_generator)
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")

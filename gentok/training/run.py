@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from gentok.build import build, identify
-from gentok.bundle import build_generator, load, nest_inner, pretrained, stamp
+from gentok.bundle import build_generator, load, nest_inner, nest_teacher, pretrained, stamp
 from gentok.errors import ConfigError
 from gentok.interfaces import MediaData
 from gentok.training.config_check import check_config
@@ -167,6 +167,10 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     fit_to_items(tokenizer, data)
     if not tokenizer.spec.encode_fingerprint:  # a training checkpoint
         stamp(tokenizer.tokenizer, tokenizer.tokenizer_config)
+    conditions = data.condition_spec.without(tokenizer.tokenizer.written_condition)
+    config["generator"], inner = nest_teacher(config["generator"], tokenizer.spec, config["trust"], conditions)
+    if inner is not None:
+        config["inner_from"] = list(inner)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
         build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
     return GeneratorTask(config, tokenizer, data.condition_spec)
@@ -181,27 +185,25 @@ def _sets(config: Mapping[str, Any], data: Any, task: GentokModule) -> tuple[Any
     from gentok.data.remote_files import cache_folder, fetched, named_copy, store
     from gentok.data.sharded_encoding import encode_together
     from gentok.data.token_cache import cache_name
-    from gentok.data.token_dataset import TokenDataset
 
-    tokenizer = task.frozen.module
-    augment = build(settings["augment"], trust=config["trust"], where="task.augment")
+    source = task.token_source()
     rank, world, device = running()
     devices = local_devices(config["trainer"])
     if config["trainer"]["accelerator"] == "cpu" or not torch.cuda.is_available():
         device = "cpu"
     sets = []
-    for split, views in ((data.train.whole(), settings["views"]), (data.held_out, 1)):
-        how = {"views": views, "augment": augment if views > 1 else None, "seed": config["seed"]}
-        cache, name = config["paths"]["cache"], cache_name(split, tokenizer.spec, **how)
+    for split, views in ((source.items(data.train.whole()), settings["views"]), (source.items(data.held_out), 1)):
+        how = {"views": views, "augment": source.augment if views > 1 else None, "seed": config["seed"]}
+        cache, name = config["paths"]["cache"], cache_name(split, task.frozen.module.spec, **how)
         path = cache_folder(cache) / name
         if not fetched(cache, name):
             how |= {"batch_size": settings["encode_batch"]}
             if world == 1 and len(devices) > 1 and len(split) * views >= MANY:  # the others are started behind this
-                encode_by_processes(tokenizer.tokenizer.cpu(), split, path, devices, **how)
+                encode_by_processes(source.encoder(split, "cpu"), split, path, devices, **how)
             else:
-                encode_together(tokenizer.to(device).tokenizer, split, path, rank=rank, world=world, device=device, **how)
+                encode_together(source.encoder(split, device), split, path, rank=rank, world=world, device=device, **how)
             if rank == 0:
                 store(cache, name)
         with named_copy(cache, name):
-            sets.append(TokenDataset(path, tokenizer.spec, seed=config["seed"]))
+            sets.append(source.read(path, split, config["seed"]))
     return sets[0], sets[1]

@@ -16,9 +16,10 @@ from gentok.types.kept_text import KEEP_TEXT, TEXT
 from gentok.types.outputs import Batch, LossOutput, Quantized, TokenizerOutput
 from gentok.types.token_spec import TokenSpec
 from gentok.types.tokens import ABSENT, UNKNOWN, Latents, Tokens
+from gentok.types.trajectories import Trajectories
 
 __all__ = [
     "ABSENT", "UNKNOWN", "NULL_CLASS", "Grid", "Raster", "Line", "Frames", "Pyramid", "TokenSpec", "Tokens", "Latents",
     "KEEP_TEXT", "TEXT", "Class", "Ids", "Vectors", "Kept", "Part", "Condition", "ClassSpec", "IdsSpec", "VectorsSpec", "ConditionSpec",
-    "Batch", "Quantized", "TokenizerOutput", "LossOutput", "RowRNG", "fingerprint",
+    "Batch", "Quantized", "TokenizerOutput", "LossOutput", "RowRNG", "Trajectories", "fingerprint",
 ]  # fmt: skip

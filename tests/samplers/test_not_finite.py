@@ -21,6 +21,7 @@ from gentok.samplers.autoregressive import AutoregressiveSampler
 from gentok.samplers.base import every_sampler, sampler_name
 from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.constrained import Constrained
+from gentok.samplers.distilled import DistilledSampler
 from gentok.samplers.draws import check_finite, checked, exponential_race
 from gentok.samplers.entities import EntitiesSampler
 from gentok.samplers.grouped_jacobi import GroupedJacobi
@@ -108,7 +109,7 @@ def test_one_line_names_the_row(sampler, value, ids, filters):
 
 
 def test_every_sampler_is_here():
-    vectors = {EntitiesSampler}  # draws no ids: its numbers are looked at in test_entities.py
+    vectors = {EntitiesSampler, DistilledSampler}  # numbers become ids by other ways: see test_entities.py and test_distilled.py
     assert {type(s) for s in SAMPLERS} | vectors == set(every_sampler())
 
 

@@ -24,6 +24,7 @@ PATCH = "discriminator.adversaries.patch"
 VQGAN = ["experiment=mnist5k/vqgan", *TOKENIZER, "codebook.vocab_size=32", f"{PATCH}.network.width=4"]
 FLEXTOK = ["task.pictures=2", "task.decode_items=8", "tokenizer.registers=8", "tokenizer.encoder_width=32", "tokenizer.encoder_depth=1",
            "tokenizer.decoder_width=32", "tokenizer.decoder_depth=1", "tokenizer.steps=2"]
+DISTILLED = ["generator.teacher.ckpt=OF_TEACHER", "generator.solver_steps=2", "limit_items=40", "task.pictures=4"]
 CASES: dict[str, list[str]] = {
     "vq by gradient": [*SMALL, "codebook=vq", "codebook.revive_below=0.5"],
     "vq by averages": [*SMALL, "codebook.revive_below=0.5", "codebook.kmeans_start=2"],
@@ -53,6 +54,8 @@ CASES: dict[str, list[str]] = {
                               "generator.warmup=0.8"],
     "next scale from tokens": ["experiment=mnist5k/next_scale", *GENERATOR, "task.views=2"],
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
+    "distilled from trajectories": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=2", "trainer.workers=2"],
+    "distilled without a cache": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=0"],
     "xar from media": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.context=clean"],
     "xar with few vectors": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.depth=6",
                              "generator.density={_target_:gentok.nn.density.Density,sparse:1}"],
@@ -86,11 +89,12 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
+    generators = ("mnist5k/ar", "mnist5k/distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
     words = [word.replace("OF_LATENTS", str(of_latents(root))) if word.endswith("OF_LATENTS") else word for word in words]
+    words = [word.replace("OF_TEACHER", str(of_teacher(root))) if word.endswith("OF_TEACHER") else word for word in words]
     return compose("config", [*QUIET, *tokenizer, *words, *paths, *more])
 
 
@@ -104,6 +108,12 @@ def of_latents(root: Path) -> Path:
     """The bundle of a KL autoencoder, trained when it is first asked for."""
     bundle = root / "of_latents" / "bundle"
     return bundle if bundle.exists() else run(root, "of_latents", CASES["latents"]) / "bundle"
+
+
+def of_teacher(root: Path) -> Path:
+    """The bundle of an autoregressive generator, trained when it is first asked for."""
+    bundle = root / "of_teacher" / "bundle"
+    return bundle if bundle.exists() else run(root, "of_teacher", ["experiment=mnist5k/ar", *GENERATOR, "task.pictures=0"]) / "bundle"
 
 
 def run(root: Path, folder: str, words: list[str], *more: str) -> Path:
