@@ -11,6 +11,7 @@ import mkdocs_gen_files
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDES = {
+    "Components": "components.md",
     "Your own data": "own_data.md",
     "Add a tokenizer": "add_a_tokenizer.md",
     "Add a generator": "add_a_generator.md",

@@ -1,5 +1,5 @@
 """How far each sampler's distribution is from its model's: `python tests/exact/distances.py` prints the rows
-of the README's table of samplers.
+of the table of samplers in docs/components.md.
 
 The model is a table with exact conditionals over V = 3 ids in N = 4 cells, drawn at random (standard
 deviation 2 of the log-probabilities), so that any order of single draws has the same distribution and
