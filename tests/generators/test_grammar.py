@@ -95,7 +95,7 @@ class TheEndIsNeverPossible(Grammar):
         return out
 
 
-@pytest.mark.parametrize("defective", Grammar.__subclasses__())
+@pytest.mark.parametrize("defective", [grammar for grammar in Grammar.__subclasses__() if grammar.__module__ == __name__])
 def test_the_sum_of_all_probability_catches_a_grammar_that_is_read_wrongly(defective, monkeypatch):
     monkeypatch.setattr(model_file, "Grammar", defective)
     nats = autoregressive(SPEC, ends=True).nll_bound(tokens_of(rows_of_the_grammar()), Condition())
