@@ -51,7 +51,7 @@ def write_page(store: Store) -> None:
         ),
     ]
     stalls = f"""Training stands still for {value("stall/save_seconds", ".3f")} s while a checkpoint of {value("stall/checkpoint_megabytes", ".1f")} MB is written and
-flushed, a step takes {value("stall/step_seconds", ".3f")} s: {store.percent("stall/share_of_a_run")} of a run with a checkpoint every 500 steps, as by default.
+flushed, a step takes {value("stall/step_seconds", ".3f")} s: {store.value("stall/share_of_a_run", ".3f", 100.0)} % of a run with a checkpoint every 500 steps, as by default.
 
 * {_when(store, "stall")}"""
     together = f"""Together they train {value("efficiency/items_per_second_of_two_together", ".0f")} items per second, alone but at the same time
