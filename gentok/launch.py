@@ -12,9 +12,10 @@ from __future__ import annotations
 import datetime
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -29,6 +30,8 @@ __all__ = ["LostProcess", "Team", "launched", "lost", "team"]
 
 _STARTED = "GENTOK_STARTED"
 """The environment variable by which processes know that the one that started them will say what became of them."""
+SAYING = datetime.timedelta(seconds=10)
+"""How long a process may take to say what is wrong."""
 _T = TypeVar("_T")
 
 
@@ -67,10 +70,12 @@ def launched(config: Mapping[str, Any]) -> bool:
     try:
         elastic_launch(agent, sys.executable)(*sys.orig_argv[1:])
     except ChildFailedError as error:
-        killed = [(rank, failure) for rank, failure in error.failures.items() if failure.exitcode < 0]
+        failures = error.failures.items()
+        ended = [rank for rank, failure in failures if failure.exitcode > 0]  # then the agent itself has stopped the others by SIGTERM
+        killed = [(rank, each) for rank, each in failures if each.exitcode < 0 and not (ended and each.exitcode == -signal.SIGTERM)]
         rank, failure = killed[0] if killed else error.get_first_failure()  # who loses another may have left a moment later
         if not killed:
-            sys.exit(failure.exitcode)
+            sys.exit(error.failures[ended[0]].exitcode)
         raise OSError(
             f"process {rank} of {count} was killed by signal {-failure.exitcode} ({failure.signal_name()}), the others were stopped: "
             "often for want of memory, so lower batch_size"
@@ -168,7 +173,15 @@ class Team:
             return result  # type: ignore[return-value]
         if error is not None and self.rank == int(failed.nonzero()[0]):
             raise error
+        self._wait_for_its_end()
         raise SystemExit(2)
+
+    def _wait_for_its_end(self) -> None:
+        """Until the process that says what is wrong has left, and so cut the connection: who started them stops all when one leaves."""
+        with suppress(RuntimeError):
+            waiting = dist.barrier(async_op=True)
+            if waiting is not None:
+                waiting.wait(SAYING)
 
 
 def team(config: Mapping[str, Any]) -> Team:
