@@ -36,7 +36,7 @@ class ConvSettings(CheckedDataclass):
         blocks: residual blocks of a resolution; the decoder has one more.
         attention: whether it follows every block of the lowest resolution.
         patch: side in pixels of the squares that are folded into channels first.
-        decoder_width: the decoder's width where it differs.
+        decoder_width, decoder_blocks: the decoder's where they differ.
         code_conv: side of a convolution between each network and the codebook; 0: none.
     """
 
@@ -46,12 +46,17 @@ class ConvSettings(CheckedDataclass):
     attention: bool = False
     patch: PositiveInt = 2
     decoder_width: PositiveInt | None = None
+    decoder_blocks: Count | None = None
     code_conv: Literal[0, 1, 3] = 0
 
     @property
     def stride(self) -> int:
         """Pixels per side of a cell of the feature map."""
         return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    def blocks_of(self, side: str) -> int:
+        """Residual blocks of a resolution. side: encoder or decoder."""
+        return self.blocks if side == "encoder" else 1 + (self.blocks if self.decoder_blocks is None else self.decoder_blocks)
 
 
 ConvOptions = Annotated[Any, ConvSettings]
@@ -198,7 +203,7 @@ class ConvDecoder(_Convolutional):
         self.stem = nn.Conv2d(in_width, now, 3, padding=1)
         layers = _middle(now, attention)
         for i, multiplier in reversed(list(enumerate(multipliers))):
-            layers += _stage(now, width * multiplier, settings.blocks + 1, attention and i == len(multipliers) - 1)
+            layers += _stage(now, width * multiplier, settings.blocks_of("decoder"), attention and i == len(multipliers) - 1)
             now = width * multiplier
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)

@@ -53,7 +53,7 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
     except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):
-        state = next((state[inside] for inside in ("state_dict", "best_state", "model", "module") if inside in state), state)
+        state = next((state[inside] for inside in ("ema", "state_dict", "best_state", "model", "module") if inside in state), state)
     if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
         raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}")
     return dict(state)

@@ -87,7 +87,7 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
             raise ValueError("a released FlexTok has decoder=flow, codebook fsq and latents of gentok.tokenizers.pretrained.diffusers_kl")
         sizes = [list(part.spec.media_shape) for part in (self, self.latents)]
         if sizes[0] != sizes[1]:
-            raise ValueError(f"the images are {sizes[0]}, those of its autoencoder {sizes[1]}: set tokenizer.latents.media_shape={sizes[0]}")
+            raise ValueError(f"images are {sizes[0]}, those of the autoencoder {sizes[1]}: set tokenizer.latents.media_shape={sizes[0]}")
         self.time_scale = time_scale
         if weights is not None:
             self._load(find_file(weights, MODEL, FILES))
@@ -101,7 +101,8 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
             network = getattr(self, side)
             width = network.stem.out_features
             (found,) = take(state, {name: (1, width, *network.home)}, path, MODEL)
-            if not torch.allclose(found[0].flatten(1).T.float(), positions_2d(network.home, network.home, width, device=found.device), atol=5e-3):
+            places = positions_2d(network.home, network.home, width, device=found.device)
+            if not torch.allclose(found[0].flatten(1).T.float(), places, atol=5e-3):
                 raise ValueError(f"{path} is not the {MODEL} that is configured here: {name} holds other numbers than sines and cosines")
         count, width = self.decoder.places.shape
         (learned,) = take(state, {LEARNED: (1, 1, width, count)}, path, MODEL)

@@ -18,7 +18,7 @@ from gentok.nn.released import fill, read_state
 from gentok.settings import PositiveInts
 from gentok.tokenizers.vqgan import VQGAN
 
-__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "taming_layers"]
+__all__ = ["QKV", "ReleasedVQGAN", "count_as_used", "llamagen_layers", "network_sources", "taming_layers"]
 
 ENDS = {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
 """What every descendant of the published VQGAN calls the two ends of its networks."""
@@ -33,12 +33,28 @@ def taming_layers(settings: ConvSettings, side: str) -> list[str]:
     middle = ["mid.block_1", *(["mid.attn_1"] if settings.attention else []), "mid.block_2"]
     names = []
     for stage in stages if encoder else reversed(stages):
-        for block in range(settings.blocks + (not encoder)):
+        for block in range(settings.blocks_of(side)):
             names.append(f"{arm}.{stage}.block.{block}")
             if settings.attention and stage == lowest:
                 names.append(f"{arm}.{stage}.attn.{block}")
         if stage != (lowest if encoder else 0):
             names.append(f"{arm}.{stage}.{arm}sample")
+    return [*names, *middle] if encoder else [*middle, *names]
+
+
+def llamagen_layers(settings: ConvSettings, side: str) -> list[str]:
+    """What LlamaGen and TokenFlow call them: resolutions in the order in which a network reaches them, and the middle by numbers."""
+    stages, encoder = range(len(settings.multipliers)), side == "encoder"
+    lowest, last = (stages[-1] if encoder else 0), stages[-1]
+    names = []
+    for stage in stages:
+        for block in range(settings.blocks_of(side)):
+            names.append(f"conv_blocks.{stage}.res.{block}")
+            if settings.attention and stage == lowest:
+                names.append(f"conv_blocks.{stage}.attn.{block}")
+        if stage != last:
+            names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
+    middle = [f"mid.{i}" for i in range(3 if settings.attention else 2)]
     return [*names, *middle] if encoder else [*middle, *names]
 
 
@@ -64,6 +80,14 @@ def network_sources(
         else:
             at, _, layer = place.rpartition(".")
             yield key, tuple(f"{released}.{names[at]}.{part}.{tensor}" for part in of_a_block.get(layer, (layer,)))
+
+
+def count_as_used(codebook: Codebook) -> None:
+    """A release does not know how often a row is used: all alike, so that none is taken for dead."""
+    for book in codebook.modules():
+        if isinstance(book, VQ) and not book.usage.is_meta:
+            book.usage.fill_(1.0)
+            book.started.fill_(True)
 
 
 class ReleasedVQGAN(VQGAN):
@@ -110,7 +134,7 @@ class ReleasedVQGAN(VQGAN):
             state = self.check_release(state, weights, settings)
             fill(self, dict(self._sources(settings)), state, weights, self.model, self.ignored)
             self.put()
-            self._count_as_used()
+            count_as_used(self.codebook)
             self.needs_training = False
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
@@ -127,13 +151,6 @@ class ReleasedVQGAN(VQGAN):
 
     def put(self) -> None:
         """What is done once all tensors are in their place."""
-
-    def _count_as_used(self) -> None:
-        """A release does not know how often a row is used: all alike, so that none is taken for dead."""
-        for book in self.codebook.modules():
-            if isinstance(book, VQ) and not book.usage.is_meta:
-                book.usage.fill_(1.0)
-                book.started.fill_(True)
 
     def _sources(self, settings: ConvSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Own names and the released tensors that they are made of."""
