@@ -83,8 +83,8 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
             ValueError: the weights are of another model, or the settings do not fit each other or the data.
         """
         super().__init__(norm="layer", **flextok)
-        if not self.generative or not isinstance(self.latents, DiffusersKL) or not isinstance(self.codebook, FSQ):
-            raise ValueError("a released FlexTok has decoder=flow, codebook fsq and latents of gentok.tokenizers.pretrained.diffusers_kl")
+        if not self.generative or not isinstance(self.latents, DiffusersKL):
+            raise ValueError("a released FlexTok has decoder=flow and latents of gentok.tokenizers.pretrained.diffusers_kl")
         sizes = [list(part.spec.media_shape) for part in (self, self.latents)]
         if sizes[0] != sizes[1]:
             raise ValueError(f"images are {sizes[0]}, those of the autoencoder {sizes[1]}: set tokenizer.latents.media_shape={sizes[0]}")
@@ -140,9 +140,10 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
 
     def _settle(self, header: Mapping[str, Any], path: Path) -> None:
         """Takes what no tensor says from a file's configuration. Raises ValueError where neither that nor the settings say it."""
-        levels = header.get("regularizer", {}).get("levels", self.codebook.values)
-        if tuple(levels) != self.codebook.values:
-            raise ValueError(f"{path} has FSQ levels {list(levels)}; set tokenizer.codebook.values, which are {list(self.codebook.values)}")
+        own = list(self.codebook.values) if isinstance(self.codebook, FSQ) else None
+        levels = list(header.get("regularizer", {}).get("levels", own or ()))
+        if levels != own:
+            raise ValueError(f"{path} has an FSQ of levels {levels}; tokenizer.codebook.values are {own}")
         embedder = header.get("decoder", {}).get("module_dict", {}).get("dec_time_embedder")
         if embedder is not None:
             self.time_scale = 1000.0 / float(embedder.get("max_timestep", 1000.0))  # as its code has it by default

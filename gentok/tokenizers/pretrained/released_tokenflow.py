@@ -31,7 +31,7 @@ from gentok.nn.vit import PlacedDecoder, ViTMap
 from gentok.settings import PositiveInt, PositiveInts
 from gentok.tokenizers.pretrained.released_vqgan import QKV, count_as_used, llamagen_layers, network_sources
 from gentok.tokenizers.tokenflow import TokenFlow
-from gentok.types import Pyramid, Tokens, TokenSpec
+from gentok.types import Tokens, TokenSpec
 
 __all__ = ["ReleasedTokenFlow"]
 
@@ -143,8 +143,8 @@ class ReleasedTokenFlow(TokenFlow, id="tokenizer/tokenflow_released"):
             FileNotFoundError: there are no weights.
             ValueError: the weights are of another model, or the settings do not fit each other or the data.
         """
-        if not isinstance(semantic, ViTMap) or not isinstance(codebook, PyramidCodebook) or not isinstance(codebook.book, DualCodebook):
-            raise ValueError("a released TokenFlow has semantic gentok.nn.vit.ViTMap and codebook=pyramid_dual")
+        if not isinstance(semantic, ViTMap):
+            raise ValueError(f"a released TokenFlow's semantic network is a gentok.nn.vit.ViTMap; got {type(semantic).__name__}")
         shape = tuple(int(n) for n in media_shape)
         seen = shape if pixel_size is None else (shape[0], pixel_size, pixel_size)
         super().__init__(codebook, seen, semantic, losses=losses, target=target, pixel_width=pixel_width, **networks)
@@ -173,19 +173,24 @@ class ReleasedTokenFlow(TokenFlow, id="tokenizer/tokenflow_released"):
 
     def sized_spec(self, shape: tuple[int, ...]) -> TokenSpec:
         own = self.spec.media_shape
-        raise ValueError(f"this tokenizer has a pyramid for images of {own[1]} x {own[2]}, got {shape[1]} x {shape[2]}: resize them")
+        raise ValueError(f"this tokenizer has places for images of {own[1]} x {own[2]}, got {shape[1]} x {shape[2]}: resize them")
 
     def cells_of(self, tokens: Tokens) -> tuple[int, int]:
-        self.check_tokens(tokens, Pyramid)
-        own = self.spec.grid
-        if tokens.spec.grid != own or tokens.codes.shape[2] != own.positions:
-            raise ValueError(f"this tokenizer decodes codes [B, 1, {own.positions}] on {own}; got {tuple(tokens.codes.shape)}")
-        return own.sides[-1], own.sides[-1]
+        if self.pixel_size is None:
+            return super().cells_of(tokens)
+        self.check_tokens(tokens, type(self.spec.grid))
+        own, found = self.spec, tuple(tokens.codes.shape)
+        if tokens.spec.grid != own.grid or found[2] != own.positions:
+            raise ValueError(f"this tokenizer decodes codes [B, K, {own.positions}] on {own.grid}; got {found} on {tokens.spec.grid}")
+        cells = self.pixel_size // self.stride
+        return cells, cells
 
     # -------------------------------------------------------------------------------------------------------- released
 
     def _load(self, path: LocalPath, settings: ConvSettings) -> None:
         state = read_state(path, MODEL, FILES, KNOWN, "a tokenizer of TokenFlow")
+        if not isinstance(self.codebook, PyramidCodebook) or not isinstance(self.codebook.book, DualCodebook):
+            raise ValueError(f"{path} holds a {MODEL} over codebook=pyramid_dual; configured is {type(self.codebook).__name__}")
         rows = len(self.codebook.book.weight)
         shapes = {TABLES[name]: (rows, part.stop - part.start) for name, part in self.codebook.parts.items()}
         tables = take(state, shapes, path, MODEL)
