@@ -46,8 +46,8 @@ class ConvSettings(CheckedDataclass):
     attention: bool = False
     patch: PositiveInt = 2
     decoder_width: PositiveInt | None = None
-    decoder_blocks: Count | None = None
     code_conv: Literal[0, 1, 3] = 0
+    decoder_blocks: Count | None = None
 
     @property
     def stride(self) -> int:

@@ -65,7 +65,6 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         decoder_width: PositiveInt = 192,
         decoder_depth: Count = 6,
         head_width: PositiveInt = 64,
-        norm: Literal["rms", "layer"] = "rms",
         density: Density | None = None,
         nested: str | None = "uniform",
         null_rate: Fraction = 0.1,
@@ -81,6 +80,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         align: NonNegativeFloat = 0.0,
         align_block: PositiveInt = 1,
         align_hidden: NonNegativeInt = 2048,
+        norm: Literal["rms", "layer"] = "rms",
     ):
         """
         Args:

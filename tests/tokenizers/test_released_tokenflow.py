@@ -6,8 +6,10 @@ from released_kit import images, recorded, released, some_slow
 from tokenizer_kit import LOSSES, batch_of, noise_of, read
 
 from gentok.build import build
-from gentok.bundle import load, pretrained
-from gentok.types import Tokens
+from gentok.bundle import build_generator, load, pretrained
+from gentok.rng import RowRNG
+from gentok.sampling import pick_sampler, sample_tokens
+from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Tokens
 
 SMALL = {
     "target": 24, "semantic_width": 48, "semantic_heads": 4, "pixel_width": 16, "width": 32, "multipliers": [1, 1, 1, 1, 2],
@@ -82,6 +84,15 @@ def test_a_file_is_adopted_and_trained_from_where_the_release_stands(form, tmp_p
         optimizer.step()
         optimizer.zero_grad()
     assert losses[2] < losses[0]
+
+
+def test_a_generator_of_its_tokens_is_sampled_and_decoded(tmp_path):
+    tokenizer = pretrained(config("clip", stored(tmp_path, "clip")), (3, 64, 64)).tokenizer
+    settings = {**read("generator", "next_scale"), "width": 32, "depth": 1, "heads": 2, "gate_init": 0.0}
+    model = build_generator(settings, tokenizer, ConditionSpec((("class", ClassSpec(("a", "b"))),))).eval()
+    condition = Condition({"class": Class(torch.tensor([0, 1]))})
+    tokens = sample_tokens(model, condition, pick_sampler(None, type(model)), rng=RowRNG.of(0, range(2))).tokens
+    assert tokens.codes.shape == (2, 1, 30) and tokenizer.decode(tokens).shape == (2, 3, 64, 64)
 
 
 def test_other_files_sizes_and_tokens_are_refused_in_one_line(tmp_path):
