@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -49,7 +50,8 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # the settings that trainers store beside the weights
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):

@@ -1,5 +1,6 @@
 """gentok's FlexTok with the release's weights gives the codes and images that the release's own code gave; other files are refused."""
 
+import ast
 import functools
 import json
 import re
@@ -153,6 +154,8 @@ def test_other_files_are_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=line):
             built(stored(tmp_path, written))
     assert built(stored(tmp_path, header(decoder=None)), time_scale=250.0).decoder.time.scale == 250.0
+    (tmp_path / "config.json").write_text(json.dumps({"decoder": ast.literal_eval(header()["decoder"])}))
+    assert built(stored(tmp_path, header(decoder=None))).decoder.time.scale == 250.0
     with pytest.raises(ValueError, match="a released FlexTok has decoder=flow"):
         built(None, latents=None)
 

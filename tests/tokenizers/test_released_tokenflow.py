@@ -1,5 +1,7 @@
 """gentok's TokenFlow with the release's weights gives the codes, pixels and maps that its own code gave; other files are refused."""
 
+import argparse
+
 import pytest
 import torch
 from released_kit import images, recorded, released, some_slow
@@ -33,7 +35,8 @@ def config(form, weights=None, **changes):
 
 
 def stored(tmp_path, form, **changes):
-    torch.save({"model": released("tokenflow", form.partition("_")[0], **changes)}, tmp_path / "tokenflow.pt")
+    state = {"model": released("tokenflow", form.partition("_")[0], **changes), "args": argparse.Namespace(teacher=form)}
+    torch.save(state, tmp_path / "tokenflow.pt")
     return str(tmp_path / "tokenflow.pt")
 
 
@@ -88,7 +91,7 @@ def test_a_file_is_adopted_and_trained_from_where_the_release_stands(form, tmp_p
 
 def test_a_generator_of_its_tokens_is_sampled_and_decoded(tmp_path):
     tokenizer = pretrained(config("clip", stored(tmp_path, "clip")), (3, 64, 64)).tokenizer
-    settings = {**read("generator", "next_scale"), "width": 32, "depth": 1, "heads": 2, "gate_init": 0.0}
+    settings = {**read("generator", "next_scale"), "width": 32, "depth": 1, "heads": 2, "gate_init": 1e-3}
     model = build_generator(settings, tokenizer, ConditionSpec((("class", ClassSpec(("a", "b"))),))).eval()
     condition = Condition({"class": Class(torch.tensor([0, 1]))})
     tokens = sample_tokens(model, condition, pick_sampler(None, type(model)), rng=RowRNG.of(0, range(2))).tokens

@@ -5,7 +5,7 @@ Read are model.safetensors of EPFL-VILAB/flextok_d12_d12_in1k, _d18_d18_in1k, _d
 goes along with the weights and with all that is made from them.
 
 Two numbers are in no tensor and change the result: the factor that latents are scaled by, and what times are multiplied by before they are
-embedded. They are read from the configuration in the file's header, and kept in a bundle's.
+embedded. They are read from the configuration in the file's header, or in config.json beside it, and kept in a bundle's.
 
 Deviations: `encode` takes the mean of the autoencoder's posterior unless it is given `rng`, the release always a draw; norms have weights,
 which are one (and biases zero) at the start; the projection on a teacher's map, if a file has one, is left out.
@@ -14,6 +14,7 @@ which are one (and biases zero) at the start; the projection on a teacher's map,
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,7 +154,7 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
             ("by which factor its latents are scaled", "tokenizer.latents.config.scaling_factor", factor),
         ):
             if value is None:
-                raise ValueError(f"{path} does not say in its header {what}: give {setting}")
+                raise ValueError(f"{path} does not say {what}: give {setting}")
         self.latents.factor = float(factor)
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,19 +165,21 @@ class ReleasedFlexTok(FlexTok, id="tokenizer/flextok_released"):
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The configuration in a safetensors file's header, whose values are written as Python has them; nothing is run."""
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import safe_open
+    """The configuration in a safetensors file's header, whose values are written as Python has them, else that of config.json beside it.
+    Nothing is run."""
+    written: Mapping[str, str] = {}
+    if path.suffix == ".safetensors":
+        from safetensors import safe_open
 
-    with safe_open(path, "pt") as file:
-        written = file.metadata() or {}
+        with safe_open(path, "pt") as file:
+            written = file.metadata() or {}
     found: dict[str, Any] = {}
     for key, text in written.items():
         try:
-            value = ast.literal_eval(text)
+            found[key] = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             continue
-        if isinstance(value, dict):
-            found[key] = value
-    return found
+    beside = path.with_name("config.json")
+    if "decoder" not in found and beside.is_file():
+        found = {**json.loads(beside.read_text()), **found}
+    return {key: value for key, value in found.items() if isinstance(value, dict)}
