@@ -26,8 +26,16 @@ MODELS = {
     "transformers_mimi": {**SEANET, "num_quantizers": 4, "codebook_dim": 8, "vector_quantization_hidden_dimension": 8,
                           "upsample_groups": 16, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2,
                           "num_key_value_heads": 2, "sampling_rate": 2000, "sliding_window": 6},
+    "transformers_xcodec": {
+        "target_bandwidths": [1.25, 2.5, 3.75, 5.0], "sample_rate": 2000, "codebook_size": ROWS,
+        "acoustic_model_config": {"model_type": "dac", "encoder_hidden_size": 4, "decoder_hidden_size": 16, "hidden_size": 8,
+                                  "downsampling_ratios": [4, 2], "upsampling_ratios": [4, 2]},
+        "semantic_model_config": {"model_type": "hubert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                  "intermediate_size": 32, "conv_dim": [8, 8], "conv_kernel": [5, 2], "conv_stride": [4, 2],
+                                  "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "hidden_dropout": 0.1},
+    },
 }  # fmt: skip
-HOPS = {"encodec_package": 8, "transformers_encodec": 8, "transformers_dac": 6, "transformers_mimi": 16}
+HOPS = {"encodec_package": 8, "transformers_encodec": 8, "transformers_dac": 6, "transformers_mimi": 16, "transformers_xcodec": 8}
 LEVELS = 4
 every = pytest.mark.parametrize("name", MODELS)
 
@@ -64,7 +72,7 @@ def make(name, **overrides):
         for p in model.parameters():
             if p.dim() == 1:  # biases, which are zeros in a fresh model and would hide mistakes
                 p.add_(0.1 * torch.randn_like(p))
-            elif name == "transformers_dac" and p.shape[0] > 1:  # its start of 0.02 silences networks as narrow as these
+            elif name in ("transformers_dac", "transformers_xcodec") and p.shape[0] > 1:  # its start of 0.02 silences networks as narrow as these
                 p.normal_(std=0.5 * p[0].numel() ** -0.5)
         fill(model)
     return model
@@ -81,28 +89,15 @@ class Library:
             self.own = _parametrized(_model(MODELS[name])).eval()
             self.own.encoder.load_state_dict(model.encoder.model.state_dict())
             self.own.decoder.load_state_dict(model.decoder.model.state_dict())
-            layers = [self.own.quantizer.vq.layers]
+            for layer, level in zip(self.own.quantizer.vq.layers, model.codebook.branches[0].levels):
+                layer.load_state_dict(level.layer.state_dict())
         else:
             import transformers
 
             cls = getattr(transformers, model.model_name)
             self.own = cls(cls.config_class(**MODELS[name])).eval()
-            self.own.encoder.load_state_dict(model.encoder.model.state_dict())
-            self.own.decoder.load_state_dict(model.decoder.model.state_dict())
-            q = self.own.quantizer
-            layers = {
-                "transformers_encodec": lambda: [q.layers],
-                "transformers_dac": lambda: [q.quantizers],
-                "transformers_mimi": lambda: [q.semantic_residual_vector_quantizer.layers, q.acoustic_residual_vector_quantizer.layers],
-            }[name]()
-            if name == "transformers_mimi":
-                for part, branch in zip((q.semantic_residual_vector_quantizer, q.acoustic_residual_vector_quantizer),
-                                        model.codebook.branches):  # fmt: skip
-                    part.input_proj.load_state_dict(branch.project_in.state_dict())
-                    part.output_proj.load_state_dict(branch.project_out.state_dict())
-        for theirs, branch in zip(layers, model.codebook.branches):
-            for layer, level in zip(theirs, branch.levels):
-                layer.load_state_dict(level.layer.state_dict())
+            for theirs, ours in zip(model.parts_of(self.own, None), (model.encoder, model.codebook, model.decoder)):
+                theirs.load_state_dict(ours.state_dict())  # which are the library's modules
 
     @torch.no_grad()
     def encode(self, x, levels):
@@ -113,9 +108,11 @@ class Library:
             bandwidth = levels * 1.25
             self.own.config.target_bandwidths = [bandwidth]
             return self.own.encode(x, bandwidth=bandwidth).audio_codes[0]
+        whole = torch.nn.functional.pad(x, (0, -x.shape[2] % HOPS[self.name]))
         if self.name == "transformers_dac":
-            hop = HOPS[self.name]
-            return self.own.encode(torch.nn.functional.pad(x, (0, -x.shape[2] % hop)), levels).audio_codes
+            return self.own.encode(whole, levels).audio_codes
+        if self.name == "transformers_xcodec":
+            return self.own.encode(whole, 1.25 * levels).audio_codes
         return self.own.encode(x, num_quantizers=levels).audio_codes
 
     @torch.no_grad()
