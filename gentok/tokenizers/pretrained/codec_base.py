@@ -73,9 +73,9 @@ class SemanticModel(nn.Module):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, x: Tensor) -> Sequence[Tensor]:
-        """What the library's network takes -> the states float [B, N, D] before its first layer and after each."""
-        return self.model(x, output_hidden_states=True).hidden_states
+    def forward(self, x: Tensor, **options: Any) -> Any:
+        """The library's network takes and gives these."""
+        return self.model(x, **options)
 
 
 def check_levels(levels: int | None, there: int) -> None:

@@ -24,7 +24,7 @@ __all__ = ["TransformersXcodec"]
 class TransformersXcodecEncoder(Half):
     def forward(self, x: Tensor) -> Tensor:
         x, side = F.pad(x, (0, -x.shape[2] % self.hop)), self.hop // 2
-        states = self.model["semantic"](F.pad(x[:, 0], (side, side)))
+        states = self.model["semantic"](F.pad(x[:, 0], (side, side)), output_hidden_states=True).hidden_states
         meaning = self.model["adapter"](torch.stack(states, 1).mean(1).transpose(1, 2))
         z = torch.cat([self.model["acoustic"](x), meaning], 1)
         return self.model["fc"](z.transpose(1, 2)).transpose(1, 2)
