@@ -81,8 +81,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         pickle.UnpicklingError: it describes more than modules and tensors.
     """
     with zipfile.ZipFile(path) as archive:
-        root = next((name.removesuffix("data.pkl") for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")), None)
-        module = None if root is None else _Reader(archive, root).load()
+        roots = [name.removesuffix("data.pkl") for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
+        module = _Reader(archive, roots[0]).load() if roots else None
     if not isinstance(module, _Module):
         raise ValueError(f"{path} is no TorchScript archive of a module")
     return dict(_tensors(module))

@@ -72,7 +72,7 @@ def make(name, **overrides):
         for p in model.parameters():
             if p.dim() == 1:  # biases, which are zeros in a fresh model and would hide mistakes
                 p.add_(0.1 * torch.randn_like(p))
-            elif name in ("transformers_dac", "transformers_xcodec") and p.shape[0] > 1:  # its start of 0.02 silences networks as narrow as these
+            elif name in ("transformers_dac", "transformers_xcodec") and p.shape[0] > 1:  # 0.02 silences networks this narrow
                 p.normal_(std=0.5 * p[0].numel() ** -0.5)
         fill(model)
     return model

@@ -141,7 +141,7 @@ def test_wavlm_is_a_semantic_half_too():
 def test_what_does_not_fit_is_said_in_one_line():
     for changes, line in (
         ({"levels": 2}, r"this model has 1 level; got tokenizer\.levels=2"),
-        ({"config": {**XCODEC2, "downsampling_ratios": [8, 5, 5]}}, "X-Codec 2 has 320 samples of 16000 Hz in a frame, .* has 200 of 16000"),
+        ({"config": {**XCODEC2, "downsampling_ratios": [8, 5, 5]}}, "X-Codec 2 has 320 samples of 16000 Hz in a frame, .* has 200 of"),
     ):
         with pytest.raises(ValueError, match=line) as error:
             small(**changes)

@@ -69,9 +69,9 @@ class CosmosDI(ReleasedVQGAN, id="tokenizer/cosmos_di"):
         if missing:
             raise ValueError(f"{path} has no {missing[0]}: take autoencoder.jit, which holds both halves of the {self.model}")
         there = sum(HALVED.fullmatch(key) is not None for key in state)
-        if "encoder" not in missing and there != settings.halvings:
+        if there != settings.halvings:
             raise ValueError(
-                f"{path} halves its images {there} times behind the wavelet, configured is {settings.halvings}: tokenizer.halvings is 1 for "
-                "DI8x8 and 2 for DI16x16"
+                f"{path} halves its images {there} times behind the wavelet, configured is {settings.halvings}: tokenizer.halvings is 1 "
+                "for DI8x8 and 2 for DI16x16"
             )
         return state
