@@ -1,11 +1,11 @@
-"""X-Codec and X-Codec 2: what their semantic halves do, and codes, sound and spectrogram of X-Codec 2 as transformers has them."""
+"""X-Codec, Higgs and X-Codec 2: what their semantic halves do, and codes, sound and spectrogram of X-Codec 2 as transformers has them."""
 
 import copy
 import math
 
 import pytest
 import torch
-from test_pretrained_codecs import MODELS, make, sound
+from test_pretrained_codecs import HOPS, MODELS, make, sound
 from tokenizer_kit import LOSSES, learns, read
 
 from gentok.build import build
@@ -16,6 +16,7 @@ from gentok.types import ABSENT, Frames
 
 transformers = pytest.importorskip("transformers")
 
+NAMES = ("transformers_xcodec", "transformers_higgs", "transformers_xcodec2")
 HOP, CODES = 320, 4**8
 XCODEC2 = {
     "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 32,
@@ -107,9 +108,9 @@ def test_it_is_adopted_and_its_bundle_needs_the_folder_no_more(tmp_path):
     assert str(tmp_path) not in (path / "bundle.json").read_text()
 
 
-@pytest.mark.parametrize("name", ["transformers_xcodec", "transformers_xcodec2"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_semantic_half_is_never_trained(name):
-    model, hop = (small(), HOP) if name == "transformers_xcodec2" else (make(name), 8)
+    model, hop = (small(), HOP) if name == "transformers_xcodec2" else (make(name), HOPS[name])
     semantic, x = model.encoder.model["semantic"], sound(2, 6 * hop)
     before, want = copy.deepcopy(semantic.state_dict()), model.encode(x).codes
     model.train()
@@ -153,6 +154,6 @@ def test_nothing_is_downloaded(monkeypatch):
         raise AssertionError("a connection was opened")
 
     monkeypatch.setattr("socket.socket.connect", connect)
-    for name in ("transformers_xcodec", "transformers_xcodec2"):
+    for name in NAMES:
         with pytest.raises(FileNotFoundError, match="no local folder, on the hub"):
             build({**read("tokenizer", name), "losses": None, "path": "nobody/no-such-model"}, media_shape=(1,))
