@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.errors import counted
+from gentok.nn.torchscript import read_torchscript
 
 __all__ = ["channels_outermost", "fill", "read_state", "take"]
 
@@ -42,6 +43,8 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
+        elif path.suffix == ".jit":
+            state = read_torchscript(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own on a file that is something else
