@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gentok.errors import counted
+from gentok.nn.torchscript import read_torchscript
 
 __all__ = ["channels_outermost", "fill", "find_file", "read_state", "take"]
 
@@ -49,6 +50,8 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
+        elif path.suffix == ".jit":
+            state = read_torchscript(path)
         else:
             with torch.serialization.safe_globals([argparse.Namespace]):  # the settings that trainers store beside the weights
                 state = torch.load(path, map_location="cpu", weights_only=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gentok.interfaces import LocalPath
 from gentok.nn.autoencoder import ConvSettings
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, llamagen_layers
+from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, llamagen_layers, projections
 
 __all__ = ["LlamaGenVQ"]
 
@@ -37,9 +37,7 @@ class LlamaGenVQ(ReleasedVQGAN, id="tokenizer/llamagen_vq"):
         return llamagen_layers(settings, side)
 
     def outside(self) -> dict[str, str]:
-        around = {"in": "quant_conv", "out": "post_quant_conv"}
-        projections = {f"codebook.project_{way}.{t}": f"{conv}.{t}" for way, conv in around.items() for t in ("weight", "bias")}
-        return {"codebook.weight": "quantize.embedding.weight", **projections}
+        return {"codebook.weight": "quantize.embedding.weight", **projections()}
 
     def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> dict[str, Tensor]:
         stages, here = sum(STAGE.fullmatch(key) is not None for key in state), len(settings.multipliers)
