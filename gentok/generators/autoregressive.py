@@ -12,7 +12,8 @@ data's (Copet et al., MusicGen, arXiv 2306.05284).
 Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row and column, or position);
 queries are rotated by the cell that they predict and keys by the cell that they hold; the condition is a token before `begin` and not in
 its place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries
-that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
+that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf; where ids are steps on a
+canvas, embeddings of the row and the column that they have led to are added to what is fed.
 """
 
 from __future__ import annotations
@@ -88,6 +89,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         super().__init__(spec, condition_spec, settings, layout, token_dropout, ends)
         self.rope = settings.rope
         self.grammar = Grammar(spec) if spec.grammar else None
+        self.point_table = nn.Embedding(2 * spec.canvas, settings.width) if spec.canvas else None  # columns, then rows
         self.label_smoothing = label_smoothing
         codes, width = sum(spec.vocab_sizes), settings.width
         self.token_table = nn.Embedding(codes + spec.levels + 2, width)  # codes, a filler per level, begin, empty slot
@@ -95,7 +97,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             names = self._compile(settings.rope)
         self.target_table = nn.Embedding(names, width) if names else None
         self.head = None if tie_embeddings else Linear(width, codes)
-        initialise_parts(self.token_table, self.target_table, self.head)
+        initialise_parts(self.token_table, self.target_table, self.head, self.point_table)
         if zero_init_head and self.head is not None:
             nn.init.zeros_(self.head.weight)
         self.end = nn.Parameter(torch.zeros(1, width)) if ends else None
@@ -143,7 +145,15 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`."""
         self.check_shape(codes)
         ids = self.feed(codes)
-        return self._attend(self._embed(ids, slice(None), self._hide(ids, rng)), condition, rng, taps)
+        x = self._embed(ids, slice(None), self._hide(ids, rng))
+        if self.point_table is not None:
+            x = x + self._points(self.grammar.states(codes[:, 0]))
+        return self._attend(x, condition, rng, taps)
+
+    def _points(self, states: Tensor) -> Tensor:
+        """States int64 [B, S] of the grammar -> [B, S, D]: the points of the canvas that rows have come to."""
+        x, y = self.grammar.point(states)
+        return self.point_table(x) + self.point_table(y + self.grammar.canvas)
 
     def _hide(self, ids: Tensor, rng: RowRNG | None) -> Tensor | None:
         """ids int64 [B, S, G] -> bool [B, S]: the fed steps that token dropout hides."""
@@ -265,11 +275,14 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             x, rope = self._embed(ids, steps), self._rotation(ids.device, steps)
         else:
             x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
+        states = None if cache.follower is None else cache.follower.read(ids[..., 0], at, parents)
+        if self.point_table is not None:
+            x = x + self._points(states)
         hidden = self.trunk.extend(x, rope, cache, window)
         out = self._logits(hidden, self._tables.on(ids.device).level[steps], cache.heads)
-        if cache.follower is None:
+        if states is None:
             return out
-        allowed = cache.follower.grammar.allowed(cache.follower.read(ids[..., 0], at, parents))
+        allowed = cache.follower.grammar.allowed(states)
         return out.masked_fill(~allowed[:, :, None], float("-inf"))
 
     def commit(self, cache: KVCache, at: Tensor, path: Tensor | None = None) -> None:

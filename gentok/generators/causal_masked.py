@@ -71,6 +71,8 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         shape: Literal["boxes", "spans"] = "boxes",
         **options: Annotated[Any, Autoregressive],
     ):
+        if spec.canvas:
+            raise ValueError("a hole among steps on a canvas would move all that follows: holes need tokenizer.relative=false")
         super().__init__(spec, condition_spec, **options)
         self.holes, self.max_holes, self.boxes = holes, max_holes, shape == "boxes"
         rows, width = self.token_table.weight.shape

@@ -34,6 +34,8 @@ class TokenSpec:
         parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
         grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes
             begins in state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
+        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and y
+            down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
         modality: "image", "audio" or what else the tokenizer says.
         media_shape: (C, H, W) or (C,), what decode returns.
         sample_rate: in Hz, of sound.
@@ -49,6 +51,7 @@ class TokenSpec:
     nested_levels: bool = False
     parts: tuple[tuple[str, int, int], ...] = ()
     grammar: tuple[tuple[int, ...], ...] = ()
+    canvas: Size | None = None
     modality: str = "image"
     media_shape: tuple[Size, ...] | None = None
     sample_rate: Size | None = None
@@ -64,6 +67,8 @@ class TokenSpec:
             raise ValueError(f"strides must name one stride per level: {self.levels} levels, strides = {self.strides}")
         if self.grammar:
             self._check_grammar()
+        if self.canvas is not None and (not self.grammar or self.parts[-1][2] - self.parts[-1][1] != self.canvas**2):
+            raise ValueError(f"a canvas is one of tokens with a grammar, whose last part has canvas^2 = {self.canvas**2} ids: {self.parts}")
 
     def _check_grammar(self) -> None:
         ends = [0, *(stop for _, _, stop in self.parts)]
@@ -149,8 +154,9 @@ class TokenSpec:
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         values["grid"] = {"kind": type(self.grid).__name__.lower(), **dataclasses.asdict(self.grid)}
-        if not self.grammar:  # what has none reads, and is fingerprinted, as before there were any
-            del values["grammar"]
+        for name in ("grammar", "canvas"):  # what has none reads, and is fingerprinted, as before there were any
+            if not values[name]:
+                del values[name]
         return json.loads(json.dumps(values))
 
     @classmethod
