@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "freeze": Texts, "bundle_dtype": Dtype, "limit_items": PositiveInt, "overfit": bool, "profile": PositiveInt, "print_config": bool,
     "describe": bool, "describe_classes": PositiveInt, "overwrite": bool, "sweep_metric": str,
     "task.name": Literal["tokenizer", "generator"], "task.pictures": NonNegativeInt, "task.sounds": NonNegativeInt,
-    "task.decode_items": PositiveInt, "task.teacher_maps": NonNegativeFloat, "task.encode_batch": PositiveInt, "task.views": NonNegativeInt,
+    "task.decode_items": PositiveInt, "task.teacher_maps": NonNegativeFloat, "task.encode_batch": PositiveInt, "task.length_window": PositiveInt, "task.views": NonNegativeInt,
     "task.guidance": NonNegativeFloat,
     "trainer.accelerator": Literal["auto", "cpu", "gpu", "cuda", "mps"], "trainer.devices": PositiveInt | Literal["auto"] | Devices,
     "trainer.num_nodes": PositiveInt, "trainer.strategy": str, "trainer.find_unused": bool, "trainer.precision": Precision,
@@ -83,7 +83,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
 NEEDED = (
     "seed", "n", "batch_size", "out", "name", "clock", "bundle_dtype", "overfit", "print_config", "describe", "overwrite", "ema",
     "progress", "device", "guidance_schedule", "few", "max_train", "max_held_out", "max_memory", "classifier", "protocol",
-    "chunk", "dtype", "format", "trust", "freeze", "keys", "alignment", "task.pictures", "task.decode_items", "task.encode_batch",
+    "chunk", "dtype", "format", "trust", "freeze", "keys", "alignment", "task.pictures", "task.decode_items", "task.encode_batch", "task.length_window",
     "task.views", "task.guidance",
     "trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.find_unused", "trainer.precision",
     "trainer.accumulate", "trainer.workers", "trainer.log_every", "trainer.validate_every", "trainer.checkpoint_every",

@@ -31,7 +31,7 @@ from gentok.sampling import sample, sample_tokens
 from gentok.types import UNKNOWN, Condition, Tokens
 
 RUNS = ROOT / "outputs" / "icons"
-BUDGET = {"ar": "15min", "infill": "4min"}
+BUDGET = {"ar": "20min", "infill": "6min"}
 LONGEST, ITEMS, FILLED, SHOWN = 128, 200, 40, 12
 GUIDANCE = (1, 1.5, 2)
 LAWS = {
@@ -49,7 +49,7 @@ READ = {
 
 
 def words(name: str) -> str:
-    return f"experiment=icons/{name} budget={BUDGET[name]} clock=cpu"
+    return f"experiment=icons/{name} budget={BUDGET[name]} clock=cpu trainer.precision=bf16-mixed"
 
 
 def train(name: str) -> Path:

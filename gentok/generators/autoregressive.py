@@ -41,6 +41,7 @@ from gentok.nn.token_transformer import (
     token_nll,
     uniform_nll,
 )
+from gentok.precision import values_known
 from gentok.rng import RowRNG
 from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
@@ -140,15 +141,23 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return x
 
     def _hidden(
-        self, codes: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
-    ) -> Tensor:  # fmt: skip
-        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`."""
+        self,
+        codes: Tensor,
+        condition: Condition,
+        rng: RowRNG | None,
+        taps: Mapping[int, list[Tensor]] | None = None,
+        steps: int | None = None,
+    ) -> Tensor:
+        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`; steps: how many
+        are needed, the others are 0."""
         self.check_shape(codes)
         ids = self.feed(codes)
         x = self._embed(ids, slice(None), self._hide(ids, rng))
         if self.point_table is not None:
             x = x + self._points(self.grammar.states(codes[:, 0]))
-        return self._attend(x, condition, rng, taps)
+        if steps is None or steps == x.shape[1]:
+            return self._attend(x, condition, rng, taps)
+        return F.pad(self._attend(x[:, :steps], condition, rng, taps), (0, 0, 0, x.shape[1] - steps))
 
     def _points(self, states: Tensor) -> Tensor:
         """States int64 [B, S] of the grammar -> [B, S, D]: the points of the canvas that rows have come to."""
@@ -163,8 +172,15 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return hide & (torch.arange(ids.shape[1], device=ids.device) > 0)
 
     def _level_hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[Tensor]:
-        """Of each level the states [B, N_k, D] from which its cells are predicted."""
-        return self._by_level(self._hidden(codes, condition, rng))
+        """Of each level the states [B, N_k, D] from which its cells are predicted; anything where there is nothing to predict."""
+        return self._by_level(self._hidden(codes, condition, rng, steps=self._used_steps(codes, rng)))
+
+    def _used_steps(self, codes: Tensor, rng: RowRNG | None) -> int:
+        """How many layout steps, from the first, have something to predict in some row of codes int64 [B, K, N]."""
+        if not self.ends or (rng is not None and self.dropout) or not values_known(codes):  # dropout draws numbers for every step
+            return self.layout.steps
+        there = torch.stack([self._targets(codes, k)[1] for k in range(codes.shape[1])], 1)
+        return int(self.layout.step.to(codes.device)[there.any(0)].max()) + 1
 
     def _by_level(self, hidden: Tensor) -> list[Tensor]:
         """hidden [B, S, D] -> of each level [B, N_k, D]."""
@@ -241,19 +257,28 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         out = []
         for k, (level, hidden) in enumerate(zip(self._levels, states)):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(self._scores(hidden, k)), self._allowed(codes, rng)
+            states = self._states(codes, rng)
+            cells = there if self.ends and values_known(codes) else None  # rows of unequal length: the head of what is there alone
+            if cells is not None:
+                hidden, target, there = hidden[cells][None], target[cells][None], there[cells][None]
+                states = None if states is None else states[cells][None]
+            logits = full_precision(self._scores(hidden, k))
+            allowed = None if states is None else self.grammar.allowed(states)
             if allowed is not None:
                 logits = logits.masked_fill(~allowed, float("-inf"))
             nll = smoothed = token_nll(logits, target, there)
             if self.training and self.label_smoothing:
                 uniform = uniform_nll(logits, nll, target, there, allowed)
                 smoothed = torch.lerp(nll, uniform, self.label_smoothing)
+            if cells is not None:
+                empty, there = nll.new_zeros(cells.shape), cells
+                nll, smoothed = (empty.masked_scatter(cells, part) for part in (nll, smoothed))
             out.append((nll, smoothed, there))
         return out
 
-    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
-        """codes int64 [B, 1, N] -> bool [B, N, V + 1], the ids that each cell may have given those before it; None: all."""
-        return None if self.grammar is None else self.grammar.allowed(self.grammar.states(codes[:, 0]))
+    def _states(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+        """codes int64 [B, 1, N] -> int64 [B, N], the state of the grammar in which each cell is predicted; None: any id may follow."""
+        return None if self.grammar is None else self.grammar.states(codes[:, 0])
 
     # ------------------------------------------------------------------------------------------------- Causal
 

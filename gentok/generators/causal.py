@@ -81,9 +81,9 @@ class CausalTransformer(Generator, Causal):
     def _attend(
         self, x: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
     ) -> Tensor:  # fmt: skip
-        """All that is fed, float [B, T, D], from the beginning -> [B, T, D]; taps: as in `attend`."""
+        """What is fed, float [B, T, D], from the beginning -> [B, T, D]; taps: as in `attend`."""
         tables, given = self._tables.on(x.device), self.conditioner(condition, len(x))
-        tokens = slice(self.conditioner.places, None)
+        tokens = slice(self.conditioner.places, self.conditioner.places + x.shape[1])
         return attend(self.trunk, x, given, (tables.cos, tables.sin), tokens, rate=self.dropout, rng=rng, taps=taps)
 
     def _rotation(self, device: torch.device, steps: Tensor | slice) -> Rotation:

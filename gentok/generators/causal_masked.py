@@ -118,12 +118,12 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         of_cells = (maps.step[:, k, level.positions] for k, level in enumerate(self._levels))
         return [hidden.gather(1, step[..., None].expand(-1, -1, hidden.shape[2])) for step in of_cells]
 
-    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+    def _states(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
         """Before a hole is filled it is not known which parts may follow behind it: items with holes are learnt without the grammar."""
         if rng is not None and self.holes:
             return None
-        allowed = super()._allowed(codes, rng)
-        return allowed[:, self._levels[0].steps] if isinstance(self.grammar, HoleGrammar) else allowed
+        states = super()._states(codes, rng)
+        return states[:, self._levels[0].steps] if isinstance(self.grammar, HoleGrammar) else states
 
     # ----------------------------------------------------------------------------------------------- sampling
 

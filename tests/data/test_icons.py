@@ -17,8 +17,7 @@ from gentok.drawings.svg import read_svg
 
 
 def texts(data, batch):
-    alphabet = dict(data.condition_spec.parts)["text"].alphabet
-    return ["".join(alphabet[i] for i in row if i >= 0) for row in batch.condition.parts["text"].ids.tolist()]
+    return [dict(data.condition_spec.parts)["text"].text(row) for row in batch.condition.parts["text"].ids.tolist()]
 
 
 def test_an_item_has_its_words_its_outline_and_its_picture(tmp_path):
