@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,9 +32,12 @@ from gentok.sampling import sample, sample_tokens
 from gentok.types import UNKNOWN, Condition, Tokens
 
 RUNS = ROOT / "outputs" / "icons"
-BUDGET = {"ar": "20min", "infill": "6min"}
+BUDGET = {"ar": "12min", "infill": "4min"}
 LONGEST, ITEMS, FILLED, SHOWN = 128, 200, 40, 12
-GUIDANCE = (1, 1.5, 2)
+SAMPLED = {  # what rows of the table are called: words of evaluate.py
+    "guidance 1": "guidance=1", "guidance 1.5": "guidance=1.5", "guidance 2": "guidance=2",
+    "guidance 2, top-p 0.9": "guidance=2 sampler.top_p=0.9", "guidance 2, temperature 0.7": "guidance=2 sampler.temperature=0.7",
+}  # fmt: skip
 LAWS = {
     "decode of encode is the identity on the grid, of every icon of both sets (the whole sets: a slow test)": "tokenizers/test_icon",
     "10,000 random rows of the grammar are read to their last command; any ids at all decode": "tokenizers/test_icon",
@@ -58,14 +62,15 @@ def train(name: str) -> Path:
 
 def measure(store: Store, name: str) -> None:
     bundle, trained = train(name), f"python train.py {words(name)}"
-    for guidance in GUIDANCE if name == "ar" else ():
-        measure_samples(store, f"ar/guidance {guidance}", bundle, [f"guidance={guidance}", f"n={ITEMS}"], ["trust=[paths]"], trained, 0)
+    for key, how in SAMPLED.items() if name == "ar" else ():
+        measure_samples(store, f"ar/{key}", bundle, [*how.split(), f"n={ITEMS}"], ["trust=[paths]"], trained, 0)
     tidy(store)
     model, data = load(bundle), Icons(longest=LONGEST)
     began, command = time.monotonic(), f"python docs/results/icons.py measure {name}, after: {trained}"
     if name == "ar":
-        held_out = encoded(model, data.held_out)[0]
-        store.add(figures("data", counts(data) | by_state(encoded(model, data.train)[0], held_out), command, 0, time.monotonic() - began))
+        kinds = {"steps": model, "points": load(train("infill"))}
+        nats = {f"nats_per_id_by_state, {kind}": by_state(*(encoded(its, part)[0] for part in (data.train, data.held_out))) for kind, its in kinds.items()}
+        store.add(figures("data", counts(data) | nats, command, 0, time.monotonic() - began))
         sheet(model, data.held_out)
     else:
         store.add(figures("holes", holes(model, load(train("ar")), data.held_out), command, 0, time.monotonic() - began))
@@ -87,9 +92,9 @@ def counts(data: Icons) -> dict[str, int]:
     return {"train": len(data.train), "held_out": len(data.held_out), "broken": data.train.skipped["count"]}
 
 
-def by_state(train: Tokens, held_out: Tokens) -> dict[str, float]:
+def by_state(train: Tokens, held_out: Tokens) -> float:
     """Nats per id of a model without a past: the frequency of an id in its state of the grammar, one added to all possible ones."""
-    grammar = Grammar(train.spec)
+    grammar = Grammar(replace(train.spec, canvas=None))  # states of the automaton alone
 
     def pairs(tokens: Tokens) -> list[tuple[int, int]]:
         ids = tokens.codes[:, 0]
@@ -98,7 +103,7 @@ def by_state(train: Tokens, held_out: Tokens) -> dict[str, float]:
     seen, states = Counter(pairs(train)), Counter(state for state, _ in pairs(train))
     able = grammar.allowed(torch.arange(len(train.spec.grammar)))[:, :-1].sum(1).tolist()
     nats = [math.log((states[s] + able[s]) / (seen[s, i] + 1)) for s, i in pairs(held_out)]
-    return {"nats_per_id_by_state": sum(nats) / len(nats)}
+    return sum(nats) / len(nats)
 
 
 def sheet(model: Bundle, data: MediaDataset) -> None:
@@ -114,8 +119,9 @@ def sheet(model: Bundle, data: MediaDataset) -> None:
 
 
 def holes(model: Bundle, plain: Bundle, data: MediaDataset) -> dict[str, float]:
-    """What is known of the middle third of an icon's commands: given both sides, and given what stands before it, by both models."""
-    tokens, condition = encoded(model, data)
+    """What is known of the middle third of an icon's commands: given both sides, and given what stands before it, by both models, whose
+    ids say the same at the same places."""
+    (tokens, condition), (steps, _) = encoded(model, data), encoded(plain, data)
     nats, cells, pictures = Counter[str](), 0, []
     text = Condition({"text": condition.parts["text"]})
     for row in range(FILLED):
@@ -123,8 +129,8 @@ def holes(model: Bundle, plain: Bundle, data: MediaDataset) -> dict[str, float]:
         asked = middle(model, one)
         nats["both sides"] += float(region_nll(model.generator, one, its, asked, rng)[0])
         cells += int(asked.sum())
-        for name, other in (("before, same model", model), ("before, icons/ar", plain)):
-            nats[name] += before(other, one, its, asked)
+        for name, other, row_of in (("before, same model", model, one), ("before, icons/ar", plain, steps.rows([row]))):
+            nats[name] += before(other, row_of, its, asked)
         if row < SHOWN:
             four = torch.zeros(4, dtype=torch.int64)
             known = Tokens(one.codes.masked_fill(asked, UNKNOWN), model.spec).rows(four)
@@ -158,9 +164,8 @@ def page(store: Store) -> None:
         return store.value(key, ".3f", math.log(2))
 
     rows = [("samples", *READ.values(), "mean distance to the nearest training icon")]
-    for guidance in GUIDANCE:
-        key = f"ar/guidance {guidance}"
-        rows.append((f"guidance {guidance}", *(store.value(f"{key}/{name}", ".1f", 100) for name in READ), store.value(f"{key}/nearest_training")))
+    for how in SAMPLED:
+        rows.append((how, *(store.value(f"ar/{how}/{name}", ".1f", 100) for name in READ), store.value(f"ar/{how}/nearest_training")))
     real, own = "ar/guidance 1", ("held_out_nearest_training_below_0.05", "held_out_word_shared")
     rows.append(("held-out icons", "–", "–", "–", *(store.value(f"{real}/{name}", ".1f", 100) for name in own), store.value(f"{real}/held_out_nearest_training")))
     filled = ""
