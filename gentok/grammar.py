@@ -51,7 +51,7 @@ class Grammar:
             able = torch.cat((able, torch.ones(1, able.shape[1], dtype=torch.bool)))
             able = able[:, part[: spec.vocab + 1]]  # [states + 1, V + 1]: the last column is the end of a row
         self.vocab, self.size, self.canvas = spec.vocab, lost + 1, spec.canvas or 1
-        self.first = spec.parts[-1][1] if spec.canvas else spec.vocab + 1  # the id of the step that goes nowhere; beyond all: there are none
+        self.first = spec.parts[-1][1] if spec.canvas else spec.vocab + 1  # the id of the step that stays; beyond all: there are none
         self._tables = Constants(follows=follows, part=part, able=able)
 
     def _parts(self, ids: Tensor) -> Tensor:

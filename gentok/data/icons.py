@@ -1,7 +1,7 @@
 """Icons: filled SVG icons with the words of their files' names, of a folder, a zip file, or an installed package.
 
 All files are read at the start, as outlines (gentok/drawings/svg.py). A batch has their pictures as media, and as conditions the words,
-`text`, each of which is a symbol, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
+`text`, as symbols, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
 gentok.data.indexed_dataset; icons of more than `longest` ids are left out, counted and listed.
 """
 

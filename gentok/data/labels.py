@@ -47,7 +47,10 @@ def spec_of(
         captions = [c for part in parts.values() for c in part.captions or ()]
         if not any(captions):
             raise ValueError(f"captions were asked for, {train.where} has none: data.captions=null trains without")
-        of = _ids_spec(captions, caption_length, train.captions if by_words else None) if text_encoder is None else _vectors_spec(captions, caption_length, text_encoder)
+        if text_encoder is None:
+            of: IdsSpec | VectorsSpec = _ids_spec(captions, caption_length, train.captions if by_words else None)
+        else:
+            of = _vectors_spec(captions, caption_length, text_encoder)
         specs.append(("text", of))
     return ConditionSpec(tuple(specs))
 
@@ -124,7 +127,8 @@ def _ids_spec(captions: Sequence[str], longest: int, words_of: Sequence[str] | N
     if words_of is None:
         symbols = {c for text in captions for c in text[:longest]}
     else:
-        symbols = {word for text in words_of for word in text.split()} or {"no words"}
+        symbols = {word for text in words_of for word in text.split()}
+        symbols |= set() if any(len(word) > 1 for word in symbols) else {"<word>"}  # which tells words from characters
     return IdsSpec(tuple(sorted(symbols)), min(longest, max(lengths)))
 
 

@@ -19,6 +19,7 @@ canvas, embeddings of the row and the column that they have led to are added to 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.causal import CausalTransformer
+from gentok.generators.cell_losses import cell_nats
 from gentok.generators.step_tables import cells_of_levels, fed_rows
 from gentok.generators.trimmed_head import TrimmedHead
 from gentok.grammar import Follower, Grammar
@@ -33,15 +35,7 @@ from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
 from gentok.nn.linear import Int8Linear, Linear, activations, product
-from gentok.nn.token_transformer import (
-    TransformerOptions,
-    TransformerSettings,
-    full_precision,
-    initialise_parts,
-    token_nll,
-    uniform_nll,
-)
-from gentok.precision import values_known
+from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, initialise_parts
 from gentok.rng import RowRNG
 from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
@@ -141,15 +135,9 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return x
 
     def _hidden(
-        self,
-        codes: Tensor,
-        condition: Condition,
-        rng: RowRNG | None,
-        taps: Mapping[int, list[Tensor]] | None = None,
-        steps: int | None = None,
-    ) -> Tensor:
-        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`; steps: how many
-        are needed, the others are 0."""
+        self, codes: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None, *, steps: Any = None
+    ) -> Tensor:  # fmt: skip
+        """codes int64 [B, K, N] -> [B, S, D]: the state that predicts each layout step, 0 from `steps` on; taps: as in `attend`."""
         self.check_shape(codes)
         ids = self.feed(codes)
         x = self._embed(ids, slice(None), self._hide(ids, rng))
@@ -174,13 +162,6 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
     def _level_hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[Tensor]:
         """Of each level the states [B, N_k, D] from which its cells are predicted; anything where there is nothing to predict."""
         return self._by_level(self._hidden(codes, condition, rng, steps=self._used_steps(codes, rng)))
-
-    def _used_steps(self, codes: Tensor, rng: RowRNG | None) -> int:
-        """How many layout steps, from the first, have something to predict in some row of codes int64 [B, K, N]."""
-        if not self.ends or (rng is not None and self.dropout) or not values_known(codes):  # dropout draws numbers for every step
-            return self.layout.steps
-        there = torch.stack([self._targets(codes, k)[1] for k in range(codes.shape[1])], 1)
-        return int(self.layout.step.to(codes.device)[there.any(0)].max()) + 1
 
     def _by_level(self, hidden: Tensor) -> list[Tensor]:
         """hidden [B, S, D] -> of each level [B, N_k, D]."""
@@ -257,22 +238,10 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         out = []
         for k, (level, hidden) in enumerate(zip(self._levels, states)):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            states = self._states(codes, rng)
-            cells = there if self.ends and values_known(codes) else None  # rows of unequal length: the head of what is there alone
-            if cells is not None:
-                hidden, target, there = hidden[cells][None], target[cells][None], there[cells][None]
-                states = None if states is None else states[cells][None]
-            logits = full_precision(self._scores(hidden, k))
-            allowed = None if states is None else self.grammar.allowed(states)
-            if allowed is not None:
-                logits = logits.masked_fill(~allowed, float("-inf"))
-            nll = smoothed = token_nll(logits, target, there)
-            if self.training and self.label_smoothing:
-                uniform = uniform_nll(logits, nll, target, there, allowed)
-                smoothed = torch.lerp(nll, uniform, self.label_smoothing)
-            if cells is not None:
-                empty, there = nll.new_zeros(cells.shape), cells
-                nll, smoothed = (empty.masked_scatter(cells, part) for part in (nll, smoothed))
+            nll, smoothed = cell_nats(
+                partial(self._scores, level=k), hidden, target, there, ragged=self.ends,
+                smoothing=self.label_smoothing if self.training else 0.0, grammar=self.grammar, states=self._states(codes, rng),
+            )  # fmt: skip
             out.append((nll, smoothed, there))
         return out
 

@@ -24,6 +24,7 @@ from gentok.nn.linear import activations
 from gentok.nn.rope import Rotation, widened
 from gentok.nn.token_transformer import TransformerSettings, attend
 from gentok.nn.transformer import Transformer
+from gentok.precision import values_known
 from gentok.rng import RowRNG
 from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
@@ -146,6 +147,13 @@ class CausalTransformer(Generator, Causal):
         cells = there[:, ::stride]
         ended[:, ::stride] = ~cells & F.pad(cells, (1, -1), value=True)
         return torch.where(ended, self.spec.vocab_sizes[0], target), there | ended
+
+    def _used_steps(self, codes: Tensor, rng: RowRNG | None) -> int:
+        """How many layout steps, from the first, have something to predict in some row of codes int64 [B, K, N]."""
+        if not self.ends or (rng is not None and self.dropout) or not values_known(codes):  # dropout draws numbers for every step
+            return self.layout.steps
+        there = torch.stack([self._targets(codes, k)[1] for k in range(codes.shape[1])], 1)
+        return int(self.layout.step.to(codes.device)[there.any(0)].max()) + 1
 
     @abstractmethod
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -67,13 +67,17 @@ class IdsSpec:
             symbols = text.split() if self.of_words else list(text)
             foreign = sorted({symbol for symbol in symbols if symbol not in number})
             if foreign:
-                near = get_close_matches(foreign[0], self.alphabet) if self.of_words else []
-                known = f"{len(self.alphabet)} words{', such as ' * bool(near)}{', '.join(near)}" if self.of_words else "".join(self.alphabet)
-                raise ValueError(f"{name}={text!r} has symbols that the model never saw: {foreign}; its alphabet is {known!r}")
+                raise ValueError(f"{name}={text!r} has symbols that the model never saw: {foreign}; {self._known(foreign[0])}")
             if len(symbols) > self.max_length:
                 raise ValueError(f"{name}={text!r} has {len(symbols)} symbols; this model takes at most {self.max_length}")
             out[row, : len(symbols)] = torch.tensor([number[symbol] for symbol in symbols], dtype=torch.int64)
         return Ids(out)
+
+    def _known(self, foreign: str) -> str:
+        if not self.of_words:
+            return f"its alphabet is {''.join(self.alphabet)!r}"
+        near = get_close_matches(foreign, self.alphabet)
+        return f"it knows {len(self.alphabet)} words" + (f", such as {', '.join(near)}" if near else "")
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of a row of ids, up to its end."""

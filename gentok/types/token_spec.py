@@ -34,8 +34,8 @@ class TokenSpec:
         parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
         grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes
             begins in state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
-        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and y
-            down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
+        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and
+            y down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
         modality: "image", "audio" or what else the tokenizer says.
         media_shape: (C, H, W) or (C,), what decode returns.
         sample_rate: in Hz, of sound.

@@ -30,7 +30,8 @@ def test_states_are_those_of_one_id_after_the_other_and_points_the_sums_of_steps
     states, state, x, y = grammar.states(ids), grammar.start(len(ids)), 0, 0
     for n in range(N):
         assert torch.equal(states[:, n], state)
-        assert torch.equal(torch.stack(grammar.point(state)), torch.stack((x % SIDE, y % SIDE)) if n > 1 else torch.zeros(2, len(ids), dtype=int))
+        here = torch.stack((x % SIDE, y % SIDE)) if n else torch.zeros(2, len(ids), dtype=torch.int64)
+        assert torch.equal(torch.stack(grammar.point(state)), here)
         step = torch.where(ids[:, n] >= 2, ids[:, n] - 2, 0)
         x, y, state = x + step % SIDE, y + step // SIDE, grammar.step(state, ids[:, n])
 
