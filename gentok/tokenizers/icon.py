@@ -67,15 +67,15 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         self,
         grid: PositiveInt = 49,
         longest: PositiveInt = 200,
-        relative: bool = False,
         media_shape: Sequence[PositiveInt] | None = None,
+        relative: bool = False,
     ):
         """
         Args:
             grid: points per side of the canvas, at least 2; 49: half units of the usual 24.
             longest: ids of the longest row.
-            relative: whether points are written as steps from the point before.
             media_shape: (.., H, H) of the pictures, which are grey; filled in from the data.
+            relative: whether points are written as steps from the point before.
 
         Raises:
             ValueError: a setting is out of its range.

@@ -34,13 +34,13 @@ class TokenSpec:
         parts: named id ranges (name, start, stop) of a mixed vocabulary, for example text | speech.
         grammar: a row per state, a column per part: the state after an id of that part, -1 where there can be none. A row of codes
             begins in state 0, and ends in a state that nothing follows (gentok/grammar.py). Empty: any id may follow any.
-        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and
-            y down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
         modality: "image", "audio" or what else the tokenizer says.
         media_shape: (C, H, W) or (C,), what decode returns.
         sample_rate: in Hz, of sound.
         encode_fingerprint: hash of every tensor and setting that codes depend on.
         decode_fingerprint: hash of the rest.
+        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and
+            y down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
     """
 
     vocab_sizes: tuple[Annotated[int, Field(ge=1, le=2**62)], ...]
@@ -51,12 +51,12 @@ class TokenSpec:
     nested_levels: bool = False
     parts: tuple[tuple[str, int, int], ...] = ()
     grammar: tuple[tuple[int, ...], ...] = ()
-    canvas: Size | None = None
     modality: str = "image"
     media_shape: tuple[Size, ...] | None = None
     sample_rate: Size | None = None
     encode_fingerprint: str = ""
     decode_fingerprint: str = ""
+    canvas: Size | None = None
 
     def __post_init__(self) -> None:
         if not self.vocab_sizes and self.width is None:
