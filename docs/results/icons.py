@@ -227,8 +227,8 @@ Held-out icons, each followed by three samples for its words at guidance 1.5, an
 
 ![samples beside their words](icons.png)
 
-Words that many training icons have do steer. Six samples each, guidance 2 and top-p 0.9, the words chosen, the samples not. All six are names of
-training icons, so that what is right here may be known by heart:
+Some common words do steer: `home`, `circle` and `file` are drawn, `account`, `arrow` and `heart` are not. Six samples each, guidance 2 and top-p 0.9,
+the words chosen, the samples not. All six are names of training icons, so that what is right here may be known by heart:
 
 ![samples for common words](icons_common.png)
 
