@@ -1,10 +1,11 @@
 """Measures distilled decoding on digits: writes distilled.json, distilled.md and the picture beside it.
 
-    python docs/results/distilled.py train RUNS [seed=0] [budget=55s]       a student of docs/zoo/mnist5k_ar in RUNS/seed0
-    python docs/results/distilled.py measure BUNDLE [seed=0] [n=1000] [rows=teacher,one,...] [budget=55s]
+    python docs/results/distilled.py train RUNS [form=short] [seed=0]       a student of docs/zoo/mnist5k_ar in RUNS/short0
+    python docs/results/distilled.py measure RUNS [form=short] [seed=0] [n=1000] [rows=teacher,one,...]
+    python docs/results/distilled.py positions RUNS [form=short] [seed=0]    how many codes a second pass mends
     python docs/results/distilled.py page                                   the page anew, from the figures that are there
 
-Rows are ways to sample one and the same bundle, which holds its teacher.
+Rows are ways to sample one and the same bundle, which holds its teacher; forms are ways to train it.
 """
 
 from __future__ import annotations
@@ -45,14 +46,27 @@ LAWS = {
     "cached noise and codes are the teacher's way; another teacher's are refused": "data/test_trajectory_set",
 }  # fmt: skip
 DIGITS = 10
+FORMS = {
+    "short": ("the map from noise to codes, 55 s", "experiment=mnist5k/distilled budget=55s"),
+    "long": ("the map, 235 s", "experiment=mnist5k/distilled budget=235s"),
+    "late": ("the map, 235 s, second pass from position 32", "experiment=mnist5k/distilled budget=235s generator.split=32"),
+    "scores": ("the map, 55 s, then by scores, 180 s", "experiment=mnist5k/score_distilled budget=180s init_from=RUNS/short{seed}/bundle"),
+}
+"""name: what the table calls it, how it is trained."""
 
 
-def train(runs: Path, seed: int, budget: str) -> None:
-    train_once(runs / f"seed{seed}", trained_by(seed, budget).split()[2:])
+def train(runs: Path, form: str, seed: int) -> None:
+    words = trained_by(form, seed).replace("RUNS", str(runs)).split()[2:]
+    train_once(runs / f"{form}{seed}", words)
 
 
-def trained_by(seed: int, budget: str) -> str:
-    return f"python train.py experiment=mnist5k/distilled budget={budget} clock=cpu seed={seed}"
+def trained_by(form: str, seed: int) -> str:
+    return f"python train.py {FORMS[form][1].format(seed=seed)} clock=cpu seed={seed}"
+
+
+def key(form: str, row: str) -> str:
+    """Of figures: those of the first form have no name of it."""
+    return f"mnist5k/{row}" if form == "short" else f"mnist5k/{form}/{row}"
 
 
 def tokens_of(bundle: Bundle, name: str, n: int, seed: int, teachers: Tokens | None) -> tuple[Tokens, Tensor, float]:
@@ -71,15 +85,15 @@ def tokens_of(bundle: Bundle, name: str, n: int, seed: int, teachers: Tokens | N
     return drawn.tokens, drawn.calls, drawn.seconds
 
 
-def measure(store: Store, path: str, seed: int, n: int, names: list[str], budget: str) -> None:
-    bundle, data = load(path), MNIST5k()
+def measure(store: Store, runs: Path, form: str, seed: int, n: int, names: list[str]) -> None:
+    bundle, data = load(runs / f"{form}{seed}" / "bundle"), MNIST5k()
     (train_media, train_labels), (held_out, _) = whole(data.train), whole(data.held_out)
     judge = classifier(train_media, train_labels, DIGITS)[0]
     same = train_media[alike(train_labels, DIGITS, n)]
     kept = {"held_out": predict(judge, held_out)[1], "train": predict(judge, same)[1]}
     labels, pictures, teachers = torch.arange(n) % DIGITS, [], None
     meta = bundle.meta
-    how = f"python docs/results/distilled.py measure RUN/bundle seed={seed} n={n}, after: {trained_by(seed, budget)}"
+    how = f"python docs/results/distilled.py measure RUNS form={form} seed={seed} n={n}, after: {trained_by(form, seed)}"
     for name in names:
         began = time.process_time()
         tokens, calls, seconds = tokens_of(bundle, name, n, seed, teachers)
@@ -91,13 +105,32 @@ def measure(store: Store, path: str, seed: int, n: int, names: list[str], budget
         if seconds == seconds:
             found["seconds_per_image"] = seconds / n
         found["samples"] = n
-        store.add(figures(f"mnist5k/{name}/seed {seed}", found, how, seed, time.process_time() - began))
+        store.add(figures(f"{key(form, name)}/seed {seed}", found, how, seed, time.process_time() - began))
         pictures.append(media[:DIGITS])
         print(name, {k: round(v, 4) for k, v in found.items()}, flush=True)
     about = {"steps": meta.get("step"), "training_seconds": meta.get("seconds"), "held_out_loss": meta.get("metrics", {}).get("held_out_loss")}
-    store.add(figures(f"mnist5k/training/seed {seed}", about, trained_by(seed, budget), seed, meta.get("seconds") or 0.0))
-    if seed == 0 and len(names) == len(ROWS):
+    store.add(figures(f"{key(form, 'training')}/seed {seed}", about, trained_by(form, seed), seed, meta.get("seconds") or 0.0))
+    if form == "short" and seed == 0 and len(names) == len(ROWS):
         save_grid(torch.cat(pictures), HERE / "distilled_mnist5k.png", DIGITS, scale=2)
+
+
+@torch.no_grad()
+def positions(store: Store, runs: Path, form: str, seed: int, n: int = 500) -> None:
+    """Of the teacher's codes of the same noise, which share a pass has behind the split: alone, behind the codes of a first pass, and behind
+    the teacher's own; and which share of the teacher's nats lies before the split."""
+    bundle, began = load(runs / f"{form}{seed}" / "bundle"), time.process_time()
+    model: Any = bundle.generator
+    condition, noise = bundle.condition_spec.parse(list(range(DIGITS)), n), model.noise(RowRNG.of(seed, range(n)))
+    unknown, behind = Tokens.unknown(bundle.spec, n).codes, torch.arange(bundle.spec.positions) >= model.split
+    wanted = model.follow(unknown, noise, condition, range(bundle.spec.positions))
+    first = model.jump(unknown, noise, condition).argmax(-1)
+    again, best = (model.jump(torch.where(behind, unknown, codes), noise, condition).argmax(-1) for codes in (first, wanted))
+    nats = -model.teacher(Tokens(wanted, bundle.spec), condition)[:, :, 0].log_softmax(-1).gather(2, wanted[:, 0, :, None])[..., 0].mean(0)
+    same = {name: (codes == wanted)[..., behind].double().mean().item() for name, codes in (("one", first), ("two", again), ("best", best))}
+    found = {**same, "before": (first == wanted)[..., ~behind].double().mean().item(), "nats_before": (nats[~behind].sum() / nats.sum()).item()}
+    print(form, seed, found, flush=True)
+    how = f"python docs/results/distilled.py positions RUNS form={form} seed={seed}, after: {trained_by(form, seed)}"
+    store.add(figures(f"{key(form, 'positions')}/seed {seed}", found, how, seed, time.process_time() - began))
 
 
 def seeds(store: Store) -> list[str]:
@@ -163,11 +196,13 @@ def main(words: list[str]) -> None:
     store = Store("distilled")
     plain = [word for word in words[1:] if "=" not in word]
     given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
-    seed, budget = int(given.get("seed", 0)), given.get("budget", "55s")
+    form, seed = given.get("form", "short"), int(given.get("seed", 0))
     if words[0] == "train":
-        train(Path(plain[0]), seed, budget)
+        train(Path(plain[0]), form, seed)
     elif words[0] == "measure":
-        measure(store, plain[0], seed, int(given.get("n", 1000)), given.get("rows", ",".join(ROWS)).split(","), budget)
+        measure(store, Path(plain[0]), form, seed, int(given.get("n", 1000)), given.get("rows", ",".join(ROWS)).split(","))
+    elif words[0] == "positions":
+        positions(store, Path(plain[0]), form, seed)
     page(store)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from gentok.build import build, component_name, identify
+from gentok.build import build, identify
 from gentok.bundle import build_generator, load, nest_inner, nest_teacher, pretrained, stamp
 from gentok.errors import ConfigError
 from gentok.interfaces import MediaData
@@ -174,7 +174,7 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
         model = build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
     if model.goes_on_from and config["init_from"] is None:
-        raise ConfigError(f"{component_name(config['generator'])} goes on from {model.goes_on_from}: give it, init_from=BUNDLE")
+        raise ConfigError(f"{type(model).__name__} goes on from {model.goes_on_from}: give it, init_from=BUNDLE")
     return GeneratorTask(config, tokenizer, data.condition_spec)
 
 
