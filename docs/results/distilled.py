@@ -48,9 +48,8 @@ LAWS = {
 DIGITS = 10
 FORMS = {
     "short": ("the map from noise to codes, 55 s", "experiment=mnist5k/distilled budget=55s"),
-    "long": ("the map, 235 s", "experiment=mnist5k/distilled budget=235s"),
-    "late": ("the map, 235 s, second pass from position 32", "experiment=mnist5k/distilled budget=235s generator.split=32"),
-    "scores": ("the map, 55 s, then by scores, 180 s", "experiment=mnist5k/score_distilled budget=180s init_from=RUNS/short{seed}/bundle"),
+    "long": ("the map, 110 s", "experiment=mnist5k/distilled budget=110s"),
+    "scores": ("the map, 55 s, then by scores, 55 s", "experiment=mnist5k/score_distilled budget=55s init_from=RUNS/short{seed}/bundle"),
 }
 """name: what the table calls it, how it is trained."""
 

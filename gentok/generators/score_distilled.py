@@ -1,25 +1,25 @@
 """Distilled decoding by scores: a one-pass student whose distribution, not its map from noise, becomes the teacher's (Liu et al.,
 arXiv 2510.21003; DD2).
 
-The student of gentok/generators/distilled.py learned which codes its teacher makes of which noise. Which noise becomes which item does not
+The student of gentok/generators/distilled.py learns which codes its teacher makes of which noise. Which noise becomes which item does not
 matter, so that map asks for more than is needed. Here the student draws items of its own, one pass each, and every code is judged given
 the codes before it, by the teacher and by a second network, the guide, which models the student's own items. For code i with vector q_i
 
-    x_t = (1 - t) q_i + t e,      t uniform in (0, 1), e normal, both of the position alone
+    x_t = (1 - t) q_i + t e,      t uniform in (0, 1), e standard normal, both of the position alone
     gradient of q_i = t^2 / (1 - t) (score_guide(x_t, t | codes before i) - score_teacher(x_t, t | codes before i))
 
-which is the gradient of KL(student || teacher) of noised vectors, averaged over times (distribution matching distillation: Yin et al., arXiv
-2311.18828, equation 7). The weight makes it the difference of the two mean code vectors that x_t may stand for. Both scores are known in
-closed form from p(code i | codes before), of the teacher and of the guide (gentok/flow/codewords.py). The sum of the KL of all codes given
-those before is the KL of items, so it is 0 where the student has the teacher's distribution. The guide learns by cross-entropy of the
-student's codes. It goes on from the teacher's weights, and learns alone in the first part of a run.
+which is the gradient of KL(student || teacher) of noised vectors, averaged over times (distribution matching distillation: Yin et al.,
+arXiv 2311.18828, equation 7). The weight makes it the difference of two mean code vectors, what x_t may stand for by the guide
+and by the teacher. Both scores have a closed form in p(code i | codes before), of the guide and of the teacher (gentok/flow/codewords.py).
+Given the codes before, each gradient is 0 where the student's distribution is the teacher's; the KL of items is the sum of those of codes.
 
-A code is the most probable one, as in sampling, and its vector has the gradient of the mean vector of the student's distribution (straight
-through). No data and no trajectories are needed, only conditions. The network and the sampler are those of `distilled`.
+The guide learns by cross-entropy of the student's codes. It begins as the teacher, and learns alone in the first part of a run. A code is
+the most probable one, as in sampling, and its vector has the gradient of the mean vector of the student's logits (straight through). No
+trajectories and no data are needed, only conditions. Network and sampler are those of `distilled`; one pass is trained, not two.
 
 Deviations: the paper's student gives vectors, and its guide is a network that is trained to predict their score; codes have one in closed
 form. Both networks are updated in every step, by one optimizer: neither loss has a gradient for the other's weights. The gradient is not
-divided by the distance of x_t from its mean, as that of arXiv 2311.18828, equation 8, is: an item has all times in it.
+divided by the distance of the mean from q_i, as in arXiv 2311.18828, equation 8: an item has all times in it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,5 @@
 """Distilled decoding 2: in which direction a student's code vectors are pulled, by whom, and that it leads to the teacher."""
 
-import dataclasses
-
 import pytest
 import torch
 from distilled_kit import SPEC, codebook, distilled, start
@@ -50,7 +48,7 @@ def student(kind=ScoreDistilledTransformer, condition_spec=CLASSES, **options):
 
 
 def enumerated(model, codes, condition, rng, weighted=True):
-    """The direction, code vector by code vector: the gradient of the log density of a mixture of Gaussians, by automatic differentiation."""
+    """The direction, vector by vector, by automatic differentiation of the log density of a mixture of Gaussians."""
     words, t = model._tables.on("cpu", torch.float64).codewords, rng.fork("time").uniform(N)
     noise, tokens = rng.fork("point").normal(N, model.channels), Tokens(codes[:, None], SPEC)
     teacher = combine(model.teacher(tokens, condition), model.teacher(tokens, condition.null()), model.guidance).softmax(-1)
@@ -175,12 +173,13 @@ def randomised(spec):
 
 def test_the_guide_learns_at_a_pace_of_its_own():
     model = student(guide_pace=8.0)
-    rates = {id(p): (group["lr"], group["weight_decay"]) for group in AdamW(lr=0.5, weight_decay=0.1)(model).param_groups for p in group["params"]}
+    groups = AdamW(lr=0.5, weight_decay=0.1)(model).param_groups
+    rates = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert rates[id(model.guide.head.weight)] == (4.0, 0.1) and rates[id(model.head.weight)] == (0.5, 0.1)
     assert rates[id(model.guide.token_table.weight)] == (4.0, 0.0) and len(rates) == sum(p.requires_grad for p in model.parameters())
 
 
 def test_outside_of_training_the_loss_is_the_divergence():
     model = student(guidance=1.5).eval()
-    output = model.loss(dataclasses.replace(TOKENS), start(model)[2], RowRNG.of(0, range(5)))
+    output = model.loss(TOKENS, start(model)[2], RowRNG.of(0, range(5)))
     assert output.loss == output.terms["divergence"] and int(output.count) == 5 * N
