@@ -37,6 +37,7 @@ from gentok.generators.distilled import DistilledTransformer
 from gentok.interfaces import Codebook, Generator
 from gentok.nn.linear import activations, product
 from gentok.nn.token_transformer import full_precision, token_nll
+from gentok.precision import no_autocast
 from gentok.rng import RowRNG
 from gentok.settings import Fraction, PositiveFloat
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
@@ -121,7 +122,8 @@ class ScoreDistilledTransformer(DistilledTransformer, id="generator/score_distil
         flow = self._flow(codes.device, known.dtype)
         t = rng.fork("time").uniform(codes.shape[1])[..., None].to(known)
         points = interpolate(flow.codewords[codes], rng.fork("point").normal(codes.shape[1], self.channels).to(known), t)
-        return flow.mean(points, t, guessed.detach()) - flow.mean(points, t, known)
+        with no_autocast(codes.device):
+            return flow.mean(points, t, guessed.detach()) - flow.mean(points, t, known)
 
     def loss(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> LossOutput:
         """In training the guide's mean nats of the student's codes, plus half of the mean squared `direction`, whose gradient is that
