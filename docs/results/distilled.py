@@ -245,11 +245,12 @@ teacher) in nats of a code, on held-out conditions at the end.
 {" ".join(lost) or "Not measured yet."}"""
 
 
-NOTES = ["""A miss: half a minute by scores, some fifty steps, makes the student worse. That is too short to say what the method can do, and minutes of it were not
-measured. What was seen: the guide knows what the student draws after some twenty steps, and a student that moves earlier loses more (alone for 15 % of
-the run, `generator.guide_alone=0.15`, 90.8 and 89.8 per cent were recognised). The order of the rates matters as much: with a guide at 1.5 times the
-student's rate (`optimizer.lr=2e-3 generator.guide_pace=1.5`) the divergence rose. Codes are the largest of many nearly equal logits, so small
-changes of the weights change many of them, and fifty steps are enough to blur what the map had taught, but not to learn what comes in its place.""", """## What it costs
+NOTES = ["""A miss: half a minute by scores, some fifty steps, makes the student worse, while half a minute more of the map makes it better. That is too short
+to say what the method can do, and minutes of it were not measured. What was seen: the guide knows what the student draws after some twenty steps. Whether
+it learns alone for 40 % of the run or for 15 % (`generator.guide_alone=0.15`: 90.8 and 89.8 per cent) is no clear difference. The order of the
+rates matters: with a guide at 1.5 times the student's rate (`optimizer.lr=2e-3 generator.guide_pace=1.5`) the divergence rose. Codes are the largest of
+many nearly equal logits, so small changes of the weights change many of them: fifty steps may blur what the map had taught, and not yet teach
+what comes in its place.""", """## What it costs
 
 Before the student learns, its teacher makes 4,000 trajectories, one for the condition of every training digit, and 1,000 held-out ones: about a minute
 and a half of one core. Then the student takes a minute. It was trained to go on from position 0 or 20, so a span that the teacher gives should end at
