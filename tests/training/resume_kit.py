@@ -93,8 +93,8 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled", "mnist5k/score_distilled",
-                  "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")  # fmt: skip
+    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled",
+                  "mnist5k/score_distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")  # fmt: skip
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
