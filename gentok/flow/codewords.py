@@ -11,6 +11,10 @@ the distribution p. No network takes part. At t = 1 the weights are p, at t = 0 
 The equation is solved on a grid of times, so the distribution is that of p up to an error that vanishes with the number of steps. The
 last step is none: the code is the one of the largest weight at the last time before 0, which no codeword of probability 0 ever has.
 
+The same weights give the score of the distribution of x_t, which distilled decoding 2 (arXiv 2510.21003) compares:
+
+    score(x, t) = grad log sum_j p_j N(x; (1 - t) c_j, t^2 I) = -(x - (1 - t) sum_j w_j c_j) / t^2
+
 Deviation: the paper snaps the solution to the nearest codeword, which may be one that is impossible.
 """
 
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor
 
 from gentok.errors import check_choice
+from gentok.flow.path import score_of
 from gentok.flow.solvers import SOLVERS, time_grid
 from gentok.precision import no_autocast
 
@@ -50,12 +55,12 @@ class CodewordFlow:
         self.codewords, self.times, self._solver = codewords, time_grid(steps, shift=shift), SOLVERS[solver]()
         self._squares = 0.5 * codewords.square().sum(1)
 
-    def log_weights(self, x: Tensor, t: float, logits: Tensor) -> Tensor:
+    def log_weights(self, x: Tensor, t: float | Tensor, logits: Tensor) -> Tensor:
         """Which codewords points may lead to.
 
         Args:
             x: float [..., C], points of time t in (0, 1].
-            t: that time.
+            t: that time, or float [..., 1].
             logits: of p, float [..., V].
 
         Returns:
@@ -64,9 +69,17 @@ class CodewordFlow:
         near = (1 - t) / t**2
         return torch.addcmul(logits, torch.as_tensor(near).to(logits), x @ self.codewords.T - (1 - t) * self._squares)
 
-    def velocity(self, x: Tensor, t: float, logits: Tensor) -> Tensor:
+    def mean(self, x: Tensor, t: float | Tensor, logits: Tensor) -> Tensor:
+        """The mean of the codewords that points may lead to, float [..., C]; arguments as of `log_weights`."""
+        return self.log_weights(x, t, logits).softmax(-1) @ self.codewords
+
+    def velocity(self, x: Tensor, t: float | Tensor, logits: Tensor) -> Tensor:
         """The mean velocity at points, float [..., C]; arguments as of `log_weights`."""
-        return (x - self.log_weights(x, t, logits).softmax(-1) @ self.codewords) / t
+        return (x - self.mean(x, t, logits)) / t
+
+    def score(self, x: Tensor, t: float | Tensor, logits: Tensor) -> Tensor:
+        """The gradient of the log density of points, float [..., C]; arguments as of `log_weights`."""
+        return score_of(x, self.velocity(x, t, logits), t)
 
     def __call__(self, noise: Tensor, logits: Tensor) -> Tensor:
         """Carries noise to codes.

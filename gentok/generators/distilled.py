@@ -51,6 +51,9 @@ __all__ = ["DistilledTransformer"]
 class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
     """A student of an autoregressive teacher, which is a part of it.
 
+    Attributes:
+        taught: whether it learns from trajectories, which a training run then makes and keeps.
+
     Args:
         spec: the tokens, of one level.
         condition_spec: what they are conditioned on; None: nothing.
@@ -68,6 +71,7 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
 
     inner: ClassVar[tuple[str, ...]] = ("teacher",)
     has_nll = False
+    taught: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -136,8 +140,8 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
         """The settings on which it depends what noise the teacher turns into which codes."""
         return {"guidance": self.guidance, "solver": self.solver, "solver_steps": self.solver_steps}
 
-    def _flow(self, device: torch.device) -> CodewordFlow:
-        return CodewordFlow(self._tables.on(device, torch.float64).codewords, self.solver_steps, self.solver)
+    def _flow(self, device: torch.device, dtype: torch.dtype = torch.float64) -> CodewordFlow:
+        return CodewordFlow(self._tables.on(device, dtype).codewords, self.solver_steps, self.solver)
 
     @torch.no_grad()
     def follow(self, codes: Tensor, noise: Tensor, condition: Condition, span: range) -> Tensor:

@@ -30,6 +30,7 @@ class Generator(nn.Module, Component):
         needs_training: False where it was built with weights that others trained.
         inner: keys of its configuration that hold another, trained generator of the same tokens, which its bundle then holds. In a
             training run each is given as {ckpt: BUNDLE}.
+        goes_on_from: what init_from must name, where training cannot begin anew: "the bundle of ...".
     """
 
     spec: TokenSpec
@@ -41,9 +42,18 @@ class Generator(nn.Module, Component):
     condition_dropout: float = 0.0
     needs_training: bool = True
     inner: ClassVar[tuple[str, ...]] = ()
+    goes_on_from: ClassVar[str] = ""
 
     def take_inner(self, inner: Generator) -> None:
         """Takes the weights of the trained generator inside, where there is one, before training begins."""
+
+    def begin_as(self, trained: Generator) -> Mapping[str, Tensor]:
+        """The weights that training begins with where init_from names a trained generator; by default its own.
+
+        Raises:
+            ValueError: it is none to begin with; the message goes on behind "init_from=BUNDLE".
+        """
+        return trained.state_dict()
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """`config` as it rebuilds this generator anywhere: without the path that its weights were loaded

@@ -23,6 +23,7 @@ from gentok.bundle import FORMAT, load
 from gentok.distributed import all_sum, rank, world_size
 from gentok.durations import seconds
 from gentok.errors import ConfigError, nearest_name
+from gentok.interfaces import Generator
 from gentok.rng import RowRNG
 from gentok.training.blocks import set_blocks
 from gentok.training.nan_check import bad_gradient, find_first
@@ -100,7 +101,11 @@ class GentokModule(L.LightningModule):
         source = getattr(bundle, self.part)
         if source is None:
             raise ConfigError(f"init_from={path} is a {bundle.kind}: it has no {self.part} to start from")
-        theirs, ours = source.state_dict(), model.state_dict()
+        try:
+            theirs = model.begin_as(source) if isinstance(model, Generator) else source.state_dict()
+        except ValueError as error:
+            raise ConfigError(f"init_from={path} {error}") from None
+        ours = model.state_dict()
         for name in dict.fromkeys((*ours, *theirs)):
             had, has = (tuple(state[name].shape) if name in state else "nothing" for state in (theirs, ours))
             if had != has:

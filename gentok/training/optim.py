@@ -24,7 +24,8 @@ __all__ = ["AdamW", "Constant", "Linear", "Cosine"]
 
 @dataclass(frozen=True)
 class AdamW(Optimizer, id="optimizer/adamw"):
-    """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings."""
+    """torch.optim.AdamW (Loshchilov and Hutter, arXiv 1711.05101); weight decay on matrices and kernels only, not on embeddings. A part of
+    a model that has a `pace` learns at so many times the rate."""
 
     lr: NonNegativeFloat = 1e-3
     betas: Annotated[Sequence[FractionBelow1], Field(min_length=2, max_length=2)] = (0.9, 0.95)
@@ -33,15 +34,19 @@ class AdamW(Optimizer, id="optimizer/adamw"):
 
     def __call__(self, module: nn.Module) -> torch.optim.Optimizer:
         embeddings = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
-        decayed, others = [], []
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                (decayed if parameter.dim() >= 2 and id(parameter) not in embeddings else others).append(parameter)
-        groups = [{"params": decayed, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        pace = {id(p): float(m.pace) for m in module.modules() if hasattr(m, "pace") for p in m.parameters()}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for p in module.parameters():
+            if p.requires_grad:
+                groups.setdefault((pace.get(id(p), 1.0), p.dim() < 2 or id(p) in embeddings), []).append(p)
         # shards and whole tensors together are updated one by one
-        one_kind = len({isinstance(p, DTensor) for group in groups for p in group["params"]}) == 1
+        one_kind = len({isinstance(p, DTensor) for group in groups.values() for p in group}) == 1
         how = {"fused": True} if one_kind else {"foreach": False}
-        return torch.optim.AdamW([g for g in groups if g["params"]], lr=self.lr, betas=tuple(self.betas), eps=self.eps, **how)
+        options = [
+            {"params": group, "weight_decay": 0.0 if free else self.weight_decay, "lr": self.lr * own}
+            for (own, free), group in sorted(groups.items(), key=lambda item: item[0])
+        ]
+        return torch.optim.AdamW(options, lr=self.lr, betas=tuple(self.betas), eps=self.eps, **how)
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,9 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
     if inner is not None:
         config["inner_from"] = list(inner)
     with torch.device("meta"):  # what does not fit these tokens is refused before an hour is spent on encoding
-        build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
+        model = build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
+    if model.goes_on_from and config["init_from"] is None:
+        raise ConfigError(f"{type(model).__name__} goes on from {model.goes_on_from}: give it, init_from=BUNDLE")
     return GeneratorTask(config, tokenizer, data.condition_spec)
 
 

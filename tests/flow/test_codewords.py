@@ -80,3 +80,14 @@ def test_wrong_settings_are_refused_in_a_line(options, message):
     with pytest.raises(ValueError, match=message) as error:
         CodewordFlow(CODEWORDS, **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind, right", [(CodewordFlow, True), (Unweighted, False)])
+def test_the_score_is_the_gradient_of_the_log_density(kind, right):
+    """Of sum_j p_j N(x; (1 - t) c_j, t^2 I), one codeword after the other, at a time of its own for every point."""
+    x, t = (2 * RowRNG.of(7, range(40)).normal(C)).requires_grad_(), torch.linspace(0.05, 1, 40, dtype=torch.float64)[:, None]
+    parts = [LOGITS.softmax(0)[j] * (-((x - (1 - t) * CODEWORDS[j]) / t).square().sum(1) / 2).exp() / t[:, 0] ** C for j in range(V)]
+    wanted = torch.autograd.grad(sum(parts).log().sum(), x)[0]
+    assert torch.allclose(kind(CODEWORDS).score(x.detach(), t, LOGITS), wanted, rtol=1e-9) == right
+    alone = torch.stack([kind(CODEWORDS).score(x[i].detach(), float(t[i]), LOGITS) for i in range(40)])
+    assert torch.allclose(alone, wanted, rtol=1e-5) == right

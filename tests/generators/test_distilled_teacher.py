@@ -52,6 +52,20 @@ def test_a_bundle_holds_student_and_teacher_and_no_path(teacher, student, tmp_pa
     assert not torch.equal(media, loaded.sample(2, 3, sampler="distilled", steps=2, seed=2))
 
 
+def test_a_student_that_goes_on_by_scores_is_the_student_in_a_bundle_too(teacher, student, tmp_path):
+    nested, _ = nest_teacher(
+        {**student[1], "_target_": "generator/score_distilled", "guide_pace": 2.0}, teacher.spec, condition_spec=teacher.condition_spec
+    )
+    nested.pop("regression")
+    model = build_generator(nested, teacher.tokenizer, teacher.condition_spec)
+    model.take_inner(teacher.generator)
+    model.load_state_dict(model.begin_as(student[0]))
+    whole, plain = (dataclasses.replace(teacher, generator=g, generator_config=c, meta={}) for g, c in ((model, nested), student))
+    loaded = load(whole.save(tmp_path / "bundle"))
+    assert loaded.generator_config["_target_"] == "generator/score_distilled" and loaded.generator.guide.pace == 2.0
+    assert torch.equal(loaded.sample(2, 3, seed=1), plain.sample(2, 3, seed=1))
+
+
 def test_a_stored_teacher_can_be_no_path(teacher, student, tmp_path):
     whole = dataclasses.replace(teacher, generator=student[0], generator_config=student[1])
     path = whole.save(tmp_path / "bundle") / "bundle.json"

@@ -56,6 +56,7 @@ CASES: dict[str, list[str]] = {
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
     "distilled from trajectories": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=2", "trainer.workers=2"],
     "distilled without a cache": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=0"],
+    "distilled by scores": ["experiment=mnist5k/score_distilled", *DISTILLED, "init_from=OF_STUDENT", "generator.guide_alone=0.3"],
     "captions from tokens": ["experiment=mnist5k/captions", *GENERATOR, "task.views=2"],
     "early exits from tokens": ["experiment=mnist5k/early_exits", *GENERATOR, "generator.depth=2", "generator.exits=[1]", "task.views=2"],
     "drafter of items that its target draws": ["experiment=mnist5k/drafter", *GENERATOR, "generator.target=OF_TEACHER", "limit_items=40", "task.views=2"],
@@ -92,12 +93,14 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
+    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled",
+                  "mnist5k/score_distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")  # fmt: skip
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]
     words = [word.replace("OF_LATENTS", str(of_latents(root))) if word.endswith("OF_LATENTS") else word for word in words]
     words = [word.replace("OF_TEACHER", str(of_teacher(root))) if word.endswith("OF_TEACHER") else word for word in words]
+    words = [word.replace("OF_STUDENT", str(of_student(root))) if word.endswith("OF_STUDENT") else word for word in words]
     return compose("config", [*QUIET, *tokenizer, *words, *paths, *more])
 
 
@@ -117,6 +120,12 @@ def of_teacher(root: Path) -> Path:
     """The bundle of an autoregressive generator, trained when it is first asked for."""
     bundle = root / "of_teacher" / "bundle"
     return bundle if bundle.exists() else run(root, "of_teacher", ["experiment=mnist5k/ar", *GENERATOR, "task.pictures=0"]) / "bundle"
+
+
+def of_student(root: Path) -> Path:
+    """The bundle of a distilled generator, trained when it is first asked for."""
+    bundle = root / "of_student" / "bundle"
+    return bundle if bundle.exists() else run(root, "of_student", CASES["distilled from trajectories"]) / "bundle"
 
 
 def run(root: Path, folder: str, words: list[str], *more: str) -> Path:

@@ -39,6 +39,7 @@ RUNS: dict[str, list[str]] = {
     "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
     "xar": [*CASES["xar from latents"], *EXACT],
     "distilled": [*CASES["distilled from trajectories"], *EXACT, "trainer.workers=0"],
+    "score_distilled": [*CASES["distilled by scores"], *EXACT],
     "next_scale": [*CASES["next scale from tokens"], *EXACT],
     "causal_masked": [*CASES["causal masking from tokens"], *EXACT],
     "mixed_objectives": [*CASES["mixed objectives from media"], *EXACT],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from resume_kit import SMALL, alike, curves, last, of_latents, of_teacher, pyramid, run
+from resume_kit import SMALL, alike, curves, last, of_latents, of_student, pyramid, run
 from several_processes import FOUR, QUICK, REST, RUNS
 
 from gentok.bundle import load
@@ -39,7 +39,7 @@ def two(root) -> Path:
 def rest(root) -> Path:
     pyramid(root)
     of_latents(root)
-    of_teacher(root)
+    of_student(root)
     done = python(str(HERE / "several_processes.py"), str(root), "rest")
     assert done.returncode == 0, done.stderr[-3000:]
     return root
