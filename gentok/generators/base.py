@@ -280,6 +280,11 @@ class Refines(Capability):
         """Whether items end by themselves: where their labels do."""
         return self.coarse.ends
 
+    @property
+    def moves_rows(self) -> bool:
+        """Whether rows may join and leave a batch: where their labels may."""
+        return self.coarse.moves_rows
+
     @abstractmethod
     def labels(self, codes: Tensor) -> Tensor:
         """The label of every code.

@@ -21,7 +21,6 @@ class Jumps(Capability):
         split: the position from which a second call goes on, as it was trained.
     """
 
-    rowwise = ("jump",)
     channels: int
     split: int
 

@@ -1,9 +1,9 @@
 """Several batches that are drawn side by side, whose network calls are made as one.
 
 Each batch is drawn by its sampler as if it were alone, in a thread of its own that stops at every call of the network. When all have
-stopped, calls of the same method and the same settings are joined along their rows, made once, and every batch gets its rows of the
-answer. So the batches need not stand at the same step, and no sampler knows of it. Only one thread works at a time, so what happens does
-not depend on the machine's speed.
+stopped, the calls of the same method and the same settings as the one that has waited longest are joined along their rows and made once,
+and every batch gets its rows of the answer. So the batches need not stand at the same step, and no sampler knows of it. Only one thread
+works at a time, so what happens does not depend on the machine's speed.
 
 Which methods may be joined is said by the capability (`Capability.rowwise`); all others are called as they are.
 """
@@ -34,7 +34,7 @@ class _Call:
         self.name, self.given, self.answer = name, given, Future[Any]()
         parts = [part for part in given.values() if isinstance(part, (Tensor, Tokens))]
         self.rows = len(parts[0]) if isinstance(parts[0], Tensor) else parts[0].batch
-        self.kind = name, repr([(key, type(part) if _has_rows(part) else part) for key, part in given.items()])
+        self.kind = name, repr([(key, _shape(part)) for key, part in given.items()])
 
 
 class SharedCalls:
@@ -48,7 +48,7 @@ class SharedCalls:
     def __init__(self, model: Any, methods: Sequence[str]):
         self._model, self._methods = model, methods
         self._told = SimpleQueue[_Call | None]()  # by the batch that works: its next call; None: it is done
-        self._calls: list[_Call] = []
+        self._calls: list[_Call] = []  # in the order in which they came
 
     def __enter__(self) -> SharedCalls:
         return self
@@ -80,19 +80,18 @@ class SharedCalls:
         return made
 
     def step(self) -> None:
-        """Makes the calls that wait, and draws each of their batches up to its next one."""
-        calls, self._calls = self._calls, []
-        groups: dict[Any, list[_Call]] = {}
-        for call in calls:
-            groups.setdefault(call.kind, []).append(call)
-        for group in groups.values():
-            try:
-                answers, error = self._make(group), None
-            except Exception as failed:  # of these batches alone
-                answers, error = [None] * len(group), failed
-            for call, answer in zip(group, answers, strict=True):
-                call.answer.set_result(answer) if error is None else call.answer.set_exception(error)
-                self._listen()
+        """Makes the call that has waited longest, with all of its kind, and draws each of their batches up to its next one."""
+        if not self._calls:
+            return
+        kind = self._calls[0].kind
+        calls, self._calls = [call for call in self._calls if call.kind == kind], [call for call in self._calls if call.kind != kind]
+        try:
+            answers, error = self._make(calls), None
+        except Exception as failed:  # of these batches alone
+            answers, error = [None] * len(calls), failed
+        for call, answer in zip(calls, answers, strict=True):
+            call.answer.set_result(answer) if error is None else call.answer.set_exception(error)
+            self._listen()
 
     def _listen(self) -> None:
         """Waits until the batch that works calls the network or is done."""
@@ -126,6 +125,13 @@ class SharedCalls:
 
 def _has_rows(part: Any) -> bool:
     return isinstance(part, (Tensor, Tokens, Condition))
+
+
+def _shape(part: Any) -> Any:
+    """What must be the same in calls that are joined: of an argument with rows all but these, else its value."""
+    if isinstance(part, Tokens):
+        return part.codes.shape[1:], part.lengths is None
+    return part.shape[1:] if isinstance(part, Tensor) else type(part) if _has_rows(part) else part
 
 
 def _joined(parts: Sequence[Any]) -> Any:
