@@ -1,0 +1,117 @@
+"""How long requests of a served model wait, and how many are answered: those that join what is drawn, beside batches that are drawn to their end.
+
+    python docs/results/serving.py [masked autoregressive]     writes serving.md and serving.json
+
+Engines in this process, without HTTP. Both forms by turns on the same requests, `TURNS` times; figures are medians over these.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from evidence import HERE, Store, figures, table
+
+from gentok.bundle import load
+from gentok.rng import RowRNG
+from gentok.sampling import configured_sampler
+from gentok.sampling_plan import SamplingPlan
+from gentok.serving import engine as engines
+
+MODELS: dict[str, tuple[str, str, dict[str, Any], float]] = {
+    "masked": ("mnist5k_masked", "maskgit", {}, 2.0),
+    "autoregressive": ("mnist5k_ar", "autoregressive", {}, 1.5),
+}
+"""Name -> (bundle, sampler, its settings, guidance)."""
+FORMS = {"joined": 16, "batch": 0}
+"""How many times its size a batch may take in before others have their turn (gentok/serving/engine.py)."""
+CLIENTS, REQUESTS, TURNS = 16, 48, 3
+
+
+def plans(name: str) -> list[SamplingPlan]:
+    path, sampler, settings, guidance = MODELS[name]
+    bundle = load(path)
+    chosen = configured_sampler(sampler, type(bundle.generator), settings)
+    return [SamplingPlan(bundle, chosen, n=1, condition=seed % 10, seed=seed, guidance=guidance) for seed in range(REQUESTS)]
+
+
+def by_and_by(asked: list[SamplingPlan], gap: float) -> dict[str, float]:
+    """Requests that come at random times, `gap` seconds apart in the mean: how long each takes."""
+    engine, took, futures = engines.Engine(batch_size=CLIENTS, max_waiting=REQUESTS), [], []
+    for plan, pause in zip(asked, (RowRNG([0]).exponential(REQUESTS)[0] * gap).tolist(), strict=True):
+        time.sleep(pause)
+        futures.append(engine.sample(plan))
+        futures[-1].add_done_callback(lambda _, began=time.perf_counter(): took.append(time.perf_counter() - began))
+    engine.close()
+    assert not any(future.exception(0) for future in futures)
+    took.sort()
+    return {"median_seconds": statistics.median(took), "p95_seconds": took[int(0.95 * len(took))]}
+
+
+def all_the_time(asked: list[SamplingPlan]) -> float:
+    """Requests per second, where each of CLIENTS asks again as soon as it has its answer."""
+    engine, began = engines.Engine(batch_size=CLIENTS, max_waiting=REQUESTS), time.perf_counter()
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(lambda plan: engine.sample(plan).result(), asked))
+    took = time.perf_counter() - began
+    engine.close()
+    return REQUESTS / took
+
+
+def measure(name: str, store: Store) -> None:
+    asked, began = plans(name), time.perf_counter()
+    all_the_time(asked[:CLIENTS])  # warm
+    alone = min(_seconds_alone(asked[0]) for _ in range(3))
+    found: dict[str, list[dict[str, float]]] = {form: [] for form in FORMS}
+    for _ in range(TURNS):
+        for form, turns in FORMS.items():
+            engines._TURNS = turns
+            found[form].append({"requests_per_second": all_the_time(asked), **by_and_by(asked, alone / 2)})
+    values = {
+        f"{form}/{figure}": statistics.median(one[figure] for one in some) for form, some in found.items() for figure in some[0]
+    } | {"seconds_alone": alone}  # fmt: skip
+    store.add(figures(name, values, f"python docs/results/serving.py {name}", 0, time.perf_counter() - began))
+
+
+def _seconds_alone(plan: SamplingPlan) -> float:
+    began = time.perf_counter()
+    plan.draw(plan.parts[0])
+    return time.perf_counter() - began
+
+
+def page(store: Store) -> str:
+    rows = [("bundle, sampler", "form", f"answers per second, {CLIENTS} clients", "median wait, s", "95 % wait no longer than, s")]
+    for name, (path, sampler, _, guidance) in MODELS.items():
+        for form in FORMS:
+            values = [store.value(f"{name}/{form}/{what}", ".2f") for what in ("requests_per_second", "median_seconds", "p95_seconds")]
+            rows.append((f"`{path}`, `{sampler}`, guidance {guidance:g}", form, *values))
+    machine = next(iter(store.figures.values()))["machine"] if store.figures else ""
+    alone = ", ".join(f"{store.value(f'{name}/seconds_alone', '.2f')} s ({name})" for name in MODELS)
+    return f"""# Requests of a served model
+
+Made by `python docs/results/serving.py` on {machine}, beside other work: {REQUESTS} requests of one item, up to {CLIENTS} items at once, both forms by
+turns, medians of {TURNS} turns. `joined` is what `gentok serve` does: a request begins at the next step of what is drawn. In the form `batch` it
+waits until that is drawn to its end. The first column of figures is of {CLIENTS} clients that ask again as soon as they have an answer; the waits
+are of requests that come at random times, in the mean two in the time that one takes alone, which is {alone}.
+
+{table(rows)}
+
+Items are the same in both, bit for bit up to ties in the last digits of float32 ([tests/exact/test_exact_shared_calls.py](../../tests/exact/test_exact_shared_calls.py),
+[tests/exact/test_exact_joining.py](../../tests/exact/test_exact_joining.py), [tests/serving/test_engine.py](../../tests/serving/test_engine.py)).
+"""
+
+
+def main(names: list[str]) -> None:
+    torch.set_num_threads(1)
+    store = Store("serving")
+    for name in names or MODELS:
+        measure(name, store)
+    (HERE / "serving.md").write_text(page(store))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
