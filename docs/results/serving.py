@@ -44,8 +44,9 @@ def by_and_by(asked: list[SamplingPlan], gap: float) -> dict[str, float]:
     engine, took, futures = engines.Engine(batch_size=CLIENTS, max_waiting=REQUESTS), [], []
     for plan, pause in zip(asked, (RowRNG([0]).exponential(REQUESTS)[0] * gap).tolist(), strict=True):
         time.sleep(pause)
+        began = time.perf_counter()
         futures.append(engine.sample(plan))
-        futures[-1].add_done_callback(lambda _, began=time.perf_counter(): took.append(time.perf_counter() - began))
+        futures[-1].add_done_callback(lambda _, began=began: took.append(time.perf_counter() - began))
     engine.close()
     assert not any(future.exception(0) for future in futures)
     took.sort()

@@ -1,6 +1,6 @@
-"""Batches of one kind, drawn side by side: requests that come while others are drawn begin a batch of their own at once, which shares the
-network calls of those that are there (shared_calls.py), where the sampler's capability allows it (`SamplingPlan.shares`). Elsewhere a batch is
-drawn to its end before the next begins."""
+"""Batches of one kind, drawn side by side: requests that come while others are drawn begin a batch of their own at once, which shares
+the network calls of those that are there (shared_calls.py), where the sampler's capability allows it (`SamplingPlan.shares`). Elsewhere
+a batch is drawn to its end before the next begins."""
 
 from __future__ import annotations
 
