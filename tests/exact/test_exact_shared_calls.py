@@ -14,7 +14,7 @@ from gentok.generators.masked import MaskedTransformer
 from gentok.generators.resgen import ResGen
 from gentok.generators.self_speculative import SelfSpeculativeTransformer
 from gentok.rng import RowRNG
-from gentok.samplers.base import fitting, sampler_name
+from gentok.samplers.base import fitting
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
 from gentok.serving import shared_calls
@@ -43,7 +43,7 @@ def cases():
     """(model, sampler, its settings) of every sampler whose capability lets rows share calls."""
     for name in MODELS:
         for cls in fitting(model_of(name)):
-            if cls.requires.rowwise and sampler_name(cls) != "corrector":  # which needs another network
+            if cls.requires.rowwise:
                 yield name, cls, {"steps": 3} if "steps" in {field.name for field in fields(cls)} else {}
 
 

@@ -145,7 +145,8 @@ def test_fewer_levels_of_a_file_are_a_code_by_themselves_and_other_files_are_ref
         with pytest.raises(error, match=line) as found:
             build({**settings, "weights": str(tmp_path / path)}, media_shape=(1,))
         assert "\n" not in str(found.value)
-    names_what_is_wrong(lambda: build({**config(), "weights": str(tmp_path / "model")}, media_shape=(1,)), tmp_path / "model", own_names=False)
+    folder = tmp_path / "model"
+    names_what_is_wrong(lambda: build({**config(), "weights": str(folder)}, media_shape=(1,)), folder, own_names=False)
 
 
 def test_the_networks_are_causal_and_the_window_is_one():

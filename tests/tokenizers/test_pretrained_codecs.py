@@ -289,7 +289,8 @@ def test_a_saved_model_is_adopted_and_its_bundle_needs_it_no_more(name, tmp_path
     Library(name, model).own.save_pretrained(tmp_path / "model")
     found = pretrained({**config, "path": str(tmp_path / "model"), "levels": 3}, (1,))
     path = found.save(tmp_path / "bundle")
-    names_what_is_wrong(lambda: pretrained({**config, "path": str(tmp_path / "model")}, (1,)), tmp_path / "model", name != "transformers_mimi")
+    folder = tmp_path / "model"
+    names_what_is_wrong(lambda: pretrained({**config, "path": str(folder)}, (1,)), folder, name != "transformers_mimi")
     (tmp_path / "model").rename(tmp_path / "gone")
     again = load(path)
     want = model.encode(x)

@@ -195,8 +195,11 @@ def test_released_files_load_and_others_are_refused_in_one_line(tmp_path):
     wide["decoder"]["filters"] = 32
     extra, spare, few = (config(weights=str(tmp_path / name)) for name in ("attention.bin", "spare.bin", "few.bin"))
     for settings, line in (
-        (extra, "it has, beyond .*1 tensor, such as"), (spare, "it has, beyond .*, such as spare"), (few, "it lacks 1 tensor, such as"), (wide, "is .* there and .* here"),
-    ):  # fmt: skip
+        (extra, "it has, beyond .*1 tensor, such as"),
+        (spare, "it has, beyond .*, such as spare"),
+        (few, "it lacks 1 tensor, such as"),
+        (wide, "is .* there and .* here"),
+    ):
         with pytest.raises(ValueError, match=line) as error:
             build(settings, media_shape=(1,))
         assert "\n" not in str(error.value)
