@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from released_kit import released, some_slow
-from resume_kit import different, killed_at, last, state
+from resume_kit import different, killed_at, state
 
 from gentok import load
 from gentok.adopt import adopt
@@ -114,11 +114,7 @@ def test_a_released_model_is_adopted_and_sampled_by_what_fits_it(family, tmp_pat
 def test_a_released_model_is_trained_further_on_a_folder_of_images(family, photos, tmp_path):
     side, bundle = FAMILIES[family][0], adopted(family, tmp_path)
     trained = train(training(family, "generator", bundle, photos, tmp_path, "run"))
-    start = load(bundle)
-    tokens = start.encode(pixels(photos, side))
-    condition = Condition({"class": Class(torch.arange(10) % 5)})
-    rng = RowRNG.of(0, range(10))
-    before, after = (model.generator.nll_bound(tokens, condition, rng, 5).mean() for model in (start, load(trained / "bundle")))
+    before, after = (computed(path, "generator", pixels(photos, side)).mean() for path in (bundle, trained / "bundle"))
     assert after < 0.95 * before
 
 
@@ -143,15 +139,25 @@ def test_such_a_training_is_resumed_to_the_bit(family, task, photos, tmp_path):
     assert different(state(train(config)), state(straight)) == []
 
 
+def computed(path, task, media):
+    """What a bundle makes of images. Weights alone say less: biases that a norm takes out again follow roundings."""
+    model = load(path)
+    tokens = model.encode(media)
+    if task == "tokenizer":
+        return model.decode(tokens)
+    return model.generator.nll_bound(tokens, Condition({"class": Class(torch.arange(10) % 5)}), RowRNG.of(0, range(10)), 5)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["generator", "tokenizer"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_processes_train_it_further_as_one_does(family, task, photos, tmp_path):
     bundle = adopted(family, tmp_path)
-    one = last(train(training(family, task, bundle, photos, tmp_path, "one")))["state_dict"]
+    train(training(family, task, bundle, photos, tmp_path, "one"))
     command = [sys.executable, str(ROOT / "train.py"), *words(family, task, bundle, photos, tmp_path, "two"), "trainer=ddp_sim"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
-    two = last(tmp_path / "two")["state_dict"]
-    assert one.keys() == two.keys() and all(torch.allclose(two[name], value, atol=2e-4, rtol=1e-3) for name, value in one.items())
+    media = pixels(photos, FAMILIES[family][0])
+    before, one, two = (computed(path, task, media) for path in (bundle, tmp_path / "one" / "bundle", tmp_path / "two" / "bundle"))
+    assert (two - one).abs().max() < 0.02 * (one - before).abs().max()
