@@ -1,4 +1,5 @@
-"""`python -m gentok.codec compress IN.wav OUT.gtk ckpt=PATH` and `decompress IN.gtk OUT.wav ckpt=PATH`.
+"""`gentok codec compress IN.wav OUT.gtk ckpt=PATH`, `decompress IN.gtk OUT.wav ckpt=PATH`, and `resynthesize FOLDER OUT ckpt=PATH`
+(gentok/resynthesis.py).
 
 Sound files as a tokenizer's codes, in the format of gentok/codec_file.py. A file is worked through in parts
 of `chunk` seconds, in memory that does not grow with its length. A causal codec goes through it as one
@@ -33,7 +34,9 @@ from gentok.interfaces import StreamingTokenizer
 from gentok.types import ABSENT, Tokens, TokenSpec
 from gentok.types.formats import fitted
 
-__all__ = ["compress", "decompress", "main", "run"]
+__all__ = ["codec_of", "compress", "decompress", "main", "run"]
+
+Codec = tuple[StreamingTokenizer, torch.device]
 
 
 def run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,12 +52,14 @@ def run(config: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: the configuration, the tokenizer or the input does not fit.
         OSError: a file cannot be read or written.
     """
-    actions = {"compress": compress, "decompress": decompress}
+    from gentok.resynthesis import resynthesize
+
+    actions = {"compress": compress, "decompress": decompress, "resynthesize": resynthesize}
     if config["action"] not in actions:
-        raise ConfigError(f"gentok codec does compress IN OUT or decompress IN OUT; got {config['action']}")
+        raise ConfigError(f"gentok codec does compress IN OUT, decompress IN OUT or resynthesize FOLDER OUT; got {config['action']}")
     for key in ("input", "output"):
         if not isinstance(config[key], str) or config[key] in ("???", ""):
-            raise ConfigError(f"gentok codec {config['action']} IN OUT ckpt=BUNDLE: {key} is {config[key]!r}, expected the path of a file")
+            raise ConfigError(f"gentok codec {config['action']} IN OUT ckpt=BUNDLE: {key} is {config[key]!r}, expected a path")
     report = actions[config["action"]](config)
     print(", ".join(f"{name.replace('_', ' ')} {value:,.{isinstance(value, float):d}f}" for name, value in report.items()))
     return report
@@ -115,7 +120,8 @@ def _pcm(file: BinaryIO, spec: TokenSpec, kind: str) -> Iterator[Callable[[Tenso
         raise target.error
 
 
-def _tokenizer(config: Mapping[str, Any]) -> tuple[StreamingTokenizer, torch.device]:
+def codec_of(config: Mapping[str, Any]) -> Codec:
+    """The tokenizer of a configuration, and where it computes. Raises ConfigError where it has no codes of sounds."""
     device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
     if bundle.spec.modality != "audio" or not bundle.spec.levels:
@@ -151,17 +157,18 @@ def _parts(path: Path, spec: TokenSpec, seconds: float) -> Iterator[Tensor]:
         yield full_scale(read_sound(path, rate, channels, start=start, samples=min(size, length - start)), path)[None]
 
 
-def compress(config: Mapping[str, Any]) -> dict[str, Any]:
+def compress(config: Mapping[str, Any], codec: Codec | None = None) -> dict[str, Any]:
     """A sound file as a .gtk file.
 
     Args:
         config: a resolved conf/codec.yaml. input: a sound file of any rate; output: the .gtk file; levels: of
             nested levels, how many are kept, None for all; chunk: seconds of a part.
+        codec: what codec_of gives for it; None: it is loaded.
 
     Returns:
         seconds and frames of the sound, bits_per_second of the file, and those of_ids_one_by_one.
     """
-    tokenizer, device = _tokenizer(config)
+    tokenizer, device = codec or codec_of(config)
     spec, levels = tokenizer.spec, _levels(config, tokenizer.spec)
     source, target = _paths(config)
     total, own, _ = sound_size(source)
@@ -186,17 +193,18 @@ def compress(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds": seconds, "frames": writer.frames, **rates}
 
 
-def decompress(config: Mapping[str, Any]) -> dict[str, Any]:
+def decompress(config: Mapping[str, Any], codec: Codec | None = None) -> dict[str, Any]:
     """A .gtk file as a sound file.
 
     Args:
         config: a resolved conf/codec.yaml. input: a .gtk file of the same tokenizer; output: a WAV or FLAC
             file of 16 bits at the tokenizer's rate, of as many samples as went in.
+        codec: as of compress.
 
     Returns:
         seconds and samples of the sound.
     """
-    tokenizer, device = _tokenizer(config)
+    tokenizer, device = codec or codec_of(config)
     spec, (source, target) = tokenizer.spec, _paths(config)
     with open(source, "rb") as file:
         reader = CodecReader(file, str(source))

@@ -26,7 +26,7 @@ from gentok.types import KEEP_TEXT, TEXT, Condition, ConditionSpec, Latents, Tok
 if TYPE_CHECKING:
     from gentok.bundle import Bundle
 
-__all__ = ["Samples", "SamplingPlan", "decoded", "draw_together", "joined", "sample_tokens", "split"]
+__all__ = ["Samples", "SamplingPlan", "decoded", "draw_together", "joined", "sample_tokens", "split", "tokens_together"]
 
 _TURNS = 16
 """So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
@@ -152,6 +152,11 @@ class SamplingPlan:
         """Whether items of other plans of its kind may join a batch of its items between two steps (samplers/request.py, Arrivals)."""
         return self.sampler.joins and getattr(self.bundle.generator, "moves_rows", False) and self._prompt is None and self.mark is None
 
+    @property
+    def shares(self) -> bool:
+        """Whether batches of plans of its kind can share network calls, whatever steps they are at (serving/shared_calls.py)."""
+        return bool(self.sampler.requires.rowwise)
+
     def rows(self, rows: Tensor) -> Joining:
         """What items int64 [b] are drawn from."""
         lengths = None if self._frames is None else self._frames[rows].to(self._device)
@@ -162,18 +167,31 @@ class SamplingPlan:
         return None if prompt is None else replace(prompt.rows(rows % prompt.batch), spec=self.bundle.spec, lengths=None)
 
 
-def draw_together(
-    some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None, options: Mapping[str, Any] | None = None
-) -> Samples:
+def draw_together(some: Sequence[tuple[SamplingPlan, Tensor]], advance: Callable[[int], None] = lambda n: None, **options: Any) -> Samples:
     """Items of one plan, or of several of the same kind, in one batch. Each depends on its own plan's seed and on its number there alone.
 
     Args:
         some: plans of one bundle, mark and `kind`, and the numbers of their items, int64 [b].
         advance: as of SamplingPlan.draw.
-        options: further arguments of the sampler; None: none.
+        options: those of tokens_together.
 
     Returns:
         Samples: all of them, plan by plan.
+    """
+    began = time.perf_counter()
+    output = tokens_together(some, **options)
+    return decoded(some[0][0], output, time.perf_counter() - began, advance)
+
+
+def tokens_together(
+    some: Sequence[tuple[SamplingPlan, Tensor]], options: Mapping[str, Any] | None = None, generator: Any = None
+) -> SampleOutput:
+    """`draw_together` without its media.
+
+    Args:
+        some: as there.
+        options: further arguments of the sampler; None: none.
+        generator: in the place of the bundle's; None: that.
     """
     plan, device, at_once = some[0][0], some[0][0]._device, some[0][0]._batch_size
     own: dict[str, Any] = {"at_once": at_once} if plan._joins else {}
@@ -185,13 +203,10 @@ def draw_together(
         own["known"] = _stacked([one._prompt_rows(rows) for one, rows in some])
     conditions = Condition.concat([one.conditions.rows(rows) for one, rows in some])
     rng = RowRNG.concat([RowRNG.of(one.seed, rows) for one, rows in some])
-    began = time.perf_counter()
-    output = sample_tokens(
-        plan.bundle.generator, conditions.to(device), plan.sampler, rng=rng.to(device), guidance=plan.guidance, schedule=plan.schedule,
-        **{**own, **(options or {})},
+    return sample_tokens(
+        generator or plan.bundle.generator, conditions.to(device), plan.sampler, rng=rng.to(device), guidance=plan.guidance,
+        schedule=plan.schedule, **{**own, **(options or {})},
     )  # fmt: skip
-    seconds = time.perf_counter() - began
-    return decoded(plan, output, seconds, advance)
 
 
 def decoded(plan: SamplingPlan, output: SampleOutput, seconds: float, advance: Callable[[int], None] = lambda n: None) -> Samples:

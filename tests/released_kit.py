@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 GOLDEN = Path(__file__).parent / "golden"
 TABLE = re.compile(
@@ -51,3 +52,23 @@ def some_slow(names, *quick):
 def images(height, width):
     """Float32 [2, 3, height, width], what the recorded codes are of."""
     return torch.from_numpy(np.random.RandomState(0).uniform(-1, 1, (2, 3, height, width)).astype(np.float32))
+
+
+def names_what_is_wrong(load, folder, own_names=True):
+    """A file of weights that lacks a tensor, has one more, or one of another shape is refused in one line that names it.
+
+    load: loads the folder, in which there is one file of safetensors; own_names: whether the line has the file's names.
+    """
+    (file,) = folder.glob("*.safetensors")
+    state = load_file(file)
+    some = next(name for name in sorted(state) if state[name].dim() > 1)
+    for changes, says in (
+        ({some: None}, r"lacks \d "),
+        ({"spare.weight": torch.zeros(2)}, "has, beyond this .*, such as spare.weight"),
+        ({some: torch.zeros(3, *state[some].shape)}, "there and"),
+    ):
+        save_file({name: value for name, value in {**state, **changes}.items() if value is not None}, file, metadata={"format": "pt"})
+        with pytest.raises(ValueError, match=says) as error:
+            load()
+        assert "\n" not in str(error.value) and (not own_names or next(iter(changes)) in str(error.value)), str(error.value)
+    save_file(state, file, metadata={"format": "pt"})

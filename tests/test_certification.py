@@ -6,6 +6,21 @@ import textwrap
 
 import pytest
 import torch
+from certified_others import (
+    BEGIN,
+    CAUSAL,
+    OFFSET,
+    POSITIONS,
+    SPEC,
+    VOCAB,
+    Joint,
+    amused,
+    causal,
+    function_of,
+    generate,
+    language_model,
+    masked,
+)  # fmt: skip
 
 import gentok
 from gentok.certification import causal_log_p, draws_of
@@ -19,36 +34,21 @@ from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.speculative import Speculative
 from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Line, Tokens, TokenSpec
 
-VOCAB, POSITIONS, BEGIN, OFFSET = 4, 3, 0, 2
-SPEC = TokenSpec((VOCAB,), Line(POSITIONS))
-
 
 @pytest.fixture(scope="module")
 def lm():
-    """A causal model of transformers with random weights; the codes are its ids 2 .. 5, an item begins with 0."""
-    transformers = pytest.importorskip("transformers")
-    config = transformers.GPT2Config(
-        vocab_size=OFFSET + VOCAB + 1, n_positions=8, n_embd=16, n_layer=2, n_head=2, bos_token_id=BEGIN, eos_token_id=None,
-        initializer_range=0.5, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return transformers.GPT2LMHeadModel(config).eval().requires_grad_(False)
+    pytest.importorskip("transformers")
+    return language_model()
 
 
 @pytest.fixture(scope="module")
 def model(lm):
-    return CausalFunction(lambda ids: lm(ids).logits, SPEC, BEGIN, OFFSET)
+    return function_of(lm)
 
 
-SAMPLERS = {
-    "plain": AutoregressiveSampler(), "jacobi": Jacobi(window=3), "branches": Jacobi(window=3, branches=2),
-    "fresh": Jacobi(window=2, tail="fresh"), "match": Jacobi(window=3, tail="gumbel", verify="match"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
-def test_every_causal_sampler_is_exact_on_a_model_of_transformers(model, sampler):
-    found = gentok.certify(draws_of(sampler, model), causal_log_p(model), VOCAB, POSITIONS, n=3000)
+@pytest.mark.parametrize("sampler", CAUSAL.values(), ids=CAUSAL)
+def test_every_causal_sampler_is_exact_on_a_model_of_transformers(lm, model, sampler):
+    found = causal(draws_of(sampler, model), lm)
     assert found.agrees and found.sequences == 64 and abs(found.total - 1) < 1e-9, str(found)
     assert found.distance < 2 * found.floor and str(found).startswith("exact to the floor")
 
@@ -60,59 +60,18 @@ def test_drafts_of_another_function_leave_the_distribution_as_it_is(model):
 
 
 def test_the_generate_of_transformers_is_exact_where_its_filters_are_off_and_certify_notices_them(lm):
-    free = torch.tensor([0, 1, OFFSET + VOCAB])
-
-    def draw(n, seed, **options):
-        torch.manual_seed(seed)
-        begin = torch.full((n, 1), BEGIN)
-        drawn = lm.generate(
-            begin, attention_mask=torch.ones_like(begin), do_sample=True, max_new_tokens=POSITIONS, suppress_tokens=free.tolist(),
-            **{"top_k": 0, "pad_token_id": 0, **options},
-        )  # fmt: skip
-        return drawn[:, 1:] - OFFSET
-
-    model = CausalFunction(lambda ids: lm(ids).logits, SPEC, BEGIN, OFFSET)
-    assert gentok.certify(draw, causal_log_p(model), VOCAB, POSITIONS, n=3000).agrees
-    biased = gentok.certify(lambda n, seed: draw(n, seed, temperature=0.8), causal_log_p(model), VOCAB, POSITIONS, n=3000)
+    assert causal(generate(lm), lm).agrees
+    biased = causal(generate(lm, temperature=0.8), lm)
     assert not biased.agrees and biased.distance > 2 * biased.floor and str(biased).startswith("not the model's distribution")
-    assert not gentok.certify(lambda n, seed: draw(n, seed, top_k=2), causal_log_p(model), VOCAB, POSITIONS, n=1000).agrees
-
-
-class Joint:
-    """A joint distribution with its exact conditionals, as a function of ids with the mask id V."""
-
-    def __init__(self):
-        table = torch.randn((VOCAB,) * POSITIONS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        self.p = (2 * table).flatten().softmax(0).view(table.shape)
-
-    def log_p(self, ids):
-        return self.p[tuple(ids.T)].log()
-
-    def logits(self, ids):
-        out = torch.zeros(*ids.shape, VOCAB, dtype=torch.float64)
-        for b, row in enumerate(ids.tolist()):
-            given = self.p[tuple(slice(None) if i == VOCAB else slice(i, i + 1) for i in row)]
-            for place in range(POSITIONS):
-                marginal = given.sum([d for d in range(POSITIONS) if d != place])
-                out[b, place, : len(marginal)] = marginal.log()
-        return out
+    assert not causal(generate(lm, top_k=2), lm, 1000).agrees
 
 
 def test_masked_samplers_and_that_of_diffusers_at_their_distance():
-    diffusers, joint = pytest.importorskip("diffusers"), Joint()
+    pytest.importorskip("diffusers")
+    joint = Joint()
     model = MaskedFunction(joint.logits, SPEC, mask=VOCAB)
-    exact = gentok.certify(draws_of(Halton(steps=3), model), joint.log_p, VOCAB, POSITIONS, n=3000)
-    maskgit = gentok.certify(draws_of(MaskGIT(steps=2), model), joint.log_p, VOCAB, POSITIONS, n=3000)
-
-    def amused(n, seed):
-        scheduler, generator = diffusers.AmusedScheduler(mask_token_id=VOCAB), torch.Generator().manual_seed(seed)
-        scheduler.set_timesteps(2)
-        ids = torch.full((n, POSITIONS), VOCAB)
-        for step in scheduler.timesteps:
-            ids = scheduler.step(joint.logits(ids).float(), int(step), ids, generator=generator).prev_sample
-        return ids
-
-    theirs = gentok.certify(amused, joint.log_p, VOCAB, POSITIONS, n=3000)
+    exact, maskgit = (masked(draws_of(sampler, model), joint) for sampler in (Halton(steps=3), MaskGIT(steps=2)))
+    theirs = masked(amused(joint), joint)
     assert exact.agrees and not maskgit.agrees and not theirs.agrees
     assert min(maskgit.distance, theirs.distance) > 2 * exact.distance, (maskgit, theirs)
 

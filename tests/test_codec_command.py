@@ -7,7 +7,7 @@ import torch
 
 from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.cli import compose
-from gentok.codec import compress, decompress
+from gentok.codec import compress, decompress, run
 
 CODEBOOK = ["codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32", "codebook.codebook.dim=8", "codebook.width=null"]
 NETWORKS = ["encoder.width=8", "encoder.filters=4", "encoder.ratios=[4,2]", "decoder.filters=4", "sample_rate=8000"]
@@ -100,3 +100,27 @@ def test_another_tokenizer_is_refused(bundle, tmp_path):
     loaded.save(other)
     with pytest.raises(ValueError, match="another tokenizer"):
         decompress(settings(other, "decompress", made, tmp_path / "out.wav"))
+
+
+def test_a_folder_is_resynthesised_by_its_names_with_the_lists_of_benchmarks(bundle, tmp_path, capsys):
+    place, out = tmp_path / "sounds", tmp_path / "out"
+    (place / "a b").mkdir(parents=True)
+    names = ["a b/one.wav", "a b/two.flac", "three.ogg"]
+    for name in names:
+        sound(place / name, 0.3)
+    (place / "wrong.wav").write_bytes(b"no sound")
+    report = run(settings(bundle, "resynthesize", place, out))
+    assert report["sounds"] == 3 and report["unreadable"] == 1 and "left out: wrong.wav: " in capsys.readouterr().out
+    found = {str(path.relative_to(out / "sounds")) for path in (out / "sounds").rglob("*.*")}
+    assert found == {"a b/one.wav", "a b/two.flac", "three.ogg.wav"}
+    lists = [dict(line.split(maxsplit=1) for line in (out / f"{kind}.scp").read_text().splitlines()) for kind in ("gt", "pred")]
+    assert list(lists[0]) == list(lists[1]) == ["a_b/one.wav", "a_b/two.flac", "three.ogg"]
+    for reference, made in zip(*(each.values() for each in lists)):
+        assert soundfile.info(made).samplerate == 8000
+        assert abs(soundfile.info(made).duration - soundfile.info(reference).duration) < 1e-3
+    compress(settings(bundle, "compress", place / names[0], tmp_path / "x.gtk"))
+    decompress(settings(bundle, "decompress", tmp_path / "x.gtk", tmp_path / "x.wav"))
+    assert np.array_equal(soundfile.read(tmp_path / "x.wav")[0], soundfile.read(out / "sounds" / names[0])[0])
+    for source, target, says in ((place, out, "not empty"), (tmp_path / "no", out, "no folder"), (place, place / "out", "lies in")):
+        with pytest.raises(ValueError, match=says):
+            run(settings(bundle, "resynthesize", source, target))

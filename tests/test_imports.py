@@ -51,8 +51,8 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
 }
 ANYTHING = {
     "training", "adopt", "push", "export", "codes", "certification", "evaluate", "evaluation", "eval_classifier", "benchmark",
-    "benchmarks", "sampling", "sampling_plan", "sample_parts", "launch", "watch", "serving", "sample_files", "codec", "watermark",
-    "describe", "device_check", "demo", "report", "tracing", "__init__",
+    "benchmarks", "sampling", "sampling_plan", "sample_parts", "launch", "watch", "serving", "sample_files", "codec", "resynthesis",
+    "watermark", "describe", "device_check", "demo", "report", "tracing", "__init__",
 }  # fmt: skip
 ONLY_IN = {  # packages that one place wraps
     "lightning": lambda room, path: room in ("training", "launch") or path.name == "overhead.py",  # where it is needed

@@ -110,6 +110,7 @@ COMMANDS = {
             ("compress IN.wav OUT.gtk ckpt=BUNDLE", "all levels"),
             ("compress IN.wav OUT.gtk ckpt=BUNDLE levels=4", "fewer bits"),
             ("decompress OUT.gtk BACK.wav ckpt=BUNDLE", "back to sound"),
+            ("resynthesize SOUNDS OUT ckpt=BUNDLE", "a folder through the codec, as Codec-SUPERB and VERSA compare them"),
         ),
         function="gentok.codec:main",
         config="codec",

@@ -138,6 +138,7 @@ class Masked(Capability):
         uses_time: whether `t` matters; a sampler may call a time-free network only after a change.
     """
 
+    rowwise = ("logits",)
     uses_time: bool
 
     @abstractmethod
@@ -157,6 +158,8 @@ class Masked(Capability):
 class CumulativeMasked(Capability):
     """A model of residual codes that predicts, at every position, the sum of the code vectors of its UNKNOWN
     levels."""
+
+    rowwise = ("mixture",)
 
     @abstractmethod
     def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
@@ -183,6 +186,8 @@ class AnyOrder(Capability):
     Orders are grids: rank int64 [B, K, N] is 0 for the visible block (its present and its ABSENT cells, in no
     order), and positive, and different within a row, for the cells that are asked, in their order.
     """
+
+    rowwise = ("logits", "conditionals")
 
     def rank(self, asked: Tensor) -> Tensor:
         """The model's own order of the asked cells.
@@ -229,6 +234,8 @@ class SelfSpeculative(Capability):
     """A model that drafts all UNKNOWN cells at once and verifies drafts with a few layers more, which read
     them in an order."""
 
+    rowwise = ("draft", "verify")
+
     @abstractmethod
     def draft(self, tokens: Tokens, condition: Condition) -> tuple[Tensor, Tensor]:
         """Predicts every UNKNOWN cell given the known ones.
@@ -272,6 +279,11 @@ class Refines(Capability):
     def ends(self) -> bool:
         """Whether items end by themselves: where their labels do."""
         return self.coarse.ends
+
+    @property
+    def moves_rows(self) -> bool:
+        """Whether rows may join and leave a batch: where their labels may."""
+        return self.coarse.moves_rows
 
     @abstractmethod
     def labels(self, codes: Tensor) -> Tensor:

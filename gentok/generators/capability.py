@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import Any
+from typing import Any, ClassVar
 
 from gentok.types import ConditionSpec, TokenSpec
 
@@ -20,6 +20,9 @@ class Capability(ABC):
 
     spec: TokenSpec
     condition_spec: ConditionSpec
+    rowwise: ClassVar[tuple[str, ...]] = ()
+    """Names of the methods that predict row by row and remember nothing: rows of several batches, whatever steps these are at, may go
+    through one call, and are computed as they are alone."""
     branches: int = 1
     """Rows that a network computes for one row of the sampler; guidance computes two."""
 

@@ -152,7 +152,8 @@ def hand_out(request: SampleRequest, draws: Draws, ids: Tensor, ending: Ending |
         return
     lengths = request.tokens.lengths if ending is None else ending.lengths
     made = Tokens(request.model.layout.unflatten(ids[done]), request.tokens.spec, None if lengths is None else lengths[done])
-    request.arrivals.leave(done, made.validate(), [draws.calls[row] for row in done])
+    rng = request.rng.rows(torch.tensor(done, device=ids.device))
+    request.arrivals.leave(done, made.validate(), [draws.calls[row] for row in done], rng)
 
 
 def joining_rows(request: SampleRequest, queue: RowQueue, ending: Ending | None) -> tuple[SampleRequest, Tensor, Tensor] | None:

@@ -88,13 +88,14 @@ class Arrivals(ABC):
         """
 
     @abstractmethod
-    def leave(self, rows: list[int], tokens: Tokens, calls: list[int]) -> None:
+    def leave(self, rows: list[int], tokens: Tokens, calls: list[int], rng: RowRNG) -> None:
         """Takes rows that are done.
 
         Args:
             rows: b numbers.
             tokens: b items.
             calls: b numbers, the network calls that each needed.
+            rng: of these rows, as far as they have drawn.
         """
 
 

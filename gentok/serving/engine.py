@@ -2,9 +2,9 @@
 
 Requests are taken in the order of their arrival. The first one that waits says the kind of the next batch (sampler, settings, guidance);
 every waiting request of that kind gives items to it, each an equal share first, so that a small request does not wait for all of a large
-one. Where rows can join a batch (running.py), requests of its kind that come later do so between two steps, as long as there is room, no
-request of another kind was there before them, and the batch has not taken _TURNS times its size; each is answered when its own items are
-done. Elsewhere they wait for the batch's end. A request's items depend on its own seed and on their numbers alone
+one. Requests of its kind that come later do not wait for its end, as long as there is room, no request of another kind was there before
+them, and _TURNS times the size of a batch has not been taken: they join its rows between two steps (running.py), or share its network
+calls (batches.py). Each is answered when its own items are done. A request's items depend on its own seed and on their numbers alone
 (gentok/sampling_plan.py), whoever else is served.
 """
 
@@ -15,11 +15,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-import torch
-
-from gentok.sampling_plan import Samples, SamplingPlan, draw_together, joined, split
+from gentok.sampling_plan import Samples, SamplingPlan
+from gentok.serving.batches import Batches
 from gentok.serving.running import Running
-from gentok.serving.watch import Watch, Watcher
+from gentok.serving.watch import Watcher
 
 __all__ = ["Busy", "Engine"]
 
@@ -31,15 +30,14 @@ class Busy(Exception):
 
 
 class _Job:
-    """A request: its plan, how many of its n items were taken, and what was drawn of them; or a function to be called."""
+    """A request: its plan, how many of its n items were taken, and what was drawn of them by their numbers; or a function to be called."""
 
     def __init__(self, plan: SamplingPlan | None, work: Callable[[], Any] | None = None, watcher: Watcher | None = None):
         self.plan, self.work, self.watcher, self.future = plan, work, watcher, Future[Any]()
         self.items = 1 if plan is None else plan.parts[-1].stop
         self.kind = "" if plan is None else plan.kind
-        self.taken, self.drawn = 0, []  # type: tuple[int, list[Samples]]
-        self.pieces: dict[int, Any] = {}  # number of an item -> what was drawn of it, of batches that are left one by one
-        self.began = 0.0
+        self.taken, self.began = 0, 0.0
+        self.pieces: dict[int, Any] = {}
 
     @property
     def left(self) -> int:
@@ -142,16 +140,8 @@ class Engine:
         try:
             if turn and turn[0][0].work is not None:
                 turn[0][0].future.set_result(turn[0][0].work())
-            elif turn and turn[0][0].plan is not None and turn[0][0].plan.open:
-                self._draw_open(turn)
             elif turn:
-                plans = [(job.plan, torch.arange(job.taken - count, job.taken)) for job, count in turn]
-                drawn = draw_together(plans, options=self._watch(turn))  # type: ignore[arg-type]
-                self.batches, self.items = self.batches + 1, self.items + len(drawn.calls)
-                for (job, _), part in zip(turn, split(drawn, [count for _, count in turn])):
-                    job.drawn.append(part)
-                    if not job.left and not job.future.done():
-                        job.future.set_result(joined(job.drawn))
+                self._draw(turn)
         except BaseException as error:  # the thread goes on: other requests are no worse for it
             self._fail([job for job, _ in turn], error)
 
@@ -163,8 +153,9 @@ class Engine:
         with self._change:
             self._jobs = [job for job in self._jobs if job.left]
 
-    def _draw_open(self, turn: list[tuple[_Job, int]]) -> None:
-        """Draws a batch that others may join."""
+    def _draw(self, turn: list[tuple[_Job, int]]) -> None:
+        """Draws a batch, and with it those of its kind that come later."""
+        plan: Any = turn[0][0].plan
         kind, taken = turn[0][0].kind, sum(count for _, count in turn)
 
         def more(room: int) -> list[tuple[_Job, int]]:
@@ -179,6 +170,7 @@ class Engine:
                     some = self._turn(max(room, 1))
                 if first.plan is not None:
                     taken += sum(count for _, count in some)
+                    self.batches += not plan.open
                     return some
                 self._do(some)  # a call, such as the plan of the next request
 
@@ -186,16 +178,8 @@ class Engine:
             self.items += count
 
         self.batches += 1
-        batch = Running(turn, more, done, self.batch_size)
+        batch = Running(turn, more, done, self.batch_size) if plan.open else Batches(turn, more, done, self._fail, self.batch_size)
         try:
             batch.draw()
         except BaseException as error:
             self._fail(batch.jobs, error)
-
-    def _watch(self, turn: list[tuple[_Job, int]]) -> dict[str, Any]:
-        """Options of the sampler through which a batch is watched, where someone does."""
-        if all(job.watcher is None for job, _ in turn):
-            return {}
-        plan: Any = turn[0][0].plan
-        parts = [(job.taken - count, count, job.watcher) for job, count in turn]
-        return Watch(parts, plan.sampler, plan.mark, plan.bundle.spec).options

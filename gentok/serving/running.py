@@ -57,7 +57,7 @@ class Running(Arrivals):
             self._watch.add(job.taken - count, count, self._watcher(job))
         return self._rows_of(turn)
 
-    def leave(self, rows: list[int], tokens: Tokens, calls: list[int]) -> None:
+    def leave(self, rows: list[int], tokens: Tokens, calls: list[int], rng: RowRNG) -> None:
         self._done(len(rows))
         for i, row in enumerate(rows):
             job, item = self._rows[row]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import sys
 from typing import Any
 
 from gentok.errors import ConfigError
@@ -50,7 +52,8 @@ def run(config: dict[str, Any]) -> None:
     place = f"http://{config['host']}:{config['port']}"
     print(f"gentok: {bundle}\ngentok: {place} is a page to try it, {place}/docs lists the addresses; Ctrl-C stops", flush=True)
     server = uvicorn.Server(uvicorn.Config(make_app(served), log_level="warning", timeout_graceful_shutdown=60))
-    with contextlib.suppress(KeyboardInterrupt):  # which it raises again when it has stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with contextlib.suppress(KeyboardInterrupt):  # it raises the signal again when it has stopped
         server.run([listening])
 
 

@@ -160,10 +160,10 @@ class TokenizerTask(GentokModule):
         return self.tokenizer.encode(media) if lengths is None else self.tokenizer.encode(media, lengths)
 
     def _show(self, media: Tensor, tokens: Tokens | Latents, reconstruction: Tensor, lengths: Tensor | None) -> None:
-        n = self.config["task"]["pictures"]
-        self.code_maps = code_maps(tokens.rows(slice(n))) if isinstance(tokens, Tokens) and n else None
-        ends = None if lengths is None else lengths[:n]
-        self.pictures = torch.cat([self.modality.pictures(part[:n], ends) for part in (media, reconstruction)])
+        if n := self.config["task"]["pictures"]:
+            self.code_maps = code_maps(tokens.rows(slice(n))) if isinstance(tokens, Tokens) else None
+            ends = None if lengths is None else lengths[:n]
+            self.pictures = torch.cat([self.modality.pictures(part[:n], ends) for part in (media, reconstruction)])
         both = {"original": media, "reconstruction": reconstruction}
         self.sounds = self.modality.waves(both, lengths, self.config["task"].get("sounds", 0))
 

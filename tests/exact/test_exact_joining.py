@@ -3,12 +3,17 @@
 import pytest
 import torch
 from kit import CLASSES, SPECS
-from test_exact_rows import MODELS, model_of
+from random_weights import randomized
+from test_exact_rows import MODELS, SIZES, model_of
 
+from gentok.codebooks.vq import VQ
+from gentok.generators.base import Refines
+from gentok.generators.coarse_to_fine import CoarseToFine
 from gentok.generators.masked import MaskedTransformer
 from gentok.nn.kv_cache import KVCache
 from gentok.rng import RowRNG
 from gentok.samplers.autoregressive import AutoregressiveSampler
+from gentok.samplers.coarse_to_fine import CoarseToFineSampler
 from gentok.samplers.guided import guided
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.request import Arrivals, Joining
@@ -41,10 +46,23 @@ class Comers(Arrivals):
         self.order += coming
         return Joining(*of(coming), None if self.lengths is None else self.lengths[coming])
 
-    def leave(self, rows, tokens, calls):
+    def leave(self, rows, tokens, calls, rng):
         for i, row in enumerate(rows):
             assert row not in self.left
             self.left[row] = tokens.codes[i], None if tokens.lengths is None else int(tokens.lengths[i]), calls[i]
+
+
+def sampler_of(model):
+    return CoarseToFineSampler() if isinstance(model, Refines) else AutoregressiveSampler()
+
+
+def refining(**options):
+    """A model of labels and ids with random weights."""
+    torch.manual_seed(0)
+    sizes = {"refiner_width": 16, "refiner_depth": 1, "refiner_heads": 2, **SIZES}
+    model = CoarseToFine(SPECS["k1"], CLASSES, VQ(3, 4), clusters=2, **sizes, **options)
+    model.labels(torch.zeros(1, 1, 4, dtype=torch.int64))  # makes the clusters
+    return randomized(model, 1).double().eval()
 
 
 def joined(model, at_once, guidance=1.0, lengths=None):
@@ -54,7 +72,7 @@ def joined(model, at_once, guidance=1.0, lengths=None):
     comers.full = at_once
     condition, rng = of(WHEN[0])
     first = None if lengths is None else lengths[WHEN[0]]
-    whole = AutoregressiveSampler()(guided(model, guidance), condition, rng=rng, lengths=first, at_once=at_once, arrivals=comers)
+    whole = sampler_of(model)(guided(model, guidance), condition, rng=rng, lengths=first, at_once=at_once, arrivals=comers)
     assert sorted(order) == list(range(len(SEEDS))) and len(whole.tokens.codes) == len(SEEDS)
     assert all(whole.tokens.codes[row].equal(codes) for row, (codes, _, _) in comers.left.items()) and len(comers.left) == len(SEEDS)
     return {order[row]: found for row, found in comers.left.items()}
@@ -62,7 +80,7 @@ def joined(model, at_once, guidance=1.0, lengths=None):
 
 def same(model, at_once, guidance=1.0, lengths=None):
     condition, rng = of(list(range(len(SEEDS))))
-    whole = AutoregressiveSampler()(guided(model, guidance), condition, rng=rng, lengths=lengths)
+    whole = sampler_of(model)(guided(model, guidance), condition, rng=rng, lengths=lengths)
     found = joined(model, at_once, guidance, lengths)
     for row, (codes, length, calls) in found.items():
         if not codes.equal(whole.tokens.codes[row]) or calls != int(whole.calls[row]):
@@ -84,6 +102,15 @@ def test_a_row_that_joins_draws_what_it_draws_in_a_fixed_batch(name, guidance):
     kind, options = MODELS[name]
     model = model_of(kind, **options)
     assert all(same(model, at_once, guidance) for at_once in (3, 9))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("options", [{}, {"ends": True}], ids=str)
+def test_rows_of_labels_join_and_are_refined_when_they_leave(options, guidance):
+    model = refining(**options)
+    assert all(same(model, at_once, guidance) for at_once in (3, 9))
+    if not options:
+        assert same(model, 3, guidance, torch.tensor([3, 2, 3, 1, 3, 4, 2, 0, 1]))
 
 
 def test_rows_of_different_lengths_join():

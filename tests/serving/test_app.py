@@ -187,12 +187,11 @@ def test_an_address_that_cannot_be_had_is_a_line(port, says):
 
 
 @pytest.fixture
-def server():
+def server(request):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    keys = ["ckpt=mnist5k_ar", "guidance=1.5", f"port={port}", "max_waiting=4000"]
-    words = [sys.executable, "-c", "from gentok.cli import main; main()", "serve", *keys]
+    words = [sys.executable, "-c", "from gentok.cli import main; main()", "serve", *request.param, f"port={port}"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     url = f"http://127.0.0.1:{port}"
@@ -207,7 +206,25 @@ def server():
     process.kill()
 
 
+def stopped(process, by):
+    """Whether the server ends by a signal without a word."""
+    process.send_signal(by)
+    return process.wait(120) == 0 and "Traceback" not in process.stdout.read()
+
+
+@pytest.mark.parametrize("server", [["ckpt=mnist5k_masked"]], indirect=True)
+def test_who_waits_when_it_is_told_to_stop_is_answered(server):
+    process, url = server
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(httpx.post, f"{url}/v1/sample", json={"settings": {"steps": 64}, "sampler": "maskgit", "n": 8}, timeout=120)
+        while "gentok_batches_drawn 1.0" not in httpx.get(f"{url}/metrics").text:  # until it is drawn
+            time.sleep(0.05)
+        assert stopped(process, signal.SIGTERM)
+    assert late.result().status_code == 200 and len(late.result().json()["items"]) == 8
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("server", [["ckpt=mnist5k_ar", "guidance=1.5", "max_waiting=4000"]], indirect=True)
 def test_a_thousand_requests_are_answered_each_as_it_is_alone_and_it_stops_cleanly(server):
     process, url = server
 
@@ -222,5 +239,4 @@ def test_a_thousand_requests_are_answered_each_as_it_is_alone_and_it_stops_clean
     counts = httpx.get(f"{url}/metrics").text
     batches, items = (float(re.search(rf"^gentok_{name}_drawn (\S+)", counts, re.M)[1]) for name in ("batches", "items"))
     assert items == 1003 and batches < 500
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0 and "Traceback" not in process.stdout.read()
+    assert stopped(process, signal.SIGINT)

@@ -178,6 +178,38 @@ def test_who_comes_later_joins_between_steps_and_leaves_when_done(causal):
     engine.close()
 
 
+@pytest.mark.parametrize("sampler, settings", [
+    ("maskgit", {"steps": 8}), ("first_hitting", {"cells_per_call": 8, "order": 2}),
+    pytest.param("remasking", {"steps": 8}, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_who_comes_later_begins_at_once_and_shares_the_calls_of_those_who_are_there(bundle, sampler, settings):
+    """With guidance, known parts and all: what it draws is what it draws alone."""
+    engine, seen, futures = Engine(batch_size=8), [], []
+    chosen, image = configured_sampler(sampler, type(bundle.generator), settings), torch.zeros(1, 32, 32) - 1
+    known = [{}, {}, {}, {"known": image, "keep": "left-half"}]
+    plans = [SamplingPlan(bundle, chosen, n=n, condition=n, seed=n, guidance=2.0, **more) for n, more in zip((2, 1, 3, 1), known)]
+    calls, plain = [], bundle.generator.logits
+    vars(bundle.generator)["logits"] = lambda tokens, *rest: (calls.append(tokens.batch), plain(tokens, *rest))[1]
+
+    def watcher(step):
+        seen.append(step.step)
+        if len(seen) in (2, 3):  # in the engine's thread, between two steps
+            futures.append(engine.sample(plans[len(futures) + 1]))
+            if len(seen) == 3:
+                futures.append(engine.sample(plans[3]))  # of another kind: a prompt
+
+    try:
+        made = [engine.sample(plans[0], watcher).result(120), *[future.result(120) for future in futures]]
+    finally:
+        del vars(bundle.generator)["logits"]
+    assert engine.items == 7 and engine.batches == 4 and max(calls) == 2 * 6  # three at different steps, each guided
+    assert len(calls) < sum(int(samples.calls.max()) for samples in made)
+    for plan, samples in zip(plans, made, strict=True):
+        own = alone(plan)
+        assert samples.tokens.codes.equal(own.tokens.codes) and samples.calls.equal(own.calls)
+    engine.close()
+
+
 def test_calls_are_made_between_the_steps_of_a_full_batch(causal):
     engine, order = Engine(batch_size=1), []
 

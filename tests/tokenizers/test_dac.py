@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from codec_sizes import size
+from released_kit import names_what_is_wrong
 from tokenizer_kit import read
 
 from gentok.build import build
@@ -183,6 +184,7 @@ def test_other_files_are_refused_in_one_line(tmp_path):
         with pytest.raises(error, match=line) as found:
             build({**settings, "weights": str(tmp_path / path)}, media_shape=(1,))
         assert "\n" not in str(found.value) and path in str(found.value)
+    names_what_is_wrong(lambda: build({**ours, "weights": str(tmp_path / "model")}, media_shape=(1,)), tmp_path / "model", own_names=False)
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,7 @@ def test_a_wrong_file_is_refused_in_one_line(model, reference, tmp_path):
     torch.save({k: v for k, v in state.items() if ".layers.31." not in k}, tmp_path / "few.th")
     torch.save({k: v[..., :4] if k == "encoder.model.0.conv.conv.weight_v" else v for k, v in state.items()}, tmp_path / "shape.th")
     torch.save({**state, "encoder.model.99.conv.conv.bias": torch.zeros(1)}, tmp_path / "more.th")
+    torch.save({**state, "spare": torch.zeros(1)}, tmp_path / "spare.th")
     (tmp_path / "empty").mkdir()
     for name, words in {
         "nowhere.th": "no EnCodec weights at",
@@ -281,6 +282,7 @@ def test_a_wrong_file_is_refused_in_one_line(model, reference, tmp_path):
         "few.th": "lacks 4 tensor.*codebook.books.31",
         "shape.th": r"\(32, 1, 4\) there and \(32, 1, 7\) here",
         "more.th": "has, beyond this codec, 1 tensor",
+        "spare.th": "has, beyond this codec, 1 tensor, such as spare",
     }.items():
         with pytest.raises((ValueError, OSError), match=words) as error:
             codec.load_weights(tmp_path / name)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from codec_sizes import size
+from released_kit import names_what_is_wrong
 from tokenizer_kit import read
 
 from gentok.build import build
@@ -144,6 +145,8 @@ def test_fewer_levels_of_a_file_are_a_code_by_themselves_and_other_files_are_ref
         with pytest.raises(error, match=line) as found:
             build({**settings, "weights": str(tmp_path / path)}, media_shape=(1,))
         assert "\n" not in str(found.value)
+    folder = tmp_path / "model"
+    names_what_is_wrong(lambda: build({**config(), "weights": str(folder)}, media_shape=(1,)), folder, own_names=False)
 
 
 def test_the_networks_are_causal_and_the_window_is_one():

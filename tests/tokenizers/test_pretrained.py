@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from released_kit import names_what_is_wrong
 from tokenizer_kit import LOSSES, batch_of, media, noise_of, read
 
 from gentok.build import build
@@ -156,6 +157,7 @@ def test_a_saved_folder_is_adopted_and_its_bundle_needs_it_no_more(name, tmp_pat
     config = {**read("tokenizer", name), "losses": LOSSES, "path": str(tmp_path / "model")}
     found = pretrained(config, SHAPE)
     path = found.save(tmp_path / "bundle")
+    names_what_is_wrong(lambda: pretrained(config, SHAPE), tmp_path / "model")
     (tmp_path / "model").rename(tmp_path / "gone")
     again = load(path)
     for other in (found.tokenizer, again.tokenizer):

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from released_kit import names_what_is_wrong
 from tokenizer_kit import LOSSES, learns, read
 
 from gentok.build import build
@@ -299,6 +300,8 @@ def test_a_saved_model_is_adopted_and_its_bundle_needs_it_no_more(name, tmp_path
     Library(name, model).own.save_pretrained(tmp_path / "model")
     found = pretrained({**config, "path": str(tmp_path / "model"), "levels": 3}, (1,))
     path = found.save(tmp_path / "bundle")
+    folder = tmp_path / "model"
+    names_what_is_wrong(lambda: pretrained({**config, "path": str(folder)}, (1,)), folder, name != "transformers_mimi")
     (tmp_path / "model").rename(tmp_path / "gone")
     again = load(path)
     want = model.encode(x)

@@ -189,9 +189,17 @@ def test_released_files_load_and_others_are_refused_in_one_line(tmp_path):
     assert torch.equal(again.decode(tokens, rng), model.decode(tokens, rng))
     assert again.portable({"weights": "there"}) == {"weights": None}
     torch.save({**state, "encoder.block.9.norm.weight": torch.zeros(1)}, tmp_path / "attention.bin")
+    torch.save({**state, "spare": torch.zeros(1)}, tmp_path / "spare.bin")
+    torch.save({name: value for name, value in state.items() if name != "encoder.block.1.block.2.block.3.bias"}, tmp_path / "few.bin")
     wide = config(weights=str(tmp_path))
     wide["decoder"]["filters"] = 32
-    for settings, line in ((config(weights=str(tmp_path / "attention.bin")), "it has, beyond"), (wide, "is .* there and .* here")):
+    extra, spare, few = (config(weights=str(tmp_path / name)) for name in ("attention.bin", "spare.bin", "few.bin"))
+    for settings, line in (
+        (extra, "it has, beyond .*1 tensor, such as"),
+        (spare, "it has, beyond .*, such as spare"),
+        (few, "it lacks 1 tensor, such as"),
+        (wide, "is .* there and .* here"),
+    ):
         with pytest.raises(ValueError, match=line) as error:
             build(settings, media_shape=(1,))
         assert "\n" not in str(error.value)

@@ -94,7 +94,7 @@ def load_model(
         downloads: whether a hub name may be downloaded; else its files have to be in the cache.
 
     Raises:
-        ValueError: not exactly one of path and config is given, or path lacks weights.
+        ValueError: not exactly one of path and config is given, or path lacks weights, has too many, or some of another shape.
         FileNotFoundError: nothing loads from path.
         ImportError: the library, or the model in it, is missing.
     """
@@ -104,20 +104,24 @@ def load_model(
         raise ImportError(f"the installed {library} has no {name}: upgrade it")
     if path is None:
         return cls(cls.config_class(**config)) if library == "transformers" else cls(**config)
-    local, options = os.path.exists(path), {"local_files_only": not downloads}
+    folder = Path(path).expanduser()
+    local, options = folder.exists(), {"output_loading_info": True, "ignore_mismatched_sizes": True, "local_files_only": not downloads}
     options.update({"subfolder": subfolder} if subfolder else {})
     try:
         with torch.device("cpu"):
-            model, notes = cls.from_pretrained(str(Path(path).expanduser()) if local else path, output_loading_info=True, **options)
+            model, notes = cls.from_pretrained(str(folder) if local else path, **options)
     except Exception as error:  # each library and hub version raises its own
         place = f"the folder {path}" if local else f"{path!r}, which is no local folder, on the hub"
         raise FileNotFoundError(
             f"no {library} {name} could be loaded from {place} ({first_line(error)}); a hub name needs a connection or a filled cache, "
             "the path of a folder written by save_pretrained works without"
         ) from error
-    if notes.get("missing_keys"):
-        missing = f"{counted(len(notes['missing_keys']), 'weight')}, such as {min(notes['missing_keys'])}"
-        raise ValueError(f"{path} is no {name}: it lacks {missing}; is tokenizer.subfolder right?")
+    for keys, how in (("missing_keys", "lacks"), ("unexpected_keys", "has, beyond this model,")):
+        if notes.get(keys):
+            found = f"{counted(len(notes[keys]), 'weight')}, such as {min(notes[keys])}"
+            raise ValueError(f"{path} is no {name}: it {how} {found}; is tokenizer.subfolder right?")
+    for key, there, here in sorted(notes.get("mismatched_keys") or ()):
+        raise ValueError(f"{path} is not the {name} that its configuration describes: {key} is {tuple(there)} there and {tuple(here)} here")
     return model.float()
 
 

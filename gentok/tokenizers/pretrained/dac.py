@@ -53,6 +53,7 @@ class DAC(ReleasedCodec, id="tokenizer/dac"):
                     continue
                 ((name, value),) = named.items()
             elif (name := _place(key, stages)) is None:
+                out[key] = value  # of another model: refused by its name
                 continue
             head, _, last = name.rpartition(".")
             if last == "weight":

@@ -59,4 +59,6 @@ class EnCodec(ReleasedCodec, id="tokenizer/encodec"):
                 name = network[2].replace("convtr.convtr.", "conv.").replace("conv.conv.", "conv.")
                 head, _, last = name.rpartition(".")
                 out[f"{network[1]}.layers.{head}.{NORMED.get(last, last)}"] = value
+            else:
+                out[key] = value  # of another model: refused by its name
         return out

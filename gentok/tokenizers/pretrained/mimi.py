@@ -110,8 +110,8 @@ class Mimi(ReleasedCodec, id="tokenizer/mimi"):
                 key = f"{PARTS[head]}.{key}"
             elif old := SEANET.fullmatch(key):
                 key = f"{old[1]}.{old[1]}_seanet.layers.{old[2]}"
-            if half := HALF.fullmatch(key):
-                out[_in_half(*half.groups())] = value
+            half = HALF.fullmatch(key)
+            out[_in_half(*half.groups()) if half else key] = value
         for key in [key for key in out if key.endswith("self_attn.q_proj.weight")]:  # three maps there, one here
             at = key.removesuffix("self_attn.q_proj.weight")
             out[at + "attention.qkv.weight"] = torch.cat([out.pop(f"{at}self_attn.{name}_proj.weight") for name in QKV])

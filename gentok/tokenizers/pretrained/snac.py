@@ -45,4 +45,6 @@ class SNAC(ReleasedCodec, id="tokenizer/snac"):
                     before = sum(stage < int(layer) for stage in stages)
                     layer, unit = str(int(layer) + before * (inside - 1) + int(unit or 0)), None
                 out[".".join(filter(None, (network[:7], "layers", layer, unit, innermost and f"layers.{innermost}", last)))] = value
+            else:
+                out[key] = value  # of another model: refused by its name
         return out
