@@ -41,7 +41,7 @@ def test_a_trained_model_gets_exits_and_drafts_for_itself(tmp_path):
 
 
 def test_a_drafter_that_draws_no_items_is_refused_in_a_line(tmp_path):
-    with pytest.raises(ConfigError, match="set task.views to 1 or more") as error:
+    with pytest.raises(ConfigError, match="set task.views, their number per item of the data, to 1 or more") as error:
         run(tmp_path, "experiment=mnist5k/drafter", f"generator.target={ZOO / 'mnist5k_ar'}", "task.views=0")
     assert "\n" not in str(error.value)
 
