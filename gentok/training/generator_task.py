@@ -62,7 +62,9 @@ class GeneratorTask(GentokModule):
         self.generator = self.prepared(built_generator(self.config, tokenizer, self.condition_spec))
         self.generator.with_models(load_generator)
         if self.generator.own_items is not None and not self.config["task"]["views"]:
-            raise ConfigError("this generator trains on items that it draws before: set task.views, their number per item of the data, to 1 or more")
+            raise ConfigError(
+                "this generator trains on items that it draws before training: set task.views, their number per item of the data, to 1 or more"
+            )
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.modality = modality(tokenizer.spec)
