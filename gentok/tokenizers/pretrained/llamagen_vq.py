@@ -35,17 +35,17 @@ class LlamaGenVQ(ReleasedVQGAN, id="tokenizer/llamagen_vq"):
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
         """Resolutions in the order in which a network reaches them, and the middle by numbers."""
-        stages, encoder = range(len(settings.multipliers)), side == "encoder"
+        stages, encoder, (attention, in_middle) = range(len(settings.multipliers)), side == "encoder", settings.attends(side)
         lowest, last = (stages[-1] if encoder else 0), stages[-1]
         names = []
         for stage in stages:
             for block in range(settings.blocks + (not encoder)):
                 names.append(f"conv_blocks.{stage}.res.{block}")
-                if settings.attention and stage == lowest:
+                if attention and stage == lowest:
                     names.append(f"conv_blocks.{stage}.attn.{block}")
             if stage != last:
                 names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
-        middle = [f"mid.{i}" for i in range(3 if settings.attention else 2)]
+        middle = [f"mid.{i}" for i in range(3 if in_middle else 2)]
         return [*names, *middle] if encoder else [*middle, *names]
 
     def outside(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ class MaskGITVQ(ReleasedVQGAN, id="tokenizer/maskgit_vq"):
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("upsample_conv",)}
 
     def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.patch != 1 or settings.code_conv:
+        if settings.attention or settings.decoder_attention or settings.patch != 1 or settings.code_conv:
             raise ValueError("maskgit_vq has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
         sizes = (settings.multipliers, settings.blocks)
         encoder = MaskGITEncoder(channels, codebook.in_width, settings.width, *sizes)

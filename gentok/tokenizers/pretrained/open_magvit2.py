@@ -33,7 +33,7 @@ class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("conv1",)}
 
     def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.patch != 1 or settings.code_conv:
+        if settings.attention or settings.decoder_attention or settings.patch != 1 or settings.code_conv:
             raise ValueError("open_magvit2 has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
         sizes = (settings.multipliers, settings.blocks)
         encoder = MAGVIT2Encoder(channels, codebook.in_width, settings.width, *sizes)

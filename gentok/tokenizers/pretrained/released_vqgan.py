@@ -28,14 +28,14 @@ QKV = {"skip": ("nin_shortcut",), "qkv": ("q", "k", "v"), "out": ("proj_out",)}
 
 def taming_layers(settings: ConvSettings, side: str) -> list[str]:
     """What taming-transformers and its descendants call the layers of a network's `body`, in its order. side: encoder or decoder."""
-    encoder, stages = side == "encoder", range(len(settings.multipliers))
+    encoder, stages, (attention, in_middle) = side == "encoder", range(len(settings.multipliers)), settings.attends(side)
     arm, lowest = ("down" if encoder else "up"), stages[-1]
-    middle = ["mid.block_1", *(["mid.attn_1"] if settings.attention else []), "mid.block_2"]
+    middle = ["mid.block_1", *(["mid.attn_1"] if in_middle else []), "mid.block_2"]
     names = []
     for stage in stages if encoder else reversed(stages):
         for block in range(settings.blocks + (not encoder)):
             names.append(f"{arm}.{stage}.block.{block}")
-            if settings.attention and stage == lowest:
+            if attention and stage == lowest:
                 names.append(f"{arm}.{stage}.attn.{block}")
         if stage != (lowest if encoder else 0):
             names.append(f"{arm}.{stage}.{arm}sample")
