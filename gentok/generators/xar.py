@@ -17,7 +17,8 @@ in sampling, do less harm. `context` chooses what the paper compares that with; 
 Codes (not in the paper): their vectors are modelled in coordinates of unit variance (vector_coordinates.py), and what a sampler draws goes
 to the nearest code.
 
-Further deviations are in nn/entity_transformer.py. The release draws latents from their posterior; here they are what the tokenizer encodes
+Further deviations are in nn/entity_transformer.py; with form=release the network is computed as released, and `weights` are read
+(generators/xar_weights.py). The release draws latents from their posterior; here they are what the tokenizer encodes
 to, its mean. The condition is one vector, that of a text the mean of its embedded symbols (nn/conditioning.py).
 """
 
@@ -33,8 +34,10 @@ from gentok.flow.entities import EntityKind, entity_map
 from gentok.flow.path import interpolate, velocity
 from gentok.flow.times import LogitNormal
 from gentok.generators.base import Entities
+from gentok.generators.class_raster import check_class
 from gentok.generators.vector_coordinates import VectorCoordinates
-from gentok.interfaces import Codebook, Generator
+from gentok.generators.xar_weights import read_xar
+from gentok.interfaces import Codebook, Generator, LocalPath
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.density import Density
 from gentok.nn.entity_transformer import EntityTransformer
@@ -64,10 +67,13 @@ class XAR(Generator, Entities, id="generator/xar"):
         density: of the vectors inside of entities (gentok.nn.density); None: all blocks see all of them.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
         dropout: rate, of both branches of a block.
+        form: of the network: gentok's own, or that of the release.
+        weights: a released file, or the folder that holds it; None: random weights.
 
     Raises:
-        ValueError: the items lie on no raster, the grid has no such entities, the codebook has no nearest codes, or the density depends on
-            time or does not fit the depth or the entities.
+        ValueError: the items lie on no raster, the grid has no such entities, the codebook has no nearest codes, the density depends on
+            time or does not fit the depth or the entities, or the weights are of another model.
+        FileNotFoundError: there are no weights.
     """
 
     models_latents = True
@@ -89,6 +95,8 @@ class XAR(Generator, Entities, id="generator/xar"):
         density: Density | None = None,
         condition_dropout: Fraction = 0.1,
         dropout: FractionBelow1 = 0.0,
+        form: Literal["own", "release"] = "own",
+        weights: LocalPath | None = None,
     ):
         super().__init__()
         if codebook is not None and not codebook.has_nearest:
@@ -108,8 +116,13 @@ class XAR(Generator, Entities, id="generator/xar"):
             raise ValueError("xar's entities are at times of their own, so a density has one rate: set density.noise_rate to null")
         self.conditioner = Conditioner(self.condition_spec, width, "adaln")
         self.network = EntityTransformer(
-            self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout, density, self._map.sides
+            self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout, density, self._map.sides, form == "release"
         )
+        if weights is not None:
+            if form != "release":
+                raise ValueError("xar reads released weights into the form of the release: set form to release, or weights to null")
+            read_xar(weights, self.network, self.conditioner, check_class("xar with weights", condition_spec, "no weights"))
+            self.needs_training = False
 
     # ---------------------------------------------------------------------------------------------------- vectors
 

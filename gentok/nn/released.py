@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 from gentok.errors import counted
 
 __all__ = ["channels_outermost", "fill", "read_state", "take"]
+
+INSIDE = ("state_dict", "best_state", "model_ema", "model", "module")
+"""Where a file's weights lie, the preferred place first."""
 
 
 def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
@@ -43,11 +47,12 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
 
             state: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([Namespace]):  # the arguments of a training, beside its weights
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):
-        state = next((state[inside] for inside in ("state_dict", "best_state", "model", "module") if inside in state), state)
+        state = next((state[inside] for inside in INSIDE if inside in state), state)
     if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
         raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}")
     return dict(state)

@@ -12,7 +12,7 @@ from gentok.types import Latents
 
 def config(weights=None, **changes):
     """conf/tokenizer/mar_kl.yaml, small, as the record was made."""
-    small = {"losses": None, "width": 32, "multipliers": [1, 1, 2], "latent": 4, "weights": weights}
+    small = {"losses": None, "width": 32, "multipliers": [1, 1, 2], "weights": weights}
     return {**read("tokenizer", "mar_kl"), **small, **changes}
 
 
@@ -49,7 +49,7 @@ def test_a_file_is_adopted_and_trained_from_where_the_release_stands(tmp_path):
     wanted = recorded("mar", "kl", "latents")[0]
     bundle = load(path)
     assert (bundle.tokenizer.encode(images(32, 32)).values.unflatten(2, (8, 8)) - wanted).abs().max() < 1e-5
-    assert bundle.spec.width == 4
+    assert bundle.spec.width == 16
     model = built(stored(tmp_path), losses=LOSSES).train()
     x, losses = images(32, 32), []
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
@@ -67,7 +67,7 @@ def test_other_files_are_refused_in_one_line_and_other_trainings_parts_are_passe
     for changes, options, line in (
         ({"quant_conv.bias": None}, {}, r"lacks 1 tensor, such as quant_conv\.bias"),
         ({"encoder.extra.weight": torch.zeros(2)}, {}, r"beyond this model, 1 tensor, such as encoder\.extra\.weight"),
-        ({"quant_conv.weight": torch.zeros(8, 8, 3, 3)}, {}, r"quant_conv\.weight is \(8, 8, 3, 3\) there and \(8, 8, 1, 1\) here"),
+        ({"quant_conv.weight": torch.zeros(32, 32, 3, 3)}, {}, r"quant_conv\.weight is \(32, 32, 3, 3\) there and \(32, 32, 1, 1\) here"),
         ({}, {"decoder_attention": None}, r"lacks 30 tensors, such as decoder\.up\.2\.attn\.0\.k\.bias"),
         ({"post_quant_conv.weight": None}, {}, "holds no MAR KL model: expected the weights of the autoencoder of MAR"),
     ):
