@@ -1,5 +1,7 @@
-"""Laws that hold for every generator of a release that models one code after the other given a class; tests call them."""
+"""Laws that hold for every generator of a release that models one code after the other given a class; and numbers that a release was
+sampled with."""
 
+import numpy as np
 import torch
 from generator_kit import at, codes, fed, same
 
@@ -11,6 +13,23 @@ FIVE = ConditionSpec((("class", ClassSpec(tuple("01234"))),))
 
 def classes(*ids):
     return Condition({"class": Class(torch.tensor(ids))})
+
+
+class Numbers(RowRNG):
+    """The numbers that a record was drawn with, in the order in which they are asked for; of all rows, whatever is asked for."""
+
+    def __init__(self, seeds, draws=None):
+        super().__init__(seeds)
+        self.draws = draws or np.random.RandomState(1)
+
+    def normal(self, *shape):
+        return torch.from_numpy(self.draws.standard_normal((self.batch, *shape)))
+
+    def uniform(self, *shape):
+        return torch.from_numpy(self.draws.random_sample((self.batch, *shape)))
+
+    def rows(self, index):
+        return self
 
 
 @torch.no_grad()
