@@ -47,15 +47,19 @@ GENERATORS = {
     "xar, few vectors": {
         "width": 64, "depth": 6, "heads": 2, "density": {"_target_": "gentok.nn.density.Density", "rate": 0.75, "sparse": 1},
     },
+    "mar": {
+        "width": 64, "depth": 1, "heads": 2, "denoiser_width": 64, "denoiser_depth": 2, "buffer": 4, "dropout": 0.0, "noises": 8,
+    },
     "distilled": {"solver_steps": 4},
 }
 """Name, and after a comma what is told of it -> its settings."""
 STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
 """Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
-DRAWS, RATE, TEACHER = {"xar": 4}, {"xar": 1e-2}, {"distilled": "autoregressive"}
+DRAWS, RATE, TEACHER = {"xar": 4, "mar": 4}, {"xar": 1e-2}, {"distilled": "autoregressive"}
 """Of each item in a step, where what a step teaches depends on noise; a learning rate; and who is trained first, to be learned from."""
 ONLY = {
     "resgen": ("residual",), "next_scale": ("pyramid",), "xar": tuple(name for name in CODEBOOKS if name != "bae"),
+    "mar": tuple(name for name in CODEBOOKS if name != "bae"),
     "distilled": tuple(name for name in CODEBOOKS if name not in ("residual", "bae")),
 }  # fmt: skip
 """Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""

@@ -146,6 +146,12 @@ class MAR(VectorItems, MaskedVectors, id="generator/mar"):
         """As MaskedVectors.finish."""
         return self.filled(values.transpose(1, 2), known, tokens)
 
+    def forward(self, tokens: Tokens | Latents, condition: Condition | None = None) -> Tensor:
+        """The noise that is predicted in every vector at t = 0, where no vector is known: float [B, N, C]."""
+        x = self.values(tokens).transpose(1, 2)
+        hidden = self.hidden(x, torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device), condition or Condition())
+        return self.denoise(x, 0, hidden)[0]
+
     # ---------------------------------------------------------------------------------------------------------------- loss
 
     def masked(self, rng: RowRNG) -> Tensor:

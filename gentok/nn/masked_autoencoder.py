@@ -53,9 +53,10 @@ class MaskedAutoencoder(nn.Module):
         begin = h.new_zeros(batch, 1, h.shape[2]) if vector is None else vector[:, None].to(h.dtype)
         h = self.norm(torch.cat((begin.expand(-1, self.buffer, -1), h), 1) + self.places[0].weight)
         there = torch.cat((known.new_ones(batch, self.buffer), known), 1)
-        order = (~there).to(torch.int8).argsort(dim=1, stable=True)[:, : int(there.sum(1).max())]  # the known ones first
+        most = 0 if known.is_meta else int(known.sum(1).max())  # of sizes alone nothing is known
+        order = (~there).to(torch.int8).argsort(dim=1, stable=True)[:, : self.buffer + most]  # the known ones first
         seen = there.gather(1, order)
-        mask = None if bool(seen.all()) else seen[:, None, None]
+        mask = None if not most or bool(seen.all()) else seen[:, None, None]
         every = order[..., None].expand(-1, -1, h.shape[2])
         h = self.middle(self.encoder(h.gather(1, every), mask=mask, rng=rng))
         h = torch.where(seen[..., None], h, self.masked.to(h.dtype))

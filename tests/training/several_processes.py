@@ -38,6 +38,7 @@ RUNS: dict[str, list[str]] = {
     "any_order": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.warmup=0.8", *EXACT],
     "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
     "xar": [*CASES["xar from latents"], *EXACT],
+    "mar": [*CASES["mar from latents"], *EXACT],
     "distilled": [*CASES["distilled from trajectories"], *EXACT, "trainer.workers=0"],
     "next_scale": [*CASES["next scale from tokens"], *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
@@ -81,8 +82,8 @@ def main(root: Path, names: tuple[str, ...]) -> None:
         for name in names:
             folder = f"{name}_four" if names is FOUR else name
             train(configured(root, folder, RUNS[name], "trainer=ddp_sim", f"trainer.devices={world}"))
-        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "next_scale", "xar", "distilled")
-        assert len(compared) == 4 * sum(name not in generators for name in names), compared
+        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "next_scale", "xar", "mar")
+        assert len(compared) == 4 * sum(name not in (*generators, "distilled") for name in names), compared
         if names is not QUICK:
             return
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.

@@ -53,6 +53,14 @@ FAMILIES["xar"] = (
     ("mar.kl", "xar.xar"),
     {"EntitiesSampler"},
 )
+FAMILIES["mar"] = (
+    16,
+    FAMILIES["xar"][1],
+    """generator=mar generator.width=48 generator.depth=2 generator.heads=3 generator.hidden=96 generator.denoiser_width=32
+    generator.denoiser_depth=2 generator.buffer=4 generator.dropout=0""",
+    ("mar.kl", "mar.mar"),
+    {"MARSampler"},
+)
 """By record: side of the images, words of the tokenizer and of the generator, names of their files in it (or RECORD.FILE), and samplers
 that draw."""
 
