@@ -89,7 +89,7 @@ def diffusion_loss(eps: Tensor, v: Tensor, x: Tensor, noise: Tensor, t: Tensor) 
     return (eps - noise).square().mean(1) + bits
 
 
-def reverse(denoiser: Denoiser, x: Tensor, steps: int, temperature: float, rng: RowRNG) -> Tensor:
+def reverse(denoiser: Denoiser, x: Tensor, steps: int, temperature: float, rng: RowRNG, clip: float | None = None) -> Tensor:
     """Draws x_0.
 
     Args:
@@ -98,6 +98,7 @@ def reverse(denoiser: Denoiser, x: Tensor, steps: int, temperature: float, rng: 
         steps: how many are taken.
         temperature: of the noise that the steps add: its standard deviation.
         rng: of B rows.
+        clip: the largest number that x_0 is taken for on the way; None: any.
 
     Returns:
         float [B, n, C].
@@ -106,6 +107,7 @@ def reverse(denoiser: Denoiser, x: Tensor, steps: int, temperature: float, rng: 
     for step, (a, of_x, of_noisy, largest, smallest) in reversed(list(enumerate(zip(*(c.tolist() for c in _coefficients(times)))))):
         eps, v = denoiser(x, times[step])
         guess = x / a**0.5 - (1 / a - 1) ** 0.5 * eps
+        guess = guess if clip is None else guess.clamp(-clip, clip)
         x = of_x * guess + of_noisy * x
         if step:
             log_variance = smallest + (v + 1) / 2 * (largest - smallest)
