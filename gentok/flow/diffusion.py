@@ -23,7 +23,7 @@ from torch import Tensor
 
 from gentok.rng import RowRNG
 
-__all__ = ["STEPS", "diffusion_loss", "noised", "reverse", "spaced"]
+__all__ = ["STEPS", "diffusion_loss", "noised", "reverse", "signal_shares", "spaced"]
 
 STEPS = 1000
 """T, of training."""
@@ -32,8 +32,8 @@ Denoiser = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 @functools.cache
-def _schedule() -> Tensor:
-    """float64 [T]: a_t."""
+def signal_shares() -> Tensor:
+    """float64 [T]: a_t, the share of x_t's variance that is the data's."""
     share = [math.cos((i / STEPS + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(STEPS + 1)]
     with torch.device("cpu"):
         b = torch.tensor([min(1 - after / before, 0.999) for before, after in zip(share, share[1:])], dtype=torch.float64)
@@ -50,7 +50,7 @@ def spaced(steps: int) -> list[int]:
 def _coefficients(times: list[int]) -> tuple[Tensor, ...]:
     """Of the S times that are taken, float64 [S] each: a; weights of x_0 and x_t in the mean of x_t-1; log b, and the log of the smallest
     variance, at the first time that of the second."""
-    a = _schedule()[times]
+    a = signal_shares()[times]
     before = torch.cat((a.new_ones(1), a[:-1]))
     b = 1 - a / before
     variance = b * (1 - before) / (1 - a)
@@ -60,7 +60,7 @@ def _coefficients(times: list[int]) -> tuple[Tensor, ...]:
 
 def noised(x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """x_t: x and noise float [M, C], t int64 [M] in 0..T-1 -> float [M, C]."""
-    a = _schedule().to(t.device)[t].to(x)[:, None]
+    a = signal_shares().to(t.device)[t].to(x)[:, None]
     return a.sqrt() * x + (1 - a).sqrt() * noise
 
 

@@ -7,8 +7,9 @@ given all that is known then, and not given one another: an approximation as far
 Guidance follows (N - m) / N, m the vectors that are masked after a step, in the last one 1, as in the release. Temperature is that of the
 noise that the diffusion's steps add; filters have no meaning here. Known vectors stay, and any set of them can be known.
 
-Deviation: what a vector is taken for on the way is cut at `clip`. Near t = 999 an error of the network is multiplied by 2e4, so that a model
-that was trained for a short time would leave the data for good; numbers of unit variance are hardly ever above 10. clip=null: as released.
+Deviation: what a vector is taken for on the way is cut at `clip`. Near t = 999 an error of the network is multiplied by 2e4, so that a
+model that was trained for a short time would leave the data for good; numbers of unit variance are hardly ever above 10. clip=null: as
+released.
 """
 
 from __future__ import annotations
