@@ -47,20 +47,15 @@ GENERATORS = {
     "xar, few vectors": {
         "width": 64, "depth": 6, "heads": 2, "density": {"_target_": "gentok.nn.density.Density", "rate": 0.75, "sparse": 1},
     },
-    "mar": {
-        "width": 64, "depth": 1, "heads": 2, "denoiser_width": 64, "denoiser_depth": 2, "buffer": 4, "dropout": 0.0, "noises": 8,
-    },
     "distilled": {"solver_steps": 4},
 }
 """Name, and after a comma what is told of it -> its settings."""
-STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320, **{("mar", name): 800 for name in CODEBOOKS}}
-"""Of training, where 160 are too few: a regression takes longer than a choice, bits that none must get wrong longer still, and noise in
-vectors, which is learnt at a thousand times, longest."""
+STEPS = {("resgen", "residual"): 320, ("masked", "bae"): 320}
+"""Of training, where 160 are too few: a regression takes longer than a choice, and bits that none must get wrong longer still."""
 DRAWS, RATE, TEACHER = {"xar": 4}, {"xar": 1e-2}, {"distilled": "autoregressive"}
 """Of each item in a step, where what a step teaches depends on noise; a learning rate; and who is trained first, to be learned from."""
 ONLY = {
     "resgen": ("residual",), "next_scale": ("pyramid",), "xar": tuple(name for name in CODEBOOKS if name != "bae"),
-    "mar": tuple(name for name in CODEBOOKS if name != "bae"),
     "distilled": tuple(name for name in CODEBOOKS if name not in ("residual", "bae")),
 }  # fmt: skip
 """Generators that need something of a codebook, and the codebooks that have it; every other pairing is refused in one line."""
@@ -158,7 +153,6 @@ def test_a_pairing_learns_sixteen_items_and_every_fitting_sampler_gives_them_bac
     for cls in samplers:
         # SoundStorm's later steps: these generators are trained in any order, not by level.
         options = {"SoundStorm": {"later_steps": 16, "later_temperature": 0.1}, "EntitiesSampler": {"solver": "heun", "steps": 20}}
-        options["MARSampler"] = {"steps": 16, "diffusion_steps": 50}
         options = options.get(cls.__name__, {})
         sampler = pick_sampler({"_target_": f"{cls.__module__}.{cls.__name__}", "temperature": 0.1, **options}, type(generator))
         output = sample_tokens(generator, condition, sampler, rng=RowRNG.of(3, index))
