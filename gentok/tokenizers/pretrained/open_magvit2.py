@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gentok.interfaces import Codebook, LocalPath
+from gentok.interfaces import LocalPath
 from gentok.nn.autoencoder import ConvSettings
 from gentok.nn.magvit2 import MAGVIT2Decoder, MAGVIT2Encoder, ShuffleUp, magvit2_layers
 from gentok.nn.released import channels_outermost
 from gentok.tokenizers.pretrained.ibq_vq import averaged
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN
+from gentok.tokenizers.pretrained.released_vqgan import ConvolutionalVQGAN
 
 __all__ = ["OpenMAGVIT2"]
 
 
-class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
+class OpenMAGVIT2(ConvolutionalVQGAN, id="tokenizer/open_magvit2"):
     """A VQGAN with MAGVIT-v2's networks whose codebook is an LFQ without projections."""
 
     model = "Open-MAGVIT2 tokenizer"
@@ -31,13 +31,7 @@ class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
     known = re.compile(r"decoder\.adaptive\.0\.gamma\.weight")
     released_by = "an image tokenizer of Open-MAGVIT2"
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("conv1",)}
-
-    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.decoder_attention or settings.patch != 1 or settings.code_conv:
-            raise ValueError("open_magvit2 has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
-        sizes = (settings.multipliers, settings.blocks)
-        encoder = MAGVIT2Encoder(channels, codebook.in_width, settings.width, *sizes)
-        return encoder, MAGVIT2Decoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
+    encoder_class, decoder_class = MAGVIT2Encoder, MAGVIT2Decoder
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
         return magvit2_layers(len(settings.multipliers), settings.blocks, side)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentok.codebooks.vq import VQ
 from gentok.interfaces import Codebook, LocalPath, Loss
@@ -18,7 +18,9 @@ from gentok.nn.released import fill, read_state
 from gentok.settings import PositiveInts
 from gentok.tokenizers.vqgan import VQGAN
 
-__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "taming_layers"]
+__all__ = [
+    "QKV", "ConvolutionalVQGAN", "ReleasedVQGAN", "count_as_used", "llamagen_layers", "network_sources", "projections", "taming_layers",
+]  # fmt: skip
 
 ENDS = {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
 """What every descendant of the published VQGAN calls the two ends of its networks."""
@@ -30,16 +32,39 @@ def taming_layers(settings: ConvSettings, side: str) -> list[str]:
     """What taming-transformers and its descendants call the layers of a network's `body`, in its order. side: encoder or decoder."""
     encoder, stages, (attention, in_middle) = side == "encoder", range(len(settings.multipliers)), settings.attends(side)
     arm, lowest = ("down" if encoder else "up"), stages[-1]
+    resized = stages[: settings.halvings] if encoder else stages[len(stages) - settings.halvings :]
     middle = ["mid.block_1", *(["mid.attn_1"] if in_middle else []), "mid.block_2"]
     names = []
     for stage in stages if encoder else reversed(stages):
-        for block in range(settings.blocks + (not encoder)):
+        for block in range(settings.blocks_of(side)):
             names.append(f"{arm}.{stage}.block.{block}")
             if attention and stage == lowest:
                 names.append(f"{arm}.{stage}.attn.{block}")
-        if stage != (lowest if encoder else 0):
+        if stage in resized:
             names.append(f"{arm}.{stage}.{arm}sample")
     return [*names, *middle] if encoder else [*middle, *names]
+
+
+def llamagen_layers(settings: ConvSettings, side: str) -> list[str]:
+    """What LlamaGen and TokenFlow call them: resolutions in the order in which a network reaches them, and the middle by numbers."""
+    stages, encoder, (attention, in_middle) = range(len(settings.multipliers)), side == "encoder", settings.attends(side)
+    lowest, last = (stages[-1] if encoder else 0), stages[-1]
+    names = []
+    for stage in stages:
+        for block in range(settings.blocks_of(side)):
+            names.append(f"conv_blocks.{stage}.res.{block}")
+            if attention and stage == lowest:
+                names.append(f"conv_blocks.{stage}.attn.{block}")
+        if stage != last:
+            names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
+    middle = [f"mid.{i}" for i in range(3 if in_middle else 2)]
+    return [*names, *middle] if encoder else [*middle, *names]
+
+
+def projections() -> dict[str, str]:
+    """The codebook's projections -> the convolutions over one cell that a release has around its codebook."""
+    around = {"in": "quant_conv", "out": "post_quant_conv"}
+    return {f"codebook.project_{way}.{t}": f"{conv}.{t}" for way, conv in around.items() for t in ("weight", "bias")}
 
 
 def network_sources(
@@ -64,6 +89,14 @@ def network_sources(
         else:
             at, _, layer = place.rpartition(".")
             yield key, tuple(f"{released}.{names[at]}.{part}.{tensor}" for part in of_a_block.get(layer, (layer,)))
+
+
+def count_as_used(codebook: Codebook) -> None:
+    """A release does not know how often a row is used: all alike, so that none is taken for dead."""
+    for book in codebook.modules():
+        if isinstance(book, VQ) and not book.usage.is_meta:
+            book.usage.fill_(1.0)
+            book.started.fill_(True)
 
 
 class ReleasedVQGAN(VQGAN):
@@ -105,12 +138,12 @@ class ReleasedVQGAN(VQGAN):
         """
         super().__init__(codebook, media_shape, losses, **networks)
         if weights is not None:
-            settings = ConvSettings(**networks)
+            settings = self.settings_class(**networks)
             state = read_state(weights, self.model, self.files, self.known, self.released_by)
             state = self.check_release(state, weights, settings)
             fill(self, dict(self._sources(settings)), state, weights, self.model, self.ignored)
             self.put()
-            self._count_as_used()
+            count_as_used(self.codebook)
             self.needs_training = False
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
@@ -128,13 +161,6 @@ class ReleasedVQGAN(VQGAN):
     def put(self) -> None:
         """What is done once all tensors are in their place."""
 
-    def _count_as_used(self) -> None:
-        """A release does not know how often a row is used: all alike, so that none is taken for dead."""
-        for book in self.codebook.modules():
-            if isinstance(book, VQ) and not book.usage.is_meta:
-                book.usage.fill_(1.0)
-                book.started.fill_(True)
-
     def _sources(self, settings: ConvSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Own names and the released tensors that they are made of."""
         outside = self.outside()
@@ -146,3 +172,22 @@ class ReleasedVQGAN(VQGAN):
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "weights": None} if "weights" in config else dict(config)
+
+
+class ConvolutionalVQGAN(ReleasedVQGAN):
+    """One whose release has networks of its own, of one pixel per square, that convolutions alone make.
+
+    Attributes:
+        encoder_class, decoder_class: both take channels, the codebook's width, the network's width, multipliers and blocks.
+    """
+
+    encoder_class: ClassVar[type[nn.Module]]
+    decoder_class: ClassVar[type[nn.Module]]
+
+    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
+        if settings.attention or settings.decoder_attention or settings.patch != 1 or settings.code_conv:
+            name = str(self.component_id).rpartition("/")[2]
+            raise ValueError(f"{name} has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
+        sizes = (settings.multipliers, settings.blocks)
+        encoder = self.encoder_class(channels, codebook.in_width, settings.width, *sizes)
+        return encoder, self.decoder_class(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
