@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from autoregressive import conditions, drawn, mean
-from evidence import ROOT, ZOO, Store, figures, held_by_tests, machine, table, train_once
+from evidence import ROOT, ZOO, Store, figures, held_by_tests, table, train_once
 from torch import Tensor
 
 import gentok

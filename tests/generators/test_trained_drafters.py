@@ -5,7 +5,7 @@ import torch
 from generator_kit import CASES, CLASSES, EVERYTHING, LEVELS, RASTER, STRIDED, autoregressive, codes, everything, masked, randomise, same
 
 from gentok.errors import ConfigError
-from gentok.generators.aligned_drafter import AlignedDrafter, divergences, draw_items, probabilities
+from gentok.generators.aligned_drafter import AlignedDrafter, divergences, draw_items
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.early_exits import EarlyExits, first_blocks
 from gentok.rng import RowRNG
