@@ -45,6 +45,7 @@ SIZES: dict[str, tuple[str, ...]] = {
         "tokenizer=vqgan_llamagen", "codebook=vq", "codebook.vocab_size=16384", "codebook.dim=8", "codebook.width=256",
     ),
     "imagenet256/xar_": ("tokenizer=kl_f16c16",),
+    "imagenet256/mar_": ("tokenizer=mar_kl",),
 }  # fmt: skip
 """Beginning of an experiment's name -> the tokenizer that it is trained over, by its configuration where there is no bundle."""
 

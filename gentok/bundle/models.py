@@ -52,8 +52,8 @@ def build_generator(
         raise ConfigError(f"these tokens have a grammar, which {name} does not follow: choose generator=autoregressive")
     if not tokenizer.spec.vocab_sizes and not getattr(kind, "models_latents", False):
         raise ConfigError(
-            f"this tokenizer ({type(tokenizer).__name__}) encodes to latents, and {name} models codes: choose generator=xar, or a "
-            "tokenizer with a codebook"
+            f"this tokenizer ({type(tokenizer).__name__}) encodes to latents, and {name} models codes: choose generator=xar or mar, or "
+            "a tokenizer with a codebook"
         )
     left = condition_spec.without(tokenizer.written_condition)
     given = {"spec": tokenizer.spec, "condition_spec": left, "codebook": tokenizer.codebook}

@@ -16,15 +16,15 @@ from torch import Tensor
 
 from gentok.flow.mixture import Mixture
 from gentok.generators.capability import Capability, capabilities
-from gentok.generators.continuous import Entities
+from gentok.generators.continuous import Entities, MaskedVectors
 from gentok.generators.jumps import Jumps
 from gentok.generators.scales import NextScale
 from gentok.layouts import Layout
 from gentok.types import Condition, Tokens
 
 __all__ = [
-    "AnyOrder", "Capability", "Causal", "CumulativeMasked", "Entities", "Jumps", "Masked", "NextScale", "Refines", "SelfSpeculative",
-    "capabilities",
+    "AnyOrder", "Capability", "Causal", "CumulativeMasked", "Entities", "Jumps", "Masked", "MaskedVectors", "NextScale", "Refines",
+    "SelfSpeculative", "capabilities",
 ]  # fmt: skip
 
 

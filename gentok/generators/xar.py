@@ -14,10 +14,10 @@ in sampling, do less harm. `context` chooses what the paper compares that with; 
     increasing    independent times, sorted: what comes first has least noise
     decreasing    independent times, sorted: what comes first has most
 
-Codes (not in the paper): their vectors are modelled in coordinates of unit variance (vector_coordinates.py), and what a sampler draws goes
-to the nearest code.
+Codes (not in the paper) are modelled by their vectors (vector_items.py).
 
-Further deviations are in nn/entity_transformer.py. The release draws latents from their posterior; here they are what the tokenizer encodes
+Further deviations are in nn/entity_transformer.py; with form=release the network is computed as released, and `weights` are read
+(generators/xar_weights.py). The release draws latents from their posterior; here they are what the tokenizer encodes
 to, its mean. The condition is one vector, that of a text the mean of its embedded symbols (nn/conditioning.py).
 """
 
@@ -33,21 +33,22 @@ from gentok.flow.entities import EntityKind, entity_map
 from gentok.flow.path import interpolate, velocity
 from gentok.flow.times import LogitNormal
 from gentok.generators.base import Entities
-from gentok.generators.vector_coordinates import VectorCoordinates
-from gentok.interfaces import Codebook, Generator
+from gentok.generators.class_raster import check_class
+from gentok.generators.vector_items import VectorItems
+from gentok.generators.xar_weights import read_xar
+from gentok.interfaces import Codebook, LocalPath
 from gentok.nn.conditioning import Conditioner
 from gentok.nn.density import Density
 from gentok.nn.entity_transformer import EntityTransformer
-from gentok.nn.frozen import Frozen
 from gentok.nn.kv_cache import KVCache
 from gentok.rng import RowRNG
 from gentok.settings import Count, Fraction, FractionBelow1, PositiveInt
-from gentok.types import Condition, ConditionSpec, Grid, Latents, LossOutput, Pyramid, Raster, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, Latents, LossOutput, Tokens, TokenSpec
 
 __all__ = ["XAR"]
 
 
-class XAR(Generator, Entities, id="generator/xar"):
+class XAR(VectorItems, Entities, id="generator/xar"):
     """Predicts the velocity of every entity given those before it.
 
     Args:
@@ -64,14 +65,14 @@ class XAR(Generator, Entities, id="generator/xar"):
         density: of the vectors inside of entities (gentok.nn.density); None: all blocks see all of them.
         condition_dropout: share of training rows whose condition becomes null, which guidance needs.
         dropout: rate, of both branches of a block.
+        form: of the network: gentok's own, or that of the release.
+        weights: a released file, or the folder that holds it; None: random weights.
 
     Raises:
-        ValueError: the items lie on no raster, the grid has no such entities, the codebook has no nearest codes, or the density depends on
-            time or does not fit the depth or the entities.
+        ValueError: the items lie on no raster, the grid has no such entities, the codebook has no nearest codes, the density depends on
+            time or does not fit the depth or the entities, or the weights are of another model.
+        FileNotFoundError: there are no weights.
     """
-
-    models_latents = True
-    has_nll = False
 
     def __init__(
         self,
@@ -89,53 +90,33 @@ class XAR(Generator, Entities, id="generator/xar"):
         density: Density | None = None,
         condition_dropout: Fraction = 0.1,
         dropout: FractionBelow1 = 0.0,
+        form: Literal["own", "release"] = "own",
+        weights: LocalPath | None = None,
     ):
         super().__init__()
-        if codebook is not None and not codebook.has_nearest:
-            raise ValueError(
-                f"xar models vectors and ends at the nearest codes, which {type(codebook).__name__} has not: use a codebook such as vq, "
-                "fsq or residual, or generator=masked"
-            )
-        self.spec, self.condition_spec, self.condition_dropout = spec, condition_spec or ConditionSpec(), condition_dropout
+        self.take_items("xar", spec, codebook)
+        self.condition_spec, self.condition_dropout = condition_spec or ConditionSpec(), condition_dropout
         self.context, self._times = context, LogitNormal()
-        self.codebook = None if codebook is None else Frozen(codebook)
-        self._coordinates = None if codebook is None else VectorCoordinates(codebook, spec)
-        self.channels = spec.width if self._coordinates is None else self._coordinates.channels  # type: ignore[assignment]
         with torch.device("cpu"):
-            self._map = entity_map(entity, _raster(spec.grid), entity_side)
+            self._map = entity_map(entity, self.raster, entity_side)
         self.sizes = self._map.sizes
         if density is not None and density.noise_rate is not None:
             raise ValueError("xar's entities are at times of their own, so a density has one rate: set density.noise_rate to null")
         self.conditioner = Conditioner(self.condition_spec, width, "adaln")
         self.network = EntityTransformer(
-            self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout, density, self._map.sides
+            self.channels, self.sizes, self._map.place, width, depth, heads, hidden, dropout, density, self._map.sides, form == "release"
         )
+        if weights is not None:
+            if form != "release":
+                raise ValueError("xar reads released weights into the form of the release: set form to release, or weights to null")
+            read_xar(weights, self.network, self.conditioner, check_class("xar with weights", condition_spec, "no weights"))
+            self.needs_training = False
 
     # ---------------------------------------------------------------------------------------------------- vectors
 
-    def values(self, tokens: Tokens | Latents) -> Tensor:
-        """The grid of vectors, float [B, C, N]: float64 of codes, in their coordinates. Raises ValueError on items of another shape."""
-        if isinstance(tokens, Latents):
-            self._check_latents(tokens)
-            return tokens.values
-        self.check_shape(tokens.codes)
-        if self.codebook is None or self._coordinates is None:
-            raise ValueError(f"this generator models latents of width {self.channels}; got codes")
-        return self._coordinates.of(self.codebook.on(tokens.codes.device).lookup(tokens.codes))
-
-    def _check_latents(self, latents: Latents) -> None:
-        wanted, got = (self.channels, self._map.grid.positions), tuple(latents.values.shape[1:])
-        if self.codebook is not None or got != wanted:
-            models = f"latents [B, {wanted[0]}, {wanted[1]}]" if self.codebook is None else "codes"
-            raise ValueError(f"this generator models {models}; got latents of shape {tuple(latents.values.shape)}")
-
     def split(self, tokens: Tokens | Latents) -> tuple[list[Tensor], Tensor]:
         """As Entities.split."""
-        present = tokens.present
-        whole, some = present.all(1), present.any(1)  # [B, N]
-        if whole.shape[1] != self._map.grid.positions:  # scales of a codebook: every vector needs codes of all of them
-            whole, some = whole.all(1, keepdim=True), some.any(1, keepdim=True)
-            whole, some = (part.expand(-1, self._map.grid.positions) for part in (whole, some))
+        whole, some = self.known_positions(tokens)
         known, left = self._map.known(whole)
         stray = some & (left | ~whole)
         if bool(stray.any()):
@@ -148,14 +129,7 @@ class XAR(Generator, Entities, id="generator/xar"):
 
     def finish(self, entities: Sequence[Tensor], tokens: Tokens | Latents) -> Tokens | Latents:
         """As Entities.finish."""
-        values, there = self._map.join(entities)
-        if isinstance(tokens, Latents):
-            fill = tokens.masked & there
-            return Latents(torch.where(fill, values.to(tokens.values), tokens.values), tokens.spec, tokens.lengths)
-        if self.codebook is None or self._coordinates is None or not bool(there.all()):
-            return tokens  # codes are looked for once, when all vectors are there
-        vectors = self._coordinates.vectors(values)
-        return Tokens(self.codebook.on(vectors.device).nearest(vectors.float(), tokens.codes), tokens.spec, tokens.lengths)
+        return self.filled(*self._map.join(entities), tokens)
 
     # ---------------------------------------------------------------------------------------------------- network
 
@@ -219,15 +193,6 @@ class XAR(Generator, Entities, id="generator/xar"):
         ends = {"first": error[:, : self.sizes[0]].mean(), "last": error[:, -self.sizes[-1] :].mean()} if entities > 1 else {}
         count = torch.tensor(error.numel(), device=x.device)
         return LossOutput(error.mean(), count, None, {name: value.detach() for name, value in ends.items()})
-
-
-def _raster(grid: Grid) -> Raster:
-    """Where the vectors of an item lie. Raises ValueError where they lie on no raster."""
-    if isinstance(grid, Raster):
-        return grid
-    if isinstance(grid, Pyramid):  # all scales of a pyramid add up to the last one's vectors
-        return Raster(grid.sides[-1], grid.sides[-1])
-    raise ValueError(f"xar models vectors on a raster; these tokens lie on a {type(grid).__name__.lower()}: use generator=autoregressive")
 
 
 def _clean_context(entities: int) -> Tensor:

@@ -34,18 +34,19 @@ class ConvSettings(CheckedDataclass):
         width: channels at the first resolution.
         multipliers: of the width, one for each resolution.
         blocks: residual blocks of a resolution; the decoder has one more.
-        attention: whether it follows every block of the lowest resolution.
+        attention: whether it follows every block of the lowest resolution; "middle": only the first of the two blocks in the middle.
         patch: side in pixels of the squares that are folded into channels first.
-        decoder_width, decoder_blocks: the decoder's where they differ.
+        decoder_width, decoder_blocks, decoder_attention: the decoder's where they differ.
         code_conv: side of a convolution between each network and the codebook; 0: none.
     """
 
     width: PositiveInt = 32
     multipliers: PositiveInts = (1, 2)
     blocks: Count = 1
-    attention: bool = False
+    attention: bool | Literal["middle"] = False
     patch: PositiveInt = 2
     decoder_width: PositiveInt | None = None
+    decoder_attention: bool | Literal["middle"] | None = None
     code_conv: Literal[0, 1, 3] = 0
     decoder_blocks: Count | None = None
 
@@ -55,11 +56,6 @@ class ConvSettings(CheckedDataclass):
         return len(self.multipliers) - 1
 
     @property
-    def stage_attention(self) -> bool:
-        """Whether attention follows the blocks of the lowest resolution as well as standing in the middle."""
-        return self.attention
-
-    @property
     def stride(self) -> int:
         """Pixels per side of a cell of the feature map."""
         return self.patch * 2**self.halvings
@@ -67,6 +63,11 @@ class ConvSettings(CheckedDataclass):
     def blocks_of(self, side: str) -> int:
         """Residual blocks of a resolution. side: encoder or decoder."""
         return self.blocks if side == "encoder" else 1 + (self.blocks if self.decoder_blocks is None else self.decoder_blocks)
+
+    def attends(self, side: str) -> tuple[bool, bool]:
+        """Whether attention follows the blocks of the lowest resolution, and whether it stands in the middle."""
+        own = self.attention if side == "encoder" or self.decoder_attention is None else self.decoder_attention
+        return own is True, bool(own)
 
 
 ConvOptions = Annotated[Any, ConvSettings]
@@ -177,17 +178,17 @@ class ConvEncoder(_Convolutional):
 
     def __init__(self, channels: int, out_width: int, settings: ConvSettings = VQ16):
         super().__init__()
-        width, multipliers, attention = settings.width, settings.multipliers, settings.attention
+        width, multipliers, (attention, middle) = settings.width, settings.multipliers, settings.attends("encoder")
         self.fold = nn.PixelUnshuffle(settings.patch)
         self.stem = nn.Conv2d(channels * settings.patch**2, width, 3, padding=1)
         layers: list[nn.Module] = []
         now = width
         for i, multiplier in enumerate(multipliers):
             last = i == len(multipliers) - 1
-            layers += _stage(now, width * multiplier, settings.blocks, settings.stage_attention and last)
+            layers += _stage(now, width * multiplier, settings.blocks, attention and last)
             now = width * multiplier
             layers += [Downsample(now)] if i < settings.halvings else []
-        self.body = nn.Sequential(*layers, *_middle(now, attention))
+        self.body = nn.Sequential(*layers, *_middle(now, middle))
         self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 3, padding=1)
         self.to_code = _code_conv(out_width, settings.code_conv)
 
@@ -207,14 +208,15 @@ class ConvDecoder(_Convolutional):
 
     def __init__(self, channels: int, in_width: int, settings: ConvSettings = VQ16):
         super().__init__()
-        width, multipliers, attention = settings.decoder_width or settings.width, settings.multipliers, settings.attention
+        width, multipliers = settings.decoder_width or settings.width, settings.multipliers
+        attention, middle = settings.attends("decoder")
         now = width * multipliers[-1]
         self.from_code = _code_conv(in_width, settings.code_conv)
         self.stem = nn.Conv2d(in_width, now, 3, padding=1)
-        layers = _middle(now, attention)
+        layers = _middle(now, middle)
         for i, multiplier in reversed(list(enumerate(multipliers))):
             last = i == len(multipliers) - 1
-            layers += _stage(now, width * multiplier, settings.blocks_of("decoder"), settings.stage_attention and last)
+            layers += _stage(now, width * multiplier, settings.blocks_of("decoder"), attention and last)
             now = width * multiplier
             layers += [Upsample(now)] if i >= len(multipliers) - settings.halvings else []
         self.body = nn.Sequential(*layers)

@@ -41,9 +41,8 @@ class CosmosSettings(ConvSettings):
         if self.halvings > len(self.multipliers):
             raise ValueError(f"{len(self.multipliers)} stages have at most as many halvings; got halvings={self.halvings}")
 
-    @property
-    def stage_attention(self) -> bool:
-        return False
+    def attends(self, side: str) -> tuple[bool, bool]:
+        return False, bool(self.attention)
 
 
 CosmosOptions = Annotated[Any, CosmosSettings]

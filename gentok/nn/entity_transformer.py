@@ -10,8 +10,10 @@ With a token density (nn/density.py) pooling and few tokens are inside of a grou
 groups, so what a group depends on stays as it is; the second half then begins at its first block that is given all tokens.
 
 Deviations: the output layer begins at zero. Times are continuous, the embedding being that of 1000 t, where the release has labels
-floor(1000 t): solvers of higher order need a velocity that is smooth in t, and the label 0 of clean groups is hardly ever trained. Dropout
-is of both branches' outputs (nn/transformer.py), not of attention's weights.
+floor(1000 t): solvers of higher order need a velocity that is smooth in t, and the label 0 of clean groups is hardly ever trained. A norm
+stands before the output layer alone, and is modulated; the release has norms behind the positions of the first half, between the halves
+(and a linear layer with it) and before the output layer, with weights and without modulation. `release` takes times and norms as there.
+Dropout is of both branches' outputs (nn/transformer.py), not of attention's weights.
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ class EntityTransformer(nn.Module):
         dropout: rate, of both branches.
         density: of the vectors inside of groups, one rate for all times; None: all blocks see all of them.
         shapes: (rows, columns) of each group; with a density.
+        release: whether times are labels and norms stand as in the release.
 
     Raises:
         ValueError: the density does not fit the depth or the shapes.
@@ -59,7 +62,7 @@ class EntityTransformer(nn.Module):
 
     def __init__(
         self, channels: int, sizes: Sequence[int], place: Tensor, width: int, depth: int, heads: int, hidden: int | None, dropout: float,
-        density: Density | None = None, shapes: Sequence[Shape] = (),
+        density: Density | None = None, shapes: Sequence[Shape] = (), release: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.sizes = tuple(sizes)
@@ -72,8 +75,10 @@ class EntityTransformer(nn.Module):
         self._second = next(n for n in range(depth // 2, depth) if self._plan[n] in ("pool", "gather", "dense"))
         plain = density is None
         self.blocks = nn.ModuleList(TransformerBlock(*block) for _ in range(depth)) if plain else blocks_of(density, depth, *block)
-        self.norm = RMSNorm(width, affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
+        self.norm_stem = RMSNorm(width) if release else None
+        self.norm_middle, self.middle = (RMSNorm(width), nn.Linear(width, width)) if release else (None, None)
+        self.norm = RMSNorm(width, affine=release)
+        self.modulation = None if release else nn.Linear(width, 2 * width)
         self.head = nn.Linear(width, channels)
         xavier(self)
         initialise(self.places)
@@ -119,6 +124,8 @@ class EntityTransformer(nn.Module):
         """
         sizes = [self.sizes[g] for g in groups]
         where = self._where(groups, x.device)
+        if self.modulation is None:
+            t = (1000 * t.float()).floor().double() / 1000
         tables, time = self._tables.on(x.device), self.time(t.flatten()).unflatten(0, t.shape)
         vector = time if vector is None else time + vector[:, None].to(time.dtype)
         kinds = None if max(sizes) == 1 else sizes
@@ -133,7 +140,10 @@ class EntityTransformer(nn.Module):
         while layer < len(self.blocks):
             if layer == 0:
                 h = h + self.places[0](where).to(h.dtype)
+                h = h if self.norm_stem is None else self.norm_stem(h)
             if layer == self._second:
+                if self.middle is not None:
+                    h = activations(self.middle(self.norm_middle(h).to(self.middle.weight.dtype)))
                 h = h + self.places[1](where).to(h.dtype)
             if self._plan[layer] == "gather":
                 last = self._plan.index("recover", layer)
@@ -143,8 +153,9 @@ class EntityTransformer(nn.Module):
                 seen = mask if self._plan[layer] == "dense" else self._reach(sizes, sees, h.device)
                 h = self.blocks[layer](h, rope, seen, layer=layer, window=window, kinds=kinds, **given)
             layer += 1
-        shift, scale = self.modulation(F.silu(vector)).chunk(2, -1)
-        h = shifted(self.norm(h), shift, scale, kinds)
+        h = self.norm(h)
+        if self.modulation is not None:
+            h = shifted(h, *self.modulation(F.silu(vector)).chunk(2, -1), kinds)
         return self.head(h.to(self.head.weight.dtype))
 
     def _where(self, groups: Sequence[int], device: torch.device) -> Tensor:

@@ -16,6 +16,9 @@ from gentok.nn.torchscript import read_torchscript
 
 __all__ = ["channels_outermost", "fill", "find_file", "read_state", "take"]
 
+INSIDE = ("ema", "state_dict", "best_state", "model_ema", "model", "module")
+"""Where a file's weights lie, the preferred place first."""
+
 
 def find_file(path: str | Path, model: str, files: Sequence[str]) -> Path:
     """The file at `path`, or the one that a folder there holds; arguments and errors are those of `read_state`."""
@@ -28,7 +31,6 @@ def find_file(path: str | Path, model: str, files: Sequence[str]) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there are no {model} weights at {path}")
     return path
-
 
 def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
     """The tensors of a file under the names there. No code of the file is run.
@@ -58,7 +60,7 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
     except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):
-        state = next((state[inside] for inside in ("ema", "state_dict", "best_state", "model", "module") if inside in state), state)
+        state = next((state[inside] for inside in INSIDE if inside in state), state)
     if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
         raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}")
     return dict(state)

@@ -106,6 +106,12 @@ class Sampler(Component, ABC):
     def _filters(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(Sampler)}
 
+    def refuse_filters(self) -> None:
+        """Raises ValueError where a filter of ids is set, of samplers that draw vectors."""
+        given = [name for name, value in self._filters.items() if name != "temperature" and value is not None]
+        if given:
+            raise ValueError(f"the sampler {sampler_name(type(self))} draws vectors, which {given[0]} cannot filter: leave it out")
+
     @torch.no_grad()
     def __call__(
         self,

@@ -68,9 +68,7 @@ class EntitiesSampler(Sampler, id="sampler/entities"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = [name for name, value in self._filters.items() if name != "temperature" and value is not None]
-        if given:
-            raise ValueError(f"the sampler entities draws vectors, which {given[0]} cannot filter: leave it out")
+        self.refuse_filters()
 
     @property
     def passes(self) -> int:

@@ -10,7 +10,8 @@ The progress that a schedule follows belongs to a row: for Causal the step over 
 share of the row's cells that are revealed, for AnyOrder the share of the cells that come before each cell, for
 NextScale the scale over the last one. A refiner's pass comes last, at the full scale. Of a mixture the
 components' weights are guided, and the components are those of the row's own condition. Of Entities it is the
-velocity, v_u + g (v_c - v_u), with the progress that the sampler says.
+velocity, v_u + g (v_c - v_u), with the progress that the sampler says; of MaskedVectors the noise, while its
+variance is that of the row's own condition.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from gentok.generators.base import (
     CumulativeMasked,
     Entities,
     Masked,
+    MaskedVectors,
     NextScale,
     Refines,
     SelfSpeculative,
@@ -37,8 +39,8 @@ from gentok.generators.base import (
 from gentok.types import Condition, Latents, Tokens
 
 __all__ = [
-    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedEntities", "GuidedMasked", "GuidedNextScale", "GuidedRefines",
-    "GuidedSelfSpeculative", "guided",
+    "GuidedAnyOrder", "GuidedCausal", "GuidedCumulativeMasked", "GuidedEntities", "GuidedMasked", "GuidedMaskedVectors", "GuidedNextScale",
+    "GuidedRefines", "GuidedSelfSpeculative", "guided",
 ]  # fmt: skip
 
 
@@ -244,6 +246,27 @@ class GuidedEntities(_Guided, Entities):
         return self.model.finish(entities, tokens)
 
 
+class GuidedMaskedVectors(_Guided, MaskedVectors):
+    """A MaskedVectors generator with guidance; what `denoise` is given has an axis of both conditions, behind that of the vectors."""
+
+    def __init__(self, model: MaskedVectors, scale: float, schedule: str = "constant"):
+        super().__init__(model, scale, schedule)
+        self.channels = model.channels
+
+    def split(self, tokens: Tokens | Latents) -> tuple[Tensor, Tensor]:
+        return self.model.split(tokens)
+
+    def hidden(self, values: Tensor, known: Tensor, condition: Condition) -> Tensor:
+        return torch.stack(self.model.hidden(_twice(values), _twice(known), _both(condition)).chunk(2), 2)
+
+    def denoise(self, x: Tensor, t: int, hidden: Tensor, progress: float = 1.0) -> tuple[Tensor, Tensor]:
+        noise, v = self.model.denoise(_twice(x), t, torch.cat(hidden.unbind(-2)))
+        return self._combine(noise, torch.full((len(x),), progress, dtype=torch.float64, device=x.device)), v[: len(x)]
+
+    def finish(self, values: Tensor, known: Tensor, tokens: Tokens | Latents) -> Tokens | Latents:
+        return self.model.finish(values, known, tokens)
+
+
 def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     """A model with guidance, as a generator of the same capability.
 
@@ -262,13 +285,13 @@ def guided(model: Any, scale: float = 1.0, schedule: str = "constant") -> Any:
     wrappers = {
         Causal: GuidedCausal, SelfSpeculative: GuidedSelfSpeculative, Masked: GuidedMasked, AnyOrder: GuidedAnyOrder,
         CumulativeMasked: GuidedCumulativeMasked, Refines: GuidedRefines, NextScale: GuidedNextScale, Entities: GuidedEntities,
+        MaskedVectors: GuidedMaskedVectors,
     }  # fmt: skip
     for capability, wrapper in wrappers.items():
         if isinstance(model, capability):
             return wrapper(model, scale, schedule)
     able = ", ".join(capabilities(model)) or "no capability"
     raise ValueError(
-        "guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale and Entities generators; "
-        f"{type(model).__name__} has "
-        f"{able}: leave guidance at 1"
+        "guidance is defined for Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale, Entities and MaskedVectors generators; "
+        f"{type(model).__name__} has {able}: leave guidance at 1"
     )

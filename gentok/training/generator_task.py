@@ -63,7 +63,7 @@ class GeneratorTask(GentokModule):
         self.generator.with_models(load_generator)
         if self.generator.own_items is not None and not self.config["task"]["views"]:
             raise ConfigError(
-                "this generator trains on items that it draws before training: set task.views, their number per item of the data, to 1 or more"
+                "this generator trains on items that it draws before: set task.views, their number per item of the data, to 1 or more"
             )
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")

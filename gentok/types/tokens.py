@@ -111,7 +111,7 @@ class Tokens:
 
 @dataclass
 class Latents:
-    """Continuous codes of a spec without vocabulary; only Entities generators model them.
+    """Continuous codes of a spec without vocabulary; only Entities and MaskedVectors generators model them.
 
     values float [B, D, N], NaN at a position that a sampler fills; lengths int64 [B] in positions, or None.
     """

@@ -23,6 +23,7 @@ from entities_kit import Exact, mixture, mixture_cdf
 from refines_kit import TabularRefines, refined_distribution
 from scales_kit import TabularNextScale, learnt, scales_distribution
 from self_speculative_kit import Tabular, window_distribution
+from signs_kit import Signs, off
 
 from gentok.generators.base import Causal
 from gentok.layouts import Layout
@@ -40,6 +41,7 @@ from gentok.samplers.first_hitting import FirstHitting
 from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.halton import Halton
 from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.mar import MARSampler
 from gentok.samplers.maskgit import MaskGIT
 from gentok.samplers.next_scale import NextScaleSampler
 from gentok.samplers.remasking import Remasking
@@ -47,7 +49,7 @@ from gentok.samplers.self_speculative import SelfSpeculativeSampler
 from gentok.samplers.soundstorm import SoundStorm
 from gentok.samplers.speculative import Speculative
 from gentok.samplers.zipar import ZipAR
-from gentok.types import UNKNOWN, Condition, Raster, Tokens, TokenSpec
+from gentok.types import UNKNOWN, Class, Condition, Raster, Tokens, TokenSpec
 
 RIG = kit.TabularMasked(kit.SPECS["k1"], scale=2.0)
 ANY = TabularAnyOrder(kit.SPECS["k1"], scale=2.0)
@@ -198,12 +200,25 @@ def measure_flows(n: int, seed: int = 0) -> list[Row]:
     return rows
 
 
+def measure_vectors(n: int, seed: int = 0) -> list[Row]:
+    """The rows of MAR's sampler."""
+    rows, model = [], Signs()
+    table = model.table[0]
+    for steps, diffusion_steps in ((3, 40), (3, 10), (2, 40), (1, 40)):
+        condition = Condition({"class": Class(torch.zeros(n, dtype=torch.int64))})
+        out = MARSampler(steps=steps, diffusion_steps=diffusion_steps)(model, condition, rng=RowRNG.of(seed, range(n)))
+        floor = 0.5 * float((2 / torch.pi * table * (1 - table) / n).sqrt().sum())
+        distance = off(out.tokens.values[:, 0].double(), table)
+        rows.append(Row(f"mar, {steps} steps, {diffusion_steps} of the diffusion", False, float(out.calls[0]), distance, floor))
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-n", type=int, default=200_000, help="samples per sampler")
     n = parser.parse_args().n
     print("| sampler | draws the model's distribution | calls | measured distance (floor) |\n|---|---|---|---|")
-    for row in [*measure(n), *measure_flows(n)]:
+    for row in [*measure(n), *measure_flows(n), *measure_vectors(n)]:
         print(f"| {row.name} | {'yes' if row.exact else 'no'} | {row.calls:.3g} | {row.distance:.4f} ({row.floor:.4f}) |")
 
 

@@ -2,15 +2,19 @@
 
 import pytest
 import torch
-from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, at, codes, fed, randomise, same
+from generator_kit import CLASSES, EVERYTHING, LEVELS, RASTER, at, fed, randomise
 from released_kit import recorded, released
+from released_laws import (
+    FIVE,
+    check_cached_equals_uncached_with_rows_at_different_steps_that_move,
+    check_likelihood_is_that_of_logits_and_a_training_step_lowers_it,
+    classes,
+)
 
 from gentok.build import build
 from gentok.generators.llamagen import LlamaGen
-from gentok.rng import RowRNG
-from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Raster, Tokens, TokenSpec
+from gentok.types import ClassSpec, ConditionSpec, Raster, Tokens, TokenSpec
 
-FIVE = ConditionSpec((("class", ClassSpec(tuple("01234"))),))
 SPEC = TokenSpec((40,), Raster(4, 4))
 SMALL = {"width": 48, "depth": 2, "heads": 3, "hidden": 128}
 """As the record was made."""
@@ -25,10 +29,6 @@ def stored(tmp_path, **changes):
 
 def tiny(dtype=torch.float64, **options):
     return randomise(LlamaGen(RASTER, CLASSES, **{"width": 16, "depth": 2, "heads": 2, "hidden": 32, **options})).to(dtype)
-
-
-def classes(*ids):
-    return Condition({"class": Class(torch.tensor(ids))})
 
 
 @torch.no_grad()
@@ -52,43 +52,13 @@ def test_logits_are_those_of_the_release(tmp_path):
     assert (model(tokens, condition)[:, :, 0] - wanted).abs().max() > 1e-2
 
 
-@torch.no_grad()
 def test_cached_equals_uncached_with_rows_at_different_steps_that_move():
-    model, tokens, condition = tiny(), codes(RASTER, 3), classes(2, -1, 0)
-    want, ids = model(tokens, condition), fed(model, tokens)
-    cache = model.init_cache(condition, 3, 14)
-    model.logits(ids[:, :4], cache, at(0, 0, 0))
-    where = at(4, 1, 2)  # a row goes on, two go back
-    got = model.logits(torch.stack([ids[b, int(w) : int(w) + 3] for b, w in enumerate(where)]), cache, where)
-    assert all(same(want[b, int(w) : int(w) + 3], got[b]) for b, w in enumerate(where))
-    swapped = model.take(cache, torch.tensor([2, 0]))  # a row begins anew in another's place
-    joining = model.init_cache(classes(-1), 1, 14)
-    model.logits(ids[1:2, :2], joining, at(0))
-    model.put(swapped, torch.tensor([0]), joining)
-    got = model.logits(torch.stack((ids[1, :2], ids[0, 7:9])), swapped, at(0, 7))
-    assert same(want[1, :2], got[0]) and same(want[0, 7:9], got[1])
-    tree = torch.tensor([[-1, -1, 1], [-1, 0, 0]])  # in each row node 2 follows what is right
-    cache = model.init_cache(classes(2, -1), 2, 14)
-    model.logits(ids[:2, :3], cache, at(0, 0))
-    nodes = torch.stack((torch.stack((ids[1, 3], ids[0, 3], ids[0, 4])), torch.stack((ids[1, 3], ids[0, 4], ids[1, 4]))))
-    got = model.logits(nodes, cache, at(3, 3), tree)
-    assert same(want[0, 4], got[0, 2]) and same(want[1, 4], got[1, 2])
-    model.commit(cache, at(3, 3), torch.tensor([[1, 2], [0, 2]]))
-    assert same(want[:2, 5:6], model.logits(ids[:2, 5:6], cache, at(5, 5)))
-    assert not same(want[0, 0], want[1, 0], 1e-3), "the class changes nothing: the test is blind"
+    check_cached_equals_uncached_with_rows_at_different_steps_that_move(tiny())
 
 
 def test_the_likelihood_is_that_of_the_logits_and_a_training_step_lowers_it():
-    model, tokens, condition = tiny(torch.float32, dropout=0.1), codes(RASTER, 4), classes(0, 1, 2, -1)
-    logp = model(tokens, condition)[:, :, 0].log_softmax(-1).gather(2, tokens.codes[:, 0, :, None]).sum((1, 2))
-    torch.testing.assert_close(model.nll_bound(tokens, condition), -logp.detach())
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    model.loss(tokens, condition, RowRNG.of(0, range(4))).loss.backward()
-    assert all(p.grad is not None for p in model.parameters())
-    optimizer.step()
-    model.eval()
-    assert model.nll_bound(tokens, condition).sum() < -logp.sum()
+    model = tiny(torch.float32, dropout=0.1)
+    check_likelihood_is_that_of_logits_and_a_training_step_lowers_it(model, lambda *given: model(*given)[:, :, 0])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from generator_kit import CLASSES, EVERYTHING, RASTER, codes, randomise
+from generator_kit import CLASSES, EVERYTHING, RASTER, randomise
 from released_kit import recorded, released
+from released_laws import FIVE, check_likelihood_is_that_of_logits_and_a_training_step_lowers_it, classes
 
 from gentok.codebooks.pyramid import PyramidCodebook
 from gentok.codebooks.vq import VQ
@@ -11,9 +12,8 @@ from gentok.generators.var import VAR
 from gentok.rng import RowRNG
 from gentok.samplers.guided import guided
 from gentok.samplers.next_scale import NextScaleSampler
-from gentok.types import Class, ClassSpec, Condition, ConditionSpec, Pyramid, Tokens, TokenSpec
+from gentok.types import ClassSpec, ConditionSpec, Pyramid, Tokens, TokenSpec
 
-FIVE = ConditionSpec((("class", ClassSpec(tuple("01234"))),))
 SPEC = TokenSpec((64,), Pyramid((1, 2, 3, 4)), latent_positions=16)
 SMALL = {"width": 48, "depth": 2, "heads": 3}
 """As the record was made."""
@@ -32,10 +32,6 @@ def book():
 def stored(tmp_path, **changes):
     torch.save(released("var", "gpt", **changes), tmp_path / "var.pth")
     return str(tmp_path / "var.pth")
-
-
-def classes(*ids):
-    return Condition({"class": Class(torch.tensor(ids))})
 
 
 @torch.no_grad()
@@ -67,16 +63,7 @@ def test_guided_greedy_samples_are_those_of_the_release(tmp_path):
 
 def test_the_likelihood_is_that_of_the_logits_and_a_training_step_lowers_it():
     model = randomise(VAR(SPEC, CLASSES, book(), width=16, depth=2, heads=2), 0.2)
-    tokens, condition = codes(SPEC, 4), classes(0, 1, 2, -1)
-    logp = model(tokens, condition).log_softmax(-1).gather(2, tokens.codes[:, 0, :, None]).sum((1, 2))
-    torch.testing.assert_close(model.nll_bound(tokens, condition), -logp.detach())
-    model.train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
-    model.loss(tokens, condition, RowRNG.of(0, range(4))).loss.backward()
-    assert all(p.grad is not None for p in model.parameters())
-    optimizer.step()
-    model.eval()
-    assert model.nll_bound(tokens, condition).sum() < -logp.sum()
+    check_likelihood_is_that_of_logits_and_a_training_step_lowers_it(model, model)
 
 
 @pytest.mark.parametrize("depth, millions", [(16, 310), (20, 601), (24, 1033), (30, 2010)])

@@ -78,7 +78,7 @@ def test_errors_say_what_to_do():
     model.condition_spec = ConditionSpec()
     with pytest.raises(ValueError, match="unconditional"):
         guided(model, 2.0)
-    with pytest.raises(ValueError, match="Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale and Entities"):
+    with pytest.raises(ValueError, match="Causal, Masked, CumulativeMasked, AnyOrder, Refines, NextScale, Entities and MaskedVectors"):
         guided(object(), 2.0)
 
 

@@ -27,6 +27,7 @@ from gentok.samplers.entities import EntitiesSampler
 from gentok.samplers.grouped_jacobi import GroupedJacobi
 from gentok.samplers.guided import guided
 from gentok.samplers.jacobi import Jacobi
+from gentok.samplers.mar import MARSampler
 from gentok.samplers.next_scale import NextScaleSampler
 from gentok.samplers.resgen import ResGenSampler
 from gentok.samplers.self_speculative import SelfSpeculativeSampler
@@ -109,7 +110,7 @@ def test_one_line_names_the_row(sampler, value, ids, filters):
 
 
 def test_every_sampler_is_here():
-    vectors = {EntitiesSampler, DistilledSampler}  # numbers become ids by other ways: see test_entities.py and test_distilled.py
+    vectors = {EntitiesSampler, DistilledSampler, MARSampler}  # numbers become ids by other ways: see the tests of their own names
     assert {type(s) for s in SAMPLERS} | vectors == set(every_sampler())
 
 

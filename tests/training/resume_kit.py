@@ -65,6 +65,9 @@ CASES: dict[str, list[str]] = {
     "xar with few vectors": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.depth=6",
                              "generator.density={_target_:gentok.nn.density.Density,sparse:1}"],
     "xar from latents": ["experiment=mnist5k/xar", *GENERATOR, "task.views=2", "tokenizer.ckpt=OF_LATENTS"],
+    "mar from latents": ["experiment=mnist5k/mar", *GENERATOR, "task.views=2", "tokenizer.ckpt=OF_LATENTS", "generator.buffer=2",
+                         "generator.denoiser_width=16", "generator.denoiser_depth=1", "sampler=mar", "sampler.steps=2",
+                         "sampler.diffusion_steps=3"],
 }  # fmt: skip
 CLOCKED = ("images_per_second", "tokens_per_second", "data_wait")
 
@@ -94,8 +97,9 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled",
-                  "mnist5k/score_distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")  # fmt: skip
+    named = ("ar", "captions", "drafter", "early_exits", "distilled", "score_distilled", "causal_masked", "masked", "any_order", "xar",
+             "mar")  # fmt: skip
+    generators = tuple(f"mnist5k/{name}" for name in named)
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]

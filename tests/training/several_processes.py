@@ -38,6 +38,7 @@ RUNS: dict[str, list[str]] = {
     "any_order": ["experiment=mnist5k/any_order", *GENERATOR, "task.views=2", "generator.warmup=0.8", *EXACT],
     "self_speculative": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2", *EXACT],
     "xar": [*CASES["xar from latents"], *EXACT],
+    "mar": [*CASES["mar from latents"], *EXACT],
     "distilled": [*CASES["distilled from trajectories"], *EXACT, "trainer.workers=0"],
     "score_distilled": [*CASES["distilled by scores"], *EXACT],
     "next_scale": [*CASES["next scale from tokens"], *EXACT],

@@ -30,15 +30,15 @@ QKV = {"skip": ("nin_shortcut",), "qkv": ("q", "k", "v"), "out": ("proj_out",)}
 
 def taming_layers(settings: ConvSettings, side: str) -> list[str]:
     """What taming-transformers and its descendants call the layers of a network's `body`, in its order. side: encoder or decoder."""
-    encoder, stages = side == "encoder", range(len(settings.multipliers))
+    encoder, stages, (attention, in_middle) = side == "encoder", range(len(settings.multipliers)), settings.attends(side)
     arm, lowest = ("down" if encoder else "up"), stages[-1]
     resized = stages[: settings.halvings] if encoder else stages[len(stages) - settings.halvings :]
-    middle = ["mid.block_1", *(["mid.attn_1"] if settings.attention else []), "mid.block_2"]
+    middle = ["mid.block_1", *(["mid.attn_1"] if in_middle else []), "mid.block_2"]
     names = []
     for stage in stages if encoder else reversed(stages):
         for block in range(settings.blocks_of(side)):
             names.append(f"{arm}.{stage}.block.{block}")
-            if settings.stage_attention and stage == lowest:
+            if attention and stage == lowest:
                 names.append(f"{arm}.{stage}.attn.{block}")
         if stage in resized:
             names.append(f"{arm}.{stage}.{arm}sample")
@@ -47,17 +47,17 @@ def taming_layers(settings: ConvSettings, side: str) -> list[str]:
 
 def llamagen_layers(settings: ConvSettings, side: str) -> list[str]:
     """What LlamaGen and TokenFlow call them: resolutions in the order in which a network reaches them, and the middle by numbers."""
-    stages, encoder = range(len(settings.multipliers)), side == "encoder"
+    stages, encoder, (attention, in_middle) = range(len(settings.multipliers)), side == "encoder", settings.attends(side)
     lowest, last = (stages[-1] if encoder else 0), stages[-1]
     names = []
     for stage in stages:
         for block in range(settings.blocks_of(side)):
             names.append(f"conv_blocks.{stage}.res.{block}")
-            if settings.attention and stage == lowest:
+            if attention and stage == lowest:
                 names.append(f"conv_blocks.{stage}.attn.{block}")
         if stage != last:
             names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
-    middle = [f"mid.{i}" for i in range(3 if settings.attention else 2)]
+    middle = [f"mid.{i}" for i in range(3 if in_middle else 2)]
     return [*names, *middle] if encoder else [*middle, *names]
 
 
@@ -185,7 +185,7 @@ class ConvolutionalVQGAN(ReleasedVQGAN):
     decoder_class: ClassVar[type[nn.Module]]
 
     def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.patch != 1 or settings.code_conv:
+        if settings.attention or settings.decoder_attention or settings.patch != 1 or settings.code_conv:
             name = str(self.component_id).rpartition("/")[2]
             raise ValueError(f"{name} has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
         sizes = (settings.multipliers, settings.blocks)
