@@ -6,26 +6,22 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from in_process import answer
 
 from gentok.cli import compose
 from gentok.data.progress import progress
-from gentok.sweep import note, summarize
+from gentok.sweep import main, note, summarize
 from gentok.training.progress_bar import _Bar
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["experiment=mnist5k/vq", "tokenizer.width=8", "codebook.vocab_size=32", "trainer.progress_bar=false", "print_config=false"]
+OF_EVERY_KIND = ("cifar10/tokenflow_ms", "icons/infill", "imagenet256/xar_b", "mnist5k/distilled", "mnist5k/vqgan", "spoken_digits/speech_text")
 EXPERIMENTS = sorted(str(p.relative_to(ROOT / "conf/experiment").with_suffix("")) for p in (ROOT / "conf/experiment").rglob("*.yaml"))
-
-
-def command(*words: object, **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
-    return subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=ROOT, env=env)
 
 
 def table(path: Path) -> list[dict]:
@@ -39,7 +35,7 @@ def table(path: Path) -> list[dict]:
 def test_a_sweep_runs_every_combination_in_its_own_folder_and_makes_one_table(tmp_path):
     pytest.importorskip("mlxtend")
     words = ["debug=one_batch", "trainer.progress_bar=true", "seed=0,1", "optimizer.lr=1e-3,-1", f"hydra.sweep.dir={tmp_path}"]
-    done = command("train.py", "-m", *TINY, *words)
+    done = answer("train", "-m", *TINY, *words, cwd=ROOT)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr  # some jobs failed, and that is said
     rows = table(tmp_path / "summary.csv")
     assert [(r["job"], r["seed"], r["optimizer.lr"], r["state"]) for r in rows] == [
@@ -64,7 +60,7 @@ def test_a_sweep_runs_every_combination_in_its_own_folder_and_makes_one_table(tm
 
 @pytest.mark.parametrize("word, hint", [("paths.run=x", "hydra.sweep.dir"), ("trainer.devices=2", "one process")])
 def test_what_cannot_be_swept_is_said_in_a_line(tmp_path, word, hint):
-    done = command("train.py", "-m", *TINY, "debug=one_batch", "seed=0,1", word, f"hydra.sweep.dir={tmp_path}")
+    done = answer("train", "-m", *TINY, "debug=one_batch", "seed=0,1", word, f"hydra.sweep.dir={tmp_path}", cwd=ROOT)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and hint in done.stderr, done.stderr
 
 
@@ -89,10 +85,12 @@ def test_jobs_are_listed_in_the_order_they_ran(tmp_path):
     assert [r["job"] for r in table(tmp_path / "summary.csv")] == ["0", "2", "9", "10"]
 
 
-def test_a_folder_that_is_no_sweep_is_answered_in_a_line(tmp_path):
+def test_a_folder_that_is_no_sweep_is_answered_in_a_line(tmp_path, capsys):
     for words in ([str(tmp_path)], []):
-        done = command("-m", "gentok.sweep", *words)
-        assert done.returncode != 0 and done.stderr.count("\n") == 1 and "sweep" in done.stderr
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        said = stopped.value.code if isinstance(stopped.value.code, str) else capsys.readouterr().err.strip()
+        assert stopped.value.code and said and "\n" not in said and "sweep" in said
 
 
 # ------------------------------------------------------------------------------------------------------------ debug modes
@@ -181,7 +179,9 @@ def test_every_log_can_be_chosen(choice, kinds):
     assert [k for k, v in settings.items() if v] == kinds.split()
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=() if name in OF_EVERY_KIND else pytest.mark.slow) for name in EXPERIMENTS]
+)
 def test_the_configuration_fits_a_screen(experiment):
     from rich.console import Console
 

@@ -39,34 +39,44 @@ def test_the_contract_tests_find_it(mine, which, least):
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) >= least
 
 
+TRAINS = """
+import sys
+import gentok
+from gentok.cli import train
+
+def attempt(*words):
+    sys.argv = ["train.py", "hydra.searchpath=[file://mine/conf]", "trainer.progress_bar=false", "logger=none", "steps=2", *words]
+    try:
+        train()
+    except SystemExit as stopped:
+        print("status", stopped.code, flush=True)
+
+"""
+"""One process for all of a test's commands."""
+
+
 def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(mine):
-    words = ["trust=[mine]", "tokenizer=patches", "codebook=fsq", "steps=2", "trainer.progress_bar=false", "logger=none", "paths.run=run"]
-    done = run(mine, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", *words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    loads = "import gentok\nprint(gentok.load('run/bundle', trust=['mine']).spec.grid, flush=True)\ngentok.load('run/bundle')"
-    loaded = run(mine, "-c", loads)
-    assert "Raster(h=8, w=8)" in loaded.stdout
-    assert "tokenizer/patches" in loaded.stderr and "trust=[its_name]" in loaded.stderr
-
-
-def test_without_trust_it_is_refused_with_a_line(mine):
-    done = run(mine, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", "tokenizer=patches", "steps=2", "paths.run=run")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "trust=" in done.stderr and not (mine / "run").exists()
+    script = """
+attempt("tokenizer=patches", "paths.run=refused")
+attempt("tokenizer=patches", "paths.run=run", "codebook=fsq", "trust=[mine]")
+print(gentok.load('run/bundle', trust=['mine']).spec.grid, flush=True)
+gentok.load('run/bundle')"""
+    done = run(mine, "-c", TRAINS + script)
+    refused, *rest = done.stderr.splitlines()
+    assert "status 2" in done.stdout and "trust=" in refused and not (mine / "refused").exists()
+    assert "Raster(h=8, w=8)" in done.stdout, done.stderr[-3000:]
+    assert "tokenizer/patches" in rest[-1] and "trust=[its_name]" in rest[-1]
 
 
 def test_an_own_generator_trains_and_every_masked_sampler_draws_from_it(tmp_path):
     place = files_of("add_a_generator.md", tmp_path, "generator", "convolutions")
-    data = ["data=mnist5k", "tokenizer=from_bundle", f"tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}", "limit_items=32", "batch_size=8"]
-    words = ["trust=[mine]", "task=generator", "generator=convolutions", "steps=2", "trainer.progress_bar=false", "logger=none",
-             "paths.run=run"]  # fmt: skip
-    done = run(place, str(ROOT / "train.py"), "hydra.searchpath=[file://mine/conf]", *data, *words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    draws = """
-import gentok
+    words = ["data=mnist5k", "tokenizer=from_bundle", f"tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}", "limit_items=32", "batch_size=8",
+             "trust=[mine]", "task=generator", "generator=convolutions", "paths.run=run"]  # fmt: skip
+    script = f"""
+attempt(*{words})
 model = gentok.load('run/bundle', trust=['mine'])
-drawn = {name: model.sample(n=2, condition=7, guidance=2.0, sampler=name, seed=0).shape for name in ('halton', 'first_hitting', 'maskgit')}
+drawn = {{name: model.sample(n=2, condition=7, guidance=2.0, sampler=name, seed=0).shape for name in ('halton', 'first_hitting', 'maskgit')}}
 print(drawn)"""
-    drawn = run(place, "-c", draws)
-    assert drawn.returncode == 0, drawn.stderr[-3000:]
-    assert drawn.stdout.count("[2, 1, 32, 32]") == 3
+    done = run(place, "-c", TRAINS + script)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("[2, 1, 32, 32]") == 3

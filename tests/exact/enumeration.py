@@ -32,6 +32,8 @@ from gentok.types import UNKNOWN, Class, Condition, Tokens
 
 LIMIT = 60_000
 """Paths at most: a case with more is too large for this."""
+ROUNDING = 1e-14
+"""What is as certain as this is no choice: of paths in a batch of another size it may come out as 1."""
 
 
 class Run:
@@ -51,7 +53,7 @@ class Run:
     def pick(self, rng: Script, p: np.ndarray) -> np.ndarray:
         """The option that each row of `rng` takes, int64 [b], of options with these probabilities [b, options]."""
         rows, out = rng.row_numbers.numpy(), p.argmax(1)
-        choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1)
+        choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1 - ROUNDING)
         ends = choice & (self.taken[rows] == self.paths.shape[1])
         if ends.any():
             self.after.append((rows[ends], p[ends]))
