@@ -20,7 +20,7 @@ from gentok.training.progress_bar import _Bar
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = ["experiment=mnist5k/vq", "tokenizer.width=8", "codebook.vocab_size=32", "trainer.progress_bar=false", "print_config=false"]
-OF_EVERY_KIND = ("cifar10/tokenflow_ms", "icons/infill", "imagenet256/xar_b", "mnist5k/distilled", "mnist5k/vqgan", "spoken_digits/speech_text")
+OF_EVERY_KIND = ("cifar10/tokenflow_ms", "icons/infill", "imagenet256/xar_b", "mnist5k/distilled", "spoken_digits/speech_text")
 EXPERIMENTS = sorted(str(p.relative_to(ROOT / "conf/experiment").with_suffix("")) for p in (ROOT / "conf/experiment").rglob("*.yaml"))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from gentok.interfaces import Codebook
 from gentok.nn.autoencoder import ConvSettings
 from gentok.nn.maskgit_vqgan import MaskGITDecoder, MaskGITEncoder, maskgit_layers
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN
+from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, plain_networks
 
 __all__ = ["MaskGITVQ"]
 
@@ -31,11 +31,7 @@ class MaskGITVQ(ReleasedVQGAN, id="tokenizer/maskgit_vq"):
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("upsample_conv",)}
 
     def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.patch != 1 or settings.code_conv:
-            raise ValueError("maskgit_vq has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
-        sizes = (settings.multipliers, settings.blocks)
-        encoder = MaskGITEncoder(channels, codebook.in_width, settings.width, *sizes)
-        return encoder, MaskGITDecoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
+        return plain_networks("maskgit_vq", MaskGITEncoder, MaskGITDecoder, channels, codebook, settings)
 
     def features(self, media: Tensor) -> Tensor:
         return self.encoder((media + 1) / 2)

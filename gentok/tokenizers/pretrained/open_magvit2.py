@@ -18,7 +18,7 @@ from gentok.nn.autoencoder import ConvSettings
 from gentok.nn.magvit2 import MAGVIT2Decoder, MAGVIT2Encoder, ShuffleUp, magvit2_layers
 from gentok.nn.released import channels_outermost
 from gentok.tokenizers.pretrained.ibq_vq import averaged
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN
+from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, plain_networks
 
 __all__ = ["OpenMAGVIT2"]
 
@@ -33,11 +33,7 @@ class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("conv1",)}
 
     def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        if settings.attention or settings.patch != 1 or settings.code_conv:
-            raise ValueError("open_magvit2 has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
-        sizes = (settings.multipliers, settings.blocks)
-        encoder = MAGVIT2Encoder(channels, codebook.in_width, settings.width, *sizes)
-        return encoder, MAGVIT2Decoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
+        return plain_networks("open_magvit2", MAGVIT2Encoder, MAGVIT2Decoder, channels, codebook, settings)
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
         return magvit2_layers(len(settings.multipliers), settings.blocks, side)

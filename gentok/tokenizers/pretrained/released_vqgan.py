@@ -6,10 +6,10 @@ A subclass says what its release calls the layers of the two networks (`layers`,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from gentok.codebooks.vq import VQ
 from gentok.interfaces import Codebook, LocalPath, Loss
@@ -18,7 +18,7 @@ from gentok.nn.released import fill, read_state
 from gentok.settings import PositiveInts
 from gentok.tokenizers.vqgan import VQGAN
 
-__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "taming_layers"]
+__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "plain_networks", "taming_layers"]
 
 ENDS = {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
 """What every descendant of the published VQGAN calls the two ends of its networks."""
@@ -64,6 +64,29 @@ def network_sources(
         else:
             at, _, layer = place.rpartition(".")
             yield key, tuple(f"{released}.{names[at]}.{part}.{tensor}" for part in of_a_block.get(layer, (layer,)))
+
+
+def plain_networks(
+    name: str, encoder: Callable[..., nn.Module], decoder: Callable[..., nn.Module], channels: int, codebook: Codebook,
+    settings: ConvSettings,
+) -> tuple[nn.Module, nn.Module]:  # fmt: skip
+    """The networks of a release that has stages of blocks and nothing else.
+
+    Args:
+        name: of the tokenizer, for the message.
+        encoder, decoder: (channels, width at the codes, width, multipliers, blocks) -> network.
+        channels: of the media.
+        codebook: between them.
+        settings: as in VQGAN.
+
+    Raises:
+        ValueError: settings of what such networks do not have.
+    """
+    if settings.attention or settings.patch != 1 or settings.code_conv:
+        raise ValueError(f"{name} has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
+    sizes = (settings.multipliers, settings.blocks)
+    first = encoder(channels, codebook.in_width, settings.width, *sizes)
+    return first, decoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
 
 
 class ReleasedVQGAN(VQGAN):
