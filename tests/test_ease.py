@@ -233,11 +233,11 @@ def job(tmp_path):
 
 
 def wait_for(condition) -> None:
-    for _ in range(200):
+    for _ in range(24_000):
         if condition():
             return
         time.sleep(0.05)
-    pytest.fail("nothing happened for 10 s")
+    pytest.fail("nothing happened for twenty minutes")
 
 
 def test_a_job_near_its_end_saves_and_is_queued_again(job, tmp_path):
@@ -246,7 +246,7 @@ def test_a_job_near_its_end_saves_and_is_queued_again(job, tmp_path):
     process, log = job(slow_save)
     wait_for(log.is_file)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(20) == 143
+    assert process.wait(1200) == 143
     assert log.read_text().splitlines() == [
         "--kill-on-bad-exit=1 python train.py cluster=slurm seed=1 name=two words", "saved", "scontrol requeue 42",
     ]  # fmt: skip
@@ -255,14 +255,14 @@ def test_a_job_near_its_end_saves_and_is_queued_again(job, tmp_path):
 @pytest.mark.parametrize("status", [0, 1])
 def test_a_job_that_ended_by_itself_is_not_queued_again(job, status):
     process, log = job(f"exit {status}")
-    assert process.wait(20) == status and not log.exists()
+    assert process.wait(1200) == status and not log.exists()
 
 
 def test_a_job_that_finishes_while_it_is_told_to_stop_is_not_queued_again(job, tmp_path):
     process, log = job(f"trap 'exit 0' TERM; touch {tmp_path / 'up'}; while true; do sleep 0.05; done")
     wait_for((tmp_path / "up").exists)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(20) == 0 and not log.exists()
+    assert process.wait(1200) == 0 and not log.exists()
 
 
 def test_what_takes_time_is_announced_where_there_is_no_terminal(capsys):

@@ -23,7 +23,7 @@ def processes(tmp_path_factory) -> list[dict]:
     running = [subprocess.Popen([*script, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True) for rank in range(2)]
     for process in running:
         try:
-            _, errors = process.communicate(timeout=400)
+            _, errors = process.communicate(timeout=1200)
         finally:
             for other in running:
                 if process.returncode != 0:

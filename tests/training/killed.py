@@ -54,13 +54,13 @@ def status_of(pid: int) -> int:
 
 
 def wait_for(condition: Callable[[], bool], pid: int, what: str, log: Path) -> None:
-    for _ in range(6000):
+    for _ in range(120_000):
         if condition():
             return
         if os.waitpid(pid, os.WNOHANG)[0]:
             sys.exit(f"the child ended before {what}: {log.read_text()}")
         time.sleep(0.01)
-    sys.exit(f"no {what} within a minute")
+    sys.exit(f"no {what} within twenty minutes")
 
 
 def moments(root: Path, count: int, seed: int) -> dict:
