@@ -118,7 +118,7 @@ def test_overfitting_learns_the_batch_that_it_is_judged_on(tmp_path):
     assert psnr[-1] > psnr[0] + 2 and losses[-1] < losses[0] / 4
 
 
-def test_a_profile_names_the_dear_operations(tmp_path):
+def test_a_profile_names_the_expensive_operations(tmp_path):
     run = run_debug("profile", tmp_path / "run", "profile=2", "steps=11", "batch_size=8")
     text = (run / "profile.txt").read_text()
     assert "2 training steps" in text and "conv" in text and (run / "profile_trace.json.gz").stat().st_size > 0
