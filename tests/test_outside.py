@@ -14,15 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 def files_of(page: str, folder: Path, role: str, name: str) -> Path:
     """A folder with the page's files: mine/NAME.py and mine/conf/ROLE/NAME.yaml."""
     text, package = (ROOT / "docs" / page).read_text(), folder / "mine"
-    (package / "conf" / role).mkdir(parents=True)
+    (package / "conf" / role).mkdir(parents=True, exist_ok=True)
     (package / f"{name}.py").write_text(re.search(r"```python\n(.*?)```", text, re.S).group(1))
     (package / "conf" / role / f"{name}.yaml").write_text(re.search(r"```yaml\n(.*?)```", text, re.S).group(1))
     return folder
 
 
-@pytest.fixture
-def mine(tmp_path):
-    return files_of("add_a_tokenizer.md", tmp_path, "tokenizer", "patches")
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("outside")
+    files_of("add_a_generator.md", folder, "generator", "convolutions")
+    return files_of("add_a_tokenizer.md", folder, "tokenizer", "patches")
 
 
 def run(folder: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
@@ -39,7 +41,7 @@ def test_the_contract_tests_find_it(mine, which, least):
     assert int(re.search(r"(\d+) passed", done.stdout).group(1)) >= least
 
 
-TRAINS = """
+USE = f"""
 import sys
 import gentok
 from gentok.cli import train
@@ -51,32 +53,34 @@ def attempt(*words):
     except SystemExit as stopped:
         print("status", stopped.code, flush=True)
 
-"""
-"""One process for all of a test's commands."""
-
-
-def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(mine):
-    script = """
 attempt("tokenizer=patches", "paths.run=refused")
-attempt("tokenizer=patches", "paths.run=run", "codebook=fsq", "trust=[mine]")
-print(gentok.load('run/bundle', trust=['mine']).spec.grid, flush=True)
-gentok.load('run/bundle')"""
-    done = run(mine, "-c", TRAINS + script)
-    refused, *rest = done.stderr.splitlines()
-    assert "status 2" in done.stdout and "trust=" in refused and not (mine / "refused").exists()
-    assert "Raster(h=8, w=8)" in done.stdout, done.stderr[-3000:]
-    assert "tokenizer/patches" in rest[-1] and "trust=[its_name]" in rest[-1]
-
-
-def test_an_own_generator_trains_and_every_masked_sampler_draws_from_it(tmp_path):
-    place = files_of("add_a_generator.md", tmp_path, "generator", "convolutions")
-    words = ["data=mnist5k", "tokenizer=from_bundle", f"tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}", "limit_items=32", "batch_size=8",
-             "trust=[mine]", "task=generator", "generator=convolutions", "paths.run=run"]  # fmt: skip
-    script = f"""
-attempt(*{words})
-model = gentok.load('run/bundle', trust=['mine'])
+attempt("tokenizer=patches", "paths.run=patches", "codebook=fsq", "trust=[mine]")
+print(gentok.load("patches/bundle", trust=["mine"]).spec.grid, flush=True)
+attempt("task=generator", "generator=convolutions", "paths.run=convolutions", "trust=[mine]", "limit_items=32", "batch_size=8",
+        "data=mnist5k", "tokenizer=from_bundle", "tokenizer.ckpt={ROOT / 'docs/zoo/mnist5k_vq'}")
+model = gentok.load("convolutions/bundle", trust=["mine"])
 for name in ("halton", "first_hitting", "maskgit"):
-    print(model.sample(n=2, condition=7, guidance=2.0, sampler=name, seed=0).shape)"""
-    done = run(place, "-c", TRAINS + script)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("[2, 1, 32, 32]") == 3
+    print(name, model.sample(n=2, condition=7, guidance=2.0, sampler=name, seed=0).shape, flush=True)
+gentok.load("patches/bundle")"""
+"""All that is done with components of one's own, in one process."""
+
+
+@pytest.fixture(scope="module")
+def used(mine):
+    return run(mine, "-c", USE)
+
+
+def test_it_trains_with_any_codebook_and_its_bundle_needs_trust(used):
+    assert "Raster(h=8, w=8)" in used.stdout, used.stderr[-3000:]
+    last = used.stderr.splitlines()[-1]
+    assert used.returncode == 1 and "tokenizer/patches" in last and "trust=[its_name]" in last
+
+
+def test_without_trust_it_is_refused_with_a_line(mine, used):
+    line = used.stderr.splitlines()[0]
+    assert used.stdout.count("status") == 1 and "status 2" in used.stdout
+    assert line.startswith("gentok: ") and "trust=" in line and not (mine / "refused").exists()
+
+
+def test_an_own_generator_trains_and_every_masked_sampler_draws_from_it(used):
+    assert used.stdout.count("[2, 1, 32, 32]") == 3, used.stderr[-3000:]

@@ -65,19 +65,18 @@ COMMON: dict[str, tuple[dict[str, Any], tuple[float, str]]] = {
 # ------------------------------------------------------------------------------------------------------------------ models
 
 
-def checkered(*, meet: int | None = None, **axes: Sequence[Any]) -> Any:
+def checkered(*, most: int | None = None, **axes: Sequence[Any]) -> Any:
     """pytest's parametrize over all combinations of the axes, of which the default suite runs a covering array, and the slow tests the
-    others: any values of `meet` axes meet in one of its cells. Of three axes and more every two values meet; of two axes every value
-    occurs, as with meet=1, for samples of what another test enumerates path by path."""
+    others. Of three axes and more every two values meet in one of its cells; of two axes every value occurs. With `most` it runs no more
+    than so many cells, in which every value should occur: for samples of what another test enumerates path by path."""
     lists = [list(values) for values in axes.values()]
     cells = list(itertools.product(*(range(len(values)) for values in lists)))
-    groups = list(itertools.combinations(range(len(lists)), meet or (2 if len(lists) > 2 else 1)))
+    groups = list(itertools.combinations(range(len(lists)), 2 if len(lists) > 2 and most is None else 1))
     together = {cell: {(group, tuple(cell[i] for i in group)) for group in groups} for cell in cells}
-    left, quick = set().union(*together.values()), set()
-    while left:
-        best = max(cells, key=lambda cell: len(together[cell] & left))  # of equal ones the first
-        quick.add(best)
-        left -= together[best]
+    left, quick = set().union(*together.values()), []
+    while left and len(quick) != most:
+        quick.append(max(cells, key=lambda cell: len(together[cell] & left)))  # of equal ones the first
+        left -= together[quick[-1]]
     params = [
         pytest.param(*(values[i] for values, i in zip(lists, cell)), marks=() if cell in quick else pytest.mark.slow) for cell in cells
     ]

@@ -42,7 +42,7 @@ def run(model, setting, n=4000, seed=1, **options):
     return sample(sampler, guided(model, *guidance), cases, n, seed, **options), distributions
 
 
-@checkered(meet=1, order=["-".join(pair) for pair in GRID], setting=SETTINGS)
+@checkered(most=6, order=["-".join(pair) for pair in GRID], setting=SETTINGS)
 def test_every_layout_and_filter_draws_the_enumerated_distribution(order, setting):
     spec, layout = order.split("-")
     assert agreement(*run(TabularCausal(SPECS[spec], layout), setting, n=1500)) > 1e-3

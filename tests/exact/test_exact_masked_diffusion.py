@@ -53,7 +53,7 @@ def test_first_hitting_draws_the_joint_distribution_of_exact_conditionals(spec):
     assert agreement(sample(FirstHitting(), model, cases, 2500), [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
-@checkered(meet=1, setting=SETTINGS, spec=["k2", "k1"])
+@checkered(most=2, setting=SETTINGS, spec=["k2", "k1"])
 def test_first_hitting_draws_the_any_order_distribution_of_a_network(spec, setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(spec), FirstHitting(**arguments)

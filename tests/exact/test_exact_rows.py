@@ -53,7 +53,7 @@ MODELS = {
 }
 
 
-@checkered(meet=1, name=MODELS, guidance=[1.0, 2.0])
+@checkered(most=7, name=MODELS, guidance=[1.0, 2.0])
 def test_rows_that_wait_and_join_draw_what_they_draw_in_a_fixed_batch(name, guidance):
     kind, options = MODELS[name]
     model = model_of(kind, **options)
