@@ -32,7 +32,7 @@ from gentok.types import UNKNOWN, Class, Condition, Tokens
 
 LIMIT = 60_000
 """Paths at most: a case with more is too large for this."""
-ROUNDING = 1e-14
+ROUNDING = 1e-15
 """What is as certain as this is no choice: of paths in a batch of another size it may come out as 1."""
 
 
