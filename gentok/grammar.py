@@ -7,6 +7,9 @@ what came before (a text that ends early leaves its place to speech), and yet is
 
 A generator that follows a grammar gives every other id the logit -inf: its probabilities sum to one over
 those that are possible.
+
+Where the ids of a part are steps on a canvas (`TokenSpec.canvas`), a state also says which point the row has come to: it is the
+automaton's state + states * point.
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class Grammar:
             able = torch.cat((table >= 0, (table < 0).all(1, keepdim=True)), 1)
             able = torch.cat((able, torch.ones(1, able.shape[1], dtype=torch.bool)))
             able = able[:, part[: spec.vocab + 1]]  # [states + 1, V + 1]: the last column is the end of a row
-        self.vocab = spec.vocab
+        self.vocab, self.size, self.canvas = spec.vocab, lost + 1, spec.canvas or 1
+        self.first = spec.parts[-1][1] if spec.canvas else spec.vocab + 1  # the id of the step that stays; beyond all: there are none
         self._tables = Constants(follows=follows, part=part, able=able)
 
     def _parts(self, ids: Tensor) -> Tensor:
@@ -61,7 +65,20 @@ class Grammar:
 
     def step(self, state: Tensor, ids: Tensor) -> Tensor:
         """State and id, int64 [...] -> the state after it; ABSENT changes nothing."""
-        return self._tables.on(ids.device).follows[state, self._parts(ids)]
+        after = self._tables.on(ids.device).follows[state % self.size, self._parts(ids)]
+        x, y = self.point(state)
+        dx, dy = self._steps(ids)
+        return after + self.size * ((x + dx) % self.canvas + self.canvas * ((y + dy) % self.canvas))
+
+    def _steps(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """ids int64 [...] -> how far each moves, to the right and down; 0 where it is no step."""
+        step = torch.where((ids >= self.first) & (ids < self.vocab), ids - self.first, 0)
+        return step % self.canvas, step // self.canvas
+
+    def point(self, state: Tensor) -> tuple[Tensor, Tensor]:
+        """State int64 [...] -> x and y of the point that the row has come to, 0 without a canvas."""
+        point = state // self.size
+        return point % self.canvas, point // self.canvas
 
     def states(self, ids: Tensor) -> Tensor:
         """ids int64 [B, N] -> int64 [B, N]: the state in which each cell is drawn. In log2 N rounds: maps of
@@ -71,7 +88,9 @@ class Grammar:
         while reach < maps.shape[1]:
             maps = torch.cat((maps[:, :reach], self._compose(maps[:, :-reach], maps[:, reach:])), 1)
             reach *= 2
-        return torch.cat((ids.new_zeros(len(ids), min(1, ids.shape[1])), maps[..., 0]), 1)
+        states = torch.cat((ids.new_zeros(len(ids), min(1, ids.shape[1])), maps[..., 0]), 1)
+        x, y = ((steps.cumsum(1) - steps) % self.canvas for steps in self._steps(ids))
+        return states + self.size * (x + self.canvas * y)
 
     @staticmethod
     def _compose(first: Tensor, second: Tensor) -> Tensor:
@@ -81,7 +100,7 @@ class Grammar:
     def allowed(self, state: Tensor) -> Tensor:
         """State int64 [...] -> bool [..., V + 1]: the ids that may come next; the last one is the end of the
         row."""
-        return self._tables.on(state.device).able[state]
+        return self._tables.on(state.device).able[state % self.size]
 
 
 class Follower:

@@ -11,7 +11,9 @@ import torch
 from safetensors import safe_open
 
 GOLDEN = Path(__file__).parent / "golden"
-TABLE = re.compile(r"embedding|class_emb|lvl_embed|pos_embed|pos_1LC|pos_start|latent_tokens|patch_embed.weight|(mask|cls)_token")
+TABLE = re.compile(
+    r"embedding|class_emb|lvl_embed|pos_embed|pos_1LC|pos_start|latent_tokens|patch_embed.weight|(mask|cls)_token|module\.registers|posembs"
+)
 """Tensors that are not divided by the root of their width."""
 ZERO = re.compile(r"codebook_used|zero_k_bias|_hit_SV")
 """Tensors that a release has at zero."""

@@ -150,11 +150,10 @@ def _verdict(store: Store, data: str) -> str:
     worst, known = max(far)
     said = "met" if worst <= 0.1 else "missed"
     return (
-        f"The aim was to be within 0.1 nats per token of the any-order model in every region, at equal time: {said}. The difference is\n"
-        f"highest where the {known} is known, {worst:+.3f} nats ({worst / math.log(2):+.3f} bits); negative is better than any order. A\n"
-        f"uniform guess takes {math.log(512 if data == 'mnist5k' else 256):.3f} nats. At equal time the model that takes less work per step\n"
-        "has more steps: the table says which of them learns faster, not which is better in the end. Below some hundreds of steps neither has\n"
-        "learnt much: `python docs/results/objectives.py train budget=6min` says more.\n"
+        f"The aim was to be within 0.1 nats per token of the any-order model in every region, at equal time: {said}. Causal masking is\n"
+        f"furthest behind, or least ahead, with {known} known: {worst:+.3f} nats ({worst / math.log(2):+.3f} bits; negative is better than any\n"
+        f"order). A uniform guess takes {math.log(512 if data == 'mnist5k' else 256):.3f} nats. At equal time the model that takes less work per\n"
+        "step has more steps, so the table says which of them learns faster, not which is better in the end.\n"
     )
 
 

@@ -38,6 +38,7 @@ from gentok.types import Class, Condition, Tokens
 RUNS = ROOT / "outputs" / "trained_drafts"
 TARGET = ZOO / "mnist5k_ar"
 ITEMS, CALLS_ITEMS, HELD_OUT = 48, 24, 400
+DRAWN = 5_000  # items that the target draws before a drafter is trained on them, held-out ones included
 DEPTHS = (1, 2, 3, 4)
 _SAME = "tokenizer.ckpt=docs/zoo/mnist5k_vq"
 _DRAFTER = f"experiment=mnist5k/drafter {_SAME} generator.target=docs/zoo/mnist5k_ar"
@@ -94,14 +95,17 @@ def measure(store: Store, name: str, seed: int, budget: str) -> None:
     bundle = gentok.load(run_of(name, seed, budget) / "bundle" if name == "exits" else TARGET)
     target, condition, began = bundle.generator, conditions(bundle, ITEMS), time.time()
     rng = RowRNG.of(seed, torch.arange(ITEMS)).fork("items")
-    codes, p = draw_items(target, Tokens(torch.zeros(ITEMS, 1, target.spec.positions, dtype=torch.int64), target.spec), condition, rng)
-    items = Tokens(codes, target.spec)
+    worked = time.process_time()
+    items = draw_items(target, Tokens(torch.zeros(ITEMS, 1, target.spec.positions, dtype=torch.int64), target.spec), condition, rng)
+    drawing = (time.process_time() - worked) / ITEMS * DRAWN
+    p = probabilities(target, items, condition)
     if name in ("exits", "untrained"):
         drafters = {f"depth {depth}": first_blocks(target, depth) for depth in DEPTHS}
     else:
         small = gentok.load(run_of(name, seed, budget) / "bundle")
         drafters = {"": small.generator}
-        store.add(figures(f"{name}/seed{seed}", {"steps": small.meta["step"], "parameters": _size(small.generator)}, command, seed, 0.0), {"drafters/budget": budget})
+        about = {"steps": small.meta["step"], "parameters": _size(small.generator), "drawing_seconds": drawing if name in ("kl", "tv") else 0.0}
+        store.add(figures(f"{name}/seed{seed}", about, command, seed, 0.0), {f"{name}/budget": budget})
     for which, small in drafters.items():
         key, own = "/".join(filter(None, (name, which, f"seed{seed}"))), name == "exits"
         store.add(figures(key, compared(target, small, items, condition, p), command, seed, time.time() - began))
@@ -155,9 +159,10 @@ def row(store: Store, says: str, key: str) -> tuple[str, ...]:
 
 def page(store: Store) -> None:
     head = ("acceptance of one draft", "KL(p, q), nats", "calls: chain", "block", "4 paths, block", "processor seconds per item, chain")
-    small = [("drafter, trained", *head, "steps")]
+    small = [("drafter, trained", *head, "steps", "drawing items, s", "training")]
     there = {name for name in SAYS if _values(store, f"{name}/seed{{}}", "acceptance")}
-    small += [(*row(store, says, f"{name}/seed{{}}"), each(store, f"{name}/seed{{}}", "steps", ",.0f")) for name, says in SAYS.items() if name in there]
+    small += [(*row(store, says, f"{name}/seed{{}}"), each(store, f"{name}/seed{{}}", "steps", ",.0f"),
+               each(store, f"{name}/seed{{}}", "drawing_seconds", ".0f"), store.protocols.get(f"{name}/budget", "–")) for name, says in SAYS.items() if name in there]
     missing = ", ".join(f"`{name}`" for name in TRAINED if name not in there and not (name == "exits" and _values(store, "exits/seed{}", "nats_per_token")))
     exits = [("exit after", *head)]
     exits += [row(store, f"{depth} of 6 blocks", f"exits/depth {depth}/seed{{}}") for depth in DEPTHS]
@@ -169,7 +174,7 @@ def page(store: Store) -> None:
     text = f"""# Drafters trained for their model
 
 How often is a draft accepted if the drafter was trained for it? This page is made by `python docs/results/trained_drafts.py page` from
-[trained_drafts.json](trained_drafts.json), where every figure has its command, seed, seconds and machine. Machine: {machine()}. Several drafts of a step, and
+[trained_drafts.json](trained_drafts.json), where every figure has its command, seed, seconds and machine. Machine: {"; ".join(sorted({figure["machine"] for figure in store.figures.values()}))}. Several drafts of a step, and
 all rules: [drafts.md](drafts.md). Seeds: {", ".join(map(str, seeds_of(store))) or "–"}; where there are several, a mean and each of them.{missing and f" Not measured yet: {missing}."}
 
 A draft of q is accepted with the chance min(1, p / q), so one draft of a step with sum min(p, q) = 1 − TV(p, q). All drafters give samples of the model's own
@@ -178,8 +183,9 @@ distribution; they differ in how many calls these take.
 ## A small drafter, trained towards its model
 
 `generator=aligned_drafter` trains a drafter towards the probabilities of its target, on what the target says itself (DistillSpec, arXiv 2310.08461;
-`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]} and {store.protocols.get("drafters/budget", "–")} of
-processor time on one thread, in which the items that the target draws, and what it says of them, are included: hence the fewer steps.
+`experiment=mnist5k/drafter generator.target=BUNDLE`). The target is docs/zoo/mnist5k_ar of {sizes[1]} parameters; every drafter has {sizes[0]}.
+Processor time on one thread; before a drafter is trained on the target's own items, the target draws {DRAWN:,} of them (seconds by those of {ITEMS} items, all at once). What it
+says of them is asked anew in every step: hence the fewer steps.
 
 {table(small)}
 

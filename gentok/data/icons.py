@@ -1,7 +1,7 @@
 """Icons: filled SVG icons with the words of their files' names, of a folder, a zip file, or an installed package.
 
 All files are read at the start, as outlines (gentok/drawings/svg.py). A batch has their pictures as media, and as conditions the words,
-`text`, by characters, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
+`text`, as symbols, and the outlines themselves, `outline`, for tokenizer=icon. What becomes of files that cannot be read: see
 gentok.data.indexed_dataset; icons of more than `longest` ids are left out, counted and listed.
 """
 
@@ -148,14 +148,14 @@ class IconOptions(CheckedDataclass):
     Attributes:
         size: pixels per side of the pictures.
         longest: ids of tokenizer=icon (`ids_of`) beyond which an icon is left out.
-        caption_length: characters after which words are cut.
+        caption_length: words after which a name is cut; words that no training icon has are left out.
         max_broken: largest share of unreadable files; a larger one stops the run.
         split_seed: which icons are held out, where `held_out` is a share.
     """
 
     size: PositiveInt = 64
     longest: PositiveInt = 200
-    caption_length: PositiveInt = 32
+    caption_length: PositiveInt = 6
     max_broken: Fraction = 1.0
     split_seed: NonNegativeInt = 0
 
@@ -186,7 +186,7 @@ class Icons(MediaData, id="data/icons"):
         parts = split(found.index, found.held_out, own.max_broken, own.split_seed)
         parts = {name: _short(replace(part, media_type=ICONS), own.longest) for name, part in parts.items()}
         self.media_shape = (1, own.size, own.size)
-        spec = spec_of(parts, found.classes, own.caption_length)
+        spec = spec_of(parts, found.classes, own.caption_length, by_words=True)
         outlines = {name: [read[part.source.name(i)] for i in range(len(part.names))] for name, part in parts.items()}
         longest = max(len(to_ids(outline)) for some in outlines.values() for outline in some)
         self.condition_spec = ConditionSpec((*spec.parts, ("outline", outline_spec(longest))))

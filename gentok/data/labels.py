@@ -21,15 +21,20 @@ _log = logging.getLogger("gentok.data")
 
 
 def spec_of(
-    parts: dict[str, FileIndex], classes: Sequence[str] | None, caption_length: int, text_encoder: TextEncoder | None = None
+    parts: dict[str, FileIndex],
+    classes: Sequence[str] | None,
+    caption_length: int,
+    text_encoder: TextEncoder | None = None,
+    by_words: bool = False,
 ) -> ConditionSpec:
     """What conditions items have.
 
     Args:
         parts: "train", by whose labels the classes go, and "held_out"; the texts of both give the alphabet.
         classes: names of the classes, in the order of their ids; None: those that occur.
-        caption_length: characters, or tokens of the text encoder, after which captions are cut.
+        caption_length: characters, words, or tokens of the text encoder, after which captions are cut.
         text_encoder: makes vectors of captions; None: they become ids.
+        by_words: the ids are those of words, of which those of "train" are known, and not of characters.
 
     Raises:
         ValueError: no item has a caption, where captions are read, or there is no text encoder in its folder.
@@ -42,7 +47,10 @@ def spec_of(
         captions = [c for part in parts.values() for c in part.captions or ()]
         if not any(captions):
             raise ValueError(f"captions were asked for, {train.where} has none: data.captions=null trains without")
-        of = _ids_spec(captions, caption_length) if text_encoder is None else _vectors_spec(captions, caption_length, text_encoder)
+        if text_encoder is None:
+            of: IdsSpec | VectorsSpec = _ids_spec(captions, caption_length, train.captions if by_words else None)
+        else:
+            of = _vectors_spec(captions, caption_length, text_encoder)
         specs.append(("text", of))
     return ConditionSpec(tuple(specs))
 
@@ -103,16 +111,25 @@ def _part(spec: ClassSpec | IdsSpec, index: FileIndex) -> Class | Ids:
     number = {symbol: i for i, symbol in enumerate(spec.alphabet)}
     ids = torch.full((len(index.names), spec.max_length), ABSENT, dtype=torch.int32)  # half the memory of what batches have
     for row, text in enumerate(index.captions or ()):
-        cut = text[: spec.max_length]
-        ids[row, : len(cut)] = torch.tensor([number[c] for c in cut], dtype=torch.int32)
+        known = [word for word in text.split() if word in number] if spec.of_words else text
+        cut = known[: spec.max_length]
+        ids[row, : len(cut)] = torch.tensor([number[symbol] for symbol in cut], dtype=torch.int32)
     return Ids(ids)
 
 
-def _ids_spec(captions: Sequence[str], longest: int) -> IdsSpec:
-    long = sum(len(c) > longest for c in captions)
+def _ids_spec(captions: Sequence[str], longest: int, words_of: Sequence[str] | None) -> IdsSpec:
+    """words_of: the captions whose words are symbols; None: characters are, of all captions."""
+    lengths = [len(text if words_of is None else text.split()) for text in captions]
+    long = sum(length > longest for length in lengths)
     if long:
-        _log.warning("%d of %d captions have more than data.caption_length=%d characters and are cut there", long, len(captions), longest)
-    return IdsSpec(tuple(sorted({c for text in captions for c in text[:longest]})), min(longest, max(map(len, captions))))
+        what = "characters" if words_of is None else "words"
+        _log.warning("%d of %d captions have more than data.caption_length=%d %s and are cut there", long, len(captions), longest, what)
+    if words_of is None:
+        symbols = {c for text in captions for c in text[:longest]}
+    else:
+        symbols = {word for text in words_of for word in text.split()}
+        symbols |= set() if any(len(word) > 1 for word in symbols) else {"<word>"}  # which tells words from characters
+    return IdsSpec(tuple(sorted(symbols)), min(longest, max(lengths)))
 
 
 def _vectors_spec(captions: Sequence[str], longest: int, encoder: TextEncoder) -> VectorsSpec:

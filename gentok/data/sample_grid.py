@@ -38,7 +38,7 @@ def condition_labels(spec: ConditionSpec, value: Any, n: int) -> list[str]:
         if isinstance(kind, ClassSpec) and isinstance(part, Class):
             rows.append([kind.names[i] if i >= 0 else "" for i in part.ids.tolist()])
         elif isinstance(kind, IdsSpec) and isinstance(part, Ids):
-            rows.append(["".join(kind.alphabet[i] for i in row if i >= 0) for row in part.ids.tolist()])
+            rows.append([kind.text(row) for row in part.ids.tolist()])
     labels = [", ".join(filter(None, row)) for row in zip(*rows)]
     return [label or "null" for label in labels] if any(labels) else []
 

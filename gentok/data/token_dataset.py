@@ -145,6 +145,11 @@ class TokenDataset(MediaDataset):
         read."""
         return self._rows("index", torch.as_tensor(rows).numpy())
 
+    @property
+    def sizes(self) -> list[int] | None:
+        """The length of each item, of its first view; None where all are equally long."""
+        return self._rows("lengths", (slice(None), 0)).tolist() if "lengths" in self._layout.table else None
+
     def view_of(self, index: Tensor, epoch: Tensor) -> Tensor:
         """The view of each item in an epoch.
 

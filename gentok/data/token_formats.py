@@ -61,7 +61,7 @@ def _words(data: TokenDataset, batch: Batch) -> dict[str, list[str | None]]:
         if isinstance(part, Class) and isinstance(spec, ClassSpec):
             out[name] = [spec.names[i] if i >= 0 else None for i in part.ids.tolist()]
         elif isinstance(part, Ids) and isinstance(spec, IdsSpec):
-            out[name] = ["".join(spec.alphabet[i] for i in row if i >= 0) for row in part.ids.tolist()]
+            out[name] = [spec.text(row) for row in part.ids.tolist()]
     return out
 
 

@@ -106,7 +106,7 @@ def _read(context: Context, split: str) -> _Items:
             media.append(batch.media)
             text = batch.condition.parts.get("text")
             texts = text.ids.tolist() if isinstance(text, Ids) else [[]] * len(batch.index)
-            out.texts += ["".join(spec.alphabet[i] for i in row if i >= 0) for row in texts]  # type: ignore[union-attr]
+            out.texts += [spec.text(row) for row in texts]  # type: ignore[union-attr]
             out.ids += int(tokens.present.sum())
             advance(len(batch.index))
     out.media, out.pictures = torch.cat(media), torch.cat(pictures)

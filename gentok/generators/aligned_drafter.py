@@ -10,15 +10,16 @@ p being the target's distribution and q the drafter's, both given the ids before
     kl    KL(p || q) = sum over ids of p (log p - log q)      pulls hardest where q misses what p finds probable
     tv    TV(p, q)   = 1/2 sum over ids of |p - q|            what is lost of the acceptance; its gradient vanishes where q is far from p
 
-where the ids before are the target's own: sampled from it at temperature 1, given the conditions of the training batch and as long as its
-items (context=target); or those of the data (context=data). Sampling is most of the work, so a step draws several items for each row
-of its batch, and the steps after it take them in turn, several times. The drafter is never sampled in training.
+where the ids before are the target's own: exact draws from it at temperature 1, given the conditions of the training items and as long as
+these are (context=target); or those of the data (context=data). The target's items are drawn once, before training, into the cache of
+tokens (gentok/training/token_source.py); a row whose condition is dropped reads an item of that condition, which is what an item without
+condition is. The drafter is never sampled in training.
 
 The network, sampling and likelihood are those of the autoregressive model; a bundle holds the drafter alone. For
 `sampler=speculative sampler.ckpt=BUNDLE`, which draws the target's distribution whatever the drafter is.
 
 Deviations: DistillSpec compares contexts of the data, of the target and of the drafter, and more divergences; contexts of the drafter
-(on-policy) are left out. What was drawn is not kept with a checkpoint: a resumed run draws anew.
+(on-policy) are left out.
 """
 
 from __future__ import annotations
@@ -36,8 +37,7 @@ from gentok.interfaces import LocalPath
 from gentok.nn.frozen import Frozen
 from gentok.nn.token_transformer import full_precision
 from gentok.rng import RowRNG
-from gentok.settings import PositiveInt
-from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
+from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec, fingerprint
 
 __all__ = ["AlignedDrafter", "divergences", "draw_items", "probabilities"]
 
@@ -52,8 +52,6 @@ class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
             condition. None: it is not to be trained.
         divergence: kl or tv.
         context: what the ids before are: the target's own, or the data's.
-        draws: items that the target draws at once for each row of a batch.
-        reuse: how often each of them is trained on.
         options: those of Autoregressive, and of TransformerSettings.
 
     Raises:
@@ -70,18 +68,13 @@ class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
         target: LocalPath | None = None,
         divergence: Literal["kl", "tv"] = "kl",
         context: Literal["target", "data"] = "target",
-        draws: PositiveInt = 8,
-        reuse: PositiveInt = 8,
         **options: Annotated[Any, Autoregressive],
     ):
         if spec.grammar:
             raise ValueError("these tokens have a grammar, which a draw of the target would have to follow: use generator=autoregressive")
         super().__init__(spec, condition_spec, **options)
         self.target, self.divergence, self.context = target, divergence, context
-        self.draws, self.reuse = draws, reuse
         self._frozen: Frozen | None = None
-        self._drawn: list[tuple[Tokens, Condition, Tensor]] = []
-        self._turn = 0
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """As Generator.portable: without the target, which sampling does not need."""
@@ -107,9 +100,9 @@ class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
         """Mean divergence per present cell and end; outside of training, and where no target was loaded, the autoregressive model's loss.
 
         Args:
-            tokens: codes int64 [B, K, N].
+            tokens: codes int64 [B, K, N], the target's own or the data's.
             condition: B rows.
-            rng: for condition dropout, dropout and what the target draws.
+            rng: for condition dropout and dropout.
 
         Returns:
             LossOutput with the terms kl, tv, and acceptance: that of one draft, 1 - tv.
@@ -117,11 +110,8 @@ class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
         if not self.training or self._frozen is None or rng is None:
             return super().loss(tokens, condition, rng)
         target: Any = self._frozen.on(tokens.codes.device)
-        if self.context == "data":
-            condition = self.drop_condition(condition, rng)
-            p = probabilities(target, tokens, condition)
-        else:
-            tokens, condition, p = self._next_items(target, tokens, condition, rng)
+        condition = self.drop_condition(condition, rng)
+        p = probabilities(target, tokens, condition)
         logits = full_precision(self._logits(self._hidden(tokens.codes, condition, rng), self._tables.on(p.device).level))
         there = torch.stack([self._targets(tokens.codes, k)[1] for k in range(self.spec.levels)], 1)
         there = self.layout.flatten(there.to(torch.int64)) > 0  # [B, S, G]
@@ -129,21 +119,17 @@ class AlignedDrafter(Autoregressive, id="generator/aligned_drafter"):
         terms = {name: value.detach() for name, value in found.items()}
         return LossOutput(found[self.divergence], there.sum(), None, {**terms, "acceptance": 1 - terms["tv"]})
 
-    def _next_items(self, target: Any, tokens: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tokens, Condition, Tensor]:
-        """Items of the target's own, their conditions and what it says of them, float [B, S, G, ids]."""
-        if self._turn % (self.draws * self.reuse) == 0:
-            many = torch.arange(tokens.batch, device=tokens.codes.device).repeat(self.draws)
-            streams = RowRNG.concat([rng.fork(f"draw {i}") for i in range(self.draws)])
-            given = self.drop_condition(condition.rows(many), streams)
-            lengths = None if tokens.lengths is None else tokens.lengths[many]
-            drawn, p = draw_items(target, Tokens(tokens.codes[many], tokens.spec, lengths), given, streams)
-            parts = torch.arange(len(many), device=many.device).split(tokens.batch)
-            self._drawn = [
-                (Tokens(drawn[rows], tokens.spec, None if lengths is None else lengths[rows]), given.rows(rows), p[rows]) for rows in parts
-            ]
-        items = self._drawn[self._turn % self.draws]
-        self._turn += 1
-        return items
+    @property
+    def own_items(self) -> dict[str, Any] | None:
+        """As Generator.own_items: the target, where the ids before are to be its own."""
+        if self._frozen is None or self.context == "data":
+            return None
+        return {"drawn by": fingerprint(self._frozen.on(torch.device("cpu")).state_dict())}
+
+    def draw_items(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> Tokens:
+        """As Generator.draw_items: the target's, as long as `tokens`."""
+        assert self._frozen is not None
+        return draw_items(self._frozen.on(tokens.codes.device), tokens, condition, rng)
 
 
 def probabilities(model: Any, tokens: Tokens, condition: Condition) -> Tensor:
@@ -155,7 +141,7 @@ def probabilities(model: Any, tokens: Tokens, condition: Condition) -> Tensor:
 
 
 @torch.no_grad()
-def draw_items(model: Any, like: Tokens, condition: Condition, rng: RowRNG) -> tuple[Tensor, Tensor]:
+def draw_items(model: Any, like: Tokens, condition: Condition, rng: RowRNG) -> Tokens:
     """Items of a causal model, exact draws at temperature 1, with cells where those of other items are.
 
     Args:
@@ -165,24 +151,22 @@ def draw_items(model: Any, like: Tokens, condition: Condition, rng: RowRNG) -> t
         rng: B rows.
 
     Returns:
-        Codes int64 [B, K, N], and what the model says of every step given the drawn ones before it, float32 [B, S, G, ids], an end
-        included, although none is drawn: the items are as long as `like`.
+        Tokens: the items, as long as `like`, whether or not the model can end them by itself.
     """
     layout, batch = model.layout, like.batch
     ids = layout.flatten(like.codes)
-    cache, found = model.init_cache(condition, batch, layout.steps), []
+    cache = model.init_cache(condition, batch, layout.steps)
     fed = model.begin.to(ids).expand(batch, 1, -1)
     for step in range(layout.steps):
         at = torch.full((batch,), step, dtype=torch.int64)
         logits = full_precision(model.logits(fed, cache, at)[:, 0])  # [B, G, ids]
         model.commit(cache, at)
-        found.append(logits.softmax(-1))
         there = (ids[:, step] >= 0)[..., None]
         choice = logits[..., : model.spec.vocab].double().masked_fill(~there, 0.0)
         new = (choice + rng.gumbel(layout.slots, model.spec.vocab)).argmax(-1)
         ids[:, step] = torch.where(there[..., 0], new, ids[:, step])
         fed = ids[:, step : step + 1]
-    return layout.unflatten(ids), torch.stack(found, 1)
+    return Tokens(layout.unflatten(ids), like.spec, like.lengths)
 
 
 def divergences(p: Tensor, logits: Tensor) -> dict[str, Tensor]:

@@ -12,12 +12,14 @@ data's (Copet et al., MusicGen, arXiv 2306.05284).
 Deviations from LlamaGen: QK-norm; a learned embedding tells each fed step which cell comes next (level; row and column, or position);
 queries are rotated by the cell that they predict and keys by the cell that they hold; the condition is a token before `begin` and not in
 its place. Cells that are ABSENT are fed as a filler and carry no loss; with `ends`, the first of level 0 beyond an item's length carries
-that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf.
+that of the end id. Of tokens with a grammar (gentok/grammar.py), ids that cannot follow have the logit -inf; where ids are steps on a
+canvas, embeddings of the row and the column that they have led to are added to what is fed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.generators.causal import CausalTransformer
+from gentok.generators.cell_losses import cell_nats
 from gentok.generators.step_tables import cells_of_levels, fed_rows
 from gentok.generators.trimmed_head import TrimmedHead
 from gentok.grammar import Follower, Grammar
@@ -32,14 +35,7 @@ from gentok.nn.cell_positions import cell_names, rotation_tables
 from gentok.nn.constants import Constants
 from gentok.nn.kv_cache import KVCache
 from gentok.nn.linear import Int8Linear, Linear, activations, product
-from gentok.nn.token_transformer import (
-    TransformerOptions,
-    TransformerSettings,
-    full_precision,
-    initialise_parts,
-    token_nll,
-    uniform_nll,
-)
+from gentok.nn.token_transformer import TransformerOptions, TransformerSettings, initialise_parts
 from gentok.rng import RowRNG
 from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, Tokens, TokenSpec
@@ -88,6 +84,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         super().__init__(spec, condition_spec, settings, layout, token_dropout, ends)
         self.rope = settings.rope
         self.grammar = Grammar(spec) if spec.grammar else None
+        self.point_table = nn.Embedding(2 * spec.canvas, settings.width) if spec.canvas else None  # columns, then rows
         self.label_smoothing = label_smoothing
         codes, width = sum(spec.vocab_sizes), settings.width
         self.token_table = nn.Embedding(codes + spec.levels + 2, width)  # codes, a filler per level, begin, empty slot
@@ -95,7 +92,7 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             names = self._compile(settings.rope)
         self.target_table = nn.Embedding(names, width) if names else None
         self.head = None if tie_embeddings else Linear(width, codes)
-        initialise_parts(self.token_table, self.target_table, self.head)
+        initialise_parts(self.token_table, self.target_table, self.head, self.point_table)
         if zero_init_head and self.head is not None:
             nn.init.zeros_(self.head.weight)
         self.end = nn.Parameter(torch.zeros(1, width)) if ends else None
@@ -138,12 +135,22 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return x
 
     def _hidden(
-        self, codes: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
+        self, codes: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None, *, steps: Any = None
     ) -> Tensor:  # fmt: skip
-        """codes int64 [B, K, N] -> [B, S, D]: the state from which each layout step is predicted; taps: as in `attend`."""
+        """codes int64 [B, K, N] -> [B, S, D]: the state that predicts each layout step, 0 from `steps` on; taps: as in `attend`."""
         self.check_shape(codes)
         ids = self.feed(codes)
-        return self._attend(self._embed(ids, slice(None), self._hide(ids, rng)), condition, rng, taps)
+        x = self._embed(ids, slice(None), self._hide(ids, rng))
+        if self.point_table is not None:
+            x = x + self._points(self.grammar.states(codes[:, 0]))
+        if steps is None or steps == x.shape[1]:
+            return self._attend(x, condition, rng, taps)
+        return F.pad(self._attend(x[:, :steps], condition, rng, taps), (0, 0, 0, x.shape[1] - steps))
+
+    def _points(self, states: Tensor) -> Tensor:
+        """States int64 [B, S] of the grammar -> [B, S, D]: the points of the canvas that rows have come to."""
+        x, y = self.grammar.point(states)
+        return self.point_table(x) + self.point_table(y + self.grammar.canvas)
 
     def _hide(self, ids: Tensor, rng: RowRNG | None) -> Tensor | None:
         """ids int64 [B, S, G] -> bool [B, S]: the fed steps that token dropout hides."""
@@ -153,8 +160,8 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         return hide & (torch.arange(ids.shape[1], device=ids.device) > 0)
 
     def _level_hidden(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[Tensor]:
-        """Of each level the states [B, N_k, D] from which its cells are predicted."""
-        return self._by_level(self._hidden(codes, condition, rng))
+        """Of each level the states [B, N_k, D] from which its cells are predicted; anything where there is nothing to predict."""
+        return self._by_level(self._hidden(codes, condition, rng, steps=self._used_steps(codes, rng)))
 
     def _by_level(self, hidden: Tensor) -> list[Tensor]:
         """hidden [B, S, D] -> of each level [B, N_k, D]."""
@@ -231,19 +238,16 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
         out = []
         for k, (level, hidden) in enumerate(zip(self._levels, states)):
             target, there = (part[:, level.positions] for part in self._targets(codes, k))
-            logits, allowed = full_precision(self._scores(hidden, k)), self._allowed(codes, rng)
-            if allowed is not None:
-                logits = logits.masked_fill(~allowed, float("-inf"))
-            nll = smoothed = token_nll(logits, target, there)
-            if self.training and self.label_smoothing:
-                uniform = uniform_nll(logits, nll, target, there, allowed)
-                smoothed = torch.lerp(nll, uniform, self.label_smoothing)
+            nll, smoothed = cell_nats(
+                partial(self._scores, level=k), hidden, target, there, ragged=self.ends,
+                smoothing=self.label_smoothing if self.training else 0.0, grammar=self.grammar, states=self._states(codes, rng),
+            )  # fmt: skip
             out.append((nll, smoothed, there))
         return out
 
-    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
-        """codes int64 [B, 1, N] -> bool [B, N, V + 1], the ids that each cell may have given those before it; None: all."""
-        return None if self.grammar is None else self.grammar.allowed(self.grammar.states(codes[:, 0]))
+    def _states(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+        """codes int64 [B, 1, N] -> int64 [B, N], the state of the grammar in which each cell is predicted; None: any id may follow."""
+        return None if self.grammar is None else self.grammar.states(codes[:, 0])
 
     # ------------------------------------------------------------------------------------------------- Causal
 
@@ -265,11 +269,14 @@ class Autoregressive(CausalTransformer, id="generator/autoregressive"):
             x, rope = self._embed(ids, steps), self._rotation(ids.device, steps)
         else:
             x, rope = self._embed(ids, steps, names=cache.names), (cache.rotation[0][steps], cache.rotation[1][steps])
+        states = None if cache.follower is None else cache.follower.read(ids[..., 0], at, parents)
+        if self.point_table is not None:
+            x = x + self._points(states)
         hidden = self.trunk.extend(x, rope, cache, window)
         out = self._logits(hidden, self._tables.on(ids.device).level[steps], cache.heads)
-        if cache.follower is None:
+        if states is None:
             return out
-        allowed = cache.follower.grammar.allowed(cache.follower.read(ids[..., 0], at, parents))
+        allowed = cache.follower.grammar.allowed(states)
         return out.masked_fill(~allowed[:, :, None], float("-inf"))
 
     def commit(self, cache: KVCache, at: Tensor, path: Tensor | None = None) -> None:

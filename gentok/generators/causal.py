@@ -24,6 +24,7 @@ from gentok.nn.linear import activations
 from gentok.nn.rope import Rotation, widened
 from gentok.nn.token_transformer import TransformerSettings, attend
 from gentok.nn.transformer import Transformer
+from gentok.precision import values_known
 from gentok.rng import RowRNG
 from gentok.settings import Fraction
 from gentok.types import Condition, ConditionSpec, LossOutput, Tokens, TokenSpec
@@ -81,9 +82,9 @@ class CausalTransformer(Generator, Causal):
     def _attend(
         self, x: Tensor, condition: Condition, rng: RowRNG | None, taps: Mapping[int, list[Tensor]] | None = None
     ) -> Tensor:  # fmt: skip
-        """All that is fed, float [B, T, D], from the beginning -> [B, T, D]; taps: as in `attend`."""
+        """What is fed, float [B, T, D], from the beginning -> [B, T, D]; taps: as in `attend`."""
         tables, given = self._tables.on(x.device), self.conditioner(condition, len(x))
-        tokens = slice(self.conditioner.places, None)
+        tokens = slice(self.conditioner.places, self.conditioner.places + x.shape[1])
         return attend(self.trunk, x, given, (tables.cos, tables.sin), tokens, rate=self.dropout, rng=rng, taps=taps)
 
     def _rotation(self, device: torch.device, steps: Tensor | slice) -> Rotation:
@@ -146,6 +147,13 @@ class CausalTransformer(Generator, Causal):
         cells = there[:, ::stride]
         ended[:, ::stride] = ~cells & F.pad(cells, (1, -1), value=True)
         return torch.where(ended, self.spec.vocab_sizes[0], target), there | ended
+
+    def _used_steps(self, codes: Tensor, rng: RowRNG | None) -> int:
+        """How many layout steps, from the first, have something to predict in some row of codes int64 [B, K, N]."""
+        if not self.ends or (rng is not None and self.dropout) or not values_known(codes):  # dropout draws numbers for every step
+            return self.layout.steps
+        there = torch.stack([self._targets(codes, k)[1] for k in range(codes.shape[1])], 1)
+        return int(self.layout.step.to(codes.device)[there.any(0)].max()) + 1
 
     @abstractmethod
     def _level_nats(self, codes: Tensor, condition: Condition, rng: RowRNG | None) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -71,6 +71,8 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         shape: Literal["boxes", "spans"] = "boxes",
         **options: Annotated[Any, Autoregressive],
     ):
+        if spec.canvas:
+            raise ValueError("a hole among steps on a canvas would move all that follows: holes need tokenizer.relative=false")
         super().__init__(spec, condition_spec, **options)
         self.holes, self.max_holes, self.boxes = holes, max_holes, shape == "boxes"
         rows, width = self.token_table.weight.shape
@@ -116,12 +118,12 @@ class CausalMasked(Autoregressive, id="generator/causal_masked"):
         of_cells = (maps.step[:, k, level.positions] for k, level in enumerate(self._levels))
         return [hidden.gather(1, step[..., None].expand(-1, -1, hidden.shape[2])) for step in of_cells]
 
-    def _allowed(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
+    def _states(self, codes: Tensor, rng: RowRNG | None) -> Tensor | None:
         """Before a hole is filled it is not known which parts may follow behind it: items with holes are learnt without the grammar."""
         if rng is not None and self.holes:
             return None
-        allowed = super()._allowed(codes, rng)
-        return allowed[:, self._levels[0].steps] if isinstance(self.grammar, HoleGrammar) else allowed
+        states = super()._states(codes, rng)
+        return states[:, self._levels[0].steps] if isinstance(self.grammar, HoleGrammar) else states
 
     # ----------------------------------------------------------------------------------------------- sampling
 

@@ -54,6 +54,16 @@ class Generator(nn.Module, Component):
         """Told once before training how other models are loaded; a generator whose loss needs one, which its configuration names by path,
         loads it then, and keeps it outside of its weights. load: path -> generator."""
 
+    @property
+    def own_items(self) -> dict[str, Any] | None:
+        """Asked after `with_models`: what the items that it is trained on depend on, where it draws them itself (`draw_items`), before
+        training, into the cache of tokens; it can be written as JSON. None: it is trained on the data's."""
+        return None
+
+    def draw_items(self, tokens: Tokens, condition: Condition, rng: RowRNG) -> Tokens:
+        """An item for each row, in the place of that of the data: `tokens`, codes int64 [B, K, N], given `condition`."""
+        raise NotImplementedError
+
     def loss(self, tokens: Tokens | Latents, condition: Condition, rng: RowRNG) -> LossOutput:
         """The training loss of one batch.
 

@@ -36,7 +36,7 @@ class ConvSettings(CheckedDataclass):
         blocks: residual blocks of a resolution; the decoder has one more.
         attention: whether it follows every block of the lowest resolution.
         patch: side in pixels of the squares that are folded into channels first.
-        decoder_width: the decoder's width where it differs.
+        decoder_width, decoder_blocks: the decoder's where they differ.
         code_conv: side of a convolution between each network and the codebook; 0: none.
     """
 
@@ -47,11 +47,26 @@ class ConvSettings(CheckedDataclass):
     patch: PositiveInt = 2
     decoder_width: PositiveInt | None = None
     code_conv: Literal[0, 1, 3] = 0
+    decoder_blocks: Count | None = None
+
+    @property
+    def halvings(self) -> int:
+        """How often the folded image is halved: behind the encoder's first stages, and doubled behind the decoder's first ones."""
+        return len(self.multipliers) - 1
+
+    @property
+    def stage_attention(self) -> bool:
+        """Whether attention follows the blocks of the lowest resolution as well as standing in the middle."""
+        return self.attention
 
     @property
     def stride(self) -> int:
         """Pixels per side of a cell of the feature map."""
-        return self.patch * 2 ** (len(self.multipliers) - 1)
+        return self.patch * 2**self.halvings
+
+    def blocks_of(self, side: str) -> int:
+        """Residual blocks of a resolution. side: encoder or decoder."""
+        return self.blocks if side == "encoder" else 1 + (self.blocks if self.decoder_blocks is None else self.decoder_blocks)
 
 
 ConvOptions = Annotated[Any, ConvSettings]
@@ -169,9 +184,9 @@ class ConvEncoder(_Convolutional):
         now = width
         for i, multiplier in enumerate(multipliers):
             last = i == len(multipliers) - 1
-            layers += _stage(now, width * multiplier, settings.blocks, attention and last)
+            layers += _stage(now, width * multiplier, settings.blocks, settings.stage_attention and last)
             now = width * multiplier
-            layers += [] if last else [Downsample(now)]
+            layers += [Downsample(now)] if i < settings.halvings else []
         self.body = nn.Sequential(*layers, *_middle(now, attention))
         self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 3, padding=1)
         self.to_code = _code_conv(out_width, settings.code_conv)
@@ -198,9 +213,10 @@ class ConvDecoder(_Convolutional):
         self.stem = nn.Conv2d(in_width, now, 3, padding=1)
         layers = _middle(now, attention)
         for i, multiplier in reversed(list(enumerate(multipliers))):
-            layers += _stage(now, width * multiplier, settings.blocks + 1, attention and i == len(multipliers) - 1)
+            last = i == len(multipliers) - 1
+            layers += _stage(now, width * multiplier, settings.blocks_of("decoder"), settings.stage_attention and last)
             now = width * multiplier
-            layers += [Upsample(now)] if i else []
+            layers += [Upsample(now)] if i >= len(multipliers) - settings.halvings else []
         self.body = nn.Sequential(*layers)
         self.norm, self.head = group_norm(now), nn.Conv2d(now, channels * settings.patch**2, 3, padding=1)
         self.unfold = nn.PixelShuffle(settings.patch)

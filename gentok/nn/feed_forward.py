@@ -12,17 +12,26 @@ from gentok.nn.linear import Linear
 
 __all__ = ["FeedForward", "feed_forward_width"]
 
-BENDS = {"swiglu": F.silu, "geglu": F.gelu, "gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh")}
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's approximation of gelu."""
+    return x * (1.702 * x).sigmoid()
+
+
+BENDS = {
+    "swiglu": F.silu, "geglu": F.gelu, "gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+}  # fmt: skip
 """Activations of the feed-forward part; the first two are gates."""
 
 
 def feed_forward_width(width: int, activation: str = "swiglu") -> int:
     """8/3 of the width, up to the next multiple of 64, or 4 times the width for gelu."""
-    return 4 * width if activation.startswith("gelu") else 64 * math.ceil(8 * width / 3 / 64)
+    return 4 * width if "gelu" in activation else 64 * math.ceil(8 * width / 3 / 64)
 
 
 class FeedForward(nn.Module):
-    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; gelu, gelu_tanh: down(gelu(up x))."""
+    """swiglu: down(silu(gate x) * up x), gate and up in one matrix; geglu: gelu in its place; others: down(gelu(up x))."""
 
     def __init__(self, width: int, hidden: int, activation: str = "swiglu", bias: bool = False):
         super().__init__()

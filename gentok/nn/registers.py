@@ -9,14 +9,14 @@ decoder   [patches ; N register vectors], everything sees everything. A flow's d
 Registers that are not kept are *overwritten* by one learned vector and stay in attention. Overwriting comes behind the position
 embedding, so dropped registers are all alike. The null condition overwrites all registers by another learned vector.
 
-Deviations: RMSNorm in place of LayerNorm, learned scales on queries and keys, standard scaling and initialisation in place of muP's; the
-modulation of the last norm is our reading of DiT's last layer.
+Deviations: RMSNorm in place of LayerNorm (norm="layer" has LayerNorms and hidden widths as the release does), learned scales of norms,
+standard scaling and initialisation in place of muP's.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +70,7 @@ def draw_keep(mode: str, registers: int, rng: RowRNG) -> Tensor:
 
 
 class TimeEmbedding(nn.Module):
-    """t float [B] in [0, 1] -> float [B, width]: sines and cosines of 1000 t, and two linear layers.
+    """t float [B] in [0, 1] -> float [B, width]: sines and cosines of `scale` t, and two linear layers.
 
     Args:
         width: D.
@@ -80,12 +80,12 @@ class TimeEmbedding(nn.Module):
 
     def __init__(self, width: int, waves: int = 128, period: float = 256.0):
         super().__init__()
-        self.waves, self.period = waves, period
+        self.waves, self.period, self.scale = waves, period, 1000.0
         self.first, self.second = nn.Linear(2 * waves, width), nn.Linear(width, width)
 
     def forward(self, t: Tensor) -> Tensor:
         rates = self.period ** (-torch.arange(self.waves, dtype=torch.float64, device=t.device) / self.waves)
-        angles = 1000.0 * t.double()[:, None] * rates
+        angles = self.scale * t.double()[:, None] * rates
         waves = torch.cat((angles.cos(), angles.sin()), 1).to(self.first.weight.dtype)
         return self.second(F.silu(self.first(waves)))
 
@@ -101,14 +101,18 @@ class RegisterEncoder(nn.Module):
         width: of the transformer.
         depth: its blocks.
         head_width: channels of an attention head.
+        norm: "rms" or "layer".
     """
 
-    def __init__(self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int):
+    def __init__(
+        self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int,
+        norm: Literal["rms", "layer"] = "rms",
+    ):  # fmt: skip
         super().__init__()
         self.home = home
         self.stem = nn.Linear(in_width, width)
         self.registers = nn.Parameter(torch.empty(registers, width))
-        self.transformer = Transformer(width, depth, _heads(width, head_width), causal=False)
+        self.transformer = _transformer(width, depth, head_width, norm)
         self.head = nn.Linear(width, out_width)
         xavier(self)
         nn.init.trunc_normal_(self.registers, std=0.02, a=-0.04, b=0.04)
@@ -142,14 +146,15 @@ class RegisterDecoder(nn.Module):
         flow: whether it is a flow's; else it predicts the patches themselves.
         time_period: as of TimeEmbedding.
         density: of the patches in the transformer; None: all blocks see all of them.
+        norm: "rms" or "layer".
 
     Raises:
-        ValueError: the density does not fit the depth or the grid.
+        ValueError: the density does not fit the depth, the grid or the norm.
     """
 
     def __init__(
         self, in_width: int, out_width: int, home: tuple[int, int], registers: int, width: int, depth: int, head_width: int, flow: bool,
-        time_period: float = 256.0, density: Density | None = None,
+        time_period: float = 256.0, density: Density | None = None, norm: Literal["rms", "layer"] = "rms",
     ):  # fmt: skip
         super().__init__()
         self.home, self.flow = home, flow
@@ -160,8 +165,13 @@ class RegisterDecoder(nn.Module):
         self.dropped = nn.Parameter(torch.empty(width))
         self.null = nn.Parameter(torch.empty(width)) if flow else None
         self.time = TimeEmbedding(width, period=time_period) if flow else None
-        sizes: dict[str, Any] = {"width": width, "depth": depth, "heads": _heads(width, head_width), "adaln": 2 if flow else False}
-        self.transformer = Transformer(**sizes, causal=False) if density is None else DensityTransformer(density, **sizes)
+        adaln: Any = 2 if flow else False
+        if density is None:
+            self.transformer: nn.Module = _transformer(width, depth, head_width, norm, adaln)
+        elif norm == "rms":
+            self.transformer = DensityTransformer(density, width, depth, _heads(width, head_width), adaln)
+        else:
+            raise ValueError("a density has blocks with norm=rms; leave one of the two out")
         self.modulation = nn.Linear(width, 2 * width) if flow else None
         self.head = nn.Linear(width, out_width)
         xavier(self)
@@ -239,6 +249,16 @@ def xavier(module: nn.Module) -> None:
             nn.init.xavier_uniform_(part.weight)
             if part.bias is not None:
                 nn.init.zeros_(part.bias)
+
+
+def _transformer(width: int, depth: int, head_width: int, norm: str, adaln: bool | int = False) -> Transformer:
+    heads = _heads(width, head_width)
+    if norm == "rms":
+        return Transformer(width, depth, heads, causal=False, adaln=adaln)
+    made = Transformer(width, depth, heads, 8 * width // 3, causal=False, qk_norm="layer", adaln=adaln, norm=norm, eps=1e-5)
+    for block in made.blocks:
+        block.attention.qk_eps = 1e-5
+    return made
 
 
 def _heads(width: int, head_width: int) -> int:

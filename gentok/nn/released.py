@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from gentok.errors import counted
+from gentok.nn.torchscript import read_torchscript
 
-__all__ = ["channels_outermost", "fill", "read_state", "take"]
+__all__ = ["channels_outermost", "fill", "find_file", "read_state", "take"]
+
+
+def find_file(path: str | Path, model: str, files: Sequence[str]) -> Path:
+    """The file at `path`, or the one that a folder there holds; arguments and errors are those of `read_state`."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        found = [file for name in files for file in sorted(path.glob(name))]
+        if not found:
+            raise FileNotFoundError(f"the folder {path} holds no {model} weights: none of {', '.join(files)}")
+        path = found[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no {model} weights at {path}")
+    return path
 
 
 def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pattern[str], released_by: str) -> dict[str, Tensor]:
@@ -29,25 +44,21 @@ def read_state(path: str | Path, model: str, files: Sequence[str], known: re.Pat
         FileNotFoundError: there is no such file.
         ValueError: it holds something else, or would have to run code.
     """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        found = [file for name in files for file in sorted(path.glob(name))]
-        if not found:
-            raise FileNotFoundError(f"the folder {path} holds no {model} weights: none of {', '.join(files)}")
-        path = found[0]
-    if not path.is_file():
-        raise FileNotFoundError(f"there are no {model} weights at {path}")
+    path = find_file(path, model, files)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state: Any = load_file(path)
+        elif path.suffix == ".jit":
+            state = read_torchscript(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([argparse.Namespace]):  # the settings that trainers store beside the weights
+                state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format raises its own on a file that is something else
         raise ValueError(f"{path} holds no weights that can be read without running its code: it is damaged, or something else") from error
     if isinstance(state, Mapping):
-        state = next((state[inside] for inside in ("state_dict", "best_state", "model", "module") if inside in state), state)
+        state = next((state[inside] for inside in ("ema", "state_dict", "best_state", "model", "module") if inside in state), state)
     if not isinstance(state, Mapping) or not any(known.fullmatch(str(key)) for key in state):
         raise ValueError(f"{path} holds no {model} model: expected the weights of {released_by}")
     return dict(state)
@@ -116,8 +127,9 @@ def fill(
 
 
 @torch.no_grad()
-def channels_outermost(layer: nn.Module, side: int) -> None:
-    """Reorders a layer's outputs from (row, column, channel) of squares of side x side pixels to (channel, row, column), in place."""
-    for tensor in (layer.weight, layer.bias):
+def channels_outermost(layer: nn.Module, side: int, axis: Literal[0, 1] = 0) -> None:
+    """Reorders a layer's outputs (axis 1: its inputs) from (row, column, channel) of squares of side x side pixels to (channel, row,
+    column), in place."""
+    for tensor in (layer.weight, layer.bias)[: 2 - axis]:
         if not tensor.is_meta:
-            tensor.copy_(tensor.unflatten(0, (side, side, -1)).movedim(2, 0).flatten(0, 2))
+            tensor.copy_(tensor.unflatten(axis, (side, side, -1)).movedim(axis + 2, axis).flatten(axis, axis + 2))

@@ -133,7 +133,7 @@ class Transformer(nn.Module):
         heads: of attention.
         hidden: width of the feed-forward part; None: 8/3 D, up to the next multiple of 64, or 4 D for gelu.
         causal: whether a token sees only itself and earlier ones.
-        activation: swiglu, geglu, gelu or gelu_tanh.
+        activation: swiglu, geglu, gelu, gelu_tanh or quick_gelu.
         qk_norm: whether queries and keys are RMS-normalised; "cosine", "layer": see nn/attention.py.
         adaln: whether blocks are modulated by a vector [B, D]; above 1: the number of kinds of tokens, each modulated by itself.
         cross: whether blocks attend to a context [B, L, D].

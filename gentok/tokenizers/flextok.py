@@ -80,6 +80,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         align: NonNegativeFloat = 0.0,
         align_block: PositiveInt = 1,
         align_hidden: NonNegativeInt = 2048,
+        norm: Literal["rms", "layer"] = "rms",
     ):
         """
         Args:
@@ -90,7 +91,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
             decoder: "flow" or "regression".
             registers: tokens of an image.
             patch: pixels (or latents) per side of a patch.
-            encoder_width, encoder_depth, decoder_width, decoder_depth, head_width: of the transformers (gentok.nn.registers).
+            encoder_width, encoder_depth, decoder_width, decoder_depth, head_width, norm: of the transformers (gentok.nn.registers).
             density: of patches in the decoder's blocks (gentok.nn.density); None: all blocks see all of them.
             nested: how prefixes are drawn, "uniform", "powers" or "rounded"; None: all registers are always kept.
             null_rate: share of rows without registers.
@@ -99,8 +100,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
             time_period: of the embedding of t.
             solver, steps, guidance: how `decode` solves the flow by default (guidance 1: none).
             apg: projected guidance; None: plain guidance.
-            teacher: frozen, (media, (h, w)) -> float [B, teacher_width, h, w].
-            teacher_width: channels of its map.
+            teacher, teacher_width: frozen, (media, (h, w)) -> float [B, teacher_width, h, w].
             align: weight of the alignment with the teacher.
             align_block, align_hidden: the decoder block that is aligned, and the width of its projector.
 
@@ -125,7 +125,7 @@ class FlexTok(ImageTokenizer, id="tokenizer/flextok"):
         self.solver, self.steps = solver or Euler(), steps
         self.guidance, self.apg, self.align, self.align_block, self.latents = guidance, apg, align, align_block, latents
         home = (height // self.stride, width // self.stride)
-        features, common = values * patch**2, dict[str, Any](home=home, registers=registers, head_width=head_width)
+        features, common = values * patch**2, dict[str, Any](home=home, registers=registers, head_width=head_width, norm=norm)
         self.encoder = RegisterEncoder(features, codebook.in_width, width=encoder_width, depth=encoder_depth, **common)
         self.codebook = codebook
         common |= {"width": decoder_width, "depth": decoder_depth, "time_period": time_period, "density": density}

@@ -13,6 +13,10 @@ that can be read, and no others. Nothing is trained, and all that is lost is wha
 
 Pixels do not say how they were drawn: the outline of an item is a part of its condition, which data=icons gives and generators do not see.
 
+With `relative` a point is written as the step from the point before it (the first one: from the upper left corner), around the edges of the
+canvas: x and y are differences modulo `grid`. So any step leads to a point of the canvas, and rows, grammar and vocabulary are of the same
+size; equal shapes at different places are equal ids.
+
 Deviations: where a further part begins at the very point at which the part before it ended, a neighbour of that point is written as q (the
 paper's rows are ambiguous there); parts are closed shapes, whose last line is not written; ids are fed to generators by one table, without
 tables of rows and columns.
@@ -59,12 +63,19 @@ class Icon(Tokenizer, id="tokenizer/icon"):
     needs_training = False
     draws = True
 
-    def __init__(self, grid: PositiveInt = 49, longest: PositiveInt = 200, media_shape: Sequence[PositiveInt] | None = None):
+    def __init__(
+        self,
+        grid: PositiveInt = 49,
+        longest: PositiveInt = 200,
+        media_shape: Sequence[PositiveInt] | None = None,
+        relative: bool = False,
+    ):
         """
         Args:
             grid: points per side of the canvas, at least 2; 49: half units of the usual 24.
             longest: ids of the longest row.
             media_shape: (.., H, H) of the pictures, which are grey; filled in from the data.
+            relative: whether points are written as steps from the point before.
 
         Raises:
             ValueError: a setting is out of its range.
@@ -75,7 +86,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         *_, height, width = media_shape or (64, 64)
         if height != width:
             raise ValueError(f"tokenizer.media_shape={list(media_shape or ())}: pictures of icons are square; use data=icons")
-        self.grid, self.longest = grid, longest
+        self.grid, self.longest, self.relative = grid, longest, relative
         self.written_condition = ConditionSpec((("outline", outline_spec(2 * longest)),))
         names = ("end", "move", "line", "curve")
         self.spec = TokenSpec(
@@ -83,6 +94,7 @@ class Icon(Tokenizer, id="tokenizer/icon"):
             grid=Line(longest),
             parts=(*((name, i, i + 1) for i, name in enumerate(names)), ("point", POINT, POINT + grid * grid)),
             grammar=_GRAMMAR,
+            canvas=grid if relative else None,
             media_shape=(1, height, width),
         )
 
@@ -154,6 +166,9 @@ class Icon(Tokenizer, id="tokenizer/icon"):
         codes = self.tokens([codes.tolist()], codes.device).codes[0, 0]
         starts = [i for i, at in enumerate(codes.tolist()) if _MOVE <= at < POINT] + [int((codes >= 0).sum()) - 1]
         kept = _kept_commands(keep, len(starts) - 1)
+        if self.relative and max(kept) >= len(kept):
+            raise ValueError(f"keep={keep}: points are steps here, so that holes would move what follows them; keep the first commands, as "
+                             "0:6, or train with tokenizer.relative=false (experiment=icons/infill)")  # fmt: skip
         for command, (first, last) in enumerate(zip(starts, starts[1:])):
             if command not in kept:
                 codes[first:last] = UNKNOWN
@@ -181,12 +196,34 @@ class Icon(Tokenizer, id="tokenizer/icon"):
                 points = (at if at != points[0] else (x + 1 if x + 1 < self.grid else x - 1, y), points[0])
             ids += [_FIRST[kind], *(POINT + x + self.grid * y for x, y in points)]
             at = points[-1]
-        return [*ids, END]
+        return self._as_steps([*ids, END]) if self.relative else [*ids, END]
+
+    def _as_steps(self, ids: Sequence[int]) -> list[int]:
+        """A row whose points become steps from the point before."""
+        out, x, y = [], 0, 0
+        for i in ids:
+            if i >= POINT:
+                before_x, before_y = x, y
+                y, x = divmod(i - POINT, self.grid)
+                i = POINT + (x - before_x) % self.grid + self.grid * ((y - before_y) % self.grid)
+            out.append(i)
+        return out
+
+    def _as_points(self, ids: Sequence[int]) -> list[int]:
+        """The inverse of `_as_steps`."""
+        out, x, y = [], 0, 0
+        for i in ids:
+            if i >= POINT:
+                step_y, step_x = divmod(i - POINT, self.grid)
+                x, y = (x + step_x) % self.grid, (y + step_y) % self.grid
+                i = POINT + x + self.grid * y
+            out.append(i)
+        return out
 
     def read(self, ids: Sequence[int]) -> Outline:
         """Ids -> the outline that they say: up to the end, or the last command that is whole."""
         out: list[Command] = []
-        at = 0
+        at, ids = 0, self._as_points(ids) if self.relative else ids
         while at < len(ids) and ids[at] in (_MOVE, _LINE, _CURVE):
             count = (2, 1, 3)[ids[at] - _MOVE]
             points = [((i - POINT) % self.grid, (i - POINT) // self.grid) for i in ids[at + 1 : at + 1 + count] if i >= POINT]

@@ -160,12 +160,16 @@ class TokenFlow(ImageTokenizer, id="tokenizer/tokenflow"):
     def feature_networks(self) -> dict[str, FeatureNetwork]:
         return {"semantic": self.semantic, **({"teacher": self.teacher} if self.teacher is not None else {})}
 
+    def pixels(self, media: Tensor) -> Tensor:
+        """What the pixel encoder sees of the media."""
+        return media
+
     def _features_and_map(self, media: Tensor) -> tuple[Tensor, Tensor]:
         """media -> both halves float [B, D, h, w] and the semantic network's map [B, width, h, w]."""
-        pixel = self.pre(self.encoder(media))
+        pixel = self.pre(self.encoder(self.pixels(media)))
         cells = tuple(pixel.shape[2:])
         meaning = self.semantic(media, cells)
-        x = meaning.to(self.norm.weight.dtype).flatten(2).transpose(1, 2)
+        x = meaning.to(self.projection[0].weight.dtype).flatten(2).transpose(1, 2)
         semantic = self.projection(self.norm(x)).transpose(1, 2)
         z = torch.cat([semantic.to(pixel.dtype), pixel.flatten(2)], 1)  # the order of the codebook's parts
         return z.unflatten(2, cells), meaning

@@ -11,6 +11,8 @@ Deviations: the projections between the network's features and a low-dimensional
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor, nn
 
 from gentok.interfaces import Codebook, Loss
@@ -22,7 +24,13 @@ __all__ = ["VQGAN"]
 
 
 class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
-    """Images float [B, C, H, W] in [-1, 1] <-> Tokens of H / stride x W / stride cells, stride = patch * 2^(len(multipliers) - 1)."""
+    """Images float [B, C, H, W] in [-1, 1] <-> Tokens of H / stride x W / stride cells, stride = patch * 2^(len(multipliers) - 1).
+
+    Attributes:
+        settings_class: of its networks.
+    """
+
+    settings_class: ClassVar[type[ConvSettings]] = ConvSettings
 
     def __init__(self, codebook: Codebook, media_shape: PositiveInts, losses: Loss | None = None, **networks: ConvOptions):
         """
@@ -35,7 +43,7 @@ class VQGAN(ImageTokenizer, id="tokenizer/vqgan"):
         Raises:
             ValueError: the stride does not divide the height and the width.
         """
-        settings = ConvSettings(**networks)
+        settings = self.settings_class(**networks)
         super().__init__(media_shape, settings.stride, codebook, losses)
         channels = self.spec.media_shape[0]
         encoder, decoder = self.networks(channels, codebook, settings)

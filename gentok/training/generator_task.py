@@ -12,6 +12,7 @@ from torch import Tensor
 from gentok.build import build, resolve
 from gentok.bundle import Bundle
 from gentok.data.code_maps import code_maps
+from gentok.errors import ConfigError
 from gentok.generators.base import Jumps
 from gentok.rng import RowRNG
 from gentok.sampling import load_generator, pick_sampler, sample_tokens
@@ -60,6 +61,8 @@ class GeneratorTask(GentokModule):
         tokenizer = self.frozen.module.tokenizer
         self.generator = self.prepared(built_generator(self.config, tokenizer, self.condition_spec))
         self.generator.with_models(load_generator)
+        if self.generator.own_items is not None and not self.config["task"]["views"]:
+            raise ConfigError("this generator trains on items that it has drawn before training: set task.views to 1 or more, per item of the data")
         self.sampler = pick_sampler(self.config["sampler"], type(self.generator), self.config["trust"])
         self.augment = build(self.config["task"]["augment"], where="task.augment")
         self.modality = modality(tokenizer.spec)

@@ -113,7 +113,10 @@ def _train(config: dict[str, Any], run: Path, ckpt: Path | None, data: MediaData
 
     place = {"rank": trainer.global_rank, "world": trainer.world_size}
     consumed = start * config["trainer"]["accumulate"]
-    loader = training_loader(train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], **place, start=consumed)
+    window = config["task"].get("length_window", 1)
+    loader = training_loader(
+        train_set, config["batch_size"], config["seed"], config["trainer"]["workers"], **place, start=consumed, window=window
+    )
     validation = held_out_loader(held_out, config["task"].get("encode_batch", 250), **place)
     os.environ[FOLDER] = str(run)  # for the processes that `fit` starts
     L.seed_everything(config["seed"], verbose=False)  # the same start of the weights, whatever was built, encoded or launched before

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -48,25 +49,39 @@ class ClassSpec:
 
 @dataclass(frozen=True)
 class IdsSpec:
-    """Symbols in the order of their ids, and the longest row."""
+    """Symbols in the order of their ids, and the longest row. Where one has several characters, they are the words of a text."""
 
     alphabet: tuple[str, ...]
     max_length: Size
     kind: str = "ids"
 
+    @property
+    def of_words(self) -> bool:
+        return any(len(symbol) > 1 for symbol in self.alphabet)
+
     def parse(self, values: Sequence[Any], name: str) -> Ids:
         out = torch.full((len(values), self.max_length), ABSENT, dtype=torch.int64)
+        number = {symbol: i for i, symbol in enumerate(self.alphabet)}
         for row, value in enumerate(values):
             text = "" if value is None else str(value)
-            foreign = sorted({c for c in text if c not in self.alphabet})
+            symbols = text.split() if self.of_words else list(text)
+            foreign = sorted({symbol for symbol in symbols if symbol not in number})
             if foreign:
-                raise ValueError(
-                    f"{name}={text!r} has symbols that the model never saw: {foreign}; its alphabet is {''.join(self.alphabet)!r}"
-                )
-            if len(text) > self.max_length:
-                raise ValueError(f"{name}={text!r} has {len(text)} symbols; this model takes at most {self.max_length}")
-            out[row, : len(text)] = torch.tensor([self.alphabet.index(c) for c in text], dtype=torch.int64)
+                raise ValueError(f"{name}={text!r} has symbols that the model never saw: {foreign}; {self._known(foreign[0])}")
+            if len(symbols) > self.max_length:
+                raise ValueError(f"{name}={text!r} has {len(symbols)} symbols; this model takes at most {self.max_length}")
+            out[row, : len(symbols)] = torch.tensor([number[symbol] for symbol in symbols], dtype=torch.int64)
         return Ids(out)
+
+    def _known(self, foreign: str) -> str:
+        if not self.of_words:
+            return f"its alphabet is {''.join(self.alphabet)!r}"
+        near = get_close_matches(foreign, self.alphabet)
+        return f"it knows {len(self.alphabet)} words" + (f", such as {', '.join(near)}" if near else "")
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of a row of ids, up to its end."""
+        return (" " if self.of_words else "").join(self.alphabet[i] for i in ids if i >= 0)
 
 
 @dataclass(frozen=True)

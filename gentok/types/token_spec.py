@@ -39,6 +39,8 @@ class TokenSpec:
         sample_rate: in Hz, of sound.
         encode_fingerprint: hash of every tensor and setting that codes depend on.
         decode_fingerprint: hash of the rest.
+        canvas: points per side of a canvas on which the ids of the last part are steps: id start + x + canvas * y moves x to the right and
+            y down, around the edges, from (0, 0) before the first. None: ids have no such meaning.
     """
 
     vocab_sizes: tuple[Annotated[int, Field(ge=1, le=2**62)], ...]
@@ -54,6 +56,7 @@ class TokenSpec:
     sample_rate: Size | None = None
     encode_fingerprint: str = ""
     decode_fingerprint: str = ""
+    canvas: Size | None = None
 
     def __post_init__(self) -> None:
         if not self.vocab_sizes and self.width is None:
@@ -64,6 +67,8 @@ class TokenSpec:
             raise ValueError(f"strides must name one stride per level: {self.levels} levels, strides = {self.strides}")
         if self.grammar:
             self._check_grammar()
+        if self.canvas is not None and (not self.grammar or self.parts[-1][2] - self.parts[-1][1] != self.canvas**2):
+            raise ValueError(f"a canvas is one of tokens with a grammar, whose last part has canvas^2 = {self.canvas**2} ids: {self.parts}")
 
     def _check_grammar(self) -> None:
         ends = [0, *(stop for _, _, stop in self.parts)]
@@ -149,8 +154,9 @@ class TokenSpec:
     def to_dict(self) -> dict[str, Any]:
         values = dataclasses.asdict(self)
         values["grid"] = {"kind": type(self.grid).__name__.lower(), **dataclasses.asdict(self.grid)}
-        if not self.grammar:  # what has none reads, and is fingerprinted, as before there were any
-            del values["grammar"]
+        for name in ("grammar", "canvas"):  # what has none reads, and is fingerprinted, as before there were any
+            if not values[name]:
+                del values[name]
         return json.loads(json.dumps(values))
 
     @classmethod

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "drawings"))
-from icon_kit import BROKEN, GOOD, folder
+from icon_kit import BROKEN, GOOD, folder, svg
 
 from gentok.data.icons import Icons, ids_of, words
 from gentok.drawings.outlines import from_ids
@@ -17,8 +17,7 @@ from gentok.drawings.svg import read_svg
 
 
 def texts(data, batch):
-    alphabet = dict(data.condition_spec.parts)["text"].alphabet
-    return ["".join(alphabet[i] for i in row if i >= 0) for row in batch.condition.parts["text"].ids.tolist()]
+    return [dict(data.condition_spec.parts)["text"].text(row) for row in batch.condition.parts["text"].ids.tolist()]
 
 
 def test_an_item_has_its_words_its_outline_and_its_picture(tmp_path):
@@ -36,6 +35,24 @@ def test_an_item_has_its_words_its_outline_and_its_picture(tmp_path):
     assert again.train.names == data.train.names and again.train.description == data.train.description
     other = Icons(tmp_path / "icons", held_out=0.2, size=32, split_seed=1)
     assert set(other.held_out.names) != set(data.held_out.names)
+
+
+def test_words_are_symbols_and_those_of_held_out_icons_alone_are_left_out(tmp_path):
+    for folder_name, names in (("train", ["arrow-left", "arrow_right", "x"]), ("other", ["arrow-back", "Left.x"])):
+        (tmp_path / folder_name).mkdir()
+        for name in names:
+            (tmp_path / folder_name / f"{name}.svg").write_text(svg(GOOD["home"]))
+    data = Icons(tmp_path / "train", held_out=str(tmp_path / "other"))
+    spec = dict(data.condition_spec.parts)["text"]
+    assert spec.alphabet == ("arrow", "left", "right", "x") and spec.of_words and spec.max_length == 2
+    assert texts(data, data.held_out.__getitems__([0, 1])) == ["left x", "arrow"]
+    assert spec.text(spec.parse(["right arrow"], "text").ids[0].tolist()) == "right arrow" and spec.parse([None], "text").ids.max() < 0
+    with pytest.raises(ValueError, match=r"never saw: \['arow'\]; it knows 4 words, such as arrow"):
+        spec.parse(["arow left"], "condition.text")
+    for path in (tmp_path / "train").glob("arrow*"):
+        path.unlink()
+    data = Icons(tmp_path / "train", held_out=str(tmp_path / "other"))
+    assert texts(data, data.held_out.__getitems__([0, 1])) == ["x", ""], "also where all words have one letter"
 
 
 def test_broken_files_are_listed_with_a_line_each_and_stop_nothing(tmp_path, caplog):

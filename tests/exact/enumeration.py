@@ -35,6 +35,9 @@ LIMIT = 60_000
 ROUNDING = 1e-15
 """What is as certain as this is no choice: of paths in a batch of another size it may come out as 1."""
 
+NOTHING = 1e-12
+"""An option of less is rounding: it may be there in one batch and not in another. `gap` does not see 1e-9."""
+
 
 class Run:
     """The paths of one run, int64 [n, L], and the choices behind their ends.
@@ -52,6 +55,8 @@ class Run:
 
     def pick(self, rng: Script, p: np.ndarray) -> np.ndarray:
         """The option that each row of `rng` takes, int64 [b], of options with these probabilities [b, options]."""
+        p = np.where(p < NOTHING, 0.0, p)
+        p /= p.sum(1, keepdims=True)
         rows, out = rng.row_numbers.numpy(), p.argmax(1)
         choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1 - ROUNDING)
         ends = choice & (self.taken[rows] == self.paths.shape[1])

@@ -28,7 +28,7 @@ def with_exits(spec=SPEC, **options):
 def drafter(target, spec=SPEC):
     """A drafter of some steps of training towards a target."""
     torch.manual_seed(0)
-    model = AlignedDrafter(spec, CLASSES, width=8, depth=1, heads=1, target="TARGET", draws=2, reuse=2).double()
+    model = AlignedDrafter(spec, CLASSES, width=8, depth=1, heads=1, target="TARGET").double()
     model.with_models(lambda path: target)
     optimizer = torch.optim.Adam(model.train().parameters(), lr=1e-2)
     known, condition = Tokens(torch.zeros(8, 1, spec.positions, dtype=torch.int64), spec), Condition({"class": Class(torch.arange(8) % 2)})

@@ -39,13 +39,13 @@ def test_divergences_are_those_of_the_formulas():
 
 
 @pytest.mark.parametrize(("layout", "ends"), [("position_major", False), ("delayed", True)])
-def test_items_are_drawn_where_others_have_cells_and_scored_as_without_a_cache(layout, ends):
+def test_items_are_drawn_where_others_have_cells_and_a_row_alone_draws_the_same(layout, ends):
     target, like, condition = autoregressive(STRIDED, EVERYTHING, layout=layout, ends=ends), codes(STRIDED, 3), everything(3)
     like.codes[1, :, 3:] = -1
-    drawn, p = draw_items(target, like, condition, RowRNG.of(0, range(3)))
+    drawn = draw_items(target, like, condition, RowRNG.of(0, range(3))).codes
     assert torch.equal(drawn >= 0, like.codes >= 0) and not torch.equal(drawn, like.codes)
-    again = probabilities(target, Tokens(drawn, STRIDED), condition)
-    assert torch.allclose(p, again, atol=1e-12)
+    alone = draw_items(target, Tokens(like.codes[1:2], STRIDED), condition.rows(torch.tensor([1])), RowRNG.of(0, [1]))
+    assert torch.equal(alone.codes, drawn[1:2])
 
 
 def test_items_that_are_drawn_have_the_models_distribution_and_those_of_a_sharper_one_have_not():
@@ -55,7 +55,7 @@ def test_items_that_are_drawn_have_the_models_distribution_and_those_of_a_sharpe
     p = (-target.nll_bound(Tokens(every, spec), Condition(), None)).exp()
 
     def chi_square(model):
-        drawn, _ = draw_items(model, Tokens(torch.zeros(n, 1, 2, dtype=torch.int64), spec), Condition(), RowRNG.of(0, range(n)))
+        drawn = draw_items(model, Tokens(torch.zeros(n, 1, 2, dtype=torch.int64), spec), Condition(), RowRNG.of(0, range(n))).codes
         count = torch.bincount(drawn[:, 0, 0] * 3 + drawn[:, 0, 1], minlength=9)
         return float(((count - n * p) ** 2 / (n * p)).sum())
 
@@ -81,19 +81,17 @@ def test_a_drafter_that_is_the_target_has_no_divergence(context):
     assert abs(float(output.loss.detach())) < 1e-12 and abs(float(output.terms["acceptance"]) - 1) < 1e-7
 
 
-def test_items_are_used_in_turn_and_then_drawn_anew():
-    model = drafter(RASTER, autoregressive(RASTER, CLASSES), CLASSES, draws=2, reuse=3)
-    condition, seen = Condition({"class": Class(torch.tensor([0, 1]))}), []
-    for step in range(8):
-        model.loss(codes(RASTER, 2), condition, RowRNG.of(0, range(2), step))
-        seen.append(model._drawn[step % 2][0].codes)
-    assert all(torch.equal(seen[i], seen[i % 2]) for i in range(6)) and not torch.equal(seen[0], seen[1])
-    assert not torch.equal(seen[6], seen[0])
+def test_what_it_is_trained_on_is_named_by_its_target():
+    one, other = autoregressive(RASTER), autoregressive(RASTER, depth=3)
+    assert drafter(RASTER, one, context="data").own_items is None
+    assert drafter(RASTER, one).own_items == drafter(RASTER, one).own_items != drafter(RASTER, other).own_items
+    drawn = drafter(RASTER, one).draw_items(codes(RASTER, 2), Condition(), RowRNG.of(0, range(2)))
+    assert torch.equal(drawn.codes, draw_items(one, codes(RASTER, 2), Condition(), RowRNG.of(0, range(2))).codes)
 
 
 def test_training_brings_the_drafter_near_and_leaves_the_target_alone():
     target = autoregressive(RASTER, CLASSES)
-    model = drafter(RASTER, target, CLASSES, divergence="tv", condition_dropout=0.0, draws=4, reuse=8)
+    model = drafter(RASTER, target, CLASSES, divergence="tv", condition_dropout=0.0)
     before, condition = {k: v.clone() for k, v in target.state_dict().items()}, Condition({"class": Class(torch.arange(16) % 3)})
     optimizer, found = torch.optim.Adam(model.parameters(), lr=1e-2), []
     for step in range(40):

@@ -33,8 +33,8 @@ def tokens_of(model, some):
     return model.encode_batch(Batch(torch.zeros(len(ids), 1, 8, 8), torch.arange(len(ids)), condition)).validate()
 
 
-def check(some, grid):
-    model = Icon(grid, longest=2000)
+def check(some, grid, relative=False):
+    model = Icon(grid, longest=2000, relative=relative)
     want = [on_grid(outline, grid) for outline in some]
     tokens = tokens_of(model, some)
     assert model.outlines(tokens) == want
@@ -50,14 +50,15 @@ def check(some, grid):
 def test_what_is_encoded_is_read_again_on_the_grid():
     check(outlines(40), 49)
     check(outlines(160), 25)
+    check(outlines(80), 49, relative=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("grid", [25, 49, 100])
-def test_every_icon_of_the_sets_is_read_again_on_the_grid(grid):
+@pytest.mark.parametrize(("grid", "relative"), [(25, False), (49, False), (49, True), (100, False)])
+def test_every_icon_of_the_sets_is_read_again_on_the_grid(grid, relative):
     some = outlines(1)
     for first in range(0, len(some), 500):
-        check(some[first : first + 500], grid)
+        check(some[first : first + 500], grid, relative)
 
 
 class Ambiguous(Icon):
@@ -87,8 +88,9 @@ def test_a_part_that_begins_where_the_last_one_ended_is_no_new_shape(tokenizer):
         assert same if tokenizer is Icon else not same
 
 
-def test_ten_thousand_random_rows_of_the_grammar_are_read_to_their_last_command():
-    model, rng = Icon(5, longest=40), random.Random(0)
+@pytest.mark.parametrize("relative", [False, True])
+def test_ten_thousand_random_rows_of_the_grammar_are_read_to_their_last_command(relative):
+    model, rng = Icon(5, longest=40, relative=relative), random.Random(0)
     grammar = Grammar(model.spec)
     part = {name: range(start, stop) for name, start, stop in model.spec.parts}
     names = [name for name, _, _ in model.spec.parts]
@@ -106,13 +108,27 @@ def test_ten_thousand_random_rows_of_the_grammar_are_read_to_their_last_command(
         assert outline and outline[0][0] == SHAPE and (sum(sizes) + 1 == len(row) if ended else len(row) - 4 < sum(sizes) <= len(row))
         assert model.read(model.written(outline)) == outline
         assert model.read([*row, 1, 5, 5]) == outline or not ended, "nothing counts behind the end"
-    assert int(grammar.states(torch.tensor([row]))[0, -1]) < len(model.spec.grammar)
+    assert int(grammar.states(torch.tensor([row]))[0, -1]) % grammar.size < len(model.spec.grammar)
+
+
+def test_steps_are_those_between_points_wherever_a_shape_stands():
+    absolute, relative = Icon(9, longest=40), Icon(9, longest=40, relative=True)
+    rows = []
+    for x, y in ((0, 0), (3, 5)):
+        outline = ((SHAPE, ((x, y),)), (LINE, ((x + 3, y),)), (LINE, ((x + 3, y + 2),)))
+        rows.append(relative.written(outline))
+        points = [i - POINT for i in absolute.written(outline) if i >= POINT]
+        steps = [i - POINT for i in rows[-1] if i >= POINT]
+        for before, point, step in zip([0, *points], points, steps):
+            assert ((point - before) % 9 - step) % 9 == 0 and (point // 9 - before // 9 - step // 9) % 9 == 0
+    assert rows[0][2:] == rows[1][2:] and rows[0] != rows[1], "the first point alone says where a shape stands"
 
 
 def test_any_ids_at_all_decode_and_a_tail_that_is_cut_is_dropped():
     model, g = Icon(7, longest=30, media_shape=(1, 16, 16)), torch.Generator().manual_seed(0)
     codes = torch.randint(-2, model.spec.vocab, (200, 1, 30), generator=g)
-    assert model.decode(Tokens(codes, model.spec)).shape == (200, 1, 16, 16)
+    for other in (model, Icon(7, longest=30, relative=True, media_shape=(1, 16, 16))):
+        assert other.decode(Tokens(codes, other.spec)).shape == (200, 1, 16, 16)
     square = read_svg(svg(GOOD["square_outline"]).encode())
     row = model.written(on_grid(square, 7))
     assert model.read(row[:-1]) == on_grid(square, 7) and model.read(row[:4]) == on_grid(square, 7)[:1]
@@ -160,6 +176,11 @@ def test_commands_that_stay_are_named_by_their_numbers(tmp_path):
     half = model.prompt_drawing(codes).codes[0, 0]
     assert bool((half[13:] == -2).all()) and bool((half[:13] >= 0).all()), "a hole at the end goes on to the longest row"
     assert (model.prompt_drawing(codes, 3).codes[0, 0] >= 0).nonzero()[:, 0].tolist() == [7, 8]
+    steps = Icon(49, longest=60, relative=True)
+    codes = steps.read_drawing(tmp_path / "a.svg")
+    assert steps.read(codes.tolist()) == commands and steps.prompt_drawing(codes, "0:3").codes[0, 0, :7].tolist() == codes[:7].tolist()
+    with pytest.raises(ValueError, match="keep=0:3\\+6:: points are steps here"):
+        steps.prompt_drawing(codes, "0:3+6:")
     for keep in ("x", "", "0:", "20:", "0:3,5", "1:2:3"):
         with pytest.raises(ValueError, match=f"keep={keep}: "):
             model.prompt_drawing(codes, keep)

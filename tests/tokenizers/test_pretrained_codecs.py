@@ -18,6 +18,9 @@ pytest.importorskip("transformers")
 
 ROWS = 32
 SEANET = {"num_filters": 4, "hidden_size": 16, "upsampling_ratios": [4, 2], "codebook_size": ROWS}
+DAC = {"model_type": "dac", "encoder_hidden_size": 4, "decoder_hidden_size": 16, "hidden_size": 8}
+HUBERT = {"model_type": "hubert", "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+          "conv_dim": [8, 8], "conv_stride": [4, 2], "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}  # fmt: skip
 MODELS = {
     "encodec_package": {"dimension": 16, "n_filters": 4, "ratios": [4, 2], "lstm": 1, "n_q": 4, "bins": ROWS, "sample_rate": 2000},
     "transformers_encodec": {**SEANET, "num_lstm_layers": 1, "target_bandwidths": [1.25, 5.0], "sampling_rate": 2000},
@@ -26,8 +29,20 @@ MODELS = {
     "transformers_mimi": {**SEANET, "num_quantizers": 4, "codebook_dim": 8, "vector_quantization_hidden_dimension": 8,
                           "upsample_groups": 16, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2,
                           "num_key_value_heads": 2, "sampling_rate": 2000, "sliding_window": 6},
+    "transformers_xcodec": {
+        "target_bandwidths": [1.25, 2.5, 3.75, 5.0], "sample_rate": 2000, "codebook_size": ROWS,
+        "acoustic_model_config": {**DAC, "downsampling_ratios": [4, 2], "upsampling_ratios": [4, 2]},
+        "semantic_model_config": {**HUBERT, "conv_kernel": [5, 2]},
+    },
+    "transformers_higgs": {
+        "target_bandwidths": [0.32, 0.64, 0.95, 1.27], "sample_rate": 2000, "semantic_sample_rate": 1000, "downsample_factor": 8,
+        "codebook_size": ROWS, "codebook_dim": 8,
+        "acoustic_model_config": {**DAC, "downsampling_ratios": [4, 4, 2], "upsampling_ratios": [4, 4, 2]},
+        "semantic_model_config": {**HUBERT, "conv_kernel": [323, 2]},
+    },
 }  # fmt: skip
-HOPS = {"encodec_package": 8, "transformers_encodec": 8, "transformers_dac": 6, "transformers_mimi": 16}
+HOPS = {"encodec_package": 8, "transformers_encodec": 8, "transformers_dac": 6, "transformers_mimi": 16, "transformers_xcodec": 8,
+        "transformers_higgs": 32}  # fmt: skip
 LEVELS = 4
 every = pytest.mark.parametrize("name", MODELS)
 
@@ -64,7 +79,7 @@ def make(name, **overrides):
         for p in model.parameters():
             if p.dim() == 1:  # biases, which are zeros in a fresh model and would hide mistakes
                 p.add_(0.1 * torch.randn_like(p))
-            elif name == "transformers_dac" and p.shape[0] > 1:  # its start of 0.02 silences networks as narrow as these
+            elif name.endswith(("dac", "xcodec", "higgs")) and p.shape[0] > 1:  # their start of 0.02 silences networks this narrow
                 p.normal_(std=0.5 * p[0].numel() ** -0.5)
         fill(model)
     return model
@@ -81,28 +96,15 @@ class Library:
             self.own = _parametrized(_model(MODELS[name])).eval()
             self.own.encoder.load_state_dict(model.encoder.model.state_dict())
             self.own.decoder.load_state_dict(model.decoder.model.state_dict())
-            layers = [self.own.quantizer.vq.layers]
+            for layer, level in zip(self.own.quantizer.vq.layers, model.codebook.branches[0].levels):
+                layer.load_state_dict(level.layer.state_dict())
         else:
             import transformers
 
             cls = getattr(transformers, model.model_name)
             self.own = cls(cls.config_class(**MODELS[name])).eval()
-            self.own.encoder.load_state_dict(model.encoder.model.state_dict())
-            self.own.decoder.load_state_dict(model.decoder.model.state_dict())
-            q = self.own.quantizer
-            layers = {
-                "transformers_encodec": lambda: [q.layers],
-                "transformers_dac": lambda: [q.quantizers],
-                "transformers_mimi": lambda: [q.semantic_residual_vector_quantizer.layers, q.acoustic_residual_vector_quantizer.layers],
-            }[name]()
-            if name == "transformers_mimi":
-                for part, branch in zip((q.semantic_residual_vector_quantizer, q.acoustic_residual_vector_quantizer),
-                                        model.codebook.branches):  # fmt: skip
-                    part.input_proj.load_state_dict(branch.project_in.state_dict())
-                    part.output_proj.load_state_dict(branch.project_out.state_dict())
-        for theirs, branch in zip(layers, model.codebook.branches):
-            for layer, level in zip(theirs, branch.levels):
-                layer.load_state_dict(level.layer.state_dict())
+            for theirs, ours in zip(model.parts_of(self.own, None), (model.encoder, model.codebook, model.decoder)):
+                theirs.load_state_dict(ours.state_dict())  # which are the library's modules
 
     @torch.no_grad()
     def encode(self, x, levels):
@@ -113,9 +115,11 @@ class Library:
             bandwidth = levels * 1.25
             self.own.config.target_bandwidths = [bandwidth]
             return self.own.encode(x, bandwidth=bandwidth).audio_codes[0]
+        whole = torch.nn.functional.pad(x, (0, -x.shape[2] % HOPS[self.name]))
         if self.name == "transformers_dac":
-            hop = HOPS[self.name]
-            return self.own.encode(torch.nn.functional.pad(x, (0, -x.shape[2] % hop)), levels).audio_codes
+            return self.own.encode(whole, levels).audio_codes
+        if self.name in ("transformers_xcodec", "transformers_higgs"):
+            return self.own.encode(whole, MODELS[self.name]["target_bandwidths"][levels - 1]).audio_codes
         return self.own.encode(x, num_quantizers=levels).audio_codes
 
     @torch.no_grad()
@@ -182,6 +186,11 @@ def not_in_parallel(model):
     second.project_in = AfterTheFirst(first, second.project_in, model.codebook.width)
 
 
+def last_state_alone(model):
+    semantic = model.encoder.model["semantic"]
+    model.encoder.states = lambda x, side: semantic(torch.nn.functional.pad(x[:, 0], (side, side))).last_hidden_state
+
+
 @pytest.mark.parametrize(
     ("name", "spoil"),
     [
@@ -189,8 +198,10 @@ def not_in_parallel(model):
         ("transformers_dac", no_projection_out),
         ("transformers_mimi", not_in_parallel),
         ("encodec_package", lambda model: setattr(model.codebook, "__class__", FirstLevelAlone)),
+        ("transformers_xcodec", last_state_alone),
+        ("transformers_higgs", lambda model: setattr(model.encoder, "step", 1)),
     ],
-    ids=["part_of_the_residual", "no_projection", "not_in_parallel", "first_level_alone"],
+    ids=["part_of_the_residual", "no_projection", "not_in_parallel", "first_level_alone", "last_state_alone", "every_frame"],
 )
 def test_codes_other_than_the_library_s_are_found(name, spoil, monkeypatch):
     model = make(name)

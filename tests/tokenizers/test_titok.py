@@ -3,7 +3,7 @@
 import pytest
 import torch
 from released_kit import images, recorded, released
-from tokenizer_kit import LOSSES, batch_of, noise_of, read
+from tokenizer_kit import LOSSES, read, trained_on
 
 from gentok.build import build
 from gentok.bundle import load, pretrained
@@ -55,17 +55,7 @@ def test_a_file_is_adopted_and_trained_from_where_the_release_stands(tmp_path):
     (tmp_path / "tokenizer_titok.bin").unlink()
     codes, x = recorded("titok", "vqgan", "codes")[0], images(64, 64)
     assert torch.equal(load(path).tokenizer.encode(x).codes, codes)
-    model = built("pixels", stored(tmp_path, "pixels"), losses=LOSSES).train()
-    optimizer, losses = torch.optim.Adam(model.parameters(), 1e-3), []
-    for step in range(3):
-        out = model(batch_of(x), noise_of(x))
-        assert step or torch.equal(out.tokens.codes, recorded("titok", "pixels", "codes")[0])
-        losses.append(sum(out.losses.values()))
-        losses[-1].backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[2] < losses[0]
+    trained_on(built("pixels", stored(tmp_path, "pixels"), losses=LOSSES), x, recorded("titok", "pixels", "codes")[0])
 
 
 def test_other_files_sizes_and_tokens_are_refused_in_one_line(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from released_kit import images, recorded, released
-from tokenizer_kit import LOSSES, batch_of, noise_of, read
+from tokenizer_kit import LOSSES, batch_of, noise_of, read, trained_on
 
 from gentok.build import build
 from gentok.bundle import load, pretrained
@@ -50,17 +50,9 @@ def test_a_file_is_adopted_and_trained_from_where_the_release_stands(tmp_path):
     assert torch.equal(load(path).tokenizer.encode(images(64, 64)).codes, codes)
     model = built(stored(tmp_path), losses=LOSSES).train()
     x, table = images(64, 64), model.codebook.book.weight.detach().clone()
-    losses = []
-    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
-    for step in range(3):
-        out = model(batch_of(x), noise_of(x))
-        assert step or (torch.equal(out.tokens.codes, codes) and torch.equal(model.codebook.book.weight, table))
-        losses.append(sum(out.losses.values()))
-        losses[-1].backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimizer.step()
-        optimizer.zero_grad()
-    assert losses[2] < losses[0]
+    model(batch_of(x), noise_of(x))
+    assert torch.equal(model.codebook.book.weight, table)
+    trained_on(model, x, codes)
 
 
 def test_other_files_are_refused_in_one_line(tmp_path):

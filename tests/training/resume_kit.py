@@ -56,6 +56,9 @@ CASES: dict[str, list[str]] = {
     "self-speculative from tokens": ["experiment=mnist5k/masked", "generator=self_speculative", *GENERATOR, "task.views=2"],
     "distilled from trajectories": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=2", "trainer.workers=2"],
     "distilled without a cache": ["experiment=mnist5k/distilled", *DISTILLED, "task.views=0"],
+    "captions from tokens": ["experiment=mnist5k/captions", *GENERATOR, "task.views=2"],
+    "early exits from tokens": ["experiment=mnist5k/early_exits", *GENERATOR, "generator.depth=2", "generator.exits=[1]", "task.views=2"],
+    "drafter of items that its target draws": ["experiment=mnist5k/drafter", *GENERATOR, "generator.target=OF_TEACHER", "limit_items=40", "task.views=2"],
     "xar from media": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.context=clean"],
     "xar with few vectors": ["experiment=mnist5k/xar", *GENERATOR, "task.views=0", "generator.depth=6",
                              "generator.density={_target_:gentok.nn.density.Density,sparse:1}"],
@@ -89,7 +92,7 @@ def killed_at(step: int):
 
 def configured(root: Path, folder: str, words: list[str], *more: str) -> dict:
     paths = [f"paths.root={root}", f"paths.run={root / folder}"]
-    generators = ("mnist5k/ar", "mnist5k/distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
+    generators = ("mnist5k/ar", "mnist5k/captions", "mnist5k/drafter", "mnist5k/early_exits", "mnist5k/distilled", "mnist5k/causal_masked", "mnist5k/masked", "mnist5k/any_order", "mnist5k/xar")
     tokenizer = [f"tokenizer.ckpt={root / 'tokenizer' / 'bundle'}"] if any(g in w for w in words for g in generators) else []
     if "experiment=mnist5k/next_scale" in words:
         tokenizer = [f"tokenizer.ckpt={pyramid(root)}"]

@@ -41,6 +41,11 @@ RUNS: dict[str, list[str]] = {
     "xar": [*CASES["xar from latents"], *EXACT],
     "distilled": [*CASES["distilled from trajectories"], *EXACT, "trainer.workers=0"],
     "next_scale": [*CASES["next scale from tokens"], *EXACT],
+    "causal_masked": [*CASES["causal masking from tokens"], *EXACT],
+    "mixed_objectives": [*CASES["mixed objectives from media"], *EXACT],
+    "captions": [*CASES["captions from tokens"], *EXACT],
+    "early_exits": [*CASES["early exits from tokens"], *EXACT],
+    "drafter": [*CASES["drafter of items that its target draws"], *EXACT],
     "masked_accumulated": ["experiment=mnist5k/masked", *GENERATOR, "task.views=2", "trainer.accumulate=2", *EXACT],
 }
 QUICK = ("vq_ema", "masked_accumulated")
@@ -82,8 +87,8 @@ def main(root: Path, names: tuple[str, ...]) -> None:
         for name in names:
             folder = f"{name}_four" if names is FOUR else name
             train(configured(root, folder, RUNS[name], "trainer=ddp_sim", f"trainer.devices={world}"))
-        generators = ("autoregressive", "masked", "masked_accumulated", "any_order", "self_speculative", "next_scale", "xar", "distilled")
-        assert len(compared) == 4 * sum(name not in generators for name in names), compared
+        tokenizers = [name for name in names if configured(root, name, RUNS[name])["task"]["name"] == "tokenizer"]
+        assert len(compared) == 4 * len(tokenizers), compared
         if names is not QUICK:
             return
         # On the clock: rates follow the first process's, else the rows that are learnt by gradient would differ.

@@ -24,7 +24,7 @@ def run(folder, *words):
 @pytest.mark.slow
 def test_a_drafter_is_trained_towards_a_bundle_and_drafts_for_it(tmp_path):
     target = ZOO / "mnist5k_ar"
-    bundle = run(tmp_path, "experiment=mnist5k/drafter", f"generator.target={target}", "generator.draws=1", "generator.reuse=2")
+    bundle = run(tmp_path, "experiment=mnist5k/drafter", f"generator.target={target}")
     small = load(bundle)
     assert small.generator.target is None and str(target) not in (bundle / "bundle.json").read_text()
     assert load(tmp_path / "run" / "checkpoints" / "last.ckpt").generator.target is None
@@ -38,6 +38,12 @@ def test_a_trained_model_gets_exits_and_drafts_for_itself(tmp_path):
     bundle = run(tmp_path, "experiment=mnist5k/early_exits", f"init_from={ZOO / 'mnist5k_ar'}", "generator.exits=[2]")
     drawn = load(bundle).sample(n=2, condition=7, sampler=Speculative(exit=2, window=4))
     assert torch.isfinite(drawn).all() and load(bundle).generator.exits == (2,)
+
+
+def test_a_drafter_that_draws_no_items_is_refused_in_a_line(tmp_path):
+    with pytest.raises(ConfigError, match="set task.views to 1 or more") as error:
+        run(tmp_path, "experiment=mnist5k/drafter", f"generator.target={ZOO / 'mnist5k_ar'}", "task.views=0")
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,23 @@ def test_every_item_once_per_epoch_on_any_number_of_processes():
     assert [next(later) for _ in range(3)] == batches[7:]
 
 
+def test_windows_of_batches_are_sorted_by_size_and_hold_the_same_draws():
+    sizes = [7, 1, 9, 3, 8, 2, 9, 4, 6, 5]
+    plain, same = (iter(DrawSampler(10, 2, seed=3, sizes=sizes, window=w)) for w in (1, 5))
+    batches = [next(same) for _ in range(20)]
+    for window in range(4):  # each of one epoch here
+        some = batches[5 * window : 5 * window + 5]
+        assert sorted(sum((next(plain) for _ in range(5)), [])) == sorted(sum(some, []))
+        ranges = sorted((min(sizes[d % 10] for d in batch), max(sizes[d % 10] for d in batch)) for batch in some)
+        assert all(a[1] <= b[0] for a, b in zip(ranges, ranges[1:]))
+    order = [[sizes[batch[0] % 10] for batch in batches[5 * w : 5 * w + 5]] for w in range(4)]
+    assert any(some != sorted(some) for some in order), "the batches of a window come in a random order"
+    later, ranks = iter(DrawSampler(10, 2, seed=3, start=7, sizes=sizes, window=5)), []
+    assert [next(later) for _ in range(9)] == batches[7:16]
+    ranks = [iter(DrawSampler(10, 2, seed=3, rank=r, world=2, sizes=sizes, window=5)) for r in range(2)]
+    assert [next(ranks[0]) + next(ranks[1]) for _ in range(10)] == batches[:10]
+
+
 def test_describe_counts_what_is_built_and_needs_no_data(capsys, monkeypatch, runs):
     bundle = load(runs("ar") / "bundle")
     config = runs.config("ar")

@@ -37,14 +37,8 @@ def import_library(name: str) -> Any:
 
 
 def settings_of(library: str, model: nn.Module) -> dict[str, Any]:
-    """What rebuilds a model of a library: the entries of its configuration that JSON can hold, without where it came from.
-
-    Of transformers, what the configuration's class declares itself; what all models have in common is left out.
-    """
-    given = model.config
-    if library == "transformers":
-        own = [name for name in type(given).__annotations__ if name not in ("model_type", "base_config_key")]
-        given = {name: getattr(given, name) for name in own}  # as its class declares them
+    """What rebuilds a model of a library: the entries of its configuration that JSON can hold, without where it came from."""
+    given = _declared(model.config) if library == "transformers" else model.config
     kept = {}
     for key, value in given.items():
         if not key.startswith("_"):
@@ -53,6 +47,18 @@ def settings_of(library: str, model: nn.Module) -> dict[str, Any]:
             except TypeError:
                 continue
     return kept
+
+
+def _declared(config: Any) -> dict[str, Any]:
+    """What its class declares itself of a configuration of transformers. Those inside it are whole, for they may hold what other classes
+    compute; what all have in common is left out."""
+    common = import_library("transformers").PreTrainedConfig().to_dict()
+    own = {name: getattr(config, name) for name in type(config).__annotations__ if name not in ("model_type", "base_config_key")}
+    for name, value in own.items():
+        if hasattr(value, "to_dict"):
+            kept = {key: inner for key, inner in value.to_dict().items() if key not in common}
+            own[name] = {"model_type": value.model_type, **kept}
+    return own
 
 
 def one_of(what: str, path: Any, config: Any, places: str) -> None:
@@ -70,7 +76,12 @@ def first_line(error: Exception) -> str:
 
 
 def load_model(
-    library: str, name: str, path: LocalPath | None, config: Mapping[str, Any] | None, subfolder: str | None = None
+    library: str,
+    name: str,
+    path: LocalPath | None,
+    config: Mapping[str, Any] | None,
+    subfolder: str | None = None,
+    downloads: bool = True,
 ) -> nn.Module:
     """A model of diffusers or transformers.
 
@@ -80,6 +91,7 @@ def load_model(
         path: a folder written by save_pretrained, or a hub name.
         config: instead of path: the model's configuration, for random weights.
         subfolder: of path, where the model lies in a pipeline.
+        downloads: whether a hub name may be downloaded; else its files have to be in the cache.
 
     Raises:
         ValueError: not exactly one of path and config is given, or path lacks weights.
@@ -92,7 +104,8 @@ def load_model(
         raise ImportError(f"the installed {library} has no {name}: upgrade it")
     if path is None:
         return cls(cls.config_class(**config)) if library == "transformers" else cls(**config)
-    local, options = os.path.exists(path), {"subfolder": subfolder} if subfolder else {}
+    local, options = os.path.exists(path), {"local_files_only": not downloads}
+    options.update({"subfolder": subfolder} if subfolder else {})
     try:
         with torch.device("cpu"):
             model, notes = cls.from_pretrained(str(Path(path).expanduser()) if local else path, output_loading_info=True, **options)

@@ -10,17 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.errors import counted
-from gentok.interfaces import Layer, LocalPath, Loss
+from gentok.interfaces import Codebook, Layer, LocalPath, Loss
 from gentok.settings import CheckedDataclass, Count, PositiveInt
 from gentok.tokenizers.codec import Codec
 from gentok.tokenizers.pretrained.base import Portable, load_model, settings_of
-from gentok.tokenizers.pretrained.levels import Level, Levels
+from gentok.tokenizers.pretrained.levels import Level
 
-__all__ = ["CodecOptions", "CodecSettings", "Half", "PretrainedCodec", "TransformersCodec", "first_levels"]
+__all__ = ["CodecOptions", "CodecSettings", "Half", "PretrainedCodec", "SemanticModel", "TransformersCodec", "check_levels", "first_levels"]
 
 
 class Half(nn.Module, Layer):
@@ -59,10 +60,33 @@ class PaddedDecoder(Half):
         return F.pad(x, (0, z.shape[2] * self.hop - x.shape[2]))
 
 
+class SemanticModel(nn.Module):
+    """A network of what is said, never trained with the codec: without gradients, and always in eval mode."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        if hasattr(model, "masked_spec_embed"):  # of its own training; the library makes it on the CPU wherever the rest is made
+            model.masked_spec_embed = nn.Parameter(model.masked_spec_embed.to(next(model.encoder.parameters()).device))
+        self.model = model.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> SemanticModel:
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, **options: Any) -> Any:
+        """The library's network takes and gives these."""
+        return self.model(x, **options)
+
+
+def check_levels(levels: int | None, there: int) -> None:
+    """Raises ValueError where a model has fewer than `levels` levels."""
+    if levels is not None and not 1 <= levels <= there:
+        raise ValueError(f"this model has {counted(there, 'level')}; got tokenizer.levels={levels}")
+
+
 def first_levels(layers: Sequence[nn.Module], levels: int | None, kind: type[Level]) -> list[Level]:
     """The first `levels` of a quantizer's layers (None: all), each a Level. Raises ValueError where it has fewer."""
-    if levels is not None and not 1 <= levels <= len(layers):
-        raise ValueError(f"this model has {counted(len(layers), 'level')}; got tokenizer.levels={levels}")
+    check_levels(levels, len(layers))
     return [kind(layer) for layer in layers[: levels or len(layers)]]
 
 
@@ -88,7 +112,7 @@ CodecOptions = Annotated[Any, CodecSettings]
 class PretrainedCodec(Portable, Codec):
     """A model of another library as the parts of a Codec."""
 
-    def __init__(self, parts: tuple[Half, Levels, Half], config: Mapping[str, Any], sample_rate: PositiveInt, settings: CodecSettings):
+    def __init__(self, parts: tuple[Half, Codebook, Half], config: Mapping[str, Any], sample_rate: PositiveInt, settings: CodecSettings):
         """
         Args:
             parts: encoder, codebook and decoder.
@@ -105,9 +129,13 @@ class TransformersCodec(PretrainedCodec):
 
     Attributes:
         model_name: the class of the model.
+        rate_name: of the entry of its configuration that is the sample rate.
+        downloads: whether it may be downloaded; else a hub name has to be in the cache.
     """
 
     model_name: ClassVar[str]
+    rate_name: ClassVar[str] = "sampling_rate"
+    downloads: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -127,11 +155,12 @@ class TransformersCodec(PretrainedCodec):
             ValueError: not exactly one of path and config is given, or the model has no such levels or sends more than codes.
             FileNotFoundError: nothing loads from path.
         """
-        model, settings = load_model("transformers", self.model_name, path, config, subfolder), CodecSettings(**options)
-        super().__init__(self.parts_of(model, settings.levels), self.config_of(model), model.config.sampling_rate, settings)
+        model, settings = load_model("transformers", self.model_name, path, config, subfolder, self.downloads), CodecSettings(**options)
+        rate = getattr(model.config, self.rate_name)  # of the library's object
+        super().__init__(self.parts_of(model, settings.levels), self.config_of(model), rate, settings)
 
     @staticmethod
-    def parts_of(model: nn.Module, levels: int | None) -> tuple[Half, Levels, Half]:
+    def parts_of(model: nn.Module, levels: int | None) -> tuple[Half, Codebook, Half]:
         """The model's encoder, the first `levels` of its quantizer, and its decoder."""
         raise NotImplementedError
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gentok.interfaces import LocalPath
 from gentok.nn.autoencoder import ConvSettings
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN
+from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, llamagen_layers, projections
 
 __all__ = ["LlamaGenVQ"]
 
@@ -34,24 +34,10 @@ class LlamaGenVQ(ReleasedVQGAN, id="tokenizer/llamagen_vq"):
     ignored = ("quantize.codebook_used",)
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
-        """Resolutions in the order in which a network reaches them, and the middle by numbers."""
-        stages, encoder = range(len(settings.multipliers)), side == "encoder"
-        lowest, last = (stages[-1] if encoder else 0), stages[-1]
-        names = []
-        for stage in stages:
-            for block in range(settings.blocks + (not encoder)):
-                names.append(f"conv_blocks.{stage}.res.{block}")
-                if settings.attention and stage == lowest:
-                    names.append(f"conv_blocks.{stage}.attn.{block}")
-            if stage != last:
-                names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
-        middle = [f"mid.{i}" for i in range(3 if settings.attention else 2)]
-        return [*names, *middle] if encoder else [*middle, *names]
+        return llamagen_layers(settings, side)
 
     def outside(self) -> dict[str, str]:
-        around = {"in": "quant_conv", "out": "post_quant_conv"}
-        projections = {f"codebook.project_{way}.{t}": f"{conv}.{t}" for way, conv in around.items() for t in ("weight", "bias")}
-        return {"codebook.weight": "quantize.embedding.weight", **projections}
+        return {"codebook.weight": "quantize.embedding.weight", **projections()}
 
     def check_release(self, state: dict[str, Tensor], path: LocalPath, settings: ConvSettings) -> dict[str, Tensor]:
         stages, here = sum(STAGE.fullmatch(key) is not None for key in state), len(settings.multipliers)

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gentok.interfaces import Codebook
 from gentok.nn.autoencoder import ConvSettings
 from gentok.nn.maskgit_vqgan import MaskGITDecoder, MaskGITEncoder, maskgit_layers
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, plain_networks
+from gentok.tokenizers.pretrained.released_vqgan import ConvolutionalVQGAN
 
 __all__ = ["MaskGITVQ"]
 
 
-class MaskGITVQ(ReleasedVQGAN, id="tokenizer/maskgit_vq"):
+class MaskGITVQ(ConvolutionalVQGAN, id="tokenizer/maskgit_vq"):
     """A VQGAN with MaskGIT's networks whose codebook is a VQ without projections."""
 
     model = "MaskGIT VQGAN"
@@ -29,9 +28,7 @@ class MaskGITVQ(ReleasedVQGAN, id="tokenizer/maskgit_vq"):
     known = re.compile(r"decoder\.up\.1\.upsample_conv\.weight")
     released_by = "MaskGIT's tokenizer"
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("upsample_conv",)}
-
-    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        return plain_networks("maskgit_vq", MaskGITEncoder, MaskGITDecoder, channels, codebook, settings)
+    encoder_class, decoder_class = MaskGITEncoder, MaskGITDecoder
 
     def features(self, media: Tensor) -> Tensor:
         return self.encoder((media + 1) / 2)

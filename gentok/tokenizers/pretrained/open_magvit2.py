@@ -11,19 +11,19 @@ from __future__ import annotations
 
 import re
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from gentok.interfaces import Codebook, LocalPath
+from gentok.interfaces import LocalPath
 from gentok.nn.autoencoder import ConvSettings
 from gentok.nn.magvit2 import MAGVIT2Decoder, MAGVIT2Encoder, ShuffleUp, magvit2_layers
 from gentok.nn.released import channels_outermost
 from gentok.tokenizers.pretrained.ibq_vq import averaged
-from gentok.tokenizers.pretrained.released_vqgan import ReleasedVQGAN, plain_networks
+from gentok.tokenizers.pretrained.released_vqgan import ConvolutionalVQGAN
 
 __all__ = ["OpenMAGVIT2"]
 
 
-class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
+class OpenMAGVIT2(ConvolutionalVQGAN, id="tokenizer/open_magvit2"):
     """A VQGAN with MAGVIT-v2's networks whose codebook is an LFQ without projections."""
 
     model = "Open-MAGVIT2 tokenizer"
@@ -31,9 +31,7 @@ class OpenMAGVIT2(ReleasedVQGAN, id="tokenizer/open_magvit2"):
     known = re.compile(r"decoder\.adaptive\.0\.gamma\.weight")
     released_by = "an image tokenizer of Open-MAGVIT2"
     of_a_block = {"skip": ("nin_shortcut",), "conv": ("conv1",)}
-
-    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
-        return plain_networks("open_magvit2", MAGVIT2Encoder, MAGVIT2Decoder, channels, codebook, settings)
+    encoder_class, decoder_class = MAGVIT2Encoder, MAGVIT2Decoder
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
         return magvit2_layers(len(settings.multipliers), settings.blocks, side)

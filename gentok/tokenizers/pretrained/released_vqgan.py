@@ -6,7 +6,7 @@ A subclass says what its release calls the layers of the two networks (`layers`,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from gentok.nn.released import fill, read_state
 from gentok.settings import PositiveInts
 from gentok.tokenizers.vqgan import VQGAN
 
-__all__ = ["QKV", "ReleasedVQGAN", "network_sources", "plain_networks", "taming_layers"]
+__all__ = [
+    "QKV", "ConvolutionalVQGAN", "ReleasedVQGAN", "count_as_used", "llamagen_layers", "network_sources", "projections", "taming_layers",
+]  # fmt: skip
 
 ENDS = {"stem": "conv_in", "norm": "norm_out", "head": "conv_out"}
 """What every descendant of the published VQGAN calls the two ends of its networks."""
@@ -30,16 +32,39 @@ def taming_layers(settings: ConvSettings, side: str) -> list[str]:
     """What taming-transformers and its descendants call the layers of a network's `body`, in its order. side: encoder or decoder."""
     encoder, stages = side == "encoder", range(len(settings.multipliers))
     arm, lowest = ("down" if encoder else "up"), stages[-1]
+    resized = stages[: settings.halvings] if encoder else stages[len(stages) - settings.halvings :]
     middle = ["mid.block_1", *(["mid.attn_1"] if settings.attention else []), "mid.block_2"]
     names = []
     for stage in stages if encoder else reversed(stages):
-        for block in range(settings.blocks + (not encoder)):
+        for block in range(settings.blocks_of(side)):
             names.append(f"{arm}.{stage}.block.{block}")
-            if settings.attention and stage == lowest:
+            if settings.stage_attention and stage == lowest:
                 names.append(f"{arm}.{stage}.attn.{block}")
-        if stage != (lowest if encoder else 0):
+        if stage in resized:
             names.append(f"{arm}.{stage}.{arm}sample")
     return [*names, *middle] if encoder else [*middle, *names]
+
+
+def llamagen_layers(settings: ConvSettings, side: str) -> list[str]:
+    """What LlamaGen and TokenFlow call them: resolutions in the order in which a network reaches them, and the middle by numbers."""
+    stages, encoder = range(len(settings.multipliers)), side == "encoder"
+    lowest, last = (stages[-1] if encoder else 0), stages[-1]
+    names = []
+    for stage in stages:
+        for block in range(settings.blocks_of(side)):
+            names.append(f"conv_blocks.{stage}.res.{block}")
+            if settings.attention and stage == lowest:
+                names.append(f"conv_blocks.{stage}.attn.{block}")
+        if stage != last:
+            names.append(f"conv_blocks.{stage}.{'down' if encoder else 'up'}sample")
+    middle = [f"mid.{i}" for i in range(3 if settings.attention else 2)]
+    return [*names, *middle] if encoder else [*middle, *names]
+
+
+def projections() -> dict[str, str]:
+    """The codebook's projections -> the convolutions over one cell that a release has around its codebook."""
+    around = {"in": "quant_conv", "out": "post_quant_conv"}
+    return {f"codebook.project_{way}.{t}": f"{conv}.{t}" for way, conv in around.items() for t in ("weight", "bias")}
 
 
 def network_sources(
@@ -66,27 +91,12 @@ def network_sources(
             yield key, tuple(f"{released}.{names[at]}.{part}.{tensor}" for part in of_a_block.get(layer, (layer,)))
 
 
-def plain_networks(
-    name: str, encoder: Callable[..., nn.Module], decoder: Callable[..., nn.Module], channels: int, codebook: Codebook,
-    settings: ConvSettings,
-) -> tuple[nn.Module, nn.Module]:  # fmt: skip
-    """The networks of a release that has stages of blocks and nothing else.
-
-    Args:
-        name: of the tokenizer, for the message.
-        encoder, decoder: (channels, width at the codes, width, multipliers, blocks) -> network.
-        channels: of the media.
-        codebook: between them.
-        settings: as in VQGAN.
-
-    Raises:
-        ValueError: settings of what such networks do not have.
-    """
-    if settings.attention or settings.patch != 1 or settings.code_conv:
-        raise ValueError(f"{name} has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
-    sizes = (settings.multipliers, settings.blocks)
-    first = encoder(channels, codebook.in_width, settings.width, *sizes)
-    return first, decoder(channels, codebook.width, settings.decoder_width or settings.width, *sizes)
+def count_as_used(codebook: Codebook) -> None:
+    """A release does not know how often a row is used: all alike, so that none is taken for dead."""
+    for book in codebook.modules():
+        if isinstance(book, VQ) and not book.usage.is_meta:
+            book.usage.fill_(1.0)
+            book.started.fill_(True)
 
 
 class ReleasedVQGAN(VQGAN):
@@ -128,12 +138,12 @@ class ReleasedVQGAN(VQGAN):
         """
         super().__init__(codebook, media_shape, losses, **networks)
         if weights is not None:
-            settings = ConvSettings(**networks)
+            settings = self.settings_class(**networks)
             state = read_state(weights, self.model, self.files, self.known, self.released_by)
             state = self.check_release(state, weights, settings)
             fill(self, dict(self._sources(settings)), state, weights, self.model, self.ignored)
             self.put()
-            self._count_as_used()
+            count_as_used(self.codebook)
             self.needs_training = False
 
     def layers(self, settings: ConvSettings, side: str) -> list[str]:
@@ -151,13 +161,6 @@ class ReleasedVQGAN(VQGAN):
     def put(self) -> None:
         """What is done once all tensors are in their place."""
 
-    def _count_as_used(self) -> None:
-        """A release does not know how often a row is used: all alike, so that none is taken for dead."""
-        for book in self.codebook.modules():
-            if isinstance(book, VQ) and not book.usage.is_meta:
-                book.usage.fill_(1.0)
-                book.started.fill_(True)
-
     def _sources(self, settings: ConvSettings) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Own names and the released tensors that they are made of."""
         outside = self.outside()
@@ -169,3 +172,22 @@ class ReleasedVQGAN(VQGAN):
 
     def portable(self, config: Mapping[str, Any]) -> dict[str, Any]:
         return {**config, "weights": None} if "weights" in config else dict(config)
+
+
+class ConvolutionalVQGAN(ReleasedVQGAN):
+    """One whose release has networks of its own, of one pixel per square, that convolutions alone make.
+
+    Attributes:
+        encoder_class, decoder_class: both take channels, the codebook's width, the network's width, multipliers and blocks.
+    """
+
+    encoder_class: ClassVar[type[nn.Module]]
+    decoder_class: ClassVar[type[nn.Module]]
+
+    def networks(self, channels: int, codebook: Codebook, settings: ConvSettings) -> tuple[nn.Module, nn.Module]:
+        if settings.attention or settings.patch != 1 or settings.code_conv:
+            name = str(self.component_id).rpartition("/")[2]
+            raise ValueError(f"{name} has patch=1, and neither attention nor convolutions around its codebook (code_conv=0)")
+        sizes = (settings.multipliers, settings.blocks)
+        encoder = self.encoder_class(channels, codebook.in_width, settings.width, *sizes)
+        return encoder, self.decoder_class(channels, codebook.width, settings.decoder_width or settings.width, *sizes)

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from gentok.codebooks.vq import VQ
 from gentok.errors import counted
 from gentok.interfaces import Codebook, LocalPath, Loss
 from gentok.nn.maskgit_vqgan import MaskGITDecoder, maskgit_layers
@@ -29,7 +28,7 @@ from gentok.nn.released import channels_outermost, fill, read_state
 from gentok.nn.titok import MixedPatches, PixelPatches, TokenDecoder, TokenEncoder
 from gentok.settings import PositiveInt, PositiveInts
 from gentok.tokenizers.base import ImageTokenizer
-from gentok.tokenizers.pretrained.released_vqgan import network_sources
+from gentok.tokenizers.pretrained.released_vqgan import count_as_used, network_sources
 from gentok.types import Line, Raster, Tokens
 
 __all__ = ["TiTok"]
@@ -111,6 +110,7 @@ class TiTok(ImageTokenizer, id="tokenizer/titok"):
         self.spec = replace(self.spec, grid=Line(tokens), latent_positions=None)
         if weights is not None:
             self._load(weights, len(vqgan_multipliers))
+            count_as_used(codebook)
             self.needs_training = False
 
     @property
@@ -144,9 +144,6 @@ class TiTok(ImageTokenizer, id="tokenizer/titok"):
         fill(self, self._sources(stages), state, path, "TiTok")
         if isinstance(self.decoder.patches, PixelPatches):
             channels_outermost(self.decoder.patches.up, self.decoder.patches.patch)
-        if isinstance(self.codebook, VQ) and not self.codebook.usage.is_meta:
-            self.codebook.usage.fill_(1.0)  # the release does not know it; all alike, no row is taken for dead
-            self.codebook.started.fill_(True)
 
     def _sources(self, stages: int) -> dict[str, tuple[str, ...]]:
         """Own names and the released tensors that they are made of."""
