@@ -103,7 +103,7 @@ def run(root: Path, cases: list[tuple[str, list[str], int | None]]) -> list[dict
     (root / "cases.json").write_text(json.dumps(given))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     words = [sys.executable, str(ROOT / "tests" / "command_line.py"), str(root / "cases.json"), str(root / "answers.json")]
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((root / "answers.json").read_text())
 

@@ -372,7 +372,7 @@ def test_a_browser_draws_it_without_a_complaint(tmp_path, levels, width, others)
     out.write_text(out.read_text().replace("</body>", PROBE))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
     command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900", "--virtual-time-budget=2000", "--dump-dom"]
-    done = subprocess.run([*command, out.as_uri()], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, out.as_uri()], capture_output=True, text=True, timeout=1200)
     assert "CONSOLE" not in done.stderr, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     probe = re.search(r'data-probe="([^"]*)"', done.stdout)
     assert probe, "the page's script did not run to its end"

@@ -114,6 +114,6 @@ def test_a_click_enlarges_a_picture(tmp_path):
     out.write_text(out.read_text().replace("</body>", ENLARGE))
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
     command += ["--window-size=1280,900", "--virtual-time-budget=2000", "--dump-dom", out.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
     seen = json.loads(html.unescape(re.search(r'data-probe="([^"]*)"', done.stdout)[1]))
     assert seen == {"open": True, "same": True, "wider": True, "closed": True}

@@ -1,13 +1,11 @@
 """sample.py: one path is enough, files are what they say, images are completed, and errors are one line."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import answer
 from safetensors.torch import load_file
 
 from gentok.bundle import build_generator, build_tokenizer, load, save, stamp
@@ -192,14 +190,10 @@ def test_parts_of_a_condition_have_keys_of_their_own(bundles, tmp_path, monkeypa
     assert json.loads((out / "samples.json").read_text())["condition"] == {"class": "dog"}
 
 
-def command(script: str, *overrides: str, cwd: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(ROOT / script), *overrides], capture_output=True, text=True, cwd=cwd, env={**os.environ})
-
-
 def test_the_command_line_answers_without_a_traceback(bundles, tmp_path):
-    done = command("sample.py", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
+    done = answer("sample", f"ckpt={bundles['ar']}", "n=2", "condition=dog", "out=here", cwd=tmp_path)
     assert done.returncode == 0 and (tmp_path / "here" / "grid.png").is_file() and "here/grid.png" in done.stdout
     ckpt = f"ckpt={bundles['ar']}"
     for overrides in (["n=2"], ["ckpt=nowhere"], [ckpt, "sampelr=maskgit"], [ckpt, "sampler=maskgti"]):
-        done = command("sample.py", *overrides, cwd=tmp_path)
+        done = answer("sample", *overrides, cwd=tmp_path)
         assert done.returncode != 0 and "Traceback" not in done.stderr and done.stderr.strip()

@@ -1,12 +1,10 @@
 """Settings are checked against what takes them: every key of conf/ has a type, and a wrong value is one line before anything is built."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from in_process import answer
 
 from gentok.build import check
 from gentok.cli import compose, shell_words
@@ -92,8 +90,7 @@ def test_any_part_can_be_exchanged_in_any_experiment(experiment):
 
 def test_what_a_person_sets_holds_for_the_new_part_and_the_experiments_settings_are_named():
     words = ["experiment=mnist5k/vq", "codebook=residual", "codebook.levels=3", "describe=true"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "train.py", *words], capture_output=True, text=True, cwd=ROOT, env=env)
+    done = answer("train", *words, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "codebook=residual in the place of vq_ema has its own preset" in done.stderr and "codebook.vocab_size" in done.stderr
     config = compose("config", ["experiment=mnist5k/vq", "codebook=residual", "codebook.levels=3"])
@@ -109,16 +106,12 @@ def test_another_generator_does_not_keep_the_experiments_sampler():
 
 def test_a_key_that_is_taken_away_is_one_line():
     for word, line in (("~n", "~n: a key cannot be taken away"), ("sampler=[1]", "these words cannot be read")):
-        words, env = ["sample.py", "ckpt=mnist5k_ar", word], {**os.environ, "PYTHONPATH": str(ROOT)}
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=env)
+        done = answer("sample", "ckpt=mnist5k_ar", word, cwd=ROOT)
         assert done.returncode == 2 and done.stderr.startswith(f"gentok: {line}") and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_parts_that_do_not_fit_each_other_are_one_line():
-    words = ["experiment=mnist5k/vq", "losses=dac", "steps=2"]
-    done = subprocess.run(
-        [sys.executable, "train.py", *words], capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
+    done = answer("train", "experiment=mnist5k/vq", "losses=dac", "steps=2", cwd=ROOT)
     line = "losses=dac does not fit tokenizer=vqgan, which has no key 'tokenizer.sample_rate': choose another losses"
     assert done.returncode == 2 and line in done.stderr and "Traceback" not in done.stderr
 

@@ -55,3 +55,34 @@ def test_it_works_from_outside_the_checkout(installed):
     assert where.stdout.strip() == str(installed / "site" / "gentok" / "conf"), where.stderr
     done = run(installed, "from gentok.cli import train; train()", "experiment=mnist5k/vq", "describe=true")
     assert done.returncode == 0 and '"tokens": 64' in done.stdout.splitlines()[-1], done.stderr
+
+
+WAY = """
+import gentok
+from gentok.cli import main
+
+tiny = ["tokenizer.width=8", "codebook.vocab_size=32", "steps=2", "budget=null", "trainer.progress_bar=false", "print_config=false"]
+for words in (
+    ["--help"],
+    ["train", "experiment=mnist5k/vq", *tiny, "paths.run=run"],
+    ["sample", "ckpt=mnist5k_masked", "n=2", "sampler=maskgit", "sampler.steps=2", "out=drawn"],
+    ["evaluate", "ckpt=run/bundle", "max_held_out=20", "out=measured"],
+    ["report", "run"],
+):
+    try:
+        main(words)
+    except SystemExit as stopped:
+        assert not stopped.code, (words, stopped.code)
+print(gentok.__file__)
+"""
+
+
+@pytest.mark.slow
+def test_help_training_sampling_by_name_evaluation_and_a_report_work_outside_the_checkout(installed):
+    pytest.importorskip("mlxtend")
+    done = run(installed, WAY)
+    assert done.returncode == 0, done.stderr
+    assert "gentok COMMAND --help" in done.stdout and done.stdout.splitlines()[-1].startswith(str(installed / "site"))
+    made = installed / "elsewhere"
+    for name in ("run/bundle/bundle.json", "drawn/0001.png", "measured/reconstruction.json", "run/report.html"):
+        assert (made / name).is_file(), name

@@ -107,7 +107,7 @@ GENERATORS = {
 ROWS = TOKENIZERS | GENERATORS
 SAMPLER = {"masked": ["sampler=maskgit", "sampler.steps=16"], "soundstorm": ["sampler=soundstorm"]}
 VARIANTS = {"": ("as it is", ["guidance=1"]), "/guided": ("guidance 2, temperature 0.7", ["guidance=2", "sampler.temperature=0.7"])}
-"""Of every generator: its own law, and what listeners would be given."""
+"""Of every generator: its own distribution, and what listeners would be given."""
 
 
 def run_of(name: str, seed: int) -> Path:
@@ -179,7 +179,7 @@ def probes(store: Store, names: list[str], seed: int, folder: str) -> None:
 
 def speech(store: Store, names: list[str], seed: int) -> None:
     for name, (suffix, (_, words)) in itertools.product(names, VARIANTS.items()):
-        if suffix and name.startswith("layout"):  # compared by their own laws
+        if suffix and name.startswith("layout"):  # compared by their own distributions
             continue
         began = time.monotonic()
         own = [f"n={N}", f"seed={seed}", *SAMPLER.get(name, ["sampler=autoregressive"]), *words]
@@ -297,7 +297,7 @@ ALIKE = f"""The {ITEMS} digits by all levels of each; the first and the last row
 easy to probe: every code tells them apart. Times were taken beside other work: those of equal networks (2,015,458 parameters) differ by that
 alone."""
 ORDERS = """Equal models (but for the depth transformer's small second one), 12 processor minutes each, on the first 4 levels of the codec, sampled
-from their own law. Times were taken beside other work. Both seeds put the orders alike: delayed errs least, then level after level, parallel,
+from their own distribution. Times were taken beside other work. Both seeds put the orders alike: delayed errs least, then level after level, parallel,
 the depth transformer, flattened; with time the depth transformer catches up (above)."""
 HELD = {
     "codes and waves of the `encodec` package, of transformers' DAC, Mimi and EnCodec, on the same weights, every number of levels; "

@@ -172,7 +172,7 @@ FOUND = {
     "mnist5k_ar": "Four paths under block verification give the most steps per call, with as many nodes as four branches, whichever rule verifies these. A stochastic beam "
     "gives no more than four branches of the first step here: behind them, this generator seldom needs a second draft of a step. Drafts of one in four ids cost four tenths more "
     "calls, since these tokens use most of their ids; `trim` is for large vocabularies of which few are in use. On a processor none of this saves time: a call of "
-    "24 items costs as much as its positions do, and that of the smaller generator is dear beside a model that is small itself.",
+    "24 items costs as much as its positions do, and that of the smaller generator is expensive beside a model that is small itself.",
     "cifar10_ar": "A model of photographs in its first minutes of training: its distributions are broad, and a smaller one trained as briefly resembles it, so four drafts in "
     "five are accepted alone and nearly all of four. The chain then takes most of what there is to gain; four paths under block verification add a tenth. What the model "
     "predicted itself for a step is a worse draft than the smaller generator's, but needs no second network. `trim` costs three times the calls, since 4,096 ids are all in use.",

@@ -24,7 +24,7 @@ OUTCOMES = ("refused", "equal", "other", "violation")
 
 
 def page(store: Store) -> str:
-    rows = [("input", "what", "mutants", "refused in a line", "result unchanged", "legal, another result", "violations", "first seed", "s")]
+    rows = [("input", "what", "mutants", "refused in one line", "result unchanged", "legal, another result", "violations", "first seed", "s")]
     for name, what in WHAT.items():
         figure = store.figures.get(f"{name}/mutants")
         if figure is not None:

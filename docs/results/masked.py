@@ -5,7 +5,7 @@
 
 and, of trained models (masked_models.py): train, measure, regions, subsets, seconds, levels.
 
-float32: every cell is drawn from one known law, p(rank r) proportional to 1 / r over 50,257 ids, so that whatever a sampler adds is its own.
+float32: every cell is drawn from one known distribution, p(rank r) proportional to 1 / r over 50,257 ids, so that whatever a sampler adds is its own.
 Curves are closed forms (gentok/metrics/truncation.py), points are samples: "surprise" is the mean of -log p(id) of what was drawn, which is
 the entropy of p where the draws are exact.
 """
@@ -45,7 +45,7 @@ def zipf() -> np.ndarray:
 
 
 class OneLaw(Masked):
-    """Every cell has the law p, whatever else is known."""
+    """Every cell has the distribution p, whatever else is known."""
 
     uses_time, condition_spec = False, ConditionSpec()
 
@@ -110,7 +110,7 @@ def float32(store: Store, seed: int) -> None:
 
 
 def draw_float32(store: Store) -> None:
-    """masked_float32.png: entropy of the law that is drawn from, and surprise of what was drawn, against steps."""
+    """masked_float32.png: entropy of the distribution that is drawn from, and surprise of what was drawn, against steps."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -122,7 +122,7 @@ def draw_float32(store: Store) -> None:
     truth = store.figures["float32/law/entropy_nats"]["value"]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), sharex=True, sharey=True)
     for axes, what in ((left, "entropy_nats"), (right, "surprise_nats")):
-        axes.axhline(truth, color="black", lw=1, ls="--", label="the law itself")
+        axes.axhline(truth, color="black", lw=1, ls="--", label="the distribution itself")
         axes.plot(STEPS, of(f"float32/steps{{steps}}/closed/{what}", STEPS), color="C3", label="float32 race, closed form")
         axes.plot(STEPS, of(f"float32_grid/steps{{steps}}/closed/{what}", STEPS), color="C3", ls=":", label="the same with one bit more")
         axes.set_xscale("log")
@@ -134,7 +134,7 @@ def draw_float32(store: Store) -> None:
     for name, (steps, color, label) in points.items():
         error = [2 * e for e in of(f"{name}/samples/surprise_standard_error", steps)]
         right.errorbar(steps, of(f"{name}/samples/surprise_nats", steps), error, fmt="o", ms=4, color=color, label=label)
-    left.set_title("entropy of the law that is drawn from, nats")
+    left.set_title("entropy of the distribution that is drawn from, nats")
     right.set_title("mean of -log p(id) of what is drawn, nats")
     left.legend(frameon=False, fontsize=8)
     right.legend(frameon=False, fontsize=8)
@@ -158,7 +158,7 @@ def section_float32(store: Store) -> str:
 
     rows = [
         ("steps", *(f"{s:,}" for s in STEPS)),
-        row("entropy of the law drawn from: float32 race, closed form", "float32/steps{steps}/closed/entropy_nats"),
+        row("entropy of the distribution drawn from: float32 race, closed form", "float32/steps{steps}/closed/entropy_nats"),
         row("the same with one bit more", "float32_grid/steps{steps}/closed/entropy_nats"),
         row("surprise: float32 race, closed form", "float32/steps{steps}/closed/surprise_nats"),
         row("the same with one bit more", "float32_grid/steps{steps}/closed/surprise_nats"),
@@ -171,14 +171,14 @@ def section_float32(store: Store) -> str:
 
 A masked diffusion may let "stay masked" and all ids race for a cell in every step. With float32 noise an exponential is never below 2⁻²⁴, so ids of
 probability p / steps that lie far below the dominant one start late, and the rare ones are lost: the more steps, the less diverse the samples, and the
-better they look by any measure that does not see diversity (Zheng et al., arXiv 2409.02908). Here each cell has one known law, p(rank r) ∝ 1 / r over
+better they look by any measure that does not see diversity (Zheng et al., arXiv 2409.02908). Here each cell has one known distribution, p(rank r) ∝ 1 / r over
 {value("float32/law/vocab", ",.0f")} ids, whose entropy is {value("float32/law/entropy_nats")} nats. *Surprise* is the mean of −log p(id), which is that entropy where draws are exact.
 
 {table(rows)}
 
 gentok decides whether a cell is revealed apart from its id, and draws ids in float64: its samples keep the entropy at any number of steps (first-hitting,
 which has none, gives {value("float32/gentok/first_hitting/samples/surprise_nats", ".2f")} ± {value("float32/gentok/first_hitting/samples/surprise_standard_error", ".2f")}). The closed form takes noise as continuous above its cut; numbers on
-the float32 grid lose less, nearly what the closed form says with one bit more (tests/metrics/test_truncation.py has their exact law for small cases).
+the float32 grid lose less, nearly what the closed form says with one bit more (tests/metrics/test_truncation.py has their exact distribution for small cases).
 
 ![Entropy and surprise against steps](masked_float32.png)
 """

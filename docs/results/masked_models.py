@@ -150,7 +150,7 @@ def measure(store: Store, names: list[str], seed: int, given: Mapping[str, str])
 
 @torch.no_grad()
 def _window_bits(bundle: Bundle, row: Row, given: Mapping[str, str], items: int = 1000) -> float:
-    """The bound on bits per token of held-out items under the sampler's own law, where that is not the generator's nll_bound."""
+    """The bound on bits per token of held-out items under the sampler's own distribution, where that is not the generator's nll_bound."""
     window, nats, cells = int(row.words.rpartition("=")[2]), 0.0, 0
     media, labels = _held_out(row.set, given, items)
     for rows in torch.arange(items).split(125):

@@ -34,7 +34,7 @@ def write_page(store: Store) -> None:
     phases = ("training", "caching", "checkpointing", "sampling")
     counted = ", ".join(f"{value(f'ranks/kills_while_{name}', '.0f')} while {name}" for name in phases)
     killed = [
-        ("what was killed", "kills", "ended within a minute, in a line", "longest, s", "tracebacks", "other results after the next start"),
+        ("what was killed", "kills", "ended within a minute, with one line", "longest, s", "tracebacks", "other results after the next start"),
         ("a random one of two processes", value("ranks/kills", ".0f"), _share(store, "ranks/in_one_line", "ranks/kills"),
          value("ranks/longest_seconds", ".1f"), value("ranks/tracebacks", ".0f"), value("ranks/different", ".0f")),
         ("one process", value("kills/kills", ".0f"), "–", "–", "–", _share(store, "kills/different", "kills/runs") + " runs"),

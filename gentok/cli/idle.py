@@ -1,4 +1,4 @@
-"""Settings that cannot act in a run, each said in a line: the run itself is as asked for."""
+"""Settings that cannot act in a run, each said in one line: the run itself is as asked for."""
 
 from __future__ import annotations
 

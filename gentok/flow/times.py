@@ -89,16 +89,16 @@ class Stratified(Times, id="time/stratified"):
     """Times of another distribution that are spread evenly over a step's rows.
 
     Args:
-        law: that distribution.
+        times: that distribution.
     """
 
-    law: Times
+    times: Times
 
     def quantile(self, u: Tensor) -> Tensor:
-        return self.law.quantile(u)
+        return self.times.quantile(u)
 
     def __call__(self, rng: RowRNG) -> Tensor:
         key, u = rng.uniform(2).unbind(1)
         keys = all_gather(key)
         rank = (keys < key[:, None]).sum(1)
-        return self.law.quantile((rank + u) / len(keys))
+        return self.times.quantile((rank + u) / len(keys))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.autoencoder import ResidualBlock, group_norm
+from gentok.nn.staged_encoder import StagedEncoder
 
 __all__ = ["MAGVIT2Decoder", "MAGVIT2Encoder", "magvit2_layers"]
 
@@ -47,31 +48,14 @@ class ShuffleUp(nn.Module):
         return F.pixel_shuffle(self.conv(x), 2)
 
 
-class MAGVIT2Encoder(nn.Module):
-    """media [B, C, H, W] -> features [B, D, H / stride, W / stride], stride = 2^(len(multipliers) - 1).
+class MAGVIT2Encoder(StagedEncoder):
+    """Halved by strided convolutions."""
 
-    Args:
-        channels: C.
-        out_width: D.
-        width: channels at the first resolution.
-        multipliers: of the width, one for each resolution.
-        blocks: of a resolution, and of the middle.
-    """
+    stage = staticmethod(_stage)
 
-    def __init__(self, channels: int, out_width: int, width: int, multipliers: Sequence[int], blocks: int):
-        super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        layers: list[nn.Module] = []
-        now = width
-        for i, multiplier in enumerate(multipliers):
-            layers += [nn.Conv2d(now, now, 3, stride=2, padding=1)] if i else []
-            layers += _stage(now, width * multiplier, blocks)
-            now = width * multiplier
-        self.body = nn.Sequential(*layers, *_stage(now, now, blocks))
-        self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 1)
-
-    def forward(self, media: Tensor) -> Tensor:
-        return self.head(F.silu(self.norm(self.body(self.stem(media)))))
+    @staticmethod
+    def halved(width: int) -> nn.Module:
+        return nn.Conv2d(width, width, 3, stride=2, padding=1)
 
 
 class MAGVIT2Decoder(nn.Module):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gentok.nn.autoencoder import ResidualBlock, Upsample, group_norm
+from gentok.nn.staged_encoder import StagedEncoder
 
 __all__ = ["MaskGITDecoder", "MaskGITEncoder", "maskgit_layers"]
 
@@ -34,36 +35,20 @@ def _stage(width_in: int, width_out: int, blocks: int) -> list[nn.Module]:
     return [MaskGITBlock(width_out if i else width_in, width_out) for i in range(blocks)]
 
 
-class _Network(nn.Module):
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(F.silu(self.norm(self.body(self.stem(x)))))
+class MaskGITEncoder(StagedEncoder):
+    """Of media in [0, 1], halved by averages."""
 
-
-class MaskGITEncoder(_Network):
-    """media [B, C, H, W] in [0, 1] -> features [B, D, H / stride, W / stride], stride = 2^(len(multipliers) - 1).
-
-    Args:
-        channels: C.
-        out_width: D.
-        width: channels at the first resolution.
-        multipliers: of the width, one for each resolution.
-        blocks: of a resolution, and of the middle.
-    """
+    stage = staticmethod(_stage)
 
     def __init__(self, channels: int, out_width: int, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2):
-        super().__init__()
-        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        layers: list[nn.Module] = []
-        now = width
-        for i, multiplier in enumerate(multipliers):
-            layers += [nn.AvgPool2d(2)] if i else []
-            layers += _stage(now, width * multiplier, blocks)
-            now = width * multiplier
-        self.body = nn.Sequential(*layers, *_stage(now, now, blocks))
-        self.norm, self.head = group_norm(now), nn.Conv2d(now, out_width, 1)
+        super().__init__(channels, out_width, width, multipliers, blocks)
+
+    @staticmethod
+    def halved(width: int) -> nn.Module:
+        return nn.AvgPool2d(2)
 
 
-class MaskGITDecoder(_Network):
+class MaskGITDecoder(nn.Module):
     """features [B, D, h, w] -> media [B, C, h * stride, w * stride], of [0, 1], unbounded. The arguments are the encoder's."""
 
     def __init__(self, channels: int, in_width: int, width: int = 128, multipliers: Sequence[int] = (1, 1, 2, 2, 4), blocks: int = 2):
@@ -77,6 +62,9 @@ class MaskGITDecoder(_Network):
             layers += [Upsample(now)] if i else []
         self.body = nn.Sequential(*layers)
         self.norm, self.head = group_norm(now), nn.Conv2d(now, channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.head(F.silu(self.norm(self.body(self.stem(features)))))
 
 
 def maskgit_layers(stages: int, blocks: int, side: str) -> list[str]:

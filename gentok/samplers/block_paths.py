@@ -72,13 +72,13 @@ def select_path(tree: DraftTree, p: Tensor, ids: Tensor, q: Tensor, drawn: Tenso
         here = drawn[rows, one[:, j]]
         sure = torch.zeros_like(p[:, 0, 0]).scatter(1, ids[rows, one[:, j]].clamp(min=0), 1.0)
         wanted = torch.where(here, p[rows, one[:, j - 1], 0], sure)
-        share, law = winner(weight * wanted, drafts, torch.where(here, q[rows, one[:, j], 0], sure), left)
+        share, other = winner(weight * wanted, drafts, torch.where(here, q[rows, one[:, j], 0], sure), left)
         last = left & (left.cumsum(1) == left.sum(1, keepdim=True))  # it wins where no other one does, also by rounding
         taken = rng.uniform(len(paths)) < torch.where(last, 1.0, in_turn(share) * left)
         won = drafts[rows, taken.to(torch.int64).argmax(1)]
-        weight = (weight * ratio(wanted, law, won)[:, None]).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)  # not finite: rounding
+        weight = (weight * ratio(wanted, other, won)[:, None]).nan_to_num(0.0, posinf=1.0).clamp(max=1.0)  # not finite: rounding
         left &= drafts == won[:, None]
-        wins.append(law)
+        wins.append(other)
     nodes = paths[left.to(torch.int64).argmax(1)]
     at = rows[:, None], nodes
     return Path(nodes, p[rows[:, None], nodes[:, :-1]], ids[at], torch.stack(wins, 1)[:, :, None], drawn[at])

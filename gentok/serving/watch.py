@@ -80,7 +80,7 @@ class Watch:
             self.confidence = torch.cat((self.confidence, torch.full((count, *self.confidence.shape[1:]), torch.nan, dtype=torch.float64)))
 
     def on_step(self, tokens: Tokens | Latents, step: int, steps: int) -> None:
-        """As of `Sampler.__call__`. What a watcher raises is its own affair."""
+        """As of `Sampler.__call__`. What a watcher raises is logged, and ends nothing."""
         first = 0
         for begin, count, watcher in self.parts:
             rows = torch.arange(first, first + count)

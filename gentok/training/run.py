@@ -22,6 +22,7 @@ from gentok.build import build, identify
 from gentok.bundle import build_generator, load, nest_inner, nest_teacher, pretrained, stamp
 from gentok.errors import ConfigError
 from gentok.interfaces import MediaData
+from gentok.sampling import load_generator
 from gentok.training.config_check import check_config
 from gentok.training.data_checks import bind_to_data, check_media, fit_to_items
 from gentok.training.finish import command_line, last_validation, skipped_items, write_results
@@ -178,6 +179,7 @@ def _generator_task(config: dict[str, Any], data: Any) -> GentokModule:
         model = build_generator(config["generator"], tokenizer.tokenizer, data.condition_spec, config["trust"])
     if model.goes_on_from and config["init_from"] is None:
         raise ConfigError(f"{type(model).__name__} goes on from {model.goes_on_from}: give it, init_from=BUNDLE")
+    model.with_models(load_generator)
     return GeneratorTask(config, tokenizer, data.condition_spec)
 
 

@@ -101,7 +101,7 @@ def test_bad_values_and_help_are_answered_without_torch(words):
     assert done.stdout.splitlines()[-1] == "False" and done.stderr.count("\n") == (0 if "--help" in words else 1), done.stderr
 
 
-@pytest.mark.parametrize("script", ["train.py", "sample.py", "-m gentok.evaluate"])
+@pytest.mark.parametrize("script", ["train.py", "sample.py", pytest.param("-m gentok.evaluate", marks=pytest.mark.slow)])
 def test_the_scripts_answer_with_their_own_version_and_help(script):
     def answer(word):
         words = [sys.executable, *script.split(), word]

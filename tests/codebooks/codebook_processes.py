@@ -1,6 +1,6 @@
-"""One of two gloo processes, each with half of every batch; run by test_codebook_processes.py as a script.
+"""Two gloo processes, each with half of every batch; run by test_codebook_processes.py as a script.
 
-    python codebook_processes.py RANK FOLDER
+    python codebook_processes.py FOLDER
 
 A throw-away library quantizer is built before the process group exists: what a part remembers from then must not matter later.
 """
@@ -108,7 +108,6 @@ def agree(book: torch.nn.Module) -> None:
 
 
 def main(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
     BOOKS["library"]()
     torch.manual_seed(0)
     early["library"] = BOOKS["library"]()
@@ -127,4 +126,6 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    from forked import on_processes  # of tests/training
+
+    on_processes(lambda rank: main(rank, Path(sys.argv[1])))

@@ -18,17 +18,10 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory) -> list[dict]:
     folder = tmp_path_factory.mktemp("processes")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])}
-    script = [sys.executable, str(HERE / "codebook_processes.py")]
-    running = [subprocess.Popen([*script, str(rank), str(folder)], env=environment, stderr=subprocess.PIPE, text=True) for rank in range(2)]
-    for process in running:
-        try:
-            _, errors = process.communicate(timeout=400)
-        finally:
-            for other in running:
-                if process.returncode != 0:
-                    other.kill()
-        assert process.returncode == 0, errors  # rows that differ after a step stop the process
+    path = os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parent / "training", HERE.parents[1])))
+    command = [sys.executable, str(HERE / "codebook_processes.py"), str(folder)]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr  # rows that differ after a step stop the process
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

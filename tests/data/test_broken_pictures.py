@@ -143,6 +143,6 @@ def test_what_one_process_finds_broken_all_know_at_the_end(tmp_path):
         path.write_bytes(path.read_bytes()[:300])
     script = Path(__file__).parent / "broken_processes.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert [(tmp_path / f"rank{r}").read_text() for r in (0, 1)] == ["1 2 2", "1 2 2"]

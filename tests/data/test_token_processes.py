@@ -155,7 +155,7 @@ def test_shares_of_different_settings_are_not_joined(tmp_path):
 def test_processes_meet_without_a_process_group(tmp_path):
     processes = [writer(tmp_path, rank, 2) for rank in range(2)]
     for process in processes:
-        out, problems = process.communicate(timeout=600)
+        out, problems = process.communicate(timeout=1200)
         assert out.strip() == str(tmp_path / "t.safetensors"), problems
     assert [p.name for p in tmp_path.iterdir()] == ["t.safetensors"]
     data = TokenDataset(tmp_path / "t.safetensors")
@@ -182,7 +182,7 @@ def test_a_share_that_a_killed_run_has_left_is_used(tmp_path):
 
 def test_who_waits_in_vain_says_for_whom(tmp_path):
     for rank, missing in ((0, r"t\.1-of-2\.safetensors"), (1, r"t\.safetensors")):
-        with pytest.raises(TimeoutError, match=rf"waited 0 s .* for {missing} in .*paths\.cache") as error:
+        with pytest.raises(TimeoutError, match=rf"waited \d+ s .* for {missing} in .*paths\.cache") as error:
             encode_together(PixelTokenizer(), pictures(), tmp_path / str(rank) / "t.safetensors", rank=rank, world=2, patience=0.3, **QUIET)
         assert isinstance(error.value, OSError) and "\n" not in str(error.value)
 

@@ -65,19 +65,22 @@ COMMON: dict[str, tuple[dict[str, Any], tuple[float, str]]] = {
 # ------------------------------------------------------------------------------------------------------------------ models
 
 
-def checkered(*, thinner: int = 1, **axes: Sequence[Any]) -> Any:
-    """pytest's parametrize over all combinations of the axes, of which the default suite runs one in m, a diagonal, and
-    the slow tests the others. m is the length of the shortest axis, between 2 and, of two axes, 3: so in the default
-    suite each value of an axis meets several of the other one, and of three axes and more every value of a neighbour.
-    `thinner`: m is so many times that, for samples of what another test enumerates path by path."""
+def checkered(*, most: int | None = None, **axes: Sequence[Any]) -> Any:
+    """pytest's parametrize over all combinations of the axes, of which the default suite runs a covering array, and the slow tests the
+    others. Of three axes and more every two values meet in one of its cells; of two axes every value occurs. With `most` it runs no more
+    than so many cells, in which every value should occur: for samples of what another test enumerates path by path."""
     lists = [list(values) for values in axes.values()]
-    shortest = max(2, min(map(len, lists)))
-    every = (min(shortest, 3) if len(lists) < 3 else shortest) * thinner
-    cells = []
-    for place in itertools.product(*(range(len(values)) for values in lists)):
-        marks = pytest.mark.slow if sum(place) % every else ()
-        cells.append(pytest.param(*(values[i] for values, i in zip(lists, place)), marks=marks))
-    return pytest.mark.parametrize(list(axes), cells)
+    cells = list(itertools.product(*(range(len(values)) for values in lists)))
+    groups = list(itertools.combinations(range(len(lists)), 2 if len(lists) > 2 and most is None else 1))
+    together = {cell: {(group, tuple(cell[i] for i in group)) for group in groups} for cell in cells}
+    left, quick = set().union(*together.values()), []
+    while left and len(quick) != most:
+        quick.append(max(cells, key=lambda cell: len(together[cell] & left)))  # of equal ones the first
+        left -= together[quick[-1]]
+    params = [
+        pytest.param(*(values[i] for values, i in zip(lists, cell)), marks=() if cell in quick else pytest.mark.slow) for cell in cells
+    ]
+    return pytest.mark.parametrize(list(axes), params)
 
 
 def _mix(state: Tensor, ids: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def run(model, setting, n=4000, seed=1, **options):
     return sample(sampler, guided(model, *guidance), cases, n, seed, **options), distributions
 
 
-@checkered(thinner=3, order=["-".join(pair) for pair in GRID], setting=SETTINGS)
+@checkered(most=6, order=["-".join(pair) for pair in GRID], setting=SETTINGS)
 def test_every_layout_and_filter_draws_the_enumerated_distribution(order, setting):
     spec, layout = order.split("-")
     assert agreement(*run(TabularCausal(SPECS[spec], layout), setting, n=1500)) > 1e-3
@@ -76,6 +76,7 @@ def test_mutant_temperature_slightly_off():
     assert rejects(*mutant(model, "temperature 0.7", sampler=AutoregressiveSampler(temperature=0.77)))
 
 
+@pytest.mark.slow
 def test_mutant_that_forgets_the_temperature_in_the_last_step():
     model = TabularCausal(SPECS["k2"], "level_major")
 
@@ -86,6 +87,7 @@ def test_mutant_that_forgets_the_temperature_in_the_last_step():
     assert rejects(*mutant(model, "temperature 0.7", generator=altered(model, undo)))
 
 
+@pytest.mark.slow
 def test_mutant_that_forgets_top_k_in_its_last_call():
     class Forgetful(AutoregressiveSampler):
         calls = itertools.count(1)
@@ -96,11 +98,13 @@ def test_mutant_that_forgets_top_k_in_its_last_call():
     assert rejects(*mutant(TabularCausal(SPECS["k1"]), "top-k 2", sampler=Forgetful(top_k=2)))
 
 
+@pytest.mark.slow
 def test_mutant_guidance_slightly_off():
     model = TabularCausal(SPECS["k1"])
     assert rejects(*mutant(model, "guidance 2", generator=guided(model, 1.85)))
 
 
+@pytest.mark.slow
 def test_mutant_guidance_schedule_one_step_late():
     class Late(GuidedCausal):
         def progress(self, ids, at, parents=None):
@@ -110,6 +114,7 @@ def test_mutant_guidance_schedule_one_step_late():
     assert rejects(*mutant(model, "linear guidance, top-p, min-p", generator=Late(model, 2.0, "linear")))
 
 
+@pytest.mark.slow
 def test_mutant_that_filters_before_it_guides():
     model = TabularCausal(SPECS["k1"], scale=0.7)
 
@@ -123,6 +128,7 @@ def test_mutant_that_filters_before_it_guides():
     assert rejects(sample(AutoregressiveSampler(), guided(altered(model, cut), 1.3), cases, 8000), distributions)
 
 
+@pytest.mark.slow
 def test_mutant_that_draws_a_known_cell_anew_and_writes_it_back_afterwards():
     class Redraw(AutoregressiveSampler):
         def __call__(self, model, condition, *, known=None, **options):
@@ -137,6 +143,7 @@ def test_mutant_that_draws_a_known_cell_anew_and_writes_it_back_afterwards():
     assert rejects(*mutant(model, "plain", sampler=Redraw(forced=True)))
 
 
+@pytest.mark.slow
 def test_mutant_that_draws_short_rows_at_full_length_and_cuts_them():
     class Cuts(AutoregressiveSampler):
         def __call__(self, model, condition, *, known=None, lengths=None, **options):
@@ -150,6 +157,7 @@ def test_mutant_that_draws_short_rows_at_full_length_and_cuts_them():
     assert rejects(*mutant(model, "plain", sampler=Cuts(forced=True)))
 
 
+@pytest.mark.slow
 def test_mutant_that_reads_the_first_slot_twice():
     model = TabularCausal(SPECS["strided"], "parallel", scale=0.2)
 
@@ -175,7 +183,7 @@ def test_mutant_that_takes_the_same_random_numbers_in_every_call():
 def test_a_row_of_a_batch_equals_that_row_alone(spec, layout, setting):
     arguments, guidance = SETTINGS[setting]
     model = TabularCausal(SPECS[spec], layout)
-    together, by_itself = alone(AutoregressiveSampler(**arguments), guided(model, *guidance), cases_of(model), n=20)
+    together, by_itself = alone(AutoregressiveSampler(**arguments), guided(model, *guidance), cases_of(model), n=8)
     assert (together == by_itself).all()
 
 
@@ -188,5 +196,5 @@ def test_rows_that_share_a_stream_do_not_equal_themselves_alone():
             u = shared.uniform(*logits.shape[:2])[0]
             return (logits.softmax(-1).cumsum(-1) < u[..., None]).sum(-1).clamp(max=2)
 
-    together, by_itself = alone(Shares(), model, cases_of(model), n=20)
+    together, by_itself = alone(Shares(), model, cases_of(model), n=8)
     assert (together != by_itself).any()

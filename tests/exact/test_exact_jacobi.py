@@ -95,7 +95,7 @@ def test_impossible_ids_and_three_ids_make_the_enumerated_distribution(variant):
 ORDERS = ["k1-raster", "k2-delayed", "k2-position_major", "strided-parallel", "strided-level_major"]
 
 
-@checkered(thinner=3, variant=VARIANTS, order=ORDERS, setting=SETTINGS)
+@checkered(most=6, variant=VARIANTS, order=ORDERS, setting=SETTINGS)
 def test_rows_of_every_kind_draw_the_enumerated_distribution(variant, order, setting):
     (spec, layout), (arguments, guidance) = order.split("-"), SETTINGS[setting]
     model = TabularCausal(SPECS[spec], layout)

@@ -53,7 +53,7 @@ def test_first_hitting_draws_the_joint_distribution_of_exact_conditionals(spec):
     assert agreement(sample(FirstHitting(), model, cases, 2500), [masked_distribution(model, case) for case in cases]) > 1e-3
 
 
-@checkered(thinner=2, setting=SETTINGS, spec=["k2", "k1"])
+@checkered(most=2, setting=SETTINGS, spec=["k2", "k1"])
 def test_first_hitting_draws_the_any_order_distribution_of_a_network(spec, setting):
     arguments, guidance = SETTINGS[setting]
     model, sampler = network(spec), FirstHitting(**arguments)
@@ -81,6 +81,7 @@ def test_the_reference_of_continuous_time_is_the_limit_of_many_steps_and_the_any
     assert errors[0] > 1.7 * errors[1] > 1.7**2 * errors[2] > 0
 
 
+@pytest.mark.slow
 def test_mutant_that_is_given_the_number_of_masked_cells_in_place_of_the_time():
     model, sampler = TimedMasked(SPECS["k1"]), FirstHitting()
     cases = cases_of(model)
@@ -93,6 +94,7 @@ def test_mutant_that_is_given_the_number_of_masked_cells_in_place_of_the_time():
     assert rejects(sample(sampler, altered(model, counted), cases, 15000), distributions)
 
 
+@pytest.mark.slow
 def test_mutant_that_is_given_the_time_of_the_hit_before():
     model, sampler = TimedMasked(SPECS["k1"]), FirstHitting()
     cases = cases_of(model)
@@ -101,6 +103,7 @@ def test_mutant_that_is_given_the_time_of_the_hit_before():
     assert rejects(sample(sampler, late, cases, 8000), distributions)
 
 
+@pytest.mark.slow
 def test_mutant_whose_order_is_not_uniform(monkeypatch):
     model, sampler = network("k1"), FirstHitting()
     cases = cases_of(model)

@@ -167,6 +167,7 @@ def test_mutant_that_keeps_the_deepest_levels_first(monkeypatch):
     assert agreement(run(model, "plain", 4000), distributions_of(model, "plain")) < 1e-6
 
 
+@pytest.mark.slow
 def test_mutant_that_chooses_positions_alike_however_many_masked_cells_they_have():
     """Chance per position and not per masked cell: 1 of 2 masked cells is as likely as 1 of 1."""
 
@@ -186,6 +187,7 @@ def test_mutant_that_chooses_positions_alike_however_many_masked_cells_they_have
     assert rejects([codes[which == i] for i in range(len(cases))], distributions_of(model, "plain"))
 
 
+@pytest.mark.slow
 def test_mutant_that_forgets_the_root_of_the_vectors_temperature():
     model = Scalars(2)
     arguments = {**ONE_BY_ONE, "temperature": 0.7, "vector_temperature": 0.7**2}
@@ -205,6 +207,7 @@ def test_mutant_that_guides_with_the_components_of_the_null_condition():
     assert agreement(samples, distributions_of(model, "linear guidance")) < 1e-6
 
 
+@pytest.mark.slow
 def test_mutant_that_filters_before_it_guides():
     model = Scalars(2)
 
@@ -239,5 +242,5 @@ def test_two_cells_per_call_are_an_approximation_that_the_test_sees():
 @pytest.mark.parametrize("setting", ["plain", "linear guidance"])
 def test_a_row_of_a_batch_equals_that_row_alone(setting):
     model, (arguments, guidance) = Scalars(), SETTINGS[setting]
-    together, by_itself = alone(ResGenSampler(steps=3, **arguments), guided(model, *guidance), cases_of(model), n=12)
+    together, by_itself = alone(ResGenSampler(steps=3, **arguments), guided(model, *guidance), cases_of(model), n=8)
     assert (together == by_itself).all()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kit import CLASSES, SPECS, alone, batch_of, cases_of
+from kit import CLASSES, SPECS, alone, batch_of, cases_of, checkered
 
 from gentok.generators.autoregressive import Autoregressive
 from gentok.generators.depth import DepthTransformer
@@ -53,8 +53,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@checkered(most=7, name=MODELS, guidance=[1.0, 2.0])
 def test_rows_that_wait_and_join_draw_what_they_draw_in_a_fixed_batch(name, guidance):
     kind, options = MODELS[name]
     model = model_of(kind, **options)

@@ -82,7 +82,7 @@ def test_every_path_of_a_tree_makes_the_joint_distribution_of_two_steps(drafts, 
 ORDERS = ["k1-raster", "k2-position_major", "k2-delayed", "strided-level_major"]
 
 
-@checkered(thinner=4, drafts=DRAFTS, order=ORDERS, settings=[{}, {"top_k": 2, "temperature": 0.7}])
+@checkered(most=8, drafts=DRAFTS, order=ORDERS, settings=[{}, {"top_k": 2, "temperature": 0.7}])
 def test_rows_of_every_kind_draw_the_enumerated_distribution(drafts, order, settings):
     spec, layout = order.split("-")
     model, sampler = TabularCausal(SPECS[spec], layout), sampler_of(drafts, SPECS[spec], layout, window=3, **settings)
@@ -113,7 +113,7 @@ def test_items_that_end_by_themselves_draw_the_enumerated_distribution(drafts, o
     assert agreement(sample(sampler, model, cases, 2500), [distribution_of(model, case, sampler) for case in cases]) > 1e-3
 
 
-@checkered(thinner=2, drafts=DRAFTS, order=["k1-raster", "strided-position_major"])
+@checkered(most=6, drafts=DRAFTS, order=["k1-raster", "strided-position_major"])
 def test_a_row_of_a_batch_equals_that_row_alone_and_calls_do_not_exceed_steps(drafts, order):
     spec, layout = order.split("-")
     model, sampler = TabularCausal(SPECS[spec], layout), sampler_of(drafts, SPECS[spec], layout, window=2)

@@ -40,7 +40,7 @@ def test_encoding_in_train_mode_changes_no_buffer_whatever_threads_overlap():
     """Two threads that surely overlap: each waits inside for the other."""
     codec = gentok.load("spoken_digits_codec").tokenizer.train()
     before = {key: value.clone() for key, value in codec.state_dict().items()}
-    gate, forward, modes = threading.Barrier(2, timeout=60), type(codec.codebook).forward, []
+    gate, forward, modes = threading.Barrier(2, timeout=1200), type(codec.codebook).forward, []
 
     def waiting(self, *args, **options):
         modes.append(self.training)

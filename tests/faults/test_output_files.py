@@ -29,7 +29,7 @@ def sampled(out, *words):
 
 def command(*words, cwd):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=1200)
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("gentok:")], done
 
 

@@ -91,5 +91,5 @@ def test_a_process_that_hangs_in_a_library_is_left_too():
     process.terminate()
     assert process.stdout.readline() == "clock 0\n" and process.poll() is None
     process.terminate()
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=1200)[1]
     assert process.returncode == 143 and said == "gentok: left at once by a second SIGTERM; there is no checkpoint yet\n"

@@ -1,6 +1,6 @@
-"""A small network whose losses are balanced; also a script, one of two gloo processes with half of every batch:
+"""A small network whose losses are balanced; also a script of two gloo processes with half of every batch each:
 
-python balancer_kit.py RANK FOLDER
+python balancer_kit.py FOLDER
 """
 
 from __future__ import annotations
@@ -72,5 +72,6 @@ def main(rank: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    from forked import on_processes  # of tests/training
+
+    on_processes(lambda rank: main(rank, Path(sys.argv[1])))

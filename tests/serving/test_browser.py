@@ -49,7 +49,7 @@ def served():
         command = [sys.executable, "-c", "from gentok.cli.main import main; main()", "serve", f"ckpt={ckpt}", f"port={port}"]
         process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
         place = f"http://127.0.0.1:{port}"
-        for _ in range(600):
+        while True:  # ends with the process, where it does not come up
             assert process.poll() is None, "the server stopped"
             try:
                 urllib.request.urlopen(f"{place}/health", timeout=5)

@@ -30,7 +30,7 @@ def sizes_of(total: int, largest: int, seed: int) -> list[int]:
     return sizes
 
 
-@pytest.mark.parametrize("name", CODECS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "mimi_12hz" else ()) for name in CODECS])
 def test_every_preset_streams_what_the_whole_gives_or_refuses_in_one_line(name):
     book = merged(read("codebook", "residual"), {"levels": 2, "width": 16, "codebook": {"vocab_size": 16}})
     model = make(name, book, whole=parameters(name) < 20e6, media_shape=None).eval()

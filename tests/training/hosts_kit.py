@@ -87,7 +87,7 @@ class Hosts:
 
 
 def _shell(*words: str) -> None:
-    subprocess.run(words, check=True, capture_output=True, text=True, timeout=60)
+    subprocess.run(words, check=True, capture_output=True, text=True, timeout=1200)
 
 
 @contextlib.contextmanager

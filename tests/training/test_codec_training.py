@@ -61,7 +61,7 @@ def test_a_killed_and_resumed_codec_is_the_codec(root):
 def test_two_processes_train_the_codec_that_one_does(root):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])])}
     words = [sys.executable, str(HERE / "codec_kit.py"), str(root)]
-    done = subprocess.run(words, env=environment, text=True, capture_output=True, timeout=600)
+    done = subprocess.run(words, env=environment, text=True, capture_output=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = last(run(root, "one", "trainer.precision=32-true")), last(root / "two")
     for key in ("state_dict", "current_model_state"):

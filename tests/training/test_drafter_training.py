@@ -46,7 +46,16 @@ def test_a_drafter_that_draws_no_items_is_refused_in_a_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_drafter_without_a_target_is_refused_in_a_line(tmp_path):
-    with pytest.raises(ConfigError, match="set generator.target to its bundle") as error:
-        run(tmp_path, "experiment=mnist5k/drafter")
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize(
+    "words, error, message",
+    [
+        (["experiment=mnist5k/drafter"], ConfigError, "set generator.target to its bundle"),
+        (["experiment=mnist5k/drafter", f"generator.target={ZOO / 'mnist5k_vq'}"], ValueError, "mnist5k_vq holds a tokenizer alone"),
+        (["experiment=mnist5k/drafter", f"generator.target={ZOO / 'mnist5k_masked'}"], ValueError, "must be a Causal generator"),
+        (["experiment=mnist5k/distilled", f"generator.teacher.ckpt={ZOO / 'mnist5k_vq'}"], ConfigError, "holds a tokenizer alone"),
+    ],
+)
+def test_a_missing_or_wrong_model_is_refused_before_anything_is_encoded(tmp_path, words, error, message):
+    with pytest.raises(error, match=message) as found:
+        run(tmp_path, *words)
+    assert "\n" not in str(found.value) and not (tmp_path / "cache").exists()

@@ -79,7 +79,7 @@ def test_a_job_that_is_told_of_its_end_saves_and_goes_on_when_it_is_put_back(hos
     job = hosts.start(0, sys.executable, str(ROOT / "train.py"), *words, "steps=1000000")
     wait_for((folder / "metrics.csv").is_file, job)
     os.kill(int((hosts.folder / "slurm.pid").read_text()), signal.SIGUSR1)  # as Slurm does, five minutes before the end
-    job.communicate(timeout=600)
+    job.communicate(timeout=1200)
     step, text = last(folder)["global_step"], log.read_text()
     assert step >= 1 and f"at step {step}, saved" in text and "scontrol requeue 4242" in text and "Traceback" not in text, text
     script = (folder / "job.sh").read_text().replace("steps=1000000", f"steps={step + 2}")
@@ -98,7 +98,7 @@ def test_a_process_killed_on_one_host_is_a_line_on_the_other(hosts):
         started.append(hosts.start(host, *given, sys.executable, str(ROOT / "train.py"), *words, f"paths.run={hosts.folder / 'run'}"))
     wait_for((hosts.folder / "run" / "metrics.csv").is_file, started[0])
     started[1].kill()
-    said = started[0].communicate(timeout=300)[0]  # within seconds, on a machine that is free
+    said = started[0].communicate(timeout=1200)[0]  # within seconds, on a machine that is free
     assert started[0].returncode == 2 and "Traceback" not in said, said
     assert [line for line in said.splitlines() if line.startswith("gentok:") and "another process of this run is gone" in line], said
     started[1].communicate()

@@ -19,7 +19,7 @@ pytest.importorskip("mlxtend")
 WORDS = ["tokenizer=flextok", "codebook=fsq", *FLEXTOK, "tokenizer.patch=2"]
 
 
-@pytest.mark.parametrize("decoder", ["flow", "regression"])
+@pytest.mark.parametrize("decoder", ["flow", pytest.param("regression", marks=pytest.mark.slow)])
 def test_the_inner_tokenizer_is_taken_over_stays_as_it_was_and_travels_with_the_outer_one(tmp_path, decoder):
     inner = run(tmp_path, "inner", CASES["latents"]) / "bundle"
     theirs = load(inner).tokenizer

@@ -88,12 +88,12 @@ def test_only_the_first_process_writes_and_the_set_is_encoded_once(two):
         assert {p.name for p in (two / name).iterdir()} == made
         assert {p.name for p in (two / name / "checkpoints").iterdir()} == {"last.ckpt"}
         load(two / name / "bundle")
-    rows = [row["step"] for row in curves(two / "masked") if "loss" in row]
+    rows = [row["step"] for row in curves(two / "masked_accumulated") if "loss" in row]
     assert rows == sorted(set(rows), key=int)
 
 
 def test_processes_on_the_clock_end_at_one_step(two):
-    assert last(two / "clock")["global_step"] > 1 and last(two / "clock")["training"]["elapsed"] >= 2
+    assert last(two / "clock")["global_step"] >= 1 and last(two / "clock")["training"]["elapsed"] >= 0.5
 
 
 def test_what_breaks_on_one_process_is_named_on_all(two):

@@ -52,7 +52,7 @@ def test_the_job_has_the_settings_and_the_words_and_runs_them(tmp_path, capsys):
             line.removeprefix("#SBATCH ") for line in header}  # fmt: skip
     names = [line.split("--")[1].partition("=")[0] for line in header]
     assert len(names) == len(set(names)) and "account" not in names
-    done = subprocess.run([path], env={**os.environ, "SLURM_JOB_ID": "42"}, cwd="/", timeout=60)
+    done = subprocess.run([path], env={**os.environ, "SLURM_JOB_ID": "42"}, cwd="/", timeout=1200)
     assert done.returncode == 0
     started = log.read_text().splitlines()
     assert started[:3] == ["--kill-on-bad-exit=1", sys.executable, os.path.abspath("train.py")]

@@ -144,7 +144,7 @@ def test_a_budget_ends_the_run_with_its_schedule(runs, monkeypatch, tmp_path, cl
     assert rates[-1] < 0.15 * config["optimizer"]["lr"]
 
 
-@pytest.mark.parametrize("every, validated", [(3, [3, 6]), (4, [4, 6]), (100, [6])])
+@pytest.mark.parametrize("every, validated", [pytest.param(3, [3, 6], marks=pytest.mark.slow), (4, [4, 6]), (100, [6])])
 def test_a_run_is_validated_when_it_is_due_and_once_at_its_end(runs, monkeypatch, tmp_path, every, validated):
     at, end = [], GentokModule.on_validation_end
     monkeypatch.setattr(GentokModule, "on_validation_end", lambda self: (at.append(self.global_step), end(self)))
