@@ -156,8 +156,8 @@ def test_such_a_training_is_resumed_to_the_bit(family, task, photos, tmp_path):
 
 
 def computed(path, task, media):
-    """What a bundle makes of images: pixels; or a bound of the nats, the loss where there is none. Weights alone say less: biases that a norm
-    takes out again follow roundings."""
+    """What a bundle makes of images: pixels; or a bound of the nats, the loss where there is none. Weights alone say less: biases that a
+    norm takes out again follow roundings."""
     model = load(path)
     tokens = model.encode(media)
     if task == "tokenizer":
