@@ -32,9 +32,6 @@ from gentok.types import UNKNOWN, Class, Condition, Tokens
 
 LIMIT = 60_000
 """Paths at most: a case with more is too large for this."""
-ROUNDING = 1e-15
-"""What is as certain as this is no choice: of paths in a batch of another size it may come out as 1."""
-
 NOTHING = 1e-12
 """An option of less is rounding: it may be there in one batch and not in another. `gap` does not see 1e-9."""
 
@@ -58,7 +55,7 @@ class Run:
         p = np.where(p < NOTHING, 0.0, p)
         p /= p.sum(1, keepdims=True)
         rows, out = rng.row_numbers.numpy(), p.argmax(1)
-        choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1 - ROUNDING)
+        choice = ~self.ended[rows] & (p.max(1, initial=0.0) < 1)
         ends = choice & (self.taken[rows] == self.paths.shape[1])
         if ends.any():
             self.after.append((rows[ends], p[ends]))
