@@ -1,10 +1,11 @@
 """Drafters that were trained for the model that they draft for, and a model that drafts for itself by early exits: trained_drafts.json and .md.
 
-    train NAME ... [seed=0] [budget=150s]        into outputs/trained_drafts/NAME_BUDGET_seedN, left alone where it is done
-    measure NAME ... [seed=0] [budget=150s]      acceptance of one draft, calls
+    train NAME ... [seed=0] [budget=..]          into outputs/trained_drafts/NAME_BUDGET_seedN, left alone where it is done
+    measure NAME ... [seed=0] [budget=..]        acceptance of one draft, calls
     page                                         the page anew, from the figures that are there
 
-NAME: plain (a small model of the data, as in drafts.py), kl, tv, data (trained towards docs/zoo/mnist5k_ar), exits (that model, trained to
+NAME: plain and longer (a small model of the data, as in drafts.py), after (plain, then trained towards docs/zoo/mnist5k_ar), kl, tv, data (trained
+towards it from the start), exits (that model, trained to
 predict after its first blocks too), untrained (the exits of that model as it is: nothing to train). Further seeds add to the page.
 
 The acceptance is sum min(p, q) over all cells of items that the model draws itself, with p and q given the same ids before: no draft is
@@ -44,6 +45,8 @@ _SAME = "tokenizer.ckpt=docs/zoo/mnist5k_vq"
 _DRAFTER = f"experiment=mnist5k/drafter {_SAME} generator.target=docs/zoo/mnist5k_ar"
 TRAINED = {
     "plain": f"experiment=mnist5k/ar {_SAME} generator.depth=2 generator.width=64 generator.heads=2",
+    "longer": f"experiment=mnist5k/ar {_SAME} generator.depth=2 generator.width=64 generator.heads=2",
+    "after": f"{_DRAFTER} init_from=outputs/trained_drafts/plain_150s_seed{{seed}}/bundle",
     "kl": f"{_DRAFTER}",
     "tv": f"{_DRAFTER} generator.divergence=tv",
     "data": f"{_DRAFTER} generator.context=data task.views=6 task.augment.shift=1",
@@ -51,9 +54,12 @@ TRAINED = {
 }
 """Trained on one thread, by processor time."""
 SAYS = {
-    "plain": "plainly: next tokens of the data", "kl": "towards the target, KL, contexts of its own", "tv": "towards the target, TV, contexts of its own",
+    "plain": "plainly: next tokens of the data", "longer": "plainly, longer", "after": "plainly for 150s, then towards the target, KL, contexts of its own",
+    "kl": "towards the target from the start, KL, contexts of its own", "tv": "towards the target, TV, contexts of its own",
     "data": "towards the target, KL, contexts of the data",
 }  # fmt: skip
+BUDGETS = {"longer": "290s", "after": "75s", "kl": "75s", "tv": "75s", "exits": "40s"}
+"""Others: 150s."""
 WAYS: dict[str, dict[str, Any]] = {"chain": {}, "block": {"verify": "block"}, "4 paths": {"verify": "block", "branches": 4}}
 """Those of `untrained` exits are chains alone."""
 
@@ -91,7 +97,7 @@ def held_out_nats(bundle: Any) -> tuple[float, float]:
 def measure(store: Store, name: str, seed: int, budget: str) -> None:
     command = f"python docs/results/trained_drafts.py measure {name} seed={seed} budget={budget}"
     if name in TRAINED:
-        command += f", after: python train.py {TRAINED[name]} budget={budget} clock=cpu seed={seed}"
+        command += f", after: python train.py {TRAINED[name].format(seed=seed)} budget={budget} clock=cpu seed={seed}"
     bundle = gentok.load(run_of(name, seed, budget) / "bundle" if name == "exits" else TARGET)
     target, condition, began = bundle.generator, conditions(bundle, ITEMS), time.time()
     rng = RowRNG.of(seed, torch.arange(ITEMS)).fork("items")
@@ -104,7 +110,7 @@ def measure(store: Store, name: str, seed: int, budget: str) -> None:
     else:
         small = gentok.load(run_of(name, seed, budget) / "bundle")
         drafters = {"": small.generator}
-        about = {"steps": small.meta["step"], "parameters": _size(small.generator), "drawing_seconds": drawing if name in ("kl", "tv") else 0.0}
+        about = {"steps": small.meta["step"], "parameters": _size(small.generator), "drawing_seconds": drawing if name in ("after", "kl", "tv") else 0.0}
         store.add(figures(f"{name}/seed{seed}", about, command, seed, 0.0), {f"{name}/budget": budget})
     for which, small in drafters.items():
         key, own = "/".join(filter(None, (name, which, f"seed{seed}"))), name == "exits"
@@ -236,14 +242,15 @@ def main(words: list[str]) -> None:
     torch.set_num_threads(1)
     what, given = words[0] if words else "", dict(word.split("=", 1) for word in words[1:] if "=" in word)
     names, seed = [word for word in words[1:] if "=" not in word], int(given.pop("seed", 0))
-    budget = given.pop("budget", "150s")
+    chosen = given.pop("budget", None)
     known = set(TRAINED) if what == "train" else {*TRAINED, "untrained"}
     if what not in ("train", "measure", "page") or set(names) - known or given:
         sys.exit(__doc__)
     store = Store("trained_drafts")
     for name in names:
+        budget = chosen or BUDGETS.get(name, "150s")
         if what == "train":
-            train_once(run_of(name, seed, budget), [*TRAINED[name].split(), f"budget={budget}", "clock=cpu", f"seed={seed}"])
+            train_once(run_of(name, seed, budget), [*TRAINED[name].format(seed=seed).split(), f"budget={budget}", "clock=cpu", f"seed={seed}"])
         elif what == "measure":
             measure(store, name, seed, budget)
     if what != "train":
