@@ -7,7 +7,7 @@ and their last bits depend on how many these are: so two processes write what on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Samples", "SamplingPlan", "decoded", "draw_together", "joined", "sample_tokens", "split", "tokens_together"]
 
-_TURNS = 16
-"""So many items for each place of a batch are drawn together, where rows differ in length and can take the places of others."""
+_TURNS = 16  # items for each place of a batch that are drawn together, where rows differ in length and can take the places of others
 
 
 @dataclass
@@ -228,16 +227,14 @@ def decoded(plan: SamplingPlan, output: SampleOutput, seconds: float, advance: C
         texts += tokenizer.text(part) or []
         advance(part.batch)
     return Samples(
-        media=_longest(media),
-        tokens=replace(output.tokens.to("cpu"), spec=plan.bundle.spec),
-        calls=output.calls.cpu(),
+        media=_longest(media), tokens=replace(output.tokens.to("cpu"), spec=plan.bundle.spec), calls=output.calls.cpu(),
         network_calls=dict(output.network_calls),
         seconds=seconds,
         stats=dict(output.stats),
         lengths=torch.cat(lengths) if lengths else None,
         texts=texts or None,
         log_weight=None if output.log_weight is None else output.log_weight.cpu(),
-    )
+    )  # fmt: skip
 
 
 def _stacked(parts: Sequence[Any]) -> Any:

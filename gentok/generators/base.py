@@ -3,7 +3,7 @@
 A generator subclasses every capability that it has; whether a sampler fits is `issubclass`, known before
 anything is built. Ids >= V_k have logit -inf by construction. Logits may be of any floating dtype; samplers
 draw in float64. The base class is in capability.py, the capability over the scales of a pyramid in scales.py,
-that of models of vectors in continuous.py.
+those of models of vectors in continuous.py, that of residual codes in cumulative_masked.py.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gentok.flow.mixture import Mixture
 from gentok.generators.capability import Capability, capabilities
 from gentok.generators.continuous import Entities, MaskedVectors
+from gentok.generators.cumulative_masked import CumulativeMasked
 from gentok.generators.jumps import Jumps
 from gentok.generators.scales import NextScale
 from gentok.layouts import Layout
@@ -152,30 +152,6 @@ class Masked(Capability):
 
         Returns:
             float [B, K, N, V]; unspecified at known cells.
-        """
-
-
-class CumulativeMasked(Capability):
-    """A model of residual codes that predicts, at every position, the sum of the code vectors of its UNKNOWN
-    levels."""
-
-    rowwise = ("mixture",)
-
-    @abstractmethod
-    def mixture(self, tokens: Tokens, condition: Condition) -> Mixture:
-        """The distribution of that sum at every position of tokens with UNKNOWN cells; unspecified where a
-        position has none."""
-
-    @abstractmethod
-    def requantize(self, z: Tensor, tokens: Tokens) -> Tokens:
-        """Quantizes sums.
-
-        Args:
-            z: float [B, N, D].
-            tokens: codes int64 [B, K, N] with UNKNOWN cells.
-
-        Returns:
-            The tokens with codes in their UNKNOWN cells; all others stay.
         """
 
 
