@@ -36,7 +36,7 @@ from gentok.types.formats import fitted
 
 __all__ = ["codec_of", "compress", "decompress", "main", "run"]
 
-Codec = tuple[StreamingTokenizer, torch.device]
+PlacedTokenizer = tuple[StreamingTokenizer, torch.device]
 
 
 def run(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def _pcm(file: BinaryIO, spec: TokenSpec, kind: str) -> Iterator[Callable[[Tenso
         raise target.error
 
 
-def codec_of(config: Mapping[str, Any]) -> Codec:
+def codec_of(config: Mapping[str, Any]) -> PlacedTokenizer:
     """The tokenizer of a configuration, and where it computes. Raises ConfigError where it has no codes of sounds."""
     device = chosen_device(config["device"])
     bundle = load(config["ckpt"], trust=config["trust"], ema=config["ema"], device=device)
@@ -157,7 +157,7 @@ def _parts(path: Path, spec: TokenSpec, seconds: float) -> Iterator[Tensor]:
         yield full_scale(read_sound(path, rate, channels, start=start, samples=min(size, length - start)), path)[None]
 
 
-def compress(config: Mapping[str, Any], codec: Codec | None = None) -> dict[str, Any]:
+def compress(config: Mapping[str, Any], codec: PlacedTokenizer | None = None) -> dict[str, Any]:
     """A sound file as a .gtk file.
 
     Args:
@@ -193,7 +193,7 @@ def compress(config: Mapping[str, Any], codec: Codec | None = None) -> dict[str,
     return {"seconds": seconds, "frames": writer.frames, **rates}
 
 
-def decompress(config: Mapping[str, Any], codec: Codec | None = None) -> dict[str, Any]:
+def decompress(config: Mapping[str, Any], codec: PlacedTokenizer | None = None) -> dict[str, Any]:
     """A .gtk file as a sound file.
 
     Args:

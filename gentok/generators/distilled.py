@@ -51,9 +51,6 @@ __all__ = ["DistilledTransformer"]
 class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
     """A student of an autoregressive teacher, which is a part of it.
 
-    Attributes:
-        taught: whether it learns from trajectories, which a training run then makes and keeps.
-
     Args:
         spec: the tokens, of one level.
         condition_spec: what they are conditioned on; None: nothing.
@@ -71,7 +68,6 @@ class DistilledTransformer(Generator, Jumps, id="generator/distilled"):
 
     inner: ClassVar[tuple[str, ...]] = ("teacher",)
     has_nll = False
-    taught: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,8 +20,10 @@ class Jumps(Capability):
     Attributes:
         channels: C, of the noise of a position.
         split: the position from which a second call goes on, as it was trained.
+        taught: whether it learns from its teacher's trajectories, which a training run then makes and keeps.
     """
 
+    taught: ClassVar[bool] = True
     channels: int
     split: int
 

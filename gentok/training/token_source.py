@@ -9,7 +9,7 @@ from gentok.build import build, resolve
 from gentok.bundle import Bundle, build_generator, load
 from gentok.data.token_dataset import TokenDataset
 from gentok.data.trajectory_set import TaughtItems, TeacherCodes, TrajectoryDataset
-from gentok.generators.distilled import DistilledTransformer
+from gentok.generators.base import Jumps
 from gentok.interfaces import Generator
 from gentok.rng import RowRNG
 from gentok.sampling import load_generator
@@ -123,7 +123,7 @@ def token_source(config: dict[str, Any], tokenizer: Bundle, condition_spec: Cond
     """What makes the cached tokens of a run."""
     if config.get("inner_from"):
         model = built_generator(config, tokenizer.tokenizer, condition_spec).eval()
-        if isinstance(model, DistilledTransformer) and model.taught:
+        if isinstance(model, Jumps) and model.taught:
             return Taught(model)
     encoded = tokenizer, config["task"]["augment"], config["trust"]
     if resolve(config["generator"]["_target_"], config["trust"]).own_items is not Generator.own_items:
