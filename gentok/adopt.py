@@ -10,13 +10,16 @@ its tokenizer, and is sampled and fine-tuned (`init_from=BUNDLE`) like any.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from gentok.bundle import Bundle, build_generator, load, pretrained
+from gentok.bundle.files import neighbours
 from gentok.errors import ConfigError, check_choice
 from gentok.types import ClassSpec, ConditionSpec
+from gentok.unfilled import Unfilled
 
 __all__ = ["adopt", "main"]
 
@@ -38,7 +41,8 @@ def adopt(config: Mapping[str, Any]) -> Path:
     check_choice("dtype", config["dtype"], ("float32", "bfloat16"))
     tokenizer, generator = config["tokenizer"], config.get("generator")
     if "_target_" in tokenizer or not generator:
-        bundle = pretrained(tokenizer, config["media_shape"], config["trust"])
+        with _filled_by(tokenizer):
+            bundle = pretrained(tokenizer, config["media_shape"], config["trust"])
     else:
         bundle = load(tokenizer["ckpt"], trust=config["trust"])
     bundle.meta = {"from": _origin(tokenizer)}
@@ -56,7 +60,8 @@ def _with_generator(bundle: Bundle, config: Mapping[str, Any]) -> Bundle:
     """The bundle of config["generator"] over the tokens of a bundle. Raises ConfigError where its weights are random."""
     settings, trust = config["generator"], config["trust"]
     condition_spec = ConditionSpec((("class", ClassSpec(tuple(map(str, range(config["classes"]))))),))
-    generator = build_generator(settings, bundle.tokenizer, condition_spec, trust)
+    with _filled_by(settings):
+        generator = build_generator(settings, bundle.tokenizer, condition_spec, trust)
     if generator.needs_training:
         raise ConfigError(
             f"{type(generator).__name__} as configured has random weights: give released ones (generator.weights=FILE where it reads them)"
@@ -67,6 +72,15 @@ def _with_generator(bundle: Bundle, config: Mapping[str, Any]) -> Bundle:
         meta["guidance"] = float(config["guidance"])
     about = {"generator_config": generator.portable(settings), "condition_spec": condition_spec, "meta": meta}
     return replace(bundle, kind="generator", generator=generator, **about)
+
+
+def _filled_by(settings: Mapping[str, Any]) -> AbstractContextManager[Any]:
+    """Where released weights fill a model, no random numbers do before. Raises FileNotFoundError where they are not there."""
+    if not (path := settings.get("weights")):
+        return nullcontext()
+    if not Path(path).expanduser().exists():
+        raise FileNotFoundError(f"there are no weights at {path}{neighbours(Path(path))}")
+    return Unfilled()
 
 
 def _origin(settings: Mapping[str, Any]) -> str:

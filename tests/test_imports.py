@@ -21,6 +21,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "distributed": set(),
     "devices": {"errors"},
     "precision": set(),
+    "unfilled": set(),
     "types": {"errors", "settings", "rng"},
     "interfaces": {"settings", "types", "rng", "precision"},
     "build": {"errors", "settings", "interfaces"},
@@ -45,7 +46,7 @@ MAY = {  # room or file -> what of gentok it may import (beside itself)
     "codec_file": {"entropy", "errors", "types"},
     "command": set(),
     "sweep": {"command"},
-    "bundle": {*BASE, "build", "sampling", "samplers.base"},
+    "bundle": {*BASE, "build", "sampling", "samplers.base", "unfilled"},
     "prompt": {*BASE, "bundle", "data"},
     "region_likelihood": {*BASE, "generators", "layouts", "flow", "prompt"},
 }

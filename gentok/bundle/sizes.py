@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gentok.bundle.files import load_state
 from gentok.errors import ConfigError, FormatError
+from gentok.unfilled import Unfilled
 
 __all__ = ["build_stored"]
 
@@ -68,7 +69,8 @@ def build_stored(build: Callable[[], _Model], state: Mapping[str, Tensor], what:
             if shapes.get(name) != stored.get(name):
                 has, asks = (f"{name} of shape {found[name]}" if name in found else f"no {name}" for found in (stored, shapes))
                 raise FormatError(f"{what} does not fit its configuration: it has {has}, the configuration asks for {asks}")
-    model = _built(build, what)
+    with Unfilled():
+        model = _built(build, what)
     load_state(model, state, what)
     return model
 
