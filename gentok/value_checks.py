@@ -66,7 +66,7 @@ SETTINGS: dict[str, Any] = {  # key -> what it takes; null too, unless it is one
     "prefixes": Sequence[PositiveInt], "few": bool, "max_train": PositiveInt, "max_held_out": PositiveInt, "max_memory": PositiveFloat,
     "classifier": Place, "classifier_steps": PositiveInt, "cache": Place, "epochs": PositiveInt, "precision": Precision,
     # codec and adopt
-    "action": Literal["compress", "decompress"], "command": str, "input": Place, "output": Place, "levels": PositiveInt,
+    "action": Literal["compress", "decompress", "resynthesize"], "command": str, "input": Place, "output": Place, "levels": PositiveInt,
     "chunk": PositiveFloat,
     # serve
     "host": Place, "port": PositiveInt, "max_items": PositiveInt, "max_waiting": PositiveInt, "max_megabytes": PositiveFloat,

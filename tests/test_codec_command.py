@@ -8,6 +8,7 @@ import torch
 from gentok.bundle import build_tokenizer, load, save, stamp
 from gentok.cli import compose
 from gentok.codec import compress, decompress, run
+from gentok.value_checks import check_values
 
 CODEBOOK = ["codebook=residual", "codebook.levels=3", "codebook.codebook.vocab_size=32", "codebook.codebook.dim=8", "codebook.width=null"]
 NETWORKS = ["encoder.width=8", "encoder.filters=4", "encoder.ratios=[4,2]", "decoder.filters=4", "sample_rate=8000"]
@@ -38,8 +39,10 @@ def sound(path, seconds=1.3, rate=11025, channels=2):
 
 
 def settings(bundle, action, source, target, **more):
-    return {**compose("codec", ["action=x", "input=x", "output=x", "ckpt=x", "progress=false"]), "action": action, "input": str(source),
-            "output": str(target), "ckpt": str(bundle), **more}  # fmt: skip
+    config = {**compose("codec", ["action=x", "input=x", "output=x", "ckpt=x", "progress=false"]), "action": action, "input": str(source),
+              "output": str(target), "ckpt": str(bundle)}  # fmt: skip
+    check_values(config)  # as the command does
+    return {**config, **more}
 
 
 @pytest.mark.parametrize("chunk", [0.1, 0.37, 10])
