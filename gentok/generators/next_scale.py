@@ -127,7 +127,7 @@ class NextScaleTransformer(Generator, NextScale, id="generator/next_scale"):
         shift, gate = 0.01, 0.02 * gate_init
         for block in self.transformer.blocks:
             for part, std in zip(block.modulation.weight.chunk(6), (shift, shift, gate) * 2):
-                nn.init.trunc_normal_(part, std=std, a=-2 * std, b=2 * std)
+                nn.init.trunc_normal_(part, std=std, a=-2 * std, b=2 * std) if std else nn.init.zeros_(part)
         nn.init.trunc_normal_(self.modulation.weight, std=shift, a=-2 * shift, b=2 * shift)
 
     # ------------------------------------------------------------------------------------------------ network

@@ -177,8 +177,9 @@ def test_cosine_attention_is_the_same_without_modules():
         assert len(cache.blocks) == 2 and torch.allclose(got, network(x), atol=1e-10)
 
 
-def test_gates_begin_far_smaller_than_shifts_and_scales():
-    model = NextScaleTransformer(SPEC, CLASSES, KINDS["var"](), width=64, depth=2, heads=2, condition_by="adaln", gate_init=1e-4)
+@pytest.mark.parametrize("gate_init", [1e-4, 0.0])
+def test_gates_begin_far_smaller_than_shifts_and_scales(gate_init):
+    model = NextScaleTransformer(SPEC, CLASSES, KINDS["var"](), width=64, depth=2, heads=2, condition_by="adaln", gate_init=gate_init)
     for block in model.transformer.blocks:
         sizes = [float(part.detach().std()) for part in block.modulation.weight.chunk(6)]
         assert all(size < 3e-6 for size in (sizes[2], sizes[5])) and all(0.007 < sizes[i] < 0.011 for i in (0, 1, 3, 4)), sizes
