@@ -148,7 +148,7 @@ def test_options_may_stand_anywhere_and_names_may_have_an_equals_sign(sound, mon
         (["compress", "in.wav", "output={a: 1}"], "output"),
         (["compress", "nowhere.wav", "x.gtk"], "no file nowhere.wav"),
         (["decompress", "in.wav", "x.wav"], "no file of gentok.codec"),
-        (["explode", "in.wav", "x.wav"], "expected 'compress' or 'decompress'"),
+        (["explode", "in.wav", "x.wav"], "expected 'compress', 'decompress' or 'resynthesize'"),
     ],
 )
 def test_what_would_lose_or_cannot_mean_something_is_one_line(sound, monkeypatch, capsys, words, says):
