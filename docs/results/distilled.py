@@ -247,14 +247,15 @@ teacher) in nats of a code, on held-out conditions at the end.
 {" ".join(lost) or "Not measured yet."}"""
 
 
-NOTES = ["""Five minutes of the map bring one pass near the teacher, and leave a second pass nothing to gain. By scores it is a miss: four minutes of it,
-some 450 steps, recognise fewer digits than the student that it began with (by 3.1 points at one seed, 1.7 at the other; KID is worse at the one, better at
-the other), while the map, learned for as long in its place, goes on to gain. The divergence falls no lower than 3.4 nats of a code. What was tried, in trials of half a minute: a guide that learns alone for 15 % of the run in place of 40 %
-(`generator.guide_alone=0.15`: 90.8 and 89.8 per cent, no clear difference); and a guide at 1.5 times the student's rate in place of 10
-(`optimizer.lr=2e-3 generator.guide_pace=1.5`: the divergence rose). A student in a small world of enumerated codes does come to its teacher by the same
-code ([test_score_distilled](../../tests/generators/test_score_distilled.py)). What is believed: codes are the largest of many nearly equal logits, so the
-gradient through them is coarse, and batches of 32 with one draw of time and noise for each position are noisy; larger batches, lower rates and hours in
-the place of minutes are what the paper's setting has and this one has not. Use `distilled`, longer, before `score_distilled`.""", """## What it costs
+NOTES = ["""Five minutes of the map bring one pass near the teacher, and leave a second pass nothing to gain. By scores it is a miss: after four minutes,
+some 450 steps, fewer digits are recognised than of the student that it began with (by 3.1 points at one seed, 1.7 at the other; KID is worse at the
+one, better at the other), while the map, learned for as long in its place, goes on to gain. The divergence falls no lower than 3.4 nats of a code. In trials of
+half a minute, a guide that learns alone for 15 % of the run in place of 40 % made no clear difference (`scores 28 s` in the figures: 89.8 and 90.8 per cent
+beside 89.9 and 92.1); with a guide at 1.5 times the student's rate in place of 8 the divergence rose, in a single trial of which no figure was kept. A student in a
+small world of enumerated codes does come to its teacher by the same code ([test_score_distilled](../../tests/generators/test_score_distilled.py)). What is
+believed, and was not tried: codes are the largest of many nearly equal logits, so the gradient through them is coarse, and batches of 32 with one draw of
+time and noise for each position are noisy; larger batches, lower rates and hours in the place of minutes may do it. Use `distilled`, for longer,
+before `score_distilled`.""", """## What it costs
 
 Before the student learns, its teacher makes 4,000 trajectories, one for the condition of every training digit, and 1,000 held-out ones: about a minute
 and a half of one core. Then the student takes one minute, or five. It was trained to go on from position 0 or 20, so a span that the teacher gives should end at

@@ -221,7 +221,7 @@ right and curves round now, and parts are known again: rounded boxes, circles, t
 of held-out icons these parts make no icon: one wrong step moves all that follows, and a shape that does not close looks torn. The distance to the nearest training
 icon fell from {store.value("points and letters/nearest_training")} (points and letters) to {store.value("ar/guidance 1/nearest_training")}. Words steer, weakly: {store.value("ar/guidance 1/word_shared", ".1f", 100)} % of the samples share a word with the nearest icon at guidance 1, by chance
 (the nearest icon of another sample) {store.value("ar/guidance 1/word_shared_by_chance", ".1f", 100)} %; {store.value("ar/guidance 2, top-p 0.9/word_shared", ".1f", 100)} and {store.value("ar/guidance 2, top-p 0.9/word_shared_by_chance", ".1f", 100)} % in the last row; the standard error is 2 to 3 points. After 12 minutes
-(3,641 steps) held-out ids cost 1.558 nats, less than now, and the samples were worse: the model begins to learn the 6,169 icons by heart, and wants dropout
+({store.value("ar, 12 min/guidance 1/steps", ",.0f")} steps) held-out ids cost {nats("ar, 12 min/guidance 1/held_out_bits_per_token")} nats, less than now, and the samples were farther from icons ({store.value("ar, 12 min/guidance 1/nearest_training")}): the model begins to learn the 6,169 icons by heart, and wants dropout
 or more icons rather than more time. On the grid held-out icons keep {store.value("ar/guidance 1/held_out_overlap", ".1f", 100)} % intersection over union with
 their own pictures. An icon has {store.value("ar/guidance 1/held_out_ids_per_item", ".1f")} ids, a sample {store.value("ar/guidance 1/ids_per_sample", ".1f")} (guidance 1).
 
