@@ -194,7 +194,7 @@ two rows, for guidance. Seconds are of 100 images at once, one thread, on a busy
         "## The aim\n\nOne pass at least half of the way from independent marginals to the teacher in digits recognised, two passes further.\n\n"
         + ("\n\n".join(verdicts(store)) or "Not measured yet."), passes(store), forms(store), *NOTES]  # fmt: skip
     if (HERE / "distilled_mnist5k.png").is_file():
-        parts.append("Rows: " + "; ".join(title for title, _ in ROWS.values()) + ".\n\n![digits, a row per way to sample](distilled_mnist5k.png)")
+        parts.append("Students of 55 s, trained once more by the same commands. Rows: " + "; ".join(title for title, _ in ROWS.values()) + ".\n\n![digits, a row per way to sample](distilled_mnist5k.png)")
     (HERE / "distilled.md").write_text("\n\n".join(part.strip() for part in parts) + "\n")
 
 
