@@ -15,6 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch.nn import Module
+
 from gentok.bundle import Bundle, build_generator, load, pretrained
 from gentok.bundle.files import neighbours
 from gentok.errors import ConfigError, check_choice
@@ -43,6 +45,7 @@ def adopt(config: Mapping[str, Any]) -> Path:
     if "_target_" in tokenizer or not generator:
         with _filled_by(tokenizer):
             bundle = pretrained(tokenizer, config["media_shape"], config["trust"])
+        _check_filled(bundle.tokenizer, tokenizer)
     else:
         bundle = load(tokenizer["ckpt"], trust=config["trust"])
     bundle.meta = {"from": _origin(tokenizer)}
@@ -66,6 +69,7 @@ def _with_generator(bundle: Bundle, config: Mapping[str, Any]) -> Bundle:
         raise ConfigError(
             f"{type(generator).__name__} as configured has random weights: give released ones (generator.weights=FILE where it reads them)"
         )
+    _check_filled(generator, settings)
     generator.eval().requires_grad_(False)
     meta = {"from": f"{_origin(settings)}, over the tokens of {bundle.meta['from']}"}
     if config["guidance"] is not None:
@@ -75,12 +79,20 @@ def _with_generator(bundle: Bundle, config: Mapping[str, Any]) -> Bundle:
 
 
 def _filled_by(settings: Mapping[str, Any]) -> AbstractContextManager[Any]:
-    """Where released weights fill a model, no random numbers do before. Raises FileNotFoundError where they are not there."""
+    """Where released weights fill a model, no random numbers do before: what they do not fill is refused by `_check_filled`. Raises
+    FileNotFoundError where they are not there."""
     if not (path := settings.get("weights")):
         return nullcontext()
     if not Path(path).expanduser().exists():
         raise FileNotFoundError(f"there are no weights at {path}{neighbours(Path(path))}")
     return Unfilled()
+
+
+def _check_filled(model: Module, settings: Mapping[str, Any]) -> None:
+    """Raises ConfigError where a parameter has no number."""
+    found = next((name for name, value in model.named_parameters() if not value.isfinite().all()), None)
+    if found is not None:
+        raise ConfigError(f"{_origin(settings)} leaves {found} without a number, or with one that is not finite")
 
 
 def _origin(settings: Mapping[str, Any]) -> str:

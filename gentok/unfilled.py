@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -18,8 +19,8 @@ _RANDOM = (Tensor.normal_, Tensor.uniform_, nn.init.normal_, nn.init.uniform_, n
 
 
 class Unfilled(TorchFunctionMode):
-    """Within it, random numbers that would fill a parameter in place are not drawn: it holds what the memory did. Buffers, and tensors that
-    become parameters later, are filled as ever. Whoever builds within it must give every parameter its value, which a strict load does."""
+    """Within it, random numbers that would fill a parameter in place are not drawn: it holds NaN, so that one that gets no value later does
+    not pass for trained. Buffers, and tensors that become parameters later, are filled as ever."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -27,5 +28,6 @@ class Unfilled(TorchFunctionMode):
         kwargs = kwargs or {}
         tensor = args[0] if args else kwargs.get("tensor")
         if func in _RANDOM and isinstance(tensor, nn.Parameter):
-            return tensor
+            with torch.no_grad():
+                return tensor.fill_(torch.nan)
         return func(*args, **kwargs)

@@ -25,6 +25,8 @@ def test_parameters_cost_no_random_numbers_and_stored_weights_make_the_same_netw
     after = torch.get_rng_state()
     assert torch.equal(before, after)
     assert torch.equal(network.drawn, stored["drawn"]) and bool((network.linear.bias == 2).all()) and bool((network.norm.weight == 1).all())
+    drawn = (network.linear.weight, network.table.weight, network.convolution.weight, network.convolution.bias, network.map)
+    assert all(bool(parameter.isnan().all()) for parameter in drawn), "what gets no value later would be seen"
     network.load_state_dict(stored)
     assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
 
