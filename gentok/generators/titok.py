@@ -102,6 +102,7 @@ class TiTokMasked(MaskedTransformer, id="generator/titok"):
             return
         codes = self.spec.vocab
         self.token_table.weight[: codes + 1].copy_(embeddings[: codes + 1])  # codes, then the id of a masked token
+        self.token_table.weight[codes + 1 :].zero_()  # of absent tokens, which the release does not have
         table.copy_(embeddings[codes + 1 :] + place[0])
         self.place_table.weight.copy_(place[1:])
 
